@@ -1,0 +1,69 @@
+/*
+ * file - whole files, atomic writes, gzip, memory maps, folders. Errors name the path and the system's reason.
+ */
+#ifndef NLA_FILE_H
+#define NLA_FILE_H
+
+#include "base.h"
+
+bool nla_exists(const char *path);
+bool nla_is_dir(const char *path);
+char *nla_path_join(const char *dir, const char *name);  /* owned; an absolute name stays as it is */
+char *nla_path_dir(const char *path);                    /* owned; "." when there is no slash */
+const char *nla_path_base(const char *path);             /* borrowed from path */
+
+/* Read a whole file (plain or gzip, told by its magic bytes) into s, appended. */
+enum nla_status nla_file_read(const char *path, struct nla_str *s, struct nla_err *err);
+/* Write through PATH.tmp, fsync, rename: the former file stays whole until the new one is. gz: compress. */
+enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bool gz, struct nla_err *err);
+enum nla_status nla_mkdirs(const char *path, struct nla_err *err);
+/* Remove a folder and everything below it; a missing one is no error. */
+enum nla_status nla_rmtree(const char *path, struct nla_err *err);
+/* fsync a file or folder by name. */
+enum nla_status nla_sync(const char *path, struct nla_err *err);
+/* Names in a folder, sorted, without . and ... */
+enum nla_status nla_list_dir(const char *path, struct nla_strs *names, struct nla_err *err);
+
+/* A read-only private memory map. close is idempotent. */
+struct nla_map {
+	void *data;
+	size_t size;
+};
+enum nla_status nla_map_open(struct nla_map *m, const char *path, struct nla_err *err);
+void nla_map_close(struct nla_map *m);
+
+/*
+ * Line reader over a plain or gzip file; a line comes without its newline, any length.
+ *
+ *	struct nla_lines l;
+ *	if (nla_lines_open(&l, path, err)) return err->status;
+ *	while ((s = nla_lines_next(&l)) != NULL) ...
+ *	nla_lines_close(&l, err)      reports a read error or a truncated gzip stream met on the way
+ */
+struct nla_lines {
+	void *gz;
+	char *path;
+	struct nla_str line;
+	size_t number; /* of the line last returned, from 1 */
+	bool failed;
+};
+enum nla_status nla_lines_open(struct nla_lines *l, const char *path, struct nla_err *err);
+const char *nla_lines_next(struct nla_lines *l);
+enum nla_status nla_lines_close(struct nla_lines *l, struct nla_err *err);
+
+/*
+ * Append-only writer, plain or gzip (told by a name that ends in .gz: one gzip member a flush, so that a killed run leaves a
+ * readable file). flush pushes to the system.
+ */
+struct nla_log {
+	int fd;
+	bool gz;
+	char *path;
+	struct nla_str pending;
+};
+enum nla_status nla_log_open(struct nla_log *log, const char *path, struct nla_err *err);
+void nla_log_add(struct nla_log *log, const char *text, size_t n);
+enum nla_status nla_log_flush(struct nla_log *log, struct nla_err *err);
+enum nla_status nla_log_close(struct nla_log *log, struct nla_err *err);
+
+#endif

@@ -1,0 +1,37 @@
+/*
+ * json - typed, strict reading over cJSON. Every getter names the file and the full key on error:
+ *	'model/config.json': 'rope_scaling.factor' is a string, want a number
+ * A getter with a default accepts a missing key or null; one without ("need") does not.
+ */
+#ifndef NLA_JSON_H
+#define NLA_JSON_H
+
+#include <cjson/cJSON.h>
+
+#include "base.h"
+
+/* Parse text (error gives line and column) or a file (plain or gzip). The caller frees with cJSON_Delete. */
+enum nla_status nla_json_parse(const char *text, size_t n, const char *name, cJSON **out, struct nla_err *err);
+enum nla_status nla_json_read(const char *path, cJSON **out, struct nla_err *err);
+/* Write compactly or indented, through nla_file_write. */
+enum nla_status nla_json_write(const char *path, const cJSON *json, bool pretty, struct nla_err *err);
+
+/* name: the file for the message. key may be dotted ("tokens.injection_token_id"). Returned strings are borrowed from json. */
+enum nla_status nla_json_need_int(const cJSON *json, const char *name, const char *key, int64_t *out, struct nla_err *err);
+enum nla_status nla_json_need_num(const cJSON *json, const char *name, const char *key, double *out, struct nla_err *err);
+enum nla_status nla_json_need_str(const cJSON *json, const char *name, const char *key, const char **out, struct nla_err *err);
+enum nla_status nla_json_int(const cJSON *json, const char *name, const char *key, int64_t def, int64_t *out,
+			     struct nla_err *err);
+enum nla_status nla_json_num(const cJSON *json, const char *name, const char *key, double def, double *out, struct nla_err *err);
+enum nla_status nla_json_bool(const cJSON *json, const char *name, const char *key, bool def, bool *out, struct nla_err *err);
+enum nla_status nla_json_str(const cJSON *json, const char *name, const char *key, const char *def, const char **out,
+			     struct nla_err *err);
+/* The value at a dotted key, or NULL. */
+const cJSON *nla_json_at(const cJSON *json, const char *key);
+
+/* Append a JSON string literal (quotes included, invalid UTF-8 replaced by U+FFFD) or a number (shortest form that reads back
+ * to the same double; NaN and infinities become null) to s: for logs written a line at a time. */
+void nla_json_add_str(struct nla_str *s, const char *text, size_t n);
+void nla_json_add_num(struct nla_str *s, double x);
+
+#endif

@@ -1,0 +1,53 @@
+/*
+ * options - one table row an option: key, type, field, default, range, help. The same row parses JSON and flags, checks ranges,
+ * prints help, and dumps the resolved configuration. Nothing else in the program knows how an option is spelled.
+ *
+ *	{ "reward.lambda", NLA_OPT_NUM, offsetof(struct cfg, reward.lambda), "0", 0, 100, NULL, "lambda", CMD_TRAIN, "..." },
+ *
+ * Keys are dotted: "reward.lambda" is {"reward": {"lambda": ..}} in JSON, and --reward.lambda or its short name --lambda as a
+ * flag. A bool flag may stand alone (--resume) or take true/false (--lora.rslora=false). --key=value and --key value are the same.
+ */
+#ifndef NLA_OPTIONS_H
+#define NLA_OPTIONS_H
+
+#include <cjson/cJSON.h>
+
+#include "base.h"
+
+enum nla_opt_type {
+	NLA_OPT_INT,  /* int64_t                                                       */
+	NLA_OPT_NUM,  /* double                                                        */
+	NLA_OPT_BOOL, /* bool                                                          */
+	NLA_OPT_STR,  /* char *, owned by the configuration; "" when not given         */
+	NLA_OPT_PATH, /* char *, owned; a relative one in a file is relative to that file, as a flag to the working folder */
+	NLA_OPT_ENUM, /* int: index into choices, a '|'-separated list                 */
+};
+
+struct nla_option {
+	const char *key;
+	enum nla_opt_type type;
+	size_t offset;       /* of the field in the configuration struct */
+	const char *def;     /* as it would be written as a flag */
+	double min, max;     /* of INT and NUM, inclusive; ignored when min == max */
+	const char *choices; /* of ENUM: "fve|-mse" */
+	const char *shortname; /* or NULL */
+	unsigned commands;   /* bit mask: which programs use it. Every program accepts every key in a file, so that one file serves all */
+	const char *help;
+};
+
+/* Fill cfg with the defaults; release frees its strings. */
+void nla_options_defaults(const struct nla_option *table, size_t n, void *cfg);
+void nla_options_release(const struct nla_option *table, size_t n, void *cfg);
+/* Errors are NLA_USAGE; they name the key, and for an unknown key the nearest known one. */
+enum nla_status nla_options_json(const struct nla_option *table, size_t n, void *cfg, const char *path, struct nla_err *err);
+/* Apply argv[1..argc): flags, and at most one bare argument: the configuration file, which is read first wherever it stands.
+ * *help is set for -h or --help, and nothing else is looked at. Flags of keys that this command (bit `command`) does not use
+ * are errors. */
+enum nla_status nla_options_args(const struct nla_option *table, size_t n, void *cfg, unsigned command, int argc, char **argv,
+				 const char **config_path, bool *help, struct nla_err *err);
+/* The help text for one command, grouped by section, with defaults and ranges. markdown: as README table rows instead. */
+void nla_options_help(const struct nla_option *table, size_t n, unsigned command, bool markdown, struct nla_str *out);
+/* The resolved configuration, every key. Paths are made absolute. Owned by the caller. */
+cJSON *nla_options_dump(const struct nla_option *table, size_t n, const void *cfg);
+
+#endif

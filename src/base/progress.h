@@ -1,0 +1,29 @@
+/*
+ * progress - one live line on a terminal, plain lines otherwise, always on stderr. Only programs (src/cmd, src/run) use it.
+ *
+ *	struct nla_progress p;
+ *	nla_progress_start(&p, "extract", n_docs);
+ *	nla_progress_step(&p, done, "12 rows/s");        on a terminal at most 10 times a second; else every 10 s
+ *	nla_progress_end(&p, "1000 rows");
+ */
+#ifndef NLA_PROGRESS_H
+#define NLA_PROGRESS_H
+
+#include "base.h"
+
+struct nla_progress {
+	const char *what;
+	int64_t total; /* 0: unknown */
+	double started, shown;
+	bool tty;
+};
+void nla_progress_start(struct nla_progress *p, const char *what, int64_t total);
+void nla_progress_step(struct nla_progress *p, int64_t done, const char *fmt, ...) NLA_PRINTF(3, 4);
+void nla_progress_end(struct nla_progress *p, const char *fmt, ...) NLA_PRINTF(2, 3);
+
+/* A plain line to stderr, clearing a live line first; with a tee: also to that log (log.txt) when set. */
+struct nla_log;
+void nla_say_tee(struct nla_log *log);
+void nla_say(const char *fmt, ...) NLA_PRINTF(1, 2);
+
+#endif

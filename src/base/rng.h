@@ -1,0 +1,40 @@
+/*
+ * rng - random numbers without hidden state: Philox4x32-10 (Salmon et al., SC 2011), keyed by (seed, stream) and counted by
+ * (step, row, index). A row's numbers depend neither on its batch nor on what was drawn before, and a resumed run draws what
+ * the uninterrupted one would have drawn.
+ */
+#ifndef NLA_RNG_H
+#define NLA_RNG_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum nla_stream { /* one per use: never renumber, checkpoints and results depend on it */
+	NLA_STREAM_INIT = 1,    /* weights: step = tensor number, row = element   */
+	NLA_STREAM_SHUFFLE = 2, /* order of training rows: step = epoch           */
+	NLA_STREAM_SAMPLE = 3,  /* rollout tokens: step, row in batch, token      */
+	NLA_STREAM_EVAL = 4,    /* evaluation tokens: 0, data set row, token      */
+	NLA_STREAM_EXTRACT = 5, /* positions: hash of the document                */
+	NLA_STREAM_SPLIT = 6,   /* document -> split                              */
+	NLA_STREAM_TEST = 7,
+};
+
+struct nla_rng {
+	uint64_t seed;
+	uint32_t stream;
+};
+
+void nla_philox(uint64_t seed, uint32_t stream, uint32_t step, uint32_t row, uint32_t index, uint32_t out[4]);
+
+/* Uniform in the open interval (0,1), 24 bits. */
+float nla_uniform(const struct nla_rng *rng, uint32_t step, uint32_t row, uint32_t index);
+/* Standard normal (Box-Muller on one Philox block). */
+float nla_normal(const struct nla_rng *rng, uint32_t step, uint32_t row, uint32_t index);
+/* Integer in [0, n), unbiased to 2^-32. */
+uint64_t nla_below(const struct nla_rng *rng, uint32_t step, uint32_t row, uint32_t index, uint64_t n);
+/* order[0..n) becomes a permutation of 0..n-1, the same for the same (seed, stream, step). */
+void nla_permutation(const struct nla_rng *rng, uint32_t step, int64_t *order, size_t n);
+/* 64-bit hash of bytes (FNV-1a with a final mix), stable across machines. */
+uint64_t nla_hash(const void *bytes, size_t n);
+
+#endif

@@ -1,0 +1,68 @@
+/*
+ * actset - an activation set: a folder with activations.safetensors (tensor `activations` [N, D], bf16 or fp32, memory-mapped;
+ * shards through activations.safetensors.index.json hold activations.0, activations.1, .. in row order), rows.jsonl.gz (one object
+ * a row: doc_id, n_raw_tokens, text, optional explanation, optional next) and nla_meta.yaml (kind nla_dataset, both baselines).
+ * In Python:
+ *
+ *	v = safetensors.torch.load_file("set/activations.safetensors")["activations"]
+ *	rows = [json.loads(l) for l in gzip.open("set/rows.jsonl.gz", "rt")]
+ *
+ * Checked at open: widths, row counts, finite values (all rows when N*D is at most 64 Mi, else the first and last 1024 rows; a row
+ * is always checked when it is read).
+ */
+#ifndef NLA_ACTSET_H
+#define NLA_ACTSET_H
+
+#include "base/safetensors.h"
+#include "data/sidecar.h"
+
+struct nla_row {
+	char *doc_id;
+	char *text;        /* up to and including the token; "" when the set is slim */
+	char *explanation; /* NULL when absent */
+	int64_t n_raw_tokens;
+};
+
+struct nla_actset {
+	char *path;
+	struct nla_st st;
+	struct nla_sidecar meta;
+	int64_t n, d;
+	struct nla_row *rows; /* [n] */
+};
+
+/* d: the width wanted, or 0 for any. A set of another width is an error that names both. */
+enum nla_status nla_actset_open(struct nla_actset *set, const char *folder, int64_t d, struct nla_err *err);
+void nla_actset_close(struct nla_actset *set);
+/* out [n_rows, d] fp32. A NaN or infinity is an error naming the row. */
+enum nla_status nla_actset_vectors(const struct nla_actset *set, const int64_t *rows, size_t n_rows, float *out,
+				   struct nla_err *err);
+
+/*
+ * Writing, streamed: add rows as they come; the baselines are computed and the sidecar written at close (baseline: over the rows,
+ * at most 50,000 of them). `meta` supplies layer, d_model, tokens, templates. The folder must not hold a set already.
+ */
+struct nla_actset_writer;
+enum nla_status nla_actset_create(struct nla_actset_writer **out, const char *folder, const struct nla_sidecar *meta,
+				  enum nla_st_dtype dtype, struct nla_err *err);
+/* next: array of n_next strings written as "next" (the target's likeliest next tokens) or NULL. */
+enum nla_status nla_actset_add(struct nla_actset_writer *w, const struct nla_row *row, const float *v, const char *const *next,
+			       size_t n_next, struct nla_err *err);
+enum nla_status nla_actset_finish(struct nla_actset_writer *w, struct nla_err *err); /* frees w also on failure */
+void nla_actset_abort(struct nla_actset_writer *w);
+
+/* ---- baselines (spec: AR prediction and score) ---- */
+
+/* Streaming over vectors v [D] (raw): n(v) = v sqrt(D) / max(|v|, 1e-12). */
+struct nla_baseline {
+	int64_t d, n;
+	double *sum;   /* [D] of n(v)             */
+	double sum_sq; /* of |n(v)|^2             */
+};
+void nla_baseline_init(struct nla_baseline *b, int64_t d);
+void nla_baseline_add(struct nla_baseline *b, const float *v);
+/* var: mean over rows and D of (n(v)-mu)^2; mean: the same with n(mu) in place of mu. */
+void nla_baseline_get(const struct nla_baseline *b, double *var, double *mean);
+void nla_baseline_release(struct nla_baseline *b);
+
+#endif

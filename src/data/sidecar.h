@@ -1,0 +1,56 @@
+/*
+ * sidecar - nla_meta.yaml: what binds a checkpoint or an activation set to a tokenizer and a layer (spec: files). Versions 1 and 2
+ * are read, 2 is written. This file parses, checks for internal consistency and writes; comparing it with a live tokenizer is
+ * nla_sidecar_check in src/nla/contract.h.
+ *
+ * Unknown keys are kept out of the way silently (other stacks add their own); a known key of the wrong type or a missing one that
+ * we need is an error naming file and key.
+ */
+#ifndef NLA_SIDECAR_H
+#define NLA_SIDECAR_H
+
+#include "base/base.h"
+
+enum nla_inject_mode { NLA_INJECT_RESIDUAL_ADD, NLA_INJECT_EMBED_REPLACE };
+enum nla_scale_kind { NLA_SCALE_NULL, NLA_SCALE_NUMBER, NLA_SCALE_SQRT_D };
+
+struct nla_scale {
+	enum nla_scale_kind kind;
+	double value; /* of NLA_SCALE_NUMBER */
+};
+
+struct nla_sidecar {
+	int version;                 /* 1 or 2 as read */
+	char *kind;                  /* "nla_model" | "nla_dataset" */
+	char *role;                  /* "av" | "ar" | NULL (data set) */
+	char *stage;                 /* free text, or NULL */
+	char *base_checkpoint;       /* name of the target, or NULL */
+	int64_t d_model;
+	int64_t layer;               /* K; -1 when absent */
+	int64_t critic_layer;        /* critic.extraction_layer_index; -1 when absent */
+	struct nla_scale injection_scale;
+	struct nla_scale mse_scale;  /* absent: sqrt_d_model */
+	enum nla_inject_mode inject; /* ours; absent: embed_replace if there is an injection_scale, else residual_add */
+	char *marker;                /* tokens.injection_char */
+	int32_t marker_id, left_id, right_id; /* -1 when absent */
+	struct nla_i32s suffix;      /* tokens.critic_suffix_ids */
+	char *av_template;           /* with {injection_char}; NULL when absent */
+	char *ar_template;           /* with {explanation};    NULL when absent */
+	/* kind nla_dataset: */
+	double baseline_var, baseline_mean; /* NaN when absent: baseline.raw_variance, baseline.mean_normalised */
+	int64_t n_rows;              /* -1 when absent */
+	int64_t tokenizer_crc;       /* -1 when absent: ours, tells drift */
+};
+
+void nla_sidecar_init(struct nla_sidecar *s);
+void nla_sidecar_release(struct nla_sidecar *s);
+void nla_sidecar_copy(struct nla_sidecar *to, const struct nla_sidecar *from); /* to is released first */
+/* FOLDER/nla_meta.yaml */
+enum nla_status nla_sidecar_read(struct nla_sidecar *s, const char *folder, struct nla_err *err);
+enum nla_status nla_sidecar_write(const struct nla_sidecar *s, const char *folder, struct nla_err *err);
+/* The scale as a number for width d; NULL kind gives 0. */
+double nla_scale_value(const struct nla_scale *scale, int64_t d);
+/* Replace the one occurrence of "{key}" in a template; an error when it does not occur exactly once. Owned by the caller. */
+enum nla_status nla_template_fill(const char *tmpl, const char *key, const char *value, char **out, struct nla_err *err);
+
+#endif
