@@ -9,22 +9,23 @@
 bool nla_exists(const char *path);
 bool nla_is_dir(const char *path);
 char *nla_path_join(const char *dir, const char *name);  /* owned; an absolute name stays as it is */
-char *nla_path_dir(const char *path);                    /* owned; "." when there is no slash */
-const char *nla_path_base(const char *path);             /* borrowed from path */
+char *nla_path_dir(const char *path);                    /* owned; "." when there is no slash; "a" of "a/b/" */
+const char *nla_path_base(const char *path);             /* borrowed from path: a slash at its end stays */
 
 /* Read a whole file (plain or gzip, told by its magic bytes) into s, appended. */
 enum nla_status nla_file_read(const char *path, struct nla_str *s, struct nla_err *err);
-/* Write through PATH.tmp, fsync, rename: the former file stays whole until the new one is. gz: compress. */
+/* Write through PATH.tmp, fsync, rename: the former file stays whole until the new one is, and a failure leaves no PATH.tmp.
+ * gz: compress. What exists and is no regular file (/dev/null) is an error: a rename would replace it. */
 enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bool gz, struct nla_err *err);
 enum nla_status nla_mkdirs(const char *path, struct nla_err *err);
-/* Remove a folder and everything below it; a missing one is no error. */
+/* Remove a folder and everything below it; a missing one is no error. Symbolic links are removed, not followed. */
 enum nla_status nla_rmtree(const char *path, struct nla_err *err);
 /* fsync a file or folder by name. */
 enum nla_status nla_sync(const char *path, struct nla_err *err);
-/* Names in a folder, sorted, without . and ... */
+/* Names in a folder, sorted by bytes, without "." and "..", appended. */
 enum nla_status nla_list_dir(const char *path, struct nla_strs *names, struct nla_err *err);
 
-/* A read-only private memory map. close is idempotent. */
+/* A read-only private memory map. close is idempotent. An empty file has no data. */
 struct nla_map {
 	void *data;
 	size_t size;
@@ -39,9 +40,12 @@ void nla_map_close(struct nla_map *m);
  *	if (nla_lines_open(&l, path, err)) return err->status;
  *	while ((s = nla_lines_next(&l)) != NULL) ...
  *	nla_lines_close(&l, err)      reports a read error or a truncated gzip stream met on the way
+ *
+ * line.len counts when a line may hold NULs. A last line without a newline comes too, unless the gzip stream broke inside it.
+ * close is idempotent, and keeps an error that err already has.
  */
 struct nla_lines {
-	void *gz;
+	void *gz; /* the stream and its buffer */
 	char *path;
 	struct nla_str line;
 	size_t number; /* of the line last returned, from 1 */
@@ -53,7 +57,9 @@ enum nla_status nla_lines_close(struct nla_lines *l, struct nla_err *err);
 
 /*
  * Append-only writer, plain or gzip (told by a name that ends in .gz: one gzip member a flush, so that a killed run leaves a
- * readable file). flush pushes to the system.
+ * readable file). flush pushes to the system; when it fails the file is cut back to what it was and the text kept, so that a
+ * later flush may try again. Opening a .gz whose last member was cut short removes that member: what followed it could not be
+ * read. close flushes, is idempotent, and keeps an error that err already has.
  */
 struct nla_log {
 	int fd;
@@ -65,5 +71,12 @@ enum nla_status nla_log_open(struct nla_log *log, const char *path, struct nla_e
 void nla_log_add(struct nla_log *log, const char *text, size_t n);
 enum nla_status nla_log_flush(struct nla_log *log, struct nla_err *err);
 enum nla_status nla_log_close(struct nla_log *log, struct nla_err *err);
+
+/* Append one gzip member that holds bytes. The same bytes give the same member (no time stamp). */
+void nla_gzip(const void *bytes, size_t n, struct nla_str *out);
+/* write() until all is written: 0 or an errno. */
+int nla_write_all(int fd, const void *bytes, size_t n);
+/* The error of a zlib stream as ours. */
+enum nla_status nla_gz_error(void *gz, const char *path, struct nla_err *err);
 
 #endif

@@ -10,10 +10,12 @@
 
 #include "base.h"
 
-/* Parse text (error gives line and column) or a file (plain or gzip). The caller frees with cJSON_Delete. */
+/* Parse text (error gives line and column) or a file (plain or gzip). The caller frees with cJSON_Delete. name: for messages.
+ * The escape \u0000 in a string reads as U+FFFD, since C strings end at NUL. */
 enum nla_status nla_json_parse(const char *text, size_t n, const char *name, cJSON **out, struct nla_err *err);
 enum nla_status nla_json_read(const char *path, cJSON **out, struct nla_err *err);
-/* Write compactly or indented, through nla_file_write. */
+/* Write compactly or indented, with a newline at the end, through nla_file_write (a name that ends in .gz: compressed). Every
+ * double reads back as it was. */
 enum nla_status nla_json_write(const char *path, const cJSON *json, bool pretty, struct nla_err *err);
 
 /* name: the file for the message. key may be dotted ("tokens.injection_token_id"). Returned strings are borrowed from json. */
@@ -22,16 +24,21 @@ enum nla_status nla_json_need_num(const cJSON *json, const char *name, const cha
 enum nla_status nla_json_need_str(const cJSON *json, const char *name, const char *key, const char **out, struct nla_err *err);
 enum nla_status nla_json_int(const cJSON *json, const char *name, const char *key, int64_t def, int64_t *out,
 			     struct nla_err *err);
-enum nla_status nla_json_num(const cJSON *json, const char *name, const char *key, double def, double *out, struct nla_err *err);
+enum nla_status nla_json_num(const cJSON *json, const char *name, const char *key, double def, double *out,
+			     struct nla_err *err);
 enum nla_status nla_json_bool(const cJSON *json, const char *name, const char *key, bool def, bool *out, struct nla_err *err);
 enum nla_status nla_json_str(const cJSON *json, const char *name, const char *key, const char *def, const char **out,
 			     struct nla_err *err);
-/* The value at a dotted key, or NULL. */
+/* The value at a dotted key, or NULL when it is missing or null. */
 const cJSON *nla_json_at(const cJSON *json, const char *key);
 
 /* Append a JSON string literal (quotes included, invalid UTF-8 replaced by U+FFFD) or a number (shortest form that reads back
  * to the same double; NaN and infinities become null) to s: for logs written a line at a time. */
 void nla_json_add_str(struct nla_str *s, const char *text, size_t n);
 void nla_json_add_num(struct nla_str *s, double x);
+/* A whole value; pretty: indented by two spaces a level, of which depth are behind us. */
+void nla_json_add(struct nla_str *s, const cJSON *json, bool pretty, int depth);
+/* "a string", "a number", ...: for messages. */
+const char *nla_json_type(const cJSON *json);
 
 #endif

@@ -5,7 +5,8 @@
  *	{ "reward.lambda", NLA_OPT_NUM, offsetof(struct cfg, reward.lambda), "0", 0, 100, NULL, "lambda", CMD_TRAIN, "..." },
  *
  * Keys are dotted: "reward.lambda" is {"reward": {"lambda": ..}} in JSON, and --reward.lambda or its short name --lambda as a
- * flag. A bool flag may stand alone (--resume) or take true/false (--lora.rslora=false). --key=value and --key value are the same.
+ * flag. A bool flag may stand alone (--resume) or take true/false (--lora.rslora=false). --key=value and --key value are the
+ * same; a value that starts with two dashes needs the former. In a file null leaves the default.
  */
 #ifndef NLA_OPTIONS_H
 #define NLA_OPTIONS_H
@@ -31,7 +32,7 @@ struct nla_option {
 	double min, max;     /* of INT and NUM, inclusive; ignored when min == max */
 	const char *choices; /* of ENUM: "fve|-mse" */
 	const char *shortname; /* or NULL */
-	unsigned commands;   /* bit mask: which programs use it. Every program accepts every key in a file, so that one file serves all */
+	unsigned commands;   /* bit mask: which programs use it. In a file every program accepts every key: one file serves all */
 	const char *help;
 };
 
@@ -45,9 +46,11 @@ enum nla_status nla_options_json(const struct nla_option *table, size_t n, void 
  * are errors. */
 enum nla_status nla_options_args(const struct nla_option *table, size_t n, void *cfg, unsigned command, int argc, char **argv,
 				 const char **config_path, bool *help, struct nla_err *err);
-/* The help text for one command, grouped by section, with defaults and ranges. markdown: as README table rows instead. */
+/* The help text for one command (its bit, or several), grouped by section, with defaults and ranges, within 100 columns;
+ * appended. markdown: a table for the README instead. */
 void nla_options_help(const struct nla_option *table, size_t n, unsigned command, bool markdown, struct nla_str *out);
-/* The resolved configuration, every key. Paths are made absolute. Owned by the caller. */
+/* The resolved configuration, every key, as nla_options_json reads it (write it with nla_json_write: integers up to 2^53 stay
+ * exact). Paths are made absolute. Owned by the caller. */
 cJSON *nla_options_dump(const struct nla_option *table, size_t n, const void *cfg);
 
 #endif

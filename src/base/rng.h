@@ -26,11 +26,11 @@ struct nla_rng {
 
 void nla_philox(uint64_t seed, uint32_t stream, uint32_t step, uint32_t row, uint32_t index, uint32_t out[4]);
 
-/* Uniform in the open interval (0,1), 24 bits. */
+/* Uniform in the open interval (0,1): an odd multiple of 2^-24, exact in fp32 and never 0 or 1. */
 float nla_uniform(const struct nla_rng *rng, uint32_t step, uint32_t row, uint32_t index);
 /* Standard normal (Box-Muller on one Philox block). */
 float nla_normal(const struct nla_rng *rng, uint32_t step, uint32_t row, uint32_t index);
-/* Integer in [0, n), unbiased to 2^-32. */
+/* Integer in [0, n), n > 0, unbiased to n / 2^64. */
 uint64_t nla_below(const struct nla_rng *rng, uint32_t step, uint32_t row, uint32_t index, uint64_t n);
 /* order[0..n) becomes a permutation of 0..n-1, the same for the same (seed, stream, step). */
 void nla_permutation(const struct nla_rng *rng, uint32_t step, int64_t *order, size_t n);

@@ -1,6 +1,6 @@
 /*
- * safetensors - named arrays in a file: 8 bytes little-endian header length, a JSON header, the data. Knows nothing of tensors on
- * devices: an entry is a pointer into a memory map, and src/lm makes tensors of it. Hugging Face's format,
+ * safetensors - named arrays in a file: 8 bytes little-endian header length, a JSON header, the data. Knows nothing of tensors
+ * on devices: an entry is a pointer into a memory map, and src/lm makes tensors of it. Hugging Face's format,
  * https://github.com/huggingface/safetensors (format description in its README).
  *
  * Reading:
@@ -10,8 +10,10 @@
  *	const struct nla_st_entry *e = nla_st_find(&st, "model.norm.weight");
  *	nla_st_close(&st);                                            entries die with it
  *
- * Checked at open: header length, JSON, dtypes, offsets inside the file, sizes that match shapes, no overlap; index entries whose
- * shard or tensor is missing. A truncated file says by how many bytes.
+ * Checked at open: header length, JSON, dtypes, sizes that match shapes, offsets that fill the file without overlap or holes,
+ * names that occur twice; index entries whose shard or tensor is missing. A truncated file says by how many bytes. When open
+ * fails there is nothing to close. Files of early writers may hold unaligned data: copy, or look at the pointer, before reading
+ * numbers.
  */
 #ifndef NLA_SAFETENSORS_H
 #define NLA_SAFETENSORS_H
@@ -50,8 +52,9 @@ const char *nla_st_dtype_name(enum nla_st_dtype dtype);
 /* "[2, 3]" of a shape, owned by the caller. */
 char *nla_st_shape_text(const int64_t *shape, int ndim);
 
-/* Write entries (name, dtype, shape, data, nbytes) to one file, atomically (temporary name, fsync, rename). Entries are laid out
- * in the order given. meta_format: adds {"format": "pt"} metadata, which transformers and peft want. */
+/* Write entries (name, dtype, shape, data, nbytes) to one file, atomically (temporary name, fsync, rename). Laid out by element
+ * size, largest first, else in the order given: every tensor is aligned. Has the metadata {"format": "pt"}, which transformers
+ * and peft want. */
 enum nla_status nla_st_write(const char *path, const struct nla_st_entry *entries, size_t n, struct nla_err *err);
 
 /* Streaming writer for one large 2-D array: rows are appended as they come; the header is completed at close. The file appears

@@ -1,14 +1,16 @@
 /*
  * actset - an activation set: a folder with activations.safetensors (tensor `activations` [N, D], bf16 or fp32, memory-mapped;
- * shards through activations.safetensors.index.json hold activations.0, activations.1, .. in row order), rows.jsonl.gz (one object
- * a row: doc_id, n_raw_tokens, text, optional explanation, optional next) and nla_meta.yaml (kind nla_dataset, both baselines).
- * In Python:
+ * shards through activations.safetensors.index.json hold activations.0, activations.1, .. in row order), rows.jsonl.gz (one
+ * object a row: doc_id, n_raw_tokens, text, optional explanation, optional next) and nla_meta.yaml (kind nla_dataset, both
+ * baselines). In Python:
  *
  *	v = safetensors.torch.load_file("set/activations.safetensors")["activations"]
  *	rows = [json.loads(l) for l in gzip.open("set/rows.jsonl.gz", "rt")]
  *
- * Checked at open: widths, row counts, finite values (all rows when N*D is at most 64 Mi, else the first and last 1024 rows; a row
- * is always checked when it is read).
+ * The baselines are those of the stored vectors, rounded to bf16 where the set is, so a reader can compute them again.
+ *
+ * Checked at open: widths, row counts, finite values (all rows when N*D is at most 64 Mi, else the first and last 1024 rows; a
+ * row is always checked when it is read).
  */
 #ifndef NLA_ACTSET_H
 #define NLA_ACTSET_H
@@ -29,6 +31,11 @@ struct nla_actset {
 	struct nla_sidecar meta;
 	int64_t n, d;
 	struct nla_row *rows; /* [n] */
+	struct nla_shard {
+		const struct nla_st_entry *entry; /* [rows of the shard, d] */
+		int64_t first;                    /* its first row */
+	} *shards;
+	size_t n_shards;
 };
 
 /* d: the width wanted, or 0 for any. A set of another width is an error that names both. */
@@ -39,8 +46,10 @@ enum nla_status nla_actset_vectors(const struct nla_actset *set, const int64_t *
 				   struct nla_err *err);
 
 /*
- * Writing, streamed: add rows as they come; the baselines are computed and the sidecar written at close (baseline: over the rows,
- * at most 50,000 of them). `meta` supplies layer, d_model, tokens, templates. The folder must not hold a set already.
+ * Writing, streamed: add rows as they come; the baselines are computed and the sidecar written at close (baseline: over the
+ * first 50,000 rows). `meta` supplies layer, d_model, tokens, templates. The folder must not hold a set already. Until
+ * finish has succeeded there is no nla_meta.yaml, and a folder without one is not a set; a failed or aborted one leaves no
+ * file.
  */
 struct nla_actset_writer;
 enum nla_status nla_actset_create(struct nla_actset_writer **out, const char *folder, const struct nla_sidecar *meta,

@@ -1,8 +1,9 @@
 /*
- * batch - which rows come next, and which rows are held out. All of it is arithmetic on (seed, document ids): no state but a cursor.
+ * batch - which rows come next, and which rows are held out. All of it is arithmetic on (seed, document ids): no state but a
+ * cursor.
  *
- * Split: a document is held out when its hash, keyed by the seed, falls below the fraction; all rows of a document go the same way.
- * Order: epoch e visits the rows in permutation(seed, e); the cursor is the count of rows handed out since the start.
+ * Split: a document is held out when its hash, keyed by the seed, falls below the fraction; all rows of a document go the same
+ * way. Order: epoch e visits the rows in permutation(seed, e); the cursor is the count of rows handed out since the start.
  */
 #ifndef NLA_BATCH_H
 #define NLA_BATCH_H

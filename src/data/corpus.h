@@ -1,7 +1,13 @@
 /*
- * corpus - documents from files: .txt (documents separated by a line holding only "<|doc|>", else the whole file is one), .jsonl
- * (one object a line, key "text", optional "doc_id"), either plain or gzip; a folder means its files, sorted. Streams: one document
- * in memory at a time.
+ * corpus - documents from files: .txt (documents separated by a line holding only "<|doc|>", else the whole file is one),
+ * .jsonl (one object a line, key "text", optional "doc_id", a string or a whole number), either plain or gzip; a folder means
+ * its files of these kinds, sorted; others in it are left alone. Streams: one document in memory at a time.
+ *
+ *	struct nla_corpus c;
+ *	const struct nla_doc *doc;
+ *	if (nla_corpus_open(&c, path, err)) ...
+ *	while (!nla_corpus_next(&c, &doc, err) && doc) ...
+ *	nla_corpus_close(&c);
  */
 #ifndef NLA_CORPUS_H
 #define NLA_CORPUS_H
@@ -10,8 +16,9 @@
 #include "base/file.h"
 
 struct nla_doc {
-	char *id;   /* "doc_id" of a .jsonl line, else FILE:NUMBER */
-	char *text; /* UTF-8 */
+	char *id;   /* "doc_id" of a .jsonl line, else FILE:NUMBER: the file's name without its folder, and the document's
+		     * number in it from 1 (empty ones count too) */
+	char *text; /* UTF-8, never empty; of a .txt without the line breaks at its end */
 };
 
 struct nla_corpus {
@@ -19,13 +26,14 @@ struct nla_corpus {
 	size_t next_file;
 	bool open;
 	struct nla_lines lines;
+	bool jsonl;        /* the open file is */
 	int64_t n_in_file; /* documents seen in the open file */
 	struct nla_doc doc;
 };
 
 enum nla_status nla_corpus_open(struct nla_corpus *c, const char *path, struct nla_err *err);
-/* *doc is borrowed until the next call; NULL at the end. Invalid UTF-8, a missing "text" or bad JSON: an error with file and line.
- * Empty documents are skipped. */
+/* *doc is borrowed until the next call; NULL at the end. Invalid UTF-8, a missing "text" or bad JSON: an error with file and
+ * line. Empty documents are skipped. */
 enum nla_status nla_corpus_next(struct nla_corpus *c, const struct nla_doc **doc, struct nla_err *err);
 void nla_corpus_close(struct nla_corpus *c);
 

@@ -1,10 +1,10 @@
 /*
- * sidecar - nla_meta.yaml: what binds a checkpoint or an activation set to a tokenizer and a layer (spec: files). Versions 1 and 2
- * are read, 2 is written. This file parses, checks for internal consistency and writes; comparing it with a live tokenizer is
- * nla_sidecar_check in src/nla/contract.h.
+ * sidecar - nla_meta.yaml: what binds a checkpoint or an activation set to a tokenizer and a layer (spec: files). Versions 1
+ * and 2 are read, 2 is written. This file parses, checks for internal consistency and writes; comparing it with a live
+ * tokenizer is nla_sidecar_check in src/nla/contract.h.
  *
- * Unknown keys are kept out of the way silently (other stacks add their own); a known key of the wrong type or a missing one that
- * we need is an error naming file and key.
+ * Unknown keys are kept out of the way silently (other stacks add their own); a known key of the wrong type or a missing one
+ * that we need is an error naming file and key.
  */
 #ifndef NLA_SIDECAR_H
 #define NLA_SIDECAR_H
@@ -38,14 +38,14 @@ struct nla_sidecar {
 	char *ar_template;           /* with {explanation};    NULL when absent */
 	/* kind nla_dataset: */
 	double baseline_var, baseline_mean; /* NaN when absent: baseline.raw_variance, baseline.mean_normalised */
-	int64_t n_rows;              /* -1 when absent */
-	int64_t tokenizer_crc;       /* -1 when absent: ours, tells drift */
+	int64_t n_rows;              /* row_count; -1 when absent */
+	int64_t tokenizer_crc;       /* tokens.tokenizer_crc; -1 when absent: ours, tells drift */
 };
 
 void nla_sidecar_init(struct nla_sidecar *s);
 void nla_sidecar_release(struct nla_sidecar *s);
 void nla_sidecar_copy(struct nla_sidecar *to, const struct nla_sidecar *from); /* to is released first */
-/* FOLDER/nla_meta.yaml */
+/* FOLDER/nla_meta.yaml. read initialises s; when it fails s is empty. */
 enum nla_status nla_sidecar_read(struct nla_sidecar *s, const char *folder, struct nla_err *err);
 enum nla_status nla_sidecar_write(const struct nla_sidecar *s, const char *folder, struct nla_err *err);
 /* The scale as a number for width d; NULL kind gives 0. */

@@ -3,6 +3,9 @@
  * add_generation_prompt=True)` renders it (Qwen3: ChatML without a system turn, no think block).
  *
  *	<|im_start|>user\n CONTENT <|im_end|>\n<|im_start|>assistant\n
+ *
+ * Only ChatML is known so far, told by the tokenizer's <|im_start|> and <|im_end|>; any other tokenizer is an error. A system
+ * turn that a model's own template would put in front (Qwen2.5 and SmolLM2 do) is not put in.
  */
 #ifndef NLA_CHAT_H
 #define NLA_CHAT_H

@@ -1,9 +1,9 @@
 /*
  * tokenizer - text to ids and back, equal to the `tokenizers` library on the files of the families we load.
  *
- * Reads a Hugging Face tokenizer.json (byte-level BPE) or a native sentencepiece `.model` from a model folder. A byte-level file
- * is run as: split off added tokens, normalise (NFC or none), split by the file's own regex (PCRE2), map bytes to GPT-2's
- * alphabet, and merge with sentencepiece. Anything in the file that we cannot honour is an error naming the field.
+ * Reads a Hugging Face tokenizer.json (byte-level BPE) or a native sentencepiece `.model` from a model folder. A byte-level
+ * file is run as: split off added tokens, normalise (NFC or none), split by the file's own regexes (PCRE2), map bytes to
+ * GPT-2's alphabet, and merge with sentencepiece. Anything in the file that we cannot honour is an error naming the field.
  *
  * Usage:
  *	struct nla_tokenizer *tok;
@@ -11,6 +11,8 @@
  *	struct nla_i32s ids = {0};
  *	nla_tokenizer_encode(tok, text, strlen(text), &ids, err);
  *	nla_tokenizer_free(tok);
+ *
+ * A loaded tokenizer never changes: any number of threads may encode and decode with it at once.
  */
 #ifndef NLA_TOKENIZER_H
 #define NLA_TOKENIZER_H
@@ -19,24 +21,27 @@
 
 struct nla_tokenizer;
 
-/* From a model folder (tokenizer.json first, else tokenizer.model). */
+/* From a model folder (tokenizer.json first, else tokenizer.model). *out is NULL on failure. */
 enum nla_status nla_tokenizer_load(struct nla_tokenizer **out, const char *folder, struct nla_err *err);
-void nla_tokenizer_free(struct nla_tokenizer *tok);
+void nla_tokenizer_free(struct nla_tokenizer *tok); /* NULL is fine */
 
-int32_t nla_tokenizer_size(const struct nla_tokenizer *tok); /* highest id + 1, added tokens included */
-/* Id of a token by its text: an added token ("<|im_end|>") or a vocabulary entry in the file's spelling; -1 when there is none. */
+/* Highest id + 1, added tokens included; ids between may be unused. */
+int32_t nla_tokenizer_size(const struct nla_tokenizer *tok);
+/* Id of a token by its text: an added token ("<|im_end|>") or a vocabulary entry in the file's spelling; -1: there is none. */
 int32_t nla_tokenizer_id(const struct nla_tokenizer *tok, const char *token);
 
-/* Ids of text, appended, without special tokens put around it; added tokens that occur in the text are recognised. */
+/* Ids of text, appended, without special tokens put around it; added tokens that occur in the text are recognised. Text that is
+ * not valid UTF-8 is an error. On an error ids is as it was. */
 enum nla_status nla_tokenizer_encode(const struct nla_tokenizer *tok, const char *text, size_t n, struct nla_i32s *ids,
 				     struct nla_err *err);
-/* Text of ids, appended to out. skip_special leaves out added tokens marked special. Bytes that are not valid UTF-8 (a character
- * cut between tokens) come out as U+FFFD, as in the reference. Ids outside the vocabulary are an error. */
+/* Text of ids, appended to out. skip_special leaves out added tokens marked special. Bytes that are not valid UTF-8 (a
+ * character cut between tokens) come out as U+FFFD, as in the reference. Ids outside the vocabulary are an error. Control
+ * pieces of a native sentencepiece model (<s>, </s>) have no text, as sentencepiece decodes them. */
 enum nla_status nla_tokenizer_decode(const struct nla_tokenizer *tok, const int32_t *ids, size_t n, bool skip_special,
 				     struct nla_str *out, struct nla_err *err);
-/* The text of one token as it stands in a text (for showing tokens one by one); borrowed bytes appended raw, may be half a character. */
+/* The text of one token as it stands in a text (for showing tokens one by one), appended raw: may be half a character. */
 enum nla_status nla_tokenizer_piece(const struct nla_tokenizer *tok, int32_t id, struct nla_str *out, struct nla_err *err);
-/* crc32 of the vocabulary and merges: tells tokenizer drift. */
+/* crc32 of everything that decides ids (vocabulary, merges, added tokens, normaliser, splits): tells tokenizer drift. */
 uint32_t nla_tokenizer_crc(const struct nla_tokenizer *tok);
 
 #endif

@@ -1,0 +1,251 @@
+#!/usr/bin/env bash
+# setup.sh - everything a fresh machine needs: Debian packages, libtorch, a configured and compiled build/.
+#
+#	scripts/setup.sh [--gpu] [--reference] [--no-build]
+#
+#	--gpu        the wheel's CUDA libraries too (3.6 GB more); implied where an NVIDIA GPU is found
+#	--reference  a second Python environment (5 GB) with PyTorch, transformers and peft: the tests that compare with them
+#	--no-build   stop before configuring and compiling
+#	--env        (for scripts) print the settings below as shell text on stdout, everything else on stderr
+#
+# Sourced from bash, it takes its options from $NLA_SETUP, and sets NLA_BUILD (programs), LIBTORCH_DIR and NLA_REFERENCE (the
+# Python of that second environment, whether or not it exists).
+#
+# Environment: NLA_CACHE (default ~/.cache/nla) holds both environments; LIBTORCH_DIR: the torch/ folder of a wheel installed
+# elsewhere, used in place of ours; PYTHON: the interpreter that makes the environments.
+#
+# Every step looks first and does only what is missing, so a second run takes a second. An environment counts as installed
+# when its marker file holds the list of what was asked for: the marker is written last, after every file was compared with
+# its recorded size, so an interrupted run is repaired by the next one.
+
+if [ "${BASH_SOURCE[0]}" != "$0" ]; then
+	# shellcheck disable=SC2086  # the options are words
+	nla_env=$(bash "${BASH_SOURCE[0]}" --env ${NLA_SETUP:-}) || return 1
+	eval "$nla_env"
+	unset nla_env
+	return 0
+fi
+
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+build=$root/build
+cache=${NLA_CACHE:-${XDG_CACHE_HOME:-${HOME:?is not set, and neither is NLA_CACHE}/.cache}/nla}
+torch_version=2.11.0
+torch_venv=$cache/torch-$torch_version
+reference=$cache/reference
+
+cpu_pins="torch==$torch_version nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85"
+gpu_pins="torch==$torch_version"
+reference_pins="torch==$torch_version transformers==5.23.0 peft==0.21.2 tokenizers==0.23.3 safetensors==0.8.0"
+reference_pins="$reference_pins numpy sentencepiece"
+
+say() { echo "setup: $*" >&2; }
+die() { echo "setup: error: $*" >&2; exit 1; }
+
+# ---------------------------------------------------------------------------------------------------- Debian packages
+
+python_ok() { "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; }
+
+find_python() {
+	local candidate
+	for candidate in ${PYTHON:-} python3 /usr/bin/python3; do
+		if python_ok "$candidate"; then
+			echo "$candidate"
+			return
+		fi
+	done
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# Debian names of what the build cannot do without. Looked for by what is used, not by package: any distribution will do.
+missing_packages() {
+	local pair
+	have cc && have c++ && have make || echo build-essential
+	for pair in cmake=cmake ninja=ninja-build pkg-config=pkg-config; do
+		have "${pair%=*}" || echo "${pair#*=}"
+	done
+	[ -n "$(find_python)" ] || echo python3-venv
+	[ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/pki/tls/certs/ca-bundle.crt ] || [ -e /etc/ssl/cert.pem ] ||
+		echo ca-certificates
+	for pair in sentencepiece=libsentencepiece-dev libcjson=libcjson-dev zlib=zlib1g-dev libpcre2-8=libpcre2-dev \
+		libutf8proc=libutf8proc-dev yaml-0.1=libyaml-dev cmocka=libcmocka-dev; do
+		pkg-config --exists "${pair%=*}" 2>/dev/null || echo "${pair#*=}"
+	done
+}
+
+# ccache shortens rebuilds, gnuplot draws the curves: neither stops anything when it cannot be had.
+wanted_packages() {
+	have ccache || echo ccache
+	have gnuplot || echo gnuplot-nox
+}
+
+as_root() {
+	if [ "$(id -u)" = 0 ]; then
+		env "$@"
+	elif [ -t 0 ]; then
+		sudo env "$@"
+	else
+		sudo -n env "$@"
+	fi
+}
+
+apt_install() {
+	local log
+	log=$(mktemp)
+	if ! as_root DEBIAN_FRONTEND=noninteractive apt-get update -qq >"$log" 2>&1 ||
+		! as_root DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >>"$log" 2>&1; then
+		if grep -qE 'Could not (resolve|connect)|Temporary failure|Cannot initiate the connection|Unable to connect' "$log"; then
+			apt_error='no network, or the package archive cannot be reached'
+		else
+			apt_error=$(grep -E '^(E|sudo):' "$log" | tail -n 1 || true)
+		fi
+		rm -f "$log"
+		return 1
+	fi
+	rm -f "$log"
+}
+
+install_packages() {
+	local missing wanted
+	missing=$(missing_packages | tr '\n' ' ')
+	wanted=$(wanted_packages | tr '\n' ' ')
+	missing=${missing% } wanted=${wanted% }
+	if [ -n "$missing" ]; then
+		have apt-get || die "no apt-get here: install what Debian calls: $missing"
+		[ "$(id -u)" = 0 ] || have sudo || die "neither root nor sudo: install as root: $missing"
+		say "installing $missing${wanted:+ $wanted}"
+		# shellcheck disable=SC2086  # package names are words
+		apt_install $missing $wanted || die "apt-get cannot install $missing: ${apt_error:-no message}"
+		missing=$(missing_packages | tr '\n' ' ')
+		[ -z "$missing" ] || die "still missing after apt-get: $missing(too old a release? Debian 12 has them)"
+	elif [ -n "$wanted" ] && [ "$(id -u)" = 0 ] && have apt-get; then
+		say "installing $wanted"
+		# shellcheck disable=SC2086
+		apt_install $wanted || say "going on without $wanted: ${apt_error:-apt-get failed}"
+	fi
+}
+
+# ------------------------------------------------------------------------------------------------ Python environments
+
+need_disk() { # FOLDER MEGABYTES
+	local free
+	free=$(df -Pm "$1" | awk 'NR == 2 { print $4 }')
+	[ "$free" -ge "$2" ] || die "'$1' has $free MB free, $2 MB needed (NLA_CACHE names another place)"
+}
+
+# Every file of every package is there with its recorded size.
+venv_whole() {
+	"$1/bin/python" - <<-'PY' 2>/dev/null
+		import importlib.metadata, os, sys
+		for package in importlib.metadata.distributions():
+		    for f in package.files or sys.exit(1):
+		        if f.size is not None and os.path.getsize(package.locate_file(f)) != f.size:
+		            sys.exit(1)
+	PY
+}
+
+pip_install() { # VENV LOG PINS [pip options]
+	local venv=$1 log=$2 pins=$3 python
+	shift 3
+	if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+		python=$(find_python)
+		rm -rf "$venv"
+		"$python" -m venv "$venv" >"$log" 2>&1 || return 1
+	fi
+	# shellcheck disable=SC2086  # pins are words
+	TMPDIR=$cache/tmp "$venv/bin/python" -m pip install -q --disable-pip-version-check "$@" $pins >"$log" 2>&1
+}
+
+pip_error() { # LOG: one line
+	if grep -qE 'NewConnectionError|NameResolution|ConnectTimeout|Temporary failure|Network is unreachable' "$1"; then
+		echo "no network, or the package index cannot be reached"
+	else
+		grep -E '^ERROR|Error' "$1" | tail -n 1
+	fi
+}
+
+ensure_venv() { # VENV MEGABYTES PINS [pip options]
+	local venv=$1 megabytes=$2 pins=$3 marker=$1/.nla-installed log=$1.log
+	shift 3
+	if [ "$(cat "$marker" 2>/dev/null)" = "$pins" ]; then
+		return
+	fi
+	mkdir -p "$cache/tmp" || die "cannot create '$cache'"
+	exec 9>"$cache/.lock"
+	flock 9
+	if [ "$(cat "$marker" 2>/dev/null)" != "$pins" ]; then
+		if [ -d "$venv" ]; then
+			say "completing '$venv'"
+		else
+			say "installing '$venv': ${pins%% *} ... (takes minutes)"
+			need_disk "$cache" "$megabytes"
+		fi
+		rm -f "$marker"
+		pip_install "$venv" "$log" "$pins" "$@" || die "pip cannot install into '$venv': $(pip_error "$log") (see $log)"
+		if ! venv_whole "$venv"; then
+			say "'$venv' is damaged: installing it again"
+			rm -rf "$venv"
+			need_disk "$cache" "$megabytes"
+			pip_install "$venv" "$log" "$pins" "$@" || die "pip cannot install into '$venv': $(pip_error "$log") (see $log)"
+			venv_whole "$venv" || die "'$venv' is damaged even after a fresh installation (bad disk?)"
+		fi
+		echo "$pins" >"$marker"
+		rm -rf "$log" "$cache/tmp"
+	fi
+	exec 9>&-
+}
+
+have_gpu() { [ -e /dev/nvidia0 ] || nvidia-smi -L >/dev/null 2>&1; }
+
+install_libtorch() {
+	local found
+	if [ -n "${LIBTORCH_DIR:-}" ]; then
+		[ -e "$LIBTORCH_DIR/lib/libtorch_cpu.so" ] || die "LIBTORCH_DIR is '$LIBTORCH_DIR', which has no lib/libtorch_cpu.so"
+		return
+	fi
+	if [ -n "$gpu" ] || have_gpu; then
+		ensure_venv "$torch_venv" 10000 "$gpu_pins"
+	elif [ "$(cat "$torch_venv/.nla-installed" 2>/dev/null)" != "$gpu_pins" ]; then
+		ensure_venv "$torch_venv" 3000 "$cpu_pins" --no-deps
+	fi
+	for found in "$torch_venv"/lib/python3*/site-packages/torch; do
+		LIBTORCH_DIR=$found
+	done
+	[ -e "$LIBTORCH_DIR/lib/libtorch_cpu.so" ] || die "no libtorch in '$torch_venv': remove that folder and run this again"
+}
+
+# -------------------------------------------------------------------------------------------------------------- build
+
+compile() {
+	if [ ! -e "$build/build.ninja" ] || ! grep -qxF "LIBTORCH_DIR:PATH=$LIBTORCH_DIR" "$build/CMakeCache.txt"; then
+		say "configuring build/"
+		cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DLIBTORCH_DIR="$LIBTORCH_DIR" >"$build.log" 2>&1 ||
+			{ cat "$build.log" >&2; rm -f "$build.log"; die "cmake cannot configure '$build'"; }
+		rm -f "$build.log"
+	fi
+	say "compiling build/"
+	cmake --build "$build" >&2 || die "the build failed"
+}
+
+gpu='' with_reference='' with_build=1 print_env=''
+for option; do
+	case $option in
+	--gpu) gpu=1 ;;
+	--reference) with_reference=1 ;;
+	--no-build) with_build='' ;;
+	--env) print_env=1 ;;
+	-h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+	*) echo "setup: error: unknown option '$option' (--help lists them)" >&2; exit 2 ;;
+	esac
+done
+
+apt_error=''
+install_packages
+install_libtorch
+[ -z "$with_reference" ] || ensure_venv "$reference" 10000 "$reference_pins"
+[ -z "$with_build" ] || compile
+say "ready"
+if [ -n "$print_env" ]; then
+	printf 'export NLA_BUILD=%q LIBTORCH_DIR=%q NLA_REFERENCE=%q\n' "$build" "$LIBTORCH_DIR" "$reference/bin/python"
+fi

@@ -1,0 +1,180 @@
+/*
+ * nt - tensors: a thin C face of libtorch. Only opaque handles, pointers, sized integers, doubles and bool cross it.
+ *
+ * Two shapes of call, no others.
+ *
+ *   Expressions return a new handle owned by the innermost scope, or NULL. NULL in, NULL out, and the first error stays, so that a
+ *   forward pass reads as mathematics and is checked once, at its end:
+ *
+ *	nt_scope_push();
+ *	nt_tensor *y = nt_linear(nt_swiglu(nt_linear(x, gate_up, NULL)), down, NULL);
+ *	y = nt_scope_pop_with(y);                   frees everything else made since the push
+ *	if (!y) report(nt_error());
+ *
+ *   Actions return nt_status.
+ *
+ * Life of a handle: made in a scope, freed with it. nt_own takes it out (parameters, caches); nt_free ends an owned one. Outside any
+ * scope a new handle is owned by the caller. Handles are references: nt_narrow, nt_reshape and nt_share see the same memory.
+ * Gradients are recorded only between nt_grad_push(true) and nt_grad_pop. Nothing here is shared between threads.
+ *
+ * Fast versions stand behind one semantic call (nt_rms_norm, nt_qk_rope, nt_swiglu, nt_attention, nt_token_logprob, nt_sample);
+ * nt_plain(true) switches every one of them to its plain twin, made of libtorch operations, which is also what other devices and
+ * types than the fast version's use. Tests compare both, forward and backward.
+ */
+#ifndef NT_H
+#define NT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct nt_tensor nt_tensor;
+typedef enum nt_status { NT_OK = 0, NT_FAILED, NT_OUT_OF_MEMORY, NT_NO_DEVICE } nt_status;
+typedef enum nt_dtype { NT_F32, NT_BF16, NT_F16, NT_I64, NT_I32, NT_U8 } nt_dtype;
+
+/* ---- errors: the first one stays until cleared ---- */
+nt_status nt_check(void);     /* NT_OK when nothing failed since the last clear       */
+const char *nt_error(void);   /* operation, shapes, reason; "" when nothing failed     */
+void nt_clear(void);
+
+/* ---- devices: a device is a number, NT_CPU or the index of a GPU ---- */
+#define NT_CPU (-1)
+/* "auto" | "cpu" | "cuda" | "cuda:N". Loads libtorch_cuda only when a GPU is asked for and a driver is there. */
+nt_status nt_device_open(const char *name, int *device);
+const char *nt_device_name(int device); /* "cpu", "cuda:0" */
+void nt_set_threads(int n);             /* 0: as libtorch chooses */
+int nt_threads(void);
+/* Device memory in bytes: free and total now, peak since start (CPU: of the system, and this process's peak resident size). */
+nt_status nt_memory(int device, int64_t *free_bytes, int64_t *total_bytes, int64_t *peak_bytes);
+const char *nt_version(void);
+
+/* ---- scopes and handles ---- */
+void nt_scope_push(void);
+void nt_scope_pop(void);
+nt_tensor *nt_scope_pop_with(nt_tensor *keep); /* keep moves to the scope outside (or to the caller); NULL stays NULL */
+nt_tensor *nt_own(nt_tensor *t);               /* out of its scope: freed by nt_free only; returns t */
+void nt_free(nt_tensor *t);                    /* NULL is fine */
+int64_t nt_live(void);                         /* handles alive: every test ends at zero */
+void nt_plain(bool on);
+bool nt_is_plain(void);
+
+/* ---- making ---- */
+nt_tensor *nt_zeros(nt_dtype dtype, int device, int ndim, const int64_t *shape);
+nt_tensor *nt_from_host(nt_dtype dtype, int device, const void *data, int ndim, const int64_t *shape); /* copies */
+nt_tensor *nt_i64(int device, const int64_t *data, int64_t n);                                        /* copies, [n] */
+nt_tensor *nt_f32(int device, const float *data, int64_t n);                                          /* copies, [n] */
+nt_tensor *nt_share(const nt_tensor *t); /* a second handle of the same tensor */
+
+/* ---- looking ---- */
+int nt_ndim(const nt_tensor *t);
+int64_t nt_size(const nt_tensor *t, int dim); /* negative counts from the end */
+int64_t nt_numel(const nt_tensor *t);
+nt_dtype nt_dtype_of(const nt_tensor *t);
+int nt_device_of(const nt_tensor *t);
+nt_status nt_to_host_f32(const nt_tensor *t, float *out, size_t n);   /* n must be numel; any float type, converted */
+nt_status nt_to_host_i64(const nt_tensor *t, int64_t *out, size_t n);
+nt_status nt_to_host_raw(const nt_tensor *t, void *out, size_t bytes); /* as it is stored, contiguous */
+nt_status nt_item(const nt_tensor *t, double *out);
+
+/* ---- gradients ---- */
+void nt_grad_push(bool on);
+void nt_grad_pop(void);
+nt_status nt_requires_grad(nt_tensor *t, bool on);
+nt_status nt_backward(nt_tensor *loss);                       /* scalar; adds to the .grad of the leaves */
+nt_status nt_backward_with(nt_tensor *y, const nt_tensor *g); /* the gradient of y is g */
+nt_tensor *nt_grad(const nt_tensor *t);                       /* NULL with an error when it has none */
+bool nt_has_grad(const nt_tensor *t);
+void nt_zero_grad(nt_tensor *t);
+nt_tensor *nt_detach(const nt_tensor *t);
+
+/* ---- expressions: elementwise and shape ---- */
+nt_tensor *nt_add(const nt_tensor *a, const nt_tensor *b);
+nt_tensor *nt_sub(const nt_tensor *a, const nt_tensor *b);
+nt_tensor *nt_mul(const nt_tensor *a, const nt_tensor *b);
+nt_tensor *nt_min(const nt_tensor *a, const nt_tensor *b);
+nt_tensor *nt_scale(const nt_tensor *a, double c);
+nt_tensor *nt_add_scalar(const nt_tensor *a, double c);
+nt_tensor *nt_exp(const nt_tensor *a);
+nt_tensor *nt_clamp(const nt_tensor *a, double lo, double hi); /* gradient zero outside */
+nt_tensor *nt_sum(const nt_tensor *a);                         /* scalar */
+nt_tensor *nt_dot(const nt_tensor *a, const nt_tensor *b);     /* sum of a*b over everything, scalar */
+nt_tensor *nt_mean_last(const nt_tensor *a);                   /* over the last dimension */
+nt_tensor *nt_to(const nt_tensor *a, nt_dtype dtype);
+nt_tensor *nt_to_device(const nt_tensor *a, int device);
+nt_tensor *nt_clone(const nt_tensor *a);
+nt_tensor *nt_narrow(const nt_tensor *a, int dim, int64_t start, int64_t length);
+nt_tensor *nt_reshape(const nt_tensor *a, int ndim, const int64_t *shape);
+nt_tensor *nt_cat(nt_tensor *const *list, int n, int dim);
+nt_tensor *nt_rows(const nt_tensor *a, const nt_tensor *index);                       /* a[index], dim 0 */
+nt_tensor *nt_put_rows(const nt_tensor *a, const nt_tensor *index, const nt_tensor *b); /* copy of a with a[index] = b */
+
+/* ---- expressions: the model ---- */
+nt_tensor *nt_matmul(const nt_tensor *a, const nt_tensor *b);                         /* [M,K] [K,N] -> [M,N] */
+nt_tensor *nt_linear(const nt_tensor *x, const nt_tensor *w, const nt_tensor *bias);  /* x [..,I], w [O,I], bias [O] or NULL -> [..,O] */
+/* y + scale * (x A^T) B^T: x [n,I], A [r,I], B [O,r] fp32, y [n,O] (LoRA, Hu et al. 2021). */
+nt_tensor *nt_lora(const nt_tensor *y, const nt_tensor *x, const nt_tensor *A, const nt_tensor *B, double scale);
+nt_tensor *nt_embedding(const nt_tensor *w, const nt_tensor *ids);                    /* w [V,D], ids [n] -> [n,D] */
+nt_tensor *nt_rms_norm(const nt_tensor *x, const nt_tensor *w, double eps);           /* x [..,D], w [D]; statistics in fp32 */
+/* Rotary embedding, rotate-half layout (Su et al. 2021), after a per-head RMS norm when w is not NULL: x [n,H,d], w [d],
+ * cos, sin [n,d/2] fp32. */
+nt_tensor *nt_qk_rope(const nt_tensor *x, const nt_tensor *w, double eps, const nt_tensor *cos, const nt_tensor *sin);
+nt_tensor *nt_swiglu(const nt_tensor *gate_up); /* [n,2F], gate first -> silu(gate)*up [n,F] */
+nt_tensor *nt_normalize(const nt_tensor *x);    /* x [..,D] -> x sqrt(D) / max(|x|, 1e-12), fp32 */
+/* h [n,D], sites [s] rows of h, v [s,D] -> h with h' = h + |h| v / (|v| + 1e-9) at the sites; norms fp32; no gradient to v. */
+nt_tensor *nt_inject_add(const nt_tensor *h, const nt_tensor *sites, const nt_tensor *v);
+
+/*
+ * Attention over a packed token tree. A batch is one sequence of n tokens cut into rows; a row may have a parent row, and its
+ * tokens attend to all tokens of its ancestors and to their own row's, causally. So a prompt that G responses share stands once:
+ *
+ *	row 0: the prompts' common head         parent -1
+ *	row 1: the rest of prompt 1             parent 0
+ *	row 2, 3: its two responses             parent 1
+ *
+ * A parent comes before its children; rows cover the tokens without gaps, in order.
+ */
+typedef struct nt_tree nt_tree;
+nt_tree *nt_tree_new(const int64_t *length, const int64_t *parent, int64_t n_rows, int device); /* NULL: error */
+void nt_tree_free(nt_tree *tree);
+/* q [n,Hq,d], k v [n,Hkv,d], Hq a multiple of Hkv -> [n,Hq,d] */
+nt_tensor *nt_attention(const nt_tensor *q, const nt_tensor *k, const nt_tensor *v, const nt_tree *tree, double scale);
+
+/*
+ * log softmax(h head^T / temperature)[ids], fp32 [n]: h [n,D], head [V,D], ids [n]. Computed in chunks of rows and again in the
+ * backward pass, so that no [n,V] array outlives a chunk. entropy: when not NULL, receives the entropy of each row's distribution
+ * in nats, [n], without gradient.
+ */
+nt_tensor *nt_token_logprob(const nt_tensor *h, const nt_tensor *head, const nt_tensor *ids, double temperature,
+			    nt_tensor **entropy);
+
+/* ---- decoding (no gradients) ---- */
+/* cache [N,S,H,d]: cache[slot[i], at[i]] = x[i], x [n,H,d]; slot, at int64 [n]. */
+nt_status nt_cache_put(nt_tensor *cache, const nt_tensor *slot, const nt_tensor *at, const nt_tensor *x);
+/* q [n,Hq,d]; row i attends to the first length[i] positions of slab slot[i] of k, v [N,S,Hkv,d] -> [n,Hq,d] */
+nt_tensor *nt_attention_cached(const nt_tensor *q, const nt_tensor *k, const nt_tensor *v, const nt_tensor *slot,
+			       const nt_tensor *length, double scale);
+/* Inverse-CDF sampling from softmax(logits / temperature): logits [n,V], u [n] uniform in (0,1) -> ids [n] int64; logprob (when not
+ * NULL) [n] fp32 of what was drawn, at that temperature. temperature 0: the largest logit, its logprob at temperature 1. */
+nt_tensor *nt_sample(const nt_tensor *logits, const nt_tensor *u, double temperature, nt_tensor **logprob);
+nt_tensor *nt_topk(const nt_tensor *logits, int64_t k); /* ids [n,k], largest first */
+
+/* ---- actions on parameters ---- */
+nt_status nt_copy_into(nt_tensor *to, const nt_tensor *from);               /* shapes equal; converts */
+nt_status nt_add_into(nt_tensor *to, const nt_tensor *x, double c);         /* to += c x */
+nt_status nt_grad_norm(nt_tensor *const *params, int n, double *norm);      /* 2-norm over all gradients; a missing one counts zero */
+nt_status nt_grad_scale(nt_tensor *const *params, int n, double c);
+/* AdamW (Loshchilov & Hutter 2019), bias-corrected, fp32: m, v like params; step counts from 1. Weight decay decoupled. */
+struct nt_adamw {
+	double lr, beta1, beta2, eps, weight_decay;
+};
+nt_status nt_adamw_step(nt_tensor *const *params, nt_tensor *const *m, nt_tensor *const *v, int n, int64_t step,
+			const struct nt_adamw *hyper);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,373 @@
+// Handles, scopes, errors, devices; making tensors and looking at them.
+#include "shim/nt_internal.h"
+
+#include <ATen/Context.h>
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <ATen/Parallel.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <dlfcn.h>
+#include <sys/resource.h>
+#include <torch/version.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <vector>
+
+namespace {
+
+struct Scope {
+	std::vector<nt_tensor *> handles;
+};
+
+thread_local std::vector<Scope> scopes;
+thread_local int64_t live = 0;
+thread_local nt_status status = NT_OK;
+thread_local std::string text;
+thread_local std::vector<bool> grad_modes;
+bool plain = false;
+
+struct GradOff { // gradients are recorded only when asked for
+	GradOff() { c10::GradMode::set_enabled(false); }
+};
+thread_local GradOff grad_off;
+
+void drop(nt_tensor *t)
+{
+	live--;
+	delete t;
+}
+
+const char *dtype_name(at::ScalarType type)
+{
+	return c10::toString(type);
+}
+
+std::string shapes(std::initializer_list<const nt_tensor *> in)
+{
+	std::string s;
+	for (const nt_tensor *x : in) {
+		s += s.empty() ? "" : " ";
+		if (!x) {
+			s += "NULL";
+			continue;
+		}
+		s += dtype_name(x->t.scalar_type());
+		s += "[";
+		for (int64_t i = 0; i < x->t.dim(); i++)
+			s += (i ? "," : "") + std::to_string(x->t.size(i));
+		s += "]";
+	}
+	return s;
+}
+
+} // namespace
+
+namespace nt {
+
+nt_tensor *wrap(at::Tensor t)
+{
+	(void)&grad_off;
+	auto *h = new nt_tensor{std::move(t)};
+	live++;
+	if (!scopes.empty()) {
+		h->scope = scopes.size();
+		h->place = scopes.back().handles.size();
+		scopes.back().handles.push_back(h);
+	}
+	return h;
+}
+
+void record(nt_status s, const char *op, std::initializer_list<const nt_tensor *> in, const char *why)
+{
+	if (status != NT_OK)
+		return;
+	status = s;
+	text = std::string(op) + " " + shapes(in) + ": " + why;
+	for (char &c : text)
+		if (c == '\n')
+			c = ' ';
+}
+
+nt_status caught(const char *op, std::initializer_list<const nt_tensor *> in)
+{
+	nt_status s = NT_FAILED;
+	std::string why = "unknown error";
+	try {
+		throw;
+	} catch (const c10::OutOfMemoryError &e) {
+		s = NT_OUT_OF_MEMORY;
+		why = e.what_without_backtrace();
+	} catch (const c10::Error &e) {
+		why = e.what_without_backtrace();
+		if (why.find("not enough memory") != std::string::npos)
+			s = NT_OUT_OF_MEMORY;
+	} catch (const std::bad_alloc &) {
+		s = NT_OUT_OF_MEMORY;
+		why = "out of memory";
+	} catch (const std::exception &e) {
+		why = e.what();
+	} catch (...) {
+	}
+	record(s, op, in, why.c_str());
+	return s;
+}
+
+at::Device device(int index)
+{
+	return index == NT_CPU ? at::Device(at::kCPU) : at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
+}
+
+at::ScalarType scalar(nt_dtype dtype)
+{
+	switch (dtype) {
+	case NT_F32: return at::kFloat;
+	case NT_BF16: return at::kBFloat16;
+	case NT_F16: return at::kHalf;
+	case NT_I64: return at::kLong;
+	case NT_I32: return at::kInt;
+	case NT_U8: return at::kByte;
+	}
+	TORCH_CHECK(false, "unknown dtype ", static_cast<int>(dtype));
+}
+
+bool fast(std::initializer_list<at::Tensor> in)
+{
+	if (plain)
+		return false;
+	for (const at::Tensor &t : in)
+		if (t.defined() && (!t.is_cpu() || t.scalar_type() != at::kFloat))
+			return false;
+	return true;
+}
+
+} // namespace nt
+
+using nt::action;
+using nt::expr;
+
+nt_status nt_check(void) { return status; }
+const char *nt_error(void) { return text.c_str(); }
+
+void nt_clear(void)
+{
+	status = NT_OK;
+	text.clear();
+}
+
+void nt_plain(bool on) { plain = on; }
+bool nt_is_plain(void) { return plain; }
+
+// ---- scopes ----
+
+void nt_scope_push(void) { scopes.emplace_back(); }
+
+void nt_scope_pop(void)
+{
+	Scope last = std::move(scopes.back());
+	scopes.pop_back();
+	for (nt_tensor *t : last.handles)
+		if (t)
+			drop(t);
+}
+
+nt_tensor *nt_scope_pop_with(nt_tensor *keep)
+{
+	if (keep)
+		nt_own(keep);
+	nt_scope_pop();
+	if (keep && !scopes.empty()) {
+		keep->scope = scopes.size();
+		keep->place = scopes.back().handles.size();
+		scopes.back().handles.push_back(keep);
+	}
+	return keep;
+}
+
+nt_tensor *nt_own(nt_tensor *t)
+{
+	if (t && t->scope) {
+		scopes[t->scope - 1].handles[t->place] = nullptr;
+		t->scope = 0;
+	}
+	return t;
+}
+
+void nt_free(nt_tensor *t)
+{
+	if (t)
+		drop(nt_own(t));
+}
+
+int64_t nt_live(void) { return live; }
+
+// ---- devices ----
+
+nt_status nt_device_open(const char *name, int *out)
+{
+	*out = NT_CPU;
+	bool want = std::strncmp(name, "cuda", 4) == 0;
+	bool maybe = std::strcmp(name, "auto") == 0;
+	if (!want && !maybe)
+		return NT_OK;
+	// The driver is the cheap test: without it nothing of CUDA is loaded. RTLD_GLOBAL lets the kernels register themselves.
+	void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+	bool ready = driver && dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL);
+	if (ready)
+		ready = at::globalContext().hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0;
+	if (!ready) {
+		if (maybe)
+			return NT_OK;
+		nt::record(NT_NO_DEVICE, "device", {}, driver ? "CUDA cannot start (is the full torch wheel installed?)"
+							     : "there is no GPU driver on this machine");
+		return NT_NO_DEVICE;
+	}
+	int index = name[4] == ':' ? static_cast<int>(std::strtol(name + 5, nullptr, 10)) : 0;
+	if (want && index >= static_cast<int>(at::detail::getCUDAHooks().deviceCount())) {
+		nt::record(NT_NO_DEVICE, "device", {}, "there is no GPU of that number");
+		return NT_NO_DEVICE;
+	}
+	*out = want ? index : 0;
+	return NT_OK;
+}
+
+const char *nt_device_name(int index)
+{
+	thread_local std::string name;
+	name = index == NT_CPU ? "cpu" : "cuda:" + std::to_string(index);
+	return name.c_str();
+}
+
+void nt_set_threads(int n)
+{
+	if (n > 0)
+		at::set_num_threads(n);
+}
+
+int nt_threads(void) { return at::get_num_threads(); }
+const char *nt_version(void) { return TORCH_VERSION; }
+
+nt_status nt_memory(int index, int64_t *free_bytes, int64_t *total_bytes, int64_t *peak_bytes)
+{
+	return action("memory", {}, [&] {
+		if (index == NT_CPU) {
+			struct rusage usage;
+			getrusage(RUSAGE_SELF, &usage);
+			int64_t page = sysconf(_SC_PAGESIZE);
+			*free_bytes = page * sysconf(_SC_AVPHYS_PAGES);
+			*total_bytes = page * sysconf(_SC_PHYS_PAGES);
+			*peak_bytes = int64_t(usage.ru_maxrss) * 1024;
+			return;
+		}
+		auto *allocator = c10::getDeviceAllocator(at::kCUDA);
+		auto info = allocator->getMemoryInfo(static_cast<c10::DeviceIndex>(index));
+		*free_bytes = static_cast<int64_t>(info.first);
+		*total_bytes = static_cast<int64_t>(info.second);
+		*peak_bytes = allocator->getDeviceStats(static_cast<c10::DeviceIndex>(index)).allocated_bytes[0].peak;
+	});
+}
+
+// ---- making ----
+
+nt_tensor *nt_zeros(nt_dtype dtype, int index, int ndim, const int64_t *shape)
+{
+	return expr("zeros", {}, [&] {
+		return at::zeros(at::IntArrayRef(shape, ndim), at::TensorOptions(nt::scalar(dtype)).device(nt::device(index)));
+	});
+}
+
+nt_tensor *nt_from_host(nt_dtype dtype, int index, const void *data, int ndim, const int64_t *shape)
+{
+	return expr("from_host", {}, [&] {
+		at::Tensor t = at::from_blob(const_cast<void *>(data), at::IntArrayRef(shape, ndim), nt::scalar(dtype));
+		return index == NT_CPU ? t.clone() : t.to(nt::device(index));
+	});
+}
+
+nt_tensor *nt_i64(int index, const int64_t *data, int64_t n) { return nt_from_host(NT_I64, index, data, 1, &n); }
+nt_tensor *nt_f32(int index, const float *data, int64_t n) { return nt_from_host(NT_F32, index, data, 1, &n); }
+nt_tensor *nt_share(const nt_tensor *t) { return expr("share", {t}, [&] { return t->t; }); }
+
+// ---- looking ----
+
+int nt_ndim(const nt_tensor *t) { return static_cast<int>(t->t.dim()); }
+int64_t nt_size(const nt_tensor *t, int dim) { return t->t.size(dim); }
+int64_t nt_numel(const nt_tensor *t) { return t->t.numel(); }
+int nt_device_of(const nt_tensor *t) { return t->t.is_cpu() ? NT_CPU : t->t.device().index(); }
+
+nt_dtype nt_dtype_of(const nt_tensor *t)
+{
+	switch (t->t.scalar_type()) {
+	case at::kBFloat16: return NT_BF16;
+	case at::kHalf: return NT_F16;
+	case at::kLong: return NT_I64;
+	case at::kInt: return NT_I32;
+	case at::kByte: return NT_U8;
+	default: return NT_F32;
+	}
+}
+
+static nt_status to_host(const char *op, const nt_tensor *t, at::ScalarType type, void *out, size_t n)
+{
+	return action(op, {t}, [&] {
+		TORCH_CHECK(static_cast<size_t>(t->t.numel()) == n, "room for ", n, " elements");
+		at::Tensor c = t->t.detach().to(at::kCPU, type).contiguous();
+		std::memcpy(out, c.data_ptr(), c.nbytes());
+	});
+}
+
+nt_status nt_to_host_f32(const nt_tensor *t, float *out, size_t n) { return to_host("to_host_f32", t, at::kFloat, out, n); }
+nt_status nt_to_host_i64(const nt_tensor *t, int64_t *out, size_t n) { return to_host("to_host_i64", t, at::kLong, out, n); }
+
+nt_status nt_to_host_raw(const nt_tensor *t, void *out, size_t bytes)
+{
+	if (!t)
+		return action("to_host_raw", {t}, [] {});
+	return to_host("to_host_raw", t, t->t.scalar_type(), out, bytes / t->t.element_size());
+}
+
+nt_status nt_item(const nt_tensor *t, double *out)
+{
+	return action("item", {t}, [&] { *out = t->t.detach().to(at::kDouble).item<double>(); });
+}
+
+// ---- gradients ----
+
+void nt_grad_push(bool on)
+{
+	(void)&grad_off;
+	grad_modes.push_back(c10::GradMode::is_enabled());
+	c10::GradMode::set_enabled(on);
+}
+
+void nt_grad_pop(void)
+{
+	c10::GradMode::set_enabled(grad_modes.back());
+	grad_modes.pop_back();
+}
+
+nt_status nt_requires_grad(nt_tensor *t, bool on)
+{
+	return action("requires_grad", {t}, [&] { t->t.requires_grad_(on); });
+}
+
+nt_status nt_backward(nt_tensor *loss)
+{
+	return action("backward", {loss}, [&] { loss->t.backward(); });
+}
+
+nt_status nt_backward_with(nt_tensor *y, const nt_tensor *g)
+{
+	return action("backward_with", {y, g}, [&] { y->t.backward(g->t); });
+}
+
+nt_tensor *nt_grad(const nt_tensor *t)
+{
+	return expr("grad", {t}, [&] {
+		TORCH_CHECK(t->t.grad().defined(), "it has no gradient");
+		return t->t.grad();
+	});
+}
+
+bool nt_has_grad(const nt_tensor *t) { return t && t->t.grad().defined(); }
+void nt_zero_grad(nt_tensor *t) { t->t.mutable_grad() = at::Tensor(); }
+nt_tensor *nt_detach(const nt_tensor *t) { return expr("detach", {t}, [&] { return t->t.detach(); }); }

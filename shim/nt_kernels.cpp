@@ -1,0 +1,300 @@
+// CPU kernels: plain loops over fp32 arrays that the compiler turns into vector code for each level of instruction set. No libtorch
+// here. Built with relaxed floating point (order of sums), but NaN and infinity keep their meaning.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#if !defined(__x86_64__)
+#undef CLONES
+#define CLONES
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+// exp for any x, relative error below 2e-7: x = n ln2 + r, a polynomial in r, n added to the exponent. NaN stays NaN.
+INLINE float fexp(float x)
+{
+	float c = x > 88.3f ? 88.3f : x;
+	c = c < -87.3f ? -87.3f : c;
+	float n = __builtin_floorf(c * 1.44269504f + 0.5f);
+	float r = c - n * 0.693359375f + n * 2.12194440e-4f;
+	float p = 1.9875691500e-4f;
+	p = p * r + 1.3981999507e-3f;
+	p = p * r + 8.3334519073e-3f;
+	p = p * r + 4.1665795894e-2f;
+	p = p * r + 1.6666665459e-1f;
+	p = p * r + 5.0000001201e-1f;
+	p = p * r * r + r + 1.0f;
+	int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
+	float two_n;
+	std::memcpy(&two_n, &bits, 4);
+	float y = p * two_n;
+	y = x < -87.3f ? 0.0f : y;
+	return x != x ? x : y;
+}
+
+namespace nt::cpu {
+
+CLONES void rms_norm(const float *x, const float *w, float *y, float *inv, int64_t rows, int64_t d, float eps)
+{
+	for (int64_t i = 0; i < rows; i++, x += d, y += d) {
+		float s = 0;
+		for (int64_t j = 0; j < d; j++)
+			s += x[j] * x[j];
+		float r = 1.0f / std::sqrt(s / static_cast<float>(d) + eps);
+		for (int64_t j = 0; j < d; j++)
+			y[j] = x[j] * r * w[j];
+		if (inv)
+			inv[i] = r;
+	}
+}
+
+// y = x r w, r = (mean x^2 + eps)^(-1/2):  dx = r (w dy - x r^2 mean(w dy x)),  dw += dy x r
+CLONES void rms_norm_back(const float *dy, const float *x, const float *w, const float *inv, float *dx, float *dw, int64_t rows,
+			  int64_t d)
+{
+	for (int64_t i = 0; i < rows; i++, x += d, dy += d, dx += d) {
+		float r = inv[i], s = 0;
+		for (int64_t j = 0; j < d; j++)
+			s += dy[j] * w[j] * x[j];
+		float c = s * r * r / static_cast<float>(d);
+		for (int64_t j = 0; j < d; j++)
+			dx[j] = r * (w[j] * dy[j] - x[j] * c);
+		if (dw)
+			for (int64_t j = 0; j < d; j++)
+				dw[j] += dy[j] * x[j] * r;
+	}
+}
+
+CLONES void rope(const float *x, int64_t x_stride, const float *w, const float *cos, const float *sin, float *y, float *inv, int64_t n,
+		 int64_t h, int64_t d, float eps)
+{
+	int64_t half = d / 2;
+	for (int64_t i = 0; i < n; i++) {
+		const float *c = cos + i * half, *s = sin + i * half;
+		for (int64_t k = 0; k < h; k++) {
+			const float *a = x + i * x_stride + k * d, *b = a + half;
+			float *o = y + (i * h + k) * d;
+			float r = 1;
+			if (w) {
+				float q = 0;
+				for (int64_t j = 0; j < d; j++)
+					q += a[j] * a[j];
+				r = 1.0f / std::sqrt(q / static_cast<float>(d) + eps);
+				for (int64_t j = 0; j < half; j++) {
+					float u = a[j] * r * w[j], v = b[j] * r * w[half + j];
+					o[j] = u * c[j] - v * s[j];
+					o[half + j] = v * c[j] + u * s[j];
+				}
+			} else {
+				for (int64_t j = 0; j < half; j++) {
+					o[j] = a[j] * c[j] - b[j] * s[j];
+					o[half + j] = b[j] * c[j] + a[j] * s[j];
+				}
+			}
+			if (inv)
+				inv[i * h + k] = r;
+		}
+	}
+}
+
+CLONES void rope_back(const float *dy, const float *x, int64_t x_stride, const float *w, const float *cos, const float *sin,
+		      const float *inv, float *dx, float *dw, int64_t n, int64_t h, int64_t d)
+{
+	int64_t half = d / 2;
+	for (int64_t i = 0; i < n; i++) {
+		const float *c = cos + i * half, *s = sin + i * half;
+		for (int64_t k = 0; k < h; k++) {
+			const float *g = dy + (i * h + k) * d;
+			float *o = dx + (i * h + k) * d;
+			for (int64_t j = 0; j < half; j++) { // the transpose of the rotation
+				o[j] = g[j] * c[j] + g[half + j] * s[j];
+				o[half + j] = g[half + j] * c[j] - g[j] * s[j];
+			}
+			if (!w)
+				continue;
+			const float *a = x + i * x_stride + k * d;
+			float r = inv[i * h + k], sum = 0;
+			if (dw)
+				for (int64_t j = 0; j < d; j++)
+					dw[j] += o[j] * a[j] * r;
+			for (int64_t j = 0; j < d; j++)
+				sum += o[j] * w[j] * a[j];
+			float m = sum * r * r / static_cast<float>(d);
+			for (int64_t j = 0; j < d; j++)
+				o[j] = r * (w[j] * o[j] - a[j] * m);
+		}
+	}
+}
+
+CLONES void swiglu(const float *gu, float *y, int64_t rows, int64_t f)
+{
+	for (int64_t i = 0; i < rows; i++, gu += 2 * f, y += f)
+		for (int64_t j = 0; j < f; j++)
+			y[j] = gu[j] / (1.0f + fexp(-gu[j])) * gu[f + j];
+}
+
+CLONES void swiglu_back(const float *dy, const float *gu, float *dgu, int64_t rows, int64_t f)
+{
+	for (int64_t i = 0; i < rows; i++, gu += 2 * f, dgu += 2 * f, dy += f)
+		for (int64_t j = 0; j < f; j++) {
+			float g = gu[j], u = gu[f + j], sig = 1.0f / (1.0f + fexp(-g));
+			dgu[j] = dy[j] * u * sig * (1.0f + g * (1.0f - sig));
+			dgu[f + j] = dy[j] * g * sig;
+		}
+}
+
+// Row t of s [rows, cols] becomes softmax(scale s) over its first before+t+1 columns, zero behind; lse is the log of the sum.
+CLONES void causal_softmax(float *s, float *lse, int64_t rows, int64_t cols, int64_t stride, int64_t before, float scale)
+{
+	for (int64_t t = 0; t < rows; t++, s += stride) {
+		int64_t n = before + t + 1;
+		float m = s[0], sum = 0;
+		for (int64_t j = 0; j < n; j++)
+			m = s[j] > m ? s[j] : m;
+		for (int64_t j = 0; j < n; j++) {
+			s[j] = fexp((s[j] - m) * scale);
+			sum += s[j];
+		}
+		float inv = 1.0f / sum;
+		for (int64_t j = 0; j < n; j++)
+			s[j] *= inv;
+		for (int64_t j = n; j < cols; j++)
+			s[j] = 0;
+		lse[t] = m * scale + std::log(sum);
+	}
+}
+
+CLONES void causal_softmax_again(float *s, const float *lse, int64_t rows, int64_t cols, int64_t stride, int64_t before, float scale)
+{
+	for (int64_t t = 0; t < rows; t++, s += stride) {
+		int64_t n = before + t + 1;
+		float l = lse[t];
+		for (int64_t j = 0; j < n; j++)
+			s[j] = fexp(s[j] * scale - l);
+		for (int64_t j = n; j < cols; j++)
+			s[j] = 0;
+	}
+}
+
+CLONES void softmax_back(float *ds, const float *p, const float *delta, int64_t rows, int64_t cols, int64_t stride, float scale)
+{
+	for (int64_t t = 0; t < rows; t++, ds += stride, p += stride) {
+		float l = delta[t];
+		for (int64_t j = 0; j < cols; j++)
+			ds[j] = p[j] * (ds[j] - l) * scale;
+	}
+}
+
+// One query position, `group` query heads over one key/value head: q, o [group, d]; k, v rows `stride` apart; s: scratch [length].
+CLONES void decode_row(const float *q, const float *k, const float *v, float *o, float *s, int64_t length, int64_t stride,
+		       int64_t group, int64_t d, float scale)
+{
+	for (int64_t g = 0; g < group; g++, q += d, o += d) {
+		float m = -INFINITY, sum = 0;
+		for (int64_t j = 0; j < length; j++) {
+			const float *kj = k + j * stride;
+			float x = 0;
+			for (int64_t i = 0; i < d; i++)
+				x += q[i] * kj[i];
+			s[j] = x * scale;
+			m = s[j] > m ? s[j] : m;
+		}
+		for (int64_t j = 0; j < length; j++) {
+			s[j] = fexp(s[j] - m);
+			sum += s[j];
+		}
+		for (int64_t i = 0; i < d; i++)
+			o[i] = 0;
+		for (int64_t j = 0; j < length; j++) {
+			const float *vj = v + j * stride;
+			float p = s[j] / sum;
+			for (int64_t i = 0; i < d; i++)
+				o[i] += p * vj[i];
+		}
+	}
+}
+
+// Sum of exp((z - m) inv_t) over a row, in blocks so that fp32 adds numbers of like size; e receives the terms when not NULL.
+INLINE double exp_sum(const float *z, int64_t v, float m, float inv_t, float *e)
+{
+	double total = 0;
+	for (int64_t i = 0; i < v; i += 1024) {
+		int64_t n = v - i < 1024 ? v - i : 1024;
+		float s = 0;
+		if (e)
+			for (int64_t j = 0; j < n; j++) {
+				e[i + j] = fexp((z[i + j] - m) * inv_t);
+				s += e[i + j];
+			}
+		else
+			for (int64_t j = 0; j < n; j++)
+				s += fexp((z[i + j] - m) * inv_t);
+		total += s;
+	}
+	return total;
+}
+
+INLINE float row_max(const float *z, int64_t v)
+{
+	float m = z[0];
+	for (int64_t j = 0; j < v; j++)
+		m = z[j] > m ? z[j] : m;
+	return m;
+}
+
+CLONES void logprob_row(const float *z, int64_t v, int64_t id, float inv_t, float *logprob, float *lz, float *entropy)
+{
+	float m = row_max(z, v);
+	double total = exp_sum(z, v, m, inv_t, nullptr);
+	float log_total = static_cast<float>(std::log(total));
+	*lz = m * inv_t + log_total;
+	*logprob = (z[id] - m) * inv_t - log_total;
+	if (!entropy)
+		return;
+	float mean = 0; // H = log_total - E[(z - m)/T]
+	for (int64_t j = 0; j < v; j++)
+		mean += fexp((z[j] - m) * inv_t) * ((z[j] - m) * inv_t);
+	*entropy = log_total - mean / static_cast<float>(total);
+}
+
+// z becomes d loss / d z for loss = g logprob: g inv_t (onehot - softmax)
+CLONES void logprob_row_back(float *z, int64_t v, int64_t id, float inv_t, float lz, float g)
+{
+	float c = -g * inv_t;
+	for (int64_t j = 0; j < v; j++)
+		z[j] = fexp(z[j] * inv_t - lz) * c;
+	z[id] += g * inv_t;
+}
+
+CLONES int64_t sample_row(const float *z, int64_t v, float u, float temperature, float *logprob)
+{
+	static thread_local std::vector<float> terms;
+	float m = row_max(z, v);
+	if (temperature == 0) {
+		int64_t best = 0;
+		while (best < v - 1 && !(z[best] >= m))
+			best++;
+		*logprob = static_cast<float>(-std::log(exp_sum(z, v, m, 1.0f, nullptr)));
+		return best;
+	}
+	float inv_t = 1.0f / temperature;
+	terms.resize(static_cast<size_t>(v));
+	double total = exp_sum(z, v, m, inv_t, terms.data());
+	double want = u * total, sum = 0;
+	int64_t id = -1, last = 0;
+	for (int64_t i = 0; i < v && id < 0; i++) { // the last token of non-zero weight takes what rounding leaves
+		if (terms[i] > 0) {
+			last = i;
+			sum += terms[i];
+			if (sum >= want)
+				id = i;
+		}
+	}
+	id = id < 0 ? last : id;
+	*logprob = (z[id] - m) * inv_t - static_cast<float>(std::log(total));
+	return id;
+}
+
+} // namespace nt::cpu

@@ -1,0 +1,325 @@
+/*
+ * base - errors, strings, arrays, memory. See base.h.
+ *
+ * Growing doubles, so that n additions cost O(n). A string without memory points at one shared NUL that nobody writes: cap 0
+ * tells it apart, and a string is printable from its first moment.
+ */
+#include "base/base.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+char nla_str_empty[1];
+
+/* The text goes through a buffer of its own: an argument may be the old text. */
+static enum nla_status err_set(struct nla_err *err, enum nla_status status, const char *fmt, va_list ap)
+{
+	char text[sizeof(err->text)];
+
+	vsnprintf(text, sizeof(text), fmt, ap);
+	memcpy(err->text, text, sizeof(text));
+	err->status = status;
+	return status;
+}
+
+enum nla_status nla_fail(struct nla_err *err, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	err_set(err, NLA_FAIL, fmt, ap);
+	va_end(ap);
+	return err->status;
+}
+
+enum nla_status nla_usage(struct nla_err *err, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	err_set(err, NLA_USAGE, fmt, ap);
+	va_end(ap);
+	return err->status;
+}
+
+enum nla_status nla_err_context(struct nla_err *err, const char *fmt, ...)
+{
+	struct nla_err former = *err;
+	char prefix[sizeof(err->text)];
+	va_list ap;
+
+	if (former.status == NLA_OK)
+		NLA_BUG("context added to no error: '%s'", fmt);
+	va_start(ap, fmt);
+	vsnprintf(prefix, sizeof(prefix), fmt, ap);
+	va_end(ap);
+
+	/* What went wrong stands at the end: a text too long for the buffer loses part of its prefix instead. */
+	size_t size = strlen(former.text) + 1, room = sizeof(err->text) - size;
+	size_t n = room > 2 ? NLA_MIN(strlen(prefix), room - 2) : 0;
+	memcpy(err->text, prefix, n);
+	if (n) {
+		memcpy(err->text + n, ": ", 2);
+		n += 2;
+	}
+	memcpy(err->text + n, former.text, size);
+	return err->status;
+}
+
+_Noreturn void nla_bug(const char *file, int line, const char *fmt, ...)
+{
+	va_list ap;
+
+	fprintf(stderr, "BUG: %s:%d: ", file, line);
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+	fflush(stderr);
+	abort();
+}
+
+void *nla_alloc(size_t n, size_t size)
+{
+	void *p = calloc(NLA_MAX(n, 1), NLA_MAX(size, 1));
+
+	if (!p)
+		NLA_BUG("out of host memory: wanted %zu times %zu bytes", n, size);
+	return p;
+}
+
+void *nla_realloc(void *p, size_t n, size_t size)
+{
+	size_t bytes;
+
+	if (__builtin_mul_overflow(NLA_MAX(n, 1), NLA_MAX(size, 1), &bytes) || !(p = realloc(p, bytes)))
+		NLA_BUG("out of host memory: wanted %zu times %zu bytes", n, size);
+	return p;
+}
+
+char *nla_strdup(const char *s)
+{
+	return nla_strndup(s, strlen(s));
+}
+
+char *nla_strndup(const char *s, size_t n)
+{
+	size_t len = strnlen(s, n);
+	char *copy = nla_alloc(len + 1, 1);
+
+	memcpy(copy, s, len);
+	return copy;
+}
+
+static char *format_va(const char *fmt, va_list ap, size_t *len)
+{
+	char *text;
+	int n = vasprintf(&text, fmt, ap);
+
+	if (n < 0)
+		NLA_BUG("cannot format '%s'", fmt);
+	*len = (size_t)n;
+	return text;
+}
+
+char *nla_format(const char *fmt, ...)
+{
+	va_list ap;
+	size_t len;
+
+	va_start(ap, fmt);
+	char *text = format_va(fmt, ap, &len);
+	va_end(ap);
+	return text;
+}
+
+void nla_str_init(struct nla_str *s)
+{
+	*s = (struct nla_str)NLA_STR_INIT;
+}
+
+void nla_str_release(struct nla_str *s)
+{
+	if (s->cap)
+		free(s->buf);
+	nla_str_init(s);
+}
+
+void nla_str_reset(struct nla_str *s)
+{
+	s->len = 0;
+	if (s->cap)
+		s->buf[0] = '\0';
+}
+
+static void str_room(struct nla_str *s, size_t extra)
+{
+	size_t want;
+
+	if (__builtin_add_overflow(s->len, extra, &want) || want == SIZE_MAX)
+		NLA_BUG("string of %zu bytes cannot grow by %zu", s->len, extra);
+	want++;
+	if (want <= s->cap)
+		return;
+	size_t cap = NLA_MAX(NLA_MAX(want, s->cap + s->cap / 2), 32);
+	s->buf = nla_realloc(s->cap ? s->buf : NULL, cap, 1);
+	s->cap = cap;
+}
+
+void nla_str_addn(struct nla_str *s, const void *bytes, size_t n)
+{
+	str_room(s, n);
+	if (n)
+		memcpy(s->buf + s->len, bytes, n);
+	s->len += n;
+	s->buf[s->len] = '\0';
+}
+
+void nla_str_add(struct nla_str *s, const char *text)
+{
+	nla_str_addn(s, text, strlen(text));
+}
+
+void nla_str_addc(struct nla_str *s, char c)
+{
+	nla_str_addn(s, &c, 1);
+}
+
+void nla_str_addf(struct nla_str *s, const char *fmt, ...)
+{
+	va_list ap;
+	size_t len;
+
+	va_start(ap, fmt);
+	char *text = format_va(fmt, ap, &len);
+	va_end(ap);
+	nla_str_addn(s, text, len);
+	free(text);
+}
+
+char *nla_str_detach(struct nla_str *s)
+{
+	char *buf = s->cap ? s->buf : nla_alloc(1, 1);
+
+	nla_str_init(s);
+	return buf;
+}
+
+bool nla_starts_with(const char *s, const char *prefix)
+{
+	return !strncmp(s, prefix, strlen(prefix));
+}
+
+bool nla_ends_with(const char *s, const char *suffix)
+{
+	size_t n = strlen(s), m = strlen(suffix);
+
+	return n >= m && !memcmp(s + n - m, suffix, m);
+}
+
+/* Edits (insert, delete, replace, swap of neighbours) from a to b; rows holds 3 * (strlen(b) + 1) numbers. */
+static size_t edit_distance(const char *a, const char *b, size_t *rows)
+{
+	size_t n = strlen(a), m = strlen(b);
+	size_t *before = rows, *above = rows + m + 1, *row = rows + 2 * (m + 1);
+
+	for (size_t j = 0; j <= m; j++)
+		row[j] = j;
+	for (size_t i = 1; i <= n; i++) {
+		size_t *spare = before;
+		before = above;
+		above = row;
+		row = spare;
+		row[0] = i;
+		for (size_t j = 1; j <= m; j++) {
+			size_t d = above[j - 1] + (a[i - 1] != b[j - 1]);
+			d = NLA_MIN(d, above[j] + 1);
+			d = NLA_MIN(d, row[j - 1] + 1);
+			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+				d = NLA_MIN(d, before[j - 2] + 1);
+			row[j] = d;
+		}
+	}
+	return row[m];
+}
+
+/* Close is: at most one edit for every three letters of the word, rounded up, and not all of it. */
+const char *nla_nearest(const char *word, const char *const *names, size_t n)
+{
+	size_t length = strlen(word), best = (length + 2) / 3 + 1, longest = 0;
+	const char *nearest = NULL;
+
+	best = NLA_MIN(best, length);
+	for (size_t i = 0; i < n; i++)
+		longest = NLA_MAX(longest, strlen(names[i]));
+	size_t *rows = nla_alloc(3 * (longest + 1), sizeof(*rows));
+	for (size_t i = 0; i < n; i++) {
+		size_t d = edit_distance(word, names[i], rows);
+		if (d < best) {
+			best = d;
+			nearest = names[i];
+		}
+	}
+	free(rows);
+	return nearest;
+}
+
+static void *array_room(void *data, size_t n, size_t extra, size_t *cap, size_t size)
+{
+	size_t want;
+
+	if (__builtin_add_overflow(n, extra, &want))
+		NLA_BUG("array of %zu cannot grow by %zu", n, extra);
+	if (want <= *cap)
+		return data;
+	*cap = NLA_MAX(NLA_MAX(want, *cap + *cap / 2), 16);
+	return nla_realloc(data, *cap, size);
+}
+
+#define ARRAY_VERBS(name, type)                                                           \
+	void name##_push(struct name *a, type value)                                      \
+	{                                                                                 \
+		a->data = array_room(a->data, a->n, 1, &a->cap, sizeof(type));            \
+		a->data[a->n++] = value;                                                  \
+	}                                                                                 \
+	void name##_append(struct name *a, const type *values, size_t n)                  \
+	{                                                                                 \
+		if (!n)                                                                   \
+			return;                                                           \
+		a->data = array_room(a->data, a->n, n, &a->cap, sizeof(type));            \
+		memcpy(a->data + a->n, values, n * sizeof(type));                         \
+		a->n += n;                                                                \
+	}                                                                                 \
+	void name##_release(struct name *a)                                               \
+	{                                                                                 \
+		free(a->data);                                                            \
+		*a = (struct name){ 0 };                                                  \
+	}
+
+ARRAY_VERBS(nla_i32s, int32_t)
+ARRAY_VERBS(nla_i64s, int64_t)
+ARRAY_VERBS(nla_f32s, float)
+
+void nla_strs_push(struct nla_strs *a, const char *s)
+{
+	a->data = array_room(a->data, a->n, 1, &a->cap, sizeof(*a->data));
+	a->data[a->n++] = nla_strdup(s);
+}
+
+void nla_strs_release(struct nla_strs *a)
+{
+	for (size_t i = 0; i < a->n; i++)
+		free(a->data[i]);
+	free(a->data);
+	*a = (struct nla_strs){ 0 };
+}
+
+double nla_seconds(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}

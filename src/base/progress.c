@@ -1,0 +1,135 @@
+/*
+ * progress - see progress.h. One process has one stderr, so whether a live line stands there is one static variable.
+ */
+#include "base/progress.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "base/file.h"
+
+static bool live; /* the cursor stands behind a live line */
+static struct nla_log *tee;
+
+static void clear_live(void)
+{
+	if (live)
+		fputs("\r\033[K", stderr);
+	live = false;
+}
+
+static void add_duration(struct nla_str *s, double seconds)
+{
+	long t = (long)(seconds + 0.5);
+
+	if (seconds < 9.95)
+		nla_str_addf(s, "%.1f s", seconds);
+	else if (t < 120)
+		nla_str_addf(s, "%ld s", t);
+	else if (t < 7200)
+		nla_str_addf(s, "%ld min %02ld s", t / 60, t % 60);
+	else
+		nla_str_addf(s, "%ld h %02ld min", t / 3600, t / 60 % 60);
+}
+
+static void add_va(struct nla_str *s, const char *fmt, va_list ap)
+{
+	char *text;
+
+	if (vasprintf(&text, fmt, ap) < 0)
+		NLA_BUG("cannot format '%s'", fmt);
+	nla_str_add(s, text);
+	free(text);
+}
+
+void nla_progress_start(struct nla_progress *p, const char *what, int64_t total)
+{
+	double now = nla_seconds();
+
+	*p = (struct nla_progress){ .what = what, .total = total, .started = now, .shown = now, .tty = isatty(STDERR_FILENO) };
+}
+
+/* A line wider than the terminal would wrap, and clearing it would leave its first half behind. */
+static void show_live(const char *text)
+{
+	struct winsize size = { 0 };
+	int width = !ioctl(STDERR_FILENO, TIOCGWINSZ, &size) && size.ws_col > 1 ? size.ws_col - 1 : 79;
+
+	clear_live();
+	fprintf(stderr, "%.*s", width, text);
+	fflush(stderr);
+	live = true;
+}
+
+void nla_progress_step(struct nla_progress *p, int64_t done, const char *fmt, ...)
+{
+	struct nla_str line = NLA_STR_INIT;
+	double now = nla_seconds();
+	va_list ap;
+
+	if (now - p->shown < (p->tty ? 0.1 : 10))
+		return;
+	p->shown = now;
+	nla_str_addf(&line, "%s %lld", p->what, (long long)done);
+	if (p->total > 0)
+		nla_str_addf(&line, "/%lld (%.0f%%)", (long long)p->total, 100.0 * (double)done / (double)p->total);
+	if (p->total > 0 && done > 0 && done < p->total) {
+		nla_str_add(&line, ", ");
+		add_duration(&line, (now - p->started) * (double)(p->total - done) / (double)done);
+		nla_str_add(&line, " left");
+	}
+	nla_str_add(&line, ": ");
+	va_start(ap, fmt);
+	add_va(&line, fmt, ap);
+	va_end(ap);
+	if (p->tty)
+		show_live(line.buf);
+	else
+		fprintf(stderr, "%s\n", line.buf);
+	nla_str_release(&line);
+}
+
+void nla_progress_end(struct nla_progress *p, const char *fmt, ...)
+{
+	struct nla_str line = NLA_STR_INIT;
+	va_list ap;
+
+	va_start(ap, fmt);
+	add_va(&line, fmt, ap);
+	va_end(ap);
+	nla_str_add(&line, " in ");
+	add_duration(&line, nla_seconds() - p->started);
+	nla_say("%s: %s", p->what, line.buf);
+	nla_str_release(&line);
+}
+
+void nla_say_tee(struct nla_log *log)
+{
+	tee = log;
+}
+
+/* A log that cannot be written is said once and let go: progress is no reason to stop a run. */
+void nla_say(const char *fmt, ...)
+{
+	struct nla_str line = NLA_STR_INIT;
+	struct nla_err err = NLA_ERR_INIT;
+	va_list ap;
+
+	va_start(ap, fmt);
+	add_va(&line, fmt, ap);
+	va_end(ap);
+	clear_live();
+	fprintf(stderr, "%s\n", line.buf);
+	nla_str_addc(&line, '\n');
+	if (tee) {
+		nla_log_add(tee, line.buf, line.len);
+		if (nla_log_flush(tee, &err)) {
+			fprintf(stderr, "warning: %s\n", err.text);
+			tee = NULL;
+		}
+	}
+	nla_str_release(&line);
+}

@@ -1,0 +1,417 @@
+/*
+ * safetensors - reading (see safetensors.h; writing is safetensors_write.c).
+ *
+ * A file is mapped, its header parsed into entries [first, n_entries) of the one table, the byte ranges sorted and
+ * checked to tile the data exactly (so a truncated, padded or overlapping file cannot pass), and only then pointers are made.
+ * A folder is the same for each shard of the index, and the index is checked against the shard it names. The table is sorted by
+ * name at the end: find is a binary search, and a name that occurs twice stands next to itself.
+ */
+#include "base/safetensors.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+
+#define MAX_EXACT 9007199254740992.0 /* 2^53: integers that JSON numbers hold exactly */
+
+static const struct {
+	const char *name;
+	size_t size;
+} dtypes[] = {
+	[NLA_ST_F32] = { "F32", 4 }, [NLA_ST_BF16] = { "BF16", 2 }, [NLA_ST_F16] = { "F16", 2 },
+	[NLA_ST_I64] = { "I64", 8 }, [NLA_ST_I32] = { "I32", 4 },   [NLA_ST_U8] = { "U8", 1 },
+};
+
+size_t nla_st_dtype_size(enum nla_st_dtype dtype)
+{
+	return dtypes[dtype].size;
+}
+
+const char *nla_st_dtype_name(enum nla_st_dtype dtype)
+{
+	return dtypes[dtype].name;
+}
+
+char *nla_st_shape_text(const int64_t *shape, int ndim)
+{
+	struct nla_str s = NLA_STR_INIT;
+
+	nla_str_addc(&s, '[');
+	for (int i = 0; i < ndim; i++)
+		nla_str_addf(&s, "%s%" PRId64, i ? ", " : "", shape[i]);
+	nla_str_addc(&s, ']');
+	return nla_str_detach(&s);
+}
+
+/* ---- reading ---- */
+
+/* Where a tensor of the file being read says its bytes are, counted from the end of the header. */
+struct span {
+	uint64_t begin, end;
+	struct nla_st_entry *entry;
+};
+
+static bool whole_number(const cJSON *item, uint64_t *out)
+{
+	if (!cJSON_IsNumber(item) || !(item->valuedouble >= 0) || item->valuedouble > MAX_EXACT)
+		return false;
+	*out = (uint64_t)item->valuedouble;
+	return (double)*out == item->valuedouble;
+}
+
+static enum nla_status read_dtype(const cJSON *item, struct nla_st_entry *e, struct nla_err *err)
+{
+	const cJSON *dtype = cJSON_GetObjectItemCaseSensitive(item, "dtype");
+
+	if (!cJSON_IsString(dtype))
+		return nla_fail(err, "tensor '%s' has no dtype", e->name);
+	for (size_t i = 0; i < NLA_LEN(dtypes); i++) {
+		if (!strcmp(dtype->valuestring, dtypes[i].name)) {
+			e->dtype = (enum nla_st_dtype)i;
+			return NLA_OK;
+		}
+	}
+	return nla_fail(err, "tensor '%s' has dtype '%s', want F32, BF16, F16, I64, I32 or U8", e->name, dtype->valuestring);
+}
+
+/* The shape, and the bytes it takes. */
+static enum nla_status read_shape(const cJSON *item, struct nla_st_entry *e, struct nla_err *err)
+{
+	const cJSON *shape = cJSON_GetObjectItemCaseSensitive(item, "shape"), *dim;
+	uint64_t size, bytes = dtypes[e->dtype].size;
+
+	if (!cJSON_IsArray(shape))
+		return nla_fail(err, "tensor '%s' has no shape", e->name);
+	cJSON_ArrayForEach(dim, shape) {
+		if (e->ndim == NLA_ST_MAX_DIMS)
+			return nla_fail(err, "tensor '%s' has %d dimensions, want at most %d", e->name,
+					cJSON_GetArraySize(shape), NLA_ST_MAX_DIMS);
+		if (!whole_number(dim, &size))
+			return nla_fail(err, "tensor '%s' has a shape that is not of whole numbers", e->name);
+		if (size && bytes > (uint64_t)INT64_MAX / size)
+			return nla_fail(err, "tensor '%s' has a shape too large for any memory", e->name);
+		bytes *= size;
+		e->shape[e->ndim++] = (int64_t)size;
+	}
+	e->nbytes = bytes;
+	return NLA_OK;
+}
+
+static enum nla_status read_span(const cJSON *item, struct nla_st_entry *e, struct span *span, struct nla_err *err)
+{
+	const cJSON *offsets = cJSON_GetObjectItemCaseSensitive(item, "data_offsets");
+	enum nla_status status;
+	char *shape;
+
+	if (!cJSON_IsArray(offsets) || cJSON_GetArraySize(offsets) != 2 ||
+	    !whole_number(cJSON_GetArrayItem(offsets, 0), &span->begin) ||
+	    !whole_number(cJSON_GetArrayItem(offsets, 1), &span->end) || span->begin > span->end)
+		return nla_fail(err, "tensor '%s' has no data_offsets of the form [begin, end]", e->name);
+	span->entry = e;
+	if (span->end - span->begin == e->nbytes)
+		return NLA_OK;
+	shape = nla_st_shape_text(e->shape, e->ndim);
+	status = nla_fail(err, "tensor '%s' has %" PRIu64 " bytes, but %s of %s needs %zu", e->name, span->end - span->begin,
+			  shape, dtypes[e->dtype].name, e->nbytes);
+	free(shape);
+	return status;
+}
+
+static int by_begin(const void *a, const void *b)
+{
+	const struct span *x = a, *y = b;
+
+	if (x->begin != y->begin)
+		return x->begin < y->begin ? -1 : 1;
+	return x->end < y->end ? -1 : x->end > y->end;
+}
+
+static int by_name(const void *a, const void *b)
+{
+	return strcmp(((const struct nla_st_entry *)a)->name, ((const struct nla_st_entry *)b)->name);
+}
+
+/* The spans must tile [0, size): the format allows neither overlap nor holes, and a file cut short shows as a missing end. */
+static enum nla_status check_spans(struct span *spans, size_t n, uint64_t size, struct nla_err *err)
+{
+	uint64_t at = 0;
+	const char *last = NULL;
+
+	qsort(spans, n, sizeof(*spans), by_begin);
+	for (size_t i = 0; i < n; i++) {
+		if (spans[i].begin < at)
+			return nla_fail(err, "tensors '%s' and '%s' overlap", last, spans[i].entry->name);
+		if (spans[i].begin > at)
+			return nla_fail(err, "%" PRIu64 " bytes before tensor '%s' belong to no tensor", spans[i].begin - at,
+					spans[i].entry->name);
+		at = spans[i].end;
+		last = spans[i].entry->name;
+	}
+	if (at > size)
+		return nla_fail(err, "truncated by %" PRIu64 " bytes", at - size);
+	if (at < size)
+		return nla_fail(err, "%" PRIu64 " bytes at its end belong to no tensor", size - at);
+	return NLA_OK;
+}
+
+/* Every tensor of a parsed header becomes an entry behind the ones the table has. */
+static enum nla_status read_entries(struct nla_st *st, const cJSON *header, const char *data, uint64_t size,
+				    struct nla_err *err)
+{
+	const size_t first = st->n_entries, n = (size_t)cJSON_GetArraySize(header);
+	struct span *spans = nla_alloc(n + 1, sizeof(*spans));
+	enum nla_status status = NLA_OK;
+	const cJSON *item;
+	size_t n_spans = 0;
+
+	st->entries = nla_realloc(st->entries, first + n + 1, sizeof(*st->entries));
+	cJSON_ArrayForEach(item, header) {
+		struct nla_st_entry *e = &st->entries[st->n_entries];
+
+		if (!strcmp(item->string, "__metadata__"))
+			continue;
+		memset(e, 0, sizeof(*e));
+		e->name = nla_strdup(item->string);
+		st->n_entries++;
+		status = read_dtype(item, e, err) || read_shape(item, e, err) || read_span(item, e, &spans[n_spans], err) ?
+			err->status : NLA_OK;
+		if (status)
+			goto out;
+		n_spans++;
+	}
+	status = check_spans(spans, n_spans, size, err);
+	for (size_t i = 0; !status && i < n_spans; i++)
+		spans[i].entry->data = data + spans[i].begin;
+out:
+	free(spans);
+	return status;
+}
+
+static void keep_meta(struct nla_st *st, const cJSON *header)
+{
+	const cJSON *meta = cJSON_GetObjectItemCaseSensitive(header, "__metadata__");
+	char *text = meta ? cJSON_PrintUnformatted(meta) : NULL;
+
+	if (text)
+		nla_str_add(&st->meta, text);
+	cJSON_free(text);
+}
+
+/* Sort entries [first, n_entries) by name; equal names are an error. */
+static enum nla_status sort_entries(struct nla_st *st, size_t first, struct nla_err *err)
+{
+	if (st->n_entries > first)
+		qsort(st->entries + first, st->n_entries - first, sizeof(*st->entries), by_name);
+	for (size_t i = first + 1; i < st->n_entries; i++) {
+		if (!strcmp(st->entries[i - 1].name, st->entries[i].name))
+			return nla_fail(err, "tensor '%s' is there twice", st->entries[i].name);
+	}
+	return NLA_OK;
+}
+
+/* Map one file and append its entries, sorted among themselves. */
+static enum nla_status load_file(struct nla_st *st, const char *path, struct nla_err *err)
+{
+	struct nla_map *map;
+	uint64_t length = 0;
+	const unsigned char *bytes;
+	const size_t first = st->n_entries;
+	cJSON *header;
+
+	st->maps = nla_realloc(st->maps, st->n_maps + 1, sizeof(*st->maps));
+	map = &st->maps[st->n_maps];
+	memset(map, 0, sizeof(*map));
+	if (nla_map_open(map, path, err))
+		return err->status;
+	st->n_maps++;
+	if (map->size < 8)
+		return nla_fail(err, "cannot read '%s': %zu bytes are too few for a safetensors file", path, map->size);
+	bytes = map->data;
+	for (int i = 7; i >= 0; i--)
+		length = length << 8 | bytes[i];
+	if (length > map->size - 8)
+		return nla_fail(err, "cannot read '%s': header length %" PRIu64 " goes beyond the file (%zu bytes): "
+				"truncated by %" PRIu64 " bytes or not a safetensors file", path, length, map->size,
+				length - (map->size - 8));
+	if (nla_json_parse((const char *)bytes + 8, (size_t)length, path, &header, err))
+		return err->status;
+	if (!cJSON_IsObject(header))
+		nla_fail(err, "header is not a JSON object");
+	else if (!read_entries(st, header, (const char *)bytes + 8 + length, map->size - 8 - length, err))
+		sort_entries(st, first, err);
+	if (!err->status && !st->meta.len)
+		keep_meta(st, header);
+	cJSON_Delete(header);
+	return err->status ? nla_err_context(err, "cannot read '%s'", path) : NLA_OK;
+}
+
+static void begin(struct nla_st *st, const char *path, struct nla_err *err)
+{
+	memset(st, 0, sizeof(*st));
+	st->path = nla_strdup(path);
+	nla_str_init(&st->meta);
+	*err = (struct nla_err)NLA_ERR_INIT;
+}
+
+enum nla_status nla_st_open(struct nla_st *st, const char *path, struct nla_err *err)
+{
+	begin(st, path, err);
+	if (load_file(st, path, err))
+		nla_st_close(st);
+	return err->status;
+}
+
+static const struct nla_st_entry *find(const struct nla_st_entry *entries, size_t n, const char *name)
+{
+	struct nla_st_entry key;
+
+	key.name = (char *)name; /* only compared */
+	return n ? bsearch(&key, entries, n, sizeof(*entries), by_name) : NULL;
+}
+
+/* Load one shard, and see that it holds every tensor the index expects there. */
+static enum nla_status load_shard(struct nla_st *st, const cJSON *weight_map, const char *index, const char *tensor,
+				  const char *shard, struct nla_err *err)
+{
+	const size_t first = st->n_entries;
+	char *path = nla_path_join(st->path, shard);
+	const cJSON *item;
+
+	if (!nla_exists(path))
+		nla_fail(err, "cannot read '%s': shard '%s' of tensor '%s' is missing", index, shard, tensor);
+	else
+		load_file(st, path, err);
+	cJSON_ArrayForEach(item, weight_map) {
+		if (err->status)
+			break;
+		if (!strcmp(item->valuestring, shard) && !find(st->entries + first, st->n_entries - first, item->string))
+			nla_fail(err, "cannot read '%s': tensor '%s' is not in its shard '%s'", index, item->string, shard);
+	}
+	free(path);
+	return err->status;
+}
+
+static bool has(const struct nla_strs *names, const char *name)
+{
+	for (size_t i = 0; i < names->n; i++)
+		if (!strcmp(names->data[i], name))
+			return true;
+	return false;
+}
+
+static enum nla_status load_index(struct nla_st *st, const char *index, struct nla_err *err)
+{
+	struct nla_strs shards = { 0 };
+	const cJSON *weight_map, *item;
+	cJSON *json;
+
+	if (nla_json_read(index, &json, err))
+		return err->status;
+	weight_map = cJSON_GetObjectItemCaseSensitive(json, "weight_map");
+	if (!cJSON_IsObject(weight_map))
+		nla_fail(err, "cannot read '%s': no object 'weight_map'", index);
+	cJSON_ArrayForEach(item, weight_map) {
+		if (err->status)
+			break;
+		if (!cJSON_IsString(item) || !*item->valuestring || strchr(item->valuestring, '/'))
+			nla_fail(err, "cannot read '%s': the shard of tensor '%s' is not a file name", index, item->string);
+	}
+	cJSON_ArrayForEach(item, weight_map) {
+		if (err->status)
+			break;
+		if (has(&shards, item->valuestring))
+			continue;
+		nla_strs_push(&shards, item->valuestring);
+		load_shard(st, weight_map, index, item->string, item->valuestring, err);
+	}
+	if (!err->status && sort_entries(st, 0, err))
+		nla_err_context(err, "cannot read '%s'", index);
+	nla_strs_release(&shards);
+	cJSON_Delete(json);
+	return err->status;
+}
+
+enum nla_status nla_st_open_folder(struct nla_st *st, const char *folder, const char *stem, struct nla_err *err)
+{
+	char *name = nla_format("%s.safetensors", stem), *path = nla_path_join(folder, name);
+	char *index = nla_format("%s.index.json", path);
+
+	begin(st, folder, err);
+	if (nla_exists(path))
+		load_file(st, path, err);
+	else if (nla_exists(index))
+		load_index(st, index, err);
+	else
+		nla_fail(err, "cannot read '%s': it holds neither %s nor %s.index.json", folder, name, name);
+	if (err->status)
+		nla_st_close(st);
+	free(index);
+	free(path);
+	free(name);
+	return err->status;
+}
+
+void nla_st_close(struct nla_st *st)
+{
+	for (size_t i = 0; i < st->n_entries; i++)
+		free(st->entries[i].name);
+	for (size_t i = 0; i < st->n_maps; i++)
+		nla_map_close(&st->maps[i]);
+	free(st->entries);
+	free(st->maps);
+	free(st->path);
+	nla_str_release(&st->meta);
+	st->entries = NULL;
+	st->maps = NULL;
+	st->path = NULL;
+	st->n_entries = st->n_maps = 0;
+}
+
+const struct nla_st_entry *nla_st_find(const struct nla_st *st, const char *name)
+{
+	return find(st->entries, st->n_entries, name);
+}
+
+/* ---- 16-bit numbers ---- */
+
+void nla_bf16_to_f32(const uint16_t *in, float *out, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		uint32_t bits = (uint32_t)in[i] << 16;
+
+		memcpy(&out[i], &bits, sizeof(bits));
+	}
+}
+
+void nla_f32_to_bf16(const float *in, uint16_t *out, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		uint32_t bits;
+
+		memcpy(&bits, &in[i], sizeof(bits));
+		if ((bits & 0x7fffffff) > 0x7f800000) /* rounding could turn a NaN into an infinity */
+			out[i] = (uint16_t)(bits >> 16 | 0x40);
+		else
+			out[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+	}
+}
+
+void nla_f16_to_f32(const uint16_t *in, float *out, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		const uint32_t sign = (uint32_t)(in[i] >> 15) << 31, exponent = in[i] >> 10 & 31, fraction = in[i] & 1023;
+		float x = (float)fraction * 0x1p-24f; /* zero and the subnormals */
+		uint32_t bits;
+
+		if (exponent == 31)
+			bits = 0x7f800000 | fraction << 13;
+		else if (exponent)
+			bits = (exponent + 112) << 23 | fraction << 13;
+		else
+			memcpy(&bits, &x, sizeof(bits));
+		bits |= sign;
+		memcpy(&out[i], &bits, sizeof(bits));
+	}
+}

@@ -1,0 +1,40 @@
+/* utf8 - see utf8.h. */
+#include "base/utf8.h"
+
+size_t nla_utf8_next(const char *s, size_t n, uint32_t *code)
+{
+	static const uint32_t smallest[] = { 0, 0, 0x80, 0x800, 0x10000 };
+	const unsigned char *b = (const unsigned char *)s;
+	size_t len;
+	uint32_t c;
+
+	if (!n)
+		return 0;
+	if (b[0] < 0x80) {
+		*code = b[0];
+		return 1;
+	}
+	len = b[0] >> 5 == 6 ? 2 : b[0] >> 4 == 14 ? 3 : b[0] >> 3 == 30 ? 4 : 0;
+	if (!len || len > n)
+		return 0;
+	c = b[0] & (0x7fu >> len);
+	for (size_t i = 1; i < len; i++) {
+		if (b[i] >> 6 != 2)
+			return 0;
+		c = c << 6 | (b[i] & 0x3f);
+	}
+	if (c < smallest[len] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000))
+		return 0;
+	*code = c;
+	return len;
+}
+
+bool nla_utf8_valid(const char *s, size_t n)
+{
+	uint32_t code;
+
+	for (size_t i = 0, len; i < n; i += len)
+		if (!(len = nla_utf8_next(s + i, n - i, &code)))
+			return false;
+	return true;
+}

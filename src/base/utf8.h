@@ -1,0 +1,13 @@
+/*
+ * utf8 - one code point at a time, strict (RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF).
+ */
+#ifndef NLA_UTF8_H
+#define NLA_UTF8_H
+
+#include "base/base.h"
+
+/* The code point at the start of s[0..n) and its length in bytes, 1 to 4; 0 when the bytes are not valid or n is 0. */
+size_t nla_utf8_next(const char *s, size_t n, uint32_t *code);
+bool nla_utf8_valid(const char *s, size_t n);
+
+#endif

@@ -1,0 +1,207 @@
+/* corpus - see corpus.h. */
+#include "data/corpus.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/utf8.h"
+
+#define SEPARATOR "<|doc|>"
+
+static bool is_jsonl(const char *name)
+{
+	return nla_ends_with(name, ".jsonl") || nla_ends_with(name, ".jsonl.gz");
+}
+
+static bool is_known(const char *name)
+{
+	return is_jsonl(name) || nla_ends_with(name, ".txt") || nla_ends_with(name, ".txt.gz");
+}
+
+enum nla_status nla_corpus_open(struct nla_corpus *c, const char *path, struct nla_err *err)
+{
+	struct nla_strs names = { 0 };
+
+	memset(c, 0, sizeof(*c));
+	if (!nla_exists(path))
+		return nla_fail(err, "cannot open corpus '%s': no such file or folder", path);
+	if (!nla_is_dir(path)) {
+		if (!is_known(path))
+			return nla_fail(err, "cannot open corpus '%s': its name must end in .txt or .jsonl, or these with .gz",
+					path);
+		nla_strs_push(&c->files, path);
+		return NLA_OK;
+	}
+	if (nla_list_dir(path, &names, err))
+		return err->status;
+	for (size_t i = 0; i < names.n; i++) {
+		char *file = nla_path_join(path, names.data[i]);
+
+		if (is_known(file) && !nla_is_dir(file))
+			nla_strs_push(&c->files, file);
+		free(file);
+	}
+	nla_strs_release(&names);
+	if (!c->files.n)
+		return nla_fail(err, "cannot open corpus '%s': no file in it ends in .txt or .jsonl, or these with .gz", path);
+	return NLA_OK;
+}
+
+void nla_corpus_close(struct nla_corpus *c)
+{
+	struct nla_err ignored = NLA_ERR_INIT;
+
+	if (c->open)
+		nla_lines_close(&c->lines, &ignored);
+	nla_strs_release(&c->files);
+	free(c->doc.id);
+	free(c->doc.text);
+	memset(c, 0, sizeof(*c));
+}
+
+/* The next line of the open file, checked; *line is NULL at its end. */
+static enum nla_status next_line(struct nla_corpus *c, const char **line, struct nla_err *err)
+{
+	const struct nla_lines *l = &c->lines;
+
+	*line = nla_lines_next(&c->lines);
+	if (!*line && l->failed) { /* here, before what came of a document passes for the whole */
+		c->open = false;
+		return nla_lines_close(&c->lines, err);
+	}
+	if (!*line)
+		return NLA_OK;
+	if (memchr(*line, '\0', l->line.len))
+		return nla_fail(err, "cannot read '%s': line %zu has a NUL byte", l->path, l->number);
+	if (!nla_utf8_valid(*line, l->line.len))
+		return nla_fail(err, "cannot read '%s': line %zu is not valid UTF-8", l->path, l->number);
+	return NLA_OK;
+}
+
+static bool is_blank(const char *text)
+{
+	return !text[strspn(text, " \t\r\n\f\v")];
+}
+
+static char *numbered_id(const struct nla_corpus *c)
+{
+	return nla_format("%s:%" PRId64, nla_path_base(c->lines.path), c->n_in_file);
+}
+
+static enum nla_status read_json(struct nla_corpus *c, const char *line, struct nla_err *err)
+{
+	char *name = nla_format("%s:%zu", c->lines.path, c->lines.number);
+	const cJSON *id;
+	const char *text;
+	cJSON *json;
+
+	if (nla_json_parse(line, c->lines.line.len, name, &json, err))
+		goto out;
+	id = nla_json_at(json, "doc_id");
+	if (nla_json_need_str(json, name, "text", &text, err))
+		goto parsed;
+	if (!id)
+		c->doc.id = numbered_id(c);
+	else if (cJSON_IsString(id))
+		c->doc.id = nla_strdup(id->valuestring);
+	else if (cJSON_IsNumber(id) && fabs(id->valuedouble) <= 0x1p53 && id->valuedouble == floor(id->valuedouble))
+		c->doc.id = nla_format("%" PRId64, (int64_t)id->valuedouble);
+	else
+		nla_fail(err, "'%s': 'doc_id' is neither a string nor a whole number", name);
+	c->doc.text = nla_strdup(text);
+parsed:
+	cJSON_Delete(json);
+out:
+	free(name);
+	return err->status;
+}
+
+/* One document of the open file into c->doc; text stays NULL at the file's end. An empty one counts and comes out blank. */
+static enum nla_status next_jsonl(struct nla_corpus *c, struct nla_err *err)
+{
+	const char *line;
+
+	do {
+		if (next_line(c, &line, err))
+			return err->status;
+	} while (line && is_blank(line));
+	if (!line)
+		return NLA_OK;
+	c->n_in_file++;
+	return read_json(c, line, err);
+}
+
+static bool is_separator(const char *line)
+{
+	const size_t n = strlen(SEPARATOR);
+
+	return !strncmp(line, SEPARATOR, n) && (!line[n] || !strcmp(line + n, "\r"));
+}
+
+static enum nla_status next_txt(struct nla_corpus *c, struct nla_err *err)
+{
+	struct nla_str text = NLA_STR_INIT;
+	const char *line;
+	bool any = false;
+
+	for (;;) {
+		if (next_line(c, &line, err)) {
+			nla_str_release(&text);
+			return err->status;
+		}
+		if (!line || is_separator(line))
+			break;
+		if (any)
+			nla_str_addc(&text, '\n');
+		any = true;
+		nla_str_add(&text, line);
+	}
+	if (!line && !any) {
+		nla_str_release(&text);
+		return NLA_OK;
+	}
+	while (text.len && (text.buf[text.len - 1] == '\n' || text.buf[text.len - 1] == '\r'))
+		text.buf[--text.len] = '\0';
+	c->n_in_file++;
+	c->doc.id = numbered_id(c);
+	c->doc.text = nla_str_detach(&text);
+	return NLA_OK;
+}
+
+static void clear_doc(struct nla_corpus *c)
+{
+	free(c->doc.id);
+	free(c->doc.text);
+	c->doc = (struct nla_doc){ NULL, NULL };
+}
+
+enum nla_status nla_corpus_next(struct nla_corpus *c, const struct nla_doc **doc, struct nla_err *err)
+{
+	*doc = NULL;
+	for (;;) {
+		clear_doc(c);
+		if (!c->open) {
+			if (c->next_file == c->files.n)
+				return NLA_OK;
+			if (nla_lines_open(&c->lines, c->files.data[c->next_file], err))
+				return err->status;
+			c->open = true;
+			c->jsonl = is_jsonl(c->files.data[c->next_file++]);
+			c->n_in_file = 0;
+		}
+		if (c->jsonl ? next_jsonl(c, err) : next_txt(c, err))
+			return err->status;
+		if (c->doc.text && !is_blank(c->doc.text)) {
+			*doc = &c->doc;
+			return NLA_OK;
+		}
+		if (!c->doc.text) {
+			c->open = false;
+			if (nla_lines_close(&c->lines, err))
+				return err->status;
+		}
+	}
+}

@@ -1,0 +1,41 @@
+/*
+ * decode - sampling many responses at once. Every row has a slab of a static key/value cache; its prompt is computed once in a packed
+ * forward pass (shared by all rows that continue it) and copied in; then all unfinished rows advance one token together. A row that
+ * has drawn a stop id costs nothing from then on.
+ *
+ * Which token is drawn depends on the row's own uniform numbers (seed, stream, step, row, token), never on its batch.
+ */
+#ifndef NLA_DECODE_H
+#define NLA_DECODE_H
+
+#include "base/rng.h"
+#include "lm/forward.h"
+
+struct nla_decode {
+	const struct nla_view *view;      /* merged weights make it fastest; adapters work too */
+	const struct nla_pack *prompts;   /* ready */
+	const struct nla_inject *inject;  /* or NULL */
+	const int64_t *prompt_row;        /* [n] the row of `prompts` that sample i continues */
+	const uint32_t *key;              /* [n] the random numbers' row key */
+	int64_t n;
+	int64_t max_new_tokens;
+	double temperature;               /* 0: greedy */
+	struct nla_rng rng;
+	uint32_t step;
+	const int32_t *stop;              /* stop ids; n_stop 0: none, every row runs to max_new_tokens */
+	size_t n_stop;
+	int64_t min_new_tokens;           /* stop ids before that many tokens do not end a row (benchmarks) */
+};
+
+struct nla_decoded {
+	int64_t n, width; /* width: max_new_tokens */
+	int32_t *ids;     /* [n, width], the stop token included, then -1 */
+	float *logprob;   /* [n, width] of what was drawn, at the sampling temperature */
+	int64_t *length;  /* [n] tokens, the stop token included */
+	bool *stopped;    /* [n] ended by a stop id */
+};
+
+enum nla_status nla_decode(const struct nla_decode *d, struct nla_decoded *out, struct nla_err *err);
+void nla_decoded_release(struct nla_decoded *out);
+
+#endif

@@ -1,0 +1,115 @@
+#include "lm/forward.h"
+
+#include <math.h>
+
+/* y plus what the view's adapters add for this projection */
+static nt_tensor *adapt(const struct nla_view *view, int64_t layer, enum nla_proj proj, const nt_tensor *x, nt_tensor *y)
+{
+	for (int i = 0; i < view->n_adapters; i++) {
+		const struct nla_adapter *a = view->adapters[i];
+		const struct nla_lora *lora = layer < a->n_layers ? &a->layers[layer][proj] : NULL;
+		if (lora && lora->A)
+			y = nt_lora(y, x, lora->A, lora->B, nla_lora_scale(a, proj));
+	}
+	return y;
+}
+
+static bool adapted(const struct nla_view *view, int64_t layer, enum nla_proj proj)
+{
+	for (int i = 0; i < view->n_adapters; i++)
+		if (layer < view->adapters[i]->n_layers && view->adapters[i]->layers[layer][proj].A)
+			return true;
+	return false;
+}
+
+static nt_tensor *heads(const nt_tensor *x, int64_t n_heads, int64_t d)
+{
+	int64_t shape[3] = { x ? nt_size(x, 0) : 0, n_heads, d };
+	return nt_reshape(x, 3, shape);
+}
+
+void nla_block_qkv(const struct nla_view *view, int64_t layer, const nt_tensor *x, nt_tensor **q, nt_tensor **k, nt_tensor **v)
+{
+	const struct nla_arch *a = &view->lm->arch;
+	int64_t d = a->head_dim, nq = a->n_heads * d, nkv = a->n_kv_heads * d;
+	nt_tensor *all = nt_linear(x, view->lm->blocks[layer].qkv, NULL);
+	*q = heads(adapt(view, layer, NLA_Q, x, nt_narrow(all, 1, 0, nq)), a->n_heads, d);
+	*k = heads(adapt(view, layer, NLA_K, x, nt_narrow(all, 1, nq, nkv)), a->n_kv_heads, d);
+	*v = heads(adapt(view, layer, NLA_V, x, nt_narrow(all, 1, nq + nkv, nkv)), a->n_kv_heads, d);
+}
+
+void nla_block_rope(const struct nla_view *view, int64_t layer, const nt_tensor *cos, const nt_tensor *sin, nt_tensor **q, nt_tensor **k)
+{
+	const struct nla_block *b = &view->lm->blocks[layer];
+	*q = nt_qk_rope(*q, b->q_norm, view->lm->arch.rms_eps, cos, sin);
+	*k = nt_qk_rope(*k, b->k_norm, view->lm->arch.rms_eps, cos, sin);
+}
+
+static nt_tensor *gate_up(const struct nla_view *view, int64_t layer, const nt_tensor *x)
+{
+	int64_t f = view->lm->arch.d_ff;
+	nt_tensor *all = nt_linear(x, view->lm->blocks[layer].gate_up, NULL);
+	if (!adapted(view, layer, NLA_GATE) && !adapted(view, layer, NLA_UP))
+		return all;
+	nt_tensor *parts[2] = { adapt(view, layer, NLA_GATE, x, nt_narrow(all, 1, 0, f)),
+				adapt(view, layer, NLA_UP, x, nt_narrow(all, 1, f, f)) };
+	return nt_cat(parts, 2, 1);
+}
+
+nt_tensor *nla_block_finish(const struct nla_view *view, int64_t layer, const nt_tensor *x, const nt_tensor *attended)
+{
+	const struct nla_arch *a = &view->lm->arch;
+	const struct nla_block *b = &view->lm->blocks[layer];
+	int64_t flat[2] = { attended ? nt_size(attended, 0) : 0, a->n_heads * a->head_dim };
+	attended = nt_reshape(attended, 2, flat);
+	x = nt_add(x, adapt(view, layer, NLA_O, attended, nt_linear(attended, b->o, NULL)));
+	nt_tensor *h = nt_swiglu(gate_up(view, layer, nt_rms_norm(x, b->mlp_norm, a->rms_eps)));
+	return nt_add(x, adapt(view, layer, NLA_DOWN, h, nt_linear(h, b->down, NULL)));
+}
+
+nt_tensor *nla_embed(const struct nla_view *view, const nt_tensor *ids) { return nt_embedding(view->lm->embed, ids); }
+
+nt_tensor *nla_final_norm(const struct nla_view *view, const nt_tensor *x)
+{
+	return nt_rms_norm(x, view->lm->norm, view->lm->arch.rms_eps);
+}
+
+/* The embedding at the marker becomes v scale / |v|: n(v) has length sqrt(D). */
+static nt_tensor *inject_embedding(const nt_tensor *x, const struct nla_inject *inject)
+{
+	double d = inject->v ? (double)nt_size(inject->v, 1) : 1;
+	nt_tensor *row = nt_scale(nt_normalize(inject->v), inject->scale / sqrt(d));
+	return nt_put_rows(x, inject->sites, nt_to(row, x ? nt_dtype_of(x) : NT_F32));
+}
+
+nt_tensor *nla_forward_tapped(const struct nla_view *view, const struct nla_pack *pack, const struct nla_inject *inject,
+			      int64_t n_blocks, const struct nla_kv *kv, nla_tap *tap, void *arg)
+{
+	const struct nla_arch *a = &view->lm->arch;
+	nt_tensor *x = nla_embed(view, pack->ids_t);
+	if (inject && inject->at == NLA_INJECT_AT_EMBEDDING)
+		x = inject_embedding(x, inject);
+	for (int64_t l = 0; l < n_blocks && x; l++) {
+		nt_tensor *q, *k, *v;
+		nt_scope_push(); /* a block's own intermediates end with it, unless a gradient needs them */
+		nla_block_qkv(view, l, nt_rms_norm(x, view->lm->blocks[l].attn_norm, a->rms_eps), &q, &k, &v);
+		nla_block_rope(view, l, pack->cos, pack->sin, &q, &k);
+		if (kv) {
+			kv->k[l] = nt_own(k);
+			kv->v[l] = nt_own(v);
+		}
+		x = nla_block_finish(view, l, x, nt_attention(q, k, v, pack->tree, 1 / sqrt((double)a->head_dim)));
+		if (inject && inject->at == NLA_INJECT_AT_BLOCK && inject->block == l)
+			x = nt_inject_add(x, inject->sites, inject->v);
+		x = nt_scope_pop_with(x);
+		if (tap && x)
+			tap(l, x, arg);
+	}
+	return x;
+}
+
+nt_tensor *nla_forward(const struct nla_view *view, const struct nla_pack *pack, const struct nla_inject *inject, int64_t n_blocks,
+		       const struct nla_kv *kv)
+{
+	return nla_forward_tapped(view, pack, inject, n_blocks, kv, NULL, NULL);
+}

@@ -1,0 +1,43 @@
+/*
+ * forward - the transformer over a packed batch (nla_pack), with or without gradients.
+ *
+ *	x = embedding;  for each block: x += o(attention(norm x));  x += down(swiglu(gate_up(norm x)))
+ */
+#ifndef NLA_FORWARD_H
+#define NLA_FORWARD_H
+
+#include "lm/lora.h"
+#include "lm/pack.h"
+
+/* An activation put into the residual stream (spec: injection). sites: indices into the pack. v stays raw. */
+enum nla_inject_at { NLA_INJECT_AT_EMBEDDING, NLA_INJECT_AT_BLOCK };
+struct nla_inject {
+	enum nla_inject_at at;
+	int64_t block;    /* of NLA_INJECT_AT_BLOCK: after this block's output, h' = h + |h| v / (|v| + 1e-9) */
+	double scale;     /* of NLA_INJECT_AT_EMBEDDING: the embedding becomes v scale / |v|                   */
+	nt_tensor *sites; /* int64 [s] */
+	nt_tensor *v;     /* [s, D] fp32 */
+};
+
+/* Where the keys and values of a forward pass go, a block each, owned by the caller: k[l], v[l] [n, Hkv, d], keys after the rotation. */
+struct nla_kv {
+	nt_tensor **k, **v;
+};
+
+/* Residual stream after `n_blocks` blocks [n, D], no final norm; scope-owned, NULL on failure (nt_check). inject, kv: or NULL. */
+nt_tensor *nla_forward(const struct nla_view *view, const struct nla_pack *pack, const struct nla_inject *inject, int64_t n_blocks,
+		       const struct nla_kv *kv);
+/* The same, calling tap(l, x, arg) with the residual stream after every block. */
+typedef void nla_tap(int64_t block, const nt_tensor *x, void *arg);
+nt_tensor *nla_forward_tapped(const struct nla_view *view, const struct nla_pack *pack, const struct nla_inject *inject,
+			      int64_t n_blocks, const struct nla_kv *kv, nla_tap *tap, void *arg);
+
+/* Parts the decoder shares. x [n,D] after the norm -> q [n,Hq,d], k and v [n,Hkv,d]; v may be a view. */
+void nla_block_qkv(const struct nla_view *view, int64_t layer, const nt_tensor *x, nt_tensor **q, nt_tensor **k, nt_tensor **v);
+void nla_block_rope(const struct nla_view *view, int64_t layer, const nt_tensor *cos, const nt_tensor *sin, nt_tensor **q, nt_tensor **k);
+/* x + o(attended) and then x + mlp(x): attended [n,Hq,d] */
+nt_tensor *nla_block_finish(const struct nla_view *view, int64_t layer, const nt_tensor *x, const nt_tensor *attended);
+nt_tensor *nla_embed(const struct nla_view *view, const nt_tensor *ids);
+nt_tensor *nla_final_norm(const struct nla_view *view, const nt_tensor *x);
+
+#endif

@@ -1,0 +1,63 @@
+/*
+ * lm - the weights of a language model, held once and shared by everybody who reads them.
+ *
+ *	struct nla_lm lm;
+ *	if (nla_lm_load(&lm, "model/", NT_CPU, NT_F32, err)) ...
+ *	nla_lm_release(&lm);
+ *
+ * Projections that always run together are stored as one matrix: q, k, v as `qkv` and gate, up as `gate_up`; files hold them apart,
+ * under Hugging Face's names. All tensors are owned by the struct.
+ */
+#ifndef NLA_LM_H
+#define NLA_LM_H
+
+#include "lm/arch.h"
+#include "shim/nt.h"
+
+enum nla_proj { NLA_Q, NLA_K, NLA_V, NLA_O, NLA_GATE, NLA_UP, NLA_DOWN, NLA_N_PROJ };
+extern const char *const nla_proj_names[NLA_N_PROJ]; /* "q_proj", ... */
+
+struct nla_block {
+	nt_tensor *attn_norm; /* [D] */
+	nt_tensor *qkv;       /* [(Hq+2Hkv)d, D] */
+	nt_tensor *q_norm;    /* [d] or NULL */
+	nt_tensor *k_norm;    /* [d] or NULL */
+	nt_tensor *o;         /* [D, Hq d] */
+	nt_tensor *mlp_norm;  /* [D] */
+	nt_tensor *gate_up;   /* [2F, D] */
+	nt_tensor *down;      /* [D, F] */
+};
+
+struct nla_lm {
+	struct nla_arch arch;
+	int device;
+	nt_dtype dtype;
+	nt_tensor *embed; /* [V, D] */
+	nt_tensor *norm;  /* [D] */
+	nt_tensor *head;  /* [V, D]; a second handle of embed when tied */
+	nt_tensor *cos, *sin; /* [positions, d/2] fp32 */
+	struct nla_block *blocks; /* [n_layers] */
+};
+
+/* From a folder in Hugging Face's layout. Missing tensors and wrong shapes are errors that name the tensor; extra ones too, save
+ * rotary tables that old files carry. */
+enum nla_status nla_lm_load(struct nla_lm *lm, const char *folder, int device, nt_dtype dtype, struct nla_err *err);
+/* Random weights for the architecture of FOLDER/config.json: normal with initializer_range, norms 1. */
+enum nla_status nla_lm_init(struct nla_lm *lm, const char *folder, uint64_t seed, int device, nt_dtype dtype, struct nla_err *err);
+/* model.safetensors in Hugging Face's names. dtype: fp32 or bf16. */
+enum nla_status nla_lm_save(const struct nla_lm *lm, const char *folder, nt_dtype dtype, struct nla_err *err);
+void nla_lm_release(struct nla_lm *lm);
+
+/* A copy with projections of its own; embedding, norms and head are shared with `from`. For merging adapters. */
+enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, struct nla_err *err);
+/* Every trainable tensor, for pre-training; returns how many (list may be NULL to count). */
+int nla_lm_params(const struct nla_lm *lm, nt_tensor **list);
+/* The stretch of a block's stored matrix that is one projection: a view [out, in], scope-owned. */
+nt_tensor *nla_lm_proj(const struct nla_lm *lm, int64_t layer, enum nla_proj proj);
+int64_t nla_proj_in(const struct nla_arch *a, enum nla_proj proj);
+int64_t nla_proj_out(const struct nla_arch *a, enum nla_proj proj);
+
+/* Turn the shim's error into ours, with context. */
+enum nla_status nla_nt_fail(struct nla_err *err, const char *fmt, ...) NLA_PRINTF(2, 3);
+
+#endif

@@ -1,0 +1,166 @@
+#include "lm/lora.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+
+enum nla_status nla_lora_targets(const char *list, unsigned *targets, struct nla_err *err)
+{
+	*targets = 0;
+	for (const char *p = list; *p;) {
+		size_t n = strcspn(p, ","), bare = n;
+		int found = -1;
+		if (n > 5 && !strncmp(p + n - 5, "_proj", 5))
+			bare = n - 5;
+		for (int i = 0; i < NLA_N_PROJ; i++)
+			if (strlen(nla_proj_names[i]) == bare + 5 && !strncmp(nla_proj_names[i], p, bare))
+				found = i;
+		if (found < 0)
+			return nla_usage(err, "unknown LoRA target '%.*s': want some of q,k,v,o,gate,up,down", (int)n, p);
+		*targets |= 1u << found;
+		p += n + (p[n] == ',');
+	}
+	return *targets ? NLA_OK : nla_usage(err, "'lora.targets' is empty: want some of q,k,v,o,gate,up,down");
+}
+
+double nla_lora_scale(const struct nla_adapter *a, enum nla_proj proj)
+{
+	double r = (double)a->rank[proj];
+	return a->alpha[proj] / (a->rslora ? sqrt(r) : r);
+}
+
+static void make_layers(struct nla_adapter *a, int64_t n_layers)
+{
+	a->n_layers = n_layers;
+	a->layers = nla_alloc((size_t)n_layers, sizeof(*a->layers));
+}
+
+static nt_tensor *uniform(const struct nla_rng *rng, uint32_t tensor, int64_t rows, int64_t cols, int device)
+{
+	int64_t shape[2] = { rows, cols };
+	float bound = 1.0f / sqrtf((float)cols), *x = nla_alloc((size_t)(rows * cols), sizeof(float));
+	for (int64_t i = 0; i < rows * cols; i++)
+		x[i] = bound * (2 * nla_uniform(rng, tensor, (uint32_t)(i / cols), (uint32_t)(i % cols)) - 1);
+	nt_tensor *t = nt_own(nt_from_host(NT_F32, device, x, 2, shape));
+	free(x);
+	return t;
+}
+
+enum nla_status nla_adapter_init(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers, const struct nla_lora_spec *spec,
+				 uint64_t seed, int device, struct nla_err *err)
+{
+	struct nla_rng rng = { seed, NLA_STREAM_INIT };
+	memset(a, 0, sizeof(*a));
+	a->rslora = spec->rslora;
+	make_layers(a, n_layers);
+	for (int p = 0; p < NLA_N_PROJ; p++) {
+		if (!(spec->targets & 1u << p))
+			continue;
+		a->rank[p] = spec->rank;
+		a->alpha[p] = spec->alpha;
+		int64_t in = nla_proj_in(arch, p), b_shape[2] = { nla_proj_out(arch, p), spec->rank };
+		for (int64_t l = 0; l < n_layers; l++) {
+			a->layers[l][p].A = uniform(&rng, (uint32_t)(l * NLA_N_PROJ + p), spec->rank, in, device);
+			a->layers[l][p].B = nt_own(nt_zeros(NT_F32, device, 2, b_shape));
+		}
+	}
+	return nt_check() ? nla_nt_fail(err, "cannot make an adapter of rank %lld", (long long)spec->rank) : NLA_OK;
+}
+
+static nt_tensor *beside(const struct nla_adapter *a, const struct nla_adapter *b, int64_t l, int p, bool up)
+{
+	const struct nla_adapter *from[2] = { a, b };
+	nt_tensor *parts[2];
+	int n = 0;
+	for (int i = 0; i < 2; i++) {
+		const struct nla_adapter *f = from[i];
+		if (!f || l >= f->n_layers || !f->layers[l][p].A)
+			continue;
+		parts[n++] = up ? nt_scale(f->layers[l][p].B, nla_lora_scale(f, p)) : nt_share(f->layers[l][p].A);
+	}
+	return n ? nt_own(nt_cat(parts, n, up ? 1 : 0)) : NULL;
+}
+
+enum nla_status nla_adapter_join(struct nla_adapter *to, const struct nla_adapter *a, const struct nla_adapter *b, struct nla_err *err)
+{
+	memset(to, 0, sizeof(*to));
+	make_layers(to, NLA_MAX(a ? a->n_layers : 0, b ? b->n_layers : 0));
+	nt_scope_push();
+	for (int p = 0; p < NLA_N_PROJ; p++) {
+		to->rank[p] = (a ? a->rank[p] : 0) + (b ? b->rank[p] : 0);
+		to->alpha[p] = (double)to->rank[p]; /* scale 1: it is in B */
+		for (int64_t l = 0; l < to->n_layers; l++)
+			to->layers[l][p] = (struct nla_lora){ beside(a, b, l, p, false), beside(a, b, l, p, true) };
+	}
+	nt_scope_pop();
+	return nt_check() ? nla_nt_fail(err, "cannot join two adapters") : NLA_OK;
+}
+
+void nla_adapter_release(struct nla_adapter *a)
+{
+	for (int64_t l = 0; a->layers && l < a->n_layers; l++)
+		for (int p = 0; p < NLA_N_PROJ; p++) {
+			nt_free(a->layers[l][p].A);
+			nt_free(a->layers[l][p].B);
+		}
+	free(a->layers);
+	memset(a, 0, sizeof(*a));
+}
+
+int nla_adapter_params(const struct nla_adapter *a, nt_tensor **list, struct nla_strs *names)
+{
+	int n = 0;
+	for (int64_t l = 0; l < a->n_layers; l++)
+		for (int p = 0; p < NLA_N_PROJ; p++) {
+			nt_tensor *pair[2] = { a->layers[l][p].A, a->layers[l][p].B };
+			for (int i = 0; i < 2 && pair[0]; i++, n++) {
+				if (list)
+					list[n] = pair[i];
+				if (!names)
+					continue;
+				char *name = nla_format("base_model.model.model.layers.%lld.%s.%s.lora_%c.weight", (long long)l,
+							p <= NLA_O ? "self_attn" : "mlp", nla_proj_names[p], "AB"[i]);
+				nla_strs_push(names, name);
+				free(name);
+			}
+		}
+	return n;
+}
+
+enum nla_status nla_adapter_train(struct nla_adapter *a, bool on, struct nla_err *err)
+{
+	int n = nla_adapter_params(a, NULL, NULL);
+	nt_tensor **list = nla_alloc((size_t)n, sizeof(*list));
+	nla_adapter_params(a, list, NULL);
+	for (int i = 0; i < n; i++)
+		nt_requires_grad(list[i], on);
+	free(list);
+	return nt_check() ? nla_nt_fail(err, "cannot train the adapter") : NLA_OK;
+}
+
+static void merge_one(struct nla_lm *lm, const struct nla_adapter *a, int64_t l, int p)
+{
+	const struct nla_lora *x = &a->layers[l][p];
+	if (x->A)
+		nt_add_into(nla_lm_proj(lm, l, p), nt_matmul(x->B, x->A), nla_lora_scale(a, p));
+}
+
+enum nla_status nla_merge(struct nla_lm *lm, const struct nla_view *view, struct nla_err *err)
+{
+	for (int64_t l = 0; l < lm->arch.n_layers; l++) {
+		const struct nla_block *from = &view->lm->blocks[l];
+		struct nla_block *to = &lm->blocks[l];
+		nt_scope_push();
+		nt_copy_into(to->qkv, from->qkv);
+		nt_copy_into(to->o, from->o);
+		nt_copy_into(to->gate_up, from->gate_up);
+		nt_copy_into(to->down, from->down);
+		for (int i = 0; i < view->n_adapters; i++)
+			for (int p = 0; p < NLA_N_PROJ && l < view->adapters[i]->n_layers; p++)
+				merge_one(lm, view->adapters[i], l, p);
+		nt_scope_pop();
+	}
+	return nt_check() ? nla_nt_fail(err, "cannot merge an adapter into the weights") : NLA_OK;
+}

@@ -1,0 +1,65 @@
+/*
+ * lora - low-rank adapters (Hu et al. 2021): y = W x + s B A x, A [r,in] and B [out,r] in fp32, s = alpha/sqrt(r) (rsLoRA,
+ * Kalajdzievski 2023) or alpha/r. Fresh: A uniform in +-1/sqrt(in), B zero.
+ *
+ * On disk a PEFT folder: adapter_config.json and adapter_model.safetensors with keys such as
+ * `base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight`.
+ */
+#ifndef NLA_LORA_H
+#define NLA_LORA_H
+
+#include "lm/lm.h"
+
+struct nla_lora_spec {
+	int64_t rank;
+	double alpha;
+	bool rslora;
+	unsigned targets; /* bit per enum nla_proj */
+};
+
+struct nla_lora {
+	nt_tensor *A; /* [r, in],  NULL: this projection has no adapter */
+	nt_tensor *B; /* [out, r] */
+};
+
+struct nla_adapter {
+	int64_t n_layers;
+	bool rslora;
+	int64_t rank[NLA_N_PROJ];  /* 0: not a target */
+	double alpha[NLA_N_PROJ];
+	struct nla_lora (*layers)[NLA_N_PROJ]; /* [n_layers] */
+};
+
+/* Names as in a configuration: "q,k,v,o,gate,up,down" or PEFT's "q_proj". Error on an unknown one. */
+enum nla_status nla_lora_targets(const char *list, unsigned *targets, struct nla_err *err);
+double nla_lora_scale(const struct nla_adapter *a, enum nla_proj proj);
+
+/* A fresh one for the first n_layers blocks. */
+enum nla_status nla_adapter_init(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers, const struct nla_lora_spec *spec,
+				 uint64_t seed, int device, struct nla_err *err);
+/* Missing and unexpected keys are an error that lists both. */
+enum nla_status nla_adapter_load(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers, const char *folder, int device,
+				 struct nla_err *err);
+enum nla_status nla_adapter_save(const struct nla_adapter *a, const char *folder, const char *base_name, struct nla_err *err);
+/* One adapter that does what both do: ranks put side by side, scales folded into B. Either may be NULL. */
+enum nla_status nla_adapter_join(struct nla_adapter *to, const struct nla_adapter *a, const struct nla_adapter *b, struct nla_err *err);
+void nla_adapter_release(struct nla_adapter *a);
+
+/* All A and B in a fixed order; names (when not NULL) are PEFT's keys, owned by the caller. Returns how many. */
+int nla_adapter_params(const struct nla_adapter *a, nt_tensor **list, struct nla_strs *names);
+enum nla_status nla_adapter_train(struct nla_adapter *a, bool on, struct nla_err *err); /* requires_grad on all */
+
+/*
+ * What a forward pass reads: the base and up to two adapters over it. Switching adapters is making another view; the base is never
+ * copied for it.
+ */
+struct nla_view {
+	const struct nla_lm *lm;
+	const struct nla_adapter *adapters[2];
+	int n_adapters;
+};
+
+/* lm's projections become those of the view with its adapters added in (lm must come from nla_lm_fork). */
+enum nla_status nla_merge(struct nla_lm *lm, const struct nla_view *view, struct nla_err *err);
+
+#endif

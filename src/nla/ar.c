@@ -1,0 +1,245 @@
+#include "nla/ar.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/safetensors.h"
+
+#define HEAD_FILE "value_head.safetensors"
+
+static enum nla_status prepare(struct nla_ar *ar, const char *path, struct nla_err *err)
+{
+	int64_t layer = ar->meta.critic_layer >= 0 ? ar->meta.critic_layer : ar->meta.layer;
+	if (!ar->meta.ar_template || layer < 0)
+		return nla_fail(err, "'%s': has no AR template or no layer_index", path);
+	if (ar->meta.critic_layer >= 0 && ar->meta.layer >= 0 && ar->meta.critic_layer != ar->meta.layer)
+		return nla_fail(err, "'%s': critic.extraction_layer_index is %lld, extraction.layer_index is %lld", path,
+				(long long)ar->meta.critic_layer, (long long)ar->meta.layer);
+	ar->depth = layer + 1;
+	return nla_contract_check(&ar->meta, ar->target, path, err);
+}
+
+static enum nla_status load_head(struct nla_ar *ar, const char *folder, struct nla_err *err)
+{
+	char *path = nla_path_join(folder, HEAD_FILE);
+	int64_t d = ar->target->lm.arch.d_model;
+	struct nla_st st;
+	if (!nla_st_open(&st, path, err)) {
+		const struct nla_st_entry *e = nla_st_find(&st, "weight");
+		if (!e || e->ndim != 2 || e->shape[0] != d || e->shape[1] != d || e->dtype > NLA_ST_F16)
+			nla_fail(err, "cannot load '%s': want a float tensor 'weight' of shape [%lld, %lld]", path, (long long)d, (long long)d);
+		else {
+			nt_dtype type = e->dtype == NLA_ST_BF16 ? NT_BF16 : e->dtype == NLA_ST_F16 ? NT_F16 : NT_F32;
+			nt_scope_push();
+			ar->head = nt_own(nt_to(nt_from_host(type, ar->target->lm.device, e->data, 2, e->shape), NT_F32));
+			nt_scope_pop();
+			if (!ar->head)
+				nla_nt_fail(err, "cannot load '%s'", path);
+		}
+		nla_st_close(&st);
+	}
+	free(path);
+	return err->status;
+}
+
+enum nla_status nla_ar_open(struct nla_ar *ar, const struct nla_target *target, const char *folder, struct nla_err *err)
+{
+	char *path = nla_path_join(folder, "nla_meta.yaml");
+	memset(ar, 0, sizeof(*ar));
+	ar->target = target;
+	if (nla_sidecar_read(&ar->meta, folder, err))
+		goto out;
+	if (ar->meta.role && strcmp(ar->meta.role, "ar")) {
+		nla_fail(err, "'%s': role is '%s', want an AR", path, ar->meta.role);
+		goto out;
+	}
+	if (prepare(ar, path, err) ||
+	    nla_adapter_load(&ar->adapter, &target->lm.arch, ar->depth, folder, target->lm.device, err) || load_head(ar, folder, err))
+		goto out;
+out:
+	free(path);
+	if (err->status) {
+		nla_err_context(err, "cannot load AR '%s'", folder);
+		nla_ar_release(ar);
+	}
+	return err->status;
+}
+
+enum nla_status nla_ar_new(struct nla_ar *ar, const struct nla_target *target, const struct nla_sidecar *meta, struct nla_err *err)
+{
+	int64_t d = target->lm.arch.d_model, shape[2] = { d, d };
+	memset(ar, 0, sizeof(*ar));
+	ar->target = target;
+	nla_sidecar_init(&ar->meta);
+	nla_sidecar_copy(&ar->meta, meta);
+	float *eye = nla_alloc((size_t)(d * d), sizeof(float));
+	for (int64_t i = 0; i < d; i++)
+		eye[i * d + i] = 1;
+	ar->head = nt_own(nt_from_host(NT_F32, target->lm.device, eye, 2, shape));
+	free(eye);
+	if (!ar->head)
+		nla_nt_fail(err, "cannot make the head");
+	else
+		prepare(ar, "nla_meta.yaml", err);
+	if (err->status)
+		nla_ar_release(ar);
+	return err->status;
+}
+
+static enum nla_status save_head(const struct nla_ar *ar, const char *folder, struct nla_err *err)
+{
+	size_t n = (size_t)nt_numel(ar->head);
+	float *host = nla_alloc(n, sizeof(float));
+	char name[] = "weight", *path = nla_path_join(folder, HEAD_FILE);
+	struct nla_st_entry e = { .name = name, .dtype = NLA_ST_F32, .ndim = 2, .shape = { nt_size(ar->head, 0), nt_size(ar->head, 1) },
+				  .data = host, .nbytes = n * sizeof(float) };
+	if (nt_to_host_f32(ar->head, host, n))
+		nla_nt_fail(err, "cannot read the head");
+	else
+		nla_st_write(path, &e, 1, err);
+	free(path);
+	free(host);
+	return err->status;
+}
+
+static void set_text(char **field, const char *text)
+{
+	char *copy = text ? nla_strdup(text) : NULL;
+	free(*field);
+	*field = copy;
+}
+
+enum nla_status nla_ar_save(const struct nla_ar *ar, const char *folder, const char *stage, struct nla_err *err)
+{
+	struct nla_sidecar meta;
+	nla_sidecar_init(&meta);
+	nla_sidecar_copy(&meta, &ar->meta);
+	set_text(&meta.kind, "nla_model");
+	set_text(&meta.role, "ar");
+	set_text(&meta.stage, stage);
+	meta.critic_layer = ar->depth - 1;
+	if (nla_adapter_save(&ar->adapter, folder, meta.base_checkpoint, err) || save_head(ar, folder, err) ||
+	    nla_sidecar_write(&meta, folder, err))
+		nla_err_context(err, "cannot save AR '%s'", folder);
+	nla_sidecar_release(&meta);
+	return err->status;
+}
+
+void nla_ar_release(struct nla_ar *ar)
+{
+	nla_sidecar_release(&ar->meta);
+	nla_adapter_release(&ar->adapter);
+	nt_free(ar->head);
+	memset(ar, 0, sizeof(*ar));
+}
+
+struct nla_view nla_ar_view(const struct nla_ar *ar)
+{
+	struct nla_view view = { .lm = &ar->target->lm };
+	if (ar->adapter.layers)
+		view.adapters[view.n_adapters++] = &ar->adapter;
+	return view;
+}
+
+enum nla_status nla_ar_encode(const struct nla_ar *ar, const char *explanation, size_t length, struct nla_i32s *ids, bool *too_long,
+			      struct nla_err *err)
+{
+	char *bare = nla_strndup(explanation, length), *text = NULL;
+	size_t before = ids->n, n_tail = ar->meta.suffix.n;
+	if (!nla_template_fill(ar->meta.ar_template, "explanation", bare, &text, err) &&
+	    !nla_tokenizer_encode(ar->target->tok, text, strlen(text), ids, err)) {
+		size_t n = ids->n - before;
+		*too_long = n > NLA_AR_MAX_IDS;
+		if (n < n_tail || memcmp(ids->data + ids->n - n_tail, ar->meta.suffix.data, n_tail * sizeof(*ids->data)))
+			nla_fail(err, "the AR prompt of '%.60s' does not end in critic_suffix_ids", bare);
+	}
+	free(text);
+	free(bare);
+	return err->status;
+}
+
+void nla_ar_texts_start(struct nla_ar_texts *t)
+{
+	memset(t, 0, sizeof(*t));
+	nla_i64s_push(&t->offset, 0);
+}
+
+void nla_ar_texts_release(struct nla_ar_texts *t)
+{
+	nla_i32s_release(&t->ids);
+	nla_i64s_release(&t->offset);
+}
+
+/* Tokens that all of these texts begin with: the template's head. Every row keeps at least its last token. */
+static int64_t common_head(const struct nla_ar_texts *t, int64_t from, int64_t to)
+{
+	const int64_t *at = t->offset.data;
+	const int32_t *ids = t->ids.data, *first = ids + at[from];
+	int64_t n = at[from + 1] - at[from] - 1;
+	for (int64_t i = from + 1; i < to; i++) {
+		int64_t m = 0, limit = NLA_MIN(n, at[i + 1] - at[i] - 1);
+		while (m < limit && ids[at[i] + m] == first[m])
+			m++;
+		n = m;
+	}
+	return to - from > 1 ? n : 0;
+}
+
+nt_tensor *nla_ar_predict(const struct nla_ar *ar, const struct nla_view *view, const struct nla_ar_texts *texts, int64_t from, int64_t to,
+			  nt_tensor **h, struct nla_err *err)
+{
+	struct nla_pack pack;
+	int64_t shared = common_head(texts, from, to), *last = nla_alloc((size_t)(to - from), sizeof(*last));
+	nt_tensor *v_hat = NULL;
+	nla_pack_init(&pack);
+	int64_t head = nla_pack_add(&pack, texts->ids.data + texts->offset.data[from], shared, -1);
+	for (int64_t i = from; i < to; i++) {
+		int64_t start = texts->offset.data[i] + shared;
+		int64_t row = nla_pack_add(&pack, texts->ids.data + start, texts->offset.data[i + 1] - start, head);
+		last[i - from] = nla_pack_last(&pack, row);
+	}
+	if (!nla_pack_ready(&pack, view->lm, err)) {
+		nt_tensor *x = nla_forward(view, &pack, NULL, ar->depth, NULL);
+		x = nt_rows(x, nt_i64(view->lm->device, last, to - from));
+		v_hat = nt_normalize(nt_linear(nt_normalize(x), ar->head, NULL));
+		if (h)
+			*h = x;
+		if (!v_hat)
+			nla_nt_fail(err, "cannot compute the reconstruction");
+	}
+	nla_pack_release(&pack);
+	free(last);
+	return v_hat;
+}
+
+nt_tensor *nla_ar_mse(const nt_tensor *v_hat, const nt_tensor *v)
+{
+	nt_tensor *diff = nt_sub(v_hat, nt_normalize(v));
+	return nt_mean_last(nt_mul(diff, diff));
+}
+
+enum nla_status nla_ar_score(const struct nla_ar *ar, const struct nla_view *view, const struct nla_ar_texts *texts, const float *v,
+			     int64_t max_tokens, float *mse, float *v_hat, struct nla_err *err)
+{
+	int64_t n = (int64_t)texts->offset.n - 1, d = ar->target->lm.arch.d_model;
+	nt_grad_push(false);
+	for (int64_t from = 0, to; from < n && !err->status; from = to) {
+		for (to = from + 1; to < n && texts->offset.data[to + 1] - texts->offset.data[from] <= max_tokens;)
+			to++;
+		int64_t shape[2] = { to - from, d };
+		nt_scope_push();
+		nt_tensor *hat = nla_ar_predict(ar, view, texts, from, to, NULL, err);
+		if (hat) {
+			nt_tensor *m = nla_ar_mse(hat, nt_from_host(NT_F32, view->lm->device, v + from * d, 2, shape));
+			nt_to_host_f32(m, mse + from, (size_t)(to - from));
+			if (v_hat)
+				nt_to_host_f32(hat, v_hat + from * d, (size_t)((to - from) * d));
+			if (nt_check())
+				nla_nt_fail(err, "cannot score");
+		}
+		nt_scope_pop();
+	}
+	nt_grad_pop();
+	return err->status;
+}

@@ -1,0 +1,54 @@
+/*
+ * ar - the reconstructor: blocks 0..K of the target + adapter + head, reading only a text:
+ *
+ *	h = output of block K at the last token of the AR prompt           no final norm
+ *	v_hat = n(W n(h)),  n(x) = x sqrt(D) / max(|x|, eps), fp32
+ *	mse = mean over D of (v_hat - n(v))^2 = 2 (1 - cos)                 in [0, 4]
+ */
+#ifndef NLA_AR_H
+#define NLA_AR_H
+
+#include "lm/forward.h"
+#include "nla/target.h"
+
+#define NLA_AR_MAX_IDS 1024 /* a longer prompt is a failed row, never cut */
+
+struct nla_ar {
+	const struct nla_target *target; /* borrowed */
+	struct nla_sidecar meta;
+	struct nla_adapter adapter;      /* of blocks 0..K; layers == NULL: none */
+	nt_tensor *head;                 /* W [D, D] fp32 */
+	int64_t depth;                   /* K + 1 */
+};
+
+/* From a PEFT folder with value_head.safetensors and sidecar. */
+enum nla_status nla_ar_open(struct nla_ar *ar, const struct nla_target *target, const char *folder, struct nla_err *err);
+/* A new one: no adapter, identity head. */
+enum nla_status nla_ar_new(struct nla_ar *ar, const struct nla_target *target, const struct nla_sidecar *meta, struct nla_err *err);
+enum nla_status nla_ar_save(const struct nla_ar *ar, const char *folder, const char *stage, struct nla_err *err);
+void nla_ar_release(struct nla_ar *ar);
+struct nla_view nla_ar_view(const struct nla_ar *ar);
+
+/* Ids of the AR prompt for an explanation, appended; *too_long is set (and the ids are there) beyond NLA_AR_MAX_IDS. The tail is
+ * checked against critic_suffix_ids. */
+enum nla_status nla_ar_encode(const struct nla_ar *ar, const char *explanation, size_t length, struct nla_i32s *ids, bool *too_long,
+			      struct nla_err *err);
+
+/* Prompts as rows of one array: row i is ids[offset[i] .. offset[i+1]). */
+struct nla_ar_texts {
+	struct nla_i32s ids;
+	struct nla_i64s offset; /* [n+1] */
+};
+void nla_ar_texts_start(struct nla_ar_texts *t);
+void nla_ar_texts_release(struct nla_ar_texts *t);
+
+/* v_hat [to - from, D] fp32 of texts from..to under the view, scope-owned; NULL on failure. h: when not NULL, the residual read. */
+nt_tensor *nla_ar_predict(const struct nla_ar *ar, const struct nla_view *view, const struct nla_ar_texts *texts, int64_t from, int64_t to,
+			  nt_tensor **h, struct nla_err *err);
+/* mse of each row [n]: v_hat as predicted, v [n, D] raw. */
+nt_tensor *nla_ar_mse(const nt_tensor *v_hat, const nt_tensor *v);
+/* The mse of all texts against v [n, D] (raw, host), in batches of at most max_tokens; mse [n]; v_hat [n, D] or NULL. */
+enum nla_status nla_ar_score(const struct nla_ar *ar, const struct nla_view *view, const struct nla_ar_texts *texts, const float *v,
+			     int64_t max_tokens, float *mse, float *v_hat, struct nla_err *err);
+
+#endif

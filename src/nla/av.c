@@ -1,0 +1,181 @@
+#include "nla/av.h"
+
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+
+static enum nla_status prepare(struct nla_av *av, const char *path, struct nla_err *err)
+{
+	if (!av->meta.av_template || !av->meta.marker)
+		return nla_fail(err, "'%s': has no AV template or no injection_char", path);
+	if (nla_contract_check(&av->meta, av->target, path, err) || nla_av_prompt(&av->meta, av->target, &av->prompt, &av->marker, err))
+		return err->status;
+	if (av->marker + 1 == (int64_t)av->prompt.n)
+		return nla_fail(err, "'%s': the marker is the prompt's last token", path);
+	return NLA_OK;
+}
+
+enum nla_status nla_av_open(struct nla_av *av, const struct nla_target *target, const char *folder, struct nla_err *err)
+{
+	char *path = nla_path_join(folder, "nla_meta.yaml");
+	memset(av, 0, sizeof(*av));
+	av->target = target;
+	if (nla_sidecar_read(&av->meta, folder, err))
+		goto out;
+	if (av->meta.role && strcmp(av->meta.role, "av")) {
+		nla_fail(err, "'%s': role is '%s', want an AV", path, av->meta.role);
+		goto out;
+	}
+	if (prepare(av, path, err) ||
+	    nla_adapter_load(&av->adapter, &target->lm.arch, target->lm.arch.n_layers, folder, target->lm.device, err))
+		goto out;
+out:
+	free(path);
+	if (err->status) {
+		nla_err_context(err, "cannot load AV '%s'", folder);
+		nla_av_release(av);
+	}
+	return err->status;
+}
+
+enum nla_status nla_av_new(struct nla_av *av, const struct nla_target *target, const struct nla_sidecar *meta, struct nla_err *err)
+{
+	memset(av, 0, sizeof(*av));
+	av->target = target;
+	nla_sidecar_init(&av->meta);
+	nla_sidecar_copy(&av->meta, meta);
+	if (prepare(av, "nla_meta.yaml", err))
+		nla_av_release(av);
+	return err->status;
+}
+
+static void set_text(char **field, const char *text)
+{
+	char *copy = text ? nla_strdup(text) : NULL;
+	free(*field);
+	*field = copy;
+}
+
+enum nla_status nla_av_save(const struct nla_av *av, const struct nla_adapter *extra, const char *folder, const char *stage,
+			    struct nla_err *err)
+{
+	const struct nla_adapter *own = av->adapter.layers ? &av->adapter : NULL;
+	struct nla_adapter joined = { 0 };
+	struct nla_sidecar meta;
+	nla_sidecar_init(&meta);
+	nla_sidecar_copy(&meta, &av->meta);
+	set_text(&meta.kind, "nla_model");
+	set_text(&meta.role, "av");
+	set_text(&meta.stage, stage);
+	if (own && extra ? nla_adapter_join(&joined, own, extra, err) : NLA_OK)
+		goto out;
+	if (nla_adapter_save(own && extra ? &joined : own ? own : extra, folder, meta.base_checkpoint, err) ||
+	    nla_sidecar_write(&meta, folder, err))
+		goto out;
+out:
+	nla_adapter_release(&joined);
+	nla_sidecar_release(&meta);
+	return err->status;
+}
+
+void nla_av_release(struct nla_av *av)
+{
+	nla_sidecar_release(&av->meta);
+	nla_adapter_release(&av->adapter);
+	nla_i32s_release(&av->prompt);
+	memset(av, 0, sizeof(*av));
+}
+
+struct nla_view nla_av_view(const struct nla_av *av)
+{
+	struct nla_view view = { .lm = &av->target->lm };
+	if (av->adapter.layers)
+		view.adapters[view.n_adapters++] = &av->adapter;
+	return view;
+}
+
+enum nla_status nla_av_pack(const struct nla_av *av, const float *v, int64_t n_prompts, struct nla_pack *pack, int64_t *rows,
+			    struct nla_inject *inject, struct nla_err *err)
+{
+	int64_t d = av->target->lm.arch.d_model, shape[2] = { n_prompts, d };
+	int64_t *sites = nla_alloc((size_t)n_prompts, sizeof(*sites));
+	int64_t n_sites = 0, head = nla_pack_add(pack, av->prompt.data, av->marker, -1);
+	for (int64_t i = 0; i < n_prompts; i++) {
+		rows[i] = nla_pack_add(pack, av->prompt.data + av->marker, (int64_t)av->prompt.n - av->marker, head);
+		if (av->prompt.data[av->marker] == av->meta.marker_id)
+			sites[n_sites++] = pack->start.data[rows[i]];
+	}
+	*inject = (struct nla_inject){
+		.at = av->meta.inject == NLA_INJECT_EMBED_REPLACE ? NLA_INJECT_AT_EMBEDDING : NLA_INJECT_AT_BLOCK,
+		.block = 1,
+		.scale = nla_scale_value(&av->meta.injection_scale, d),
+		.sites = nt_i64(av->target->lm.device, sites, n_sites),
+		.v = nt_from_host(NT_F32, av->target->lm.device, v, 2, shape),
+	};
+	free(sites);
+	if (n_sites != n_prompts)
+		return nla_fail(err, "%lld of %lld activations have an injection site", (long long)n_sites, (long long)n_prompts);
+	return nt_check() ? nla_nt_fail(err, "cannot lay out %lld prompts", (long long)n_prompts) : NLA_OK;
+}
+
+/* For every response token: which packed token predicts it. Row j's first token is predicted by its prompt's last. */
+static void add_responses(const struct nla_responses *r, struct nla_pack *pack, const int64_t *prompt_rows, struct nla_i64s *at,
+			  struct nla_i64s *ids)
+{
+	for (int64_t j = 0; j < r->n; j++) {
+		int64_t prompt = prompt_rows[r->prompt_of[j]], n = r->length[j];
+		const int32_t *tokens = r->ids + j * r->width;
+		int64_t row = nla_pack_add(pack, tokens, NLA_MAX(n - 1, 0), prompt); /* the last token predicts nothing */
+		for (int64_t t = 0; t < n; t++) {
+			nla_i64s_push(at, t == 0 ? nla_pack_last(pack, prompt) : pack->start.data[row] + t - 1);
+			nla_i64s_push(ids, tokens[t]);
+		}
+	}
+}
+
+nt_tensor *nla_av_logprob(const struct nla_av *av, const struct nla_view *view, const struct nla_responses *r, double temperature,
+			  nt_tensor **entropy, struct nla_err *err)
+{
+	struct nla_pack pack;
+	struct nla_inject inject;
+	struct nla_i64s at = { 0 }, ids = { 0 };
+	int64_t *rows = nla_alloc((size_t)r->n_prompts, sizeof(*rows));
+	nt_tensor *logprob = NULL;
+	int device = av->target->lm.device;
+	nla_pack_init(&pack);
+	if (nla_av_pack(av, r->v, r->n_prompts, &pack, rows, &inject, err))
+		goto out;
+	add_responses(r, &pack, rows, &at, &ids);
+	if (nla_pack_ready(&pack, view->lm, err))
+		goto out;
+	nt_tensor *x = nla_forward(view, &pack, &inject, view->lm->arch.n_layers, NULL);
+	x = nla_final_norm(view, nt_rows(x, nt_i64(device, at.data, (int64_t)at.n)));
+	logprob = nt_token_logprob(x, view->lm->head, nt_i64(device, ids.data, (int64_t)ids.n), temperature, entropy);
+	if (!logprob)
+		nla_nt_fail(err, "cannot compute log-probabilities");
+out:
+	nla_pack_release(&pack);
+	nla_i64s_release(&at);
+	nla_i64s_release(&ids);
+	free(rows);
+	return logprob;
+}
+
+bool nla_find_explanation(const char *response, const char **start, size_t *length)
+{
+	static const char open[] = "<explanation>", close[] = "</explanation>";
+	const char *from = strstr(response, open);
+	const char *to = from ? strstr(from + strlen(open), close) : NULL;
+	if (!to)
+		return false;
+	from += strlen(open);
+	while (from < to && isspace((unsigned char)*from))
+		from++;
+	while (to > from && isspace((unsigned char)to[-1]))
+		to--;
+	*start = from;
+	*length = (size_t)(to - from);
+	return true;
+}

@@ -1,0 +1,86 @@
+/*
+ * config - every option of every command, one table row each (base/options.h). The resolved configuration of a run is written to
+ * its config.json, and one file serves all commands.
+ */
+#ifndef NLA_CONFIG_H
+#define NLA_CONFIG_H
+
+#include "base/options.h"
+#include "lm/lora.h"
+#include "rl/advantage.h"
+#include "rl/reward.h"
+#include "rl/rollout.h"
+#include "rl/update.h"
+
+enum nla_command { NLA_CMD_TRAIN = 1, NLA_CMD_SFT = 2, NLA_CMD_EXTRACT = 4, NLA_CMD_EVAL = 8, NLA_CMD_EXPLAIN = 16, NLA_CMD_ALL = 31 };
+enum nla_dtype_choice { NLA_DTYPE_AUTO, NLA_DTYPE_FP32, NLA_DTYPE_BF16 };
+enum nla_role { NLA_ROLE_LM, NLA_ROLE_AV, NLA_ROLE_AR };
+
+struct nla_config {
+	char *model, *av, *ar, *ref, *data, *out, *device;
+	int dtype;
+	int64_t seed, threads, steps;
+	bool resume, overwrite;
+	struct {
+		int64_t rank;
+		double alpha;
+		bool rslora;
+		char *targets;
+	} lora;
+	struct nla_rollout_cfg rollout;
+	struct nla_reward_cfg reward;
+	struct nla_advantage_cfg advantage;
+	struct {
+		double lr, clip, kl, grad_clip;
+		int64_t micro_batch, max_bad_steps;
+	} update;
+	struct {
+		bool enabled, train_head;
+		double lr;
+	} ar_update;
+	struct {
+		char *data;
+		int64_t rows, every, batch;
+	} eval;
+	struct {
+		int64_t every, keep;
+	} checkpoint;
+	struct {
+		int64_t every, samples_every, samples;
+	} log;
+	struct {
+		int role, schedule; /* enum nla_role, enum nla_schedule */
+		char *corpus;
+		int64_t batch, context, warmup, held_every;
+		double lr, min_lr, held_out;
+		bool init, train_head;
+	} sft;
+	struct {
+		char *corpus;
+		int64_t layer, per_doc, min_position, max_tokens, next, rows;
+		int dtype;
+	} extract;
+	struct {
+		char *av, *ar, *marker;
+	} templates;
+	struct {
+		int64_t row, position, samples;
+		char *vector, *text;
+	} explain;
+	char *score; /* nla-eval --score FILE */
+};
+
+extern const struct nla_option nla_config_table[];
+extern const size_t nla_config_n;
+
+/* Defaults, then file, then flags. *help: see nla_options_args. Checks what one row cannot: combinations. */
+enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command, int argc, char **argv, bool *help, struct nla_err *err);
+void nla_config_release(struct nla_config *cfg);
+enum nla_status nla_config_write(const struct nla_config *cfg, const char *path, struct nla_err *err);
+/* Errors (NLA_USAGE) naming the key when a path is "". */
+enum nla_status nla_config_need(const char *value, const char *key, struct nla_err *err);
+enum nla_status nla_config_lora(const struct nla_config *cfg, struct nla_lora_spec *spec, struct nla_err *err);
+/* Opens the device, sets threads, decides the type. */
+enum nla_status nla_config_device(const struct nla_config *cfg, int *device, nt_dtype *dtype, struct nla_err *err);
+
+#endif

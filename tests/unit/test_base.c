@@ -1,0 +1,201 @@
+/* Errors, strings, arrays, nearest names. */
+#include "scratch.h"
+
+#include <signal.h>
+#include <sys/wait.h>
+
+static void test_error_text(void **state)
+{
+	struct nla_err err = NLA_ERR_INIT;
+
+	assert_int_equal(nla_fail(&err, "cannot read '%s'", "a"), NLA_FAIL);
+	assert_int_equal(nla_err_context(&err, "step %d", 7), NLA_FAIL);
+	assert_string_equal(err.text, "step 7: cannot read 'a'");
+	assert_int_equal(nla_usage(&err, "%s!", err.text), NLA_USAGE); /* the old text as an argument */
+	assert_string_equal(err.text, "step 7: cannot read 'a'!");
+	assert_int_equal(nla_err_context(&err, "x"), NLA_USAGE);
+}
+
+/* A chain too long for the buffer keeps its cause, which stands at the end. */
+static void test_error_too_long(void **state)
+{
+	struct nla_err err = NLA_ERR_INIT;
+	char longer[3000];
+
+	memset(longer, 'p', sizeof(longer) - 1);
+	longer[sizeof(longer) - 1] = '\0';
+	nla_fail(&err, "the cause");
+	nla_err_context(&err, "%s", longer);
+	assert_int_equal(strlen(err.text), sizeof(err.text) - 1);
+	assert_true(nla_ends_with(err.text, "ppp: the cause"));
+	nla_fail(&err, "%s", longer);
+	assert_int_equal(strlen(err.text), sizeof(err.text) - 1);
+	nla_err_context(&err, "prefix");
+	assert_int_equal(strlen(err.text), sizeof(err.text) - 1);
+	assert_int_equal(err.text[0], 'p');
+	assert_null(strstr(err.text, "prefix"));
+}
+
+static void test_str(void **state)
+{
+	struct nla_str s = NLA_STR_INIT;
+
+	assert_string_equal(s.buf, "");
+	nla_str_reset(&s); /* must not write to the shared empty string */
+	nla_str_add(&s, "ab");
+	nla_str_addc(&s, 'c');
+	nla_str_addn(&s, "d\0e", 3);
+	nla_str_addf(&s, "%03d", 7);
+	assert_int_equal(s.len, 9);
+	assert_memory_equal(s.buf, "abcd\0e007", 10);
+	nla_str_reset(&s);
+	assert_string_equal(s.buf, "");
+	for (int i = 0; i < 100000; i++)
+		nla_str_addc(&s, (char)('a' + i % 26));
+	assert_int_equal(strlen(s.buf), 100000);
+	assert_int_equal(s.buf[99999], 'a' + 99999 % 26);
+	char *mine = nla_str_detach(&s);
+	assert_int_equal(strlen(mine), 100000);
+	assert_string_equal(s.buf, "");
+	free(mine);
+	mine = nla_str_detach(&s);
+	assert_string_equal(mine, "");
+	mine[0] = 'x'; /* ours to write, unlike the shared one */
+	assert_string_equal(s.buf, "");
+	free(mine);
+	nla_str_addn(&s, NULL, 0);
+	nla_str_release(&s);
+	nla_str_release(&s);
+	assert_string_equal(nla_str_empty, "");
+}
+
+static void test_copies(void **state)
+{
+	static const char raw[3] = { 'a', 'b', 'c' }; /* no NUL behind it */
+	char *a = nla_strndup(raw, 3), *b = nla_strndup("ab", 10), *c = nla_format("%s-%d", "n", 3);
+
+	assert_string_equal(a, "abc");
+	assert_string_equal(b, "ab");
+	assert_string_equal(c, "n-3");
+	free(a);
+	free(b);
+	free(c);
+	assert_true(nla_starts_with("abc", "ab") && nla_starts_with("abc", "") && !nla_starts_with("a", "ab"));
+	assert_true(nla_ends_with("abc", "bc") && nla_ends_with("abc", "") && !nla_ends_with("c", "bc"));
+}
+
+static void test_arrays(void **state)
+{
+	struct nla_i32s a = { 0 };
+	struct nla_i64s b = { 0 };
+	struct nla_f32s f = { 0 };
+	struct nla_strs s = { 0 };
+	static const int32_t three[] = { 5, 6, 7 };
+	char word[] = "one";
+
+	for (int32_t i = 0; i < 1000; i++)
+		nla_i32s_push(&a, i * i);
+	nla_i32s_append(&a, three, 3);
+	nla_i32s_append(&a, NULL, 0);
+	assert_int_equal(a.n, 1003);
+	assert_int_equal(a.data[999], 999 * 999);
+	assert_int_equal(a.data[1002], 7);
+	nla_i64s_push(&b, INT64_MIN);
+	assert_true(b.data[0] == INT64_MIN);
+	nla_f32s_append(&f, (const float[]){ 0.5f, 1.5f }, 2);
+	assert_true(f.n == 2 && f.data[1] == 1.5f);
+	nla_strs_push(&s, word);
+	word[0] = 'X';
+	assert_string_equal(s.data[0], "one");
+	nla_i32s_release(&a);
+	nla_i32s_release(&a);
+	assert_true(!a.data && !a.n && !a.cap);
+	nla_i64s_release(&b);
+	nla_f32s_release(&f);
+	nla_strs_release(&s);
+	assert_true(!s.data && !s.n);
+}
+
+static void test_nearest(void **state)
+{
+	static const char *const names[] = { "lambda", "steps", "rollout.group", "rollout.prompts", "lr", "kl" };
+
+	assert_string_equal(nla_nearest("lamda", names, NLA_LEN(names)), "lambda");
+	assert_string_equal(nla_nearest("lmabda", names, NLA_LEN(names)), "lambda");
+	assert_string_equal(nla_nearest("step", names, NLA_LEN(names)), "steps");
+	assert_string_equal(nla_nearest("rollout.gruop", names, NLA_LEN(names)), "rollout.group");
+	assert_string_equal(nla_nearest("rl", names, NLA_LEN(names)), "lr"); /* swapped neighbours are one edit; kl is second */
+	assert_null(nla_nearest("zebra", names, NLA_LEN(names)));
+	assert_null(nla_nearest("x", names, NLA_LEN(names)));
+	assert_null(nla_nearest("", names, NLA_LEN(names)));
+	assert_null(nla_nearest("lambda", NULL, 0));
+}
+
+static void bug_in_child(void (*call)(void), const char *says)
+{
+	char text[512] = "";
+	int out[2], status;
+
+	assert_int_equal(pipe(out), 0);
+	pid_t child = fork();
+	if (!child) {
+		signal(SIGABRT, SIG_DFL);
+		dup2(out[1], STDERR_FILENO);
+		call();
+		_exit(0);
+	}
+	close(out[1]);
+	for (ssize_t n = 0, got; n < (ssize_t)sizeof(text) - 1; n += got)
+		if ((got = read(out[0], text + n, sizeof(text) - 1 - (size_t)n)) <= 0)
+			break;
+	close(out[0]);
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+	if (!strstr(text, says))
+		fail_msg("'%s', want '%s'", text, says);
+}
+
+static void bug(void)
+{
+	NLA_BUG("row %d is lost", 3);
+}
+
+static void too_much(void)
+{
+	free(nla_realloc(NULL, SIZE_MAX / 2, 4)); /* the product does not fit */
+}
+
+static void no_error(void)
+{
+	struct nla_err err = NLA_ERR_INIT;
+
+	nla_err_context(&err, "reading");
+}
+
+static void test_bugs_abort(void **state)
+{
+	bug_in_child(bug, "row 3 is lost");
+	bug_in_child(bug, "test_base.c");
+	bug_in_child(too_much, "out of host memory");
+	bug_in_child(no_error, "no error");
+}
+
+static void test_clock(void **state)
+{
+	double before = nla_seconds();
+
+	usleep(2000);
+	double passed = nla_seconds() - before;
+	assert_true(passed >= 0.002 && passed < 60);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_error_text), cmocka_unit_test(test_error_too_long), cmocka_unit_test(test_str),
+		cmocka_unit_test(test_copies),     cmocka_unit_test(test_arrays),         cmocka_unit_test(test_nearest),
+		cmocka_unit_test(test_bugs_abort), cmocka_unit_test(test_clock),
+	};
+
+	return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
+}
