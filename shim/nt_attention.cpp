@@ -56,9 +56,11 @@ struct Shape {
 	float scale;
 };
 
+int64_t step(const at::Tensor &x) { return x.size(0) > 1 ? x.stride(0) : x.size(1) * x.size(2); } // of one token alone it is any number
+
 Shape shape_of(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, double scale)
 {
-	return {q.size(1), k.size(1), q.size(2), q.size(1) / k.size(1), q.stride(0), k.stride(0), v.stride(0), static_cast<float>(scale)};
+	return {q.size(1), k.size(1), q.size(2), q.size(1) / k.size(1), step(q), step(k), step(v), static_cast<float>(scale)};
 }
 
 // s [len, cols] = q k^T over all stretches
@@ -183,7 +185,7 @@ void attention_backward(const Back &b)
 
 at::Tensor straight(const at::Tensor &x) // tokens may lie apart, heads may not
 {
-	return x.stride(2) == 1 && x.stride(1) == x.size(2) ? x : x.contiguous();
+	return x.stride(2) == 1 && x.stride(1) == x.size(2) && x.stride(0) >= x.size(1) * x.size(2) ? x : x.contiguous();
 }
 
 struct TreeAttention : Function<TreeAttention> {
@@ -293,10 +295,11 @@ nt_tree *nt_tree_new(const int64_t *length, const int64_t *parent, int64_t n_row
 {
 	nt_tree *made = nullptr;
 	nt::action("tree", {}, [&] {
+		TORCH_CHECK(n_rows > 0, "it has no rows");
 		auto tree = c10::make_intrusive<Tree>();
 		tree->device = nt::device(index);
 		for (int64_t i = 0; i < n_rows; i++) {
-			TORCH_CHECK(length[i] > 0 && parent[i] < i, "row ", i, " has length ", length[i], " and parent ", parent[i]);
+			TORCH_CHECK(length[i] > 0 && parent[i] >= -1 && parent[i] < i, "row ", i, " has length ", length[i], " and parent ", parent[i]);
 			add_row(*tree, length[i], parent[i]);
 		}
 		for (Row &r : tree->rows)
@@ -316,11 +319,18 @@ nt_tree *nt_tree_new(const int64_t *length, const int64_t *parent, int64_t n_row
 
 void nt_tree_free(nt_tree *tree) { delete tree; }
 
+static void check_heads(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, int64_t hq, int64_t hkv)
+{
+	TORCH_CHECK(k.sizes() == v.sizes() && q.size(-1) == k.size(-1), "keys, values and queries differ in shape");
+	TORCH_CHECK(hkv > 0 && hq % hkv == 0, "query heads are no multiple of key heads");
+}
+
 nt_tensor *nt_attention(const nt_tensor *q, const nt_tensor *k, const nt_tensor *v, const nt_tree *tree, double scale)
 {
 	return expr("attention", {q, k, v}, [&] {
-		TORCH_CHECK(tree && q->t.size(0) == tree->tree->n && k->t.size(0) == tree->tree->n, "the tree has another number of tokens");
-		TORCH_CHECK(q->t.size(1) % k->t.size(1) == 0, "query heads are no multiple of key heads");
+		TORCH_CHECK(tree && q->t.dim() == 3 && k->t.dim() == 3 && q->t.size(0) == tree->tree->n && k->t.size(0) == tree->tree->n,
+			    "the tree has another number of tokens");
+		check_heads(q->t, k->t, v->t, q->t.size(1), k->t.size(1));
 		if (!nt::fast({q->t, k->t, v->t}))
 			return attention_plain(*tree->tree, q->t, k->t, v->t, scale);
 		at::Tensor qs = straight(q->t), ks = straight(k->t), vs = straight(v->t);
@@ -328,6 +338,11 @@ nt_tensor *nt_attention(const nt_tensor *q, const nt_tensor *k, const nt_tensor 
 			return TreeAttention::apply(qs, ks, vs, tree->tree, scale);
 		return attention_forward(*tree->tree, qs, ks, vs, scale, nullptr);
 	});
+}
+
+static bool slabs_lie_flat(const at::Tensor &c)
+{
+	return c.stride(3) == 1 && c.stride(2) == c.size(3) && c.stride(1) == c.size(2) * c.size(3);
 }
 
 nt_status nt_cache_put(nt_tensor *cache, const nt_tensor *slot, const nt_tensor *at, const nt_tensor *x)
@@ -342,18 +357,25 @@ nt_tensor *nt_attention_cached(const nt_tensor *q, const nt_tensor *k, const nt_
 			       double scale)
 {
 	return expr("attention_cached", {q, k, v, slot, length}, [&] {
-		if (!nt::fast({q->t, k->t, v->t}))
+		TORCH_CHECK(q->t.dim() == 3 && k->t.dim() == 4 && slot->t.numel() == q->t.size(0) && length->t.numel() == q->t.size(0),
+			    "rows, slots and lengths do not fit");
+		check_heads(q->t, k->t, v->t, q->t.size(1), k->t.size(2));
+		if (!nt::fast({q->t, k->t, v->t}) || !slabs_lie_flat(k->t) || k->t.strides() != v->t.strides())
 			return cached_plain(q->t, k->t, v->t, slot->t, length->t, scale);
 		at::Tensor qs = q->t.contiguous(), o = at::empty_like(qs);
 		int64_t n = qs.size(0), hkv = k->t.size(2), d = qs.size(2), group = qs.size(1) / hkv, slab = k->t.stride(0), stride = hkv * d;
-		const int64_t *sl = slot->t.const_data_ptr<int64_t>(), *len = length->t.const_data_ptr<int64_t>();
+		at::Tensor slots = slot->t.contiguous(), lengths = length->t.contiguous();
+		const int64_t *sl = slots.const_data_ptr<int64_t>(), *len = lengths.const_data_ptr<int64_t>();
+		for (int64_t i = 0; i < n; i++)
+			TORCH_CHECK(sl[i] >= 0 && sl[i] < k->t.size(0) && len[i] > 0 && len[i] <= k->t.size(1), "row ", i, " has slot ",
+				    sl[i], " and length ", len[i]);
 		const float *qp = qs.const_data_ptr<float>(), *kp = k->t.const_data_ptr<float>(), *vp = v->t.const_data_ptr<float>();
 		float *op = o.mutable_data_ptr<float>();
 		at::parallel_for(0, n * hkv, 1, [&](int64_t from, int64_t to) {
 			std::vector<float> scratch;
 			for (int64_t i = from; i < to; i++) {
 				int64_t row = i / hkv, h = i % hkv, at = sl[row] * slab + h * d;
-				scratch.resize(static_cast<size_t>(len[row]));
+				scratch.resize(static_cast<size_t>(group * len[row]));
 				nt::cpu::decode_row(qp + (row * hkv + h) * group * d, kp + at, vp + at, op + (row * hkv + h) * group * d,
 						    scratch.data(), len[row], stride, group, d, static_cast<float>(scale));
 			}

@@ -163,6 +163,10 @@ void nt_scope_push(void) { scopes.emplace_back(); }
 
 void nt_scope_pop(void)
 {
+	if (scopes.empty()) {
+		nt::record(NT_FAILED, "scope_pop", {}, "no scope is open");
+		return;
+	}
 	Scope last = std::move(scopes.back());
 	scopes.pop_back();
 	for (nt_tensor *t : last.handles)
@@ -172,10 +176,12 @@ void nt_scope_pop(void)
 
 nt_tensor *nt_scope_pop_with(nt_tensor *keep)
 {
-	if (keep)
+	// What an outer scope or the caller owns is safe already, and must not move to a scope that ends sooner.
+	bool moves = keep && keep->scope && keep->scope == scopes.size();
+	if (moves)
 		nt_own(keep);
 	nt_scope_pop();
-	if (keep && !scopes.empty()) {
+	if (moves && !scopes.empty()) {
 		keep->scope = scopes.size();
 		keep->place = scopes.back().handles.size();
 		scopes.back().handles.push_back(keep);
@@ -202,31 +208,44 @@ int64_t nt_live(void) { return live; }
 
 // ---- devices ----
 
+static bool cuda_starts(void)
+{
+	try {
+		return at::globalContext().hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0;
+	} catch (...) {
+		return false;
+	}
+}
+
 nt_status nt_device_open(const char *name, int *out)
 {
 	*out = NT_CPU;
-	bool want = std::strncmp(name, "cuda", 4) == 0;
 	bool maybe = std::strcmp(name, "auto") == 0;
-	if (!want && !maybe)
+	long index = 0;
+	char *end = const_cast<char *>(name) + 4;
+	if (std::strcmp(name, "cpu") == 0)
 		return NT_OK;
+	if (std::strncmp(name, "cuda:", 5) == 0 && name[5] >= '0' && name[5] <= '9')
+		index = std::strtol(name + 5, &end, 10);
+	if (!maybe && (std::strncmp(name, "cuda", 4) != 0 || *end)) {
+		nt::record(NT_NO_DEVICE, "device", {}, ("'" + std::string(name) + "' is none of auto, cpu, cuda, cuda:N").c_str());
+		return NT_NO_DEVICE;
+	}
 	// The driver is the cheap test: without it nothing of CUDA is loaded. RTLD_GLOBAL lets the kernels register themselves.
 	void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
 	bool ready = driver && dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL);
-	if (ready)
-		ready = at::globalContext().hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0;
-	if (!ready) {
+	if (!ready || !cuda_starts()) {
 		if (maybe)
 			return NT_OK;
 		nt::record(NT_NO_DEVICE, "device", {}, driver ? "CUDA cannot start (is the full torch wheel installed?)"
 							     : "there is no GPU driver on this machine");
 		return NT_NO_DEVICE;
 	}
-	int index = name[4] == ':' ? static_cast<int>(std::strtol(name + 5, nullptr, 10)) : 0;
-	if (want && index >= static_cast<int>(at::detail::getCUDAHooks().deviceCount())) {
+	if (index >= at::detail::getCUDAHooks().deviceCount()) {
 		nt::record(NT_NO_DEVICE, "device", {}, "there is no GPU of that number");
 		return NT_NO_DEVICE;
 	}
-	*out = want ? index : 0;
+	*out = static_cast<int>(index);
 	return NT_OK;
 }
 
@@ -289,14 +308,20 @@ nt_tensor *nt_share(const nt_tensor *t) { return expr("share", {t}, [&] { return
 
 // ---- looking ----
 
-int nt_ndim(const nt_tensor *t) { return static_cast<int>(t->t.dim()); }
-int64_t nt_size(const nt_tensor *t, int dim) { return t->t.size(dim); }
-int64_t nt_numel(const nt_tensor *t) { return t->t.numel(); }
-int nt_device_of(const nt_tensor *t) { return t->t.is_cpu() ? NT_CPU : t->t.device().index(); }
+int nt_ndim(const nt_tensor *t) { return t ? static_cast<int>(t->t.dim()) : 0; }
+int64_t nt_numel(const nt_tensor *t) { return t ? t->t.numel() : 0; }
+int nt_device_of(const nt_tensor *t) { return !t || t->t.is_cpu() ? NT_CPU : t->t.device().index(); }
+
+int64_t nt_size(const nt_tensor *t, int dim)
+{
+	int64_t size = 0;
+	action("size", {t}, [&] { size = t->t.size(dim); });
+	return size;
+}
 
 nt_dtype nt_dtype_of(const nt_tensor *t)
 {
-	switch (t->t.scalar_type()) {
+	switch (t ? t->t.scalar_type() : at::kFloat) {
 	case at::kBFloat16: return NT_BF16;
 	case at::kHalf: return NT_F16;
 	case at::kLong: return NT_I64;
@@ -322,7 +347,8 @@ nt_status nt_to_host_raw(const nt_tensor *t, void *out, size_t bytes)
 {
 	if (!t)
 		return action("to_host_raw", {t}, [] {});
-	return to_host("to_host_raw", t, t->t.scalar_type(), out, bytes / t->t.element_size());
+	size_t size = static_cast<size_t>(t->t.element_size());
+	return to_host("to_host_raw", t, t->t.scalar_type(), out, bytes / size + (bytes % size != 0));
 }
 
 nt_status nt_item(const nt_tensor *t, double *out)
@@ -341,6 +367,10 @@ void nt_grad_push(bool on)
 
 void nt_grad_pop(void)
 {
+	if (grad_modes.empty()) {
+		nt::record(NT_FAILED, "grad_pop", {}, "no grad mode was pushed");
+		return;
+	}
 	c10::GradMode::set_enabled(grad_modes.back());
 	grad_modes.pop_back();
 }
@@ -369,5 +399,10 @@ nt_tensor *nt_grad(const nt_tensor *t)
 }
 
 bool nt_has_grad(const nt_tensor *t) { return t && t->t.grad().defined(); }
-void nt_zero_grad(nt_tensor *t) { t->t.mutable_grad() = at::Tensor(); }
+void nt_zero_grad(nt_tensor *t)
+{
+	if (t)
+		t->t.mutable_grad() = at::Tensor();
+}
+
 nt_tensor *nt_detach(const nt_tensor *t) { return expr("detach", {t}, [&] { return t->t.detach(); }); }

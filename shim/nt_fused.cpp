@@ -4,7 +4,7 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <mutex>
+#include <algorithm>
 #include <vector>
 
 using nt::expr;
@@ -30,6 +30,20 @@ bool want_grad(std::initializer_list<at::Tensor> in)
 
 const float *ptr(const at::Tensor &t) { return t.const_data_ptr<float>(); }
 float *out(at::Tensor &t) { return t.mutable_data_ptr<float>(); }
+
+// Runs f(from, to, sum) over all rows, in a part a thread; the parts' own sums are added in order, so that a run repeats bit for bit.
+template <class F> void rows_with_sum(int64_t rows, int64_t width, at::Tensor &sum, F &&f)
+{
+	int64_t n = sum.defined() ? sum.numel() : 0;
+	int64_t parts = std::clamp<int64_t>(rows / rows_grain(width), 1, at::get_num_threads()), step = (rows + parts - 1) / parts;
+	std::vector<float> own(static_cast<size_t>(parts * n));
+	at::parallel_for(0, parts, 1, [&](int64_t a, int64_t b) {
+		for (int64_t i = a; i < b; i++)
+			f(std::min(rows, i * step), std::min(rows, (i + 1) * step), n ? own.data() + i * n : nullptr);
+	});
+	for (int64_t i = 0; i < parts * n; i++)
+		out(sum)[i % n] += own[i];
+}
 
 // ---- RMS norm ----
 
@@ -61,14 +75,10 @@ struct RmsNorm : Function<RmsNorm> {
 		int64_t d = x.size(-1), rows = x.numel() / d;
 		if (s[1].requires_grad())
 			dw = at::zeros_like(s[1]);
-		std::mutex lock;
-		at::parallel_for(0, rows, rows_grain(d), [&](int64_t a, int64_t b) {
-			std::vector<float> own(dw.defined() ? d : 0);
-			nt::cpu::rms_norm_back(ptr(dy) + a * d, ptr(x) + a * d, ptr(s[1]), ptr(s[2]) + a, out(dx) + a * d,
-					       dw.defined() ? own.data() : nullptr, b - a, d);
-			std::lock_guard<std::mutex> hold(lock);
-			for (size_t j = 0; j < own.size(); j++)
-				out(dw)[j] += own[j];
+		const float *dys = ptr(dy), *xs = ptr(x), *ws = ptr(s[1]), *is = ptr(s[2]);
+		float *dxs = out(dx);
+		rows_with_sum(rows, d, dw, [&](int64_t a, int64_t b, float *sum) {
+			nt::cpu::rms_norm_back(dys + a * d, xs + a * d, ws, is + a, dxs + a * d, sum, b - a, d);
 		});
 		return {dx, dw, at::Tensor()};
 	}
@@ -98,9 +108,10 @@ at::Tensor rope_forward(const at::Tensor &x, const at::Tensor &w, double eps, co
 }
 
 struct Rope : Function<Rope> {
-	static at::Tensor forward(AutogradContext *c, const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos,
-				  const at::Tensor &sin)
+	static at::Tensor forward(AutogradContext *c, const at::Tensor &x, const std::optional<at::Tensor> &norm, double eps,
+				  const at::Tensor &cos, const at::Tensor &sin)
 	{
+		at::Tensor w = norm.value_or(at::Tensor());
 		at::Tensor inv, y = rope_forward(x, w, eps, cos, sin, &inv);
 		c->save_for_backward({x, w, cos, sin, inv});
 		return y;
@@ -113,15 +124,12 @@ struct Rope : Function<Rope> {
 		at::Tensor dx = at::empty({n, h, d}, x.options());
 		if (w.defined() && w.requires_grad())
 			dw = at::zeros_like(w);
-		std::mutex lock;
-		at::parallel_for(0, n, rows_grain(h * d), [&](int64_t a, int64_t b) {
-			std::vector<float> own(dw.defined() ? d : 0);
-			nt::cpu::rope_back(ptr(dy) + a * h * d, ptr(x) + a * stride, stride, w.defined() ? ptr(w) : nullptr,
-					   ptr(s[2]) + a * d / 2, ptr(s[3]) + a * d / 2, ptr(s[4]) + a * h, out(dx) + a * h * d,
-					   dw.defined() ? own.data() : nullptr, b - a, h, d);
-			std::lock_guard<std::mutex> hold(lock);
-			for (size_t j = 0; j < own.size(); j++)
-				out(dw)[j] += own[j];
+		const float *dys = ptr(dy), *xs = ptr(x), *ws = w.defined() ? ptr(w) : nullptr, *cs = ptr(s[2]), *ss = ptr(s[3]);
+		const float *is = ptr(s[4]);
+		float *dxs = out(dx);
+		rows_with_sum(n, h * d, dw, [&](int64_t a, int64_t b, float *sum) {
+			nt::cpu::rope_back(dys + a * h * d, xs + a * stride, stride, ws, cs + a * d / 2, ss + a * d / 2, is + a * h,
+					   dxs + a * h * d, sum, b - a, h, d);
 		});
 		return {dx, dw, at::Tensor(), at::Tensor(), at::Tensor()};
 	}
@@ -194,7 +202,7 @@ void logprob_chunk(at::Tensor z, const at::Tensor &ids, const LogprobArgs &a, at
 	lz.copy_(sum);
 	lp.copy_(z.gather(1, ids.unsqueeze(1)).squeeze(1).sub_(sum));
 	if (entropy.defined())
-		entropy.copy_(sum - (at::exp(z - sum.unsqueeze(1)) * z).sum(-1));
+		entropy.copy_(sum - (at::exp(z - sum.unsqueeze(1)) * z.clamp_min(-1e30)).sum(-1)); // a weight of zero counts zero
 }
 
 at::Tensor logprob_all(const at::Tensor &h, const at::Tensor &w, const at::Tensor &ids, const LogprobArgs &a, at::Tensor &lz, at::Tensor &entropy)
@@ -213,9 +221,9 @@ at::Tensor logprob_all(const at::Tensor &h, const at::Tensor &w, const at::Tenso
 
 struct TokenLogprob : Function<TokenLogprob> {
 	static at::Tensor forward(AutogradContext *c, const at::Tensor &h, const at::Tensor &w, const at::Tensor &ids, double inv_t,
-				  int64_t chunk, bool fast, at::Tensor entropy)
+				  int64_t chunk, bool fast, at::Tensor *entropy) // a pointer: autograd wants no undefined tensor
 	{
-		at::Tensor lz, lp = logprob_all(h, w, ids, {inv_t, chunk, fast}, lz, entropy);
+		at::Tensor lz, lp = logprob_all(h, w, ids, {inv_t, chunk, fast}, lz, *entropy);
 		c->save_for_backward({h, w, ids, lz});
 		c->saved_data["t"] = inv_t;
 		c->saved_data["chunk"] = chunk;
@@ -262,28 +270,31 @@ nt_tensor *nt_rms_norm(const nt_tensor *x, const nt_tensor *w, double eps)
 		TORCH_CHECK(w->t.numel() == x->t.size(-1), "widths differ");
 		if (!nt::fast({x->t, w->t}))
 			return rms_plain(x->t, w->t, eps);
-		at::Tensor in = x->t.contiguous();
-		return want_grad({in, w->t}) ? RmsNorm::apply(in, w->t, eps) : rms_forward(in, w->t, eps, nullptr);
+		at::Tensor in = x->t.contiguous(), gain = w->t.contiguous();
+		return want_grad({in, gain}) ? RmsNorm::apply(in, gain, eps) : rms_forward(in, gain, eps, nullptr);
 	});
 }
 
 nt_tensor *nt_qk_rope(const nt_tensor *x, const nt_tensor *w, double eps, const nt_tensor *cos, const nt_tensor *sin)
 {
 	return expr("qk_rope", {x, cos, sin}, [&] {
-		at::Tensor in = x->t, norm = w ? w->t : at::Tensor();
-		TORCH_CHECK(in.dim() == 3 && cos->t.size(0) == in.size(0) && cos->t.size(1) * 2 == in.size(2), "positions do not fit");
-		if (!nt::fast({in, norm, cos->t}))
-			return rope_plain(in, norm, eps, cos->t, sin->t);
+		at::Tensor in = x->t, norm = w ? w->t.contiguous() : at::Tensor(), c = cos->t.contiguous(), s = sin->t.contiguous();
+		TORCH_CHECK(in.dim() == 3 && c.dim() == 2 && c.size(0) == in.size(0) && c.size(1) * 2 == in.size(2) &&
+				    s.sizes() == c.sizes(), "positions do not fit");
+		TORCH_CHECK(!w || norm.numel() == in.size(2), "widths differ");
+		if (!nt::fast({in, norm, c, s}))
+			return rope_plain(in, norm, eps, c, s);
 		if (in.stride(2) != 1 || in.stride(1) != in.size(2))
 			in = in.contiguous();
-		return want_grad({in, norm}) ? Rope::apply(in, norm, eps, cos->t, sin->t)
-					     : rope_forward(in, norm, eps, cos->t, sin->t, nullptr);
+		return want_grad({in, norm}) ? Rope::apply(in, w ? std::optional<at::Tensor>(norm) : std::nullopt, eps, c, s)
+					     : rope_forward(in, norm, eps, c, s, nullptr);
 	});
 }
 
 nt_tensor *nt_swiglu(const nt_tensor *gate_up)
 {
 	return expr("swiglu", {gate_up}, [&] {
+		TORCH_CHECK(gate_up->t.size(-1) % 2 == 0, "the width is odd");
 		if (!nt::fast({gate_up->t})) {
 			auto parts = gate_up->t.chunk(2, -1);
 			return at::silu(parts[0]) * parts[1];
@@ -298,18 +309,23 @@ nt_tensor *nt_token_logprob(const nt_tensor *h, const nt_tensor *head, const nt_
 	at::Tensor ent;
 	nt_tensor *lp = expr("token_logprob", {h, head, ids}, [&] {
 		int64_t v = head->t.size(0);
-		TORCH_CHECK(ids->t.numel() == h->t.size(0), "ids do not fit");
+		TORCH_CHECK(h->t.dim() == 2 && head->t.dim() == 2 && h->t.size(1) == head->t.size(1), "widths differ");
+		TORCH_CHECK(ids->t.dim() == 1 && ids->t.numel() == h->t.size(0), "ids do not fit");
+		TORCH_CHECK(temperature > 0, "the temperature is ", temperature);
 		// A chunk of logits is about 64 MB on the CPU and 512 MB on a GPU.
 		int64_t chunk = std::max<int64_t>(1, (h->t.is_cpu() ? 16 : 128) * (int64_t(1) << 20) / v);
 		bool fast = nt::fast({h->t, head->t});
-		if (fast && ids->t.numel() > 0)
-			TORCH_CHECK(ids->t.min().item<int64_t>() >= 0 && ids->t.max().item<int64_t>() < v, "an id is outside [0, ", v, ")");
+		at::Tensor id = ids->t.contiguous();
+		if (id.is_cpu()) // a GPU finds it out by itself, and a check would wait for it
+			for (int64_t i = 0; i < id.numel(); i++)
+				TORCH_CHECK(id.const_data_ptr<int64_t>()[i] >= 0 && id.const_data_ptr<int64_t>()[i] < v, "id ",
+					    id.const_data_ptr<int64_t>()[i], " is outside [0, ", v, ")");
 		if (entropy)
 			ent = at::empty({h->t.size(0)}, h->t.options().dtype(at::kFloat).requires_grad(false));
 		at::Tensor lz, in = h->t.contiguous();
 		if (want_grad({in, head->t}))
-			return TokenLogprob::apply(in, head->t, ids->t, 1 / temperature, chunk, fast, ent);
-		return logprob_all(in, head->t, ids->t, {1 / temperature, chunk, fast}, lz, ent);
+			return TokenLogprob::apply(in, head->t, id, 1 / temperature, chunk, fast, &ent);
+		return logprob_all(in, head->t, id, {1 / temperature, chunk, fast}, lz, ent);
 	});
 	if (entropy)
 		*entropy = lp ? nt::wrap(ent) : nullptr;
@@ -320,26 +336,27 @@ nt_tensor *nt_sample(const nt_tensor *logits, const nt_tensor *u, double tempera
 {
 	at::Tensor lp;
 	nt_tensor *ids = expr("sample", {logits, u}, [&] {
-		at::Tensor z = logits->t.to(at::kFloat).contiguous();
+		TORCH_CHECK(logits->t.dim() == 2 && logits->t.size(1) > 0 && u->t.numel() == logits->t.size(0), "uniform numbers do not fit");
+		TORCH_CHECK(temperature >= 0, "the temperature is ", temperature);
+		at::Tensor z = logits->t.to(at::kFloat).contiguous(), us = u->t.contiguous();
 		int64_t n = z.size(0), v = z.size(1);
-		TORCH_CHECK(u->t.numel() == n, "uniform numbers do not fit");
 		if (nt::fast({logits->t, u->t})) {
 			at::Tensor id = at::empty({n}, z.options().dtype(at::kLong));
 			lp = at::empty({n}, z.options());
 			at::parallel_for(0, n, rows_grain(v), [&](int64_t a, int64_t b) {
 				for (int64_t i = a; i < b; i++)
 					id.mutable_data_ptr<int64_t>()[i] = nt::cpu::sample_row(
-						ptr(z) + i * v, v, ptr(u->t)[i], static_cast<float>(temperature), out(lp) + i);
+						ptr(z) + i * v, v, ptr(us)[i], static_cast<float>(temperature), out(lp) + i);
 			});
 			return id;
 		}
 		at::Tensor all = at::log_softmax(temperature == 0 ? z : z / temperature, -1), id;
 		if (temperature == 0)
 			id = at::argmax(z, -1);
-		else // the first token whose cumulative weight reaches u; in double, for 150,000 of them
-			id = at::searchsorted(at::exp(all.to(at::kDouble)).cumsum(-1), u->t.to(at::kDouble).unsqueeze(1))
-				     .squeeze(1)
-				     .clamp_max(v - 1);
+		else { // the first token whose cumulative weight reaches u of the total; in double, for 150,000 of them
+			at::Tensor sum = at::exp(all.to(at::kDouble)).cumsum(-1);
+			id = at::searchsorted(sum, us.to(at::kDouble).unsqueeze(1) * sum.narrow(1, v - 1, 1)).squeeze(1).clamp_max(v - 1);
+		}
 		lp = all.gather(1, id.unsqueeze(1)).squeeze(1);
 		return id;
 	});

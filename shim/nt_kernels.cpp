@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <vector>
 
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #if !defined(__x86_64__)
@@ -11,14 +10,17 @@
 #define CLONES
 #endif
 #define INLINE static inline __attribute__((always_inline))
+#define RESTRICT __restrict__
 
-// exp for any x, relative error below 2e-7: x = n ln2 + r, a polynomial in r, n added to the exponent. NaN stays NaN.
+// exp for any x, relative error below 3e-7: x = n ln2 + r, a polynomial in r, n added to the exponent. NaN stays NaN.
 INLINE float fexp(float x)
 {
 	float c = x > 88.3f ? 88.3f : x;
 	c = c < -87.3f ? -87.3f : c;
 	float n = __builtin_floorf(c * 1.44269504f + 0.5f);
-	float r = c - n * 0.693359375f + n * 2.12194440e-4f;
+	float r = c - n * 0.693359375f;
+	r = r > 1.0f ? 1.0f : r; // never: it keeps the compiler from adding the two parts of ln2 first
+	r += n * 2.12194440e-4f;
 	float p = 1.9875691500e-4f;
 	p = p * r + 1.3981999507e-3f;
 	p = p * r + 8.3334519073e-3f;
@@ -34,9 +36,26 @@ INLINE float fexp(float x)
 	return x != x ? x : y;
 }
 
+// In 16 lanes by hand: a maximum that minds NaN is not a reduction to the compiler. A NaN is passed over.
+INLINE float row_max(const float *z, int64_t n)
+{
+	float lane[16], m = -INFINITY;
+	for (int l = 0; l < 16; l++)
+		lane[l] = -INFINITY;
+	int64_t j = 0;
+	for (; j + 16 <= n; j += 16)
+		for (int l = 0; l < 16; l++)
+			lane[l] = z[j + l] > lane[l] ? z[j + l] : lane[l];
+	for (int l = 0; l < 16; l++)
+		m = lane[l] > m ? lane[l] : m;
+	for (; j < n; j++)
+		m = z[j] > m ? z[j] : m;
+	return m;
+}
+
 namespace nt::cpu {
 
-CLONES void rms_norm(const float *x, const float *w, float *y, float *inv, int64_t rows, int64_t d, float eps)
+CLONES void rms_norm(const float *RESTRICT x, const float *RESTRICT w, float *RESTRICT y, float *RESTRICT inv, int64_t rows, int64_t d, float eps)
 {
 	for (int64_t i = 0; i < rows; i++, x += d, y += d) {
 		float s = 0;
@@ -51,7 +70,7 @@ CLONES void rms_norm(const float *x, const float *w, float *y, float *inv, int64
 }
 
 // y = x r w, r = (mean x^2 + eps)^(-1/2):  dx = r (w dy - x r^2 mean(w dy x)),  dw += dy x r
-CLONES void rms_norm_back(const float *dy, const float *x, const float *w, const float *inv, float *dx, float *dw, int64_t rows,
+CLONES void rms_norm_back(const float *RESTRICT dy, const float *RESTRICT x, const float *RESTRICT w, const float *RESTRICT inv, float *RESTRICT dx, float *RESTRICT dw, int64_t rows,
 			  int64_t d)
 {
 	for (int64_t i = 0; i < rows; i++, x += d, dy += d, dx += d) {
@@ -67,7 +86,7 @@ CLONES void rms_norm_back(const float *dy, const float *x, const float *w, const
 	}
 }
 
-CLONES void rope(const float *x, int64_t x_stride, const float *w, const float *cos, const float *sin, float *y, float *inv, int64_t n,
+CLONES void rope(const float *RESTRICT x, int64_t x_stride, const float *RESTRICT w, const float *RESTRICT cos, const float *RESTRICT sin, float *RESTRICT y, float *RESTRICT inv, int64_t n,
 		 int64_t h, int64_t d, float eps)
 {
 	int64_t half = d / 2;
@@ -99,8 +118,8 @@ CLONES void rope(const float *x, int64_t x_stride, const float *w, const float *
 	}
 }
 
-CLONES void rope_back(const float *dy, const float *x, int64_t x_stride, const float *w, const float *cos, const float *sin,
-		      const float *inv, float *dx, float *dw, int64_t n, int64_t h, int64_t d)
+CLONES void rope_back(const float *RESTRICT dy, const float *RESTRICT x, int64_t x_stride, const float *RESTRICT w, const float *RESTRICT cos, const float *RESTRICT sin,
+		      const float *RESTRICT inv, float *RESTRICT dx, float *RESTRICT dw, int64_t n, int64_t h, int64_t d)
 {
 	int64_t half = d / 2;
 	for (int64_t i = 0; i < n; i++) {
@@ -128,14 +147,14 @@ CLONES void rope_back(const float *dy, const float *x, int64_t x_stride, const f
 	}
 }
 
-CLONES void swiglu(const float *gu, float *y, int64_t rows, int64_t f)
+CLONES void swiglu(const float *RESTRICT gu, float *RESTRICT y, int64_t rows, int64_t f)
 {
 	for (int64_t i = 0; i < rows; i++, gu += 2 * f, y += f)
 		for (int64_t j = 0; j < f; j++)
 			y[j] = gu[j] / (1.0f + fexp(-gu[j])) * gu[f + j];
 }
 
-CLONES void swiglu_back(const float *dy, const float *gu, float *dgu, int64_t rows, int64_t f)
+CLONES void swiglu_back(const float *RESTRICT dy, const float *RESTRICT gu, float *RESTRICT dgu, int64_t rows, int64_t f)
 {
 	for (int64_t i = 0; i < rows; i++, gu += 2 * f, dgu += 2 * f, dy += f)
 		for (int64_t j = 0; j < f; j++) {
@@ -150,9 +169,7 @@ CLONES void causal_softmax(float *s, float *lse, int64_t rows, int64_t cols, int
 {
 	for (int64_t t = 0; t < rows; t++, s += stride) {
 		int64_t n = before + t + 1;
-		float m = s[0], sum = 0;
-		for (int64_t j = 0; j < n; j++)
-			m = s[j] > m ? s[j] : m;
+		float m = row_max(s, n), sum = 0;
 		for (int64_t j = 0; j < n; j++) {
 			s[j] = fexp((s[j] - m) * scale);
 			sum += s[j];
@@ -178,7 +195,7 @@ CLONES void causal_softmax_again(float *s, const float *lse, int64_t rows, int64
 	}
 }
 
-CLONES void softmax_back(float *ds, const float *p, const float *delta, int64_t rows, int64_t cols, int64_t stride, float scale)
+CLONES void softmax_back(float *RESTRICT ds, const float *RESTRICT p, const float *RESTRICT delta, int64_t rows, int64_t cols, int64_t stride, float scale)
 {
 	for (int64_t t = 0; t < rows; t++, ds += stride, p += stride) {
 		float l = delta[t];
@@ -187,20 +204,20 @@ CLONES void softmax_back(float *ds, const float *p, const float *delta, int64_t 
 	}
 }
 
-// One query position, `group` query heads over one key/value head: q, o [group, d]; k, v rows `stride` apart; s: scratch [length].
-CLONES void decode_row(const float *q, const float *k, const float *v, float *o, float *s, int64_t length, int64_t stride,
-		       int64_t group, int64_t d, float scale)
+// One query position, `group` query heads over one key/value head: q, o [group, d]; k, v rows `stride` apart; s: scratch
+// [group, length]. Inlined once for each common d, which the compiler then unrolls.
+INLINE void decode(const float *RESTRICT q, const float *RESTRICT k, const float *RESTRICT v, float *RESTRICT o, float *RESTRICT s,
+		   int64_t length, int64_t stride, int64_t group, int64_t d, float scale)
 {
-	for (int64_t g = 0; g < group; g++, q += d, o += d) {
-		float m = -INFINITY, sum = 0;
-		for (int64_t j = 0; j < length; j++) {
-			const float *kj = k + j * stride;
+	for (int64_t j = 0; j < length; j++, k += stride)
+		for (int64_t g = 0; g < group; g++) {
 			float x = 0;
 			for (int64_t i = 0; i < d; i++)
-				x += q[i] * kj[i];
-			s[j] = x * scale;
-			m = s[j] > m ? s[j] : m;
+				x += q[g * d + i] * k[i];
+			s[g * length + j] = x * scale;
 		}
+	for (int64_t g = 0; g < group; g++, s += length, o += d) {
+		float m = row_max(s, length), sum = 0;
 		for (int64_t j = 0; j < length; j++) {
 			s[j] = fexp(s[j] - m);
 			sum += s[j];
@@ -209,54 +226,75 @@ CLONES void decode_row(const float *q, const float *k, const float *v, float *o,
 			o[i] = 0;
 		for (int64_t j = 0; j < length; j++) {
 			const float *vj = v + j * stride;
-			float p = s[j] / sum;
+			float p = s[j];
 			for (int64_t i = 0; i < d; i++)
 				o[i] += p * vj[i];
 		}
+		float inv = 1.0f / sum;
+		for (int64_t i = 0; i < d; i++)
+			o[i] *= inv;
 	}
 }
 
-// Sum of exp((z - m) inv_t) over a row, in blocks so that fp32 adds numbers of like size; e receives the terms when not NULL.
-INLINE double exp_sum(const float *z, int64_t v, float m, float inv_t, float *e)
+CLONES void decode_row(const float *q, const float *k, const float *v, float *o, float *s, int64_t length, int64_t stride,
+		       int64_t group, int64_t d, float scale)
+{
+	switch (d) {
+	case 32: decode(q, k, v, o, s, length, stride, group, 32, scale); break;
+	case 64: decode(q, k, v, o, s, length, stride, group, 64, scale); break;
+	case 128: decode(q, k, v, o, s, length, stride, group, 128, scale); break;
+	default: decode(q, k, v, o, s, length, stride, group, d, scale);
+	}
+}
+
+const int64_t block = 1024; // of a row of logits: within it fp32 adds numbers of like size, beyond it double
+
+INLINE double block_sum(const float *z, int64_t n, float m, float inv_t)
+{
+	float s = 0;
+	for (int64_t j = 0; j < n; j++)
+		s += fexp((z[j] - m) * inv_t);
+	return s;
+}
+
+INLINE int64_t block_size(int64_t v, int64_t at) { return v - at < block ? v - at : block; }
+
+INLINE double exp_sum(const float *z, int64_t v, float m, float inv_t)
 {
 	double total = 0;
-	for (int64_t i = 0; i < v; i += 1024) {
-		int64_t n = v - i < 1024 ? v - i : 1024;
-		float s = 0;
-		if (e)
-			for (int64_t j = 0; j < n; j++) {
-				e[i + j] = fexp((z[i + j] - m) * inv_t);
-				s += e[i + j];
-			}
-		else
-			for (int64_t j = 0; j < n; j++)
-				s += fexp((z[i + j] - m) * inv_t);
-		total += s;
-	}
+	for (int64_t i = 0; i < v; i += block)
+		total += block_sum(z + i, block_size(v, i), m, inv_t);
 	return total;
 }
 
-INLINE float row_max(const float *z, int64_t v)
+// The sum again, and in *mean that of exp(y) y, y = (z - m) inv_t; a weight of zero counts zero, whatever y.
+INLINE double exp_sum_mean(const float *z, int64_t v, float m, float inv_t, double *mean)
 {
-	float m = z[0];
-	for (int64_t j = 0; j < v; j++)
-		m = z[j] > m ? z[j] : m;
-	return m;
+	double total = 0;
+	*mean = 0;
+	for (int64_t i = 0; i < v; i += block) {
+		int64_t n = block_size(v, i);
+		float s = 0, t = 0;
+		for (int64_t j = 0; j < n; j++) {
+			float y = (z[i + j] - m) * inv_t, e = fexp(y);
+			s += e;
+			t += e * (y < -100.0f ? -100.0f : y);
+		}
+		total += s;
+		*mean += t;
+	}
+	return total;
 }
 
 CLONES void logprob_row(const float *z, int64_t v, int64_t id, float inv_t, float *logprob, float *lz, float *entropy)
 {
 	float m = row_max(z, v);
-	double total = exp_sum(z, v, m, inv_t, nullptr);
-	float log_total = static_cast<float>(std::log(total));
-	*lz = m * inv_t + log_total;
-	*logprob = (z[id] - m) * inv_t - log_total;
-	if (!entropy)
-		return;
-	float mean = 0; // H = log_total - E[(z - m)/T]
-	for (int64_t j = 0; j < v; j++)
-		mean += fexp((z[j] - m) * inv_t) * ((z[j] - m) * inv_t);
-	*entropy = log_total - mean / static_cast<float>(total);
+	double mean = 0, total = entropy ? exp_sum_mean(z, v, m, inv_t, &mean) : exp_sum(z, v, m, inv_t);
+	double log_total = std::log(total);
+	*lz = static_cast<float>(m * inv_t + log_total);
+	*logprob = static_cast<float>((z[id] - m) * inv_t - log_total);
+	if (entropy) // H = log_total - E[y]
+		*entropy = static_cast<float>(log_total - mean / total);
 }
 
 // z becomes d loss / d z for loss = g logprob: g inv_t (onehot - softmax)
@@ -268,32 +306,43 @@ CLONES void logprob_row_back(float *z, int64_t v, int64_t id, float inv_t, float
 	z[id] += g * inv_t;
 }
 
+// The first token at which the running sum of weights reaches u of the total. Whole blocks are skipped by their sums; what rounding
+// leaves at the end goes to the last token of non-zero weight, so one without weight is never drawn.
 CLONES int64_t sample_row(const float *z, int64_t v, float u, float temperature, float *logprob)
 {
-	static thread_local std::vector<float> terms;
 	float m = row_max(z, v);
 	if (temperature == 0) {
 		int64_t best = 0;
 		while (best < v - 1 && !(z[best] >= m))
 			best++;
-		*logprob = static_cast<float>(-std::log(exp_sum(z, v, m, 1.0f, nullptr)));
+		*logprob = static_cast<float>(-std::log(exp_sum(z, v, m, 1.0f)));
 		return best;
 	}
 	float inv_t = 1.0f / temperature;
-	terms.resize(static_cast<size_t>(v));
-	double total = exp_sum(z, v, m, inv_t, terms.data());
-	double want = u * total, sum = 0;
-	int64_t id = -1, last = 0;
-	for (int64_t i = 0; i < v && id < 0; i++) { // the last token of non-zero weight takes what rounding leaves
-		if (terms[i] > 0) {
-			last = i;
-			sum += terms[i];
-			if (sum >= want)
-				id = i;
-		}
+	double total = exp_sum(z, v, m, inv_t), want = u * total, before = 0;
+	int64_t at = 0, id = 0;
+	for (int64_t i = 0; i < v; i += block) {
+		double s = block_sum(z + i, block_size(v, i), m, inv_t);
+		if (!(s > 0))
+			continue;
+		at = i;
+		if (before + s >= want)
+			break;
+		before += s;
 	}
-	id = id < 0 ? last : id;
-	*logprob = (z[id] - m) * inv_t - static_cast<float>(std::log(total));
+	float weight[block];
+	int64_t n = block_size(v, at);
+	for (int64_t j = 0; j < n; j++)
+		weight[j] = fexp((z[at + j] - m) * inv_t);
+	for (int64_t j = 0; j < n; j++) {
+		if (!(weight[j] > 0))
+			continue;
+		id = at + j;
+		before += weight[j];
+		if (before >= want)
+			break;
+	}
+	*logprob = static_cast<float>((z[id] - m) * inv_t - std::log(total));
 	return id;
 }
 

@@ -131,9 +131,11 @@ nt_status nt_add_into(nt_tensor *to, const nt_tensor *x, double c)
 static std::vector<at::Tensor> gradients(nt_tensor *const *params, int n)
 {
 	std::vector<at::Tensor> grads;
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n; i++) {
+		TORCH_CHECK(params[i], "parameter ", i, " is NULL");
 		if (params[i]->t.grad().defined())
 			grads.push_back(params[i]->t.grad());
+	}
 	return grads;
 }
 
@@ -143,7 +145,7 @@ nt_status nt_grad_norm(nt_tensor *const *params, int n, double *norm)
 		c10::NoGradGuard off;
 		std::vector<at::Tensor> grads = gradients(params, n);
 		*norm = grads.empty() ? 0
-				      : at::linalg_vector_norm(at::stack(at::_foreach_norm(grads, 2)).to(at::kDouble)).item<double>();
+				      : at::linalg_vector_norm(at::stack(at::_foreach_norm(grads, 2, at::kFloat)).to(at::kDouble)).item<double>();
 	});
 }
 
@@ -163,14 +165,18 @@ nt_status nt_adamw_step(nt_tensor *const *params, nt_tensor *const *m, nt_tensor
 	return action("adamw_step", {}, [&] {
 		c10::NoGradGuard off;
 		std::vector<at::Tensor> p, g, ms, vs, steps;
+		at::Tensor count; // one for all of them, on their device
 		for (int i = 0; i < n; i++) {
+			TORCH_CHECK(params[i] && m[i] && v[i], "parameter ", i, " or its state is NULL");
 			if (!params[i]->t.grad().defined())
 				continue;
+			if (!count.defined())
+				count = at::full({}, static_cast<double>(step), params[i]->t.options().dtype(at::kFloat).requires_grad(false));
 			p.push_back(params[i]->t);
 			g.push_back(params[i]->t.grad());
 			ms.push_back(m[i]->t);
 			vs.push_back(v[i]->t);
-			steps.push_back(at::full({}, static_cast<double>(step), p.back().options().dtype(at::kFloat)));
+			steps.push_back(count);
 		}
 		if (!p.empty())
 			at::_fused_adamw_(p, g, ms, vs, {}, steps, hyper->lr, hyper->beta1, hyper->beta2, hyper->weight_decay,

@@ -125,6 +125,8 @@ void nla_tok_matcher_release(struct nla_tok_matcher *m);
 /* The next match at or after `from`, never empty; *start == *stop == n when there is none. Text must be valid UTF-8. */
 enum nla_status nla_tok_matcher_next(struct nla_tok_matcher *m, const char *text, size_t n, size_t from, size_t *start,
 				     size_t *stop, struct nla_err *err);
+/* A letter or number that Unicode 15 or 16 has added, which Debian's libraries do not know. */
+bool nla_tok_is_new(uint32_t cp);
 /* Append text in normal form C (utf8proc). Text must be valid UTF-8. */
 enum nla_status nla_tok_nfc(const char *text, size_t n, struct nla_str *out, struct nla_err *err);
 

@@ -16,16 +16,41 @@
 #define MATCH_LIMIT 1000000000 /* steps of the interpreter: minutes; only a hostile pattern comes near */
 
 /* Letters and numbers of Unicode 16.0 that are unassigned in 14.0 (DerivedGeneralCategory.txt of both). */
-static const char new_letters[] =
-	"\\x{1c89}-\\x{1c8a}\\x{a7cb}-\\x{a7cd}\\x{a7da}-\\x{a7dc}\\x{105c0}-\\x{105f3}\\x{10d4a}-\\x{10d65}\\x{10d6f}-\\x{10d85}"
-	"\\x{10ec2}-\\x{10ec4}\\x{1123f}-\\x{11240}\\x{11380}-\\x{11389}\\x{1138b}\\x{1138e}\\x{11390}-\\x{113b5}\\x{113b7}"
-	"\\x{113d1}\\x{113d3}\\x{11bc0}-\\x{11be0}\\x{11f02}\\x{11f04}-\\x{11f10}\\x{11f12}-\\x{11f33}\\x{1342f}"
-	"\\x{13441}-\\x{13446}\\x{13460}-\\x{143fa}\\x{16100}-\\x{1611d}\\x{16d40}-\\x{16d6c}\\x{18cff}\\x{1b132}\\x{1b155}"
-	"\\x{1df25}-\\x{1df2a}\\x{1e030}-\\x{1e06d}\\x{1e4d0}-\\x{1e4eb}\\x{1e5d0}-\\x{1e5ed}\\x{1e5f0}\\x{2b739}"
-	"\\x{2ebf0}-\\x{2ee5d}\\x{31350}-\\x{323af}";
-static const char new_numbers[] =
-	"\\x{10d40}-\\x{10d49}\\x{116d0}-\\x{116e3}\\x{11bf0}-\\x{11bf9}\\x{11f50}-\\x{11f59}\\x{16130}-\\x{16139}"
-	"\\x{16d70}-\\x{16d79}\\x{1ccf0}-\\x{1ccf9}\\x{1d2c0}-\\x{1d2d3}\\x{1e4f0}-\\x{1e4f9}\\x{1e5f1}-\\x{1e5fa}";
+struct range {
+	uint32_t first, last;
+};
+static const struct range new_letters[] = {
+	{ 0x1c89, 0x1c8a }, { 0xa7cb, 0xa7cd }, { 0xa7da, 0xa7dc }, { 0x105c0, 0x105f3 }, { 0x10d4a, 0x10d65 },
+	{ 0x10d6f, 0x10d85 }, { 0x10ec2, 0x10ec4 }, { 0x1123f, 0x11240 }, { 0x11380, 0x11389 }, { 0x1138b, 0x1138b },
+	{ 0x1138e, 0x1138e }, { 0x11390, 0x113b5 }, { 0x113b7, 0x113b7 }, { 0x113d1, 0x113d1 }, { 0x113d3, 0x113d3 },
+	{ 0x11bc0, 0x11be0 }, { 0x11f02, 0x11f02 }, { 0x11f04, 0x11f10 }, { 0x11f12, 0x11f33 }, { 0x1342f, 0x1342f },
+	{ 0x13441, 0x13446 }, { 0x13460, 0x143fa }, { 0x16100, 0x1611d }, { 0x16d40, 0x16d6c }, { 0x18cff, 0x18cff },
+	{ 0x1b132, 0x1b132 }, { 0x1b155, 0x1b155 }, { 0x1df25, 0x1df2a }, { 0x1e030, 0x1e06d }, { 0x1e4d0, 0x1e4eb },
+	{ 0x1e5d0, 0x1e5ed }, { 0x1e5f0, 0x1e5f0 }, { 0x2b739, 0x2b739 }, { 0x2ebf0, 0x2ee5d }, { 0x31350, 0x323af },
+};
+static const struct range new_numbers[] = {
+	{ 0x10d40, 0x10d49 }, { 0x116d0, 0x116e3 }, { 0x11bf0, 0x11bf9 }, { 0x11f50, 0x11f59 }, { 0x16130, 0x16139 },
+	{ 0x16d70, 0x16d79 }, { 0x1ccf0, 0x1ccf9 }, { 0x1d2c0, 0x1d2d3 }, { 0x1e4f0, 0x1e4f9 }, { 0x1e5f1, 0x1e5fa },
+};
+
+static bool in_ranges(const struct range *ranges, size_t n, uint32_t cp)
+{
+	for (size_t i = 0; i < n; i++)
+		if (cp >= ranges[i].first && cp <= ranges[i].last)
+			return true;
+	return false;
+}
+
+bool nla_tok_is_new(uint32_t cp)
+{
+	return in_ranges(new_letters, NLA_LEN(new_letters), cp) || in_ranges(new_numbers, NLA_LEN(new_numbers), cp);
+}
+
+static void add_ranges(struct nla_str *out, const struct range *ranges, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		nla_str_addf(out, "\\x{%x}-\\x{%x}", ranges[i].first, ranges[i].last);
+}
 
 struct translation {
 	struct nla_str out;
@@ -46,7 +71,12 @@ static size_t translate_escape(struct translation *t, const char *s)
 		if (t->in_class && s[1] == 'P')
 			return 0;
 		nla_str_add(&t->out, t->in_class ? "" : s[1] == 'P' ? "[^" : "[");
-		nla_str_addf(&t->out, "\\p{%c}%s%s", s[3], letters ? new_letters : new_numbers, t->in_class ? "" : "]");
+		nla_str_addf(&t->out, "\\p{%c}", s[3]);
+		if (letters)
+			add_ranges(&t->out, new_letters, NLA_LEN(new_letters));
+		else
+			add_ranges(&t->out, new_numbers, NLA_LEN(new_numbers));
+		nla_str_add(&t->out, t->in_class ? "" : "]");
 		return 5;
 	}
 	if (s[1] == '\0' || (strchr("0123456789", s[1])) || (s[1] >= 'A' && s[1] <= 'Z' && !strchr("DP", s[1])) ||

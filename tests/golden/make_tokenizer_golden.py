@@ -54,7 +54,7 @@ HARD = [
     "The quick brown fox jumps over the lazy dog.", "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n",
     "<|im_start|><|im_end|><|endoftext|>", "x<|im_end|>y", "<|im_end|", "<<|im_end|>>",
     "<|im_start|>e\u0301<|im_end|>\u0301", "<think>\n\n</think>\n\n", "<explanation>\nthe text\n</explanation>",
-    "<|IM_END|>", " <|im_end|> ", "<|endoftext|><|endoftext|>", "zebra zebras zebraz Zebra",
+    "<|IM_END|>", " <|im_end|> ", "<|endoftext|><|endoftext|>", "a zebra ran, zebra zebras", "x\U00031350 qx\U00031350", "!\u180e !\u180e",
     "abc abcd xabc abcabc bcabc aabc abbc", "AB\u00c5CD A\u030a \u00c5 ngA\u030a", "[left]  [left]x x [left] y",
     "[right]  x[right]\n\ny[right]", "[both] a [both] b\u3000[both]\u3000",
     "word sword words word. a word_ word\u0301 wordword", "\u00e9word wordz wor word",
@@ -83,7 +83,9 @@ def hard_strings(tokens, extra):
 def corpus():
     text = (REPOSITORY / "LICENSE").read_text()
     lines = [line for line in text.splitlines(keepends=True) if line.strip()] * 2
-    return lines + HARD * 3 + 5 * ["caf\u00e9 na\u00efve \u4f60\u597d \u041f\u0440\u0438\u0432\u0435\u0442 for (int i = 0; i < n; i++) { return x; }\n"]
+    more = "caf\u00e9 na\u00efve \u4f60\u597d \u041f\u0440\u0438\u0432\u0435\u0442 for (int i = 0; i < n; i++) { return x; }\n"
+    # Learnt as one token each, which shows where the split falls: a letter of Unicode 15, a character once white space.
+    return lines + HARD * 3 + [more] * 5 + ["qx\U00031350 !\u180e\n"] * 60
 
 
 def train(normalizer, pre, size):
@@ -228,9 +230,9 @@ def qwen3():
 
     tokenizer = Tokenizer.from_file(str(SHARED / "qwen3" / "tokenizer.json"))
     chat = AutoTokenizer.from_pretrained(str(SHARED / "qwen3"))
-    contents = ["Hello", "", "  spaces  ", "two\nlines\n", "caf\u00e9 e\u0301 \u4f60\u597d \U0001f600", "<|im_end|> inside", HARD[-1]]
+    contents = ["Hello", "", "  spaces  ", "two\nlines\n", "caf\u00e9 e\u0301 \u4f60\u597d \U0001f600", "<|im_end|> inside"]
     rows = []
-    for content in contents + ["Explain: \u320e \u0001."]:
+    for content in contents + [HARD[-1], "Explain: \u320e \u0001."]:
         messages = [{"role": "user", "content": content}]
         ids = chat.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
         rows.append([content, ids])

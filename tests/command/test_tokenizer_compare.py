@@ -1,10 +1,10 @@
 """Compares our tokenizer with the `tokenizers` library on text of this machine and random Unicode: ids, and decode(encode(x)).
 
-    tokenizer_compare.py TOK_IDS [FOLDER]
+    tokenizer_compare.py [TOK_IDS [FOLDER]]
 
-TOK_IDS is the built tests/tools/tok_ids; FOLDER holds tokenizer.json (default: NLA_SHARED/qwen3, NLA_SHARED defaulting to the
-folder `shared` beside the repository). Needs the reference python (NLA_REFERENCE_PYTHON, default
-~/.cache/nla/reference/bin/python) and exits 77 without it or the folder.
+TOK_IDS is the built tests/tools/tok_ids (default: BUILD_DIR/tests/tok_ids); FOLDER holds tokenizer.json (default:
+NLA_SHARED/qwen3, NLA_SHARED defaulting to the folder `shared` beside the repository). Needs the reference python
+(NLA_REFERENCE_PYTHON or REFERENCE_PYTHON, default ~/.cache/nla/reference/bin/python) and exits 77 without it or the folder.
 """
 import os
 import pathlib
@@ -17,7 +17,8 @@ import unicodedata
 SKIP = 77
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 SHARED = pathlib.Path(os.environ.get("NLA_SHARED") or REPOSITORY.parent / "shared")
-PYTHON = os.environ.get("NLA_REFERENCE_PYTHON") or os.path.expanduser("~/.cache/nla/reference/bin/python")
+PYTHON = (os.environ.get("NLA_REFERENCE_PYTHON") or os.environ.get("REFERENCE_PYTHON")
+          or os.path.expanduser("~/.cache/nla/reference/bin/python"))
 
 # Text of this Debian: Python's library and its documentation, licences, locale data, C headers, the repository itself.
 FOLDERS = [
@@ -129,7 +130,7 @@ def run(program, folder, data, *options):
 
 
 def main():
-    program = sys.argv[1]
+    program = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.environ.get("BUILD_DIR", "build"), "tests", "tok_ids")
     folder = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else SHARED / "qwen3"
     if not (folder / "tokenizer.json").exists():
         print(f"skipped: no tokenizer.json in {folder}")

@@ -1,0 +1,100 @@
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/progress.h"
+#include "nla/extract.h"
+#include "run/program.h"
+#include "run/stop.h"
+
+static bool show(int64_t docs, int64_t rows, void *arg)
+{
+	nla_progress_step(arg, rows, "%lld documents", (long long)docs);
+	return !nla_stop_asked();
+}
+
+/* The sidecar of the set: layer, templates, and the ids that follow from them. */
+static enum nla_status describe(const struct nla_config *cfg, const struct nla_target *t, struct nla_sidecar *meta, struct nla_err *err)
+{
+	int64_t layer = cfg->extract.layer >= 0 ? cfg->extract.layer : 2 * t->lm.arch.n_layers / 3;
+	if (layer >= t->lm.arch.n_layers)
+		return nla_usage(err, "'extract.layer' is %lld: '%s' has blocks 0 to %lld", (long long)layer, cfg->model,
+				 (long long)t->lm.arch.n_layers - 1);
+	meta->version = 2;
+	meta->kind = nla_strdup("nla_dataset");
+	meta->stage = nla_strdup("extract");
+	meta->base_checkpoint = nla_strdup(nla_path_base(cfg->model));
+	meta->layer = layer;
+	meta->marker = nla_strdup(cfg->templates.marker);
+	meta->av_template = nla_strdup(cfg->templates.av);
+	meta->ar_template = nla_strdup(cfg->templates.ar);
+	return nla_contract_make(meta, t, err);
+}
+
+static enum nla_status extract(const struct nla_config *cfg, const struct nla_target *t, const struct nla_sidecar *meta, struct nla_err *err)
+{
+	struct nla_extract_cfg x = { .layer = meta->layer, .per_doc = cfg->extract.per_doc, .min_position = cfg->extract.min_position,
+				     .max_tokens = cfg->extract.max_tokens, .next = cfg->extract.next, .max_rows = cfg->extract.rows,
+				     .seed = (uint64_t)cfg->seed };
+	struct nla_actset_writer *w;
+	struct nla_corpus corpus;
+	struct nla_progress p;
+	int64_t docs, rows;
+	if (nla_corpus_open(&corpus, cfg->extract.corpus, err))
+		return err->status;
+	if (!nla_actset_create(&w, cfg->out, meta, cfg->extract.dtype ? NLA_ST_F32 : NLA_ST_BF16, err)) {
+		nla_progress_start(&p, "extract", cfg->extract.rows);
+		nla_extract(t, &corpus, &x, w, show, &p, &docs, &rows, err);
+		if (!err->status && rows == 0)
+			nla_fail(err, "'%s' gave no row: its %lld documents are empty or shorter than extract.min_position = %lld tokens",
+				 cfg->extract.corpus, (long long)docs, (long long)x.min_position);
+		if (err->status)
+			nla_actset_abort(w);
+		else if (!nla_actset_finish(w, err))
+			nla_progress_end(&p, "%lld rows from %lld documents, block %lld, width %lld", (long long)rows, (long long)docs,
+					 (long long)x.layer, (long long)meta->d_model);
+	}
+	nla_corpus_close(&corpus);
+	return err->status;
+}
+
+/* The baselines of the finished set: stdout is the result. */
+static enum nla_status print_result(const char *folder, struct nla_err *err)
+{
+	struct nla_sidecar made;
+	if (!nla_sidecar_read(&made, folder, err)) {
+		printf("{\"rows\": %lld, \"d_model\": %lld, \"layer\": %lld, \"baseline_var\": %.9g, \"baseline_mean\": %.9g}\n",
+		       (long long)made.n_rows, (long long)made.d_model, (long long)made.layer, made.baseline_var, made.baseline_mean);
+		nla_sidecar_release(&made);
+	}
+	return err->status;
+}
+
+static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
+{
+	struct nla_target target;
+	struct nla_sidecar meta;
+	int device;
+	nt_dtype dtype;
+	nla_stop_catch();
+	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->extract.corpus, "extract.corpus", err) ||
+	    nla_config_need(cfg->out, "out", err) || nla_config_device(cfg, &device, &dtype, err))
+		return err->status;
+	if (cfg->overwrite && nla_rmtree(cfg->out, err))
+		return err->status;
+	if (nla_target_open(&target, cfg->model, device, dtype, -1, err))
+		return err->status;
+	nla_sidecar_init(&meta);
+	if (!describe(cfg, &target, &meta, err) && !extract(cfg, &target, &meta, err))
+		print_result(cfg->out, err);
+	nla_sidecar_release(&meta);
+	nla_target_close(&target);
+	return err->status;
+}
+
+int main(int argc, char **argv)
+{
+	return nla_program("nla-extract", NLA_CMD_EXTRACT,
+			   "Corpus -> activation set: the target's residual stream after block K at chosen tokens of each document.", argc,
+			   argv, run);
+}

@@ -1,0 +1,21 @@
+#include "run/program.h"
+#include "run/sft.h"
+#include "run/stop.h"
+
+static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
+{
+	struct nla_sft sft;
+	nla_stop_catch();
+	if (!nla_sft_open(&sft, cfg, err))
+		nla_sft_run(&sft, err);
+	nla_sft_close(&sft);
+	return err->status;
+}
+
+int main(int argc, char **argv)
+{
+	return nla_program("nla-sft", NLA_CMD_SFT,
+			   "Supervised training: pre-train a small target (--role lm), warm-start a verbalizer (--role av) or a\n"
+			   "reconstructor (--role ar). Writes OUT/checkpoints/latest/{model,av,ar}.",
+			   argc, argv, run);
+}

@@ -1,0 +1,32 @@
+/*
+ * extract - corpus -> activation set: the target's residual stream after block K at chosen tokens of each document.
+ *
+ * Positions are keyed by (seed, document): the same document gives the same positions whatever else is in the corpus. Positions
+ * below min_position are never chosen; a document that is too short gives no row. Batched: documents are rows of one pack.
+ */
+#ifndef NLA_EXTRACT_H
+#define NLA_EXTRACT_H
+
+#include "data/actset.h"
+#include "data/corpus.h"
+#include "nla/target.h"
+
+struct nla_extract_cfg {
+	int64_t layer, per_doc, min_position, max_tokens, next, max_rows;
+	uint64_t seed;
+};
+
+/* progress: called now and then with rows written so far; returns false to stop early (what is written stays whole). */
+typedef bool nla_extract_progress(int64_t docs, int64_t rows, void *arg);
+
+/* Writes rows to w until the corpus ends or max_rows (0: no limit). n_docs, n_rows: documents read, rows written. */
+enum nla_status nla_extract(const struct nla_target *t, struct nla_corpus *corpus, const struct nla_extract_cfg *cfg,
+			    struct nla_actset_writer *w, nla_extract_progress *progress, void *arg, int64_t *n_docs, int64_t *n_rows,
+			    struct nla_err *err);
+/* Positions chosen for a document of n tokens, ascending, into out[per_doc]; returns how many. Pure. */
+int64_t nla_extract_positions(const char *doc_id, int64_t n, const struct nla_extract_cfg *cfg, int64_t *out);
+/* The activation [D] of one text at one token (negative: from the end); prefix receives the text up to it. */
+enum nla_status nla_extract_one(const struct nla_target *t, const char *text, int64_t position, int64_t layer, float *v,
+				struct nla_str *prefix, struct nla_err *err);
+
+#endif

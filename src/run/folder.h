@@ -1,0 +1,43 @@
+/*
+ * folder - a run folder: config.json (resolved), metrics.jsonl, samples.jsonl.gz, log.txt, checkpoints/step-N, checkpoints/latest.
+ *
+ * An existing run is never overwritten without being told to: open says so. On resume the configuration must be the one the run
+ * began with, save for what does not change the mathematics (steps, logs, checkpoints, evaluation, threads).
+ *
+ * A checkpoint is written to checkpoints/.tmp-N, synced, renamed to step-N; a crash or a full disk leaves the former one whole.
+ */
+#ifndef NLA_FOLDER_H
+#define NLA_FOLDER_H
+
+#include "base/file.h"
+#include "run/config.h"
+
+struct nla_folder {
+	char *path;
+	struct nla_log metrics, samples, log;
+	int64_t resumed; /* step of the checkpoint to go on from, -1: a fresh run */
+	char *checkpoint; /* its folder, or NULL */
+};
+
+enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, struct nla_err *err);
+enum nla_status nla_folder_close(struct nla_folder *f, struct nla_err *err);
+/* One line into metrics.jsonl, flushed. */
+enum nla_status nla_folder_metrics(struct nla_folder *f, const cJSON *line, struct nla_err *err);
+enum nla_status nla_folder_sample(struct nla_folder *f, const cJSON *line, struct nla_err *err);
+
+/* *path: a fresh folder to write into, owned by the caller. commit: syncs, renames, points `latest` to it, drops old ones. On a failure
+ * in between call abandon. */
+enum nla_status nla_checkpoint_begin(const struct nla_folder *f, int64_t step, char **path, struct nla_err *err);
+enum nla_status nla_checkpoint_commit(const struct nla_folder *f, int64_t step, const char *path, int64_t keep, struct nla_err *err);
+void nla_checkpoint_abandon(const char *path);
+/* Newest whole checkpoint (has state.json): *path owned, NULL when there is none. */
+enum nla_status nla_checkpoint_find(const char *run, char **path, int64_t *step, struct nla_err *err);
+
+/* Counters and cursor of a run: state.json of a checkpoint. */
+struct nla_state {
+	int64_t step, cursor, bad_steps, skipped, av_updates, ar_updates;
+};
+enum nla_status nla_state_write(const struct nla_state *s, const char *folder, struct nla_err *err);
+enum nla_status nla_state_read(struct nla_state *s, const char *folder, struct nla_err *err);
+
+#endif

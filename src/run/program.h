@@ -1,0 +1,16 @@
+/*
+ * program - what every command's main() shares: configuration from argv, --help, the error line, the exit code.
+ *
+ *	int main(int argc, char **argv) { return nla_program("nla-sft", NLA_CMD_SFT, "...", argc, argv, run); }
+ *
+ * run does the work; stdout is its result. Exit codes: 0 done, 1 failed, 2 usage.
+ */
+#ifndef NLA_PROGRAM_H
+#define NLA_PROGRAM_H
+
+#include "run/config.h"
+
+typedef enum nla_status nla_program_fn(const struct nla_config *cfg, struct nla_err *err);
+int nla_program(const char *name, enum nla_command command, const char *purpose, int argc, char **argv, nla_program_fn *run);
+
+#endif
