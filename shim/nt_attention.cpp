@@ -349,6 +349,8 @@ nt_status nt_cache_put(nt_tensor *cache, const nt_tensor *slot, const nt_tensor 
 {
 	return nt::action("cache_put", {cache, slot, at, x}, [&] {
 		c10::NoGradGuard off;
+		for (const at::Tensor &index : {slot->t, at->t}) // libtorch counts negative ones from the end
+			TORCH_CHECK(!index.is_cpu() || index.numel() == 0 || index.min().item<int64_t>() >= 0, "an index is negative");
 		cache->t.index_put_({slot->t, at->t}, x->t.to(cache->t.scalar_type()));
 	});
 }

@@ -99,7 +99,7 @@ nt_status caught(const char *op, std::initializer_list<const nt_tensor *> in)
 		why = e.what_without_backtrace();
 	} catch (const c10::Error &e) {
 		why = e.what_without_backtrace();
-		if (why.find("not enough memory") != std::string::npos)
+		if (why.find("not enough memory") != std::string::npos || why.find("can't allocate memory") != std::string::npos)
 			s = NT_OUT_OF_MEMORY;
 	} catch (const std::bad_alloc &) {
 		s = NT_OUT_OF_MEMORY;

@@ -12,7 +12,8 @@
 #define INLINE static inline __attribute__((always_inline))
 #define RESTRICT __restrict__
 
-// exp for any x, relative error below 3e-7: x = n ln2 + r, a polynomial in r, n added to the exponent. NaN stays NaN.
+// exp, relative error below 2e-7: x = n ln2 + r, a polynomial in r, n added to the exponent. Below -87.3 zero, above 88.3 infinity;
+// NaN stays NaN.
 INLINE float fexp(float x)
 {
 	float c = x > 88.3f ? 88.3f : x;
@@ -33,6 +34,7 @@ INLINE float fexp(float x)
 	std::memcpy(&two_n, &bits, 4);
 	float y = p * two_n;
 	y = x < -87.3f ? 0.0f : y;
+	y = x > 88.3f ? INFINITY : y;
 	return x != x ? x : y;
 }
 

@@ -64,6 +64,12 @@ static void check_logits(struct tiny *t, const char *what)
 
 static void test_logits(void **state) { check_logits(*state, "fast"); }
 
+static void test_logits_threads(void **state)
+{
+	nt_set_threads(3);
+	check_logits(*state, "3 threads");
+}
+
 static void test_logits_plain(void **state)
 {
 	nt_plain(true);
@@ -388,6 +394,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TINY_TEST(test_logits),
+		TINY_TEST(test_logits_threads),
 		TINY_TEST(test_logits_plain),
 		TINY_TEST(test_depth),
 		TINY_TEST(test_tied),

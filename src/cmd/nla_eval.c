@@ -1,0 +1,131 @@
+/* nla-eval: held-out rows, sampled or given, to FVE, tokens and failures; one JSON object on stdout, rows in OUT/rows.jsonl. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/json.h"
+#include "run/evalgiven.h"
+#include "run/program.h"
+
+struct models {
+	struct nla_target target;
+	struct nla_av av, ref;
+	struct nla_ar ar;
+	struct nla_actset set;
+	struct nla_lm merged;
+	bool has_ref, has_merged;
+};
+
+/* The anchor: --ref, or the reference that a run keeps beside its checkpoints, or the AV itself. */
+static char *find_reference(const struct nla_config *cfg)
+{
+	if (*cfg->ref)
+		return nla_strdup(cfg->ref);
+	char *beside = nla_format("%s/../../../reference", cfg->av);
+	if (nla_is_dir(beside))
+		return beside;
+	free(beside);
+	return NULL;
+}
+
+static enum nla_status load(struct models *m, const struct nla_config *cfg, struct nla_err *err)
+{
+	const char *data = *cfg->eval.data ? cfg->eval.data : cfg->data;
+	int device;
+	nt_dtype dtype;
+	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) || nla_config_need(cfg->ar, "ar", err) ||
+	    nla_config_need(data, "eval.data", err) || nla_config_need(cfg->out, "out", err) || nla_config_device(cfg, &device, &dtype, err))
+		return err->status;
+	if (nla_target_open(&m->target, cfg->model, device, dtype, -1, err) || nla_av_open(&m->av, &m->target, cfg->av, err) ||
+	    nla_ar_open(&m->ar, &m->target, cfg->ar, err) || nla_actset_open(&m->set, data, m->target.lm.arch.d_model, err) ||
+	    nla_contract_check(&m->set.meta, &m->target, data, err))
+		return err->status;
+	if (m->set.meta.layer >= 0 && m->set.meta.layer != m->ar.depth - 1)
+		return nla_fail(err, "'%s' holds activations of block %lld, the AR '%s' reconstructs block %lld", data,
+				(long long)m->set.meta.layer, cfg->ar, (long long)m->ar.depth - 1);
+	char *ref = find_reference(cfg);
+	if (ref && !nla_av_open(&m->ref, &m->target, ref, err))
+		m->has_ref = true;
+	free(ref);
+	return err->status;
+}
+
+static void unload(struct models *m)
+{
+	if (m->has_merged)
+		nla_lm_release(&m->merged);
+	nla_av_release(&m->av);
+	nla_av_release(&m->ref);
+	nla_ar_release(&m->ar);
+	nla_actset_close(&m->set);
+	nla_target_close(&m->target);
+}
+
+static enum nla_status sample(struct models *m, const struct nla_config *cfg, struct nla_evaluated *who, struct nla_eval_result *r,
+			      struct nla_err *err)
+{
+	int64_t n, *rows = nla_eval_rows(&m->set, cfg->eval.rows, &n);
+	if (m->target.lm.dtype == NT_F32 && !nla_lm_fork(&m->merged, &m->target.lm, err)) {
+		struct nla_view view = nla_av_view(&m->av);
+		m->has_merged = true;
+		nla_merge(&m->merged, &view, err);
+		who->av_view = (struct nla_view){ .lm = &m->merged };
+	}
+	if (!err->status)
+		nla_evaluate(who, rows, n, cfg, "evaluate", r, err);
+	free(rows);
+	return err->status;
+}
+
+static enum nla_status report(const struct nla_eval_result *r, const struct nla_config *cfg, struct nla_err *err)
+{
+	char *rows = nla_path_join(cfg->out, "rows.jsonl"), *summary = nla_path_join(cfg->out, "summary.json");
+	cJSON *json = nla_eval_summary(r, cfg);
+	cJSON_AddStringToObject(json, "av", cfg->av);
+	cJSON_AddStringToObject(json, "ar", cfg->ar);
+	cJSON_AddStringToObject(json, "data", *cfg->eval.data ? cfg->eval.data : cfg->data);
+	if (!nla_eval_write_rows(r, cfg, rows, err) && !nla_json_write(summary, json, true, err)) {
+		char *text = cJSON_Print(json);
+		puts(text);
+		free(text);
+	}
+	cJSON_Delete(json);
+	free(rows);
+	free(summary);
+	return err->status;
+}
+
+static enum nla_status evaluate(struct models *m, const struct nla_config *cfg, struct nla_err *err)
+{
+	struct nla_view own = nla_av_view(&m->av), reference = m->has_ref ? nla_av_view(&m->ref) : own;
+	struct nla_evaluated who = { &m->av, own, &m->ar, nla_ar_view(&m->ar), &m->set };
+	struct nla_eval_result r = { 0 };
+	if (*cfg->score ? nla_eval_read_given(&m->av, &m->set, cfg->score, &r, err) || nla_evaluate_given(&who, &r, cfg->reward.fail_mse, err)
+			: sample(m, cfg, &who, &r, err))
+		goto out;
+	if (!nla_evaluate_logprob(&who, &own, &reference, cfg->eval.batch, *cfg->score || cfg->rollout.temperature == 0 ? 1 : cfg->rollout.temperature, &r, err))
+		report(&r, cfg, err);
+out:
+	nla_eval_result_release(&r);
+	return err->status;
+}
+
+static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
+{
+	struct models m = { 0 };
+	char *summary = nla_path_join(cfg->out, "summary.json");
+	if (*cfg->out && nla_exists(summary) && !cfg->overwrite)
+		nla_usage(err, "'%s' is there already: give --overwrite to replace it, or another --out", summary);
+	else if (!load(&m, cfg, err) && !nla_mkdirs(cfg->out, err))
+		evaluate(&m, cfg, err);
+	unload(&m);
+	free(summary);
+	return err->status;
+}
+
+int main(int argc, char **argv)
+{
+	return nla_program("nla-eval", NLA_CMD_EVAL,
+			   "Held-out rows -> FVE (raw-variance and mean-normalised baselines of those rows), tokens, failures.\n"
+			   "With --score FILE.jsonl it scores given texts instead of sampling.",
+			   argc, argv, run);
+}

@@ -1,0 +1,98 @@
+/* libnla's public functions; see include/nla.h. */
+#include "nla.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "nla/extract.h"
+#include "rl/score.h"
+
+struct nla {
+	struct nla_target target;
+	struct nla_av av;
+	struct nla_ar ar;
+};
+
+static int done(const struct nla_err *err, char *message)
+{
+	memcpy(message, err->text, sizeof(err->text));
+	return err->status != NLA_OK;
+}
+
+int nla_open(struct nla **out, const char *model, const char *av, const char *ar, const char *device, char *message)
+{
+	struct nla_err err = NLA_ERR_INIT;
+	int index = NT_CPU;
+	struct nla *nla = *out = nla_alloc(1, sizeof(*nla));
+	if (nt_device_open(device, &index))
+		nla_nt_fail(&err, "cannot use device '%s'", device);
+	else if (!nla_target_open(&nla->target, model, index, index == NT_CPU ? NT_F32 : NT_BF16, -1, &err) &&
+		 !nla_av_open(&nla->av, &nla->target, av, &err))
+		nla_ar_open(&nla->ar, &nla->target, ar, &err);
+	if (err.status) {
+		nla_close(nla);
+		*out = NULL;
+	}
+	return done(&err, message);
+}
+
+void nla_close(struct nla *nla)
+{
+	if (!nla)
+		return;
+	nla_av_release(&nla->av);
+	nla_ar_release(&nla->ar);
+	nla_target_close(&nla->target);
+	free(nla);
+}
+
+int64_t nla_width(const struct nla *nla) { return nla->target.lm.arch.d_model; }
+int64_t nla_layer(const struct nla *nla) { return nla->ar.depth - 1; }
+
+int nla_activation(struct nla *nla, const char *text, int64_t position, float *v, char *message)
+{
+	struct nla_err err = NLA_ERR_INIT;
+	struct nla_str prefix = NLA_STR_INIT;
+	nla_extract_one(&nla->target, text, position, nla->ar.depth - 1, v, &prefix, &err);
+	nla_str_release(&prefix);
+	return done(&err, message);
+}
+
+char *nla_explain(struct nla *nla, const float *v, int64_t max_new_tokens, double temperature, uint64_t seed, char *message)
+{
+	struct nla_err err = NLA_ERR_INIT;
+	struct nla_rollout_cfg cfg = { .prompts = 1, .group = 1, .max_new_tokens = max_new_tokens, .temperature = temperature,
+				       .truncated = NLA_TRUNCATED_SCORE };
+	struct nla_rng rng = { seed, NLA_STREAM_EVAL };
+	struct nla_view view = nla_av_view(&nla->av);
+	struct nla_rollout r;
+	char *text = NULL;
+	const uint32_t key = 0;
+	if (!nla_rollout(&nla->av, &view, v, 1, &cfg, &rng, 0, &key, &r, &err)) {
+		if (r.failed[0])
+			nla_fail(&err, "the verbalizer wrote no explanation: %s", nla_failure_names[r.failed[0]]);
+		else
+			text = nla_strdup(r.explanation[0]);
+		nla_rollout_release(&r);
+	}
+	done(&err, message);
+	return text;
+}
+
+int nla_reconstruct(struct nla *nla, const char *text, float *v_hat, const float *v, double *cosine, char *message)
+{
+	struct nla_err err = NLA_ERR_INIT;
+	struct nla_view view = nla_ar_view(&nla->ar);
+	struct nla_ar_texts texts;
+	bool too_long = false;
+	float mse = 0, *zero = nla_alloc((size_t)nla_width(nla), sizeof(*zero));
+	nla_ar_texts_start(&texts);
+	if (!nla_ar_encode(&nla->ar, text, strlen(text), &texts.ids, &too_long, &err) && too_long)
+		nla_fail(&err, "the text is longer than the %d tokens the reconstructor reads", NLA_AR_MAX_IDS);
+	nla_i64s_push(&texts.offset, (int64_t)texts.ids.n);
+	if (!err.status && !nla_ar_score(&nla->ar, &view, &texts, v ? v : zero, NLA_AR_MAX_IDS, &mse, v_hat, &err) && v && cosine)
+		*cosine = 1 - mse / 2.0;
+	nla_ar_texts_release(&texts);
+	free(zero);
+	return done(&err, message);
+}

@@ -1,0 +1,94 @@
+/* nla-eval --score: rows of texts that somebody else wrote. */
+#include "run/evalgiven.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+
+/* Ids of a whole response as generation would have emitted them: the end-of-turn token follows unless the text ends in a stop token. */
+static enum nla_status response_ids(const struct nla_av *av, const char *text, struct nla_i32s *ids, struct nla_err *err)
+{
+	if (nla_tokenizer_encode(av->target->tok, text, strlen(text), ids, err))
+		return err->status;
+	if (!ids->n || !nla_chat_is_stop(&av->target->chat, ids->data[ids->n - 1]))
+		nla_i32s_push(ids, av->target->chat.end_of_turn);
+	return NLA_OK;
+}
+
+static enum nla_status take_explanation(const struct nla_av *av, struct nla_eval_row *row, const char *text, struct nla_err *err)
+{
+	struct nla_i32s ids = { 0 };
+	size_t n = strlen(text);
+	while (n && strchr(" \t\r\n", text[n - 1]))
+		n--;
+	while (n && strchr(" \t\r\n", *text)) {
+		text++;
+		n--;
+	}
+	row->explanation = nla_strndup(text, n);
+	row->failed = n ? NLA_ROW_OK : NLA_ROW_EMPTY;
+	if (!nla_tokenizer_encode(av->target->tok, text, n, &ids, err))
+		row->n_explanation = (int64_t)ids.n;
+	nla_i32s_release(&ids);
+	return err->status;
+}
+
+static enum nla_status take_response(const struct nla_av *av, struct nla_eval_row *row, const char *text, struct nla_err *err)
+{
+	struct nla_i32s ids = { 0 };
+	if (!response_ids(av, text, &ids, err) &&
+	    !nla_rollout_read(av, ids.data, (int64_t)ids.n, true, NLA_TRUNCATED_FAIL, &row->response, &row->explanation,
+			      &row->n_explanation, &row->failed, err)) {
+		row->has_response = true;
+		row->n_response = (int64_t)ids.n;
+		row->ids = nla_alloc(ids.n, sizeof(*row->ids));
+		memcpy(row->ids, ids.data, ids.n * sizeof(*row->ids));
+	}
+	nla_i32s_release(&ids);
+	return err->status;
+}
+
+static enum nla_status take_line(const struct nla_av *av, const struct nla_actset *set, const char *name, const char *line,
+				 struct nla_eval_row *row, struct nla_err *err)
+{
+	cJSON *json = NULL;
+	const char *explanation, *response;
+	if (nla_json_parse(line, strlen(line), name, &json, err) || nla_json_need_int(json, name, "row", &row->row, err) ||
+	    nla_json_str(json, name, "explanation", NULL, &explanation, err) || nla_json_str(json, name, "response", NULL, &response, err))
+		goto out;
+	if (row->row < 0 || row->row >= set->n)
+		nla_fail(err, "%s: row %lld is outside '%s' of %lld rows", name, (long long)row->row, set->path, (long long)set->n);
+	else if (response)
+		take_response(av, row, response, err);
+	else if (explanation)
+		take_explanation(av, row, explanation, err);
+	else
+		nla_fail(err, "%s: has neither 'explanation' nor 'response'", name);
+out:
+	cJSON_Delete(json);
+	return err->status;
+}
+
+enum nla_status nla_eval_read_given(const struct nla_av *av, const struct nla_actset *set, const char *path, struct nla_eval_result *r,
+				    struct nla_err *err)
+{
+	struct nla_lines in;
+	const char *line;
+	memset(r, 0, sizeof(*r));
+	if (nla_lines_open(&in, path, err))
+		return err->status;
+	while (!err->status && (line = nla_lines_next(&in))) {
+		char *name = nla_format("'%s' line %zu", path, in.number);
+		r->rows = nla_realloc(r->rows, (size_t)r->n + 1, sizeof(*r->rows));
+		memset(&r->rows[r->n], 0, sizeof(*r->rows));
+		take_line(av, set, name, line, &r->rows[r->n++], err);
+		free(name);
+	}
+	nla_lines_close(&in, err);
+	if (!err->status && r->n == 0)
+		nla_fail(err, "'%s' holds no line to score", path);
+	if (err->status)
+		nla_eval_result_release(r);
+	return err->status;
+}

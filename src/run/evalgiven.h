@@ -1,0 +1,13 @@
+/*
+ * evalgiven - the rows of nla-eval --score FILE.jsonl: {"row": i, "explanation": "..."} or {"row": i, "response": "..."} a line.
+ */
+#ifndef NLA_EVALGIVEN_H
+#define NLA_EVALGIVEN_H
+
+#include "run/evaluate.h"
+
+/* Rows with texts, ids (of responses) and failures filled, for nla_evaluate_given and nla_evaluate_logprob. Errors name the line. */
+enum nla_status nla_eval_read_given(const struct nla_av *av, const struct nla_actset *set, const char *path, struct nla_eval_result *r,
+				    struct nla_err *err);
+
+#endif

@@ -1,0 +1,176 @@
+/* Opening and closing an RL run: who is loaded, which copies are made, what a checkpoint brings back. */
+#include "run/train.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/progress.h"
+
+/* Copies are made while they take less than this part of the device's memory. */
+#define COPY_SHARE 0.4
+
+static int64_t copy_bytes(const struct nla_lm *lm)
+{
+	int64_t per_block = 0;
+	for (int p = 0; p < NLA_N_PROJ; p++)
+		per_block += nla_proj_in(&lm->arch, p) * nla_proj_out(&lm->arch, p);
+	return per_block * lm->arch.n_layers * (lm->dtype == NT_F32 ? 4 : 2);
+}
+
+static enum nla_status make_copy(struct nla_lm *copy, bool *has, const struct nla_view *view, struct nla_err *err)
+{
+	nt_grad_push(false);
+	if (!nla_lm_fork(copy, view->lm, err)) {
+		*has = true;
+		nla_merge(copy, view, err);
+	}
+	nt_grad_pop();
+	return err->status;
+}
+
+/* Which copies, and the four views that the stages read. */
+static enum nla_status make_views(struct nla_train *t, struct nla_err *err)
+{
+	int64_t free_bytes, total, peak, one = copy_bytes(&t->target.lm);
+	if (nt_memory(t->target.lm.device, &free_bytes, &total, &peak))
+		return nla_nt_fail(err, "cannot read the memory's size");
+	int64_t room = (int64_t)(COPY_SHARE * (double)total) / (one + 1);
+	bool exact = t->target.lm.dtype == NT_F32;
+	t->reference = nla_av_view(&t->av);
+	t->ar_view = nla_ar_view(&t->ar);
+	if (exact && room >= 3 && t->reference.n_adapters) {
+		if (make_copy(&t->anchor, &t->has_anchor, &t->reference, err))
+			return err->status;
+		t->reference = (struct nla_view){ .lm = &t->anchor };
+	}
+	if (exact && room >= 3 && t->ar_view.n_adapters && !t->cfg->ar_update.enabled) {
+		if (make_copy(&t->reader, &t->has_reader, &t->ar_view, err))
+			return err->status;
+		t->ar_view = (struct nla_view){ .lm = &t->reader };
+	}
+	t->policy = t->reference;
+	t->policy.adapters[t->policy.n_adapters++] = &t->adapter;
+	t->sampler = t->policy;
+	if (room >= 1) {
+		if (make_copy(&t->rollout_lm, &t->has_rollout, &t->policy, err))
+			return err->status;
+		t->sampler = (struct nla_view){ .lm = &t->rollout_lm };
+	}
+	return NLA_OK;
+}
+
+static enum nla_status open_data(struct nla_train *t, struct nla_err *err)
+{
+	const struct nla_config *cfg = t->cfg;
+	if (nla_actset_open(&t->set, cfg->data, t->target.lm.arch.d_model, err) ||
+	    nla_contract_check(&t->set.meta, &t->target, cfg->data, err))
+		return err->status;
+	if (t->set.meta.layer >= 0 && t->set.meta.layer != t->ar.depth - 1)
+		return nla_fail(err, "'%s' holds activations of block %lld, the AR '%s' reconstructs block %lld", cfg->data,
+				(long long)t->set.meta.layer, cfg->ar, (long long)t->ar.depth - 1);
+	t->base = (struct nla_baselines){ t->set.meta.baseline_var, t->set.meta.baseline_mean };
+	if (!(t->base.var > 0) || !(t->base.mean > 0))
+		return nla_fail(err, "'%s/nla_meta.yaml' has no baselines: make the set with nla-extract", cfg->data);
+	if (*cfg->eval.data) {
+		t->has_eval = true;
+		if (nla_actset_open(&t->eval_set, cfg->eval.data, t->set.d, err) || nla_disjoint_docs(&t->set, &t->eval_set, err))
+			return err->status;
+	}
+	nla_cursor_init(&t->cursor, (uint64_t)cfg->seed, t->set.n);
+	return NLA_OK;
+}
+
+static enum nla_status open_optim(struct nla_train *t, struct nla_err *err)
+{
+	int n = nla_adapter_params(&t->adapter, NULL, NULL);
+	nt_tensor **list = nla_alloc((size_t)n, sizeof(*list));
+	nla_adapter_params(&t->adapter, list, NULL);
+	if (!nla_adapter_train(&t->adapter, true, err))
+		nla_optim_init(&t->optim, list, n, err);
+	free(list);
+	if (err->status || !t->cfg->ar_update.enabled)
+		return err->status;
+	n = nla_adapter_params(&t->ar.adapter, NULL, NULL);
+	list = nla_alloc((size_t)n + 1, sizeof(*list));
+	nla_adapter_params(&t->ar.adapter, list, NULL);
+	if (t->cfg->ar_update.train_head)
+		list[n++] = t->ar.head;
+	for (int i = 0; i < n; i++)
+		nt_requires_grad(list[i], true);
+	nla_optim_init(&t->ar_optim, list, n, err);
+	free(list);
+	return err->status;
+}
+
+/* AV and AR come back as a pair, with their moments, the data cursor and the counters; random numbers follow from the step. */
+static enum nla_status restore(struct nla_train *t, struct nla_err *err)
+{
+	struct nla_st st;
+	char *path = nla_path_join(t->folder.checkpoint, "optimizer.safetensors");
+	if (!nla_state_read(&t->state, t->folder.checkpoint, err) && !nla_st_open(&st, path, err)) {
+		if (!nla_optim_restore(&t->optim, "av", &st, err) && t->cfg->ar_update.enabled)
+			nla_optim_restore(&t->ar_optim, "ar", &st, err);
+		nla_st_close(&st);
+		t->optim.step = t->state.av_updates;
+		t->ar_optim.step = t->state.ar_updates;
+		t->cursor.position = t->state.cursor;
+		t->saved = t->state.step;
+	}
+	free(path);
+	return err->status;
+}
+
+/* The anchor as a folder of its own: what nla-eval takes as reference, whatever becomes of the warm start's folder. */
+static enum nla_status keep_reference(const struct nla_train *t, struct nla_err *err)
+{
+	char *dir = nla_path_join(t->folder.path, "reference");
+	if (!nla_exists(dir) && t->av.adapter.layers)
+		nla_av_save(&t->av, NULL, dir, "reference", err);
+	free(dir);
+	return err->status;
+}
+
+enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, struct nla_err *err)
+{
+	int device;
+	nt_dtype dtype;
+	struct nla_lora_spec spec;
+	memset(t, 0, sizeof(*t));
+	t->cfg = cfg;
+	t->saved = -1;
+	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) || nla_config_need(cfg->ar, "ar", err) ||
+	    nla_config_need(cfg->data, "data", err) || nla_config_need(cfg->out, "out", err) || nla_config_lora(cfg, &spec, err) ||
+	    nla_config_device(cfg, &device, &dtype, err))
+		return err->status;
+	if (nla_target_open(&t->target, cfg->model, device, dtype, -1, err) || nla_av_open(&t->av, &t->target, cfg->av, err) ||
+	    nla_ar_open(&t->ar, &t->target, cfg->ar, err) || open_data(t, err) ||
+	    nla_adapter_init(&t->adapter, &t->target.lm.arch, t->target.lm.arch.n_layers, &spec, (uint64_t)cfg->seed, device, err) ||
+	    open_optim(t, err) || nla_folder_open(&t->folder, cfg, err) || keep_reference(t, err))
+		return err->status;
+	if (t->folder.checkpoint && restore(t, err))
+		return err->status;
+	return make_views(t, err);
+}
+
+void nla_train_close(struct nla_train *t)
+{
+	struct nla_err ignored = NLA_ERR_INIT;
+	nla_optim_release(&t->optim);
+	nla_optim_release(&t->ar_optim);
+	nla_adapter_release(&t->adapter);
+	if (t->has_rollout)
+		nla_lm_release(&t->rollout_lm);
+	if (t->has_anchor)
+		nla_lm_release(&t->anchor);
+	if (t->has_reader)
+		nla_lm_release(&t->reader);
+	nla_cursor_release(&t->cursor);
+	nla_av_release(&t->av);
+	nla_ar_release(&t->ar);
+	nla_actset_close(&t->set);
+	nla_actset_close(&t->eval_set);
+	nla_target_close(&t->target);
+	if (t->folder.path)
+		nla_folder_close(&t->folder, &ignored);
+}

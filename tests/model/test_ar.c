@@ -1,0 +1,313 @@
+/*
+ * The AR against transformers and PEFT: prompts, the residual it reads, its prediction and score, one by one and batched; rows that
+ * cannot be scored; the fractions of variance explained.
+ */
+#include "model/golden.h"
+
+#include "data/actset.h"
+#include "rl/score.h"
+
+/* The golden prompts. */
+static struct nla_ar_texts golden_texts(const struct tiny *t)
+{
+	struct nla_ar_texts texts;
+	const int64_t *offset = golden_i64(t, "ar.offsets", M + 1), *ids = golden_i64(t, "ar.ids", (size_t)offset[M]);
+	nla_ar_texts_start(&texts);
+	for (int64_t i = 0; i < offset[M]; i++)
+		nla_i32s_push(&texts.ids, (int32_t)ids[i]);
+	nla_i64s_append(&texts.offset, offset + 1, M);
+	return texts;
+}
+
+/* golden.json, and in it the first of the golden explanations. */
+static cJSON *golden_json(const cJSON **first)
+{
+	cJSON *json = NULL;
+	assert_ok(nla_json_read(TINY "/golden.json", &json, &err));
+	*first = cJSON_GetObjectItem(cJSON_GetObjectItem(json, "scalars"), "ar.texts")->child;
+	return json;
+}
+
+/* ---- prompts ---- */
+
+static void test_encode(void **state)
+{
+	struct tiny *t = *state;
+	const cJSON *text;
+	cJSON *json = golden_json(&text);
+	const int64_t *offset = golden_i64(t, "ar.offsets", M + 1), *want = golden_i64(t, "ar.ids", (size_t)offset[M]);
+	struct nla_i32s ids = { 0 };
+	bool too_long = true;
+	for (int i = 0; i < M; i++, text = text->next) {
+		size_t before = ids.n;
+		assert_ok(nla_ar_encode(&t->ar, text->valuestring, strlen(text->valuestring), &ids, &too_long, &err));
+		assert_false(too_long);
+		assert_int_equal(before, offset[i]);
+		assert_int_equal(ids.n, offset[i + 1]);
+	}
+	for (size_t i = 0; i < ids.n; i++)
+		assert_int_equal(ids.data[i], want[i]);
+	nla_i32s_release(&ids);
+	cJSON_Delete(json);
+}
+
+static char *digits(size_t n) /* one token each */
+{
+	char *s = nla_alloc(n + 1, 1);
+	memset(s, '7', n);
+	return s;
+}
+
+/* 1024 ids pass, 1025 are too long: told, not cut. */
+static void test_too_long(void **state)
+{
+	struct tiny *t = *state;
+	struct nla_i32s ids = { 0 };
+	bool too_long;
+	char *one = digits(1);
+	assert_ok(nla_ar_encode(&t->ar, one, 1, &ids, &too_long, &err));
+	size_t around = ids.n - 1;
+	char *most = digits(NLA_AR_MAX_IDS - around), *more = digits(NLA_AR_MAX_IDS - around + 1);
+	ids.n = 0;
+	assert_ok(nla_ar_encode(&t->ar, most, strlen(most), &ids, &too_long, &err));
+	assert_int_equal(ids.n, NLA_AR_MAX_IDS);
+	assert_false(too_long);
+	ids.n = 0;
+	assert_ok(nla_ar_encode(&t->ar, more, strlen(more), &ids, &too_long, &err));
+	assert_int_equal(ids.n, NLA_AR_MAX_IDS + 1);
+	assert_true(too_long);
+	nla_i32s_release(&ids);
+	free(one);
+	free(most);
+	free(more);
+}
+
+/* The closing ids are checked against the live tokenizer at load, and at every prompt. */
+static void test_suffix(void **state)
+{
+	struct tiny *t = *state;
+	struct nla_sidecar meta;
+	struct nla_ar ar;
+	struct nla_i32s ids = { 0 };
+	bool too_long;
+	nla_sidecar_init(&meta);
+	nla_sidecar_copy(&meta, &t->ar.meta);
+	meta.suffix.data[meta.suffix.n - 1] = 26;
+	assert_fails(nla_ar_new(&ar, &t->target, &meta, &err), "ends in ids 336 296 25, critic_suffix_ids says 336 296 26");
+	nla_sidecar_copy(&meta, &t->ar.meta);
+	meta.critic_layer = K + 1;
+	assert_fails(nla_ar_new(&ar, &t->target, &meta, &err), "extraction_layer_index is 3, extraction.layer_index is 2");
+	nla_sidecar_release(&meta);
+	t->ar.meta.suffix.data[0]++;
+	assert_fails(nla_ar_encode(&t->ar, "fox", 3, &ids, &too_long, &err), "does not end in critic_suffix_ids");
+	nla_i32s_release(&ids);
+	assert_fails(nla_ar_open(&ar, &t->target, TINY "/av", &err), "role is 'av', want an AR");
+}
+
+/* ---- predictions ---- */
+
+static void check_predictions(struct tiny *t, const char *what)
+{
+	struct nla_ar_texts texts = golden_texts(t);
+	struct nla_view view = nla_ar_view(&t->ar);
+	int64_t shape[2] = { M, D };
+	char line[80];
+	nt_scope_push();
+	nt_tensor *h_t = NULL, *hat_t = nla_ar_predict(&t->ar, &view, &texts, 0, M, &h_t, &err);
+	nt_tensor *v = nt_from_host(NT_F32, NT_CPU, golden_f32(t, "ar.targets", M * D), 2, shape);
+	float *h = host(h_t, M * D), *hat = host(hat_t, M * D), *mse = host(nla_ar_mse(hat_t, v), M);
+	snprintf(line, sizeof(line), "h, %s", what);
+	within(line, worst(h, golden_f32(t, "ar.h", M * D), M * D), 2e-5);
+	snprintf(line, sizeof(line), "v_hat, %s", what);
+	within(line, worst(hat, golden_f32(t, "ar.v_hat", M * D), M * D), 2e-5);
+	snprintf(line, sizeof(line), "mse, %s", what);
+	within(line, worst(mse, golden_f32(t, "ar.mse", M), M), 1e-5);
+	nt_scope_pop();
+	nla_ar_texts_release(&texts);
+	free(h);
+	free(hat);
+	free(mse);
+}
+
+static void test_predict(void **state)
+{
+	check_predictions(*state, "batched");
+	nt_plain(true);
+	check_predictions(*state, "batched, plain");
+}
+
+/* Scores do not depend on what is scored with them: one by one, a few at a time, all at once. */
+static void test_batches(void **state)
+{
+	struct tiny *t = *state;
+	struct nla_ar_texts texts = golden_texts(t);
+	struct nla_view view = nla_ar_view(&t->ar);
+	static const int64_t max_tokens[] = { 1, 60, 100000 };
+	static const char *const names[] = { "mse and v_hat, one by one", "mse and v_hat, 60 tokens at most", "mse and v_hat, all at once" };
+	for (size_t i = 0; i < NLA_LEN(max_tokens); i++) {
+		float mse[M], hat[M * D];
+		assert_ok(nla_ar_score(&t->ar, &view, &texts, golden_f32(t, "ar.targets", M * D), max_tokens[i], mse, hat, &err));
+		within(names[i], NLA_MAX(worst(mse, golden_f32(t, "ar.mse", M), M), worst(hat, golden_f32(t, "ar.v_hat", M * D), M * D)),
+		       2e-5);
+	}
+	nla_ar_texts_release(&texts);
+}
+
+/* Saved and opened again: the same numbers, the head in fp32. A new one predicts with the identity on the bare target. */
+static void test_save(void **state)
+{
+	struct tiny *t = *state;
+	struct nla_ar_texts texts = golden_texts(t);
+	struct nla_ar again, fresh;
+	float mse[M];
+	assert_ok(nla_ar_save(&t->ar, in_scratch("ar"), "rl", &err));
+	assert_ok(nla_ar_open(&again, &t->target, in_scratch("ar"), &err));
+	assert_int_equal(again.depth, K + 1);
+	assert_int_equal(nt_dtype_of(again.head), NT_F32);
+	struct nla_view view = nla_ar_view(&again);
+	assert_ok(nla_ar_score(&again, &view, &texts, golden_f32(t, "ar.targets", M * D), 100000, mse, NULL, &err));
+	within("mse of the saved AR", worst(mse, golden_f32(t, "ar.mse", M), M), 1e-5);
+	assert_ok(nla_ar_new(&fresh, &t->target, &t->ar.meta, &err));
+	float *head = host(fresh.head, D * D);
+	for (int i = 0; i < D * D; i++)
+		assert_true(head[i] == (i % (D + 1) == 0));
+	assert_null(fresh.adapter.layers);
+	free(head);
+	nla_ar_release(&fresh);
+	nla_ar_release(&again);
+	nla_ar_texts_release(&texts);
+}
+
+/* mse = 2 (1 - cos) whatever the lengths; a vector of zeros gives 1, not NaN. */
+static void test_mse(void **state)
+{
+	const float hat[3 * 4] = { 1, -1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 };
+	const float v[3 * 4] = { 30, -30, 30, 30, -1e-4f, -1e-4f, -1e-4f, -1e-4f, 0, 0, 0, 0 };
+	int64_t shape[2] = { 3, 4 };
+	(void)state;
+	nt_scope_push();
+	float *mse = host(nla_ar_mse(nt_from_host(NT_F32, NT_CPU, hat, 2, shape), nt_from_host(NT_F32, NT_CPU, v, 2, shape)), 3);
+	assert_close(mse[0], 0, 1e-6);
+	assert_close(mse[1], 4, 1e-6);
+	assert_close(mse[2], 1, 1e-6);
+	nt_scope_pop();
+	free(mse);
+}
+
+/* ---- scores ---- */
+
+static double cosine(const float *a, const float *b)
+{
+	double ab = 0, aa = 0, bb = 0;
+	for (int i = 0; i < D; i++) {
+		ab += (double)a[i] * b[i];
+		aa += (double)a[i] * a[i];
+		bb += (double)b[i] * b[i];
+	}
+	return ab / sqrt(aa * bb);
+}
+
+/*
+ * Texts as a rollout gives them: failed ones keep their cause and score fail_mse, an over-long one and one without a finite score
+ * become failures, and neither touches its neighbours.
+ */
+static void test_score_texts(void **state)
+{
+	struct tiny *t = *state;
+	const cJSON *text;
+	cJSON *json = golden_json(&text);
+	const float *golden_mse = golden_f32(t, "ar.mse", M), *hat = golden_f32(t, "ar.v_hat", M * D);
+	struct nla_view view = nla_ar_view(&t->ar);
+	struct nla_baselines base = { 0.75, 0.5 };
+	struct nla_score s;
+	enum nla_failure failed[M] = { 0 };
+	char *explanation[M], *much = digits(2000);
+	float v[M * D];
+	memcpy(v, golden_f32(t, "ar.targets", M * D), sizeof(v));
+	for (int i = 0; i < M; i++, text = text->next)
+		explanation[i] = text->valuestring;
+	explanation[1] = NULL;
+	failed[1] = NLA_ROW_NO_TAGS;
+	failed[3] = NLA_ROW_TRUNCATED; /* has a text all the same */
+	explanation[4] = much;
+	v[6 * D + 5] = NAN;
+	assert_ok(nla_score_texts(&t->ar, &view, explanation, v, M, failed, &base, 2, &s, &err));
+	static const enum nla_failure want[M] = { 0, NLA_ROW_NO_TAGS, 0, NLA_ROW_TRUNCATED, NLA_ROW_OVER_LONG, 0, NLA_ROW_NON_FINITE, 0 };
+	double most = 0;
+	for (int i = 0; i < M; i++) {
+		double mse = want[i] ? 2 : golden_mse[i];
+		assert_int_equal(failed[i], want[i]);
+		most = fmax(most, fabs(s.mse[i] - mse));
+		assert_close(s.cosine[i], want[i] ? 0 : cosine(hat + i * D, v + i * D), 2e-5);
+		assert_close(s.fve[i], 1 - mse / 0.75, 2e-5);
+		assert_close(s.fve_meannorm[i], 1 - mse / 0.5, 2e-5);
+	}
+	within("mse among failed rows", most, 1e-5);
+	nla_score_release(&s);
+	for (int i = 0; i < M; i++)
+		failed[i] = NLA_ROW_EMPTY;
+	assert_ok(nla_score_texts(&t->ar, &view, explanation, v, M, failed, &base, 2, &s, &err));
+	for (int i = 0; i < M; i++)
+		assert_true(s.mse[i] == 2);
+	nla_score_release(&s);
+	free(much);
+	cJSON_Delete(json);
+}
+
+/* A rollout's rows are scored against their own prompt's vector. */
+static void test_score_rollout(void **state)
+{
+	struct tiny *t = *state;
+	const cJSON *text;
+	cJSON *json = golden_json(&text);
+	struct nla_view view = nla_ar_view(&t->ar);
+	struct nla_baselines base = { 0.75, 0.5 };
+	struct nla_score s;
+	const float *hat = golden_f32(t, "ar.v_hat", M * D);
+	char *explanation[M];
+	enum nla_failure failed[M] = { 0 };
+	int64_t prompt_of[M];
+	for (int i = 0; i < M; i++, text = text->next) {
+		explanation[i] = text->valuestring;
+		prompt_of[i] = i / 4;
+	}
+	struct nla_rollout r = { .n_prompts = 2, .group = 4, .n = M, .v = t->responses.v, .prompt_of = prompt_of,
+				 .explanation = explanation, .failed = failed };
+	assert_ok(nla_score(&t->ar, &view, &r, &base, 2, &s, &err));
+	for (int i = 0; i < M; i++)
+		assert_close(s.cosine[i], cosine(hat + i * D, t->responses.v + i / 4 * D), 2e-5);
+	nla_score_release(&s);
+	cJSON_Delete(json);
+}
+
+static void test_baselines(void **state)
+{
+	struct tiny *t = *state;
+	const float *v = golden_f32(t, "fve.vectors", 20 * D);
+	struct nla_baseline b;
+	double var, mean;
+	nla_baseline_init(&b, D);
+	for (int i = 0; i < 20; i++)
+		nla_baseline_add(&b, v + i * D);
+	nla_baseline_get(&b, &var, &mean);
+	within("raw variance", fabs(var - golden_scalar(t, "fve.baseline_var")), 1e-6);
+	within("mean-normalised", fabs(mean - golden_scalar(t, "fve.baseline_mean")), 1e-6);
+	nla_baseline_release(&b);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TINY_TEST(test_encode),
+		TINY_TEST(test_too_long),
+		TINY_TEST(test_suffix),
+		TINY_TEST(test_predict),
+		TINY_TEST(test_batches),
+		TINY_TEST(test_save),
+		TINY_TEST(test_mse),
+		TINY_TEST(test_score_texts),
+		TINY_TEST(test_score_rollout),
+		TINY_TEST(test_baselines),
+	};
+	return run_tiny(tests);
+}

@@ -1,0 +1,587 @@
+/*
+ * One GRPO update against PyTorch: loss, statistics and every gradient, three AdamW steps; what may not change it (micro-batches,
+ * the kernels) and what must (the KL term, the sampler's gap); a gradient that is no number; the AR's step.
+ */
+#include "model/golden.h"
+
+#include "rl/update.h"
+
+#define MAX_PARAMS 64
+
+static const struct nla_update_cfg golden_cfg = { .lr = 1e-2, .clip = 0.2, .kl = 0.01, .temperature = 1, .grad_clip = 1 };
+
+/* The trained parameters by their names in the adapter's file. */
+struct params {
+	nt_tensor *list[MAX_PARAMS];
+	struct nla_strs names;
+	int n;
+};
+
+static void params_of(struct params *p, struct nla_adapter *a)
+{
+	*p = (struct params){ .n = nla_adapter_params(a, NULL, NULL) };
+	assert_true(p->n < MAX_PARAMS);
+	nla_adapter_params(a, p->list, &p->names);
+	assert_ok(nla_adapter_train(a, true, &err));
+}
+
+/* The golden rollout: advantage has to outlive the batch. */
+static struct nla_update_batch golden_batch(const struct tiny *t, double *advantage)
+{
+	const float *a = golden_f32(t, "grpo.advantage", N);
+	for (int i = 0; i < N; i++)
+		advantage[i] = a[i];
+	return (struct nla_update_batch){ .responses = t->responses, .advantage = advantage, .old = golden_f32(t, "grpo.old", N * WIDTH) };
+}
+
+/* All gradients one behind the other, to be freed by the caller; the parameters lose theirs. */
+static float *take_gradients(const struct params *p, size_t *n)
+{
+	float *all = NULL;
+	*n = 0;
+	for (int i = 0; i < p->n; i++) {
+		size_t size = (size_t)nt_numel(p->list[i]);
+		nt_scope_push();
+		float *g = host(nt_grad(p->list[i]), size);
+		nt_scope_pop();
+		all = nla_realloc(all, *n + size, sizeof(*all));
+		memcpy(all + *n, g, size * sizeof(*g));
+		*n += size;
+		free(g);
+		nt_zero_grad(p->list[i]);
+	}
+	return all;
+}
+
+/* The gradient of a batch under a configuration, as take_gradients has it. */
+static float *gradient(struct tiny *t, const struct params *p, const struct nla_update_batch *batch, const struct nla_update_cfg *cfg,
+		       struct nla_update_stats *stats, size_t *n)
+{
+	assert_ok(nla_update_gradient(&t->av, &t->policy, &t->reference, batch, cfg, stats, &err));
+	return take_gradients(p, n);
+}
+
+/* Largest relative error of a parameter's values against the golden ones under PREFIX.NAME. */
+static double worst_param(const struct tiny *t, const struct params *p, const char *prefix, const float *all)
+{
+	double most = 0;
+	size_t at = 0;
+	for (int i = 0; i < p->n; i++) {
+		size_t size = (size_t)nt_numel(p->list[i]);
+		char *name = nla_format("%s.%s", prefix, p->names.data[i]);
+		most = fmax(most, relative(all + at, golden_f32(t, name, size), size));
+		at += size;
+		free(name);
+	}
+	return most;
+}
+
+/* ---- the gradient ---- */
+
+static void check_gradient(struct tiny *t, const char *what)
+{
+	struct params p;
+	struct nla_update_stats stats;
+	double advantage[N], sq = 0;
+	struct nla_update_batch batch = golden_batch(t, advantage);
+	char line[80];
+	size_t n;
+	params_of(&p, &t->rl);
+	assert_int_equal(p.n, 40);
+	float *g = gradient(t, &p, &batch, &golden_cfg, &stats, &n);
+	for (size_t i = 0; i < n; i++)
+		sq += (double)g[i] * g[i];
+	snprintf(line, sizeof(line), "loss, %s", what);
+	within(line, fabs(stats.loss - golden_scalar(t, "grpo.loss")), 2e-6);
+	snprintf(line, sizeof(line), "kl, %s", what);
+	within(line, fabs(stats.kl - golden_scalar(t, "grpo.kl")), 2e-5);
+	snprintf(line, sizeof(line), "clip_frac, %s", what);
+	within(line, fabs(stats.clip_frac - golden_scalar(t, "grpo.clip_frac")), 1e-7);
+	snprintf(line, sizeof(line), "40 gradients, relative, %s", what);
+	within(line, worst_param(t, &p, "grpo.grad", g), 1e-4);
+	snprintf(line, sizeof(line), "gradient norm, relative, %s", what);
+	within(line, fabs(sqrt(sq) / golden_scalar(t, "grpo.grad_norm") - 1), 1e-5);
+	assert_true(isnan(stats.sampler_gap)); /* none was handed in */
+	free(g);
+	nla_strs_release(&p.names);
+}
+
+static void test_gradient(void **state) { check_gradient(*state, "fast"); }
+
+static void test_gradient_threads(void **state)
+{
+	nt_set_threads(3);
+	check_gradient(*state, "3 threads");
+}
+
+static void test_gradient_plain(void **state)
+{
+	nt_plain(true);
+	check_gradient(*state, "plain");
+}
+
+/* The base and the warm start stay as they are: no gradient reaches them. */
+static void test_only_the_policy(void **state)
+{
+	struct tiny *t = *state;
+	struct params p, frozen;
+	struct nla_update_stats stats;
+	double advantage[N];
+	struct nla_update_batch batch = golden_batch(t, advantage);
+	params_of(&p, &t->rl);
+	assert_ok(nla_update_gradient(&t->av, &t->policy, &t->reference, &batch, &golden_cfg, &stats, &err));
+	frozen = (struct params){ .n = nla_adapter_params(&t->av.adapter, NULL, NULL) };
+	assert_true(frozen.n == 70);
+	nt_tensor *list[70], *base[MAX_PARAMS];
+	nla_adapter_params(&t->av.adapter, list, NULL);
+	for (int i = 0; i < frozen.n; i++)
+		assert_false(nt_has_grad(list[i]));
+	int n = nla_lm_params(&t->target.lm, NULL);
+	assert_true(n <= MAX_PARAMS);
+	nla_lm_params(&t->target.lm, base);
+	for (int i = 0; i < n; i++)
+		assert_false(nt_has_grad(base[i]));
+	for (int i = 0; i < p.n; i++) {
+		assert_true(nt_has_grad(p.list[i]));
+		nt_zero_grad(p.list[i]);
+	}
+	nla_strs_release(&p.names);
+}
+
+/* However the samples are cut into backward passes, across prompts or not, gradient and statistics are those of the whole batch. */
+static void test_micro_batches(void **state)
+{
+	struct tiny *t = *state;
+	static const int64_t sizes[] = { 1, 3, 4, 5, 100 };
+	struct params p;
+	struct nla_update_stats whole, stats;
+	double advantage[N];
+	struct nla_update_batch batch = golden_batch(t, advantage);
+	size_t n;
+	params_of(&p, &t->rl);
+	batch.sampler = golden_f32(t, "av.ref_logp", N * WIDTH);
+	float *want = gradient(t, &p, &batch, &golden_cfg, &whole, &n);
+	for (size_t i = 0; i < NLA_LEN(sizes); i++) {
+		struct nla_update_cfg cfg = golden_cfg;
+		char line[80];
+		cfg.micro_batch = sizes[i];
+		float *g = gradient(t, &p, &batch, &cfg, &stats, &n);
+		snprintf(line, sizeof(line), "gradient, relative, micro_batch %d, whole batch", (int)sizes[i]);
+		within(line, relative(g, want, n), 1e-5);
+		assert_close(stats.loss, whole.loss, 2e-6);
+		assert_close(stats.kl, whole.kl, 1e-5);
+		assert_close(stats.entropy, whole.entropy, 1e-5);
+		assert_close(stats.clip_frac, whole.clip_frac, 1e-12);
+		assert_close(stats.sampler_gap, whole.sampler_gap, 1e-6);
+		free(g);
+	}
+	free(want);
+	nla_strs_release(&p.names);
+}
+
+/*
+ * Without `old` it is this pass itself: every ratio is 1, nothing is clipped, and the loss is -mean A + beta mean kl. The gradient
+ * is that with the same numbers handed in, and the sampler's gap is measured from them.
+ */
+static void test_ratio_one(void **state)
+{
+	struct tiny *t = *state;
+	struct params p;
+	struct nla_update_stats stats, given;
+	double advantage[N], mean = 0;
+	struct nla_update_batch batch = golden_batch(t, advantage);
+	float sampler[N * WIDTH];
+	size_t n;
+	params_of(&p, &t->rl);
+	for (int i = 0; i < N; i++) {
+		advantage[i] += 0.25; /* else the means would vanish */
+		mean += advantage[i] / N;
+	}
+	memcpy(sampler, golden_f32(t, "av.logp", N * WIDTH), sizeof(sampler));
+	batch.old = sampler;
+	float *want = gradient(t, &p, &batch, &golden_cfg, &given, &n);
+	for (int i = 0; i < N * WIDTH; i++)
+		sampler[i] += i % 2 ? 0.25f : -0.25f;
+	batch.old = NULL;
+	batch.sampler = sampler;
+	float *g = gradient(t, &p, &batch, &golden_cfg, &stats, &n);
+	within("loss at ratio 1", fabs(stats.loss - (-mean + 0.01 * 0.4607323408126831)), 2e-6); /* golden: grpo.kl_sample_mean */
+	within("gradient, relative, old absent or the same", relative(g, want, n), 1e-4);
+	within("sampler_gap of 0.25", fabs(stats.sampler_gap - 0.25), 1e-5);
+	assert_true(stats.clip_frac == 0);
+	free(g);
+	free(want);
+	nla_strs_release(&p.names);
+}
+
+static void test_statistics(void **state)
+{
+	struct tiny *t = *state;
+	struct params p;
+	struct nla_update_stats stats;
+	double advantage[N], entropy = 0;
+	struct nla_update_batch batch = golden_batch(t, advantage);
+	const float *want = golden_f32(t, "av.entropy", N * WIDTH);
+	size_t n;
+	params_of(&p, &t->rl);
+	free(gradient(t, &p, &batch, &golden_cfg, &stats, &n));
+	for (int i = 0; i < N; i++)
+		for (int64_t k = 0; k < t->length[i]; k++)
+			entropy += want[i * WIDTH + k];
+	within("mean entropy", fabs(stats.entropy - entropy / (double)t->n_tokens), 1e-5);
+	nla_strs_release(&p.names);
+}
+
+/* The KL term pulls: with no advantage at all the gradient is beta times its own, and a step lowers the divergence. */
+static void test_kl(void **state)
+{
+	struct tiny *t = *state;
+	struct params p;
+	struct nla_update_stats stats, after;
+	double advantage[N];
+	struct nla_update_batch batch = golden_batch(t, advantage);
+	struct nla_update_cfg none = golden_cfg, twice = golden_cfg;
+	size_t n;
+	params_of(&p, &t->rl);
+	none.kl = 0;
+	float *with = gradient(t, &p, &batch, &golden_cfg, &stats, &n), *without = gradient(t, &p, &batch, &none, &stats, &n);
+	assert_true(relative(with, without, n) > 1e-3);
+	memset(advantage, 0, sizeof(advantage));
+	batch.old = NULL;
+	twice.kl = 0.02;
+	float *one = gradient(t, &p, &batch, &golden_cfg, &stats, &n), *two = gradient(t, &p, &batch, &twice, &stats, &n);
+	float *nothing = gradient(t, &p, &batch, &none, &stats, &n);
+	for (size_t i = 0; i < n; i++) {
+		assert_true(nothing[i] == 0);
+		one[i] *= 2;
+	}
+	within("gradient at twice beta, relative", relative(one, two, n), 1e-4);
+	struct nla_optim optim;
+	assert_ok(nla_optim_init(&optim, p.list, p.n, &err));
+	twice.lr = 1e-3;
+	assert_ok(nla_update(&t->av, &t->policy, &t->reference, &batch, &twice, &optim, &stats, &err));
+	free(gradient(t, &p, &batch, &twice, &after, &n));
+	assert_true(after.kl < stats.kl - 1e-3);
+	nla_optim_release(&optim);
+	float *all[] = { with, without, one, two, nothing };
+	for (size_t i = 0; i < NLA_LEN(all); i++)
+		free(all[i]);
+	nla_strs_release(&p.names);
+}
+
+/* A failed row is one of the samples drawn: it is trained on, and every mean divides by all of them. */
+static void test_every_sample_counts(void **state)
+{
+	struct tiny *t = *state;
+	struct params p;
+	struct nla_update_stats stats;
+	double advantage[N];
+	struct nla_update_batch batch = golden_batch(t, advantage), half = batch;
+	struct nla_update_cfg cfg = golden_cfg;
+	size_t n;
+	params_of(&p, &t->rl);
+	cfg.kl = 0;
+	for (int i = N / 2; i < N; i++)
+		advantage[i] = 0;
+	half.responses.n = N / 2;
+	float *all = gradient(t, &p, &batch, &cfg, &stats, &n), *first = gradient(t, &p, &half, &cfg, &stats, &n);
+	for (size_t i = 0; i < n; i++)
+		first[i] /= 2;
+	within("half the samples at rest, relative", relative(all, first, n), 1e-5);
+	free(all);
+	free(first);
+	nla_strs_release(&p.names);
+}
+
+/* Nothing behind a row's own length enters: other ids and old values there leave every number as it is. */
+static void test_padding(void **state)
+{
+	struct tiny *t = *state;
+	struct params p;
+	struct nla_update_stats stats, other;
+	double advantage[N];
+	struct nla_update_batch batch = golden_batch(t, advantage);
+	float old[N * WIDTH];
+	size_t n;
+	params_of(&p, &t->rl);
+	float *want = gradient(t, &p, &batch, &golden_cfg, &stats, &n);
+	memcpy(old, batch.old, sizeof(old));
+	for (int i = 0; i < N; i++)
+		for (int64_t k = t->length[i]; k < WIDTH; k++) {
+			t->ids[i * WIDTH + k] = t->target.chat.end_of_turn;
+			old[i * WIDTH + k] = -3;
+		}
+	batch.old = old;
+	float *g = gradient(t, &p, &batch, &golden_cfg, &other, &n);
+	assert_memory_equal(g, want, n * sizeof(*g));
+	assert_true(stats.loss == other.loss && stats.kl == other.kl && stats.entropy == other.entropy);
+	free(g);
+	free(want);
+	nla_strs_release(&p.names);
+}
+
+/* ---- steps ---- */
+
+static void test_three_steps(void **state)
+{
+	struct tiny *t = *state;
+	static const double losses[] = { -0.0016979376086965203, 0.12755809724330902, 0.05701255798339844 };
+	static const double norms[] = { 4.5633769035339355, 5.427452564239502, 3.5071277618408203 }; /* golden.json: adamw */
+	struct params p;
+	struct nla_optim optim;
+	double advantage[N], most = 0;
+	struct nla_update_batch batch = golden_batch(t, advantage);
+	params_of(&p, &t->rl);
+	assert_ok(nla_optim_init(&optim, p.list, p.n, &err));
+	for (int i = 0; i < 3; i++) {
+		struct nla_update_stats stats;
+		char line[80];
+		assert_ok(nla_update(&t->av, &t->policy, &t->reference, &batch, &golden_cfg, &optim, &stats, &err));
+		assert_false(stats.skipped);
+		snprintf(line, sizeof(line), "loss of step %d", i + 1);
+		within(line, fabs(stats.loss - losses[i]), 1e-4);
+		snprintf(line, sizeof(line), "gradient norm of step %d, relative", i + 1);
+		within(line, fabs(stats.grad_norm / norms[i] - 1), 1e-4);
+		for (int k = 0; k < p.n; k++)
+			assert_false(nt_has_grad(p.list[k]));
+	}
+	assert_int_equal(optim.step, 3);
+	for (int i = 0; i < p.n; i++) {
+		size_t size = (size_t)nt_numel(p.list[i]);
+		char *name = nla_format("adamw.step3.%s", p.names.data[i]);
+		float *x = host(p.list[i], size);
+		most = fmax(most, worst(x, golden_f32(t, name, size), size));
+		free(x);
+		free(name);
+	}
+	within("40 parameters after three AdamW steps", most, 1e-5);
+	nla_optim_release(&optim);
+	nla_strs_release(&p.names);
+}
+
+/* Everything that a step could change, one behind the other. */
+static float *snapshot(const struct nla_optim *o, size_t *n)
+{
+	nt_tensor **kinds[3] = { o->params, o->m, o->v };
+	float *all = NULL;
+	*n = 0;
+	for (int i = 0; i < 3 * o->n; i++) {
+		const nt_tensor *tensor = kinds[i / o->n][i % o->n];
+		size_t size = (size_t)nt_numel(tensor);
+		all = nla_realloc(all, *n + size, sizeof(*all));
+		assert_int_equal(nt_to_host_f32(tensor, all + *n, size), NT_OK);
+		*n += size;
+	}
+	return all;
+}
+
+/* A gradient that is no number, or infinite: nothing changes, it is told, and the next step is as if it had not been. */
+static void test_bad_gradient(void **state)
+{
+	struct tiny *t = *state;
+	static const double bad[] = { NAN, INFINITY };
+	struct params p;
+	struct nla_optim optim;
+	struct nla_update_stats stats;
+	double advantage[N];
+	struct nla_update_batch batch = golden_batch(t, advantage);
+	size_t n;
+	params_of(&p, &t->rl);
+	assert_ok(nla_optim_init(&optim, p.list, p.n, &err));
+	assert_ok(nla_update(&t->av, &t->policy, &t->reference, &batch, &golden_cfg, &optim, &stats, &err));
+	float *before = snapshot(&optim, &n);
+	for (size_t i = 0; i < NLA_LEN(bad); i++) {
+		double good = advantage[5];
+		advantage[5] = bad[i];
+		assert_ok(nla_update(&t->av, &t->policy, &t->reference, &batch, &golden_cfg, &optim, &stats, &err));
+		advantage[5] = good;
+		assert_true(stats.skipped);
+		assert_false(isfinite(stats.grad_norm));
+		float *after = snapshot(&optim, &n);
+		assert_memory_equal(before, after, n * sizeof(*after));
+		assert_int_equal(optim.step, 1);
+		for (int k = 0; k < p.n; k++)
+			assert_false(nt_has_grad(p.list[k]));
+		free(after);
+	}
+	assert_ok(nla_update(&t->av, &t->policy, &t->reference, &batch, &golden_cfg, &optim, &stats, &err));
+	assert_false(stats.skipped);
+	within("norm of the step after skipped ones, relative", fabs(stats.grad_norm / 5.427452564239502 - 1), 1e-4);
+	free(before);
+	nla_optim_release(&optim);
+	nla_strs_release(&p.names);
+}
+
+/* Parameters and moments as file entries and back: the next step is the same to the bit. */
+static void test_resume(void **state)
+{
+	struct tiny *t = *state;
+	struct params p;
+	struct nla_optim optim;
+	struct nla_update_stats stats;
+	struct nla_st_entry *entries = NULL;
+	struct nla_st st;
+	double advantage[N];
+	struct nla_update_batch batch = golden_batch(t, advantage);
+	size_t n_entries = 0, n;
+	params_of(&p, &t->rl);
+	assert_ok(nla_optim_init(&optim, p.list, p.n, &err));
+	assert_ok(nla_update(&t->av, &t->policy, &t->reference, &batch, &golden_cfg, &optim, &stats, &err));
+	assert_ok(nla_optim_entries(&optim, "av", &entries, &n_entries, &err));
+	assert_int_equal(n_entries, 3 * p.n);
+	assert_ok(nla_st_write(in_scratch("optim.safetensors"), entries, n_entries, &err));
+	nla_optim_free_entries(entries, n_entries);
+	assert_ok(nla_update(&t->av, &t->policy, &t->reference, &batch, &golden_cfg, &optim, &stats, &err));
+	float *want = snapshot(&optim, &n);
+	nla_optim_release(&optim);
+	assert_ok(nla_optim_init(&optim, p.list, p.n, &err));
+	assert_ok(nla_st_open(&st, in_scratch("optim.safetensors"), &err));
+	assert_fails(nla_optim_restore(&optim, "ar", &st, &err), "'ar.param.0' is missing or of another shape");
+	assert_ok(nla_optim_restore(&optim, "av", &st, &err));
+	optim.step = 1;
+	assert_ok(nla_update(&t->av, &t->policy, &t->reference, &batch, &golden_cfg, &optim, &stats, &err));
+	float *got = snapshot(&optim, &n);
+	assert_memory_equal(got, want, n * sizeof(*got));
+	free(got);
+	free(want);
+	nla_st_close(&st);
+	nla_optim_release(&optim);
+	nla_strs_release(&p.names);
+}
+
+/* ---- the AR ---- */
+
+static struct nla_ar_texts golden_texts(const struct tiny *t)
+{
+	struct nla_ar_texts texts;
+	const int64_t *offset = golden_i64(t, "ar.offsets", M + 1), *ids = golden_i64(t, "ar.ids", (size_t)offset[M]);
+	nla_ar_texts_start(&texts);
+	for (int64_t i = 0; i < offset[M]; i++)
+		nla_i32s_push(&texts.ids, (int32_t)ids[i]);
+	nla_i64s_append(&texts.offset, offset + 1, M);
+	return texts;
+}
+
+/*
+ * The AR's gradients, its head's among them, whatever the micro-batch. AdamW's first moment after one unclipped step from zero is
+ * 0.1 times the gradient, which is how a gradient that the step clears can be seen.
+ */
+static void test_ar(void **state)
+{
+	struct tiny *t = *state;
+	static const int64_t sizes[] = { 0, 1, 3 };
+	struct params p;
+	struct nla_ar_texts texts = golden_texts(t);
+	struct nla_view view = nla_ar_view(&t->ar);
+	params_of(&p, &t->ar.adapter);
+	p.list[p.n] = t->ar.head;
+	assert_int_equal(nt_requires_grad(t->ar.head, true), NT_OK);
+	for (size_t i = 0; i < NLA_LEN(sizes); i++) {
+		struct nla_optim optim;
+		double loss, norm, sq = 0, most;
+		bool skipped;
+		char line[80];
+		size_t n, n_head = (size_t)D * D;
+		assert_ok(nla_optim_init(&optim, p.list, p.n + 1, &err));
+		assert_ok(nla_update_ar(&t->ar, &view, &texts, golden_f32(t, "ar.targets", M * D), 0, 0, sizes[i], &optim, &loss, &norm,
+					&skipped, &err));
+		assert_false(skipped);
+		float *all = snapshot(&optim, &n), *g = all + n / 3;
+		for (size_t k = 0; k < n / 3; k++) {
+			g[k] *= 10;
+			sq += (double)g[k] * g[k];
+		}
+		most = fmax(worst_param(t, &p, "ar_sft.grad", g),
+			    relative(g + n / 3 - n_head, golden_f32(t, "ar_sft.grad.head", n_head), n_head));
+		snprintf(line, sizeof(line), "AR loss, micro_batch %d", (int)sizes[i]);
+		within(line, fabs(loss - golden_scalar(t, "ar_sft.loss")), 1e-6);
+		snprintf(line, sizeof(line), "42 + 1 AR gradients, relative, micro_batch %d", (int)sizes[i]);
+		within(line, most, 1e-4);
+		assert_close(norm / sqrt(sq), 1, 1e-5);
+		nla_optim_release(&optim);
+		free(all);
+	}
+	nla_ar_texts_release(&texts);
+	nla_strs_release(&p.names);
+}
+
+/* Steps lower the AR's loss, its head moves by less than bf16 could hold, and a target that is no number skips the step. */
+static void test_ar_steps(void **state)
+{
+	struct tiny *t = *state;
+	struct params p;
+	struct nla_optim optim;
+	struct nla_ar_texts texts = golden_texts(t);
+	struct nla_view view = nla_ar_view(&t->ar);
+	double loss, first = 0, norm;
+	bool skipped;
+	float v[M * D];
+	size_t n;
+	memcpy(v, golden_f32(t, "ar.targets", M * D), sizeof(v));
+	params_of(&p, &t->ar.adapter);
+	p.list[p.n] = t->ar.head;
+	assert_int_equal(nt_requires_grad(t->ar.head, true), NT_OK);
+	assert_ok(nla_optim_init(&optim, p.list, p.n + 1, &err));
+	float *head = host(t->ar.head, D * D);
+	for (int i = 0; i < 20; i++) {
+		assert_ok(nla_update_ar(&t->ar, &view, &texts, v, i ? 3e-3 : 1e-6, 1, 3, &optim, &loss, &norm, &skipped, &err));
+		if (i)
+			continue;
+		first = loss;
+		float *moved = host(t->ar.head, D * D);
+		double most = worst(moved, head, D * D);
+		assert_true(most > 5e-7 && most < 2e-6);
+		free(moved);
+	}
+	assert_true(loss < 0.7 * first);
+	float *before = snapshot(&optim, &n);
+	v[7] = NAN;
+	assert_ok(nla_update_ar(&t->ar, &view, &texts, v, 1e-3, 1, 3, &optim, &loss, &norm, &skipped, &err));
+	float *after = snapshot(&optim, &n);
+	assert_true(skipped);
+	assert_memory_equal(before, after, n * sizeof(*after));
+	nla_optim_release(&optim);
+	nla_ar_texts_release(&texts);
+	nla_strs_release(&p.names);
+	free(head);
+	free(before);
+	free(after);
+}
+
+/* ---- schedules ---- */
+
+static void test_schedule(void **state)
+{
+	(void)state;
+	for (int64_t i = 0; i < 10; i++)
+		assert_close(nla_schedule_lr(NLA_SCHEDULE_CONSTANT, 3, i, 10, 0, 0), 3, 1e-12);
+	assert_close(nla_schedule_lr(NLA_SCHEDULE_COSINE, 2, 0, 101, 50, 0.1), 0.04, 1e-12);   /* 1/50 */
+	assert_close(nla_schedule_lr(NLA_SCHEDULE_COSINE, 2, 49, 101, 50, 0.1), 2, 1e-12);
+	assert_close(nla_schedule_lr(NLA_SCHEDULE_COSINE, 2, 50, 101, 50, 0.1), 2, 1e-12);
+	assert_close(nla_schedule_lr(NLA_SCHEDULE_COSINE, 2, 75, 101, 50, 0.1), 1.1, 1e-12);   /* half way: (1 + 0.1) / 2 */
+	assert_close(nla_schedule_lr(NLA_SCHEDULE_COSINE, 2, 100, 101, 50, 0.1), 0.2, 1e-12);
+	assert_close(nla_schedule_lr(NLA_SCHEDULE_COSINE, 2, 500, 101, 50, 0.1), 0.2, 1e-12);  /* behind the end */
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TINY_TEST(test_gradient),
+		TINY_TEST(test_gradient_threads),
+		TINY_TEST(test_gradient_plain),
+		TINY_TEST(test_only_the_policy),
+		TINY_TEST(test_micro_batches),
+		TINY_TEST(test_ratio_one),
+		TINY_TEST(test_statistics),
+		TINY_TEST(test_kl),
+		TINY_TEST(test_every_sample_counts),
+		TINY_TEST(test_padding),
+		TINY_TEST(test_three_steps),
+		TINY_TEST(test_bad_gradient),
+		TINY_TEST(test_resume),
+		TINY_TEST(test_ar),
+		TINY_TEST(test_ar_steps),
+		TINY_TEST(test_schedule),
+	};
+	return run_tiny(tests);
+}

@@ -1,0 +1,561 @@
+/* Each fast version against its plain twin, forward and backward, over many shapes; against sums written out in double; at the edges
+ * of fp32; and a composed loss against central differences. */
+#include "tensors.h"
+
+/* ---- the operations as functions of leaves ---- */
+
+static nt_tensor *rms(nt_tensor *const *in, const void *arg)
+{
+	return nt_rms_norm(in[0], in[1], 1e-6);
+}
+
+/* x is a stretch of a wider array, as q is of a fused q, k, v. */
+struct rope_case {
+	int64_t n, h, d, from; /* from: heads before it in the wider array */
+	bool norm;
+};
+
+static nt_tensor *rope(nt_tensor *const *in, const void *arg)
+{
+	const struct rope_case *c = arg;
+	nt_tensor *x = nt_reshape(nt_narrow(in[0], 1, c->from * c->d, c->h * c->d), DIMS(c->n, c->h, c->d));
+
+	return c->norm ? nt_qk_rope(x, in[3], 1e-6, in[1], in[2]) : nt_qk_rope(x, NULL, 1e-6, in[1], in[2]);
+}
+
+static nt_tensor *swiglu(nt_tensor *const *in, const void *arg)
+{
+	return nt_swiglu(in[0]);
+}
+
+struct attention_case {
+	int64_t n_rows, length[40], parent[40], hq, hkv, d;
+	bool fused; /* q, k, v are stretches of in[0] */
+	nt_tree *tree;
+	int64_t n;
+};
+
+static nt_tensor *attention(nt_tensor *const *in, const void *arg)
+{
+	const struct attention_case *c = arg;
+	nt_tensor *q = in[0], *k = in[1], *v = in[2];
+
+	if (c->fused) {
+		q = nt_reshape(nt_narrow(in[0], 1, 0, c->hq * c->d), DIMS(c->n, c->hq, c->d));
+		k = nt_reshape(nt_narrow(in[0], 1, c->hq * c->d, c->hkv * c->d), DIMS(c->n, c->hkv, c->d));
+		v = nt_reshape(nt_narrow(in[0], 1, (c->hq + c->hkv) * c->d, c->hkv * c->d), DIMS(c->n, c->hkv, c->d));
+	}
+	return nt_attention(q, k, v, c->tree, 1 / sqrt((double)c->d));
+}
+
+struct logprob_case {
+	nt_tensor *ids;
+	double temperature;
+};
+
+static nt_tensor *logprob(nt_tensor *const *in, const void *arg)
+{
+	const struct logprob_case *c = arg;
+
+	return nt_token_logprob(in[0], in[1], c->ids, c->temperature, NULL);
+}
+
+/* ---- twins ---- */
+
+static void test_rms_norm(void **state)
+{
+	static const int64_t shapes[][2] = { { 1, 2 }, { 1, 7 }, { 3, 5 }, { 1, 128 }, { 33, 127 }, { 128, 128 }, { 700, 576 } };
+	struct twins all = { 0, 0 };
+
+	for (size_t i = 0; i < NLA_LEN(shapes); i++)
+		for (unsigned frozen = 0; frozen < 3; frozen++) {
+			nt_tensor *in[2] = { gauss(2, 2, shapes[i]), gauss(1, 1, shapes[i] + 1) };
+			widen(&all, compare(rms, NULL, in, 2, frozen));
+		}
+	nt_tensor *in[2] = { gauss(1, DIMS(3, 5, 17)), gauss(1, DIMS(17)) };
+	widen(&all, compare(rms, NULL, in, 2, 0));
+	assert_twins("rms_norm", all, 3e-6);
+}
+
+/* Columns of a wider array are not contiguous, and neither is a gain taken from every second column. */
+static void test_rms_norm_of_views(void **state)
+{
+	nt_tensor *wide = gauss(1, DIMS(9, 40)), *gains = gauss(1, DIMS(16, 2));
+	nt_tensor *x = nt_narrow(wide, 1, 5, 16), *w = nt_reshape(nt_narrow(gains, 1, 1, 1), DIMS(16));
+
+	assert_true(difference(nt_rms_norm(x, w, 1e-6), nt_rms_norm(nt_clone(x), nt_clone(w), 1e-6)) == 0);
+}
+
+static void test_qk_rope(void **state)
+{
+	static const struct rope_case cases[] = {
+		{ 1, 1, 2, 0, true },	 { 1, 1, 2, 0, false },	   { 5, 1, 10, 0, true },   { 5, 3, 6, 2, true },   { 5, 3, 6, 1, false },
+		{ 64, 4, 32, 0, true },	 { 64, 2, 32, 4, true },   { 64, 2, 32, 6, false }, { 200, 9, 64, 3, true }, { 1, 4, 128, 2, true },
+		{ 7, 1, 34, 3, true },
+	};
+	struct twins all = { 0, 0 };
+
+	for (size_t i = 0; i < NLA_LEN(cases); i++) {
+		const struct rope_case *c = &cases[i];
+		nt_tensor *in[4] = { gauss(1, DIMS(c->n, (c->h + c->from + 1) * c->d)), gauss(1, DIMS(c->n, c->d / 2)),
+				     gauss(1, DIMS(c->n, c->d / 2)), gauss(1, DIMS(c->d)) };
+		widen(&all, compare(rope, c, in, c->norm ? 4 : 3, 6));
+		if (c->norm)
+			widen(&all, compare(rope, c, in, 4, 6 | 8));
+	}
+	assert_twins("qk_rope", all, 3e-6);
+}
+
+static void test_swiglu(void **state)
+{
+	static const int64_t shapes[][2] = { { 1, 2 }, { 1, 14 }, { 3, 10 }, { 17, 254 }, { 128, 768 } };
+	struct twins all = { 0, 0 };
+
+	for (size_t i = 0; i < NLA_LEN(shapes); i++)
+		for (double scale = 0.1; scale < 200; scale *= 10) {
+			nt_tensor *in[1] = { gauss(scale, 2, shapes[i]) };
+			widen(&all, compare(swiglu, NULL, in, 1, 0));
+		}
+	assert_twins("swiglu", all, 3e-6);
+}
+
+static void open_tree(struct attention_case *c)
+{
+	c->n = 0;
+	for (int64_t i = 0; i < c->n_rows; i++)
+		c->n += c->length[i];
+	c->tree = nt_tree_new(c->length, c->parent, c->n_rows, NT_CPU);
+	assert_made(c->tree);
+}
+
+/* Three generations: a common head, prompts under it, responses under them, and rows that stand alone between. */
+static void fill_forest(struct attention_case *c)
+{
+	c->n_rows = 0;
+	for (int prompt = 0; prompt < 8; prompt++) {
+		int64_t at = c->n_rows, alone = prompt % 3 == 2;
+		if (prompt % 4 == 0) {
+			c->length[at] = 11 + prompt;
+			c->parent[at] = -1;
+			c->n_rows = ++at;
+		}
+		c->length[at] = 1 + prompt * 5;
+		c->parent[at] = alone ? -1 : prompt < 4 ? 0 : prompt == 4 ? at - 1 : c->parent[at - 3];
+		c->n_rows = at + 1;
+		for (int response = 0; response < 2; response++) {
+			c->length[c->n_rows] = response ? 1 : 9 + prompt;
+			c->parent[c->n_rows++] = at;
+		}
+	}
+}
+
+static struct attention_case attention_cases[] = {
+	{ 1, { 1 }, { -1 }, 1, 1, 4, false, NULL, 0 },
+	{ 1, { 1 }, { -1 }, 4, 2, 8, true, NULL, 0 },
+	{ 1, { 7 }, { -1 }, 3, 3, 5, false, NULL, 0 },
+	{ 1, { 33 }, { -1 }, 4, 1, 16, true, NULL, 0 },
+	{ 5, { 1, 1, 1, 1, 1 }, { -1, -1, 0, 0, 2 }, 4, 2, 8, true, NULL, 0 },
+	{ 6, { 5, 3, 4, 1, 6, 2 }, { -1, 0, 1, 1, 0, 4 }, 4, 2, 16, true, NULL, 0 },
+	{ 6, { 5, 3, 4, 1, 6, 2 }, { -1, 0, 1, 1, 0, 4 }, 6, 3, 7, false, NULL, 0 },
+	{ 3, { 200, 120, 40 }, { -1, 0, 0 }, 4, 2, 32, true, NULL, 0 },
+	{ 1, { 300 }, { -1 }, 2, 1, 64, false, NULL, 0 },
+	{ 0, { 0 }, { 0 }, 4, 2, 32, true, NULL, 0 }, /* the forest */
+	{ 0, { 0 }, { 0 }, 9, 3, 64, false, NULL, 0 },
+};
+
+static void test_attention(void **state)
+{
+	struct twins all = { 0, 0 };
+
+	for (size_t i = 0; i < NLA_LEN(attention_cases); i++) {
+		struct attention_case *c = &attention_cases[i];
+		if (!c->n_rows)
+			fill_forest(c);
+		open_tree(c);
+		nt_tensor *apart[3] = { gauss(1, DIMS(c->n, c->hq, c->d)), gauss(1, DIMS(c->n, c->hkv, c->d)),
+					gauss(1, DIMS(c->n, c->hkv, c->d)) };
+		nt_tensor *fused[1] = { gauss(1.5, DIMS(c->n, (c->hq + 2 * c->hkv) * c->d)) };
+		widen(&all, compare(attention, c, c->fused ? fused : apart, c->fused ? 1 : 3, 0));
+		if (!c->fused)
+			for (unsigned frozen = 1; frozen < 7; frozen++)
+				widen(&all, compare(attention, c, apart, 3, frozen));
+		nt_tree_free(c->tree);
+	}
+	assert_twins("attention", all, 1e-5);
+}
+
+/* One token alone, out of a wider array: what it sees is its own value. */
+static void test_attention_of_one_token(void **state)
+{
+	struct attention_case c = { 1, { 1 }, { -1 }, 2, 1, 8, false, NULL, 0 };
+
+	open_tree(&c);
+	nt_tensor *wide = gauss(1, DIMS(3, 64));
+	nt_tensor *q = nt_reshape(nt_narrow(nt_narrow(wide, 0, 1, 1), 1, 8, 16), DIMS(1, 2, 8));
+	nt_tensor *k = nt_reshape(nt_narrow(nt_narrow(wide, 0, 1, 1), 1, 24, 8), DIMS(1, 1, 8));
+	nt_tensor *o = nt_attention(q, k, k, c.tree, 0.3);
+	float *got = host(o), *want = host(k);
+	for (int i = 0; i < 16; i++)
+		assert_true(fabs(got[i] - want[i % 8]) < 1e-6);
+	free(got);
+	free(want);
+	nt_tree_free(c.tree);
+}
+
+/* What the header says, in double: tokens see their ancestors' tokens and their own row's, causally. */
+static void test_attention_written_out(void **state)
+{
+	struct attention_case c = { 6, { 5, 3, 4, 1, 6, 2 }, { -1, 0, 1, 1, 0, 4 }, 4, 2, 16, false, NULL, 0 };
+	int64_t row_of[64], n = 0;
+	double worst[2] = { 0, 0 };
+
+	open_tree(&c);
+	for (int64_t i = 0; i < c.n_rows; i++)
+		for (int64_t j = 0; j < c.length[i]; j++)
+			row_of[n++] = i;
+	nt_tensor *in[3] = { gauss(1, DIMS(n, 4, 16)), gauss(1, DIMS(n, 2, 16)), gauss(1, DIMS(n, 2, 16)) };
+	float *q = host(in[0]), *k = host(in[1]), *v = host(in[2]);
+	for (int plain = 0; plain < 2; plain++) {
+		nt_plain(plain);
+		float *o = host(attention(in, &c));
+		for (int64_t t = 0; t < n; t++)
+			for (int64_t h = 0; h < 4; h++) {
+				double sum = 0, want[16] = { 0 };
+				for (int64_t s = 0; s <= t; s++) {
+					bool sees = false;
+					for (int64_t a = row_of[t]; a >= 0; a = c.parent[a])
+						sees |= a == row_of[s];
+					if (!sees)
+						continue;
+					double z = 0;
+					for (int i = 0; i < 16; i++)
+						z += (double)q[(t * 4 + h) * 16 + i] * k[(s * 2 + h / 2) * 16 + i];
+					z = exp(z / 4);
+					sum += z;
+					for (int i = 0; i < 16; i++)
+						want[i] += z * v[(s * 2 + h / 2) * 16 + i];
+				}
+				for (int i = 0; i < 16; i++)
+					worst[plain] = fmax(worst[plain], fabs(want[i] / sum - o[(t * 4 + h) * 16 + i]));
+			}
+		free(o);
+	}
+	printf("attention from double        fast %.2g, plain %.2g\n", worst[0], worst[1]);
+	assert_true(worst[0] < 2e-6 && worst[1] < 2e-6);
+	free(q);
+	free(k);
+	free(v);
+	nt_tree_free(c.tree);
+}
+
+/* A step of decoding sees what the same tokens would in one packed row; slots are out of order, and S is longer than any row. */
+static void test_attention_cached(void **state)
+{
+	static const int64_t dims[] = { 5, 32, 64, 128 }, length[4] = { 1, 9, 30, 17 }, slot[4] = { 3, 0, 4, 1 };
+	double worst = 0, twin = 0, once = 0;
+
+	for (size_t i = 0; i < NLA_LEN(dims); i++)
+		for (int64_t hq = 2; hq <= 8; hq *= 2) {
+			int64_t d = dims[i];
+			nt_tensor *kc = nt_zeros(NT_F32, NT_CPU, DIMS(5, 32, 2, d)), *vc = nt_zeros(NT_F32, NT_CPU, DIMS(5, 32, 2, d));
+			nt_tensor *q = gauss(1, DIMS(4, hq, d)), *want[4];
+			for (int64_t r = 0; r < 4; r++) {
+				int64_t n = length[r], at[32], in[32], none = -1;
+				nt_tensor *k = gauss(1, DIMS(n, 2, d)), *v = gauss(1, DIMS(n, 2, d));
+				for (int64_t j = 0; j < n; j++) {
+					at[j] = j;
+					in[j] = slot[r];
+				}
+				assert_int_equal(nt_cache_put(kc, nt_i64(NT_CPU, in, n), nt_i64(NT_CPU, at, n), k), NT_OK);
+				assert_int_equal(nt_cache_put(vc, nt_i64(NT_CPU, in, n), nt_i64(NT_CPU, at, n), v), NT_OK);
+				nt_tree *tree = nt_tree_new(&n, &none, 1, NT_CPU);
+				nt_tensor *parts[2] = { n > 1 ? nt_zeros(NT_F32, NT_CPU, DIMS(n - 1, hq, d)) : NULL,
+							nt_narrow(q, 0, r, 1) };
+				nt_tensor *all = n > 1 ? nt_cat(parts, 2, 0) : parts[1];
+				want[r] = nt_narrow(nt_attention(all, k, v, tree, 0.2), 0, n - 1, 1);
+				nt_tree_free(tree);
+			}
+			nt_tensor *slots = nt_i64(NT_CPU, slot, 4), *lengths = nt_i64(NT_CPU, length, 4), *w = nt_cat(want, 4, 0);
+			nt_tensor *fast = nt_attention_cached(q, kc, vc, slots, lengths, 0.2);
+			worst = fmax(worst, difference(fast, w));
+			nt_plain(true);
+			twin = fmax(twin, difference(fast, nt_attention_cached(q, kc, vc, slots, lengths, 0.2)));
+			nt_plain(false);
+			for (int64_t r = 0; r < 4; r++)
+				once = fmax(once, difference(nt_attention_cached(nt_narrow(q, 0, r, 1), kc, vc, nt_narrow(slots, 0, r, 1),
+										 nt_narrow(lengths, 0, r, 1), 0.2),
+							     nt_narrow(fast, 0, r, 1)));
+		}
+	printf("attention_cached             packed %.2g, plain %.2g, row alone %.2g\n", worst, twin, once);
+	assert_true(worst < 2e-6 && twin < 2e-6 && twin > 0 && once == 0);
+}
+
+static void test_token_logprob(void **state)
+{
+	static const int64_t shapes[][3] = { { 1, 3, 2 }, { 1, 8, 5 }, { 7, 5, 33 }, { 64, 128, 2048 }, { 300, 8, 151936 } }; /* n, D, V */
+	struct twins all = { 0, 0 };
+
+	for (size_t i = 0; i < NLA_LEN(shapes); i++)
+		for (int cold = 0; cold < (i < 4 ? 2 : 1); cold++) {
+			int64_t n = shapes[i][0], v = shapes[i][2], ids[300];
+			for (int64_t j = 0; j < n; j++)
+				ids[j] = j % 5 == 0 ? v - 1 : (j * 7919 + 3) % v;
+			struct logprob_case c = { nt_i64(NT_CPU, ids, n), cold ? 0.7 : 1 };
+			nt_tensor *in[2] = { gauss(1, DIMS(n, shapes[i][1])), gauss(0.6, DIMS(v, shapes[i][1])) };
+			for (unsigned frozen = 0; frozen < (i < 4 ? 3 : 1); frozen++)
+				widen(&all, compare(logprob, &c, in, 2, frozen));
+		}
+	assert_twins("token_logprob", all, 1e-5);
+}
+
+/* Against double, with the entropy; some ids come from a strided array. */
+static void test_token_logprob_written_out(void **state)
+{
+	enum { N = 6, D = 9, V = 5000 };
+	static const int64_t pairs[2 * N] = { 0, 9, V - 1, 9, 17, 9, 4096, 9, 1023, 9, 1024, 9 };
+	double worst[2][2] = { { 0 } };
+	nt_tensor *h = gauss(1, DIMS(N, D)), *w = gauss(1, DIMS(V, D));
+	nt_tensor *ids = nt_reshape(nt_narrow(nt_reshape(nt_i64(NT_CPU, pairs, 2 * N), DIMS(N, 2)), 1, 0, 1), DIMS(N));
+	float *hs = host(h), *ws = host(w);
+
+	for (int plain = 0; plain < 2; plain++) {
+		nt_tensor *entropy;
+		nt_plain(plain);
+		float *lp = host(nt_token_logprob(h, w, ids, 0.7, &entropy)), *ent = host(entropy);
+		for (int i = 0; i < N; i++) {
+			double sum = 0, mean = 0, mine = 0;
+			for (int j = 0; j < V; j++) {
+				double z = 0;
+				for (int l = 0; l < D; l++)
+					z += (double)hs[i * D + l] * ws[j * D + l] / 0.7;
+				sum += exp(z);
+				mean += exp(z) * z;
+				mine = j == pairs[2 * i] ? z : mine;
+			}
+			worst[plain][0] = fmax(worst[plain][0], fabs(mine - log(sum) - lp[i]));
+			worst[plain][1] = fmax(worst[plain][1], fabs(log(sum) - mean / sum - ent[i]));
+		}
+		free(lp);
+		free(ent);
+	}
+	printf("token_logprob from double    fast %.2g, plain %.2g; entropy fast %.2g, plain %.2g\n", worst[0][0], worst[1][0],
+	       worst[0][1], worst[1][1]);
+	for (int i = 0; i < 4; i++)
+		assert_true(worst[i / 2][i % 2] < 2e-5);
+	free(hs);
+	free(ws);
+}
+
+/* ---- other types, the edges of fp32 ---- */
+
+static void test_bf16_takes_the_plain_version(void **state)
+{
+	struct attention_case c = { 3, { 4, 3, 2 }, { -1, 0, 0 }, 4, 2, 8, false, NULL, 0 };
+	static const int64_t ids[9] = { 0, 1, 2, 3, 4, 5, 6, 7, 8 };
+	nt_tensor *made[2][5];
+
+	open_tree(&c);
+	nt_tensor *x = nt_to(gauss(1, DIMS(9, 32)), NT_BF16), *w = nt_to(gauss(1, DIMS(32)), NT_BF16);
+	nt_tensor *cos = gauss(1, DIMS(9, 4)), *q = nt_reshape(x, DIMS(9, 4, 8)), *k = nt_reshape(nt_narrow(x, 1, 0, 16), DIMS(9, 2, 8));
+	nt_tensor *head = nt_to(gauss(1, DIMS(50, 32)), NT_BF16);
+	for (int plain = 0; plain < 2; plain++) {
+		nt_plain(plain);
+		made[plain][0] = nt_rms_norm(x, w, 1e-6);
+		made[plain][1] = nt_qk_rope(q, nt_narrow(w, 0, 0, 8), 1e-6, cos, cos);
+		made[plain][2] = nt_swiglu(x);
+		made[plain][3] = nt_attention(q, k, k, c.tree, 0.3);
+		made[plain][4] = nt_token_logprob(x, head, nt_i64(NT_CPU, ids, 9), 1, NULL);
+	}
+	for (int i = 0; i < 5; i++) {
+		assert_made(made[0][i]);
+		assert_int_equal(nt_dtype_of(made[0][i]), i < 4 ? NT_BF16 : NT_F32);
+		assert_true(difference(made[0][i], made[1][i]) == 0);
+	}
+	nt_tree_free(c.tree);
+}
+
+static int64_t count_nan(const nt_tensor *t, int64_t from, int64_t n)
+{
+	float *x = host(t);
+	int64_t count = 0;
+
+	for (int64_t i = from; i < from + n; i++)
+		count += isnan(x[i]) != 0;
+	free(x);
+	return count;
+}
+
+/* A NaN in row 2 of 4 makes row 2 NaN (all of it where the row is mixed) and no other, in results and in gradients. */
+static void test_nan_stays_in_its_row(void **state)
+{
+	static const int64_t ids[4] = { 1, 2, 3, 4 };
+	struct attention_case tree = { 4, { 1, 1, 1, 1 }, { -1, -1, -1, -1 }, 4, 2, 8, false, NULL, 0 };
+	struct rope_case turn = { 4, 4, 8, 0, true };
+	struct logprob_case lp = { nt_i64(NT_CPU, ids, 4), 1 };
+	static const struct {
+		const char *name;
+		nt_function f;
+		int n_in;
+		int64_t mixed; /* numbers of a result row that must be NaN */
+	} cases[] = { { "rms_norm", rms, 2, 32 }, { "rope", rope, 4, 8 }, { "swiglu", swiglu, 1, 1 }, { "attention", attention, 3, 8 },
+		      { "token_logprob", logprob, 2, 1 } };
+	float bad[4 * 32] = { 0 };
+
+	open_tree(&tree);
+	bad[2 * 32 + 3] = NAN;
+	for (size_t i = 0; i < NLA_LEN(cases); i++) {
+		nt_tensor *x = nt_add(gauss(1, DIMS(4, 32)), nt_from_host(NT_F32, NT_CPU, bad, DIMS(4, 32)));
+		nt_tensor *in[4] = { x, gauss(1, DIMS(32)) };
+		if (i == 1) {
+			in[1] = in[2] = gauss(1, DIMS(4, 4));
+			in[3] = gauss(1, DIMS(8));
+		} else if (i == 3) {
+			in[0] = nt_reshape(x, DIMS(4, 4, 8));
+			in[1] = gauss(1, DIMS(4, 2, 8));
+			in[2] = gauss(1, DIMS(4, 2, 8));
+		} else if (i == 4) {
+			in[1] = gauss(1, DIMS(70, 32));
+		}
+		const void *arg = i == 1 ? (void *)&turn : i == 3 ? (void *)&tree : &lp;
+		nt_requires_grad(in[0], true);
+		nt_grad_push(true);
+		nt_tensor *y = cases[i].f(in, arg);
+		nt_grad_pop();
+		assert_made(y);
+		int64_t wide = nt_numel(y) / 4;
+		assert_int_equal(nt_backward(nt_sum(y)), NT_FAILED); /* the sum was made without gradients */
+		nt_clear();
+		assert_int_equal(nt_backward_with(y, nt_add_scalar(nt_scale(nt_detach(y), 0), 0)), NT_OK);
+		nt_tensor *g = nt_grad(in[0]);
+		for (int64_t r = 0; r < 4; r++) {
+			int64_t nans = count_nan(y, r * wide, wide), back = count_nan(g, r * 32, 32);
+			if (r == 2 ? nans < cases[i].mixed || !back : nans || back)
+				fail_msg("%s: %lld and %lld NaN in row %lld", cases[i].name, (long long)nans, (long long)back, (long long)r);
+		}
+	}
+	nt_tree_free(tree.tree);
+}
+
+static void test_large_numbers(void **state)
+{
+	static const int64_t ids[3] = { 0, 1, 4 };
+	static const float gates[16] = { 1e4f, -1e4f, 88, -88, 90, -90, 1e20f, -1e20f, 1, 2, 3, 4, 5, 6, 1, 1 };
+	struct attention_case c = { 2, { 3, 3 }, { -1, 0 }, 2, 1, 4, false, NULL, 0 };
+	struct logprob_case lp = { nt_i64(NT_CPU, ids, 3), 1 };
+	nt_tensor *entropy;
+
+	nt_tensor *gate[1] = { nt_from_host(NT_F32, NT_CPU, gates, DIMS(1, 16)) };
+	struct twins d = compare(swiglu, NULL, gate, 1, 0);
+	float *y = host(nt_swiglu(gate[0]));
+	assert_true(y[0] == 1e4f && y[1] == 0 && y[6] == 1e20f && y[7] == 0);
+	free(y);
+	nt_tensor *norm[2] = { gauss(1e15, DIMS(3, 40)), gauss(1, DIMS(40)) };
+	widen(&d, compare(rms, NULL, norm, 2, 0));
+	norm[0] = nt_scale(norm[0], 1e-27); /* far below eps */
+	widen(&d, compare(rms, NULL, norm, 2, 0));
+	open_tree(&c);
+	nt_tensor *q[3] = { gauss(150, DIMS(6, 2, 4)), gauss(100, DIMS(6, 1, 4)), gauss(1, DIMS(6, 1, 4)) };
+	widen(&d, compare(attention, &c, q, 3, 0));
+	nt_tree_free(c.tree);
+
+	/* logits of h [3,2] head^T: 1e4, -1e4, 0, 9999, -1e30 */
+	static const float h[6] = { 1e4f, 1, -1e4f, 1, 0, 1 }, w[10] = { 1, 0, -1, 0, 0, 0, 0.9999f, 0, 1, -1e30f };
+	nt_tensor *in[2] = { nt_from_host(NT_F32, NT_CPU, h, DIMS(3, 2)), nt_from_host(NT_F32, NT_CPU, w, DIMS(5, 2)) };
+	widen(&d, compare(logprob, &lp, in, 2, 0));
+	float *got = host(nt_token_logprob(in[0], in[1], lp.ids, 1, &entropy)), *ent = host(entropy);
+	double p = 1 / (1 + exp(-1));
+	assert_true(fabs(got[0] - log(p)) < 1e-3 && fabs(got[1]) < 1e-6 && got[2] < -9e29f && isfinite(got[2]));
+	assert_true(fabs(ent[0] + p * log(p) + (1 - p) * log(1 - p)) < 1e-3 && fabs(ent[1]) < 1e-6 && fabs(ent[2] - log(4)) < 1e-5);
+	free(got);
+	free(ent);
+	assert_twins("large numbers", d, 1e-4);
+}
+
+/* ---- a whole block, a head and a loss against central differences ---- */
+
+enum { TOKENS = 9, WIDE = 16, HEADS = 4, KV = 2, DEEP = 4, HIDDEN = 12, VOCABULARY = 31, PARAMS = 8 };
+
+static nt_tensor *composed(nt_tensor *const *p, const struct attention_case *c, nt_tensor *const *fixed)
+{
+	nt_tensor *x = nt_embedding(p[0], fixed[0]);
+	nt_tensor *qkv = nt_linear(nt_rms_norm(x, p[1], 1e-6), p[2], NULL);
+	nt_tensor *q = nt_reshape(nt_narrow(qkv, 1, 0, HEADS * DEEP), DIMS(TOKENS, HEADS, DEEP));
+	nt_tensor *k = nt_reshape(nt_narrow(qkv, 1, HEADS * DEEP, KV * DEEP), DIMS(TOKENS, KV, DEEP));
+	nt_tensor *v = nt_reshape(nt_narrow(qkv, 1, (HEADS + KV) * DEEP, KV * DEEP), DIMS(TOKENS, KV, DEEP));
+	nt_tensor *o = nt_attention(nt_qk_rope(q, p[3], 1e-6, fixed[1], fixed[2]), nt_qk_rope(k, NULL, 0, fixed[1], fixed[2]), v, c->tree, 0.5);
+	x = nt_add(x, nt_linear(nt_reshape(o, DIMS(TOKENS, WIDE)), p[4], NULL));
+	x = nt_add(x, nt_linear(nt_swiglu(nt_linear(x, p[5], NULL)), p[6], NULL));
+	return nt_dot(nt_token_logprob(x, p[7], fixed[0], 0.9, NULL), fixed[3]);
+}
+
+static double loss_at(nt_tensor *const *p, int moved, const nt_tensor *way, double h, const struct attention_case *c, nt_tensor *const *fixed)
+{
+	nt_tensor *at[PARAMS];
+	double loss = 0;
+
+	nt_scope_push();
+	memcpy(at, p, sizeof(at));
+	at[moved] = nt_add(p[moved], nt_scale(way, h));
+	assert_int_equal(nt_item(composed(at, c, fixed), &loss), NT_OK);
+	nt_scope_pop();
+	return loss;
+}
+
+static void test_gradients_by_differences(void **state)
+{
+	struct attention_case c = { 4, { 3, 2, 1, 3 }, { -1, 0, 1, 1 }, HEADS, KV, DEEP, false, NULL, 0 };
+	static const int64_t ids[TOKENS] = { 3, 30, 0, 7, 7, 12, 1, 3, 29 };
+	nt_tensor *p[PARAMS] = { gauss(1, DIMS(VOCABULARY, WIDE)),  gauss(1, DIMS(WIDE)), gauss(0.4, DIMS((HEADS + 2 * KV) * DEEP, WIDE)),
+				 gauss(1, DIMS(DEEP)),		    gauss(0.4, DIMS(WIDE, WIDE)), gauss(0.4, DIMS(2 * HIDDEN, WIDE)),
+				 gauss(0.4, DIMS(WIDE, HIDDEN)),    gauss(0.4, DIMS(VOCABULARY, WIDE)) };
+	nt_tensor *fixed[4] = { nt_i64(NT_CPU, ids, TOKENS), gauss(1, DIMS(TOKENS, DEEP / 2)), gauss(1, DIMS(TOKENS, DEEP / 2)),
+				gauss(0.3, DIMS(TOKENS)) };
+	double worst = 0;
+
+	open_tree(&c);
+	for (int i = 0; i < PARAMS; i++)
+		nt_requires_grad(p[i], true);
+	nt_grad_push(true);
+	nt_tensor *loss = composed(p, &c, fixed);
+	nt_grad_pop();
+	assert_made(loss);
+	assert_int_equal(nt_backward(loss), NT_OK);
+	for (int i = 0; i < PARAMS; i++) {
+		int64_t shape[2] = { nt_size(p[i], 0), nt_ndim(p[i]) > 1 ? nt_size(p[i], 1) : 1 };
+		nt_tensor *way = nt_add(nt_scale(nt_grad(p[i]), 0.5), gauss(0.1, nt_ndim(p[i]), shape));
+		double size, said, h;
+		nt_item(nt_dot(way, way), &size);
+		way = nt_scale(way, 1 / sqrt(size));
+		nt_item(nt_dot(way, nt_grad(p[i])), &said);
+		h = 0.02;
+		double near = loss_at(p, i, way, h, &c, fixed) - loss_at(p, i, way, -h, &c, fixed);
+		double far = loss_at(p, i, way, 2 * h, &c, fixed) - loss_at(p, i, way, -2 * h, &c, fixed);
+		double found = (8 * near - far) / (12 * h); /* error of order h^4 */
+		worst = fmax(worst, fabs(found - said) / fabs(said));
+	}
+	printf("composed loss                from differences %.2g\n", worst);
+	assert_true(worst < 2e-3);
+	nt_tree_free(c.tree);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(test_rms_norm),
+		TEST(test_rms_norm_of_views),
+		TEST(test_qk_rope),
+		TEST(test_swiglu),
+		TEST(test_attention),
+		TEST(test_attention_of_one_token),
+		TEST(test_attention_written_out),
+		TEST(test_attention_cached),
+		TEST(test_token_logprob),
+		TEST(test_token_logprob_written_out),
+		TEST(test_bf16_takes_the_plain_version),
+		TEST(test_nan_stays_in_its_row),
+		TEST(test_large_numbers),
+		TEST(test_gradients_by_differences),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
