@@ -86,6 +86,7 @@ const struct nla_option nla_config_table[] = {
 	{ "sft.held_out", NLA_OPT_NUM, AT(sft.held_out), "0.05", 0, 0.9, NULL, NULL, SFT, "part of the documents held out" },
 	{ "sft.held_every", NLA_OPT_INT, AT(sft.held_every), "100", 1, BIG, NULL, NULL, SFT, "steps between held-out figures" },
 	{ "sft.init", NLA_OPT_BOOL, AT(sft.init), "false", 0, 0, NULL, NULL, SFT, "role lm: begin with random weights (the model folder needs config.json and tokenizer only)" },
+	{ "sft.save_dtype", NLA_OPT_ENUM, AT(sft.save_dtype), "bf16", 0, 0, "bf16|fp32", NULL, SFT, "role lm: of the model folder that is written" },
 	{ "sft.train_head", NLA_OPT_BOOL, AT(sft.train_head), "false", 0, 0, NULL, NULL, SFT, "role ar: train the head too" },
 
 	{ "extract.corpus", NLA_OPT_PATH, AT(extract.corpus), "", 0, 0, NULL, "corpus", EXTRACT, "text, .jsonl or a folder of them, plain or gzip" },

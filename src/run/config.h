@@ -54,6 +54,7 @@ struct nla_config {
 		int64_t batch, context, warmup, held_every;
 		double lr, min_lr, held_out;
 		bool init, train_head;
+		int save_dtype; /* 0: bf16, 1: fp32 */
 	} sft;
 	struct {
 		char *corpus;

@@ -93,14 +93,14 @@ cJSON *nla_eval_summary(const struct nla_eval_result *r, const struct nla_config
 			add(&valid, r->rows[i].mse);
 	}
 	number(json, "rows", (double)r->n);
-	number(json, "fve", 1 - mean(&all) / r->base.var);
-	number(json, "fve_se", standard_error(&all) / r->base.var);
-	number(json, "fve_meannorm", 1 - mean(&all) / r->base.mean);
-	number(json, "fve_meannorm_se", standard_error(&all) / r->base.mean);
-	number(json, "fve_valid", 1 - mean(&valid) / r->base.var);
-	number(json, "fve_valid_meannorm", 1 - mean(&valid) / r->base.mean);
-	number(json, "mse", mean(&all));
-	number(json, "cosine", 1 - mean(&all) / 2);
+	number(json, "fve", 1 - mean(&valid) / r->base.var);
+	number(json, "fve_se", standard_error(&valid) / r->base.var);
+	number(json, "fve_meannorm", 1 - mean(&valid) / r->base.mean);
+	number(json, "fve_meannorm_se", standard_error(&valid) / r->base.mean);
+	number(json, "fve_all", 1 - mean(&all) / r->base.var);
+	number(json, "fve_all_meannorm", 1 - mean(&all) / r->base.mean);
+	number(json, "mse", mean(&valid));
+	number(json, "cosine", 1 - mean(&valid) / 2);
 	add_lengths(json, r);
 	add_failures(json, r);
 	number(json, "baseline_var", r->base.var);

@@ -40,8 +40,8 @@ static enum nla_status same_config(const char *path, const struct nla_config *cf
 	return err->status;
 }
 
-/* metrics.jsonl beyond the checkpoint belongs to work that is done again. */
-static enum nla_status cut_metrics(const char *path, int64_t step, struct nla_err *err)
+/* Lines of metrics.jsonl and samples.jsonl.gz beyond the checkpoint belong to work that is done again. */
+static enum nla_status cut_lines(const char *path, int64_t step, struct nla_err *err)
 {
 	struct nla_lines in;
 	struct nla_str kept = NLA_STR_INIT;
@@ -58,13 +58,13 @@ static enum nla_status cut_metrics(const char *path, int64_t step, struct nla_er
 		cJSON_Delete(json);
 	}
 	if (!nla_lines_close(&in, err))
-		nla_file_write(path, kept.buf, kept.len, false, err);
+		nla_file_write(path, kept.buf, kept.len, nla_ends_with(path, ".gz"), err);
 	nla_str_release(&kept);
 	return err->status;
 }
 
 static enum nla_status start_resumed(struct nla_folder *f, const struct nla_config *cfg, const char *config, const char *metrics,
-				     struct nla_err *err)
+				     const char *samples, struct nla_err *err)
 {
 	if (nla_checkpoint_find(f->path, &f->checkpoint, &f->resumed, err))
 		return err->status;
@@ -76,7 +76,8 @@ static enum nla_status start_resumed(struct nla_folder *f, const struct nla_conf
 		return err->status;
 	if (!f->checkpoint)
 		f->resumed = -1;
-	return cut_metrics(metrics, f->checkpoint ? f->resumed : -1, err) || nla_config_write(cfg, config, err) ? err->status : NLA_OK;
+	return cut_lines(metrics, f->resumed, err) || cut_lines(samples, f->resumed, err) || nla_config_write(cfg, config, err) ? err->status
+															 : NLA_OK;
 }
 
 static enum nla_status start_fresh(struct nla_folder *f, const struct nla_config *cfg, const char *config, struct nla_err *err)
@@ -99,7 +100,7 @@ enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *c
 	*f = (struct nla_folder){ .path = nla_strdup(cfg->out), .resumed = -1, .metrics.fd = -1, .samples.fd = -1, .log.fd = -1 };
 	char *config = nla_path_join(f->path, "config.json"), *metrics = nla_path_join(f->path, "metrics.jsonl");
 	char *samples = nla_path_join(f->path, "samples.jsonl.gz"), *log = nla_path_join(f->path, "log.txt");
-	if ((cfg->resume ? start_resumed(f, cfg, config, metrics, err) : start_fresh(f, cfg, config, err)) ||
+	if ((cfg->resume ? start_resumed(f, cfg, config, metrics, samples, err) : start_fresh(f, cfg, config, err)) ||
 	    nla_log_open(&f->metrics, metrics, err) || nla_log_open(&f->samples, samples, err) || nla_log_open(&f->log, log, err))
 		goto out;
 	nla_say_tee(&f->log);

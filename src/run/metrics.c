@@ -63,10 +63,9 @@ static void add_scores(cJSON *json, const struct nla_train *t, const struct nla_
 	}
 	all /= (double)s->rollout.n;
 	valid /= n_valid; /* NaN without valid rows: null in the log */
-	number(json, "fve", 1 - all / t->base.var);
-	number(json, "fve_meannorm", 1 - all / t->base.mean);
-	number(json, "fve_valid", 1 - valid / t->base.var);
-	number(json, "fve_valid_meannorm", 1 - valid / t->base.mean);
+	number(json, "fve", 1 - valid / t->base.var);
+	number(json, "fve_meannorm", 1 - valid / t->base.mean);
+	number(json, "fve_all", 1 - all / t->base.var);
 	number(json, "mse", valid);
 	number(json, "cosine", 1 - valid / 2);
 }

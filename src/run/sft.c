@@ -137,7 +137,7 @@ static enum nla_status save_part(const struct nla_sft *s, const char *folder, st
 {
 	switch (s->cfg->sft.role) {
 	case NLA_ROLE_LM:
-		return nla_mkdirs(folder, err) || nla_lm_save(&s->target.lm, folder, NT_F32, err) ||
+		return nla_mkdirs(folder, err) || nla_lm_save(&s->target.lm, folder, s->cfg->sft.save_dtype ? NT_F32 : NT_BF16, err) ||
 				       copy_beside(s->target.folder, folder, err) ? err->status : NLA_OK;
 	case NLA_ROLE_AV: return nla_av_save(&s->av, NULL, folder, "sft", err);
 	default: return nla_ar_save(&s->ar, folder, "sft", err);

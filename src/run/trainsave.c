@@ -115,8 +115,8 @@ static void print_table(const cJSON *before, const cJSON *after)
 		const char *name, *key;
 	} rows[] = {
 		{ "FVE (raw variance)", "fve" },          { "FVE (mean-normalised)", "fve_meannorm" },
-		{ "response tokens", "response_tokens" }, { "explanation tokens", "explanation_tokens" },
-		{ "failed rows, share", "failed_rate" },
+		{ "FVE, failures counted", "fve_all" },   { "response tokens", "response_tokens" },
+		{ "explanation tokens", "explanation_tokens" }, { "failed rows, share", "failed_rate" },
 	};
 	printf("%-24s %10s %10s\n", "held-out rows", "before", "after");
 	for (size_t i = 0; i < NLA_LEN(rows); i++)

@@ -205,7 +205,7 @@ static void test_ratio_one(void **state)
 	batch.old = NULL;
 	batch.sampler = sampler;
 	float *g = gradient(t, &p, &batch, &golden_cfg, &stats, &n);
-	within("loss at ratio 1", fabs(stats.loss - (-mean + 0.01 * 0.4607323408126831)), 2e-6); /* golden: grpo.kl_sample_mean */
+	within("loss at ratio 1", fabs(stats.loss - (0.01 * golden_scalar(t, "grpo.kl_sample_mean") - mean)), 2e-6);
 	within("gradient, relative, old absent or the same", relative(g, want, n), 1e-4);
 	within("sampler_gap of 0.25", fabs(stats.sampler_gap - 0.25), 1e-5);
 	assert_true(stats.clip_frac == 0);
@@ -322,14 +322,47 @@ static void test_padding(void **state)
 
 /* ---- steps ---- */
 
+/* A number of golden.json that belongs to one of the three steps. */
+static double adamw_number(const char *key, int step)
+{
+	cJSON *json = NULL;
+	assert_ok(nla_json_read(TINY "/golden.json", &json, &err));
+	const cJSON *x = cJSON_GetArrayItem(cJSON_GetObjectItem(cJSON_GetObjectItem(json, "scalars"), key), step);
+	assert_true(cJSON_IsNumber(x));
+	double value = x->valuedouble;
+	cJSON_Delete(json);
+	return value;
+}
+
+/*
+ * Adam's first step divides a gradient by its own size, so where that is near nothing the reference's rounding goes whole into the
+ * step: the same three steps in float64 are 1.2e-5 from the golden ones at the one element that is over 1e-5 (of 6720, its first
+ * gradient -2.5e-6). Elements with a first gradient below SMALL_GRAD have a limit of their own.
+ */
+#define SMALL_GRAD 1e-5f
+
+struct param_errors {
+	double most, most_small;
+	int n_small;
+};
+
+static void add_errors(struct param_errors *e, const float *x, const float *want, const float *grad, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		bool small = fabsf(grad[i]) < SMALL_GRAD;
+		double *most = small ? &e->most_small : &e->most;
+		*most = NLA_MAX(*most, worst(x + i, want + i, 1));
+		e->n_small += small;
+	}
+}
+
 static void test_three_steps(void **state)
 {
 	struct tiny *t = *state;
-	static const double losses[] = { -0.0016979376086965203, 0.12755809724330902, 0.05701255798339844 };
-	static const double norms[] = { 4.5633769035339355, 5.427452564239502, 3.5071277618408203 }; /* golden.json: adamw */
 	struct params p;
 	struct nla_optim optim;
-	double advantage[N], most = 0;
+	struct param_errors errors = { 0 };
+	double advantage[N];
 	struct nla_update_batch batch = golden_batch(t, advantage);
 	params_of(&p, &t->rl);
 	assert_ok(nla_optim_init(&optim, p.list, p.n, &err));
@@ -339,22 +372,26 @@ static void test_three_steps(void **state)
 		assert_ok(nla_update(&t->av, &t->policy, &t->reference, &batch, &golden_cfg, &optim, &stats, &err));
 		assert_false(stats.skipped);
 		snprintf(line, sizeof(line), "loss of step %d", i + 1);
-		within(line, fabs(stats.loss - losses[i]), 1e-4);
+		within(line, fabs(stats.loss - adamw_number("adamw.losses", i)), 1e-4);
 		snprintf(line, sizeof(line), "gradient norm of step %d, relative", i + 1);
-		within(line, fabs(stats.grad_norm / norms[i] - 1), 1e-4);
+		within(line, fabs(stats.grad_norm / adamw_number("adamw.grad_norms", i) - 1), 1e-4);
 		for (int k = 0; k < p.n; k++)
 			assert_false(nt_has_grad(p.list[k]));
 	}
 	assert_int_equal(optim.step, 3);
 	for (int i = 0; i < p.n; i++) {
 		size_t size = (size_t)nt_numel(p.list[i]);
-		char *name = nla_format("adamw.step3.%s", p.names.data[i]);
+		char *name = nla_format("adamw.step3.%s", p.names.data[i]), *grad = nla_format("grpo.grad.%s", p.names.data[i]);
 		float *x = host(p.list[i], size);
-		most = fmax(most, worst(x, golden_f32(t, name, size), size));
+		add_errors(&errors, x, golden_f32(t, name, size), golden_f32(t, grad, size), size);
 		free(x);
 		free(name);
+		free(grad);
 	}
-	within("40 parameters after three AdamW steps", most, 1e-5);
+	print_message("    %d of 6720 elements have a first gradient below %g\n", errors.n_small, (double)SMALL_GRAD);
+	assert_true(errors.n_small < 100);
+	within("parameters after three AdamW steps", errors.most, 1e-5);
+	within("those of hardly any first gradient", errors.most_small, 3e-5);
 	nla_optim_release(&optim);
 	nla_strs_release(&p.names);
 }
@@ -406,7 +443,7 @@ static void test_bad_gradient(void **state)
 	}
 	assert_ok(nla_update(&t->av, &t->policy, &t->reference, &batch, &golden_cfg, &optim, &stats, &err));
 	assert_false(stats.skipped);
-	within("norm of the step after skipped ones, relative", fabs(stats.grad_norm / 5.427452564239502 - 1), 1e-4);
+	within("norm of the step after skipped ones, relative", fabs(stats.grad_norm / adamw_number("adamw.grad_norms", 1) - 1), 1e-4);
 	free(before);
 	nla_optim_release(&optim);
 	nla_strs_release(&p.names);

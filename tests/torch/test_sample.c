@@ -100,7 +100,7 @@ static void test_wide_rows(void **state)
 	int64_t ids[2][N], differ = 0;
 
 	for (int cold = 0; cold < 2; cold++) {
-		double t = cold ? 0.7 : 1, gap = 0, off = 0;
+		double t = cold ? 0.7 : 1, gap[2] = { 0 }, off = 0;
 		nt_tensor *z = gauss(3, DIMS(N, V)), *u = uniforms(100 + (uint32_t)cold, N);
 		float *zs = host(z), *us = host(u);
 		for (int plain = 0; plain < 2; plain++) {
@@ -114,14 +114,15 @@ static void test_wide_rows(void **state)
 				for (int j = 0; j < V; j++)
 					before[j + 1] = before[j] + exp(zs[(int64_t)i * V + j] / t);
 				off = fmax(off, fmax(before[id] / before[V] - us[i], us[i] - before[id + 1] / before[V]));
-				gap = fmax(gap, fabs(said[i] - (zs[(int64_t)i * V + id] / t - log(before[V]))));
+				gap[plain] = fmax(gap[plain], fabs(said[i] - (zs[(int64_t)i * V + id] / t - log(before[V]))));
 			}
 			free(said);
 		}
 		for (int i = 0; i < N; i++)
 			differ += ids[0][i] != ids[1][i];
-		printf("V %d, temperature %g: u outside its token by %.2g, log-probability within %.2g\n", V, t, off, gap);
-		assert_true(off < 1e-6 && gap < 1e-5);
+		printf("V %d, temperature %g: u outside its token by %.2g, log-probability within %.2g, plain %.2g\n", V, t, off, gap[0],
+		       gap[1]);
+		assert_true(off < 1e-6 && gap[0] < 5e-6 && gap[1] < 5e-5); /* the plain one sums in fp32 */
 		free(zs);
 		free(us);
 	}
