@@ -37,11 +37,8 @@ static enum nla_status load(struct models *m, const struct nla_config *cfg, stru
 		return err->status;
 	if (nla_target_open(&m->target, cfg->model, device, dtype, -1, err) || nla_av_open(&m->av, &m->target, cfg->av, err) ||
 	    nla_ar_open(&m->ar, &m->target, cfg->ar, err) || nla_actset_open(&m->set, data, m->target.lm.arch.d_model, err) ||
-	    nla_contract_check(&m->set.meta, &m->target, data, err))
+	    nla_contract_fits(&m->set.meta, &m->av, &m->ar, data, err))
 		return err->status;
-	if (m->set.meta.layer >= 0 && m->set.meta.layer != m->ar.depth - 1)
-		return nla_fail(err, "'%s' holds activations of block %lld, the AR '%s' reconstructs block %lld", data,
-				(long long)m->set.meta.layer, cfg->ar, (long long)m->ar.depth - 1);
 	char *ref = find_reference(cfg);
 	if (ref && !nla_av_open(&m->ref, &m->target, ref, err))
 		m->has_ref = true;

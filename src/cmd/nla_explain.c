@@ -42,12 +42,15 @@ static enum nla_status from_file(const char *path, int64_t d, float *v, struct n
 	return err->status;
 }
 
-static enum nla_status from_row(const struct nla_config *cfg, int64_t d, struct subject *s, struct nla_err *err)
+static enum nla_status from_row(const struct nla_config *cfg, const struct nla_av *av, const struct nla_ar *ar, struct subject *s,
+				struct nla_err *err)
 {
 	struct nla_actset set;
-	if (nla_config_need(cfg->data, "data", err) || nla_actset_open(&set, cfg->data, d, err))
+	if (nla_config_need(cfg->data, "data", err) || nla_actset_open(&set, cfg->data, av->target->lm.arch.d_model, err))
 		return err->status;
-	if (cfg->explain.row >= set.n)
+	if (nla_contract_fits(&set.meta, av, ar, cfg->data, err))
+		;
+	else if (cfg->explain.row >= set.n)
 		nla_usage(err, "'explain.row' is %lld: '%s' has rows 0 to %lld", (long long)cfg->explain.row, cfg->data, (long long)set.n - 1);
 	else if (!nla_actset_vectors(&set, &cfg->explain.row, 1, s->v, err))
 		nla_str_add(&s->text, set.rows[cfg->explain.row].text);
@@ -57,16 +60,17 @@ static enum nla_status from_row(const struct nla_config *cfg, int64_t d, struct 
 	return err->status;
 }
 
-static enum nla_status find_subject(const struct nla_config *cfg, const struct nla_target *t, const struct nla_ar *ar, struct subject *s,
+static enum nla_status find_subject(const struct nla_config *cfg, const struct nla_av *av, const struct nla_ar *ar, struct subject *s,
 				    struct nla_err *err)
 {
+	const struct nla_target *t = av->target;
 	s->v = nla_alloc((size_t)t->lm.arch.d_model, sizeof(*s->v));
 	s->baseline_var = s->baseline_mean = (double)NAN;
 	if (*cfg->explain.vector)
 		return from_file(cfg->explain.vector, t->lm.arch.d_model, s->v, err);
 	if (*cfg->explain.text)
 		return nla_extract_one(t, cfg->explain.text, cfg->explain.position, ar->depth - 1, s->v, &s->text, err);
-	return from_row(cfg, t->lm.arch.d_model, s, err);
+	return from_row(cfg, av, ar, s, err);
 }
 
 static void print_one(const struct nla_rollout *r, const struct nla_score *score, const struct subject *s, int64_t i)
@@ -127,7 +131,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	    nla_config_device(cfg, &device, &dtype, err))
 		return err->status;
 	if (!nla_target_open(&target, cfg->model, device, dtype, -1, err) && !nla_av_open(&av, &target, cfg->av, err) &&
-	    !nla_ar_open(&ar, &target, cfg->ar, err) && !find_subject(cfg, &target, &ar, &s, err))
+	    !nla_ar_open(&ar, &target, cfg->ar, err) && !find_subject(cfg, &av, &ar, &s, err))
 		explain(cfg, &av, &ar, &s, err);
 	nla_str_release(&s.text);
 	free(s.v);

@@ -17,9 +17,10 @@ static enum nla_status loop(struct nla_train *run, const struct nla_config *cfg,
 		if (cfg->eval.every && run->state.step % cfg->eval.every == 0 && run->state.step < cfg->steps &&
 		    nla_train_evaluate(run, &step, err))
 			goto out;
-		if (cfg->checkpoint.every && run->state.step % cfg->checkpoint.every == 0 && nla_train_checkpoint(run, &step, err))
+		if (nla_train_log(run, &step, err) || nla_train_guard(run, err))
 			goto out;
-		nla_train_log(run, &step, err);
+		if (cfg->checkpoint.every && run->state.step % cfg->checkpoint.every == 0)
+			nla_train_checkpoint(run, err);
 out:
 		nla_step_release(&step);
 		if (err->status)
@@ -46,7 +47,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 		say_what(&train, cfg);
 		bool fresh = train.state.step == 0;
 		if ((!fresh || !nla_train_evaluate(&train, NULL, err)) && !loop(&train, cfg, err) &&
-		    !nla_train_checkpoint(&train, NULL, err)) {
+		    !nla_train_checkpoint(&train, err)) {
 			if (nla_stop_asked())
 				nla_say("stopped after step %lld: go on with --resume", (long long)train.state.step);
 			else if (!nla_train_evaluate(&train, NULL, err))

@@ -52,6 +52,20 @@ static char *copy(const char *s)
 	return s ? nla_strdup(s) : NULL;
 }
 
+static void set_text(char **field, const char *text)
+{
+	char *copy = text ? nla_strdup(text) : NULL;
+	free(*field);
+	*field = copy;
+}
+
+void nla_sidecar_stamp(struct nla_sidecar *s, const char *kind, const char *role, const char *stage)
+{
+	set_text(&s->kind, kind);
+	set_text(&s->role, role);
+	set_text(&s->stage, stage);
+}
+
 void nla_sidecar_copy(struct nla_sidecar *to, const struct nla_sidecar *from)
 {
 	nla_sidecar_release(to);

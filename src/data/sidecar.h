@@ -45,6 +45,8 @@ struct nla_sidecar {
 void nla_sidecar_init(struct nla_sidecar *s);
 void nla_sidecar_release(struct nla_sidecar *s);
 void nla_sidecar_copy(struct nla_sidecar *to, const struct nla_sidecar *from); /* to is released first */
+/* Set kind, role and stage (copied; role, stage: or NULL). */
+void nla_sidecar_stamp(struct nla_sidecar *s, const char *kind, const char *role, const char *stage);
 /* FOLDER/nla_meta.yaml. read initialises s; when it fails s is empty. */
 enum nla_status nla_sidecar_read(struct nla_sidecar *s, const char *folder, struct nla_err *err);
 enum nla_status nla_sidecar_write(const struct nla_sidecar *s, const char *folder, struct nla_err *err);

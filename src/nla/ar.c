@@ -103,21 +103,12 @@ static enum nla_status save_head(const struct nla_ar *ar, const char *folder, st
 	return err->status;
 }
 
-static void set_text(char **field, const char *text)
-{
-	char *copy = text ? nla_strdup(text) : NULL;
-	free(*field);
-	*field = copy;
-}
-
 enum nla_status nla_ar_save(const struct nla_ar *ar, const char *folder, const char *stage, struct nla_err *err)
 {
 	struct nla_sidecar meta;
 	nla_sidecar_init(&meta);
 	nla_sidecar_copy(&meta, &ar->meta);
-	set_text(&meta.kind, "nla_model");
-	set_text(&meta.role, "ar");
-	set_text(&meta.stage, stage);
+	nla_sidecar_stamp(&meta, "nla_model", "ar", stage);
 	meta.critic_layer = ar->depth - 1;
 	if (nla_adapter_save(&ar->adapter, folder, meta.base_checkpoint, err) || save_head(ar, folder, err) ||
 	    nla_sidecar_write(&meta, folder, err))

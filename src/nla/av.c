@@ -51,13 +51,6 @@ enum nla_status nla_av_new(struct nla_av *av, const struct nla_target *target, c
 	return err->status;
 }
 
-static void set_text(char **field, const char *text)
-{
-	char *copy = text ? nla_strdup(text) : NULL;
-	free(*field);
-	*field = copy;
-}
-
 enum nla_status nla_av_save(const struct nla_av *av, const struct nla_adapter *extra, const char *folder, const char *stage,
 			    struct nla_err *err)
 {
@@ -66,9 +59,7 @@ enum nla_status nla_av_save(const struct nla_av *av, const struct nla_adapter *e
 	struct nla_sidecar meta;
 	nla_sidecar_init(&meta);
 	nla_sidecar_copy(&meta, &av->meta);
-	set_text(&meta.kind, "nla_model");
-	set_text(&meta.role, "av");
-	set_text(&meta.stage, stage);
+	nla_sidecar_stamp(&meta, "nla_model", "av", stage);
 	if (own && extra ? nla_adapter_join(&joined, own, extra, err) : NLA_OK)
 		goto out;
 	if (nla_adapter_save(own && extra ? &joined : own ? own : extra, folder, meta.base_checkpoint, err) ||

@@ -1,5 +1,6 @@
 #include "run/program.h"
 
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -23,6 +24,9 @@ int nla_program(const char *name, enum nla_command command, const char *purpose,
 		nla_str_release(&text);
 		return 0;
 	}
+	/* A step frees and asks again for arrays of megabytes: keep the pages, instead of having the kernel clear them each time. */
+	mallopt(M_MMAP_THRESHOLD, 32 << 20);
+	mallopt(M_TRIM_THRESHOLD, 1 << 30);
 	nla_config_read(&cfg, command, argc, argv, &help, &err);
 	if (!err.status && help)
 		print_help(name, command, purpose);

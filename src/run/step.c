@@ -13,6 +13,7 @@ enum nla_status nla_train_batch(struct nla_train *t, struct nla_step *s, struct 
 	const struct nla_rollout_cfg *cfg = &t->cfg->rollout;
 	size_t n = (size_t)(cfg->prompts * cfg->group);
 	memset(s, 0, sizeof(*s));
+	s->ar_loss = (double)NAN; /* until a row could be scored */
 	s->rows = nla_alloc((size_t)cfg->prompts, sizeof(*s->rows));
 	s->v = nla_alloc((size_t)(cfg->prompts * t->set.d), sizeof(*s->v));
 	s->keys = nla_alloc(n, sizeof(*s->keys));
@@ -100,9 +101,14 @@ enum nla_status nla_train_update(struct nla_train *t, struct nla_step *s, struct
 	t->state.bad_steps = s->skipped ? t->state.bad_steps + 1 : 0;
 	t->state.skipped += s->skipped;
 	s->seconds[NLA_STAGE_UPDATE] = nla_seconds() - started;
-	if (t->state.bad_steps < cfg->update.max_bad_steps)
+	return NLA_OK;
+}
+
+enum nla_status nla_train_guard(struct nla_train *t, struct nla_err *err)
+{
+	if (t->state.bad_steps < t->cfg->update.max_bad_steps)
 		return NLA_OK;
-	if (!nla_train_checkpoint(t, s, err)) /* skipped steps changed nothing: this is the last good state */
+	if (!nla_train_checkpoint(t, err)) /* skipped steps changed nothing: this is the last good state */
 		nla_fail(err, "gradients were not finite for %lld steps in a row: the last good state is in '%s/checkpoints/latest'; lower update.lr",
 			 (long long)t->state.bad_steps, t->folder.path);
 	return err->status;
@@ -135,6 +141,8 @@ static double get(const cJSON *json, const char *key)
 
 enum nla_status nla_train_log(struct nla_train *t, struct nla_step *s, struct nla_err *err)
 {
+	s->seconds[NLA_STAGE_CHECKPOINT] = t->checkpoint_seconds;
+	t->checkpoint_seconds = 0;
 	cJSON *line = nla_metrics_line(t, s);
 	if (t->state.step % t->cfg->log.every == 0 || t->state.step == t->cfg->steps)
 		nla_say("step %lld/%lld  fve %.3f  tokens %.1f  reward %.3f  failed %.0f%%  kl %.4f  entropy %.2f  norm %.2f  %.2f s%s",

@@ -64,17 +64,16 @@ static enum nla_status open_data(struct nla_train *t, struct nla_err *err)
 {
 	const struct nla_config *cfg = t->cfg;
 	if (nla_actset_open(&t->set, cfg->data, t->target.lm.arch.d_model, err) ||
-	    nla_contract_check(&t->set.meta, &t->target, cfg->data, err))
+	    nla_contract_fits(&t->set.meta, &t->av, &t->ar, cfg->data, err))
 		return err->status;
-	if (t->set.meta.layer >= 0 && t->set.meta.layer != t->ar.depth - 1)
-		return nla_fail(err, "'%s' holds activations of block %lld, the AR '%s' reconstructs block %lld", cfg->data,
-				(long long)t->set.meta.layer, cfg->ar, (long long)t->ar.depth - 1);
 	t->base = (struct nla_baselines){ t->set.meta.baseline_var, t->set.meta.baseline_mean };
 	if (!(t->base.var > 0) || !(t->base.mean > 0))
 		return nla_fail(err, "'%s/nla_meta.yaml' has no baselines: make the set with nla-extract", cfg->data);
 	if (*cfg->eval.data) {
 		t->has_eval = true;
-		if (nla_actset_open(&t->eval_set, cfg->eval.data, t->set.d, err) || nla_disjoint_docs(&t->set, &t->eval_set, err))
+		if (nla_actset_open(&t->eval_set, cfg->eval.data, t->set.d, err) ||
+		    nla_contract_fits(&t->eval_set.meta, &t->av, &t->ar, cfg->eval.data, err) ||
+		    nla_disjoint_docs(&t->set, &t->eval_set, err))
 			return err->status;
 	}
 	nla_cursor_init(&t->cursor, (uint64_t)cfg->seed, t->set.n);
@@ -124,10 +123,11 @@ static enum nla_status restore(struct nla_train *t, struct nla_err *err)
 /* The anchor as a folder of its own: what nla-eval takes as reference, whatever becomes of the warm start's folder. */
 static enum nla_status keep_reference(const struct nla_train *t, struct nla_err *err)
 {
-	char *dir = nla_path_join(t->folder.path, "reference");
-	if (!nla_exists(dir) && t->av.adapter.layers)
+	char *dir = nla_path_join(t->folder.path, "reference"), *meta = nla_path_join(dir, "nla_meta.yaml"); /* written last */
+	if (!nla_exists(meta) && t->av.adapter.layers)
 		nla_av_save(&t->av, NULL, dir, "reference", err);
 	free(dir);
+	free(meta);
 	return err->status;
 }
 

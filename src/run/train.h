@@ -50,6 +50,7 @@ struct nla_train {
 	struct nla_folder folder;
 	struct nla_state state;
 	int64_t saved;                   /* step of the newest checkpoint */
+	double checkpoint_seconds;       /* since the last line of metrics.jsonl */
 };
 
 enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, struct nla_err *err);
@@ -61,12 +62,15 @@ enum nla_status nla_train_rollout(struct nla_train *t, struct nla_step *s, struc
 enum nla_status nla_train_score(struct nla_train *t, struct nla_step *s, struct nla_err *err);
 enum nla_status nla_train_reward(struct nla_train *t, struct nla_step *s, struct nla_err *err);
 enum nla_status nla_train_update(struct nla_train *t, struct nla_step *s, struct nla_err *err);
+/* A step's line stands before its checkpoint: a kill in between repeats the step, and never loses the line. */
 enum nla_status nla_train_log(struct nla_train *t, struct nla_step *s, struct nla_err *err);
+/* Too many gradients in a row that were not finite: a checkpoint of the last good state, and an error. */
+enum nla_status nla_train_guard(struct nla_train *t, struct nla_err *err);
 void nla_step_release(struct nla_step *s);
 
 /* Evaluation into eval-STEP.json (and rows beside it); print: a line for people. No eval.data: nothing. */
 enum nla_status nla_train_evaluate(struct nla_train *t, struct nla_step *s, struct nla_err *err);
-enum nla_status nla_train_checkpoint(struct nla_train *t, struct nla_step *s, struct nla_err *err);
+enum nla_status nla_train_checkpoint(struct nla_train *t, struct nla_err *err);
 /* The table before/after on stdout. */
 enum nla_status nla_train_result(struct nla_train *t, struct nla_err *err);
 

@@ -28,7 +28,7 @@ out:
 	return err->status;
 }
 
-enum nla_status nla_train_checkpoint(struct nla_train *t, struct nla_step *s, struct nla_err *err)
+enum nla_status nla_train_checkpoint(struct nla_train *t, struct nla_err *err)
 {
 	char *dir = NULL;
 	double started = nla_seconds();
@@ -47,8 +47,7 @@ enum nla_status nla_train_checkpoint(struct nla_train *t, struct nla_step *s, st
 		t->saved = t->state.step;
 	}
 	free(dir);
-	if (s)
-		s->seconds[NLA_STAGE_CHECKPOINT] += nla_seconds() - started;
+	t->checkpoint_seconds += nla_seconds() - started;
 	return err->status;
 }
 
@@ -134,14 +133,16 @@ static void print_explanations(const struct nla_train *t, int64_t first, int64_t
 		for (int64_t i = 0; i < count && (x = nla_lines_next(&a)) && (y = nla_lines_next(&b)); i++) {
 			cJSON *jx = cJSON_Parse(x), *jy = cJSON_Parse(y);
 			const cJSON *ex = cJSON_GetObjectItem(jx, "explanation"), *ey = cJSON_GetObjectItem(jy, "explanation");
-			int64_t row = (int64_t)get(jx, "row");
-			const char *text = t->eval_set.rows[row].text;
+			const double row = get(jx, "row");
+			const bool same = row >= 0 && row < (double)t->eval_set.n && row == get(jy, "row"); /* another set was evaluated? */
+			const char *text = same ? t->eval_set.rows[(int64_t)row].text : "";
 			size_t n = strlen(text), skip = n > 90 ? n - 90 : 0;
 			while (skip && ((unsigned char)text[skip] & 0xC0) == 0x80)
 				skip++;
-			printf("\nrow %lld, whose text ends: ...%s\n  before (fve %.2f): %s\n  after  (fve %.2f): %s\n", (long long)row,
-			       text + skip, get(jx, "fve"), cJSON_IsString(ex) ? ex->valuestring : "(failed)", get(jy, "fve"),
-			       cJSON_IsString(ey) ? ey->valuestring : "(failed)");
+			if (same)
+				printf("\nrow %lld, whose text ends: ...%s\n  before (fve %.2f): %s\n  after  (fve %.2f): %s\n",
+				       (long long)row, text + skip, get(jx, "fve"), cJSON_IsString(ex) ? ex->valuestring : "(failed)",
+				       get(jy, "fve"), cJSON_IsString(ey) ? ey->valuestring : "(failed)");
 			cJSON_Delete(jx);
 			cJSON_Delete(jy);
 		}
@@ -154,7 +155,7 @@ static void print_explanations(const struct nla_train *t, int64_t first, int64_t
 
 enum nla_status nla_train_result(struct nla_train *t, struct nla_err *err)
 {
-	cJSON *before = read_eval(t, 0), *after = read_eval(t, t->state.step);
+	cJSON *before = t->has_eval ? read_eval(t, 0) : NULL, *after = t->has_eval ? read_eval(t, t->state.step) : NULL;
 	if (before && after && t->state.step > 0) {
 		print_table(before, after);
 		print_explanations(t, 0, t->state.step, 3);

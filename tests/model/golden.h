@@ -17,6 +17,7 @@
 
 #include "base/json.h"
 #include "base/safetensors.h"
+#include "lm/optim.h"
 #include "nla/ar.h"
 #include "nla/av.h"
 
@@ -109,7 +110,8 @@ static inline double worst_packed(const struct tiny *t, const float *packed, con
 }
 
 /* Log-probabilities of responses under a view, to be freed by the caller. */
-static inline float *logprob_of(const struct nla_av *av, const struct nla_view *view, const struct nla_responses *r, double temperature)
+static inline float *logprob_of(const struct nla_av *av, const struct nla_view *view, const struct nla_responses *r,
+				double temperature)
 {
 	size_t n = 0;
 	for (int64_t i = 0; i < r->n; i++)
@@ -121,6 +123,66 @@ static inline float *logprob_of(const struct nla_av *av, const struct nla_view *
 	float *x = host(logprob, n);
 	nt_scope_pop();
 	return x;
+}
+
+#define MAX_PARAMS 64
+
+/* The trained parameters by their names in the adapter's file. */
+struct params {
+	nt_tensor *list[MAX_PARAMS];
+	struct nla_strs names;
+	int n;
+};
+
+static inline void params_of(struct params *p, struct nla_adapter *a)
+{
+	*p = (struct params){ .n = nla_adapter_params(a, NULL, NULL) };
+	assert_true(p->n < MAX_PARAMS);
+	nla_adapter_params(a, p->list, &p->names);
+	assert_ok(nla_adapter_train(a, true, &err));
+}
+
+/* Largest relative error of a parameter's values against the golden ones under PREFIX.NAME. */
+static inline double worst_param(const struct tiny *t, const struct params *p, const char *prefix, const float *all)
+{
+	double most = 0;
+	size_t at = 0;
+	for (int i = 0; i < p->n; i++) {
+		size_t size = (size_t)nt_numel(p->list[i]);
+		char *name = nla_format("%s.%s", prefix, p->names.data[i]);
+		most = fmax(most, relative(all + at, golden_f32(t, name, size), size));
+		at += size;
+		free(name);
+	}
+	return most;
+}
+
+/* Everything that a step could change, one behind the other. */
+static inline float *snapshot(const struct nla_optim *o, size_t *n)
+{
+	nt_tensor **kinds[3] = { o->params, o->m, o->v };
+	float *all = NULL;
+	*n = 0;
+	for (int i = 0; i < 3 * o->n; i++) {
+		const nt_tensor *tensor = kinds[i / o->n][i % o->n];
+		size_t size = (size_t)nt_numel(tensor);
+		all = nla_realloc(all, *n + size, sizeof(*all));
+		assert_int_equal(nt_to_host_f32(tensor, all + *n, size), NT_OK);
+		*n += size;
+	}
+	return all;
+}
+
+/* The golden AR prompts. */
+static inline struct nla_ar_texts golden_texts(const struct tiny *t)
+{
+	struct nla_ar_texts texts;
+	const int64_t *offset = golden_i64(t, "ar.offsets", M + 1), *ids = golden_i64(t, "ar.ids", (size_t)offset[M]);
+	nla_ar_texts_start(&texts);
+	for (int64_t i = 0; i < offset[M]; i++)
+		nla_i32s_push(&texts.ids, (int32_t)ids[i]);
+	nla_i64s_append(&texts.offset, offset + 1, M);
+	return texts;
 }
 
 static inline void tiny_read_responses(struct tiny *t)

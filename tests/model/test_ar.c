@@ -1,23 +1,11 @@
 /*
- * The AR against transformers and PEFT: prompts, the residual it reads, its prediction and score, one by one and batched; rows that
- * cannot be scored; the fractions of variance explained.
+ * The AR against transformers and PEFT: prompts, the residual it reads, its prediction and score, one by one and batched; rows
+ * that cannot be scored; the fractions of variance explained.
  */
 #include "model/golden.h"
 
 #include "data/actset.h"
 #include "rl/score.h"
-
-/* The golden prompts. */
-static struct nla_ar_texts golden_texts(const struct tiny *t)
-{
-	struct nla_ar_texts texts;
-	const int64_t *offset = golden_i64(t, "ar.offsets", M + 1), *ids = golden_i64(t, "ar.ids", (size_t)offset[M]);
-	nla_ar_texts_start(&texts);
-	for (int64_t i = 0; i < offset[M]; i++)
-		nla_i32s_push(&texts.ids, (int32_t)ids[i]);
-	nla_i64s_append(&texts.offset, offset + 1, M);
-	return texts;
-}
 
 /* golden.json, and in it the first of the golden explanations. */
 static cJSON *golden_json(const cJSON **first)
@@ -143,7 +131,8 @@ static void test_batches(void **state)
 	struct nla_ar_texts texts = golden_texts(t);
 	struct nla_view view = nla_ar_view(&t->ar);
 	static const int64_t max_tokens[] = { 1, 60, 100000 };
-	static const char *const names[] = { "mse and v_hat, one by one", "mse and v_hat, 60 tokens at most", "mse and v_hat, all at once" };
+	static const char *const names[] = { "mse and v_hat, one by one", "mse and v_hat, 60 tokens at most",
+					      "mse and v_hat, all at once" };
 	for (size_t i = 0; i < NLA_LEN(max_tokens); i++) {
 		float mse[M], hat[M * D];
 		assert_ok(nla_ar_score(&t->ar, &view, &texts, golden_f32(t, "ar.targets", M * D), max_tokens[i], mse, hat, &err));
@@ -208,8 +197,8 @@ static double cosine(const float *a, const float *b)
 }
 
 /*
- * Texts as a rollout gives them: failed ones keep their cause and score fail_mse, an over-long one and one without a finite score
- * become failures, and neither touches its neighbours.
+ * Texts as a rollout gives them: failed ones keep their cause and score fail_mse, an over-long one and one without a finite
+ * score become failures, and neither touches its neighbours.
  */
 static void test_score_texts(void **state)
 {
@@ -232,7 +221,8 @@ static void test_score_texts(void **state)
 	explanation[4] = much;
 	v[6 * D + 5] = NAN;
 	assert_ok(nla_score_texts(&t->ar, &view, explanation, v, M, failed, &base, 2, &s, &err));
-	static const enum nla_failure want[M] = { 0, NLA_ROW_NO_TAGS, 0, NLA_ROW_TRUNCATED, NLA_ROW_OVER_LONG, 0, NLA_ROW_NON_FINITE, 0 };
+	static const enum nla_failure want[M] = { 0, NLA_ROW_NO_TAGS, 0, NLA_ROW_TRUNCATED, NLA_ROW_OVER_LONG, 0,
+						  NLA_ROW_NON_FINITE, 0 };
 	double most = 0;
 	for (int i = 0; i < M; i++) {
 		double mse = want[i] ? 2 : golden_mse[i];

@@ -279,7 +279,7 @@ static void test_order(void **state)
 	free(x);
 }
 
-/* Row 4 holds the marker's id: it is a token like any other there. Row 4 after another vector must differ, the vector counts. */
+/* Row 4 holds the marker's id: it is a token like any other there. After another vector row 4 must differ. */
 static void test_marker_in_response(void **state)
 {
 	struct tiny *t = *state;

@@ -1,6 +1,6 @@
 /*
- * Sampling: greedy choices against transformers; the cached, batched, ragged decoder against the training forward pass; every row
- * its own random numbers and its own first stop token; rollouts and why their rows failed.
+ * Sampling: greedy choices against transformers; the cached, batched, ragged decoder against the training forward pass; every
+ * row its own random numbers and its own first stop token; rollouts and why their rows failed.
  */
 #include "model/golden.h"
 
@@ -49,7 +49,8 @@ static struct nla_decoded run(const struct tiny *t, const struct job *j)
 
 static struct job whole(const struct tiny *t)
 {
-	return (struct job){ .view = &t->policy, .prompt_of = t->prompt_of, .key = keys, .n = N, .max_new_tokens = LONG, .temperature = 1 };
+	return (struct job){ .view = &t->policy, .prompt_of = t->prompt_of, .key = keys, .n = N, .max_new_tokens = LONG,
+			     .temperature = 1 };
 }
 
 static struct nla_responses drawn(const struct tiny *t, const struct nla_decoded *d, const int64_t *prompt_of)
@@ -97,7 +98,8 @@ static size_t common_stops(const struct nla_decoded *d, int32_t *stop)
 	return n;
 }
 
-static double gap(struct tiny *t, const struct nla_view *view, const struct nla_decoded *d, const int64_t *prompt_of, double temperature)
+static double gap(struct tiny *t, const struct nla_view *view, const struct nla_decoded *d, const int64_t *prompt_of,
+		  double temperature)
 {
 	struct nla_responses r = drawn(t, d, prompt_of);
 	float *logp = logprob_of(&t->av, view, &r, temperature);
@@ -244,7 +246,8 @@ static void test_stops(void **state)
 
 static struct nla_rollout roll(struct tiny *t, int truncated)
 {
-	struct nla_rollout_cfg cfg = { .prompts = B, .group = GROUP, .max_new_tokens = TOKENS, .temperature = 1, .truncated = truncated };
+	struct nla_rollout_cfg cfg = { .prompts = B, .group = GROUP, .max_new_tokens = TOKENS, .temperature = 1,
+					.truncated = truncated };
 	struct nla_rng rng = { 99, NLA_STREAM_SAMPLE };
 	struct nla_rollout out;
 	uint32_t key[ROWS];

@@ -1,6 +1,6 @@
 /*
- * The language model against transformers and PEFT: logits, the residual stream after every block, tied embeddings, adapters read,
- * written, joined and merged, and files that come back byte for byte.
+ * The language model against transformers and PEFT: logits, the residual stream after every block, tied embeddings, adapters
+ * read, written, joined and merged, and files that come back byte for byte.
  */
 #include "model/golden.h"
 

@@ -1,4 +1,4 @@
-/* advantage: the worked examples of tests/golden/golden_rewards.py; groups without spread stay at rest; one sample is refused. */
+/* advantage: the worked examples of tests/golden/golden_rewards.py; groups without spread stay at rest; G = 1 is refused. */
 #include "scratch.h"
 
 #include "base/json.h"
@@ -38,7 +38,7 @@ static void test_worked(void **state)
 	cJSON_Delete(golden);
 }
 
-/* Rewards that differ by rounding alone must not become advantages of +-1; min_std also silences groups of hardly any spread. */
+/* Rewards that differ by rounding alone must not become advantages of +-1; min_std silences groups of hardly any spread. */
 static void test_no_spread(void **state)
 {
 	double reward[12], got[12];
