@@ -43,8 +43,8 @@ once model/tokenizer.json "$NLA_REFERENCE" "$root/demo/stories.py" tokenizer --c
 	--out model/tokenizer.json
 once lm/checkpoints/step-2200/state.json "$NLA_BUILD/nla-sft" --role lm --model model --corpus corpus --out lm --resume --sft.init true \
 	--lr 3e-3 --batch 32 --sft.warmup 100 --steps 2200 --checkpoint.every 200 --log.every 50 --threads "$threads"
-rm -rf target
-cp -r lm/checkpoints/latest/model target
+rm -rf "$out/model"
+cp -r lm/checkpoints/latest/model "$out/model"
 
 # $stories templates: the prompts that the chats above have taught the target
 $stories templates | python3 -c '
@@ -55,20 +55,19 @@ json.dump({"templates": {"av": t["av"], "ar": t["ar"], "marker": t["injection_ch
           open("extract.json", "w"))'
 extract() { # NAME SPLIT SEED DOCS
 	once "$1.jsonl.gz" $stories corpus --seed "$3" --docs "$4" --split "$2" --out "$1.jsonl.gz"
-	once "$1/nla_meta.yaml" "$NLA_BUILD/nla-extract" --model target --corpus "$1.jsonl.gz" --out "$1" --threads "$threads" extract.json
+	once "$1/nla_meta.yaml" "$NLA_BUILD/nla-extract" --model "$out/model" --corpus "$1.jsonl.gz" --out "$1" --threads "$threads" extract.json
 	once "$1/explained" sh -c "$stories explain --rows $1/rows.jsonl.gz --corpus $1.jsonl.gz --seed 1 --out $1.rows.gz &&
 		mv $1.rows.gz $1/rows.jsonl.gz && touch $1/explained"
 }
 extract warm train 2 40000
 extract train train 3 4000
 extract eval eval 4 500
-once ar/checkpoints/step-1500/state.json "$NLA_BUILD/nla-sft" --role ar --model target --data warm --out ar --resume $lora --lr 2e-3 \
+once ar/checkpoints/step-1500/state.json "$NLA_BUILD/nla-sft" --role ar --model "$out/model" --data warm --out ar --resume $lora --lr 2e-3 \
 	--batch 64 --steps 1500 --checkpoint.every 250 --log.every 50 --threads "$threads"
-once av/checkpoints/step-2000/state.json "$NLA_BUILD/nla-sft" --role av --model target --data warm --out av --resume $lora --lr 3e-3 \
+once av/checkpoints/step-2000/state.json "$NLA_BUILD/nla-sft" --role av --model "$out/model" --data warm --out av --resume $lora --lr 3e-3 \
 	--batch 64 --steps 2000 --checkpoint.every 250 --log.every 50 --threads "$threads"
 
-for part in model av ar train eval; do rm -rf "${out:?}/$part"; done
-cp -r target "$out/model"
+for part in av ar train eval; do rm -rf "${out:?}/$part"; done
 cp -r av/checkpoints/latest/av "$out/av"
 cp -r ar/checkpoints/latest/ar "$out/ar"
 cp -r train eval "$out"
