@@ -1,9 +1,10 @@
 // Attention over a packed token tree, and over a key/value cache.
 //
-// The fast version (fp32, CPU) runs one task a row and key/value head. A row's keys are a few stretches of the packed sequence, its
-// ancestors' and its own, so scores are a few small matrix products straight from the packed arrays: nothing is gathered or padded.
-// The backward pass computes the scores again from the saved log-sums (as flash attention does). Gradients of ancestors' keys come
-// from many rows: each thread adds them to a buffer of its own, summed at the end in thread order, so a run repeats bit for bit.
+// The fast version (fp32, CPU) runs one task a row and key/value head. A row's keys are a few stretches of the packed sequence,
+// its ancestors' and its own, so scores are a few small matrix products straight from the packed arrays: nothing is gathered or
+// padded. The backward pass computes the scores again from the saved log-sums (as flash attention does). Gradients of
+// ancestors' keys come from many rows: each thread adds them to a buffer of its own, summed at the end in thread order, so a
+// run repeats bit for bit.
 //
 // The plain version gathers rows into padded arrays and calls scaled_dot_product_attention with a mask.
 #include "shim/nt_internal.h"
@@ -19,8 +20,9 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-extern "C" void sgemm_(const char *ta, const char *tb, const int *m, const int *n, const int *k, const float *alpha, const float *a,
-		       const int *lda, const float *b, const int *ldb, const float *beta, float *c, const int *ldc);
+extern "C" void sgemm_(const char *ta, const char *tb, const int *m, const int *n, const int *k, const float *alpha,
+		       const float *a, const int *lda, const float *b, const int *ldb, const float *beta, float *c,
+		       const int *ldc);
 
 namespace {
 
@@ -43,8 +45,8 @@ struct Tree : torch::CustomClassHolder {
 	at::Device device = at::kCPU;
 };
 
-void gemm(char ta, char tb, int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float beta,
-	  float *c, int64_t ldc)
+void gemm(char ta, char tb, int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb,
+	  float beta, float *c, int64_t ldc)
 {
 	int im = int(m), in = int(n), ik = int(k), ia = int(lda), ib = int(ldb), ic = int(ldc);
 	float one = 1;
@@ -56,7 +58,8 @@ struct Shape {
 	float scale;
 };
 
-int64_t step(const at::Tensor &x) { return x.size(0) > 1 ? x.stride(0) : x.size(1) * x.size(2); } // of one token alone it is any number
+// The stride of one token alone is any number.
+int64_t step(const at::Tensor &x) { return x.size(0) > 1 ? x.stride(0) : x.size(1) * x.size(2); }
 
 Shape shape_of(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, double scale)
 {
@@ -73,8 +76,8 @@ void scores(const Row &r, const Shape &s, const float *q, const float *k, int64_
 	}
 }
 
-void forward_task(const Tree &tree, const Row &r, const Shape &s, int64_t kv_head, const float *q, const float *k, const float *v,
-		  float *o, float *lse, std::vector<float> &scratch)
+void forward_task(const Tree &tree, const Row &r, const Shape &s, int64_t kv_head, const float *q, const float *k,
+		  const float *v, float *o, float *lse, std::vector<float> &scratch)
 {
 	int64_t cols = r.before + r.length;
 	scratch.resize(static_cast<size_t>(r.length * cols));
@@ -83,14 +86,15 @@ void forward_task(const Tree &tree, const Row &r, const Shape &s, int64_t kv_hea
 		nt::cpu::causal_softmax(scratch.data(), lse + h * tree.n + r.start, r.length, cols, cols, r.before, s.scale);
 		int64_t at = 0;
 		for (const Stretch &p : r.keys) {
-			gemm('N', 'N', s.d, r.length, p.length, v + p.start * s.sv + kv_head * s.d, s.sv, scratch.data() + at, cols,
-			     at ? 1.0f : 0.0f, o + (r.start * s.hq + h) * s.d, s.hq * s.d);
+			gemm('N', 'N', s.d, r.length, p.length, v + p.start * s.sv + kv_head * s.d, s.sv, scratch.data() + at,
+			     cols, at ? 1.0f : 0.0f, o + (r.start * s.hq + h) * s.d, s.hq * s.d);
 			at += p.length;
 		}
 	}
 }
 
-at::Tensor attention_forward(const Tree &tree, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, double scale, at::Tensor *lse)
+at::Tensor attention_forward(const Tree &tree, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, double scale,
+			     at::Tensor *lse)
 {
 	Shape s = shape_of(q, k, v, scale);
 	at::Tensor o = at::empty({tree.n, s.hq, s.d}, q.options().requires_grad(false));
@@ -115,7 +119,8 @@ struct Back { // what a backward task reads and writes
 	float *dq, *dk, *dv; // contiguous [n, H, d]
 };
 
-// Where the gradient of a stretch's keys goes: the row's own part in place, ancestors' (and any shared row's) into the thread's buffer.
+// Where the gradient of a stretch's keys goes: the row's own part in place, ancestors' (and any shared row's) into the thread's
+// buffer.
 float *key_grad(const Back &b, const Row &r, size_t part, float *direct, float *buffer, int64_t kv_head)
 {
 	int64_t width = b.s.hkv * b.s.d;
@@ -124,14 +129,16 @@ float *key_grad(const Back &b, const Row &r, size_t part, float *direct, float *
 	return base + kv_head * b.s.d;
 }
 
-void backward_task(const Back &b, const Row &r, int64_t kv_head, float *dk_buffer, float *dv_buffer, std::vector<float> &scratch)
+void backward_task(const Back &b, const Row &r, int64_t kv_head, float *dk_buffer, float *dv_buffer,
+		   std::vector<float> &scratch)
 {
 	const Shape &s = b.s;
 	int64_t cols = r.before + r.length, wq = s.hq * s.d, wk = s.hkv * s.d;
 	scratch.resize(static_cast<size_t>(2 * r.length * cols + r.length));
 	float *p = scratch.data(), *dp = p + r.length * cols, *delta = dp + r.length * cols;
 	for (int64_t h = kv_head * s.group; h < (kv_head + 1) * s.group; h++) {
-		const float *q = b.q + r.start * s.sq + h * s.d, *dout = b.dout + r.start * wq + h * s.d, *o = b.o + r.start * wq + h * s.d;
+		const float *q = b.q + r.start * s.sq + h * s.d, *dout = b.dout + r.start * wq + h * s.d,
+			    *o = b.o + r.start * wq + h * s.d;
 		scores(r, s, q, b.k, kv_head, p, cols);
 		nt::cpu::causal_softmax_again(p, b.lse + h * b.tree.n + r.start, r.length, cols, cols, r.before, s.scale);
 		for (int64_t t = 0; t < r.length; t++) {
@@ -142,16 +149,17 @@ void backward_task(const Back &b, const Row &r, int64_t kv_head, float *dk_buffe
 		}
 		int64_t at = 0;
 		for (size_t i = 0; i < r.keys.size(); at += r.keys[i].length, i++)
-			gemm('T', 'N', r.keys[i].length, r.length, s.d, b.v + r.keys[i].start * s.sv + kv_head * s.d, s.sv, dout, wq, 0,
-			     dp + at, cols);
+			gemm('T', 'N', r.keys[i].length, r.length, s.d, b.v + r.keys[i].start * s.sv + kv_head * s.d, s.sv,
+			     dout, wq, 0, dp + at, cols);
 		at = 0;
 		for (size_t i = 0; i < r.keys.size(); at += r.keys[i].length, i++)
-			gemm('N', 'T', s.d, r.keys[i].length, r.length, dout, wq, p + at, cols, 1, key_grad(b, r, i, b.dv, dv_buffer, kv_head), wk);
+			gemm('N', 'T', s.d, r.keys[i].length, r.length, dout, wq, p + at, cols, 1,
+			     key_grad(b, r, i, b.dv, dv_buffer, kv_head), wk);
 		nt::cpu::softmax_back(dp, p, delta, r.length, cols, cols, s.scale);
 		at = 0;
 		for (size_t i = 0; i < r.keys.size(); at += r.keys[i].length, i++) {
-			gemm('N', 'N', s.d, r.length, r.keys[i].length, b.k + r.keys[i].start * s.sk + kv_head * s.d, s.sk, dp + at, cols,
-			     at ? 1.0f : 0.0f, b.dq + r.start * wq + h * s.d, wq);
+			gemm('N', 'N', s.d, r.length, r.keys[i].length, b.k + r.keys[i].start * s.sk + kv_head * s.d, s.sk,
+			     dp + at, cols, at ? 1.0f : 0.0f, b.dq + r.start * wq + h * s.d, wq);
 			gemm('N', 'T', s.d, r.keys[i].length, r.length, q, s.sq, dp + at, cols, 1,
 			     key_grad(b, r, i, b.dk, dk_buffer, kv_head), wk);
 		}
@@ -204,7 +212,8 @@ struct TreeAttention : Function<TreeAttention> {
 		auto capsule = c->saved_data["tree"].toCapsule();
 		const Tree &tree = *static_cast<const Tree *>(capsule.get());
 		at::Tensor dout = g[0].contiguous(), q = s[0], k = s[1], v = s[2];
-		at::Tensor dq = at::empty(q.sizes(), dout.options()), dk = at::zeros(k.sizes(), dout.options()), dv = at::zeros_like(dk);
+		at::Tensor dq = at::empty(q.sizes(), dout.options()), dk = at::zeros(k.sizes(), dout.options()),
+			   dv = at::zeros_like(dk);
 		attention_backward({tree, shape_of(q, k, v, c->saved_data["scale"].toDouble()), q.const_data_ptr<float>(),
 				    k.const_data_ptr<float>(), v.const_data_ptr<float>(), s[3].const_data_ptr<float>(),
 				    s[4].const_data_ptr<float>(), dout.const_data_ptr<float>(), dq.mutable_data_ptr<float>(),
@@ -246,7 +255,8 @@ void plan_plain(Tree &tree)
 
 at::Tensor gather(const at::Tensor &x, const at::Tensor &index, int64_t repeat)
 {
-	at::Tensor y = x.index_select(0, index.flatten()).view({index.size(0), index.size(1), x.size(1), x.size(2)}).transpose(1, 2);
+	at::Tensor y =
+		x.index_select(0, index.flatten()).view({index.size(0), index.size(1), x.size(1), x.size(2)}).transpose(1, 2);
 	return repeat == 1 ? y : y.repeat_interleave(repeat, 1);
 }
 
@@ -260,8 +270,8 @@ at::Tensor attention_plain(Tree &tree, const at::Tensor &q, const at::Tensor &k,
 	return o.transpose(1, 2).reshape({-1, q.size(1), q.size(2)}).index_select(0, tree.back);
 }
 
-at::Tensor cached_plain(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const at::Tensor &slot, const at::Tensor &length,
-			double scale)
+at::Tensor cached_plain(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const at::Tensor &slot,
+			const at::Tensor &length, double scale)
 {
 	int64_t group = q.size(1) / k.size(2);
 	auto slabs = [&](const at::Tensor &c) { return c.index_select(0, slot).transpose(1, 2).repeat_interleave(group, 1); };
@@ -299,7 +309,8 @@ nt_tree *nt_tree_new(const int64_t *length, const int64_t *parent, int64_t n_row
 		auto tree = c10::make_intrusive<Tree>();
 		tree->device = nt::device(index);
 		for (int64_t i = 0; i < n_rows; i++) {
-			TORCH_CHECK(length[i] > 0 && parent[i] >= -1 && parent[i] < i, "row ", i, " has length ", length[i], " and parent ", parent[i]);
+			TORCH_CHECK(length[i] > 0 && parent[i] >= -1 && parent[i] < i, "row ", i, " has length ", length[i],
+				    " and parent ", parent[i]);
 			add_row(*tree, length[i], parent[i]);
 		}
 		for (Row &r : tree->rows)
@@ -310,7 +321,8 @@ nt_tree *nt_tree_new(const int64_t *length, const int64_t *parent, int64_t n_row
 		for (int64_t i = 0; i < n_rows; i++) { // which shared tokens each stretch is
 			Row &r = tree->rows[i];
 			for (int64_t j = i; j >= 0; j = parent[j])
-				r.key_shared_at.insert(r.key_shared_at.begin(), tree->rows[j].shared ? tree->rows[j].shared_at : -1);
+				r.key_shared_at.insert(r.key_shared_at.begin(),
+						       tree->rows[j].shared ? tree->rows[j].shared_at : -1);
 		}
 		made = new nt_tree{tree};
 	});
@@ -328,7 +340,8 @@ static void check_heads(const at::Tensor &q, const at::Tensor &k, const at::Tens
 nt_tensor *nt_attention(const nt_tensor *q, const nt_tensor *k, const nt_tensor *v, const nt_tree *tree, double scale)
 {
 	return expr("attention", {q, k, v}, [&] {
-		TORCH_CHECK(tree && q->t.dim() == 3 && k->t.dim() == 3 && q->t.size(0) == tree->tree->n && k->t.size(0) == tree->tree->n,
+		TORCH_CHECK(tree && q->t.dim() == 3 && k->t.dim() == 3 && q->t.size(0) == tree->tree->n &&
+				    k->t.size(0) == tree->tree->n,
 			    "the tree has another number of tokens");
 		check_heads(q->t, k->t, v->t, q->t.size(1), k->t.size(1));
 		if (!nt::fast({q->t, k->t, v->t}))
@@ -350,36 +363,41 @@ nt_status nt_cache_put(nt_tensor *cache, const nt_tensor *slot, const nt_tensor 
 	return nt::action("cache_put", {cache, slot, at, x}, [&] {
 		c10::NoGradGuard off;
 		for (const at::Tensor &index : {slot->t, at->t}) // libtorch counts negative ones from the end
-			TORCH_CHECK(!index.is_cpu() || index.numel() == 0 || index.min().item<int64_t>() >= 0, "an index is negative");
+			TORCH_CHECK(!index.is_cpu() || index.numel() == 0 || index.min().item<int64_t>() >= 0,
+				    "an index is negative");
 		cache->t.index_put_({slot->t, at->t}, x->t.to(cache->t.scalar_type()));
 	});
 }
 
-nt_tensor *nt_attention_cached(const nt_tensor *q, const nt_tensor *k, const nt_tensor *v, const nt_tensor *slot, const nt_tensor *length,
-			       double scale)
+nt_tensor *nt_attention_cached(const nt_tensor *q, const nt_tensor *k, const nt_tensor *v, const nt_tensor *slot,
+			       const nt_tensor *length, double scale)
 {
 	return expr("attention_cached", {q, k, v, slot, length}, [&] {
-		TORCH_CHECK(q->t.dim() == 3 && k->t.dim() == 4 && slot->t.numel() == q->t.size(0) && length->t.numel() == q->t.size(0),
+		TORCH_CHECK(q->t.dim() == 3 && k->t.dim() == 4 && slot->t.numel() == q->t.size(0) &&
+				    length->t.numel() == q->t.size(0),
 			    "rows, slots and lengths do not fit");
 		check_heads(q->t, k->t, v->t, q->t.size(1), k->t.size(2));
 		if (!nt::fast({q->t, k->t, v->t}) || !slabs_lie_flat(k->t) || k->t.strides() != v->t.strides())
 			return cached_plain(q->t, k->t, v->t, slot->t, length->t, scale);
 		at::Tensor qs = q->t.contiguous(), o = at::empty_like(qs);
-		int64_t n = qs.size(0), hkv = k->t.size(2), d = qs.size(2), group = qs.size(1) / hkv, slab = k->t.stride(0), stride = hkv * d;
+		int64_t n = qs.size(0), hkv = k->t.size(2), d = qs.size(2), group = qs.size(1) / hkv, slab = k->t.stride(0),
+			stride = hkv * d;
 		at::Tensor slots = slot->t.contiguous(), lengths = length->t.contiguous();
 		const int64_t *sl = slots.const_data_ptr<int64_t>(), *len = lengths.const_data_ptr<int64_t>();
 		for (int64_t i = 0; i < n; i++)
-			TORCH_CHECK(sl[i] >= 0 && sl[i] < k->t.size(0) && len[i] > 0 && len[i] <= k->t.size(1), "row ", i, " has slot ",
-				    sl[i], " and length ", len[i]);
-		const float *qp = qs.const_data_ptr<float>(), *kp = k->t.const_data_ptr<float>(), *vp = v->t.const_data_ptr<float>();
+			TORCH_CHECK(sl[i] >= 0 && sl[i] < k->t.size(0) && len[i] > 0 && len[i] <= k->t.size(1), "row ", i,
+				    " has slot ", sl[i], " and length ", len[i]);
+		const float *qp = qs.const_data_ptr<float>(), *kp = k->t.const_data_ptr<float>(),
+			    *vp = v->t.const_data_ptr<float>();
 		float *op = o.mutable_data_ptr<float>();
 		at::parallel_for(0, n * hkv, 1, [&](int64_t from, int64_t to) {
 			std::vector<float> scratch;
 			for (int64_t i = from; i < to; i++) {
 				int64_t row = i / hkv, h = i % hkv, at = sl[row] * slab + h * d;
 				scratch.resize(static_cast<size_t>(group * len[row]));
-				nt::cpu::decode_row(qp + (row * hkv + h) * group * d, kp + at, vp + at, op + (row * hkv + h) * group * d,
-						    scratch.data(), len[row], stride, group, d, static_cast<float>(scale));
+				nt::cpu::decode_row(qp + (row * hkv + h) * group * d, kp + at, vp + at,
+						    op + (row * hkv + h) * group * d, scratch.data(), len[row], stride, group,
+						    d, static_cast<float>(scale));
 			}
 		});
 		return o;

@@ -99,7 +99,8 @@ nt_status caught(const char *op, std::initializer_list<const nt_tensor *> in)
 		why = e.what_without_backtrace();
 	} catch (const c10::Error &e) {
 		why = e.what_without_backtrace();
-		if (why.find("not enough memory") != std::string::npos || why.find("can't allocate memory") != std::string::npos)
+		if (why.find("not enough memory") != std::string::npos ||
+		    why.find("can't allocate memory") != std::string::npos)
 			s = NT_OUT_OF_MEMORY;
 	} catch (const std::bad_alloc &) {
 		s = NT_OUT_OF_MEMORY;
@@ -228,7 +229,8 @@ nt_status nt_device_open(const char *name, int *out)
 	if (std::strncmp(name, "cuda:", 5) == 0 && name[5] >= '0' && name[5] <= '9')
 		index = std::strtol(name + 5, &end, 10);
 	if (!maybe && (std::strncmp(name, "cuda", 4) != 0 || *end)) {
-		nt::record(NT_NO_DEVICE, "device", {}, ("'" + std::string(name) + "' is none of auto, cpu, cuda, cuda:N").c_str());
+		nt::record(NT_NO_DEVICE, "device", {},
+			   ("'" + std::string(name) + "' is none of auto, cpu, cuda, cuda:N").c_str());
 		return NT_NO_DEVICE;
 	}
 	// The driver is the cheap test: without it nothing of CUDA is loaded. RTLD_GLOBAL lets the kernels register themselves.

@@ -31,18 +31,21 @@ bool want_grad(std::initializer_list<at::Tensor> in)
 const float *ptr(const at::Tensor &t) { return t.const_data_ptr<float>(); }
 float *out(at::Tensor &t) { return t.mutable_data_ptr<float>(); }
 
-// Runs f(from, to, sum) over all rows, in a part a thread; the parts' own sums are added in order, so that a run repeats bit for bit.
+// Runs f(from, to, sum) over all rows, in a part a thread; the parts' own sums are added in order, so that a run repeats bit
+// for bit.
 template <class F> void rows_with_sum(int64_t rows, int64_t width, at::Tensor &sum, F &&f)
 {
 	int64_t n = sum.defined() ? sum.numel() : 0;
-	int64_t parts = std::clamp<int64_t>(rows / rows_grain(width), 1, at::get_num_threads()), step = (rows + parts - 1) / parts;
+	int64_t parts = std::clamp<int64_t>(rows / rows_grain(width), 1, at::get_num_threads()),
+		step = (rows + parts - 1) / parts;
 	std::vector<float> own(static_cast<size_t>(parts * n));
 	at::parallel_for(0, parts, 1, [&](int64_t a, int64_t b) {
 		for (int64_t i = a; i < b; i++)
 			f(std::min(rows, i * step), std::min(rows, (i + 1) * step), n ? own.data() + i * n : nullptr);
 	});
+	float *all = n ? out(sum) : nullptr;
 	for (int64_t i = 0; i < parts * n; i++)
-		out(sum)[i % n] += own[i];
+		all[i % n] += own[i];
 }
 
 // ---- RMS norm ----
@@ -92,7 +95,8 @@ at::Tensor rms_plain(const at::Tensor &x, const at::Tensor &w, double eps)
 
 // ---- norm per head and rotary embedding ----
 
-at::Tensor rope_forward(const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos, const at::Tensor &sin, at::Tensor *inv)
+at::Tensor rope_forward(const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos, const at::Tensor &sin,
+			at::Tensor *inv)
 {
 	int64_t n = x.size(0), h = x.size(1), d = x.size(2), stride = x.stride(0);
 	at::Tensor y = at::empty({n, h, d}, x.options());
@@ -101,8 +105,8 @@ at::Tensor rope_forward(const at::Tensor &x, const at::Tensor &w, double eps, co
 	const float *xs = ptr(x), *ws = w.defined() ? ptr(w) : nullptr, *cs = ptr(cos), *ss = ptr(sin);
 	float *ys = out(y), *is = inv ? out(*inv) : nullptr;
 	at::parallel_for(0, n, rows_grain(h * d), [&](int64_t a, int64_t b) {
-		nt::cpu::rope(xs + a * stride, stride, ws, cs + a * d / 2, ss + a * d / 2, ys + a * h * d, is ? is + a * h : nullptr,
-			      b - a, h, d, static_cast<float>(eps));
+		nt::cpu::rope(xs + a * stride, stride, ws, cs + a * d / 2, ss + a * d / 2, ys + a * h * d,
+			      is ? is + a * h : nullptr, b - a, h, d, static_cast<float>(eps));
 	});
 	return y;
 }
@@ -124,12 +128,13 @@ struct Rope : Function<Rope> {
 		at::Tensor dx = at::empty({n, h, d}, x.options());
 		if (w.defined() && w.requires_grad())
 			dw = at::zeros_like(w);
-		const float *dys = ptr(dy), *xs = ptr(x), *ws = w.defined() ? ptr(w) : nullptr, *cs = ptr(s[2]), *ss = ptr(s[3]);
+		const float *dys = ptr(dy), *xs = ptr(x), *ws = w.defined() ? ptr(w) : nullptr, *cs = ptr(s[2]),
+			    *ss = ptr(s[3]);
 		const float *is = ptr(s[4]);
 		float *dxs = out(dx);
 		rows_with_sum(n, h * d, dw, [&](int64_t a, int64_t b, float *sum) {
-			nt::cpu::rope_back(dys + a * h * d, xs + a * stride, stride, ws, cs + a * d / 2, ss + a * d / 2, is + a * h,
-					   dxs + a * h * d, sum, b - a, h, d);
+			nt::cpu::rope_back(dys + a * h * d, xs + a * stride, stride, ws, cs + a * d / 2, ss + a * d / 2,
+					   is + a * h, dxs + a * h * d, sum, b - a, h, d);
 		});
 		return {dx, dw, at::Tensor(), at::Tensor(), at::Tensor()};
 	}
@@ -138,7 +143,8 @@ struct Rope : Function<Rope> {
 at::Tensor rope_plain(const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos, const at::Tensor &sin)
 {
 	at::Tensor f = w.defined() ? rms_plain(x, w, eps) : x;
-	at::Tensor c = at::cat({cos, cos}, -1).unsqueeze(1).to(x.scalar_type()), s = at::cat({sin, sin}, -1).unsqueeze(1).to(x.scalar_type());
+	at::Tensor c = at::cat({cos, cos}, -1).unsqueeze(1).to(x.scalar_type()),
+		   s = at::cat({sin, sin}, -1).unsqueeze(1).to(x.scalar_type());
 	int64_t half = x.size(-1) / 2;
 	at::Tensor turned = at::cat({-f.narrow(-1, half, half), f.narrow(-1, 0, half)}, -1);
 	return f * c + turned * s;
@@ -154,7 +160,8 @@ at::Tensor swiglu_forward(const at::Tensor &gu)
 	at::Tensor y = at::empty(shape, gu.options());
 	const float *in = ptr(gu);
 	float *ys = out(y);
-	at::parallel_for(0, rows, rows_grain(2 * f), [&](int64_t a, int64_t b) { nt::cpu::swiglu(in + a * 2 * f, ys + a * f, b - a, f); });
+	at::parallel_for(0, rows, rows_grain(2 * f),
+			 [&](int64_t a, int64_t b) { nt::cpu::swiglu(in + a * 2 * f, ys + a * f, b - a, f); });
 	return y;
 }
 
@@ -192,8 +199,8 @@ void logprob_chunk(at::Tensor z, const at::Tensor &ids, const LogprobArgs &a, at
 		const int64_t *id = ids.const_data_ptr<int64_t>();
 		at::parallel_for(0, z.size(0), rows_grain(v), [&](int64_t from, int64_t to) {
 			for (int64_t i = from; i < to; i++)
-				nt::cpu::logprob_row(ptr(z) + i * v, v, id[i], static_cast<float>(a.inv_t), out(lp) + i, out(lz) + i,
-						     entropy.defined() ? out(entropy) + i : nullptr);
+				nt::cpu::logprob_row(ptr(z) + i * v, v, id[i], static_cast<float>(a.inv_t), out(lp) + i,
+						     out(lz) + i, entropy.defined() ? out(entropy) + i : nullptr);
 		});
 		return;
 	}
@@ -202,10 +209,11 @@ void logprob_chunk(at::Tensor z, const at::Tensor &ids, const LogprobArgs &a, at
 	lz.copy_(sum);
 	lp.copy_(z.gather(1, ids.unsqueeze(1)).squeeze(1).sub_(sum));
 	if (entropy.defined())
-		entropy.copy_(sum - (at::exp(z - sum.unsqueeze(1)) * z.clamp_min(-1e30)).sum(-1)); // a weight of zero counts zero
+		entropy.copy_(sum - (at::exp(z - sum.unsqueeze(1)) * z.clamp_min(-1e30)).sum(-1)); // weight zero counts zero
 }
 
-at::Tensor logprob_all(const at::Tensor &h, const at::Tensor &w, const at::Tensor &ids, const LogprobArgs &a, at::Tensor &lz, at::Tensor &entropy)
+at::Tensor logprob_all(const at::Tensor &h, const at::Tensor &w, const at::Tensor &ids, const LogprobArgs &a, at::Tensor &lz,
+		       at::Tensor &entropy)
 {
 	int64_t n = h.size(0);
 	auto options = h.options().dtype(at::kFloat).requires_grad(false);
@@ -220,8 +228,9 @@ at::Tensor logprob_all(const at::Tensor &h, const at::Tensor &w, const at::Tenso
 }
 
 struct TokenLogprob : Function<TokenLogprob> {
-	static at::Tensor forward(AutogradContext *c, const at::Tensor &h, const at::Tensor &w, const at::Tensor &ids, double inv_t,
-				  int64_t chunk, bool fast, at::Tensor *entropy) // a pointer: autograd wants no undefined tensor
+	static at::Tensor forward(AutogradContext *c, const at::Tensor &h, const at::Tensor &w, const at::Tensor &ids,
+				  double inv_t, int64_t chunk, bool fast,
+				  at::Tensor *entropy) // a pointer: autograd wants no undefined tensor
 	{
 		at::Tensor lz, lp = logprob_all(h, w, ids, {inv_t, chunk, fast}, lz, *entropy);
 		c->save_for_backward({h, w, ids, lz});
@@ -278,7 +287,8 @@ nt_tensor *nt_rms_norm(const nt_tensor *x, const nt_tensor *w, double eps)
 nt_tensor *nt_qk_rope(const nt_tensor *x, const nt_tensor *w, double eps, const nt_tensor *cos, const nt_tensor *sin)
 {
 	return expr("qk_rope", {x, cos, sin}, [&] {
-		at::Tensor in = x->t, norm = w ? w->t.contiguous() : at::Tensor(), c = cos->t.contiguous(), s = sin->t.contiguous();
+		at::Tensor in = x->t, norm = w ? w->t.contiguous() : at::Tensor(), c = cos->t.contiguous(),
+			   s = sin->t.contiguous();
 		TORCH_CHECK(in.dim() == 3 && c.dim() == 2 && c.size(0) == in.size(0) && c.size(1) * 2 == in.size(2) &&
 				    s.sizes() == c.sizes(), "positions do not fit");
 		TORCH_CHECK(!w || norm.numel() == in.size(2), "widths differ");
@@ -304,7 +314,8 @@ nt_tensor *nt_swiglu(const nt_tensor *gate_up)
 	});
 }
 
-nt_tensor *nt_token_logprob(const nt_tensor *h, const nt_tensor *head, const nt_tensor *ids, double temperature, nt_tensor **entropy)
+nt_tensor *nt_token_logprob(const nt_tensor *h, const nt_tensor *head, const nt_tensor *ids, double temperature,
+			    nt_tensor **entropy)
 {
 	at::Tensor ent;
 	nt_tensor *lp = expr("token_logprob", {h, head, ids}, [&] {
@@ -336,7 +347,8 @@ nt_tensor *nt_sample(const nt_tensor *logits, const nt_tensor *u, double tempera
 {
 	at::Tensor lp;
 	nt_tensor *ids = expr("sample", {logits, u}, [&] {
-		TORCH_CHECK(logits->t.dim() == 2 && logits->t.size(1) > 0 && u->t.numel() == logits->t.size(0), "uniform numbers do not fit");
+		TORCH_CHECK(logits->t.dim() == 2 && logits->t.size(1) > 0 && u->t.numel() == logits->t.size(0),
+			    "uniform numbers do not fit");
 		TORCH_CHECK(temperature >= 0, "the temperature is ", temperature);
 		at::Tensor z = logits->t.to(at::kFloat).contiguous(), us = u->t.contiguous();
 		int64_t n = z.size(0), v = z.size(1);
@@ -355,7 +367,9 @@ nt_tensor *nt_sample(const nt_tensor *logits, const nt_tensor *u, double tempera
 			id = at::argmax(z, -1);
 		else { // the first token whose cumulative weight reaches u of the total; in double, for 150,000 of them
 			at::Tensor sum = at::exp(all.to(at::kDouble)).cumsum(-1);
-			id = at::searchsorted(sum, us.to(at::kDouble).unsqueeze(1) * sum.narrow(1, v - 1, 1)).squeeze(1).clamp_max(v - 1);
+			id = at::searchsorted(sum, us.to(at::kDouble).unsqueeze(1) * sum.narrow(1, v - 1, 1))
+				     .squeeze(1)
+				     .clamp_max(v - 1);
 		}
 		lp = all.gather(1, id.unsqueeze(1)).squeeze(1);
 		return id;

@@ -1,5 +1,5 @@
-// CPU kernels: plain loops over fp32 arrays that the compiler turns into vector code for each level of instruction set. No libtorch
-// here. Built with relaxed floating point (order of sums), but NaN and infinity keep their meaning.
+// CPU kernels: plain loops over fp32 arrays that the compiler turns into vector code for each level of instruction set. No
+// libtorch here. Built with relaxed floating point (order of sums), but NaN and infinity keep their meaning.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -12,8 +12,8 @@
 #define INLINE static inline __attribute__((always_inline))
 #define RESTRICT __restrict__
 
-// exp, relative error below 2e-7: x = n ln2 + r, a polynomial in r, n added to the exponent. Below -87.3 zero, above 88.3 infinity;
-// NaN stays NaN.
+// exp, relative error below 2e-7: x = n ln2 + r, a polynomial in r, n added to the exponent. Below -87.3 zero, above 88.3
+// infinity; NaN stays NaN.
 INLINE float fexp(float x)
 {
 	float c = x > 88.3f ? 88.3f : x;
@@ -57,7 +57,8 @@ INLINE float row_max(const float *z, int64_t n)
 
 namespace nt::cpu {
 
-CLONES void rms_norm(const float *RESTRICT x, const float *RESTRICT w, float *RESTRICT y, float *RESTRICT inv, int64_t rows, int64_t d, float eps)
+CLONES void rms_norm(const float *RESTRICT x, const float *RESTRICT w, float *RESTRICT y, float *RESTRICT inv, int64_t rows,
+		     int64_t d, float eps)
 {
 	for (int64_t i = 0; i < rows; i++, x += d, y += d) {
 		float s = 0;
@@ -72,8 +73,8 @@ CLONES void rms_norm(const float *RESTRICT x, const float *RESTRICT w, float *RE
 }
 
 // y = x r w, r = (mean x^2 + eps)^(-1/2):  dx = r (w dy - x r^2 mean(w dy x)),  dw += dy x r
-CLONES void rms_norm_back(const float *RESTRICT dy, const float *RESTRICT x, const float *RESTRICT w, const float *RESTRICT inv, float *RESTRICT dx, float *RESTRICT dw, int64_t rows,
-			  int64_t d)
+CLONES void rms_norm_back(const float *RESTRICT dy, const float *RESTRICT x, const float *RESTRICT w, const float *RESTRICT inv,
+			  float *RESTRICT dx, float *RESTRICT dw, int64_t rows, int64_t d)
 {
 	for (int64_t i = 0; i < rows; i++, x += d, dy += d, dx += d) {
 		float r = inv[i], s = 0;
@@ -88,8 +89,8 @@ CLONES void rms_norm_back(const float *RESTRICT dy, const float *RESTRICT x, con
 	}
 }
 
-CLONES void rope(const float *RESTRICT x, int64_t x_stride, const float *RESTRICT w, const float *RESTRICT cos, const float *RESTRICT sin, float *RESTRICT y, float *RESTRICT inv, int64_t n,
-		 int64_t h, int64_t d, float eps)
+CLONES void rope(const float *RESTRICT x, int64_t x_stride, const float *RESTRICT w, const float *RESTRICT cos,
+		 const float *RESTRICT sin, float *RESTRICT y, float *RESTRICT inv, int64_t n, int64_t h, int64_t d, float eps)
 {
 	int64_t half = d / 2;
 	for (int64_t i = 0; i < n; i++) {
@@ -120,8 +121,9 @@ CLONES void rope(const float *RESTRICT x, int64_t x_stride, const float *RESTRIC
 	}
 }
 
-CLONES void rope_back(const float *RESTRICT dy, const float *RESTRICT x, int64_t x_stride, const float *RESTRICT w, const float *RESTRICT cos, const float *RESTRICT sin,
-		      const float *RESTRICT inv, float *RESTRICT dx, float *RESTRICT dw, int64_t n, int64_t h, int64_t d)
+CLONES void rope_back(const float *RESTRICT dy, const float *RESTRICT x, int64_t x_stride, const float *RESTRICT w,
+		      const float *RESTRICT cos, const float *RESTRICT sin, const float *RESTRICT inv, float *RESTRICT dx,
+		      float *RESTRICT dw, int64_t n, int64_t h, int64_t d)
 {
 	int64_t half = d / 2;
 	for (int64_t i = 0; i < n; i++) {
@@ -185,7 +187,8 @@ CLONES void causal_softmax(float *s, float *lse, int64_t rows, int64_t cols, int
 	}
 }
 
-CLONES void causal_softmax_again(float *s, const float *lse, int64_t rows, int64_t cols, int64_t stride, int64_t before, float scale)
+CLONES void causal_softmax_again(float *s, const float *lse, int64_t rows, int64_t cols, int64_t stride, int64_t before,
+				 float scale)
 {
 	for (int64_t t = 0; t < rows; t++, s += stride) {
 		int64_t n = before + t + 1;
@@ -197,7 +200,8 @@ CLONES void causal_softmax_again(float *s, const float *lse, int64_t rows, int64
 	}
 }
 
-CLONES void softmax_back(float *RESTRICT ds, const float *RESTRICT p, const float *RESTRICT delta, int64_t rows, int64_t cols, int64_t stride, float scale)
+CLONES void softmax_back(float *RESTRICT ds, const float *RESTRICT p, const float *RESTRICT delta, int64_t rows, int64_t cols,
+			 int64_t stride, float scale)
 {
 	for (int64_t t = 0; t < rows; t++, ds += stride, p += stride) {
 		float l = delta[t];
@@ -208,8 +212,8 @@ CLONES void softmax_back(float *RESTRICT ds, const float *RESTRICT p, const floa
 
 // One query position, `group` query heads over one key/value head: q, o [group, d]; k, v rows `stride` apart; s: scratch
 // [group, length]. Inlined once for each common d, which the compiler then unrolls.
-INLINE void decode(const float *RESTRICT q, const float *RESTRICT k, const float *RESTRICT v, float *RESTRICT o, float *RESTRICT s,
-		   int64_t length, int64_t stride, int64_t group, int64_t d, float scale)
+INLINE void decode(const float *RESTRICT q, const float *RESTRICT k, const float *RESTRICT v, float *RESTRICT o,
+		   float *RESTRICT s, int64_t length, int64_t stride, int64_t group, int64_t d, float scale)
 {
 	for (int64_t j = 0; j < length; j++, k += stride)
 		for (int64_t g = 0; g < group; g++) {
@@ -308,8 +312,8 @@ CLONES void logprob_row_back(float *z, int64_t v, int64_t id, float inv_t, float
 	z[id] += g * inv_t;
 }
 
-// The first token at which the running sum of weights reaches u of the total. Whole blocks are skipped by their sums; what rounding
-// leaves at the end goes to the last token of non-zero weight, so one without weight is never drawn.
+// The first token at which the running sum of weights reaches u of the total. Whole blocks are skipped by their sums; what
+// rounding leaves at the end goes to the last token of non-zero weight, so one without weight is never drawn.
 CLONES int64_t sample_row(const float *z, int64_t v, float u, float temperature, float *logprob)
 {
 	float m = row_max(z, v);

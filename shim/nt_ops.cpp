@@ -14,11 +14,17 @@ using nt::expr;
 nt_tensor *nt_add(const nt_tensor *a, const nt_tensor *b) { return expr("add", {a, b}, [&] { return a->t + b->t; }); }
 nt_tensor *nt_sub(const nt_tensor *a, const nt_tensor *b) { return expr("sub", {a, b}, [&] { return a->t - b->t; }); }
 nt_tensor *nt_mul(const nt_tensor *a, const nt_tensor *b) { return expr("mul", {a, b}, [&] { return a->t * b->t; }); }
-nt_tensor *nt_min(const nt_tensor *a, const nt_tensor *b) { return expr("min", {a, b}, [&] { return at::minimum(a->t, b->t); }); }
+nt_tensor *nt_min(const nt_tensor *a, const nt_tensor *b)
+{
+	return expr("min", {a, b}, [&] { return at::minimum(a->t, b->t); });
+}
 nt_tensor *nt_scale(const nt_tensor *a, double c) { return expr("scale", {a}, [&] { return a->t * c; }); }
 nt_tensor *nt_add_scalar(const nt_tensor *a, double c) { return expr("add_scalar", {a}, [&] { return a->t + c; }); }
 nt_tensor *nt_exp(const nt_tensor *a) { return expr("exp", {a}, [&] { return at::exp(a->t); }); }
-nt_tensor *nt_clamp(const nt_tensor *a, double lo, double hi) { return expr("clamp", {a}, [&] { return at::clamp(a->t, lo, hi); }); }
+nt_tensor *nt_clamp(const nt_tensor *a, double lo, double hi)
+{
+	return expr("clamp", {a}, [&] { return at::clamp(a->t, lo, hi); });
+}
 nt_tensor *nt_sum(const nt_tensor *a) { return expr("sum", {a}, [&] { return at::sum(a->t); }); }
 nt_tensor *nt_dot(const nt_tensor *a, const nt_tensor *b) { return expr("dot", {a, b}, [&] { return at::sum(a->t * b->t); }); }
 nt_tensor *nt_mean_last(const nt_tensor *a) { return expr("mean_last", {a}, [&] { return at::mean(a->t, -1); }); }
@@ -61,7 +67,10 @@ nt_tensor *nt_put_rows(const nt_tensor *a, const nt_tensor *index, const nt_tens
 
 // ---- the model's plain parts ----
 
-nt_tensor *nt_matmul(const nt_tensor *a, const nt_tensor *b) { return expr("matmul", {a, b}, [&] { return at::mm(a->t, b->t); }); }
+nt_tensor *nt_matmul(const nt_tensor *a, const nt_tensor *b)
+{
+	return expr("matmul", {a, b}, [&] { return at::mm(a->t, b->t); });
+}
 
 nt_tensor *nt_linear(const nt_tensor *x, const nt_tensor *w, const nt_tensor *bias)
 {
@@ -96,7 +105,8 @@ nt_tensor *nt_normalize(const nt_tensor *x)
 nt_tensor *nt_inject_add(const nt_tensor *h, const nt_tensor *sites, const nt_tensor *v)
 {
 	return expr("inject_add", {h, sites, v}, [&] {
-		TORCH_CHECK(sites->t.numel() == v->t.size(0), "injection has ", sites->t.numel(), " sites and ", v->t.size(0), " vectors");
+		TORCH_CHECK(sites->t.numel() == v->t.size(0), "injection has ", sites->t.numel(), " sites and ", v->t.size(0),
+			    " vectors");
 		at::Tensor at_site = at::index_select(h->t, 0, sites->t).to(at::kFloat);
 		at::Tensor u = v->t.detach().to(at::kFloat);
 		at::Tensor moved = at_site + norm_last(at_site) * (u / (norm_last(u) + 1e-9));
@@ -144,8 +154,10 @@ nt_status nt_grad_norm(nt_tensor *const *params, int n, double *norm)
 	return action("grad_norm", {}, [&] {
 		c10::NoGradGuard off;
 		std::vector<at::Tensor> grads = gradients(params, n);
-		*norm = grads.empty() ? 0
-				      : at::linalg_vector_norm(at::stack(at::_foreach_norm(grads, 2, at::kFloat)).to(at::kDouble)).item<double>();
+		*norm = grads.empty()
+				? 0
+				: at::linalg_vector_norm(at::stack(at::_foreach_norm(grads, 2, at::kFloat)).to(at::kDouble))
+					  .item<double>();
 	});
 }
 
@@ -171,7 +183,8 @@ nt_status nt_adamw_step(nt_tensor *const *params, nt_tensor *const *m, nt_tensor
 			if (!params[i]->t.grad().defined())
 				continue;
 			if (!count.defined())
-				count = at::full({}, static_cast<double>(step), params[i]->t.options().dtype(at::kFloat).requires_grad(false));
+				count = at::full({}, static_cast<double>(step),
+						 params[i]->t.options().dtype(at::kFloat).requires_grad(false));
 			p.push_back(params[i]->t);
 			g.push_back(params[i]->t.grad());
 			ms.push_back(m[i]->t);

@@ -20,11 +20,13 @@ static char *find_reference(const struct nla_config *cfg)
 {
 	if (*cfg->ref)
 		return nla_strdup(cfg->ref);
-	char *beside = nla_format("%s/../../../reference", cfg->av);
-	if (nla_is_dir(beside))
-		return beside;
-	free(beside);
-	return NULL;
+	char *beside = nla_format("%s/../../../reference", cfg->av), *meta = nla_path_join(beside, "nla_meta.yaml");
+	if (!nla_exists(meta)) {
+		free(beside);
+		beside = NULL;
+	}
+	free(meta);
+	return beside;
 }
 
 static enum nla_status load(struct models *m, const struct nla_config *cfg, struct nla_err *err)
@@ -37,7 +39,7 @@ static enum nla_status load(struct models *m, const struct nla_config *cfg, stru
 		return err->status;
 	if (nla_target_open(&m->target, cfg->model, device, dtype, -1, err) || nla_av_open(&m->av, &m->target, cfg->av, err) ||
 	    nla_ar_open(&m->ar, &m->target, cfg->ar, err) || nla_actset_open(&m->set, data, m->target.lm.arch.d_model, err) ||
-	    nla_contract_fits(&m->set.meta, &m->av, &m->ar, data, err))
+	    nla_contract_fits(&m->set.meta, &m->target, &m->av.meta, &m->ar.meta, data, err))
 		return err->status;
 	char *ref = find_reference(cfg);
 	if (ref && !nla_av_open(&m->ref, &m->target, ref, err))
@@ -96,7 +98,7 @@ static enum nla_status evaluate(struct models *m, const struct nla_config *cfg, 
 	struct nla_view own = nla_av_view(&m->av), reference = m->has_ref ? nla_av_view(&m->ref) : own;
 	struct nla_evaluated who = { &m->av, own, &m->ar, nla_ar_view(&m->ar), &m->set };
 	struct nla_eval_result r = { 0 };
-	if (*cfg->score ? nla_eval_read_given(&m->av, &m->set, cfg->score, &r, err) || nla_evaluate_given(&who, &r, cfg->reward.fail_mse, err)
+	if (*cfg->score ? nla_eval_read_given(&m->av, &m->set, cfg->score, cfg->rollout.truncated, &r, err) || nla_evaluate_given(&who, &r, cfg->reward.fail_mse, err)
 			: sample(m, cfg, &who, &r, err))
 		goto out;
 	if (!nla_evaluate_logprob(&who, &own, &reference, cfg->eval.batch, *cfg->score || cfg->rollout.temperature == 0 ? 1 : cfg->rollout.temperature, &r, err))

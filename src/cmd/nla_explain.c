@@ -48,11 +48,10 @@ static enum nla_status from_row(const struct nla_config *cfg, const struct nla_a
 	struct nla_actset set;
 	if (nla_config_need(cfg->data, "data", err) || nla_actset_open(&set, cfg->data, av->target->lm.arch.d_model, err))
 		return err->status;
-	if (nla_contract_fits(&set.meta, av, ar, cfg->data, err))
-		;
-	else if (cfg->explain.row >= set.n)
+	if (cfg->explain.row >= set.n)
 		nla_usage(err, "'explain.row' is %lld: '%s' has rows 0 to %lld", (long long)cfg->explain.row, cfg->data, (long long)set.n - 1);
-	else if (!nla_actset_vectors(&set, &cfg->explain.row, 1, s->v, err))
+	else if (!nla_contract_fits(&set.meta, av->target, &av->meta, &ar->meta, cfg->data, err) &&
+		 !nla_actset_vectors(&set, &cfg->explain.row, 1, s->v, err))
 		nla_str_add(&s->text, set.rows[cfg->explain.row].text);
 	s->baseline_var = set.meta.baseline_var;
 	s->baseline_mean = set.meta.baseline_mean;
@@ -66,6 +65,8 @@ static enum nla_status find_subject(const struct nla_config *cfg, const struct n
 	const struct nla_target *t = av->target;
 	s->v = nla_alloc((size_t)t->lm.arch.d_model, sizeof(*s->v));
 	s->baseline_var = s->baseline_mean = (double)NAN;
+	if (nla_contract_fits(&av->meta, t, &av->meta, &ar->meta, cfg->av, err))
+		return err->status;
 	if (*cfg->explain.vector)
 		return from_file(cfg->explain.vector, t->lm.arch.d_model, s->v, err);
 	if (*cfg->explain.text)

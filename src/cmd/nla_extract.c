@@ -42,12 +42,15 @@ static enum nla_status extract(const struct nla_config *cfg, const struct nla_ta
 	int64_t docs, rows;
 	if (nla_corpus_open(&corpus, cfg->extract.corpus, err))
 		return err->status;
-	if (!nla_actset_create(&w, cfg->out, meta, cfg->extract.dtype ? NLA_ST_F32 : NLA_ST_BF16, err)) {
+	if ((!cfg->overwrite || !nla_actset_remove(cfg->out, err)) &&
+	    !nla_actset_create(&w, cfg->out, meta, cfg->extract.dtype ? NLA_ST_F32 : NLA_ST_BF16, err)) {
 		nla_progress_start(&p, "extract", cfg->extract.rows);
 		nla_extract(t, &corpus, &x, w, show, &p, &docs, &rows, err);
 		if (!err->status && rows == 0)
 			nla_fail(err, "'%s' gave no row: its %lld documents are empty or shorter than extract.min_position = %lld tokens",
 				 cfg->extract.corpus, (long long)docs, (long long)x.min_position);
+		if (!err->status && nla_stop_asked())
+			nla_say("stopped after %lld documents: the set holds their rows", (long long)docs);
 		if (err->status)
 			nla_actset_abort(w);
 		else if (!nla_actset_finish(w, err))
@@ -79,8 +82,6 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	nla_stop_catch();
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->extract.corpus, "extract.corpus", err) ||
 	    nla_config_need(cfg->out, "out", err) || nla_config_device(cfg, &device, &dtype, err))
-		return err->status;
-	if (cfg->overwrite && nla_rmtree(cfg->out, err))
 		return err->status;
 	if (nla_target_open(&target, cfg->model, device, dtype, -1, err))
 		return err->status;

@@ -362,6 +362,32 @@ static enum nla_status check_folder(const char *folder, struct nla_err *err)
 	return NLA_OK;
 }
 
+/* activations.safetensors, its index, the shards activations-00001-of-00002.safetensors. */
+static bool is_data_name(const char *name)
+{
+	return !strcmp(name, DATA_NAME) || !strcmp(name, DATA_NAME ".index.json") ||
+	       (nla_starts_with(name, "activations-") && nla_ends_with(name, ".safetensors"));
+}
+
+enum nla_status nla_actset_remove(const char *folder, struct nla_err *err)
+{
+	static const char *const first[] = { META_NAME, ROWS_NAME, ROWS_TMP }; /* without a sidecar it is no set any more */
+	struct nla_strs names = { 0 };
+
+	if (!nla_is_dir(folder) || nla_list_dir(folder, &names, err))
+		return err->status;
+	for (size_t i = 0; i < NLA_LEN(first) + names.n && !err->status; i++) {
+		const char *name = i < NLA_LEN(first) ? first[i] : names.data[i - NLA_LEN(first)];
+		char *path = nla_path_join(folder, name);
+
+		if ((i < NLA_LEN(first) || is_data_name(name)) && unlink(path) && errno != ENOENT)
+			nla_fail(err, "cannot remove '%s': %s", path, strerror(errno));
+		free(path);
+	}
+	nla_strs_release(&names);
+	return err->status;
+}
+
 enum nla_status nla_actset_create(struct nla_actset_writer **out, const char *folder, const struct nla_sidecar *meta,
 				  enum nla_st_dtype dtype, struct nla_err *err)
 {

@@ -59,6 +59,8 @@ enum nla_status nla_actset_add(struct nla_actset_writer *w, const struct nla_row
 			       size_t n_next, struct nla_err *err);
 enum nla_status nla_actset_finish(struct nla_actset_writer *w, struct nla_err *err); /* frees w also on failure */
 void nla_actset_abort(struct nla_actset_writer *w);
+/* Remove the files of a set, whole or half, and nothing else that the folder holds; none there is no error. */
+enum nla_status nla_actset_remove(const char *folder, struct nla_err *err);
 
 /* ---- baselines (spec: AR prediction and score) ---- */
 

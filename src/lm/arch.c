@@ -28,7 +28,8 @@ static enum nla_status refuse_unknown(const cJSON *json, const char *path, struc
 	const char *act, *rope;
 	bool sliding, attention_bias, mlp_bias;
 	const cJSON *types = nla_json_at(json, "layer_types");
-	const char *where = nla_json_at(json, "rope_parameters") ? "rope_parameters.rope_type" : "rope_scaling.rope_type";
+	const char *where = nla_json_at(json, "rope_parameters") ? "rope_parameters.rope_type" :
+			    nla_json_at(json, "rope_scaling.type") ? "rope_scaling.type" : "rope_scaling.rope_type"; /* older files: type */
 	if (nla_json_str(json, path, "hidden_act", "silu", &act, err) ||
 	    nla_json_str(json, path, where, "default", &rope, err) ||
 	    nla_json_bool(json, path, "use_sliding_window", false, &sliding, err) ||

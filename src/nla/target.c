@@ -130,6 +130,21 @@ enum nla_status nla_contract_check(const struct nla_sidecar *meta, const struct 
 	return NLA_OK;
 }
 
+static int64_t block_of(const struct nla_sidecar *meta) { return meta->critic_layer >= 0 ? meta->critic_layer : meta->layer; }
+
+enum nla_status nla_contract_fits(const struct nla_sidecar *meta, const struct nla_target *t, const struct nla_sidecar *av,
+				  const struct nla_sidecar *ar, const char *path, struct nla_err *err)
+{
+	const struct nla_sidecar *with[] = { av, ar };
+	if (nla_contract_check(meta, t, path, err))
+		return err->status;
+	for (size_t i = 0; i < NLA_LEN(with); i++)
+		if (with[i] && block_of(meta) >= 0 && block_of(with[i]) >= 0 && block_of(meta) != block_of(with[i]))
+			return nla_fail(err, "'%s' is of block %lld, the %s of block %lld", path, (long long)block_of(meta), i ? "AR" : "AV",
+					(long long)block_of(with[i]));
+	return NLA_OK;
+}
+
 /* The ids that the AR prompt ends in whatever the explanation is: the common tail of two. */
 static enum nla_status make_suffix(struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
 {

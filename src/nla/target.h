@@ -25,6 +25,10 @@ void nla_target_close(struct nla_target *t);
  * AV prompt (role av), the closing ids of the AR template (role ar). path: for messages, which name found and expected values.
  */
 enum nla_status nla_contract_check(const struct nla_sidecar *meta, const struct nla_target *t, const char *path, struct nla_err *err);
+/* Does what is described by meta (an activation set, an AV) go with this AV and this AR (either may be NULL)? nla_contract_check, and the
+ * same block where both say one. */
+enum nla_status nla_contract_fits(const struct nla_sidecar *meta, const struct nla_target *t, const struct nla_sidecar *av,
+				  const struct nla_sidecar *ar, const char *path, struct nla_err *err);
 /* The AV prompt's ids and where its one marker stands. */
 enum nla_status nla_av_prompt(const struct nla_sidecar *meta, const struct nla_target *t, struct nla_i32s *ids, int64_t *marker,
 			      struct nla_err *err);

@@ -145,7 +145,7 @@ enum nla_status nla_config_need(const char *value, const char *key, struct nla_e
 enum nla_status nla_config_lora(const struct nla_config *cfg, struct nla_lora_spec *spec, struct nla_err *err)
 {
 	*spec = (struct nla_lora_spec){ .rank = cfg->lora.rank, .alpha = cfg->lora.alpha, .rslora = cfg->lora.rslora };
-	return nla_lora_targets(cfg->lora.targets, &spec->targets, err);
+	return nla_lora_targets(cfg->lora.targets, &spec->targets, err) ? nla_err_context(err, "'lora.targets'") : NLA_OK;
 }
 
 enum nla_status nla_config_device(const struct nla_config *cfg, int *device, nt_dtype *dtype, struct nla_err *err)

@@ -34,12 +34,25 @@ static enum nla_status take_explanation(const struct nla_av *av, struct nla_eval
 	return err->status;
 }
 
-static enum nla_status take_response(const struct nla_av *av, struct nla_eval_row *row, const char *text, struct nla_err *err)
+/* The ids that a rows.jsonl keeps: sampled ones need not be those the tokenizer would choose for their text. */
+static enum nla_status given_ids(const struct nla_av *av, const cJSON *list, const char *name, struct nla_i32s *ids, struct nla_err *err)
+{
+	const double size = (double)nla_tokenizer_size(av->target->tok);
+	for (const cJSON *x = cJSON_IsArray(list) ? list->child : NULL; x; x = x->next) {
+		if (!cJSON_IsNumber(x) || !(x->valuedouble >= 0 && x->valuedouble < size) || x->valuedouble != (double)(int32_t)x->valuedouble)
+			return nla_fail(err, "%s: 'ids' has what is no token id", name);
+		nla_i32s_push(ids, (int32_t)x->valuedouble);
+	}
+	return ids->n ? NLA_OK : nla_fail(err, "%s: 'ids' is not a list of token ids", name);
+}
+
+static enum nla_status take_response(const struct nla_av *av, struct nla_eval_row *row, const char *text, const cJSON *list, int truncated,
+				     const char *name, struct nla_err *err)
 {
 	struct nla_i32s ids = { 0 };
-	if (!response_ids(av, text, &ids, err) &&
-	    !nla_rollout_read(av, ids.data, (int64_t)ids.n, true, NLA_TRUNCATED_FAIL, &row->response, &row->explanation,
-			      &row->n_explanation, &row->failed, err)) {
+	if (!(list ? given_ids(av, list, name, &ids, err) : response_ids(av, text, &ids, err)) &&
+	    !nla_rollout_read(av, ids.data, (int64_t)ids.n, nla_chat_is_stop(&av->target->chat, ids.data[ids.n - 1]), truncated,
+			      &row->response, &row->explanation, &row->n_explanation, &row->failed, err)) {
 		row->has_response = true;
 		row->n_response = (int64_t)ids.n;
 		row->ids = nla_alloc(ids.n, sizeof(*row->ids));
@@ -49,7 +62,7 @@ static enum nla_status take_response(const struct nla_av *av, struct nla_eval_ro
 	return err->status;
 }
 
-static enum nla_status take_line(const struct nla_av *av, const struct nla_actset *set, const char *name, const char *line,
+static enum nla_status take_line(const struct nla_av *av, const struct nla_actset *set, int truncated, const char *name, const char *line,
 				 struct nla_eval_row *row, struct nla_err *err)
 {
 	cJSON *json = NULL;
@@ -60,7 +73,7 @@ static enum nla_status take_line(const struct nla_av *av, const struct nla_actse
 	if (row->row < 0 || row->row >= set->n)
 		nla_fail(err, "%s: row %lld is outside '%s' of %lld rows", name, (long long)row->row, set->path, (long long)set->n);
 	else if (response)
-		take_response(av, row, response, err);
+		take_response(av, row, response, nla_json_at(json, "ids"), truncated, name, err);
 	else if (explanation)
 		take_explanation(av, row, explanation, err);
 	else
@@ -70,8 +83,8 @@ out:
 	return err->status;
 }
 
-enum nla_status nla_eval_read_given(const struct nla_av *av, const struct nla_actset *set, const char *path, struct nla_eval_result *r,
-				    struct nla_err *err)
+enum nla_status nla_eval_read_given(const struct nla_av *av, const struct nla_actset *set, const char *path, int truncated,
+				    struct nla_eval_result *r, struct nla_err *err)
 {
 	struct nla_lines in;
 	const char *line;
@@ -82,7 +95,7 @@ enum nla_status nla_eval_read_given(const struct nla_av *av, const struct nla_ac
 		char *name = nla_format("'%s' line %zu", path, in.number);
 		r->rows = nla_realloc(r->rows, (size_t)r->n + 1, sizeof(*r->rows));
 		memset(&r->rows[r->n], 0, sizeof(*r->rows));
-		take_line(av, set, name, line, &r->rows[r->n++], err);
+		take_line(av, set, truncated, name, line, &r->rows[r->n++], err);
 		free(name);
 	}
 	nla_lines_close(&in, err);

@@ -1,9 +1,11 @@
 #include "run/folder.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "base/json.h"
@@ -40,6 +42,13 @@ static enum nla_status same_config(const char *path, const struct nla_config *cf
 	return err->status;
 }
 
+/* Opening a .gz log removes a last member that was cut short. */
+static enum nla_status repair(const char *path, struct nla_err *err)
+{
+	struct nla_log log;
+	return nla_log_open(&log, path, err) || nla_log_close(&log, err) ? err->status : NLA_OK;
+}
+
 /* Lines of metrics.jsonl and samples.jsonl.gz beyond the checkpoint belong to work that is done again. */
 static enum nla_status cut_lines(const char *path, int64_t step, struct nla_err *err)
 {
@@ -48,7 +57,7 @@ static enum nla_status cut_lines(const char *path, int64_t step, struct nla_err 
 	const char *line;
 	if (!nla_exists(path))
 		return NLA_OK;
-	if (nla_lines_open(&in, path, err))
+	if ((nla_ends_with(path, ".gz") && repair(path, err)) || nla_lines_open(&in, path, err))
 		return err->status;
 	while ((line = nla_lines_next(&in))) {
 		cJSON *json = cJSON_Parse(line);
@@ -70,7 +79,7 @@ static enum nla_status start_resumed(struct nla_folder *f, const struct nla_conf
 		return err->status;
 	if (!nla_exists(config) && !f->checkpoint) {
 		f->resumed = -1; /* nothing there yet: a resumable loop starts the same way */
-		return nla_mkdirs(f->path, err) || nla_config_write(cfg, config, err) ? err->status : NLA_OK;
+		return nla_config_write(cfg, config, err);
 	}
 	if (same_config(config, cfg, err))
 		return err->status;
@@ -80,27 +89,62 @@ static enum nla_status start_resumed(struct nla_folder *f, const struct nla_conf
 															 : NLA_OK;
 }
 
+/* Only what a run writes, never what else lies there. */
+static bool is_ours(const char *name)
+{
+	static const char *const ours[] = { "config.json", "metrics.jsonl", "samples.jsonl.gz", "log.txt", "checkpoints", "reference" };
+	for (size_t i = 0; i < NLA_LEN(ours); i++)
+		if (!strcmp(name, ours[i]))
+			return true;
+	long long step;
+	int plain = 0, rows = 0;
+	sscanf(name, "eval-%lld.json%n", &step, &plain);
+	sscanf(name, "eval-%lld.rows.jsonl%n", &step, &rows);
+	return (plain && !name[plain]) || (rows && !name[rows]);
+}
+
+static enum nla_status remove_run(const char *path, struct nla_err *err)
+{
+	struct nla_strs names = { 0 };
+	if (!nla_is_dir(path) || nla_list_dir(path, &names, err))
+		return err->status;
+	for (size_t i = 0; i < names.n && !err->status; i++) {
+		char *p = nla_path_join(path, names.data[i]);
+		if (is_ours(names.data[i]))
+			nla_rmtree(p, err);
+		free(p);
+	}
+	nla_strs_release(&names);
+	return err->status;
+}
+
 static enum nla_status start_fresh(struct nla_folder *f, const struct nla_config *cfg, const char *config, struct nla_err *err)
 {
-	if (nla_exists(config) && !cfg->overwrite)
+	char *checkpoints = nla_path_join(f->path, "checkpoints");
+	bool there = nla_exists(config) || nla_exists(checkpoints);
+	free(checkpoints);
+	if (there && !cfg->overwrite)
 		return nla_usage(err, "'%s' holds a run already: give --resume to go on, --overwrite to replace it, or another --out", f->path);
-	if (cfg->overwrite) { /* only what a run writes, never what else lies there */
-		static const char *const ours[] = { "config.json", "metrics.jsonl", "samples.jsonl.gz", "log.txt", "checkpoints", "reference" };
-		for (size_t i = 0; i < NLA_LEN(ours) && !err->status; i++) {
-			char *p = nla_path_join(f->path, ours[i]);
-			nla_rmtree(p, err);
-			free(p);
-		}
-	}
-	return err->status || nla_mkdirs(f->path, err) || nla_config_write(cfg, config, err) ? err->status : NLA_OK;
+	return (cfg->overwrite && remove_run(f->path, err)) || nla_config_write(cfg, config, err) ? err->status : NLA_OK;
+}
+
+/* Held until close, or until the process is gone. A file system that knows no locks goes without. */
+static enum nla_status lock_folder(struct nla_folder *f, struct nla_err *err)
+{
+	if (nla_mkdirs(f->path, err))
+		return err->status;
+	f->lock = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (f->lock >= 0 && flock(f->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
+		return nla_fail(err, "'%s' is in use by another program", f->path);
+	return NLA_OK;
 }
 
 enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, struct nla_err *err)
 {
-	*f = (struct nla_folder){ .path = nla_strdup(cfg->out), .resumed = -1, .metrics.fd = -1, .samples.fd = -1, .log.fd = -1 };
+	*f = (struct nla_folder){ .path = nla_strdup(cfg->out), .resumed = -1, .metrics.fd = -1, .samples.fd = -1, .log.fd = -1, .lock = -1 };
 	char *config = nla_path_join(f->path, "config.json"), *metrics = nla_path_join(f->path, "metrics.jsonl");
 	char *samples = nla_path_join(f->path, "samples.jsonl.gz"), *log = nla_path_join(f->path, "log.txt");
-	if ((cfg->resume ? start_resumed(f, cfg, config, metrics, samples, err) : start_fresh(f, cfg, config, err)) ||
+	if (lock_folder(f, err) || (cfg->resume ? start_resumed(f, cfg, config, metrics, samples, err) : start_fresh(f, cfg, config, err)) ||
 	    nla_log_open(&f->metrics, metrics, err) || nla_log_open(&f->samples, samples, err) || nla_log_open(&f->log, log, err))
 		goto out;
 	nla_say_tee(&f->log);
@@ -123,6 +167,8 @@ enum nla_status nla_folder_close(struct nla_folder *f, struct nla_err *err)
 	for (size_t i = 0; i < NLA_LEN(logs); i++)
 		if (logs[i]->path)
 			nla_log_close(logs[i], err);
+	if (f->path && f->lock >= 0)
+		close(f->lock);
 	free(f->path);
 	free(f->checkpoint);
 	memset(f, 0, sizeof(*f));
@@ -167,6 +213,7 @@ static int64_t step_of(const char *name)
 	return sscanf(name, "step-%lld%n", &step, &used) == 1 && !name[used] ? step : -1;
 }
 
+/* Beyond `keep` ones, and what a killed program left half-made. */
 static enum nla_status drop_old(const char *dir, int64_t newest, int64_t keep, struct nla_err *err)
 {
 	struct nla_strs names = { 0 };
@@ -178,7 +225,7 @@ static enum nla_status drop_old(const char *dir, int64_t newest, int64_t keep, s
 			int64_t other = step_of(names.data[j]);
 			newer += other > step && other <= newest;
 		}
-		if (step >= 0 && step < newest && newer >= keep) {
+		if ((step >= 0 && step < newest && newer >= keep) || nla_starts_with(names.data[i], ".tmp-")) {
 			char *p = nla_path_join(dir, names.data[i]);
 			nla_rmtree(p, err);
 			free(p);

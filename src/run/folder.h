@@ -2,7 +2,8 @@
  * folder - a run folder: config.json (resolved), metrics.jsonl, samples.jsonl.gz, log.txt, checkpoints/step-N, checkpoints/latest.
  *
  * An existing run is never overwritten without being told to: open says so. On resume the configuration must be the one the run
- * began with, save for what does not change the mathematics (steps, logs, checkpoints, evaluation, threads).
+ * began with, save for what does not change the mathematics (steps, logs, checkpoints, evaluation, threads). A folder that another
+ * program writes at the moment is refused.
  *
  * A checkpoint is written to checkpoints/.tmp-N, synced, renamed to step-N; a crash or a full disk leaves the former one whole.
  */
@@ -15,6 +16,7 @@
 struct nla_folder {
 	char *path;
 	struct nla_log metrics, samples, log;
+	int lock; /* of the folder: one program at a time */
 	int64_t resumed; /* step of the checkpoint to go on from, -1: a fresh run */
 	char *checkpoint; /* its folder, or NULL */
 };

@@ -35,9 +35,9 @@ int nla_program(const char *name, enum nla_command command, const char *purpose,
 	nla_config_release(&cfg);
 	if (!err.status && fflush(stdout))
 		nla_fail(&err, "cannot write to standard output");
-	if (!err.status && nt_live())
-		NLA_BUG("%lld tensors are still alive", (long long)nt_live());
 	if (err.status)
 		fprintf(stderr, "%s: %s\n", name, err.text);
+	if (nt_live()) /* after a failure too: every path releases what it made */
+		NLA_BUG("%lld tensors are still alive", (long long)nt_live());
 	return err.status == NLA_OK ? 0 : err.status == NLA_USAGE ? 2 : 1;
 }

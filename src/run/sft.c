@@ -20,7 +20,9 @@ static enum nla_status open_av(struct nla_sft *s, const struct nla_lora_spec *sp
 {
 	const struct nla_arch *a = &s->target.lm.arch;
 	if (*s->cfg->av)
-		return nla_av_open(&s->av, &s->target, s->cfg->av, err);
+		return nla_av_open(&s->av, &s->target, s->cfg->av, err) ||
+				       nla_contract_fits(&s->set.meta, &s->target, &s->av.meta, NULL, s->cfg->data, err)
+			       ? err->status : NLA_OK;
 	return nla_av_new(&s->av, &s->target, &s->set.meta, err) ||
 			       nla_adapter_init(&s->av.adapter, a, a->n_layers, spec, (uint64_t)s->cfg->seed, s->target.lm.device, err)
 		       ? err->status : NLA_OK;
@@ -29,7 +31,9 @@ static enum nla_status open_av(struct nla_sft *s, const struct nla_lora_spec *sp
 static enum nla_status open_ar(struct nla_sft *s, const struct nla_lora_spec *spec, struct nla_err *err)
 {
 	if (*s->cfg->ar)
-		return nla_ar_open(&s->ar, &s->target, s->cfg->ar, err);
+		return nla_ar_open(&s->ar, &s->target, s->cfg->ar, err) ||
+				       nla_contract_fits(&s->set.meta, &s->target, NULL, &s->ar.meta, s->cfg->data, err)
+			       ? err->status : NLA_OK;
 	return nla_ar_new(&s->ar, &s->target, &s->set.meta, err) ||
 			       nla_adapter_init(&s->ar.adapter, &s->target.lm.arch, s->ar.depth, spec, (uint64_t)s->cfg->seed + 1,
 						s->target.lm.device, err)
@@ -46,6 +50,13 @@ static int list_params(struct nla_sft *s, nt_tensor **list)
 	if (s->cfg->sft.train_head && n++ >= 0 && list)
 		list[n - 1] = s->ar.head;
 	return n;
+}
+
+static enum nla_status open_role(struct nla_sft *s, const struct nla_lora_spec *spec, struct nla_err *err)
+{
+	if (s->cfg->sft.role != NLA_ROLE_LM && (s->cfg->sft.role == NLA_ROLE_AV ? open_av(s, spec, err) : open_ar(s, spec, err)))
+		nla_err_context(err, "cannot train on '%s'", s->cfg->data);
+	return err->status;
 }
 
 static enum nla_status open_params(struct nla_sft *s, struct nla_err *err)
@@ -89,8 +100,7 @@ enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, st
 		return nla_usage(err, "role lm trains the weights themselves, which bf16 is too coarse for: give --dtype fp32");
 	if (nla_target_open(&s->target, cfg->model, device, dtype, lm && cfg->sft.init ? cfg->seed : -1, err) || nla_sft_load(s, err))
 		return err->status;
-	if ((cfg->sft.role == NLA_ROLE_AV && open_av(s, &spec, err)) || (cfg->sft.role == NLA_ROLE_AR && open_ar(s, &spec, err)) ||
-	    open_params(s, err) || nla_folder_open(&s->folder, cfg, err))
+	if (open_role(s, &spec, err) || open_params(s, err) || nla_folder_open(&s->folder, cfg, err))
 		return err->status;
 	nla_cursor_init(&s->cursor, (uint64_t)cfg->seed, s->split.n_train);
 	return s->folder.checkpoint ? restore(s, err) : NLA_OK;

@@ -1,6 +1,6 @@
 /*
- * tensors - what the tests of the shim share: a scope around each test that must leave no handle behind, tensors of keyed normal
- * numbers, and the comparison of a fast version with its plain twin.
+ * tensors - what the tests of the shim share: a scope around each test that must leave no handle behind, tensors of keyed
+ * normal numbers, and the comparison of a fast version with its plain twin.
  */
 #ifndef NLA_TEST_TENSORS_H
 #define NLA_TEST_TENSORS_H
@@ -116,8 +116,9 @@ static inline double difference(const nt_tensor *a, const nt_tensor *b)
 }
 
 /*
- * Runs f on leaves of the inputs, fast and plain, forward and, with a random gradient of its result, backward. f may make views of
- * its inputs. Inputs i with bit i of `frozen` set get no gradient. Returns the largest difference of the results and gradients.
+ * Runs f on leaves of the inputs, fast and plain, forward and, with a random gradient of its result, backward. f may make views
+ * of its inputs. Inputs i with bit i of `frozen` set get no gradient. Returns the largest difference of the results and
+ * gradients.
  */
 typedef nt_tensor *(*nt_function)(nt_tensor *const *in, const void *arg);
 enum { MOST_INPUTS = 8 };

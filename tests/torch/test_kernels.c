@@ -1,5 +1,5 @@
-/* Each fast version against its plain twin, forward and backward, over many shapes; against sums written out in double; at the edges
- * of fp32; and a composed loss against central differences. */
+/* Each fast version against its plain twin, forward and backward, over many shapes; against sums written out in double; at the
+ * edges of fp32; and a composed loss against central differences. */
 #include "tensors.h"
 
 /* ---- the operations as functions of leaves ---- */
@@ -64,7 +64,9 @@ static nt_tensor *logprob(nt_tensor *const *in, const void *arg)
 
 static void test_rms_norm(void **state)
 {
-	static const int64_t shapes[][2] = { { 1, 2 }, { 1, 7 }, { 3, 5 }, { 1, 128 }, { 33, 127 }, { 128, 128 }, { 700, 576 } };
+	static const int64_t shapes[][2] = {
+		{ 1, 2 }, { 1, 7 }, { 3, 5 }, { 1, 128 }, { 33, 127 }, { 128, 128 }, { 700, 576 }
+	};
 	struct twins all = { 0, 0 };
 
 	for (size_t i = 0; i < NLA_LEN(shapes); i++)
@@ -89,9 +91,9 @@ static void test_rms_norm_of_views(void **state)
 static void test_qk_rope(void **state)
 {
 	static const struct rope_case cases[] = {
-		{ 1, 1, 2, 0, true },	 { 1, 1, 2, 0, false },	   { 5, 1, 10, 0, true },   { 5, 3, 6, 2, true },   { 5, 3, 6, 1, false },
-		{ 64, 4, 32, 0, true },	 { 64, 2, 32, 4, true },   { 64, 2, 32, 6, false }, { 200, 9, 64, 3, true }, { 1, 4, 128, 2, true },
-		{ 7, 1, 34, 3, true },
+		{ 1, 1, 2, 0, true },	 { 1, 1, 2, 0, false },	 { 5, 1, 10, 0, true },	 { 5, 3, 6, 2, true },
+		{ 5, 3, 6, 1, false },	 { 64, 4, 32, 0, true }, { 64, 2, 32, 4, true }, { 64, 2, 32, 6, false },
+		{ 200, 9, 64, 3, true }, { 1, 4, 128, 2, true }, { 7, 1, 34, 3, true },
 	};
 	struct twins all = { 0, 0 };
 
@@ -248,7 +250,8 @@ static void test_attention_written_out(void **state)
 	nt_tree_free(c.tree);
 }
 
-/* A step of decoding sees what the same tokens would in one packed row; slots are out of order, and S is longer than any row. */
+/* A step of decoding sees what the same tokens would in one packed row; slots are out of order, and S is longer than any row.
+ */
 static void test_attention_cached(void **state)
 {
 	static const int64_t dims[] = { 5, 32, 64, 128 }, length[4] = { 1, 9, 30, 17 }, slot[4] = { 3, 0, 4, 1 };
@@ -257,7 +260,8 @@ static void test_attention_cached(void **state)
 	for (size_t i = 0; i < NLA_LEN(dims); i++)
 		for (int64_t hq = 2; hq <= 8; hq *= 2) {
 			int64_t d = dims[i];
-			nt_tensor *kc = nt_zeros(NT_F32, NT_CPU, DIMS(5, 32, 2, d)), *vc = nt_zeros(NT_F32, NT_CPU, DIMS(5, 32, 2, d));
+			nt_tensor *kc = nt_zeros(NT_F32, NT_CPU, DIMS(5, 32, 2, d)),
+				  *vc = nt_zeros(NT_F32, NT_CPU, DIMS(5, 32, 2, d));
 			nt_tensor *q = gauss(1, DIMS(4, hq, d)), *want[4];
 			for (int64_t r = 0; r < 4; r++) {
 				int64_t n = length[r], at[32], in[32], none = -1;
@@ -275,14 +279,16 @@ static void test_attention_cached(void **state)
 				want[r] = nt_narrow(nt_attention(all, k, v, tree, 0.2), 0, n - 1, 1);
 				nt_tree_free(tree);
 			}
-			nt_tensor *slots = nt_i64(NT_CPU, slot, 4), *lengths = nt_i64(NT_CPU, length, 4), *w = nt_cat(want, 4, 0);
+			nt_tensor *slots = nt_i64(NT_CPU, slot, 4), *lengths = nt_i64(NT_CPU, length, 4),
+				  *w = nt_cat(want, 4, 0);
 			nt_tensor *fast = nt_attention_cached(q, kc, vc, slots, lengths, 0.2);
 			worst = fmax(worst, difference(fast, w));
 			nt_plain(true);
 			twin = fmax(twin, difference(fast, nt_attention_cached(q, kc, vc, slots, lengths, 0.2)));
 			nt_plain(false);
 			for (int64_t r = 0; r < 4; r++)
-				once = fmax(once, difference(nt_attention_cached(nt_narrow(q, 0, r, 1), kc, vc, nt_narrow(slots, 0, r, 1),
+				once = fmax(once, difference(nt_attention_cached(nt_narrow(q, 0, r, 1), kc, vc,
+										 nt_narrow(slots, 0, r, 1),
 										 nt_narrow(lengths, 0, r, 1), 0.2),
 							     nt_narrow(fast, 0, r, 1)));
 		}
@@ -292,7 +298,9 @@ static void test_attention_cached(void **state)
 
 static void test_token_logprob(void **state)
 {
-	static const int64_t shapes[][3] = { { 1, 3, 2 }, { 1, 8, 5 }, { 7, 5, 33 }, { 64, 128, 2048 }, { 300, 8, 151936 } }; /* n, D, V */
+	static const int64_t shapes[][3] = {
+		{ 1, 3, 2 }, { 1, 8, 5 }, { 7, 5, 33 }, { 64, 128, 2048 }, { 300, 8, 151936 }
+	}; /* n, D, V */
 	struct twins all = { 0, 0 };
 
 	for (size_t i = 0; i < NLA_LEN(shapes); i++)
@@ -356,7 +364,8 @@ static void test_bf16_takes_the_plain_version(void **state)
 
 	open_tree(&c);
 	nt_tensor *x = nt_to(gauss(1, DIMS(9, 32)), NT_BF16), *w = nt_to(gauss(1, DIMS(32)), NT_BF16);
-	nt_tensor *cos = gauss(1, DIMS(9, 4)), *q = nt_reshape(x, DIMS(9, 4, 8)), *k = nt_reshape(nt_narrow(x, 1, 0, 16), DIMS(9, 2, 8));
+	nt_tensor *cos = gauss(1, DIMS(9, 4)), *q = nt_reshape(x, DIMS(9, 4, 8)),
+		  *k = nt_reshape(nt_narrow(x, 1, 0, 16), DIMS(9, 2, 8));
 	nt_tensor *head = nt_to(gauss(1, DIMS(50, 32)), NT_BF16);
 	for (int plain = 0; plain < 2; plain++) {
 		nt_plain(plain);
@@ -397,7 +406,10 @@ static void test_nan_stays_in_its_row(void **state)
 		nt_function f;
 		int n_in;
 		int64_t mixed; /* numbers of a result row that must be NaN */
-	} cases[] = { { "rms_norm", rms, 2, 32 }, { "rope", rope, 4, 8 }, { "swiglu", swiglu, 1, 1 }, { "attention", attention, 3, 8 },
+	} cases[] = { { "rms_norm", rms, 2, 32 },
+		      { "rope", rope, 4, 8 },
+		      { "swiglu", swiglu, 1, 1 },
+		      { "attention", attention, 3, 8 },
 		      { "token_logprob", logprob, 2, 1 } };
 	float bad[4 * 32] = { 0 };
 
@@ -430,7 +442,8 @@ static void test_nan_stays_in_its_row(void **state)
 		for (int64_t r = 0; r < 4; r++) {
 			int64_t nans = count_nan(y, r * wide, wide), back = count_nan(g, r * 32, 32);
 			if (r == 2 ? nans < cases[i].mixed || !back : nans || back)
-				fail_msg("%s: %lld and %lld NaN in row %lld", cases[i].name, (long long)nans, (long long)back, (long long)r);
+				fail_msg("%s: %lld and %lld NaN in row %lld", cases[i].name, (long long)nans, (long long)back,
+					 (long long)r);
 		}
 	}
 	nt_tree_free(tree.tree);
@@ -467,7 +480,8 @@ static void test_large_numbers(void **state)
 	float *got = host(nt_token_logprob(in[0], in[1], lp.ids, 1, &entropy)), *ent = host(entropy);
 	double p = 1 / (1 + exp(-1));
 	assert_true(fabs(got[0] - log(p)) < 1e-3 && fabs(got[1]) < 1e-6 && got[2] < -9e29f && isfinite(got[2]));
-	assert_true(fabs(ent[0] + p * log(p) + (1 - p) * log(1 - p)) < 1e-3 && fabs(ent[1]) < 1e-6 && fabs(ent[2] - log(4)) < 1e-5);
+	assert_true(fabs(ent[0] + p * log(p) + (1 - p) * log(1 - p)) < 1e-3 && fabs(ent[1]) < 1e-6 &&
+		    fabs(ent[2] - log(4)) < 1e-5);
 	free(got);
 	free(ent);
 	assert_twins("large numbers", d, 1e-4);
@@ -484,13 +498,15 @@ static nt_tensor *composed(nt_tensor *const *p, const struct attention_case *c, 
 	nt_tensor *q = nt_reshape(nt_narrow(qkv, 1, 0, HEADS * DEEP), DIMS(TOKENS, HEADS, DEEP));
 	nt_tensor *k = nt_reshape(nt_narrow(qkv, 1, HEADS * DEEP, KV * DEEP), DIMS(TOKENS, KV, DEEP));
 	nt_tensor *v = nt_reshape(nt_narrow(qkv, 1, (HEADS + KV) * DEEP, KV * DEEP), DIMS(TOKENS, KV, DEEP));
-	nt_tensor *o = nt_attention(nt_qk_rope(q, p[3], 1e-6, fixed[1], fixed[2]), nt_qk_rope(k, NULL, 0, fixed[1], fixed[2]), v, c->tree, 0.5);
+	nt_tensor *o = nt_attention(nt_qk_rope(q, p[3], 1e-6, fixed[1], fixed[2]), nt_qk_rope(k, NULL, 0, fixed[1], fixed[2]),
+				    v, c->tree, 0.5);
 	x = nt_add(x, nt_linear(nt_reshape(o, DIMS(TOKENS, WIDE)), p[4], NULL));
 	x = nt_add(x, nt_linear(nt_swiglu(nt_linear(x, p[5], NULL)), p[6], NULL));
 	return nt_dot(nt_token_logprob(x, p[7], fixed[0], 0.9, NULL), fixed[3]);
 }
 
-static double loss_at(nt_tensor *const *p, int moved, const nt_tensor *way, double h, const struct attention_case *c, nt_tensor *const *fixed)
+static double loss_at(nt_tensor *const *p, int moved, const nt_tensor *way, double h, const struct attention_case *c,
+		      nt_tensor *const *fixed)
 {
 	nt_tensor *at[PARAMS];
 	double loss = 0;
@@ -507,9 +523,14 @@ static void test_gradients_by_differences(void **state)
 {
 	struct attention_case c = { 4, { 3, 2, 1, 3 }, { -1, 0, 1, 1 }, HEADS, KV, DEEP, false, NULL, 0 };
 	static const int64_t ids[TOKENS] = { 3, 30, 0, 7, 7, 12, 1, 3, 29 };
-	nt_tensor *p[PARAMS] = { gauss(1, DIMS(VOCABULARY, WIDE)),  gauss(1, DIMS(WIDE)), gauss(0.4, DIMS((HEADS + 2 * KV) * DEEP, WIDE)),
-				 gauss(1, DIMS(DEEP)),		    gauss(0.4, DIMS(WIDE, WIDE)), gauss(0.4, DIMS(2 * HIDDEN, WIDE)),
-				 gauss(0.4, DIMS(WIDE, HIDDEN)),    gauss(0.4, DIMS(VOCABULARY, WIDE)) };
+	nt_tensor *p[PARAMS] = { gauss(1, DIMS(VOCABULARY, WIDE)),
+				 gauss(1, DIMS(WIDE)),
+				 gauss(0.4, DIMS((HEADS + 2 * KV) * DEEP, WIDE)),
+				 gauss(1, DIMS(DEEP)),
+				 gauss(0.4, DIMS(WIDE, WIDE)),
+				 gauss(0.4, DIMS(2 * HIDDEN, WIDE)),
+				 gauss(0.4, DIMS(WIDE, HIDDEN)),
+				 gauss(0.4, DIMS(VOCABULARY, WIDE)) };
 	nt_tensor *fixed[4] = { nt_i64(NT_CPU, ids, TOKENS), gauss(1, DIMS(TOKENS, DEEP / 2)), gauss(1, DIMS(TOKENS, DEEP / 2)),
 				gauss(0.3, DIMS(TOKENS)) };
 	double worst = 0;

@@ -77,7 +77,8 @@ static void check_frequencies(bool plain, double temperature)
 		chi += (n_rest - rest) * (n_rest - rest) / rest;
 		freedom++;
 	}
-	printf("%s, temperature %g: chi-square %.1f, %d degrees of freedom, bound %.1f, %d draws; log-probability within %.2g\n",
+	printf("%s, temperature %g: chi-square %.1f, %d degrees of freedom, bound %.1f, %d draws; log-probability within "
+	       "%.2g\n",
 	       plain ? "plain" : "fast", temperature, chi, (int)freedom, most_likely((double)freedom), CHUNK * CHUNKS, gap);
 	assert_true(freedom > 20 && chi < most_likely((double)freedom));
 	assert_true(gap < 2e-6);
@@ -120,8 +121,8 @@ static void test_wide_rows(void **state)
 		}
 		for (int i = 0; i < N; i++)
 			differ += ids[0][i] != ids[1][i];
-		printf("V %d, temperature %g: u outside its token by %.2g, log-probability within %.2g, plain %.2g\n", V, t, off, gap[0],
-		       gap[1]);
+		printf("V %d, temperature %g: u outside its token by %.2g, log-probability within %.2g, plain %.2g\n", V, t,
+		       off, gap[0], gap[1]);
 		assert_true(off < 1e-6 && gap[0] < 5e-6 && gap[1] < 5e-5); /* the plain one sums in fp32 */
 		free(zs);
 		free(us);
@@ -139,7 +140,8 @@ static void test_ends_and_impossible_ids(void **state)
 	static int64_t ids[N];
 
 	for (int i = 0; i < V; i++)
-		z[i] = i < 10 || i >= V - 10 || i % 3 == 1 || (i >= 1024 && i < 2048) ? -INFINITY : nla_normal(&rng, 1, 0, (uint32_t)i);
+		z[i] = i < 10 || i >= V - 10 || i % 3 == 1 || (i >= 1024 && i < 2048) ? -INFINITY
+										      : nla_normal(&rng, 1, 0, (uint32_t)i);
 	u[0] = 0x1p-24f;
 	u[1] = 1 - 0x1p-24f;
 	for (int i = 2; i < N; i++)
@@ -162,12 +164,34 @@ static void test_ends_and_impossible_ids(void **state)
 			static float lone[V];
 			for (int i = 0; i < V; i++)
 				lone[i] = i == at ? 5 : -INFINITY;
-			to_ids(nt_sample(repeated(nt_from_host(NT_F32, NT_CPU, lone, DIMS(1, V)), N), nt_f32(NT_CPU, u, N), 1, &lp), ids, N);
+			to_ids(nt_sample(repeated(nt_from_host(NT_F32, NT_CPU, lone, DIMS(1, V)), N), nt_f32(NT_CPU, u, N), 1,
+					 &lp),
+			       ids, N);
 			float *said = host(lp);
 			for (int i = 0; i < N; i++)
 				assert_true(ids[i] == at && said[i] == 0);
 			free(said);
 		}
+	}
+}
+
+/* At the largest u a sum in another order may fall short of u of the total: what is left goes to the last id with weight. */
+static void test_what_rounding_leaves(void **state)
+{
+	enum { V = 700, LAST = 650, N = 500 };
+	static float z[N * V], u[N];
+	static int64_t ids[N];
+
+	for (int i = 0; i < N; i++) {
+		u[i] = 1 - 0x1p-24f;
+		for (int j = 0; j < V; j++)
+			z[i * V + j] = j > LAST ? -INFINITY : nla_normal(&rng, 4, (uint32_t)i, (uint32_t)j);
+	}
+	for (int plain = 0; plain < 2; plain++) {
+		nt_plain(plain);
+		to_ids(nt_sample(nt_from_host(NT_F32, NT_CPU, z, DIMS(N, V)), nt_f32(NT_CPU, u, N), 1, NULL), ids, N);
+		for (int i = 0; i < N; i++)
+			assert_int_equal(ids[i], LAST);
 	}
 }
 
@@ -206,7 +230,8 @@ static void test_greedy(void **state)
 	assert_true(ids[0] == 1 || ids[0] == 2);
 }
 
-/* A row alone, among others, in another order and in a strided array draws the same token with the same bits of log-probability. */
+/* A row alone, among others, in another order and in a strided array draws the same token with the same bits of
+ * log-probability. */
 static void test_same_draw_in_any_batch(void **state)
 {
 	enum { V = 5003, N = 37 };
@@ -306,7 +331,8 @@ static void check_adamw(double weight_decay)
 			for (int64_t j = 0; j < n; j++) {
 				ms[i][j] = 0.9 * ms[i][j] + 0.1 * gs[j];
 				vs[i][j] = 0.95 * vs[i][j] + 0.05 * (double)gs[j] * gs[j];
-				double up = ms[i][j] / (1 - pow(0.9, step)), down = sqrt(vs[i][j] / (1 - pow(0.95, step))) + 1e-8;
+				double up = ms[i][j] / (1 - pow(0.9, step)),
+				       down = sqrt(vs[i][j] / (1 - pow(0.95, step))) + 1e-8;
 				x[i][j] -= 3e-3 * weight_decay * x[i][j];
 				x[i][j] -= 3e-3 * up / down;
 			}
@@ -379,8 +405,15 @@ static void test_grad_norm(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_frequencies),		  TEST(test_wide_rows), TEST(test_ends_and_impossible_ids), TEST(test_greedy),
-		TEST(test_same_draw_in_any_batch), TEST(test_bad_logits), TEST(test_adamw),		      TEST(test_grad_norm),
+		TEST(test_frequencies),
+		TEST(test_wide_rows),
+		TEST(test_ends_and_impossible_ids),
+		TEST(test_what_rounding_leaves),
+		TEST(test_greedy),
+		TEST(test_same_draw_in_any_batch),
+		TEST(test_bad_logits),
+		TEST(test_adamw),
+		TEST(test_grad_norm),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

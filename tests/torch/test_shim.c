@@ -220,7 +220,8 @@ static void test_ids_out_of_range(void **state)
 		assert_null(entropy);
 		assert_error(nt_cache_put(cache, id, zero, q), "cache_put");
 		assert_error(nt_cache_put(cache, zero, id, q), "cache_put");
-		assert_error(nt_attention_cached(q, cache, cache, id, nt_i64(NT_CPU, (int64_t[]){ 1 }, 1), 1), "attention_cached");
+		assert_error(nt_attention_cached(q, cache, cache, id, nt_i64(NT_CPU, (int64_t[]){ 1 }, 1), 1),
+			     "attention_cached");
 	}
 	nt_plain(false);
 	assert_error(nt_attention_cached(q, cache, cache, zero, nt_i64(NT_CPU, (int64_t[]){ 5 }, 1), 1), "length 5");
@@ -232,17 +233,20 @@ static void test_ids_out_of_range(void **state)
 static void test_shapes_that_do_not_fit(void **state)
 {
 	nt_tree *tree = nt_tree_new((int64_t[]){ 2, 1 }, (int64_t[]){ -1, 0 }, 2, NT_CPU);
-	nt_tensor *q = gauss(1, DIMS(3, 4, 8)), *k = gauss(1, DIMS(3, 2, 8)), *cos = gauss(1, DIMS(3, 4)), *x = gauss(1, DIMS(3, 7));
+	nt_tensor *q = gauss(1, DIMS(3, 4, 8)), *k = gauss(1, DIMS(3, 2, 8)), *cos = gauss(1, DIMS(3, 4)),
+		  *x = gauss(1, DIMS(3, 7));
 	nt_tensor *cache = nt_zeros(NT_F32, NT_CPU, DIMS(3, 5, 2, 8)), *ids = nt_i64(NT_CPU, (int64_t[]){ 1, 2, 1 }, 3);
 
 	for (int plain = 0; plain < 2; plain++) {
 		nt_plain(plain);
 		assert_non_null(nt_attention(q, k, k, tree, 1));
-		assert_error(nt_attention(q, k, nt_narrow(k, 0, 0, 2), tree, 1), "attention Float[3,4,8] Float[3,2,8] Float[2,2,8]: ");
+		assert_error(nt_attention(q, k, nt_narrow(k, 0, 0, 2), tree, 1),
+			     "attention Float[3,4,8] Float[3,2,8] Float[2,2,8]: ");
 		assert_error(nt_attention(q, k, nt_narrow(k, 1, 0, 1), tree, 1), "attention");
 		assert_error(nt_attention(q, nt_narrow(k, 2, 0, 4), nt_narrow(k, 2, 0, 4), tree, 1), "attention");
 		assert_error(nt_attention(nt_narrow(q, 1, 0, 3), k, k, tree, 1), "multiple");
-		assert_error(nt_attention(nt_narrow(q, 0, 0, 2), nt_narrow(k, 0, 0, 2), nt_narrow(k, 0, 0, 2), tree, 1), "tokens");
+		assert_error(nt_attention(nt_narrow(q, 0, 0, 2), nt_narrow(k, 0, 0, 2), nt_narrow(k, 0, 0, 2), tree, 1),
+			     "tokens");
 		assert_error(nt_attention(x, x, x, tree, 1), "attention");
 		assert_non_null(nt_attention_cached(q, cache, cache, ids, ids, 1));
 		assert_error(nt_attention_cached(q, cache, nt_narrow(cache, 1, 0, 4), ids, ids, 1), "attention_cached");
@@ -323,10 +327,47 @@ static void test_backward_after_the_scope(void **state)
 	assert_true(item(nt_dot(nt_grad(x), nt_grad(x))) > 0);
 }
 
+/* Three threads add their parts in order: the gradients repeat bit for bit, and are those of one thread. */
+static void test_gradients_repeat(void **state)
+{
+	enum { N = 900, WIDE = 64 };
+	static const int64_t length[9] = { 300, 75, 75, 75, 75, 75, 75, 75, 75 }, parent[9] = { -1, 0, 0, 0, 0, 0, 0, 0, 0 };
+	nt_tensor *x = gauss(1, DIMS(N, WIDE)), *w = gauss(1, DIMS(WIDE)), *turn = gauss(1, DIMS(N, 8)),
+		  *gain = gauss(1, DIMS(16));
+	nt_tensor *first[3], *leaf[3] = { x, w, gain };
+	nt_tree *tree = nt_tree_new(length, parent, 9, NT_CPU);
+	int threads = nt_threads();
+	double alone = 0;
+
+	for (int i = 0; i < 3; i++)
+		nt_requires_grad(leaf[i], true);
+	for (int run = 0; run < 6; run++) {
+		nt_set_threads(run < 5 ? 3 : 1);
+		nt_grad_push(true);
+		nt_tensor *k = nt_qk_rope(nt_reshape(nt_rms_norm(x, w, 1e-6), DIMS(N, 4, 16)), gain, 1e-6, turn, turn);
+		nt_tensor *o = nt_attention(k, k, k, tree, 0.25), *loss = nt_dot(o, k);
+		nt_grad_pop();
+		assert_int_equal(nt_backward(loss), NT_OK);
+		for (int i = 0; i < 3; i++) {
+			nt_tensor *g = nt_clone(nt_grad(leaf[i]));
+			first[i] = run ? first[i] : g;
+			alone = run < 5 ? 0 : fmax(alone, difference(g, first[i]));
+			if (run < 5)
+				assert_true(difference(g, first[i]) == 0);
+			nt_zero_grad(leaf[i]);
+		}
+	}
+	nt_set_threads(threads);
+	nt_tree_free(tree);
+	printf("gradients of 3 threads and of 1 within %.2g\n", alone);
+	assert_true(alone < 1e-5);
+}
+
 static void test_lora_and_inject(void **state)
 {
 	static const int64_t at[2] = { 3, 0 };
-	nt_tensor *h = gauss(1, DIMS(4, 8)), *v = gauss(1, DIMS(2, 8)), *sites = nt_i64(NT_CPU, at, 2), *out = nt_inject_add(h, sites, v);
+	nt_tensor *h = gauss(1, DIMS(4, 8)), *v = gauss(1, DIMS(2, 8)), *sites = nt_i64(NT_CPU, at, 2),
+		  *out = nt_inject_add(h, sites, v);
 	float *a = host(h), *b = host(out), *c = host(v);
 
 	for (int i = 0; i < 4; i++) {
@@ -393,6 +434,7 @@ int main(void)
 		TEST(test_shapes_that_do_not_fit),
 		TEST(test_grad_mode_is_lexical),
 		TEST(test_backward_after_the_scope),
+		TEST(test_gradients_repeat),
 		TEST(test_lora_and_inject),
 		TEST(test_devices),
 		TEST(test_out_of_memory_has_its_code),

@@ -1,0 +1,85 @@
+# What the command tests share: the real programs on the tiny model of tests/data/tiny (random weights, made by tests/golden), in a
+# folder of their own. POSIX sh; from the environment BUILD_DIR and SOURCE_DIR (see tests/CMakeLists.txt).
+#
+#	ok nla-train ...               must exit 0; stdout in $work/stdout, stderr in $work/stderr
+#	refused 2 'no such' nla-eval   must exit 2 with one line on stderr that matches, and leave no trace of a crash
+#	make_sets                      $work/train and $work/held: activation sets of block 2 with explanations, no document in common
+#	make_av                        $work/av: a verbalizer that closes its tags most of the time, so that rows can be scored
+set -eu
+: "${BUILD_DIR:?}" "${SOURCE_DIR:?}"
+tiny=$SOURCE_DIR/tests/data/tiny
+work=$(mktemp -d "${TMPDIR:-/tmp}/nla-command.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' INT TERM
+export OMP_NUM_THREADS=1
+
+fail() {
+	echo "FAIL: $*" >&2
+	exit 1
+}
+
+skip() {
+	echo "skipped: $*" >&2
+	exit 77
+}
+
+tool() { python3 -B "$SOURCE_DIR/tests/command/tool.py" "$@"; }
+
+run() {
+	program=$1
+	shift
+	code=0
+	"$BUILD_DIR/$program" --threads 1 --device cpu "$@" >"$work/stdout" 2>"$work/stderr" || code=$?
+}
+
+ok() {
+	run "$@"
+	[ "$code" -eq 0 ] || fail "$* exits $code: $(tail -n 3 "$work/stderr")"
+}
+
+# One line that begins with the program's name: what a failure says. Progress may stand before it, and is no part of it.
+said() {
+	last=$(tail -n 1 "$work/stderr")
+	case $last in "$program: "*) ;; *) fail "'$program' ends in '$last', not in an error of its own" ;; esac
+	[ "$(grep -c "^$program: " "$work/stderr")" -ge 1 ] || fail "no error"
+	printf '%s\n' "$last" | grep -Eq -- "$1" || fail "'$last' does not match '$1'"
+}
+
+refused() {
+	want=$1 pattern=$2
+	shift 2
+	run "$@"
+	[ "$code" -eq "$want" ] || fail "$* exits $code, want $want: $(tail -n 3 "$work/stderr")"
+	[ "$(wc -l <"$work/stderr")" -eq 1 ] || fail "$*: stderr is not one line: $(cat "$work/stderr")"
+	said "$pattern"
+	[ ! -s "$work/stdout" ] || fail "$*: a failure wrote to stdout"
+}
+
+same() { cmp -s "$1" "$2" || fail "'$1' and '$2' differ"; }
+differ() { ! cmp -s "$1" "$2" || fail "'$1' and '$2' are the same"; }
+
+make_set() { # NAME FIRST-DOCUMENT COUNT
+	tool corpus "$2" "$3" >"$work/$1.jsonl"
+	ok nla-extract --model "$tiny/model" --corpus "$work/$1.jsonl" --layer 2 --extract.min_position 5 --extract.per_doc 2 \
+		--templates.av "$(tool golden av_template)" --templates.ar "$(tool golden ar_template)" \
+		--templates.marker "$(tool golden marker)" --out "$work/$1"
+	tool explain "$work/$1"
+}
+
+make_sets() {
+	make_set train 0 24
+	make_set held 100 12
+}
+
+make_av() {
+	ok nla-sft --role av --model "$tiny/model" --data "$work/train" --out "$work/sft" --steps 60 --batch 16 --lr 0.02 \
+		--sft.warmup 5 --sft.held_every 1000 --sft.held_out 0.1 --checkpoint.every 0 --log.every 20 --lora.rank 8 --lora.alpha 16 \
+		--lora.targets q,k,v,o,gate,up,down
+	cp -R "$work/sft/checkpoints/latest/av" "$work/av"
+}
+
+# nla-train on the fixtures: 2 prompts x 4 samples.
+train() {
+	ok nla-train --model "$tiny/model" --av "${av:-$work/av}" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 4 \
+		--max-new-tokens 40 --lora.rank 4 --lora.alpha 8 --lr 1e-3 "$@"
+}

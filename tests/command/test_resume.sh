@@ -1,0 +1,121 @@
+# A run that was killed, stopped or cut short goes on to the same numbers, bit for bit, as one that never stopped.
+. "$SOURCE_DIR/tests/command/lib.sh"
+make_sets
+make_av
+
+# until LINES SIGNALS COMMAND ...: signalled at a line of $out/metrics.jsonl; $code is how it exits.
+until_line() {
+	lines=$1 signals=$2 program=$3
+	shift 3
+	code=$(tool interrupt "$out/metrics.jsonl" "$lines" "$signals" "$BUILD_DIR/$program" --threads 1 --device cpu --out "$out" "$@" 2>"$work/stderr") ||
+		fail "$program: $(tail -n 2 "$work/stderr")"
+}
+
+same_end() { # PART: what the checkpoint holds beside optimizer.safetensors
+	tool lines "$work/whole/metrics.jsonl" "$out/metrics.jsonl"
+	for file in "$@" optimizer.safetensors state.json; do
+		same "$work/whole/checkpoints/latest/$file" "$out/checkpoints/latest/$file"
+	done
+	[ "$(ls -A "$out/checkpoints" | tr '\n' ' ')" = "latest step-15 step-20 " ] || fail "checkpoints: $(ls -A "$out/checkpoints")"
+}
+
+rl() { # CO-TRAINED
+	set -- --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 3 --group 6 --max-new-tokens 40 \
+		--lora.rank 4 --lora.alpha 8 --lr 1e-3 --steps 20 --checkpoint.every 5 --ar_update.enabled "$1" --ar_update.lr 1e-3 \
+		--log.samples_every 3
+	parts="av/adapter_model.safetensors ar/adapter_model.safetensors"
+	out=$work/whole
+	rm -rf "$out"
+	ok nla-train "$@" --out "$out"
+
+	out=$work/killed
+	rm -rf "$out"
+	until_line 12 KILL nla-train "$@"
+	[ "$code" -eq 137 ] || fail "not killed: $code"
+	[ "$(wc -l <"$out/metrics.jsonl")" -lt 20 ] || fail "killed too late to tell anything"
+	printf '{"step":13,"rewa' >>"$out/metrics.jsonl"       # a line that the kill cut short
+	printf '\037\213\010\000' >>"$out/samples.jsonl.gz"    # and a gzip member
+	mkdir "$out/checkpoints/.tmp-13" "$out/checkpoints/.tmp-15" # and checkpoints, before they had their names
+	echo torn >"$out/checkpoints/.tmp-15/optimizer.safetensors"
+	mkdir "$out/checkpoints/step-15"                       # and one that has it, but no state
+	ok nla-train "$@" --out "$out" --resume
+	grep -q "going on from step 10" "$work/stderr" || fail "it did not go on from step 10: $(head -n 3 "$work/stderr")"
+	same_end $parts
+	gzip -dc "$work/whole/samples.jsonl.gz" >"$work/samples.whole"
+	gzip -dc "$out/samples.jsonl.gz" >"$work/samples.killed"
+	same "$work/samples.whole" "$work/samples.killed"
+}
+
+rl true
+rl false
+
+# SIGTERM ends the step at hand, checkpoints, and is no failure.
+stop() {
+	signal=$1
+	shift
+	out=$work/stopped
+	rm -rf "$out"
+	until_line 7 "$signal" nla-train "$@"
+	[ "$code" -eq 0 ] || fail "SIG$signal: exits $code"
+	step=$(wc -l <"$out/metrics.jsonl")
+	[ "$step" -lt 20 ] || fail "SIG$signal came too late"
+	grep -q "stopped after step $step: go on with --resume" "$work/stderr" || fail "SIG$signal: $(tail -n 1 "$work/stderr")"
+	[ "$(readlink "$out/checkpoints/latest")" = "step-$step" ] || fail "SIG$signal left no checkpoint of step $step"
+	ok nla-train "$@" --out "$out" --resume
+	same_end $parts
+}
+set -- --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 3 --group 6 --max-new-tokens 40 --lora.rank 4 \
+	--lora.alpha 8 --lr 1e-3 --steps 20 --checkpoint.every 5 --ar_update.lr 1e-3 --log.samples_every 3
+stop TERM "$@"
+stop INT "$@"
+
+# A second signal ends it at once: no checkpoint, exit code 130. The steps are long here, so that both fall into one.
+out=$work/twice
+until_line 1 INT,INT nla-train "$@" --prompts 24 --group 24 --rollout.min_new_tokens 40 --steps 50 --checkpoint.every 0
+[ "$code" -eq 130 ] || fail "two signals: exits $code"
+[ ! -e "$out/checkpoints/latest" ] || fail "two signals, and still a checkpoint"
+
+# Fewer steps than a run has made: nothing is taken back, nothing newer is overwritten.
+out=$work/stopped
+ok nla-train "$@" --out "$out" --resume --steps 10
+same_end $parts
+# More steps go on from where it ended.
+ok nla-train "$@" --out "$out" --resume --steps 22
+[ "$(wc -l <"$out/metrics.jsonl")" -eq 22 ] || fail "no steps 21 and 22"
+# A damaged newest checkpoint is told, not skipped over.
+tool clip "$out/checkpoints/latest/optimizer.safetensors" 100
+run nla-train "$@" --out "$out" --resume --steps 23
+[ "$code" -eq 1 ] || fail "a damaged checkpoint: exits $code"
+said "step-22/optimizer.safetensors"
+
+# Two programs on one folder: the second is refused.
+out=$work/busy
+rm -rf "$out"
+mkdir "$out"
+run_busy() {
+	exec 9<"$out"
+	flock -n 9 || fail "cannot lock"
+	refused 1 "in use by another program" nla-train "$@" --out "$out"
+	exec 9<&-
+}
+! command -v flock >/dev/null || run_busy "$@"
+
+# The same for supervised training, AV and AR.
+for role in av ar; do
+	set -- --role $role --model "$tiny/model" --data "$work/train" --batch 48 --lr 0.01 --sft.warmup 4 --steps 20 --checkpoint.every 5 \
+		--sft.held_every 6 --sft.held_out 0.2 --lora.rank 4 --lora.targets q,k,v,o,gate,up,down
+	out=$work/whole
+	rm -rf "$out" "$work/killed" "$work/stopped"
+	ok nla-sft "$@" --out "$out"
+	out=$work/killed
+	until_line 12 KILL nla-sft "$@"
+	[ "$code" -eq 137 ] || fail "nla-sft not killed: $code"
+	printf '{"step":13,"lo' >>"$out/metrics.jsonl"
+	ok nla-sft "$@" --out "$out" --resume
+	same_end $role/adapter_model.safetensors
+	out=$work/stopped
+	until_line 6 TERM nla-sft "$@"
+	[ "$code" -eq 0 ] || fail "nla-sft SIGTERM: exits $code"
+	ok nla-sft "$@" --out "$out" --resume
+	same_end $role/adapter_model.safetensors
+done

@@ -1,0 +1,101 @@
+# nla-train: what a run writes, that it repeats, what it refuses, and that only what is trained moves.
+. "$SOURCE_DIR/tests/command/lib.sh"
+make_sets
+make_av
+
+train --out "$work/a" --steps 4 --checkpoint.every 2 --eval.data "$work/held" --rows 8 --log.samples_every 2 --lambda 0.002
+grep -q 'lambda 0.002 in units of fve a token' "$work/stderr" || fail "the unit of lambda is not said"
+grep -q '^FVE (raw variance)' "$work/stdout" || fail "no table of before and after"
+grep -q '^row [0-9]' "$work/stdout" || fail "no explanations before and after"
+
+# The run folder, and nothing else in it.
+names=$(ls "$work/a" | tr '\n' ' ')
+[ "$names" = "checkpoints config.json eval-0.json eval-0.rows.jsonl eval-4.json eval-4.rows.jsonl log.txt metrics.jsonl reference samples.jsonl.gz " ] ||
+	fail "the run folder holds: $names"
+[ "$(ls "$work/a/checkpoints" | tr '\n' ' ')" = "latest step-2 step-4 " ] || fail "checkpoints: $(ls "$work/a/checkpoints")"
+[ "$(ls -A "$work/a/checkpoints" | wc -l)" -eq 3 ] || fail "something is left in checkpoints: $(ls -A "$work/a/checkpoints")"
+[ "$(readlink "$work/a/checkpoints/latest")" = step-4 ] || fail "latest points to $(readlink "$work/a/checkpoints/latest")"
+for file in config.json state.json optimizer.safetensors av/adapter_model.safetensors av/adapter_config.json av/nla_meta.yaml \
+	ar/adapter_model.safetensors ar/value_head.safetensors ar/nla_meta.yaml; do
+	[ -s "$work/a/checkpoints/latest/$file" ] || fail "the checkpoint has no $file"
+done
+grep -q 'step 4/4' "$work/a/log.txt" || fail "log.txt has no last step"
+[ "$(wc -l <"$work/a/eval-4.rows.jsonl")" -eq 8 ] || fail "eval-4.rows.jsonl has not 8 rows"
+[ "$(gzip -dc "$work/a/samples.jsonl.gz" | wc -l)" -eq 8 ] || fail "samples of steps 2 and 4: want 4 each"
+gzip -dc "$work/a/samples.jsonl.gz" | head -n 1 | python3 -c '
+import json, sys
+sample = json.loads(sys.stdin.readline())
+assert {"step", "row", "response", "fve", "tokens", "reward", "advantage", "failed"} <= sample.keys(), sample'
+
+# config.json is resolved: every key, those of the command line, the defaults, absolute paths; and it is a configuration.
+for pair in rollout.group=4 reward.lambda=0.002 update.clip=0.2 lora.rank=4 reward.score=fve seed=0 "av=$work/av" "out=$work/a"; do
+	[ "$(tool get "$work/a/config.json" "${pair%%=*}")" = "${pair#*=}" ] || fail "config.json: want $pair"
+done
+python3 - "$work/a/metrics.jsonl" <<'END'
+import json, sys
+
+lines = [json.loads(line) for line in open(sys.argv[1])]
+assert [line["step"] for line in lines] == [1, 2, 3, 4]
+wanted = """step reward_mean reward_std fve fve_meannorm fve_all mse cosine response_tokens_mean response_tokens_p10
+response_tokens_p50 response_tokens_p90 explanation_tokens_mean penalty_mean score_within_std penalty_within_std failed_rate
+failed_no_tags failed_empty failed_truncated failed_over_long unique_explanations kl entropy clip_frac sampler_gap loss grad_norm
+lr skipped_steps ar_loss seconds_rollout seconds_score seconds_update seconds_eval seconds_checkpoint seconds tokens_per_second
+peak_memory_bytes""".split()
+for line in lines:
+    absent = [key for key in wanted if key not in line]
+    assert not absent, absent
+    assert 0 <= line["sampler_gap"] < 1e-4, line["sampler_gap"]
+    assert line["clip_frac"] == 0 and line["skipped_steps"] == 0 and line["ar_loss"] is None and line["grad_norm"] > 0
+    assert abs(line["penalty_mean"] - 0.002 * line["response_tokens_mean"]) < 1e-9
+    assert line["failed_rate"] < 1 and line["unique_explanations"] >= 1, "the fixture's AV closes no tags"
+    assert abs(line["cosine"] - (1 - line["mse"] / 2)) < 1e-6
+assert abs(lines[0]["kl"]) < 1e-6 and any(abs(line["kl"]) > 1e-6 for line in lines[1:]), "the anchor moves with the policy"
+assert lines[2]["seconds_checkpoint"] > 0 and lines[0]["seconds_checkpoint"] == 0
+END
+
+# The same again, from the resolved configuration; another seed; no penalty.
+ok nla-train "$work/a/config.json" --out "$work/b"
+tool lines "$work/a/metrics.jsonl" "$work/b/metrics.jsonl"
+same "$work/a/checkpoints/latest/av/adapter_model.safetensors" "$work/b/checkpoints/latest/av/adapter_model.safetensors"
+same "$work/a/eval-4.rows.jsonl" "$work/b/eval-4.rows.jsonl"
+ok nla-train "$work/a/config.json" --out "$work/c" --seed 1
+differ "$work/a/checkpoints/latest/av/adapter_model.safetensors" "$work/c/checkpoints/latest/av/adapter_model.safetensors"
+# Micro-batches change the rounding and nothing else.
+ok nla-train "$work/a/config.json" --out "$work/m" --update.micro_batch 3 --steps 1
+python3 - "$work/a/metrics.jsonl" "$work/m/metrics.jsonl" <<'END'
+import json, sys
+
+one, other = (json.loads(open(path).readline()) for path in sys.argv[1:])
+for key in ("reward_mean", "response_tokens_mean", "fve"):
+    assert one[key] == other[key], key
+for key in ("loss", "kl", "grad_norm", "entropy"):
+    assert abs(one[key] - other[key]) <= 1e-4 * max(1, abs(one[key])), (key, one[key], other[key])
+END
+
+# A frozen AR stays as it is, bit for bit; a co-trained one moves, its head only if told to.
+tool equal "$tiny/ar/value_head.safetensors" "$work/a/checkpoints/latest/ar/value_head.safetensors"
+tool equal "$tiny/ar/adapter_model.safetensors" "$work/a/checkpoints/latest/ar/adapter_model.safetensors"
+same "$work/a/checkpoints/step-2/ar/adapter_model.safetensors" "$work/a/checkpoints/step-4/ar/adapter_model.safetensors"
+train --out "$work/d" --steps 2 --ar_update.enabled true --ar_update.lr 1e-3
+differ "$work/a/checkpoints/latest/ar/adapter_model.safetensors" "$work/d/checkpoints/latest/ar/adapter_model.safetensors"
+tool equal "$tiny/ar/value_head.safetensors" "$work/d/checkpoints/latest/ar/value_head.safetensors"
+python3 -c 'import json, sys; assert json.loads(open(sys.argv[1]).readline())["ar_loss"] > 0' "$work/d/metrics.jsonl"
+train --out "$work/e" --steps 2 --ar_update.enabled true --ar_update.lr 1e-3 --ar_update.train_head
+! tool equal "$tiny/ar/value_head.safetensors" "$work/e/checkpoints/latest/ar/value_head.safetensors" 2>/dev/null || fail "train_head did not train the head"
+
+# An existing run: refused, gone on with, or replaced; what else lies in its folder stays.
+refused 2 "holds a run already" nla-train "$work/a/config.json"
+refused 2 "'rollout.group' is 4 .* and 2 now" nla-train "$work/a/config.json" --resume --group 2
+refused 2 "'data' is .* now" nla-train "$work/a/config.json" --resume --data "$work/held" --eval.data ''
+refused 2 "exclude each other" nla-train "$work/a/config.json" --resume --overwrite
+[ "$(wc -l <"$work/a/metrics.jsonl")" -eq 4 ] || fail "a refusal changed the run"
+mv "$work/b/config.json" "$work/b.json" # a folder that lost its configuration still holds a run's checkpoints
+refused 2 "holds a run already" nla-train "$work/b.json"
+echo mine >"$work/b/notes.txt"
+ok nla-train "$work/b.json" --overwrite --steps 2 --eval.data ''
+[ "$(cat "$work/b/notes.txt")" = mine ] || fail "--overwrite took what is not the run's"
+[ "$(wc -l <"$work/b/metrics.jsonl")" -eq 2 ] || fail "--overwrite kept lines of the former run"
+[ ! -e "$work/b/eval-4.json" ] && [ ! -e "$work/b/checkpoints/step-4" ] || fail "--overwrite kept parts of the former run"
+# Without its evaluation set a finished run with eval files goes on, and prints no table.
+ok nla-train "$work/a/config.json" --resume --eval.data ''
+[ ! -s "$work/stdout" ] || fail "a table without an evaluation"

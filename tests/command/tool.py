@@ -1,0 +1,225 @@
+#!/usr/bin/env python3
+"""Small jobs of the command tests that a shell does badly. Standard library only.
+
+tool.py corpus FIRST COUNT            documents FIRST.. as JSON lines on stdout
+tool.py golden KEY                    a text of tests/data/tiny/golden.json
+tool.py explain SET                   give every row of an activation set an explanation
+tool.py golden-set SET OUT            a copy of SET that holds the golden vectors; OUT.jsonl: the golden AR texts to score
+tool.py get FILE KEY                  the value at a dotted key of a JSON file
+tool.py set FILE KEY JSON             change it
+tool.py drop-key FILE KEY             take it out
+tool.py unexplain SET                 take the explanations out
+tool.py lines A B [KEY ...]           two metrics.jsonl say the same but for timings (and the keys named)
+tool.py vector FILE WIDTH             one tensor of that many numbers
+tool.py tensors FILE                  "name shape" of every tensor
+tool.py equal A B                     two safetensors files hold the same numbers
+tool.py edit FILE drop|rename|reshape|nan|widen NAME [NEW]
+tool.py interrupt METRICS LINES SIGNAL[,SIGNAL] PROGRAM ...
+                                      start a program, signal it once METRICS has that many lines, print how it exits (128 + signal)
+tool.py clip FILE BYTES               cut that many bytes off its end
+"""
+
+import gzip
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+TINY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "tiny")
+WORDS = ("the", "a", "cat", "dog", "river", "stone", "runs", "sleeps", "over", "under", "red", "cold", "bread", "night", "sings",
+         "house", "walks", "old", "bird", "and", "tree", "sea", "light")
+
+
+def read_json(path):
+    with open(path, encoding="utf-8") as f:
+        return json.load(f)
+
+
+def corpus(first, count):
+    for number in range(int(first), int(first) + int(count)):
+        rng = random.Random(number)
+        print(json.dumps({"doc_id": f"doc-{number}", "text": " ".join(rng.choice(WORDS) for _ in range(rng.randint(14, 30))) + "."}))
+
+
+def golden(key):
+    print(read_json(os.path.join(TINY, "golden.json"))[key])
+
+
+def read_rows(folder):
+    with gzip.open(os.path.join(folder, "rows.jsonl.gz"), "rt", encoding="utf-8") as f:
+        return [json.loads(line) for line in f]
+
+
+def write_rows(folder, rows):
+    with gzip.open(os.path.join(folder, "rows.jsonl.gz"), "wt", encoding="utf-8") as f:
+        for row in rows:
+            f.write(json.dumps(row) + "\n")
+
+
+def explain(folder):
+    rows = read_rows(folder)
+    for number, row in enumerate(rows):
+        row["explanation"] = "ab"[number % 2]
+    write_rows(folder, rows)
+
+
+def unexplain(folder):
+    write_rows(folder, [{k: v for k, v in row.items() if k != "explanation"} for row in read_rows(folder)])
+
+
+def read_tensors(path):
+    """({name: (dtype, shape, bytes)}, metadata)"""
+    with open(path, "rb") as f:
+        size, = struct.unpack("<Q", f.read(8))
+        header, data = json.loads(f.read(size)), f.read()
+    meta = header.pop("__metadata__", None)
+    return {k: (v["dtype"], v["shape"], data[v["data_offsets"][0]:v["data_offsets"][1]]) for k, v in header.items()}, meta
+
+
+def write_tensors(path, tensors, meta=None):
+    header, at = {"__metadata__": meta} if meta else {}, 0
+    for name, (dtype, shape, data) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(data)]}
+        at += len(data)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text + b"".join(data for _, _, data in tensors.values()))
+
+
+def vector(path, width):
+    """A tensor `v` [width] of made-up numbers."""
+    width = int(width)
+    write_tensors(path, {"v": ("F32", [width], struct.pack(f"<{width}f", *(((7 * i) % 11 - 5) / 3 for i in range(width))))})
+
+
+def tensors(path):
+    for name, (_, shape, _) in sorted(read_tensors(path)[0].items()):
+        print(name, "x".join(map(str, shape)))
+
+
+def equal(a, b):
+    one, other = (read_tensors(path)[0] for path in (a, b))
+    assert one.keys() == other.keys(), one.keys() ^ other.keys()
+    assert all(one[name] == other[name] for name in one), f"{a} and {b} hold different numbers"
+
+
+def edit(path, how, name, new=None):
+    all_of, meta = read_tensors(path)
+    dtype, shape, data = all_of.pop(name)
+    if how == "rename":
+        all_of[new] = dtype, shape, data
+    elif how == "reshape":
+        all_of[name] = dtype, shape[::-1], data
+        assert shape != shape[::-1]
+    elif how == "widen":
+        all_of[name] = dtype, [shape[0], 2 * shape[1]], data + data
+    elif how == "nan":
+        item = {"F32": b"\x00\x00\xc0\x7f", "BF16": b"\xc0\x7f", "F16": b"\x00\x7e"}[dtype]
+        at = int(new or 0) * len(item)
+        all_of[name] = dtype, shape, data[:at] + item + data[at + len(item):]
+    else:
+        assert how == "drop"
+    write_tensors(path, all_of, meta)
+
+
+def clip(path, count):
+    os.truncate(path, os.path.getsize(path) - int(count))
+
+
+def count_lines(path):
+    try:
+        with open(path, "rb") as f:
+            return f.read().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+def interrupt(metrics, lines_wanted, signals, *command):
+    with subprocess.Popen(command) as process:
+        end = time.monotonic() + 60
+        while process.poll() is None and count_lines(metrics) < int(lines_wanted):
+            assert time.monotonic() < end, "the program makes no steps"
+            time.sleep(0.002)
+        for name in signals.split(","):
+            assert process.poll() is None, "the program ended before it could be signalled"
+            process.send_signal(getattr(signal, "SIG" + name))
+            time.sleep(0.005)
+        code = process.wait(timeout=60)
+    print(128 - code if code < 0 else code)
+
+
+def golden_set(source, out):
+    """The vectors that the golden AR texts are scored against [8, D], as an activation set, and the texts as lines for --score."""
+    facts, (arrays, _) = read_json(os.path.join(TINY, "golden.json")), read_tensors(os.path.join(TINY, "golden.safetensors"))
+    shutil.copytree(source, out)
+    vectors = arrays["ar.targets"]
+    write_tensors(os.path.join(out, "activations.safetensors"), {"activations": vectors})
+    write_rows(out, [{"doc_id": f"golden-{i}", "n_raw_tokens": 1, "text": ""} for i in range(vectors[1][0])])
+    meta = os.path.join(out, "nla_meta.yaml")
+    with open(meta, encoding="utf-8") as f:
+        text = re.sub(r"(?m)^row_count: .*$", f"row_count: {vectors[1][0]}", f.read())
+    with open(meta, "w", encoding="utf-8") as f:
+        f.write(text)
+    with open(out + ".jsonl", "w", encoding="utf-8") as f:
+        for i, explanation in enumerate(facts["scalars"]["ar.texts"]):
+            f.write(json.dumps({"row": i, "explanation": explanation}) + "\n")
+
+
+def golden_mse():
+    """[8] as the reference implementation computes them."""
+    _, shape, data = read_tensors(os.path.join(TINY, "golden.safetensors"))[0]["ar.mse"]
+    return struct.unpack(f"<{shape[0]}f", data)
+
+
+def at(value, key):
+    for part in key.split("."):
+        value = value[int(part)] if isinstance(value, list) else value[part]
+    return value
+
+
+def get(path, key):
+    value = at(read_json(path), key)
+    print(json.dumps(value) if not isinstance(value, str) else value)
+
+
+def put(path, key, text):
+    whole = read_json(path)
+    parent, _, last = key.rpartition(".")
+    (at(whole, parent) if parent else whole)[last] = json.loads(text)
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump(whole, f)
+
+
+def drop_key(path, key):
+    whole = read_json(path)
+    whole.pop(key, None)
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump(whole, f)
+
+
+TIMINGS = re.compile(r"seconds|tokens_per_second|peak_memory")
+
+
+def lines(a, b, *keys):
+    both = []
+    for path in (a, b):
+        with open(path, encoding="utf-8") as f:
+            both.append([json.loads(line) for line in f])
+    assert both[0] and len(both[0]) == len(both[1]), f"{len(both[0])} and {len(both[1])} lines"
+    for one, other in zip(*both):
+        assert one.keys() == other.keys(), one.keys() ^ other.keys()
+        for key in one.keys() - set(keys):
+            assert TIMINGS.search(key) or one[key] == other[key], f"step {one['step']}: {key} is {one[key]} and {other[key]}"
+
+
+if __name__ == "__main__":
+    {"corpus": corpus, "golden": golden, "explain": explain, "golden-set": golden_set, "get": get, "set": put, "drop-key": drop_key, "unexplain": unexplain, "lines": lines,
+     "tensors": tensors, "vector": vector, "equal": equal, "edit": edit, "clip": clip,
+     "interrupt": interrupt}[sys.argv[1]](*sys.argv[2:])
