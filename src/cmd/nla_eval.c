@@ -83,9 +83,10 @@ static enum nla_status report(const struct nla_eval_result *r, const struct nla_
 	cJSON_AddStringToObject(json, "ar", cfg->ar);
 	cJSON_AddStringToObject(json, "data", *cfg->eval.data ? cfg->eval.data : cfg->data);
 	if (!nla_eval_write_rows(r, cfg, rows, err) && !nla_json_write(summary, json, true, err)) {
-		char *text = cJSON_Print(json);
-		puts(text);
-		free(text);
+		struct nla_str text = NLA_STR_INIT;
+		nla_json_add(&text, json, true, 0);
+		puts(text.buf);
+		nla_str_release(&text);
 	}
 	cJSON_Delete(json);
 	free(rows);

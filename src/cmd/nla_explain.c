@@ -88,9 +88,10 @@ static void print_one(const struct nla_rollout *r, const struct nla_score *score
 		cJSON_AddNumberToObject(json, "fve", score->fve[i]);
 		cJSON_AddNumberToObject(json, "fve_meannorm", score->fve_meannorm[i]);
 	}
-	char *text = cJSON_PrintUnformatted(json);
-	puts(text);
-	free(text);
+	struct nla_str line = NLA_STR_INIT;
+	nla_json_add(&line, json, false, 0);
+	puts(line.buf);
+	nla_str_release(&line);
 	cJSON_Delete(json);
 }
 
@@ -128,6 +129,8 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	struct subject s = { .text = NLA_STR_INIT };
 	int device;
 	nt_dtype dtype;
+	if (*cfg->explain.text && *cfg->explain.vector)
+		return nla_usage(err, "'explain.text' and 'explain.vector' are both set: give one of them");
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) || nla_config_need(cfg->ar, "ar", err) ||
 	    nla_config_device(cfg, &device, &dtype, err))
 		return err->status;

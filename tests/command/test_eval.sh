@@ -1,0 +1,148 @@
+# nla-eval: sampled rows, given texts, and that both ways agree; golden reconstructions; the same rows for every AV.
+. "$SOURCE_DIR/tests/command/lib.sh"
+make_sets
+make_av
+eval_() { ok nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --max-new-tokens 40 "$@"; }
+
+eval_ --data "$work/held" --rows 16 --out "$work/a" --seed 3
+same_json() { python3 -c 'import json, sys; a, b = (json.load(open(p)) for p in sys.argv[1:]); assert a == b' "$1" "$2" || fail "$1 is not $2"; }
+same_json "$work/stdout" "$work/a/summary.json"
+python3 - "$work/a" "$work/held" <<'END'
+import json, math, os, sys
+sys.path.insert(0, os.path.join(os.environ["SOURCE_DIR"], "tests", "command"))
+sys.dont_write_bytecode = True
+import tool
+
+folder, data = sys.argv[1:]
+rows = [json.loads(line) for line in open(folder + "/rows.jsonl")]
+summary = tool.read_json(folder + "/summary.json")
+assert len(rows) == 16 == summary["rows"]
+assert [r["row"] for r in rows] == sorted({r["row"] for r in rows}), "rows ascend, each once"
+near = lambda a, b: abs(a - b) <= 1e-6 * max(1, abs(b))
+
+# The baselines are those of the evaluated rows.
+tensor = tool.read_tensors(data + "/activations.safetensors")[0]["activations"]
+width = tensor[1][1]
+import struct
+def vector(i):
+    raw = struct.unpack(f"<{width}H", tensor[2][2 * width * i:2 * width * (i + 1)])
+    v = [struct.unpack("<f", struct.pack("<I", x << 16))[0] for x in raw]
+    return unit(v)
+def unit(v):
+    norm = math.sqrt(sum(x * x for x in v))
+    return [x * math.sqrt(width) / norm for x in v]
+vectors = [vector(r["row"]) for r in rows]
+mu = [sum(column) / len(rows) for column in zip(*vectors)]
+spread = lambda centre: sum((x - c) ** 2 for v in vectors for x, c in zip(v, centre)) / len(rows) / width
+assert near(summary["baseline_var"], spread(mu)) and near(summary["baseline_mean"], spread(unit(mu)))
+
+failed = 0
+for r in rows:
+    assert r.keys() == {"row", "explanation", "response", "n_response", "n_explanation", "failed", "mse", "cosine", "fve", "fve_meannorm",
+                        "ids", "logprob", "ref_logprob"}, r.keys()
+    assert near(r["cosine"], 1 - r["mse"] / 2)
+    assert near(r["fve"], 1 - r["mse"] / summary["baseline_var"])
+    assert near(r["fve_meannorm"], 1 - r["mse"] / summary["baseline_mean"])
+    assert len(r["logprob"]) == len(r["ref_logprob"]) == len(r["ids"]) == r["n_response"] <= 40
+    assert all(p <= 0 for p in r["logprob"]) and r["logprob"] == r["ref_logprob"], "no other reference was given"
+    if r["failed"]:
+        failed += 1
+        assert r["mse"] == 2
+    else:
+        assert 0 <= r["mse"] <= 4 and r["explanation"] == r["explanation"].strip() != "" and r["n_explanation"] > 0
+        assert "<explanation>" in r["response"] and "</explanation>" in r["response"]
+assert 0 < failed < 16, f"{failed} of 16 failed: the test needs both kinds"
+valid = [r["mse"] for r in rows if not r["failed"]]
+assert near(summary["failed_rate"], failed / 16) and sum(summary["failed"].values()) == failed
+assert near(summary["mse"], sum(valid) / len(valid)) and near(summary["fve"], 1 - summary["mse"] / summary["baseline_var"])
+assert near(summary["fve_all"], 1 - sum(r["mse"] for r in rows) / 16 / summary["baseline_var"])
+assert near(summary["response_tokens"], sum(r["n_response"] for r in rows) / 16)
+END
+
+# Scored again from what was written: ids, failures, scores and log-probabilities come out the same; so do batches of another size.
+again() { # A B TOLERANCE
+	python3 - "$1" "$2" "$3" <<'END'
+import json, sys
+
+one, other = ([json.loads(line) for line in open(f"{path}/rows.jsonl")] for path in sys.argv[1:3])
+tolerance, compared = float(sys.argv[3]), 0
+assert len(one) == len(other)
+for a, b in zip(one, other):
+    for key in ("row", "response", "explanation", "n_response", "n_explanation", "failed", "ids"):
+        assert a[key] == b[key], (key, a[key], b[key])
+    assert abs(a["mse"] - b["mse"]) <= tolerance, (a["row"], a["mse"], b["mse"])
+    for x, y in zip(a["logprob"] + a["ref_logprob"], b["logprob"] + b["ref_logprob"]):
+        assert abs(x - y) <= tolerance, (a["row"], x, y)
+        compared += 1
+assert compared
+END
+}
+eval_ --data "$work/held" --score "$work/a/rows.jsonl" --out "$work/again"
+again "$work/a" "$work/again" 2e-5
+eval_ --data "$work/held" --rows 16 --out "$work/small" --seed 3 --eval.batch 3
+again "$work/a" "$work/small" 2e-5
+eval_ --data "$work/held" --rows 16 --out "$work/seed" --seed 4
+differ "$work/a/rows.jsonl" "$work/seed/rows.jsonl"
+refused 2 "give --overwrite" nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" --out "$work/a"
+eval_ --data "$work/held" --rows 16 --out "$work/small" --seed 3 --overwrite
+same "$work/a/rows.jsonl" "$work/small/rows.jsonl"
+
+# --rows picks the same rows for another AV; a run's own reference is found beside its checkpoint.
+train --out "$work/run" --steps 3 --lr 1e-2
+ok nla-eval --model "$tiny/model" --av "$work/run/checkpoints/latest/av" --ar "$work/run/checkpoints/latest/ar" --data "$work/held" --rows 16 \
+	--max-new-tokens 40 --out "$work/b" --seed 3
+python3 - "$work/a" "$work/b" <<'END'
+import json, sys
+
+one, other = ([json.loads(line) for line in open(f"{path}/rows.jsonl")] for path in sys.argv[1:])
+assert [r["row"] for r in one] == [r["row"] for r in other]
+assert any(r["logprob"] != r["ref_logprob"] for r in other), "the reference is the policy itself"
+END
+# The reference's log-probabilities are those that the warm start gives the same ids.
+eval_ --data "$work/held" --score "$work/b/rows.jsonl" --out "$work/warm"
+python3 - "$work/b" "$work/warm" <<'END'
+import json, sys
+
+one, other = ([json.loads(line) for line in open(f"{path}/rows.jsonl")] for path in sys.argv[1:])
+assert all(abs(x - y) < 2e-5 for a, b in zip(one, other) for x, y in zip(a["ref_logprob"], b["logprob"]))
+END
+
+# Responses without ids are read as the tokenizer reads them; an explanation's whitespace goes; an empty one fails; a row may come twice.
+cat >"$work/given.jsonl" <<'END'
+{"row": 5, "explanation": "the red fox"}
+{"row": 5, "explanation": " \n the red fox\t"}
+{"row": 5, "response": "<explanation>\nthe red fox\n</explanation>"}
+{"row": 5, "response": "<explanation>\nthe red fox\n</explanation><|im_end|>"}
+{"row": 2, "explanation": "   "}
+{"row": 2, "response": "<explanation></explanation>"}
+{"row": 2, "response": "<explanation>the red fox"}
+{"row": 2, "explanation": "the old mill"}
+END
+eval_ --data "$work/held" --score "$work/given.jsonl" --out "$work/given"
+python3 - "$work/given" <<'END'
+import json, sys
+
+r = [json.loads(line) for line in open(sys.argv[1] + "/rows.jsonl")]
+assert [x["failed"] for x in r] == [None, None, None, None, "empty", "empty", "no_tags", None], [x["failed"] for x in r]
+assert len({x["explanation"] for x in r[:4]}) == 1 and len({x["n_explanation"] for x in r[:4]}) == 1
+assert max(x["mse"] for x in r[:4]) - min(x["mse"] for x in r[:4]) < 2e-6
+assert all(x["mse"] == 2 for x in r[4:7])
+assert r[2]["ids"] == r[3]["ids"] and r[2]["logprob"] == r[3]["logprob"] and len(r[2]["logprob"]) == r[2]["n_response"]
+assert "logprob" not in r[0] and "n_response" not in r[0] and r[0]["response"] is None
+END
+
+# The numbers of the reference implementation.
+tool golden-set "$work/held" "$work/golden"
+eval_ --data "$work/golden" --score "$work/golden.jsonl" --out "$work/g"
+python3 - "$work/g" <<'END'
+import json, os, sys
+sys.path.insert(0, os.path.join(os.environ["SOURCE_DIR"], "tests", "command"))
+sys.dont_write_bytecode = True
+import tool
+
+rows = [json.loads(line) for line in open(sys.argv[1] + "/rows.jsonl")]
+want = tool.golden_mse()
+assert len(rows) == len(want) == 8
+for row, mse in zip(rows, want):
+    assert abs(row["mse"] - mse) < 1e-5, (row["row"], row["mse"], mse)
+END

@@ -1,0 +1,67 @@
+# nla-explain: a row, a text's token and a vector are three ways to one activation.
+. "$SOURCE_DIR/tests/command/lib.sh"
+make_sets
+make_av
+explain() { ok nla-explain --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --max-new-tokens 40 "$@"; }
+
+explain --data "$work/held" --row 5 --samples 6 --seed 2
+[ "$(wc -l <"$work/stdout")" -eq 6 ] || fail "want 6 lines: $(cat "$work/stdout")"
+cp "$work/stdout" "$work/row"
+python3 - "$work/row" "$work/held" <<'END'
+import json, os, sys
+sys.path.insert(0, os.path.join(os.environ["SOURCE_DIR"], "tests", "command"))
+sys.dont_write_bytecode = True
+import tool
+
+samples, row = [json.loads(line) for line in open(sys.argv[1])], tool.read_rows(sys.argv[2])[5]
+for s in samples:
+    assert s["text"] == row["text"], (s["text"], row["text"])
+    assert 0 < s["response_tokens"] <= 40
+    assert abs(s["cosine"] - (1 - s["mse"] / 2)) < 1e-6 and {"fve", "fve_meannorm"} <= s.keys()
+    assert (s["failed"] is None) == (s["mse"] != 2)
+assert any(s["failed"] is None and s["explanation"] for s in samples), "no sample closes its tags"
+END
+explain --data "$work/held" --row 5 --samples 6 --seed 2
+same "$work/row" "$work/stdout"
+explain --data "$work/held" --row 5 --samples 6 --seed 3
+differ "$work/row" "$work/stdout"
+
+# The text up to the row's token, and the row's stored vector, are explained alike: greedy, so that bf16 of the set does no harm.
+explain --data "$work/held" --row 5 --temperature 0
+cp "$work/stdout" "$work/row"
+python3 - "$work/held" "$work/text" "$work/v.safetensors" <<'END'
+import os, sys
+sys.path.insert(0, os.path.join(os.environ["SOURCE_DIR"], "tests", "command"))
+sys.dont_write_bytecode = True
+import tool
+
+with open(sys.argv[2], "w", encoding="utf-8") as f:
+    f.write(tool.read_rows(sys.argv[1])[5]["text"])
+dtype, (_, width), data = tool.read_tensors(sys.argv[1] + "/activations.safetensors")[0]["activations"]
+assert dtype == "BF16"
+tool.write_tensors(sys.argv[3], {"v": (dtype, [width], data[5 * width * 2:6 * width * 2])})
+END
+alike() { # FILE TOLERANCE
+	python3 - "$work/row" "$1" "$2" <<'END'
+import json, sys
+
+a, b = (json.loads(open(path).readline()) for path in sys.argv[1:3])
+assert a["explanation"] == b["explanation"] and a["response_tokens"] == b["response_tokens"], (a, b)
+assert abs(a["mse"] - b["mse"]) <= float(sys.argv[3]), (a, b)
+END
+}
+explain --text "$(cat "$work/text")" --temperature 0
+alike "$work/stdout" 1e-2
+explain --text "$(cat "$work/text") and more of it" --position "$(python3 -c '
+import os, sys
+sys.path.insert(0, os.path.join(os.environ["SOURCE_DIR"], "tests", "command"))
+sys.dont_write_bytecode = True
+import tool
+print(tool.read_rows(sys.argv[1])[5]["n_raw_tokens"] - 1)' "$work/held")" --temperature 0
+alike "$work/stdout" 1e-2
+explain --vector "$work/v.safetensors" --temperature 0
+alike "$work/stdout" 0
+! grep -q '"fve"' "$work/stdout" || fail "an fve without a baseline"
+
+# One activation at a time.
+refused 2 "give one of" nla-explain --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --text a --vector "$work/v.safetensors"

@@ -1,0 +1,38 @@
+# The option table is the one source of --help, of the README's table and of what is accepted.
+. "$SOURCE_DIR/tests/command/lib.sh"
+
+for program in nla-train nla-sft nla-extract nla-eval nla-explain; do
+	for flag in --help -h; do
+		ok_help=0
+		"$BUILD_DIR/$program" $flag >"$work/help" 2>"$work/stderr" || ok_help=$?
+		[ "$ok_help" -eq 0 ] && [ ! -s "$work/stderr" ] || fail "$program $flag: exits $ok_help: $(cat "$work/stderr")"
+	done
+	head -n 1 "$work/help" | grep -q "^usage: $program " || fail "$program --help begins: $(head -n 1 "$work/help")"
+	[ "$(awk 'length > 128' "$work/help" | wc -l)" -eq 0 ] || fail "$program --help has lines too long to read"
+	grep -q -- '--model' "$work/help" && grep -q 'auto' "$work/help" || fail "$program --help lacks options or defaults"
+	refused 2 "'--modl'.*model" $program --modl x
+	refused 2 "'threads' is '-1'|'threads' is -1: want" $program --threads -1
+	refused 2 "'model' is not set" $program
+done
+"$BUILD_DIR/nla-train" --help >"$work/help"
+for text in -- 'units of reward.score' '0.2' '1e-5' '160' 'default'; do
+	grep -q -- "$text" "$work/help" || fail "nla-train --help does not say '$text'"
+done
+# Each program takes its own options, and says who it is that does not know another's.
+refused 2 "'--row'|row" nla-train --row 3
+refused 2 "lambda" nla-eval --lambda 1
+# Every key of the table is in the help of at least one program, in the resolved configuration, and accepted from a file.
+"$BUILD_DIR/nla-train" --help-markdown >"$work/table"
+for program in nla-train nla-sft nla-extract nla-eval nla-explain; do
+	"$BUILD_DIR/$program" --help
+done >"$work/help"
+keys=$(sed -n 's/^| `\([a-z_.]*\)`.*/\1/p' "$work/table")
+[ "$(echo "$keys" | wc -l)" -ge 60 ] || fail "--help-markdown lists too few keys: $(echo "$keys" | wc -l)"
+for key in $keys; do
+	grep -q -- "$key" "$work/help" || fail "no --help has $key"
+done
+
+readme=$SOURCE_DIR/README.md
+grep -q '<!-- options -->' "$readme" 2>/dev/null || skip "README.md has no <!-- options --> markers: its table was not compared"
+sed -n '/<!-- options -->/,/<!-- \/options -->/p' "$readme" | sed '1d;$d' >"$work/readme"
+diff "$work/readme" "$work/table" >&2 || fail "README.md's options differ from nla-train --help-markdown"
