@@ -1,9 +1,9 @@
-# What the command tests share: the real programs on the tiny model of tests/data/tiny (random weights, made by tests/golden), in a
-# folder of their own. POSIX sh; from the environment BUILD_DIR and SOURCE_DIR (see tests/CMakeLists.txt).
+# What the command tests share: the real programs on the tiny model of tests/data/tiny (random weights, made by tests/golden),
+# in a folder of their own. POSIX sh; from the environment BUILD_DIR and SOURCE_DIR (see tests/CMakeLists.txt).
 #
 #	ok nla-train ...               must exit 0; stdout in $work/stdout, stderr in $work/stderr
 #	refused 2 'no such' nla-eval   must exit 2 with one line on stderr that matches, and leave no trace of a crash
-#	make_sets                      $work/train and $work/held: activation sets of block 2 with explanations, no document in common
+#	make_sets                      $work/train and $work/held: activation sets of block 2 with explanations, no common document
 #	make_av                        $work/av: a verbalizer that closes its tags most of the time, so that rows can be scored
 set -eu
 : "${BUILD_DIR:?}" "${SOURCE_DIR:?}"
@@ -30,6 +30,7 @@ run() {
 	shift
 	code=0
 	"$BUILD_DIR/$program" --threads 1 --device cpu "$@" >"$work/stdout" 2>"$work/stderr" || code=$?
+	echo "$code" >"$work/code" # for who ran it in a subshell
 }
 
 ok() {
@@ -72,9 +73,9 @@ make_sets() {
 }
 
 make_av() {
-	ok nla-sft --role av --model "$tiny/model" --data "$work/train" --out "$work/sft" --steps 60 --batch 16 --lr 0.02 \
-		--sft.warmup 5 --sft.held_every 1000 --sft.held_out 0.1 --checkpoint.every 0 --log.every 20 --lora.rank 8 --lora.alpha 16 \
-		--lora.targets q,k,v,o,gate,up,down
+	ok nla-sft --role av --model "$tiny/model" --data "$work/train" --out "$work/sft" --steps 100 --batch 16 --lr 0.006 \
+		--sft.warmup 5 --sft.held_every 1000 --sft.held_out 0.1 --checkpoint.every 0 --log.every 20 \
+		--lora.rank 8 --lora.alpha 16 --lora.targets q,k,v,o,gate,up,down
 	cp -R "$work/sft/checkpoints/latest/av" "$work/av"
 }
 

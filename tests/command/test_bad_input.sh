@@ -1,11 +1,16 @@
-# Bad input, as a user meets it: exit code 1 (what is there is wrong) or 2 (what was asked for makes no sense), and one line that says what and where.
+# Bad input, as a user meets it: exit code 1 (what is there is wrong) or 2 (what was asked for makes no sense), and one line
+# that says what and where.
 . "$SOURCE_DIR/tests/command/lib.sh"
 make_sets
 cd "$work"
 model=$tiny/model av=$tiny/av ar=$tiny/ar
 
 # Everything is fine but for what the arguments change: the last of a flag counts.
-bad_train() { w=$1 p=$2; shift 2; refused "$w" "$p" nla-train --model "$model" --av "$av" --ar "$ar" --data train --out out --steps 1 "$@"; }
+bad_train() {
+	w=$1 p=$2
+	shift 2
+	refused "$w" "$p" nla-train --model "$model" --av "$av" --ar "$ar" --data train --out out --steps 1 "$@"
+}
 bad_eval() { w=$1 p=$2; shift 2; refused "$w" "$p" nla-eval --model "$model" --av "$av" --ar "$ar" --data held --out out "$@"; }
 bad_extract() { w=$1 p=$2; shift 2; refused "$w" "$p" nla-extract --model "$model" --corpus train.jsonl --out new "$@"; }
 copy() { # FOLDER NAME: a writable copy to spoil
@@ -145,7 +150,8 @@ refused 1 "'s': row 0 has no explanation" nla-sft --role av --model "$model" --d
 extract() { w=$1 p=$2; shift 2; bad_extract "$w" "$p" --extract.min_position 5 --layer 2 "$@"; }
 : >empty.txt
 extract 1 "'empty.txt' gave no row: its 0 documents" --corpus empty.txt
-extract 1 "'train.jsonl' gave no row: its 24 documents are empty or shorter than extract.min_position = 500 tokens" --extract.min_position 500
+extract 1 "'train.jsonl' gave no row: its 24 documents are empty or shorter than extract.min_position = 500 tokens" \
+	--extract.min_position 500
 extract 1 "cannot open corpus 'nowhere.txt'" --corpus nowhere.txt
 printf 'fine\n\377\376\n' >bytes.txt
 extract 1 "bytes.txt': line 2 is not valid UTF-8" --corpus bytes.txt

@@ -5,8 +5,8 @@ make_av
 eval_() { ok nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --max-new-tokens 40 "$@"; }
 
 eval_ --data "$work/held" --rows 16 --out "$work/a" --seed 3
-same_json() { python3 -c 'import json, sys; a, b = (json.load(open(p)) for p in sys.argv[1:]); assert a == b' "$1" "$2" || fail "$1 is not $2"; }
-same_json "$work/stdout" "$work/a/summary.json"
+python3 -c 'import json, sys; a, b = (json.load(open(p)) for p in sys.argv[1:]); assert a == b' \
+	"$work/stdout" "$work/a/summary.json" || fail "stdout is not summary.json"
 python3 - "$work/a" "$work/held" <<'END'
 import json, math, os, sys
 sys.path.insert(0, os.path.join(os.environ["SOURCE_DIR"], "tests", "command"))
@@ -38,8 +38,8 @@ assert near(summary["baseline_var"], spread(mu)) and near(summary["baseline_mean
 
 failed = 0
 for r in rows:
-    assert r.keys() == {"row", "explanation", "response", "n_response", "n_explanation", "failed", "mse", "cosine", "fve", "fve_meannorm",
-                        "ids", "logprob", "ref_logprob"}, r.keys()
+    assert r.keys() == {"row", "explanation", "response", "n_response", "n_explanation", "failed", "mse", "cosine", "fve",
+                        "fve_meannorm", "ids", "logprob", "ref_logprob"}, r.keys()
     assert near(r["cosine"], 1 - r["mse"] / 2)
     assert near(r["fve"], 1 - r["mse"] / summary["baseline_var"])
     assert near(r["fve_meannorm"], 1 - r["mse"] / summary["baseline_mean"])
@@ -59,7 +59,7 @@ assert near(summary["fve_all"], 1 - sum(r["mse"] for r in rows) / 16 / summary["
 assert near(summary["response_tokens"], sum(r["n_response"] for r in rows) / 16)
 END
 
-# Scored again from what was written: ids, failures, scores and log-probabilities come out the same; so do batches of another size.
+# Scored again from what was written: ids, failures, scores and log-probabilities come out the same; so with another batch size.
 again() { # A B TOLERANCE
 	python3 - "$1" "$2" "$3" <<'END'
 import json, sys
@@ -89,8 +89,9 @@ same "$work/a/rows.jsonl" "$work/small/rows.jsonl"
 
 # --rows picks the same rows for another AV; a run's own reference is found beside its checkpoint.
 train --out "$work/run" --steps 3 --lr 1e-2
-ok nla-eval --model "$tiny/model" --av "$work/run/checkpoints/latest/av" --ar "$work/run/checkpoints/latest/ar" --data "$work/held" --rows 16 \
-	--max-new-tokens 40 --out "$work/b" --seed 3
+latest=$work/run/checkpoints/latest
+ok nla-eval --model "$tiny/model" --av "$latest/av" --ar "$latest/ar" --data "$work/held" --rows 16 --max-new-tokens 40 \
+	--out "$work/b" --seed 3
 python3 - "$work/a" "$work/b" <<'END'
 import json, sys
 
@@ -107,7 +108,8 @@ one, other = ([json.loads(line) for line in open(f"{path}/rows.jsonl")] for path
 assert all(abs(x - y) < 2e-5 for a, b in zip(one, other) for x, y in zip(a["ref_logprob"], b["logprob"]))
 END
 
-# Responses without ids are read as the tokenizer reads them; an explanation's whitespace goes; an empty one fails; a row may come twice.
+# Responses without ids are read as the tokenizer reads them; an explanation's whitespace goes; an empty one fails; a row may
+# come twice.
 cat >"$work/given.jsonl" <<'END'
 {"row": 5, "explanation": "the red fox"}
 {"row": 5, "explanation": " \n the red fox\t"}

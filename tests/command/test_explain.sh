@@ -26,7 +26,7 @@ same "$work/row" "$work/stdout"
 explain --data "$work/held" --row 5 --samples 6 --seed 3
 differ "$work/row" "$work/stdout"
 
-# The text up to the row's token, and the row's stored vector, are explained alike: greedy, so that bf16 of the set does no harm.
+# The text up to the row's token, and the row's stored vector, are explained alike: greedy, so that the set's bf16 does no harm.
 explain --data "$work/held" --row 5 --temperature 0
 cp "$work/stdout" "$work/row"
 python3 - "$work/held" "$work/text" "$work/v.safetensors" <<'END'
@@ -64,4 +64,5 @@ alike "$work/stdout" 0
 ! grep -q '"fve"' "$work/stdout" || fail "an fve without a baseline"
 
 # One activation at a time.
-refused 2 "give one of" nla-explain --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --text a --vector "$work/v.safetensors"
+refused 2 "give one of" nla-explain --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --text a \
+	--vector "$work/v.safetensors"

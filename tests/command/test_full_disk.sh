@@ -1,6 +1,6 @@
-# A disk that fills up while a checkpoint is written: an error that says so, the former checkpoint whole, and --resume goes on once
-# there is room again, to the numbers of a run that never met it. On a small tmpfs where one may be mounted; everywhere with a limit
-# on the size of a file, which fails the same write at the same place.
+# A disk that fills up while a checkpoint is written: an error that says so, the former checkpoint whole, and --resume goes on
+# once there is room again, to the numbers of a run that never met it. On a small tmpfs where one may be mounted; everywhere
+# with a limit on the size of a file, which fails the same write at the same place.
 . "$SOURCE_DIR/tests/command/lib.sh"
 make_sets
 make_av
@@ -51,8 +51,8 @@ if mount -t tmpfs -o size=4m tmpfs "$work/disk" 2>/dev/null; then
 	need=$(du -sk "$work/disk/run/checkpoints/step-3" | cut -f 1)
 	[ "$free" -gt $((need / 2)) ] || fail "the disk is too small for the test"
 	head -c $(((free - need / 2) * 1024)) /dev/zero >"$work/disk/filler"
-	run nla-train --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 4 --max-new-tokens 40 \
-		--lora.rank 4 --lora.alpha 8 --lr 1e-3 "$@" --out "$work/disk/run" --resume
+	(train "$@" --out "$work/disk/run" --resume) 2>/dev/null && fail "no error on a full disk"
+	code=$(cat "$work/code")
 	[ "$code" -eq 1 ] || fail "a full disk: exits $code"
 	said "cannot write checkpoint 6, the former one is whole: .*No space left on device"
 	check_former "$work/disk/run"

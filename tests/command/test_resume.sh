@@ -3,12 +3,12 @@
 make_sets
 make_av
 
-# until LINES SIGNALS COMMAND ...: signalled at a line of $out/metrics.jsonl; $code is how it exits.
+# until_line LINES SIGNALS PROGRAM ...: signalled at a line of $out/metrics.jsonl; $code is how it exits.
 until_line() {
 	lines=$1 signals=$2 program=$3
 	shift 3
-	code=$(tool interrupt "$out/metrics.jsonl" "$lines" "$signals" "$BUILD_DIR/$program" --threads 1 --device cpu --out "$out" "$@" 2>"$work/stderr") ||
-		fail "$program: $(tail -n 2 "$work/stderr")"
+	code=$(tool interrupt "$out/metrics.jsonl" "$lines" "$signals" "$BUILD_DIR/$program" --threads 1 --device cpu --out "$out" \
+		"$@" 2>"$work/stderr") || fail "$program: $(tail -n 2 "$work/stderr")"
 }
 
 same_end() { # PART: what the checkpoint holds beside optimizer.safetensors
@@ -16,13 +16,14 @@ same_end() { # PART: what the checkpoint holds beside optimizer.safetensors
 	for file in "$@" optimizer.safetensors state.json; do
 		same "$work/whole/checkpoints/latest/$file" "$out/checkpoints/latest/$file"
 	done
-	[ "$(ls -A "$out/checkpoints" | tr '\n' ' ')" = "latest step-15 step-20 " ] || fail "checkpoints: $(ls -A "$out/checkpoints")"
+	[ "$(ls -A "$out/checkpoints" | tr '\n' ' ')" = "latest step-15 step-20 " ] ||
+		fail "checkpoints: $(ls -A "$out/checkpoints")"
 }
 
 rl() { # CO-TRAINED
-	set -- --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 3 --group 6 --max-new-tokens 40 \
-		--lora.rank 4 --lora.alpha 8 --lr 1e-3 --steps 20 --checkpoint.every 5 --ar_update.enabled "$1" --ar_update.lr 1e-3 \
-		--log.samples_every 3
+	set -- --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 3 --group 6 \
+		--max-new-tokens 40 --lora.rank 4 --lora.alpha 8 --lr 1e-3 --steps 20 --checkpoint.every 5 \
+		--ar_update.enabled "$1" --ar_update.lr 1e-3 --log.samples_every 3
 	parts="av/adapter_model.safetensors ar/adapter_model.safetensors"
 	out=$work/whole
 	rm -rf "$out"
@@ -64,8 +65,8 @@ stop() {
 	ok nla-train "$@" --out "$out" --resume
 	same_end $parts
 }
-set -- --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 3 --group 6 --max-new-tokens 40 --lora.rank 4 \
-	--lora.alpha 8 --lr 1e-3 --steps 20 --checkpoint.every 5 --ar_update.lr 1e-3 --log.samples_every 3
+set -- --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 3 --group 6 --max-new-tokens 40 \
+	--lora.rank 4 --lora.alpha 8 --lr 1e-3 --steps 20 --checkpoint.every 5 --ar_update.lr 1e-3 --log.samples_every 3
 stop TERM "$@"
 stop INT "$@"
 
@@ -102,8 +103,8 @@ run_busy() {
 
 # The same for supervised training, AV and AR.
 for role in av ar; do
-	set -- --role $role --model "$tiny/model" --data "$work/train" --batch 48 --lr 0.01 --sft.warmup 4 --steps 20 --checkpoint.every 5 \
-		--sft.held_every 6 --sft.held_out 0.2 --lora.rank 4 --lora.targets q,k,v,o,gate,up,down
+	set -- --role $role --model "$tiny/model" --data "$work/train" --batch 48 --lr 0.01 --sft.warmup 4 --steps 20 \
+		--checkpoint.every 5 --sft.held_every 6 --sft.held_out 0.2 --lora.rank 4 --lora.targets q,k,v,o,gate,up,down
 	out=$work/whole
 	rm -rf "$out" "$work/killed" "$work/stopped"
 	ok nla-sft "$@" --out "$out"

@@ -10,7 +10,8 @@ grep -q '^row [0-9]' "$work/stdout" || fail "no explanations before and after"
 
 # The run folder, and nothing else in it.
 names=$(ls "$work/a" | tr '\n' ' ')
-[ "$names" = "checkpoints config.json eval-0.json eval-0.rows.jsonl eval-4.json eval-4.rows.jsonl log.txt metrics.jsonl reference samples.jsonl.gz " ] ||
+evals="eval-0.json eval-0.rows.jsonl eval-4.json eval-4.rows.jsonl"
+[ "$names" = "checkpoints config.json $evals log.txt metrics.jsonl reference samples.jsonl.gz " ] ||
 	fail "the run folder holds: $names"
 [ "$(ls "$work/a/checkpoints" | tr '\n' ' ')" = "latest step-2 step-4 " ] || fail "checkpoints: $(ls "$work/a/checkpoints")"
 [ "$(ls -A "$work/a/checkpoints" | wc -l)" -eq 3 ] || fail "something is left in checkpoints: $(ls -A "$work/a/checkpoints")"
@@ -28,7 +29,8 @@ sample = json.loads(sys.stdin.readline())
 assert {"step", "row", "response", "fve", "tokens", "reward", "advantage", "failed"} <= sample.keys(), sample'
 
 # config.json is resolved: every key, those of the command line, the defaults, absolute paths; and it is a configuration.
-for pair in rollout.group=4 reward.lambda=0.002 update.clip=0.2 lora.rank=4 reward.score=fve seed=0 "av=$work/av" "out=$work/a"; do
+for pair in rollout.group=4 reward.lambda=0.002 update.clip=0.2 lora.rank=4 reward.score=fve seed=0 "av=$work/av" \
+	"out=$work/a"; do
 	[ "$(tool get "$work/a/config.json" "${pair%%=*}")" = "${pair#*=}" ] || fail "config.json: want $pair"
 done
 python3 - "$work/a/metrics.jsonl" <<'END'
@@ -38,8 +40,8 @@ lines = [json.loads(line) for line in open(sys.argv[1])]
 assert [line["step"] for line in lines] == [1, 2, 3, 4]
 wanted = """step reward_mean reward_std fve fve_meannorm fve_all mse cosine response_tokens_mean response_tokens_p10
 response_tokens_p50 response_tokens_p90 explanation_tokens_mean penalty_mean score_within_std penalty_within_std failed_rate
-failed_no_tags failed_empty failed_truncated failed_over_long unique_explanations kl entropy clip_frac sampler_gap loss grad_norm
-lr skipped_steps ar_loss seconds_rollout seconds_score seconds_update seconds_eval seconds_checkpoint seconds tokens_per_second
+failed_no_tags failed_empty failed_truncated failed_over_long unique_explanations kl entropy clip_frac sampler_gap loss
+grad_norm lr skipped_steps ar_loss seconds_rollout seconds_score seconds_update seconds_eval seconds_checkpoint seconds tokens_per_second
 peak_memory_bytes""".split()
 for line in lines:
     absent = [key for key in wanted if key not in line]
@@ -81,7 +83,8 @@ differ "$work/a/checkpoints/latest/ar/adapter_model.safetensors" "$work/d/checkp
 tool equal "$tiny/ar/value_head.safetensors" "$work/d/checkpoints/latest/ar/value_head.safetensors"
 python3 -c 'import json, sys; assert json.loads(open(sys.argv[1]).readline())["ar_loss"] > 0' "$work/d/metrics.jsonl"
 train --out "$work/e" --steps 2 --ar_update.enabled true --ar_update.lr 1e-3 --ar_update.train_head
-! tool equal "$tiny/ar/value_head.safetensors" "$work/e/checkpoints/latest/ar/value_head.safetensors" 2>/dev/null || fail "train_head did not train the head"
+! tool equal "$tiny/ar/value_head.safetensors" "$work/e/checkpoints/latest/ar/value_head.safetensors" 2>/dev/null ||
+	fail "train_head did not train the head"
 
 # An existing run: refused, gone on with, or replaced; what else lies in its folder stays.
 refused 2 "holds a run already" nla-train "$work/a/config.json"

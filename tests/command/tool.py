@@ -15,7 +15,8 @@ tool.py tensors FILE                  "name shape" of every tensor
 tool.py equal A B                     two safetensors files hold the same numbers
 tool.py edit FILE drop|rename|reshape|nan|widen NAME [NEW]
 tool.py interrupt METRICS LINES SIGNAL[,SIGNAL] PROGRAM ...
-                                      start a program, signal it once METRICS has that many lines, print how it exits (128 + signal)
+                                      start a program, signal it once METRICS has that many lines, print how it exits
+                                      (128 + signal)
 tool.py clip FILE BYTES               cut that many bytes off its end
 """
 
@@ -32,8 +33,8 @@ import sys
 import time
 
 TINY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "tiny")
-WORDS = ("the", "a", "cat", "dog", "river", "stone", "runs", "sleeps", "over", "under", "red", "cold", "bread", "night", "sings",
-         "house", "walks", "old", "bird", "and", "tree", "sea", "light")
+WORDS = ("the", "a", "cat", "dog", "river", "stone", "runs", "sleeps", "over", "under", "red", "cold", "bread", "night",
+         "sings", "house", "walks", "old", "bird", "and", "tree", "sea", "light")
 
 
 def read_json(path):
@@ -44,7 +45,8 @@ def read_json(path):
 def corpus(first, count):
     for number in range(int(first), int(first) + int(count)):
         rng = random.Random(number)
-        print(json.dumps({"doc_id": f"doc-{number}", "text": " ".join(rng.choice(WORDS) for _ in range(rng.randint(14, 30))) + "."}))
+        text = " ".join(rng.choice(WORDS) for _ in range(rng.randint(14, 30))) + "."
+        print(json.dumps({"doc_id": f"doc-{number}", "text": text}))
 
 
 def golden(key):
@@ -156,7 +158,7 @@ def interrupt(metrics, lines_wanted, signals, *command):
 
 
 def golden_set(source, out):
-    """The vectors that the golden AR texts are scored against [8, D], as an activation set, and the texts as lines for --score."""
+    """The vectors that the golden AR texts are scored against [8, D] as an activation set, the texts as lines for --score."""
     facts, (arrays, _) = read_json(os.path.join(TINY, "golden.json")), read_tensors(os.path.join(TINY, "golden.safetensors"))
     shutil.copytree(source, out)
     vectors = arrays["ar.targets"]
@@ -219,7 +221,9 @@ def lines(a, b, *keys):
             assert TIMINGS.search(key) or one[key] == other[key], f"step {one['step']}: {key} is {one[key]} and {other[key]}"
 
 
+JOBS = {"corpus": corpus, "golden": golden, "explain": explain, "unexplain": unexplain, "golden-set": golden_set, "get": get,
+        "set": put, "drop-key": drop_key, "lines": lines, "vector": vector, "tensors": tensors, "equal": equal, "edit": edit,
+        "clip": clip, "interrupt": interrupt}
+
 if __name__ == "__main__":
-    {"corpus": corpus, "golden": golden, "explain": explain, "golden-set": golden_set, "get": get, "set": put, "drop-key": drop_key, "unexplain": unexplain, "lines": lines,
-     "tensors": tensors, "vector": vector, "equal": equal, "edit": edit, "clip": clip,
-     "interrupt": interrupt}[sys.argv[1]](*sys.argv[2:])
+    JOBS[sys.argv[1]](*sys.argv[2:])

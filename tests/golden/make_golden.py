@@ -412,6 +412,9 @@ def golden_grpo(out, case, t, s):
 
 
 def golden_adamw(model, params, case, fixed, t, s):
+    """In float64: Adam's first step divides a gradient by its own size, so an fp32 reference's rounding would go whole into it."""
+    model.double()
+    fixed = tuple(x.double() for x in fixed)
     optimizer = torch.optim.AdamW(params.values(), lr=LR, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, foreach=False)
     losses, norms = [], []
     for _ in range(3):
@@ -422,7 +425,7 @@ def golden_adamw(model, params, case, fixed, t, s):
         losses.append(loss.item())
         optimizer.step()
     for name, p in params.items():
-        t[f"adamw.step3.{name}"] = p.detach()
+        t[f"adamw.step3.{name}"] = p.detach().float()
     s["adamw.losses"], s["adamw.grad_norms"] = losses, norms
     s["adamw.hyper"] = {"lr": LR, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.0, "grad_clip": 1.0, "steps": 3}
     check(max(norms) > 1, "the gradient is never clipped")
@@ -448,7 +451,7 @@ ABOUT = {
     "grpo.kl": "k3, mean over all response tokens; kl_sample_mean: mean over samples of the mean over own tokens",
     "grpo.clip_frac": "share of response tokens where the clipped term is the smaller, so no gradient flows",
     "grpo.grad": "of grpo.loss, by names in rl/adapter_model.safetensors; grad_norm over all of them, before clipping",
-    "adamw": "three steps from rl/, each on grpo.loss at the new parameters, old and ref fixed; losses, norms: before each",
+    "adamw": "three steps from rl/, each on grpo.loss at the new parameters, old and ref fixed, in float64; losses, norms: before each",
     "fve": "over fve.vectors: mean over rows and D, double precision", "scalars": "also in golden.safetensors as [1] F32",
 }
 

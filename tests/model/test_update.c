@@ -303,34 +303,12 @@ static double adamw_number(const char *key, int step)
 	return value;
 }
 
-/*
- * Adam's first step divides a gradient by its own size, so where that is near nothing the reference's rounding goes whole into
- * the step: the same three steps in float64 are 1.2e-5 from the golden ones at the one element that is over 1e-5 (of 6720, its
- * first gradient -2.5e-6). Elements with a first gradient below SMALL_GRAD have a limit of their own.
- */
-#define SMALL_GRAD 1e-5f
-
-struct param_errors {
-	double most, most_small;
-	int n_small;
-};
-
-static void add_errors(struct param_errors *e, const float *x, const float *want, const float *grad, size_t n)
-{
-	for (size_t i = 0; i < n; i++) {
-		bool small = fabsf(grad[i]) < SMALL_GRAD;
-		double *most = small ? &e->most_small : &e->most;
-		*most = NLA_MAX(*most, worst(x + i, want + i, 1));
-		e->n_small += small;
-	}
-}
-
 static void test_three_steps(void **state)
 {
 	struct tiny *t = *state;
 	struct params p;
 	struct nla_optim optim;
-	struct param_errors errors = { 0 };
+	double most = 0;
 	double advantage[N];
 	struct nla_update_batch batch = golden_batch(t, advantage);
 	params_of(&p, &t->rl);
@@ -350,17 +328,14 @@ static void test_three_steps(void **state)
 	assert_int_equal(optim.step, 3);
 	for (int i = 0; i < p.n; i++) {
 		size_t size = (size_t)nt_numel(p.list[i]);
-		char *name = nla_format("adamw.step3.%s", p.names.data[i]), *grad = nla_format("grpo.grad.%s", p.names.data[i]);
+		char *name = nla_format("adamw.step3.%s", p.names.data[i]);
 		float *x = host(p.list[i], size);
-		add_errors(&errors, x, golden_f32(t, name, size), golden_f32(t, grad, size), size);
+		double error = worst(x, golden_f32(t, name, size), size);
+		most = NLA_MAX(most, error);
 		free(x);
 		free(name);
-		free(grad);
 	}
-	print_message("    %d of 6720 elements have a first gradient below %g\n", errors.n_small, (double)SMALL_GRAD);
-	assert_true(errors.n_small < 100);
-	within("parameters after three AdamW steps", errors.most, 1e-5);
-	within("those of hardly any first gradient", errors.most_small, 3e-5);
+	within("parameters after three AdamW steps", most, 1e-5); /* the golden ones are in float64 */
 	nla_optim_release(&optim);
 	nla_strs_release(&p.names);
 }

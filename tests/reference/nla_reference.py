@@ -137,6 +137,11 @@ def load_head(ar_folder, d):
     return load_file(path)["weight"].float() if path.exists() else torch.eye(d)
 
 
+def wide(x):
+    """fp32, or fp64 where the model is."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 # ---- injection and log-probabilities
 
 @contextmanager
@@ -152,7 +157,7 @@ def injected(model, vectors, position, mode="residual_add", scale=None):
             return h
         if h.shape[0] != vectors.shape[0]:
             raise ValueError(f"{h.shape[0]} rows for {vectors.shape[0]} vectors")
-        at = h[:, position].float()
+        at = wide(h[:, position])
         if mode == "residual_add":
             new = at + at.norm(dim=-1, keepdim=True) * unit
         else:
@@ -180,7 +185,7 @@ def response_logits(model, prompt, position, vector, response, mode="residual_ad
     ids = torch.tensor([list(prompt) + list(response)])
     with injected(model, vector[None], position, mode, scale):
         logits = model(input_ids=ids, use_cache=False).logits
-    return logits[0, len(prompt) - 1:-1].float()
+    return wide(logits[0, len(prompt) - 1:-1])
 
 
 def token_logprob(logits, response, temperature=1.0):
