@@ -15,7 +15,7 @@
 struct subject {
 	float *v; /* [D] */
 	struct nla_str text;
-	double baseline_var, baseline_mean; /* NaN: unknown */
+	struct nla_baselines base; /* NaN: unknown */
 };
 
 static enum nla_status from_file(const char *path, int64_t d, float *v, struct nla_err *err)
@@ -53,8 +53,7 @@ static enum nla_status from_row(const struct nla_config *cfg, const struct nla_a
 	else if (!nla_contract_fits(&set.meta, av->target, &av->meta, &ar->meta, cfg->data, err) &&
 		 !nla_actset_vectors(&set, &cfg->explain.row, 1, s->v, err))
 		nla_str_add(&s->text, set.rows[cfg->explain.row].text);
-	s->baseline_var = set.meta.baseline_var;
-	s->baseline_mean = set.meta.baseline_mean;
+	s->base = (struct nla_baselines){ set.meta.baseline_var, set.meta.baseline_mean };
 	nla_actset_close(&set);
 	return err->status;
 }
@@ -64,7 +63,7 @@ static enum nla_status find_subject(const struct nla_config *cfg, const struct n
 {
 	const struct nla_target *t = av->target;
 	s->v = nla_alloc((size_t)t->lm.arch.d_model, sizeof(*s->v));
-	s->baseline_var = s->baseline_mean = (double)NAN;
+	s->base = (struct nla_baselines){ (double)NAN, (double)NAN };
 	if (nla_contract_fits(&av->meta, t, &av->meta, &ar->meta, cfg->av, err))
 		return err->status;
 	if (*cfg->explain.vector)
@@ -84,7 +83,7 @@ static void print_one(const struct nla_rollout *r, const struct nla_score *score
 	cJSON_AddNumberToObject(json, "response_tokens", (double)r->tokens.length[i]);
 	cJSON_AddNumberToObject(json, "mse", score->mse[i]);
 	cJSON_AddNumberToObject(json, "cosine", score->cosine[i]);
-	if (s->baseline_var > 0) {
+	if (s->base.var > 0) {
 		cJSON_AddNumberToObject(json, "fve", score->fve[i]);
 		cJSON_AddNumberToObject(json, "fve_meannorm", score->fve_meannorm[i]);
 	}
@@ -101,7 +100,6 @@ static enum nla_status explain(const struct nla_config *cfg, const struct nla_av
 	int64_t n = cfg->explain.samples;
 	struct nla_rollout_cfg once = cfg->rollout;
 	struct nla_rng rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL };
-	struct nla_baselines base = { s->baseline_var, s->baseline_mean };
 	struct nla_view av_view = nla_av_view(av), ar_view = nla_ar_view(ar);
 	struct nla_rollout r;
 	struct nla_score score;
@@ -110,7 +108,7 @@ static enum nla_status explain(const struct nla_config *cfg, const struct nla_av
 	for (int64_t i = 0; i < n; i++)
 		keys[i] = (uint32_t)i;
 	if (!nla_rollout(av, &av_view, s->v, 1, &once, &rng, 0, keys, &r, err)) {
-		if (!nla_score(ar, &ar_view, &r, &base, cfg->reward.fail_mse, &score, err)) {
+		if (!nla_score(ar, &ar_view, &r, &s->base, cfg->reward.fail_mse, &score, err)) {
 			for (int64_t i = 0; i < n; i++)
 				print_one(&r, &score, s, i);
 			nla_score_release(&score);
@@ -129,8 +127,6 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	struct subject s = { .text = NLA_STR_INIT };
 	int device;
 	nt_dtype dtype;
-	if (*cfg->explain.text && *cfg->explain.vector)
-		return nla_usage(err, "'explain.text' and 'explain.vector' are both set: give one of them");
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) || nla_config_need(cfg->ar, "ar", err) ||
 	    nla_config_device(cfg, &device, &dtype, err))
 		return err->status;

@@ -122,6 +122,8 @@ enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command
 		return nla_usage(err, "'rollout.temperature' is 0: training needs samples that differ, want more than 0");
 	if (cfg->rollout.min_new_tokens > cfg->rollout.max_new_tokens)
 		return nla_usage(err, "'rollout.min_new_tokens' is more than 'rollout.max_new_tokens'");
+	if (command == NLA_CMD_EXPLAIN && *cfg->explain.text && *cfg->explain.vector)
+		return nla_usage(err, "'explain.text' and 'explain.vector' are both set: give one of them");
 	if (cfg->resume && cfg->overwrite)
 		return nla_usage(err, "'resume' and 'overwrite' exclude each other");
 	return NLA_OK;

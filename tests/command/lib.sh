@@ -3,7 +3,7 @@
 #
 #	ok nla-train ...               must exit 0; stdout in $work/stdout, stderr in $work/stderr
 #	refused 2 'no such' nla-eval   must exit 2 with one line on stderr that matches, and leave no trace of a crash
-#	make_sets                      $work/train and $work/held: activation sets of block 2 with explanations, no common document
+#	make_sets                      $work/train and $work/held: activation sets of block 2, with explanations
 #	make_av                        $work/av: a verbalizer that closes its tags most of the time, so that rows can be scored
 set -eu
 : "${BUILD_DIR:?}" "${SOURCE_DIR:?}"

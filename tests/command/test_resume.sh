@@ -7,8 +7,8 @@ make_av
 until_line() {
 	lines=$1 signals=$2 program=$3
 	shift 3
-	code=$(tool interrupt "$out/metrics.jsonl" "$lines" "$signals" "$BUILD_DIR/$program" --threads 1 --device cpu --out "$out" \
-		"$@" 2>"$work/stderr") || fail "$program: $(tail -n 2 "$work/stderr")"
+	code=$(tool interrupt "$out/metrics.jsonl" "$lines" "$signals" "$BUILD_DIR/$program" --threads 1 --device cpu \
+		--out "$out" "$@" 2>"$work/stderr") || fail "$program: $(tail -n 2 "$work/stderr")"
 }
 
 same_end() { # PART: what the checkpoint holds beside optimizer.safetensors
