@@ -75,6 +75,12 @@ finished() { # RUN: its summary holds every column of the table
 
 last_line() { tail -n 1 "$1" 2>/dev/null; }
 
+complete() { # RUN: its last step is the last one asked for (nla-train ends with 0 too when it is told to stop)
+	last_line "$1/metrics.jsonl" >"$1/.last"
+	steps=$(number steps "$1/config.json")
+	[ "$(number step "$1/.last")" = "$steps" ] || [ "$steps" = nan ]
+}
+
 # A run counts as trained once nla-train has said so, by the file `trained`; nla-eval writes its summary whole and last.
 one_run() { # LAMBDA SEED RUN [flags]: 0 when its evaluation stands
 	lambda=$1 seed=$2 run=$3
@@ -85,11 +91,13 @@ one_run() { # LAMBDA SEED RUN [flags]: 0 when its evaluation stands
 	fi
 	mkdir -p "$run" || return 1
 	if [ ! -e "$run/trained" ]; then
-		resume=
-		[ ! -e "$run/checkpoints/latest" ] || resume=--resume
-		echo "sweep: lambda $lambda seed $seed: training${resume:+ (resumed)}, see $run/train.log" >&2
-		if ! "$train" --lambda "$lambda" --seed "$seed" --out "$run" $resume "$@" "$config" >>"$run/train.log" 2>&1; then
+		echo "sweep: lambda $lambda seed $seed: training, see $run/train.log" >&2
+		if ! "$train" --lambda "$lambda" --seed "$seed" --out "$run" --resume "$@" "$config" >>"$run/train.log" 2>&1; then
 			echo "sweep: lambda $lambda seed $seed: nla-train failed: $(last_line "$run/train.log")" >&2
+			return 1
+		fi
+		if ! complete "$run"; then
+			echo "sweep: lambda $lambda seed $seed: nla-train was stopped before its last step" >&2
 			return 1
 		fi
 		: >"$run/trained"

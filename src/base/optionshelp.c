@@ -139,7 +139,10 @@ static void add_cell(struct nla_str *s, const char *text, bool code)
 	for (; *text; text++) {
 		if (*text == '|')
 			nla_str_addc(s, '\\');
-		nla_str_addc(s, *text);
+		if (*text == '\n') /* a table's row is one line */
+			nla_str_add(s, "\\n");
+		else
+			nla_str_addc(s, *text);
 	}
 	nla_str_add(s, s->buf[s->len - 1] == ' ' ? "" : code ? "` " : " ");
 }

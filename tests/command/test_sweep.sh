@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# sweep.sh with stand-ins for nla-train and nla-eval: what it calls, skips, resumes, survives, and the arithmetic of its table.
+set -eu
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+fail() { echo "FAIL: $*"; exit 1; }
+
+mkdir bin
+cat >bin/nla-train <<'SH'
+#!/bin/sh
+echo "train $*" >>calls
+while [ $# -gt 0 ]; do case $1 in --lambda) l=$2 ;; --seed) s=$2 ;; --out) o=$2 ;; esac; shift; done
+mkdir -p "$o/checkpoints/latest/av" "$o/checkpoints/latest/ar"
+step=3
+[ "$l" = 0.002 ] && [ "$s" = 0 ] && [ -e stopped ] && step=1
+echo '{"steps": 3}' >"$o/config.json"
+printf '{"step":1}\n{"step":%d}\n' $step >"$o/metrics.jsonl"
+if [ "$l" = 0.002 ] && [ "$s" = 1 ] && [ -e broken ]; then echo "nla-train: error: out of luck" >&2; exit 1; fi
+SH
+cat >bin/nla-eval <<'SH'
+#!/bin/sh
+echo "eval $*" >>calls
+while [ $# -gt 0 ]; do case $1 in --av) av=$2 ;; --out) o=$2 ;; esac; shift; done
+[ -d "$av" ] || exit 1
+mkdir -p "$o"
+case $o in *lambda-0-seed-0*) f=0.6 t=100 ;; *lambda-0-seed-1*) f=0.7 t=110 ;; *seed-0*) f=0.5 t=40 ;; *) f=-1e-1 t=50 ;; esac
+printf '{\n\t"fve_se": 0.03,\n\t"fve": %s,\n\t"fve_meannorm":0.2, "response_tokens": %s, "failed_rate": 0.125,\n' $f $t >"$o/summary.json"
+printf '"response_tokens_se": 2.5, "rows": 64}\n' >>"$o/summary.json"
+SH
+chmod +x bin/*
+echo '{}' >c.json
+export NLA_BUILD=$work/bin
+sweep() { sh "$SOURCE_DIR/scripts/sweep.sh" --seeds "$seeds" --lambdas "0 0.002" --out out c.json -- --steps 3 "$@" >table 2>err; }
+
+touch broken
+seeds="0 1"
+sweep && fail "a failed run must make it exit 1"
+[ "$(grep -c ^train calls)" = 4 ] || fail "it must go on after a failure: $(cat calls)"
+[ "$(grep -c ^eval calls)" = 3 ] || fail "three runs can be evaluated: $(cat calls)"
+grep -q "out of luck" err && grep -q "failed: lambda-0.002-seed-1" err || fail "the failure is not named: $(cat err)"
+grep -qx 'train --lambda 0 --seed 0 --out out/lambda-0-seed-0 --resume --steps 3 c.json' calls || fail "call of nla-train: $(cat calls)"
+grep -qx 'eval --av out/lambda-0-seed-0/checkpoints/latest/av --ar out/lambda-0-seed-0/checkpoints/latest/ar --out out/lambda-0-seed-0/eval c.json' calls ||
+	fail "call of nla-eval: $(cat calls)"
+# mean of .6 and .7, standard error .05; one seed: the rows' error, and .03 * (1 - .2) / (1 - .5) for the second FVE
+grep -qxF '| 0 | 2 | 105.0 ± 5.0 | 0.650 ± 0.050 | 0.200 ± 0.000 | 12.5 % |' table || fail "table: $(cat table)"
+grep -qxF '| 0.002 | 1 | 40.0 ± 2.5 | 0.500 ± 0.030 | 0.200 ± 0.048 | 12.5 % |' table || fail "table: $(cat table)"
+cmp table out/table.md
+command -v gnuplot >/dev/null && { [ -s out/curve.png ] || fail "no curve: $(cat err out/gnuplot.log)"; }
+
+rm broken calls
+rm -r out/lambda-0.002-seed-0
+touch stopped
+sweep && fail "a run that was stopped early is not done"
+grep -q "stopped before its last step" err || fail "the stop is not named: $(cat err)"
+rm stopped calls
+rm -r out/lambda-0.002-seed-1
+sweep || fail "the second call must finish: $(cat err)"
+[ "$(grep -c . calls)" = 4 ] || fail "only two runs are left to do: $(cat calls)"
+grep -qx 'train --lambda 0.002 --seed 1 --out out/lambda-0.002-seed-1 --resume --steps 3 c.json' calls || fail "no resume: $(cat calls)"
+grep -qxF '| 0.002 | 2 | 45.0 ± 5.0 | 0.200 ± 0.300 | 0.200 ± 0.000 | 12.5 % |' table || fail "table: $(cat table)"
+
+rm calls
+sweep || fail "a third call: $(cat err)"
+[ ! -e calls ] || fail "nothing was left to do: $(cat calls)"
+set +e
+sweep --lr 1
+[ $? = 2 ] || fail "other flags in the same folder must be refused"
+echo '{"steps": 1}' >c.json
+sweep
+[ $? = 2 ] || fail "another configuration in the same folder must be refused"
+echo "ok"
