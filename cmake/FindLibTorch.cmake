@@ -36,5 +36,13 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::CPU)
   target_include_directories(LibTorch::CPU SYSTEM INTERFACE
     ${LIBTORCH_DIR}/include ${LIBTORCH_DIR}/include/torch/csrc/api/include)
   target_link_options(LibTorch::CPU INTERFACE -Wl,--allow-shlib-undefined)
-  target_link_libraries(LibTorch::CPU INTERFACE ${LIBTORCH_DIR}/lib/libtorch_cpu.so ${LIBTORCH_DIR}/lib/libc10.so)
+  # at::parallel_for runs in parallel only where OpenMP is compiled in. The wheel brings its own runtime; linking that file, and not
+  # the compiler's, keeps one runtime in the program.
+  file(GLOB LIBTORCH_OPENMP ${LIBTORCH_DIR}/lib/libgomp*.so* ${LIBTORCH_DIR}/../torch.libs/libgomp*.so*)
+  if(NOT LIBTORCH_OPENMP)
+    message(FATAL_ERROR "no libgomp in '${LIBTORCH_DIR}/lib': the wheel has another layout than expected")
+  endif()
+  list(GET LIBTORCH_OPENMP 0 LIBTORCH_OPENMP)
+  target_compile_options(LibTorch::CPU INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
+  target_link_libraries(LibTorch::CPU INTERFACE ${LIBTORCH_DIR}/lib/libtorch_cpu.so ${LIBTORCH_DIR}/lib/libc10.so ${LIBTORCH_OPENMP})
 endif()

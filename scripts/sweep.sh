@@ -103,7 +103,7 @@ one_run() { # LAMBDA SEED RUN [flags]: 0 when its evaluation stands
 		: >"$run/trained"
 	fi
 	echo "sweep: lambda $lambda seed $seed: evaluating" >&2
-	if ! "$evaluate" --av "$run/checkpoints/latest/av" --ar "$run/checkpoints/latest/ar" --out "$run/eval" "$config" \
+	if ! "$evaluate" --av "$run/checkpoints/latest/av" --ar "$run/checkpoints/latest/ar" --out "$run/eval" --seed 0 "$run/config.json" \
 		>"$run/eval.log" 2>&1; then
 		echo "sweep: lambda $lambda seed $seed: nla-eval failed: $(last_line "$run/eval.log")" >&2
 		return 1

@@ -141,9 +141,8 @@ enum nla_status nla_ar_encode(const struct nla_ar *ar, const char *explanation, 
 	if (!nla_template_fill(ar->meta.ar_template, "explanation", bare, &text, err) &&
 	    !nla_tokenizer_encode(ar->target->tok, text, strlen(text), ids, err)) {
 		size_t n = ids->n - before;
-		*too_long = n > NLA_AR_MAX_IDS;
-		if (n < n_tail || memcmp(ids->data + ids->n - n_tail, ar->meta.suffix.data, n_tail * sizeof(*ids->data)))
-			nla_fail(err, "the AR prompt of '%.60s' does not end in critic_suffix_ids", bare);
+		bool tail = n >= n_tail && !memcmp(ids->data + ids->n - n_tail, ar->meta.suffix.data, n_tail * sizeof(*ids->data));
+		*too_long = n > NLA_AR_MAX_IDS || !tail;
 	}
 	free(text);
 	free(bare);

@@ -29,8 +29,8 @@ enum nla_status nla_ar_save(const struct nla_ar *ar, const char *folder, const c
 void nla_ar_release(struct nla_ar *ar);
 struct nla_view nla_ar_view(const struct nla_ar *ar);
 
-/* Ids of the AR prompt for an explanation, appended; *too_long is set (and the ids are there) beyond NLA_AR_MAX_IDS. The tail is
- * checked against critic_suffix_ids. */
+/* Ids of the AR prompt for an explanation, appended; *too_long is set (and the ids are there) beyond NLA_AR_MAX_IDS, and for a text
+ * that merges with the template's end, so that the prompt does not end in critic_suffix_ids: a failed row either way. */
 enum nla_status nla_ar_encode(const struct nla_ar *ar, const char *explanation, size_t length, struct nla_i32s *ids, bool *too_long,
 			      struct nla_err *err);
 

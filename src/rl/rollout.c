@@ -5,6 +5,25 @@
 
 const char *const nla_failure_names[NLA_N_FAILURES] = { NULL, "no_tags", "empty", "truncated", "over_long", "non_finite" };
 
+/* A model's vocabulary may be padded beyond the tokenizer's: an id without text, drawn nonetheless, shows as U+FFFD. */
+static enum nla_status decode_sampled(const struct nla_tokenizer *tok, const int32_t *ids, int64_t n, struct nla_str *text, struct nla_err *err)
+{
+	int64_t from = 0;
+	for (int64_t i = 0; i <= n && !err->status; i++) {
+		struct nla_err unknown = NLA_ERR_INIT;
+		struct nla_str piece = NLA_STR_INIT;
+		bool known = i < n && !nla_tokenizer_piece(tok, ids[i], &piece, &unknown);
+		nla_str_release(&piece);
+		if (known)
+			continue;
+		nla_tokenizer_decode(tok, ids + from, (size_t)(i - from), false, text, err);
+		if (i < n)
+			nla_str_add(text, "\xEF\xBF\xBD");
+		from = i + 1;
+	}
+	return err->status;
+}
+
 enum nla_status nla_rollout_read(const struct nla_av *av, const int32_t *ids, int64_t n, bool stopped, int truncated, char **response,
 				 char **explanation, int64_t *n_explanation, enum nla_failure *failed, struct nla_err *err)
 {
@@ -15,7 +34,7 @@ enum nla_status nla_rollout_read(const struct nla_av *av, const int32_t *ids, in
 	*explanation = NULL;
 	*n_explanation = 0;
 	*failed = !stopped && truncated == NLA_TRUNCATED_FAIL ? NLA_ROW_TRUNCATED : NLA_ROW_OK;
-	if (nla_tokenizer_decode(av->target->tok, ids, (size_t)(stopped ? n - 1 : n), false, &text, err))
+	if (decode_sampled(av->target->tok, ids, stopped ? n - 1 : n, &text, err))
 		goto out;
 	if (!nla_find_explanation(text.buf, &start, &length)) {
 		if (!*failed)

@@ -133,7 +133,9 @@ void nla_config_release(struct nla_config *cfg) { nla_options_release(nla_config
 
 enum nla_status nla_config_write(const struct nla_config *cfg, const char *path, struct nla_err *err)
 {
-	cJSON *json = nla_options_dump(nla_config_table, nla_config_n, cfg);
+	struct nla_config lasting = *cfg; /* what was asked of this one start must not be asked again by who reads the file */
+	lasting.resume = lasting.overwrite = false;
+	cJSON *json = nla_options_dump(nla_config_table, nla_config_n, &lasting);
 	enum nla_status status = nla_json_write(path, json, true, err);
 	cJSON_Delete(json);
 	return status;

@@ -23,14 +23,14 @@ static bool is_free(const char *key)
 	return false;
 }
 
-static enum nla_status same_config(const char *path, const struct nla_config *cfg, struct nla_err *err)
+static enum nla_status same_config(const char *path, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err)
 {
 	cJSON *was = NULL, *now = nla_options_dump(nla_config_table, nla_config_n, cfg);
 	if (!nla_json_read(path, &was, err))
 		for (size_t i = 0; i < nla_config_n && !err->status; i++) {
 			const char *key = nla_config_table[i].key;
 			const cJSON *a = nla_json_at(was, key), *b = nla_json_at(now, key);
-			if (is_free(key) || (!a && !b) || cJSON_Compare(a, b, true))
+			if ((is_free(key) && !(fixed_steps && !strcmp(key, "steps"))) || (!a && !b) || cJSON_Compare(a, b, true))
 				continue;
 			char *before = a ? cJSON_PrintUnformatted(a) : nla_strdup("nothing"), *after = b ? cJSON_PrintUnformatted(b) : nla_strdup("nothing");
 			nla_usage(err, "cannot resume: '%s' is %s in '%s' and %s now", key, before, path, after);
@@ -73,7 +73,7 @@ static enum nla_status cut_lines(const char *path, int64_t step, struct nla_err 
 }
 
 static enum nla_status start_resumed(struct nla_folder *f, const struct nla_config *cfg, const char *config, const char *metrics,
-				     const char *samples, struct nla_err *err)
+				     const char *samples, bool fixed_steps, struct nla_err *err)
 {
 	if (nla_checkpoint_find(f->path, &f->checkpoint, &f->resumed, err))
 		return err->status;
@@ -81,7 +81,7 @@ static enum nla_status start_resumed(struct nla_folder *f, const struct nla_conf
 		f->resumed = -1; /* nothing there yet: a resumable loop starts the same way */
 		return nla_config_write(cfg, config, err);
 	}
-	if (same_config(config, cfg, err))
+	if (same_config(config, cfg, fixed_steps, err))
 		return err->status;
 	if (!f->checkpoint)
 		f->resumed = -1;
@@ -139,12 +139,12 @@ static enum nla_status lock_folder(struct nla_folder *f, struct nla_err *err)
 	return NLA_OK;
 }
 
-enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, struct nla_err *err)
+enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err)
 {
 	*f = (struct nla_folder){ .path = nla_strdup(cfg->out), .resumed = -1, .metrics.fd = -1, .samples.fd = -1, .log.fd = -1, .lock = -1 };
 	char *config = nla_path_join(f->path, "config.json"), *metrics = nla_path_join(f->path, "metrics.jsonl");
 	char *samples = nla_path_join(f->path, "samples.jsonl.gz"), *log = nla_path_join(f->path, "log.txt");
-	if (lock_folder(f, err) || (cfg->resume ? start_resumed(f, cfg, config, metrics, samples, err) : start_fresh(f, cfg, config, err)) ||
+	if (lock_folder(f, err) || (cfg->resume ? start_resumed(f, cfg, config, metrics, samples, fixed_steps, err) : start_fresh(f, cfg, config, err)) ||
 	    nla_log_open(&f->metrics, metrics, err) || nla_log_open(&f->samples, samples, err) || nla_log_open(&f->log, log, err))
 		goto out;
 	nla_say_tee(&f->log);

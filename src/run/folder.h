@@ -21,7 +21,8 @@ struct nla_folder {
 	char *checkpoint; /* its folder, or NULL */
 };
 
-enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, struct nla_err *err);
+/* fixed_steps: `steps` is part of what the run computes (a cosine schedule ends there), so it may not change on resume. */
+enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err);
 enum nla_status nla_folder_close(struct nla_folder *f, struct nla_err *err);
 /* One line into metrics.jsonl, flushed. */
 enum nla_status nla_folder_metrics(struct nla_folder *f, const cJSON *line, struct nla_err *err);

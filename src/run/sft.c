@@ -100,7 +100,7 @@ enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, st
 		return nla_usage(err, "role lm trains the weights themselves, which bf16 is too coarse for: give --dtype fp32");
 	if (nla_target_open(&s->target, cfg->model, device, dtype, lm && cfg->sft.init ? cfg->seed : -1, err) || nla_sft_load(s, err))
 		return err->status;
-	if (open_role(s, &spec, err) || open_params(s, err) || nla_folder_open(&s->folder, cfg, err))
+	if (open_role(s, &spec, err) || open_params(s, err) || nla_folder_open(&s->folder, cfg, cfg->sft.schedule == NLA_SCHEDULE_COSINE, err))
 		return err->status;
 	nla_cursor_init(&s->cursor, (uint64_t)cfg->seed, s->split.n_train);
 	return s->folder.checkpoint ? restore(s, err) : NLA_OK;
@@ -179,29 +179,45 @@ static enum nla_status checkpoint(struct nla_sft *s, struct nla_err *err)
 
 /* ---- the loop ---- */
 
-static enum nla_status held_out(struct nla_sft *s, int64_t shift, double *mean, struct nla_err *err)
+/* The held-out row whose vector row i gets instead of its own: the next one of another document. */
+static int64_t other_row(const struct nla_sft *s, int64_t i, int64_t n)
 {
-	int64_t n = NLA_MIN(s->split.n_held, HELD_ROWS);
+	const int64_t *held = s->split.held;
+	for (int64_t j = 1; j < n; j++)
+		if (strcmp(s->set.rows[held[(i + j) % n]].doc_id, s->set.rows[held[i]].doc_id))
+			return held[(i + j) % n];
+	return held[i];
+}
+
+/* Mean over the held-out rows' tokens (role ar: rows); other: with another row's vector each. */
+static enum nla_status held_out(struct nla_sft *s, bool other, double *mean, struct nla_err *err)
+{
+	int64_t n = NLA_MIN(s->split.n_held, HELD_ROWS), weight = 0;
+	int64_t *vectors = nla_alloc((size_t)n + 1, sizeof(*vectors));
 	double total = 0;
+	for (int64_t i = 0; other && i < n; i++)
+		vectors[i] = other_row(s, i, n);
 	for (int64_t from = 0; from < n && !err->status; from += s->cfg->sft.batch) {
-		int64_t m = NLA_MIN(s->cfg->sft.batch, n - from);
+		int64_t m = NLA_MIN(s->cfg->sft.batch, n - from), w = nla_sft_weight(s, s->split.held + from, m);
 		double loss;
-		if (!nla_sft_loss(s, s->split.held + from, m, false, shift, &loss, err))
-			total += loss * (double)m;
+		if (!nla_sft_loss(s, s->split.held + from, other ? vectors + from : NULL, m, false, &loss, err))
+			total += loss * (double)w;
+		weight += w;
 	}
-	*mean = n ? total / (double)n : (double)NAN;
+	*mean = n ? total / (double)weight : (double)NAN;
+	free(vectors);
 	return err->status;
 }
 
 static enum nla_status report_held(struct nla_sft *s, cJSON *line, struct nla_str *text, struct nla_err *err)
 {
 	double own, other;
-	if (held_out(s, 0, &own, err))
+	if (held_out(s, false, &own, err))
 		return err->status;
 	cJSON_AddNumberToObject(line, "held_loss", own);
 	nla_str_addf(text, "  held %.4f", own);
 	if (s->cfg->sft.role == NLA_ROLE_AV) {
-		if (held_out(s, 1, &other, err))
+		if (held_out(s, true, &other, err))
 			return err->status;
 		cJSON_AddNumberToObject(line, "held_loss_other_vector", other);
 		nla_str_addf(text, " (another's vector %.4f)", other);
@@ -222,13 +238,19 @@ static enum nla_status one_step(struct nla_sft *s, double *loss, double *norm, d
 	for (int64_t i = 0; i < cfg->sft.batch; i++)
 		rows[i] = s->split.train[rows[i]];
 	*lr = nla_schedule_lr(cfg->sft.schedule, cfg->sft.lr, s->state.step, cfg->steps, cfg->sft.warmup, cfg->sft.min_lr);
-	if (!nla_sft_loss(s, rows, cfg->sft.batch, true, 0, loss, err))
+	if (!nla_sft_loss(s, rows, NULL, cfg->sft.batch, true, loss, err))
 		nla_optim_step(&s->optim, *lr, cfg->update.grad_clip, norm, &skipped, err);
 	free(rows);
 	s->state.step++;
 	s->state.bad_steps = skipped ? s->state.bad_steps + 1 : 0;
 	s->state.skipped += skipped;
-	if (!err->status && s->state.bad_steps >= cfg->update.max_bad_steps)
+	return err->status;
+}
+
+/* Too many steps without a finite gradient end the run, with a checkpoint of what it had. */
+static enum nla_status guard(struct nla_sft *s, struct nla_err *err)
+{
+	if (s->state.bad_steps >= s->cfg->update.max_bad_steps && !checkpoint(s, err))
 		nla_fail(err, "gradients were not finite for %lld steps in a row: lower sft.lr, or look at the data", (long long)s->state.bad_steps);
 	return err->status;
 }
@@ -265,7 +287,8 @@ enum nla_status nla_sft_run(struct nla_sft *s, struct nla_err *err)
 		if (one_step(s, &loss, &norm, &lr, err))
 			break;
 		bool last = s->state.step == cfg->steps;
-		if (log_step(s, loss, norm, lr, nla_seconds() - started, last || s->state.step % cfg->sft.held_every == 0, err))
+		if (log_step(s, loss, norm, lr, nla_seconds() - started, last || s->state.step % cfg->sft.held_every == 0, err) ||
+		    guard(s, err))
 			break;
 		if (cfg->checkpoint.every && s->state.step % cfg->checkpoint.every == 0) {
 			if (checkpoint(s, err))

@@ -84,8 +84,7 @@ static nt_tensor *ar_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 	return loss;
 }
 
-/* What the batch's mean divides by: predicted tokens, or rows. */
-static int64_t batch_weight(const struct nla_sft *s, const int64_t *rows, int64_t n)
+int64_t nla_sft_weight(const struct nla_sft *s, const int64_t *rows, int64_t n)
 {
 	int64_t total = 0;
 	for (int64_t i = 0; i < n; i++)
@@ -94,12 +93,11 @@ static int64_t batch_weight(const struct nla_sft *s, const int64_t *rows, int64_
 	return total;
 }
 
-enum nla_status nla_sft_loss(struct nla_sft *s, const int64_t *rows, int64_t n, bool train, int64_t shift, double *loss, struct nla_err *err)
+enum nla_status nla_sft_loss(struct nla_sft *s, const int64_t *rows, const int64_t *vectors, int64_t n, bool train, double *loss,
+			     struct nla_err *err)
 {
-	int64_t weight = batch_weight(s, rows, n), micro = s->cfg->update.micro_batch > 0 ? s->cfg->update.micro_batch : n;
-	int64_t *vectors = nla_alloc((size_t)n, sizeof(*vectors));
-	for (int64_t i = 0; i < n; i++)
-		vectors[i] = rows[(i + shift) % n];
+	int64_t weight = nla_sft_weight(s, rows, n), micro = s->cfg->update.micro_batch > 0 ? s->cfg->update.micro_batch : n;
+	vectors = vectors ? vectors : rows;
 	*loss = 0;
 	for (int64_t from = 0; from < n && !err->status; from += micro) {
 		int64_t m = NLA_MIN(micro, n - from);
@@ -119,6 +117,5 @@ enum nla_status nla_sft_loss(struct nla_sft *s, const int64_t *rows, int64_t n, 
 			nla_nt_fail(err, "cannot compute the loss");
 		*loss += value;
 	}
-	free(vectors);
 	return err->status;
 }

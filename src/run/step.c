@@ -109,7 +109,7 @@ enum nla_status nla_train_guard(struct nla_train *t, struct nla_err *err)
 	if (t->state.bad_steps < t->cfg->update.max_bad_steps)
 		return NLA_OK;
 	if (!nla_train_checkpoint(t, err)) /* skipped steps changed nothing: this is the last good state */
-		nla_fail(err, "gradients were not finite for %lld steps in a row: the last good state is in '%s/checkpoints/latest'; lower update.lr",
+		nla_fail(err, "gradients were not finite for %lld steps in a row: the last good state is '%s/checkpoints/latest': start a new run from its av and ar with a lower update.lr",
 			 (long long)t->state.bad_steps, t->folder.path);
 	return err->status;
 }

@@ -131,6 +131,30 @@ static enum nla_status keep_reference(const struct nla_train *t, struct nla_err 
 	return err->status;
 }
 
+/* A run that goes on reads the warm start and the AR from its own folder: those it was given may have changed since. */
+static enum nla_status open_models(struct nla_train *t, struct nla_err *err)
+{
+	char *checkpoint = NULL, *av = nla_strdup(t->cfg->av), *ar = nla_strdup(t->cfg->ar);
+	char *own = nla_path_join(t->cfg->out, "reference"), *meta = nla_path_join(own, "nla_meta.yaml");
+	int64_t step;
+	if (t->cfg->resume && !nla_checkpoint_find(t->cfg->out, &checkpoint, &step, err) && checkpoint) {
+		free(ar);
+		ar = nla_path_join(checkpoint, "ar");
+		if (nla_exists(meta)) {
+			free(av);
+			av = nla_strdup(own);
+		}
+	}
+	if (!err->status && !nla_av_open(&t->av, &t->target, av, err))
+		nla_ar_open(&t->ar, &t->target, ar, err);
+	free(checkpoint);
+	free(av);
+	free(ar);
+	free(own);
+	free(meta);
+	return err->status;
+}
+
 enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, struct nla_err *err)
 {
 	int device;
@@ -143,10 +167,9 @@ enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg
 	    nla_config_need(cfg->data, "data", err) || nla_config_need(cfg->out, "out", err) || nla_config_lora(cfg, &spec, err) ||
 	    nla_config_device(cfg, &device, &dtype, err))
 		return err->status;
-	if (nla_target_open(&t->target, cfg->model, device, dtype, -1, err) || nla_av_open(&t->av, &t->target, cfg->av, err) ||
-	    nla_ar_open(&t->ar, &t->target, cfg->ar, err) || open_data(t, err) ||
+	if (nla_target_open(&t->target, cfg->model, device, dtype, -1, err) || open_models(t, err) || open_data(t, err) ||
 	    nla_adapter_init(&t->adapter, &t->target.lm.arch, t->target.lm.arch.n_layers, &spec, (uint64_t)cfg->seed, device, err) ||
-	    open_optim(t, err) || nla_folder_open(&t->folder, cfg, err) || keep_reference(t, err))
+	    open_optim(t, err) || nla_folder_open(&t->folder, cfg, false, err) || keep_reference(t, err))
 		return err->status;
 	if (t->folder.checkpoint && restore(t, err))
 		return err->status;

@@ -40,7 +40,7 @@ sweep && fail "a failed run must make it exit 1"
 [ "$(grep -c ^eval calls)" = 3 ] || fail "three runs can be evaluated: $(cat calls)"
 grep -q "out of luck" err && grep -q "failed: lambda-0.002-seed-1" err || fail "the failure is not named: $(cat err)"
 grep -qx 'train --lambda 0 --seed 0 --out out/lambda-0-seed-0 --resume --steps 3 c.json' calls || fail "call of nla-train: $(cat calls)"
-grep -qx 'eval --av out/lambda-0-seed-0/checkpoints/latest/av --ar out/lambda-0-seed-0/checkpoints/latest/ar --out out/lambda-0-seed-0/eval c.json' calls ||
+grep -qx 'eval --av out/lambda-0-seed-0/checkpoints/latest/av --ar out/lambda-0-seed-0/checkpoints/latest/ar --out out/lambda-0-seed-0/eval --seed 0 out/lambda-0-seed-0/config.json' calls ||
 	fail "call of nla-eval: $(cat calls)"
 # mean of .6 and .7, standard error .05; one seed: the rows' error, and .03 * (1 - .2) / (1 - .5) for the second FVE
 grep -qxF '| 0 | 2 | 105.0 ± 5.0 | 0.650 ± 0.050 | 0.200 ± 0.000 | 12.5 % |' table || fail "table: $(cat table)"
