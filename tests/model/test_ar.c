@@ -87,7 +87,9 @@ static void test_suffix(void **state)
 	assert_fails(nla_ar_new(&ar, &t->target, &meta, &err), "extraction_layer_index is 3, extraction.layer_index is 2");
 	nla_sidecar_release(&meta);
 	t->ar.meta.suffix.data[0]++;
-	assert_fails(nla_ar_encode(&t->ar, "fox", 3, &ids, &too_long, &err), "does not end in critic_suffix_ids");
+	too_long = false; /* a text that merges with the template's end is a failed row, not the end of the run */
+	assert_ok(nla_ar_encode(&t->ar, "fox", 3, &ids, &too_long, &err));
+	assert_true(too_long);
 	nla_i32s_release(&ids);
 	assert_fails(nla_ar_open(&ar, &t->target, TINY "/av", &err), "role is 'av', want an AR");
 }
