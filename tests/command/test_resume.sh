@@ -120,3 +120,16 @@ for role in av ar; do
 	ok nla-sft "$@" --out "$out" --resume
 	same_end $role/adapter_model.safetensors
 done
+
+# What the run was given may change while it stands: it goes on with its own warm start and AR.
+cp -r "$work/av" "$work/av-given"
+cp -r "$tiny/ar" "$work/ar-given"
+set -- --model "$tiny/model" --av "$work/av-given" --ar "$work/ar-given" --data "$work/train" --prompts 3 --group 6 \
+	--max-new-tokens 40 --lora.rank 4 --lora.alpha 8 --lr 1e-3
+ok nla-train "$@" --out "$work/straight" --steps 4
+ok nla-train "$@" --out "$work/changed" --steps 2
+cp "$tiny/av/"adapter* "$work/av-given/"
+head -c 8 "$tiny/ar/value_head.safetensors" >"$work/ar-given/value_head.safetensors"
+ok nla-train "$@" --out "$work/changed" --steps 4 --resume
+tool lines "$work/straight/metrics.jsonl" "$work/changed/metrics.jsonl"
+same "$work/straight/checkpoints/latest/av/adapter_model.safetensors" "$work/changed/checkpoints/latest/av/adapter_model.safetensors"
