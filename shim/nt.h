@@ -60,7 +60,6 @@ nt_tensor *nt_own(nt_tensor *t);               /* out of its scope: freed by nt_
 void nt_free(nt_tensor *t);                    /* NULL is fine */
 int64_t nt_live(void);                         /* handles alive: every test ends at zero */
 void nt_plain(bool on);
-bool nt_is_plain(void);
 
 /* ---- making ---- */
 nt_tensor *nt_zeros(nt_dtype dtype, int device, int ndim, const int64_t *shape);
@@ -104,7 +103,6 @@ nt_tensor *nt_sum(const nt_tensor *a);                         /* scalar */
 nt_tensor *nt_dot(const nt_tensor *a, const nt_tensor *b);     /* sum of a*b over everything, scalar */
 nt_tensor *nt_mean_last(const nt_tensor *a);                   /* over the last dimension */
 nt_tensor *nt_to(const nt_tensor *a, nt_dtype dtype);
-nt_tensor *nt_to_device(const nt_tensor *a, int device);
 nt_tensor *nt_clone(const nt_tensor *a);
 nt_tensor *nt_narrow(const nt_tensor *a, int dim, int64_t start, int64_t length);
 nt_tensor *nt_reshape(const nt_tensor *a, int ndim, const int64_t *shape);

@@ -156,7 +156,6 @@ void nt_clear(void)
 }
 
 void nt_plain(bool on) { plain = on; }
-bool nt_is_plain(void) { return plain; }
 
 // ---- scopes ----
 

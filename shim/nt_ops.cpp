@@ -29,7 +29,6 @@ nt_tensor *nt_sum(const nt_tensor *a) { return expr("sum", {a}, [&] { return at:
 nt_tensor *nt_dot(const nt_tensor *a, const nt_tensor *b) { return expr("dot", {a, b}, [&] { return at::sum(a->t * b->t); }); }
 nt_tensor *nt_mean_last(const nt_tensor *a) { return expr("mean_last", {a}, [&] { return at::mean(a->t, -1); }); }
 nt_tensor *nt_to(const nt_tensor *a, nt_dtype dtype) { return expr("to", {a}, [&] { return a->t.to(nt::scalar(dtype)); }); }
-nt_tensor *nt_to_device(const nt_tensor *a, int d) { return expr("to_device", {a}, [&] { return a->t.to(nt::device(d)); }); }
 nt_tensor *nt_clone(const nt_tensor *a) { return expr("clone", {a}, [&] { return a->t.clone(at::MemoryFormat::Contiguous); }); }
 
 nt_tensor *nt_narrow(const nt_tensor *a, int dim, int64_t start, int64_t length)

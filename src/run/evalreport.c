@@ -28,14 +28,6 @@ static double standard_error(const struct moments *m)
 	return sqrt(fmax(var, 0) / m->n);
 }
 
-static void number(cJSON *json, const char *key, double x)
-{
-	if (isfinite(x))
-		cJSON_AddNumberToObject(json, key, x);
-	else
-		cJSON_AddNullToObject(json, key);
-}
-
 static int compare(const void *a, const void *b)
 {
 	double x = *(const double *)a, y = *(const double *)b;
@@ -56,15 +48,15 @@ static void add_lengths(cJSON *json, const struct nla_eval_result *r)
 		n[count++] = (double)r->rows[i].n_response;
 	}
 	qsort(n, count, sizeof(*n), compare);
-	number(json, "response_tokens", mean(&response));
-	number(json, "response_tokens_se", standard_error(&response));
+	nla_json_put(json, "response_tokens", mean(&response));
+	nla_json_put(json, "response_tokens_se", standard_error(&response));
 	static const int parts[] = { 10, 50, 90 };
 	for (size_t i = 0; i < NLA_LEN(parts); i++) {
 		char *key = nla_format("response_tokens_p%d", parts[i]);
-		number(json, key, count ? n[(count - 1) * (size_t)parts[i] / 100] : (double)NAN);
+		nla_json_put(json, key, count ? n[(count - 1) * (size_t)parts[i] / 100] : (double)NAN);
 		free(key);
 	}
-	number(json, "explanation_tokens", mean(&explanation));
+	nla_json_put(json, "explanation_tokens", mean(&explanation));
 	free(n);
 }
 
@@ -79,7 +71,7 @@ static void add_failures(cJSON *json, const struct nla_eval_result *r)
 		cJSON_AddNumberToObject(causes, nla_failure_names[cause], (double)n);
 		failed += n;
 	}
-	number(json, "failed_rate", (double)failed / (double)r->n);
+	nla_json_put(json, "failed_rate", (double)failed / (double)r->n);
 	cJSON_AddItemToObject(json, "failed", causes);
 }
 
@@ -92,24 +84,24 @@ cJSON *nla_eval_summary(const struct nla_eval_result *r, const struct nla_config
 		if (!r->rows[i].failed)
 			add(&valid, r->rows[i].mse);
 	}
-	number(json, "rows", (double)r->n);
-	number(json, "fve", 1 - mean(&valid) / r->base.var);
-	number(json, "fve_se", standard_error(&valid) / r->base.var);
-	number(json, "fve_meannorm", 1 - mean(&valid) / r->base.mean);
-	number(json, "fve_meannorm_se", standard_error(&valid) / r->base.mean);
-	number(json, "fve_all", 1 - mean(&all) / r->base.var);
-	number(json, "fve_all_meannorm", 1 - mean(&all) / r->base.mean);
-	number(json, "mse", mean(&valid));
-	number(json, "cosine", 1 - mean(&valid) / 2);
+	nla_json_put(json, "rows", (double)r->n);
+	nla_json_put(json, "fve", 1 - mean(&valid) / r->base.var);
+	nla_json_put(json, "fve_se", standard_error(&valid) / r->base.var);
+	nla_json_put(json, "fve_meannorm", 1 - mean(&valid) / r->base.mean);
+	nla_json_put(json, "fve_meannorm_se", standard_error(&valid) / r->base.mean);
+	nla_json_put(json, "fve_all", 1 - mean(&all) / r->base.var);
+	nla_json_put(json, "fve_all_meannorm", 1 - mean(&all) / r->base.mean);
+	nla_json_put(json, "mse", mean(&valid));
+	nla_json_put(json, "cosine", 1 - mean(&valid) / 2);
 	add_lengths(json, r);
 	add_failures(json, r);
-	number(json, "baseline_var", r->base.var);
-	number(json, "baseline_mean", r->base.mean);
+	nla_json_put(json, "baseline_var", r->base.var);
+	nla_json_put(json, "baseline_mean", r->base.mean);
 	cJSON_AddStringToObject(json, "baseline_of", "the evaluated rows");
-	number(json, "temperature", cfg->rollout.temperature);
-	number(json, "fail_mse", cfg->reward.fail_mse);
-	number(json, "seed", (double)cfg->seed);
-	number(json, "seconds", r->seconds);
+	nla_json_put(json, "temperature", cfg->rollout.temperature);
+	nla_json_put(json, "fail_mse", cfg->reward.fail_mse);
+	nla_json_put(json, "seed", (double)cfg->seed);
+	nla_json_put(json, "seconds", r->seconds);
 	return json;
 }
 
@@ -139,10 +131,10 @@ static cJSON *row_json(const struct nla_eval_row *row, const struct nla_baseline
 		cJSON_AddNumberToObject(json, "n_response", (double)row->n_response);
 	cJSON_AddNumberToObject(json, "n_explanation", (double)row->n_explanation);
 	add_text(json, "failed", nla_failure_names[row->failed]);
-	number(json, "mse", row->mse);
-	number(json, "cosine", 1 - row->mse / 2);
-	number(json, "fve", 1 - row->mse / base->var);
-	number(json, "fve_meannorm", 1 - row->mse / base->mean);
+	nla_json_put(json, "mse", row->mse);
+	nla_json_put(json, "cosine", 1 - row->mse / 2);
+	nla_json_put(json, "fve", 1 - row->mse / base->var);
+	nla_json_put(json, "fve_meannorm", 1 - row->mse / base->mean);
 	if (row->ids && row->has_response) {
 		cJSON *ids = cJSON_CreateArray();
 		for (int64_t i = 0; i < row->n_response; i++)

@@ -133,12 +133,6 @@ static enum nla_status write_samples(struct nla_train *t, const struct nla_step 
 	return err->status;
 }
 
-static double get(const cJSON *json, const char *key)
-{
-	const cJSON *x = cJSON_GetObjectItem(json, key);
-	return x && cJSON_IsNumber(x) ? x->valuedouble : (double)NAN;
-}
-
 enum nla_status nla_train_log(struct nla_train *t, struct nla_step *s, struct nla_err *err)
 {
 	s->seconds[NLA_STAGE_CHECKPOINT] = t->checkpoint_seconds;
@@ -146,9 +140,9 @@ enum nla_status nla_train_log(struct nla_train *t, struct nla_step *s, struct nl
 	cJSON *line = nla_metrics_line(t, s);
 	if (t->state.step % t->cfg->log.every == 0 || t->state.step == t->cfg->steps)
 		nla_say("step %lld/%lld  fve %.3f  tokens %.1f  reward %.3f  failed %.0f%%  kl %.4f  entropy %.2f  norm %.2f  %.2f s%s",
-			(long long)t->state.step, (long long)t->cfg->steps, get(line, "fve"), get(line, "response_tokens_mean"),
-			get(line, "reward_mean"), 100 * get(line, "failed_rate"), s->stats.kl, s->stats.entropy, s->stats.grad_norm,
-			get(line, "seconds"), s->skipped ? "  (skipped: gradient not finite)" : "");
+			(long long)t->state.step, (long long)t->cfg->steps, nla_json_value(line, "fve"), nla_json_value(line, "response_tokens_mean"),
+			nla_json_value(line, "reward_mean"), 100 * nla_json_value(line, "failed_rate"), s->stats.kl, s->stats.entropy, s->stats.grad_norm,
+			nla_json_value(line, "seconds"), s->skipped ? "  (skipped: gradient not finite)" : "");
 	nla_folder_metrics(&t->folder, line, err);
 	cJSON_Delete(line);
 	if (!err->status && t->state.step % t->cfg->log.samples_every == 0)

@@ -51,12 +51,6 @@ enum nla_status nla_train_checkpoint(struct nla_train *t, struct nla_err *err)
 	return err->status;
 }
 
-static double get(const cJSON *json, const char *key)
-{
-	const cJSON *x = cJSON_GetObjectItem(json, key);
-	return x && cJSON_IsNumber(x) ? x->valuedouble : (double)NAN;
-}
-
 static enum nla_status write_eval(struct nla_train *t, const struct nla_eval_result *r, struct nla_err *err)
 {
 	char *summary = nla_format("%s/eval-%lld.json", t->folder.path, (long long)t->state.step);
@@ -65,8 +59,8 @@ static enum nla_status write_eval(struct nla_train *t, const struct nla_eval_res
 	if (!nla_json_write(summary, json, true, err))
 		nla_eval_write_rows(r, t->cfg, rows, err);
 	nla_say("eval at step %lld: fve %.4f +- %.4f (mean-normalised %.4f), %.1f response tokens, %.1f%% failed, %lld rows",
-		(long long)t->state.step, get(json, "fve"), get(json, "fve_se"), get(json, "fve_meannorm"), get(json, "response_tokens"),
-		100 * get(json, "failed_rate"), (long long)r->n);
+		(long long)t->state.step, nla_json_value(json, "fve"), nla_json_value(json, "fve_se"), nla_json_value(json, "fve_meannorm"), nla_json_value(json, "response_tokens"),
+		100 * nla_json_value(json, "failed_rate"), (long long)r->n);
 	cJSON_Delete(json);
 	free(summary);
 	free(rows);
@@ -119,7 +113,7 @@ static void print_table(const cJSON *before, const cJSON *after)
 	};
 	printf("%-24s %10s %10s\n", "held-out rows", "before", "after");
 	for (size_t i = 0; i < NLA_LEN(rows); i++)
-		printf("%-24s %10.3f %10.3f\n", rows[i].name, get(before, rows[i].key), get(after, rows[i].key));
+		printf("%-24s %10.3f %10.3f\n", rows[i].name, nla_json_value(before, rows[i].key), nla_json_value(after, rows[i].key));
 }
 
 static void print_explanations(const struct nla_train *t, int64_t first, int64_t last, int64_t count)
@@ -133,16 +127,16 @@ static void print_explanations(const struct nla_train *t, int64_t first, int64_t
 		for (int64_t i = 0; i < count && (x = nla_lines_next(&a)) && (y = nla_lines_next(&b)); i++) {
 			cJSON *jx = cJSON_Parse(x), *jy = cJSON_Parse(y);
 			const cJSON *ex = cJSON_GetObjectItem(jx, "explanation"), *ey = cJSON_GetObjectItem(jy, "explanation");
-			const double row = get(jx, "row");
-			const bool same = row >= 0 && row < (double)t->eval_set.n && row == get(jy, "row"); /* another set was evaluated? */
+			const double row = nla_json_value(jx, "row");
+			const bool same = row >= 0 && row < (double)t->eval_set.n && row == nla_json_value(jy, "row"); /* another set was evaluated? */
 			const char *text = same ? t->eval_set.rows[(int64_t)row].text : "";
 			size_t n = strlen(text), skip = n > 90 ? n - 90 : 0;
 			while (skip && ((unsigned char)text[skip] & 0xC0) == 0x80)
 				skip++;
 			if (same)
 				printf("\nrow %lld, whose text ends: ...%s\n  before (fve %.2f): %s\n  after  (fve %.2f): %s\n",
-				       (long long)row, text + skip, get(jx, "fve"), cJSON_IsString(ex) ? ex->valuestring : "(failed)",
-				       get(jy, "fve"), cJSON_IsString(ey) ? ey->valuestring : "(failed)");
+				       (long long)row, text + skip, nla_json_value(jx, "fve"), cJSON_IsString(ex) ? ex->valuestring : "(failed)",
+				       nla_json_value(jy, "fve"), cJSON_IsString(ey) ? ey->valuestring : "(failed)");
 			cJSON_Delete(jx);
 			cJSON_Delete(jy);
 		}
