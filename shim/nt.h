@@ -64,6 +64,7 @@ void nt_plain(bool on);
 /* ---- making ---- */
 nt_tensor *nt_zeros(nt_dtype dtype, int device, int ndim, const int64_t *shape);
 nt_tensor *nt_from_host(nt_dtype dtype, int device, const void *data, int ndim, const int64_t *shape); /* copies */
+nt_tensor *nt_borrow(nt_dtype dtype, const void *data, int ndim, const int64_t *shape);                /* on the CPU, no copy: data must outlive it and is only read */
 nt_tensor *nt_i64(int device, const int64_t *data, int64_t n);                                        /* copies, [n] */
 nt_tensor *nt_f32(int device, const float *data, int64_t n);                                          /* copies, [n] */
 nt_tensor *nt_share(const nt_tensor *t); /* a second handle of the same tensor */

@@ -303,6 +303,13 @@ nt_tensor *nt_from_host(nt_dtype dtype, int index, const void *data, int ndim, c
 	});
 }
 
+nt_tensor *nt_borrow(nt_dtype dtype, const void *data, int ndim, const int64_t *shape)
+{
+	return expr("borrow", {}, [&] {
+		return at::from_blob(const_cast<void *>(data), at::IntArrayRef(shape, ndim), nt::scalar(dtype));
+	});
+}
+
 nt_tensor *nt_i64(int index, const int64_t *data, int64_t n) { return nt_from_host(NT_I64, index, data, 1, &n); }
 nt_tensor *nt_f32(int index, const float *data, int64_t n) { return nt_from_host(NT_F32, index, data, 1, &n); }
 nt_tensor *nt_share(const nt_tensor *t) { return expr("share", {t}, [&] { return t->t; }); }

@@ -1,7 +1,8 @@
 /*
- * arch - what a model folder's config.json says of the architecture. Qwen3: grouped queries, RMS norm per head on q and k before
- * the rotary embedding, SwiGLU, tied or untied head. A field that changes the mathematics and is not honoured is an error naming
- * it, never a guess.
+ * arch - what a model folder's config.json says of the architecture: a decoder with RMS norms, rotary embedding, grouped queries,
+ * SwiGLU and a tied or untied head. Families differ in few facts (families[] in arch.c): Qwen3 norms q and k per head, Qwen2 and 2.5 have
+ * biases on q, k and v, Llama (2, 3, SmolLM2) has neither. A field that changes the mathematics, or that is not known, is an error
+ * naming it, never a guess.
  */
 #ifndef NLA_ARCH_H
 #define NLA_ARCH_H
@@ -12,7 +13,11 @@ struct nla_arch {
 	char family[32]; /* model_type */
 	int64_t n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff, vocab, max_position;
 	double rope_theta, rms_eps, init_std;
-	bool tied, qk_norm;
+	bool tied, qk_norm, qkv_bias;
+	/* Llama 3's stretching of the rotary embedding's long waves (lm.c has the formula) */
+	bool rope_llama3;
+	double rope_factor, rope_low, rope_high;
+	int64_t rope_original; /* positions it was trained on */
 };
 
 /* FOLDER/config.json */

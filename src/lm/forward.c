@@ -28,11 +28,24 @@ static nt_tensor *heads(const nt_tensor *x, int64_t n_heads, int64_t d)
 	return nt_reshape(x, 3, shape);
 }
 
+/* x W^T + bias of projections that stand in one matrix, or apart (a mapped model) in n */
+static nt_tensor *linear(const struct nla_lm *lm, const nt_tensor *x, nt_tensor *const *w, int n, const nt_tensor *bias)
+{
+	nt_tensor *parts[3];
+	if (!lm->mapped)
+		return nt_linear(x, w[0], bias);
+	for (int i = 0; i < n; i++)
+		parts[i] = nt_linear(x, w[i], NULL);
+	nt_tensor *all = nt_cat(parts, n, 1);
+	return bias ? nt_add(all, bias) : all;
+}
+
 void nla_block_qkv(const struct nla_view *view, int64_t layer, const nt_tensor *x, nt_tensor **q, nt_tensor **k, nt_tensor **v)
 {
 	const struct nla_arch *a = &view->lm->arch;
 	int64_t d = a->head_dim, nq = a->n_heads * d, nkv = a->n_kv_heads * d;
-	nt_tensor *all = nt_linear(x, view->lm->blocks[layer].qkv, NULL);
+	const struct nla_block *b = &view->lm->blocks[layer];
+	nt_tensor *all = linear(view->lm, x, b->qkv, 3, b->qkv_bias);
 	*q = heads(adapt(view, layer, NLA_Q, x, nt_narrow(all, 1, 0, nq)), a->n_heads, d);
 	*k = heads(adapt(view, layer, NLA_K, x, nt_narrow(all, 1, nq, nkv)), a->n_kv_heads, d);
 	*v = heads(adapt(view, layer, NLA_V, x, nt_narrow(all, 1, nq + nkv, nkv)), a->n_kv_heads, d);
@@ -48,7 +61,7 @@ void nla_block_rope(const struct nla_view *view, int64_t layer, const nt_tensor 
 static nt_tensor *gate_up(const struct nla_view *view, int64_t layer, const nt_tensor *x)
 {
 	int64_t f = view->lm->arch.d_ff;
-	nt_tensor *all = nt_linear(x, view->lm->blocks[layer].gate_up, NULL);
+	nt_tensor *all = linear(view->lm, x, view->lm->blocks[layer].gate_up, 2, NULL);
 	if (!adapted(view, layer, NLA_GATE) && !adapted(view, layer, NLA_UP))
 		return all;
 	nt_tensor *parts[2] = { adapt(view, layer, NLA_GATE, x, nt_narrow(all, 1, 0, f)),

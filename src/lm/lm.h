@@ -6,11 +6,13 @@
  *	nla_lm_release(&lm);
  *
  * Projections that always run together are stored as one matrix: q, k, v as `qkv` and gate, up as `gate_up`; files hold them apart,
- * under Hugging Face's names. All tensors are owned by the struct.
+ * under Hugging Face's names. A model that would fill much of the memory is not copied: on the CPU, when the file's type is the one asked
+ * for, its matrices stay in the mapped file (and apart). All tensors are owned by the struct.
  */
 #ifndef NLA_LM_H
 #define NLA_LM_H
 
+#include "base/safetensors.h"
 #include "lm/arch.h"
 #include "shim/nt.h"
 
@@ -19,12 +21,13 @@ extern const char *const nla_proj_names[NLA_N_PROJ]; /* "q_proj", ... */
 
 struct nla_block {
 	nt_tensor *attn_norm; /* [D] */
-	nt_tensor *qkv;       /* [(Hq+2Hkv)d, D] */
+	nt_tensor *qkv[3];    /* [(Hq+2Hkv)d, D]; mapped: q [Hq d, D], k and v [Hkv d, D] */
+	nt_tensor *qkv_bias;  /* [(Hq+2Hkv)d] or NULL */
 	nt_tensor *q_norm;    /* [d] or NULL */
 	nt_tensor *k_norm;    /* [d] or NULL */
 	nt_tensor *o;         /* [D, Hq d] */
 	nt_tensor *mlp_norm;  /* [D] */
-	nt_tensor *gate_up;   /* [2F, D] */
+	nt_tensor *gate_up[2]; /* [2F, D]; mapped: gate and up [F, D] */
 	nt_tensor *down;      /* [D, F] */
 };
 
@@ -37,18 +40,22 @@ struct nla_lm {
 	nt_tensor *head;  /* [V, D]; a second handle of embed when tied */
 	nt_tensor *cos, *sin; /* [positions, d/2] fp32 */
 	struct nla_block *blocks; /* [n_layers] */
+	struct nla_st map; /* the open file of a mapped model */
+	bool mapped;
 };
 
 /* From a folder in Hugging Face's layout. Missing tensors and wrong shapes are errors that name the tensor; extra ones too, save
- * rotary tables that old files carry. */
-enum nla_status nla_lm_load(struct nla_lm *lm, const char *folder, int device, nt_dtype dtype, struct nla_err *err);
+ * rotary tables that old files carry. AUTO maps what takes more than a quarter of the memory; MAP fails where the file must be
+ * converted; COPY is for weights that will be trained. */
+enum nla_lm_how { NLA_LM_AUTO, NLA_LM_COPY, NLA_LM_MAP };
+enum nla_status nla_lm_load(struct nla_lm *lm, const char *folder, int device, nt_dtype dtype, enum nla_lm_how how, struct nla_err *err);
 /* Random weights for the architecture of FOLDER/config.json: normal with initializer_range, norms 1. */
 enum nla_status nla_lm_init(struct nla_lm *lm, const char *folder, uint64_t seed, int device, nt_dtype dtype, struct nla_err *err);
 /* model.safetensors in Hugging Face's names. dtype: fp32 or bf16. */
 enum nla_status nla_lm_save(const struct nla_lm *lm, const char *folder, nt_dtype dtype, struct nla_err *err);
 void nla_lm_release(struct nla_lm *lm);
 
-/* A copy with projections of its own; embedding, norms and head are shared with `from`. For merging adapters. */
+/* A copy with projections of its own; embedding, norms and head are shared with `from`, which must outlive it. For merging adapters. */
 enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, struct nla_err *err);
 /* Every trainable tensor, for pre-training; returns how many (list may be NULL to count). */
 int nla_lm_params(const struct nla_lm *lm, nt_tensor **list);

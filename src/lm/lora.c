@@ -140,27 +140,20 @@ enum nla_status nla_adapter_train(struct nla_adapter *a, bool on, struct nla_err
 	return nt_check() ? nla_nt_fail(err, "cannot train the adapter") : NLA_OK;
 }
 
-static void merge_one(struct nla_lm *lm, const struct nla_adapter *a, int64_t l, int p)
-{
-	const struct nla_lora *x = &a->layers[l][p];
-	if (x->A)
-		nt_add_into(nla_lm_proj(lm, l, p), nt_matmul(x->B, x->A), nla_lora_scale(a, p));
-}
-
 enum nla_status nla_merge(struct nla_lm *lm, const struct nla_view *view, struct nla_err *err)
 {
-	for (int64_t l = 0; l < lm->arch.n_layers; l++) {
-		const struct nla_block *from = &view->lm->blocks[l];
-		struct nla_block *to = &lm->blocks[l];
-		nt_scope_push();
-		nt_copy_into(to->qkv, from->qkv);
-		nt_copy_into(to->o, from->o);
-		nt_copy_into(to->gate_up, from->gate_up);
-		nt_copy_into(to->down, from->down);
-		for (int i = 0; i < view->n_adapters; i++)
-			for (int p = 0; p < NLA_N_PROJ && l < view->adapters[i]->n_layers; p++)
-				merge_one(lm, view->adapters[i], l, p);
-		nt_scope_pop();
-	}
+	for (int64_t l = 0; l < lm->arch.n_layers; l++)
+		for (int p = 0; p < NLA_N_PROJ; p++) {
+			nt_scope_push();
+			nt_tensor *to = nla_lm_proj(lm, l, p);
+			nt_copy_into(to, nla_lm_proj(view->lm, l, p));
+			for (int i = 0; i < view->n_adapters; i++) {
+				const struct nla_adapter *a = view->adapters[i];
+				const struct nla_lora *x = l < a->n_layers ? &a->layers[l][p] : NULL;
+				if (x && x->A)
+					nt_add_into(to, nt_matmul(x->B, x->A), nla_lora_scale(a, p));
+			}
+			nt_scope_pop();
+		}
 	return nt_check() ? nla_nt_fail(err, "cannot merge an adapter into the weights") : NLA_OK;
 }

@@ -100,6 +100,8 @@ enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, st
 		return nla_usage(err, "role lm trains the weights themselves, which bf16 is too coarse for: give --dtype fp32");
 	if (nla_target_open(&s->target, cfg->model, device, dtype, lm && cfg->sft.init ? cfg->seed : -1, err) || nla_sft_load(s, err))
 		return err->status;
+	if (lm && s->target.lm.mapped)
+		return nla_fail(err, "role lm trains every weight, and '%s' does not fit this machine's memory for that", cfg->model);
 	if (open_role(s, &spec, err) || open_params(s, err) || nla_folder_open(&s->folder, cfg, cfg->sft.schedule == NLA_SCHEDULE_COSINE, err))
 		return err->status;
 	nla_cursor_init(&s->cursor, (uint64_t)cfg->seed, s->split.n_train);

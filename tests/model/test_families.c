@@ -1,0 +1,291 @@
+/*
+ * Every family against transformers and PEFT (tests/golden/make_families.py): log-probabilities bare and with adapters, without a vector
+ * and with one in both injection modes, and the AR's prediction; in fp32, in fp32 mapped from the file, and in bf16 within
+ * what transformers itself is off by there. Then what is refused.
+ */
+#include "model/golden.h"
+
+#define FAMILIES TEST_DATA "/families"
+
+enum { F_V = 97, F_D = 32, F_BLOCKS = 4, F_K = 2, F_N = 3, F_PROMPT = 9, F_MARKER_AT = 5, F_RESPONSE = 24, F_WIDTH = F_PROMPT + F_RESPONSE };
+
+static const char *const names[] = { "qwen3", "qwen2", "llama2", "llama3", "smollm2" };
+
+struct family {
+	struct nla_st golden;
+	const char *name;
+	struct nla_lm lm;
+	struct nla_adapter av, ar;
+	const int64_t *ids;
+	int64_t length[F_N];
+};
+
+static const float *numbers(const struct family *f, const char *what, bool bf16, size_t n)
+{
+	char *name = nla_format("%s.%s%s", f->name, what, bf16 ? ".bf16" : "");
+	const struct nla_st_entry *e = nla_st_find(&f->golden, name);
+	if (!e || e->nbytes != n * sizeof(float))
+		fail_msg("golden.safetensors has no '%s' of %zu numbers", name, n);
+	free(name);
+	return e->data;
+}
+
+static void open_family(struct family *f, const char *name, nt_dtype dtype, enum nla_lm_how how)
+{
+	char *folder = nla_format("%s/%s", FAMILIES, name), *av = nla_path_join(folder, "av"), *ar = nla_path_join(folder, "ar");
+	memset(f, 0, sizeof(*f));
+	f->name = name;
+	assert_ok(nla_st_open(&f->golden, FAMILIES "/golden.safetensors", &err));
+	assert_ok(nla_lm_load(&f->lm, folder, NT_CPU, dtype, how, &err));
+	assert_ok(nla_adapter_load(&f->av, &f->lm.arch, F_BLOCKS, av, NT_CPU, &err));
+	assert_ok(nla_adapter_load(&f->ar, &f->lm.arch, F_K + 1, ar, NT_CPU, &err));
+	f->ids = nla_st_find(&f->golden, "ids")->data;
+	for (int i = 0; i < F_N; i++)
+		while (f->length[i] < F_WIDTH && f->ids[i * F_WIDTH + f->length[i]] >= 0)
+			f->length[i]++;
+	free(folder);
+	free(av);
+	free(ar);
+}
+
+static void close_family(struct family *f)
+{
+	nla_adapter_release(&f->av);
+	nla_adapter_release(&f->ar);
+	nla_lm_release(&f->lm);
+	nla_st_close(&f->golden);
+}
+
+/* All rows in one pack; sites: where their markers stand, ends: their last tokens. */
+static void pack_rows(const struct family *f, struct nla_pack *pack, int64_t *sites, int64_t *ends)
+{
+	nla_pack_init(pack);
+	for (int i = 0; i < F_N; i++) {
+		int32_t row[F_WIDTH];
+		for (int64_t j = 0; j < f->length[i]; j++)
+			row[j] = (int32_t)f->ids[i * F_WIDTH + j];
+		int64_t at = nla_pack_add(pack, row, f->length[i], -1);
+		sites[i] = pack->start.data[at] + F_MARKER_AT;
+		ends[i] = nla_pack_last(pack, at);
+	}
+	assert_ok(nla_pack_ready(pack, &f->lm, &err));
+}
+
+/* [N, RESPONSE], zero beyond a row's end; mode: -1 or enum nla_inject_at */
+static void logprobs(const struct family *f, bool adapted, int mode, float *out)
+{
+	struct nla_view view = { .lm = &f->lm, .adapters = { &f->av }, .n_adapters = adapted };
+	struct nla_pack pack;
+	struct nla_i64s at = { 0 }, ids = { 0 };
+	int64_t sites[F_N], ends[F_N], shape[2] = { F_N, F_D }, k = 0;
+	pack_rows(f, &pack, sites, ends);
+	for (int i = 0; i < F_N; i++)
+		for (int64_t j = F_PROMPT; j < f->length[i]; j++) {
+			nla_i64s_push(&at, pack.start.data[i] + j - 1);
+			nla_i64s_push(&ids, f->ids[i * F_WIDTH + j]);
+		}
+	nt_scope_push();
+	struct nla_inject inject = { .at = mode < 0 ? 0 : mode, .block = 1, .scale = 4, .sites = nt_i64(NT_CPU, sites, F_N),
+				     .v = nt_from_host(NT_F32, NT_CPU, nla_st_find(&f->golden, "vectors")->data, 2, shape) };
+	nt_tensor *x = nla_forward(&view, &pack, mode < 0 ? NULL : &inject, F_BLOCKS, NULL);
+	x = nla_final_norm(&view, nt_rows(x, nt_i64(NT_CPU, at.data, (int64_t)at.n)));
+	float *packed = host(nt_token_logprob(x, f->lm.head, nt_i64(NT_CPU, ids.data, (int64_t)ids.n), 1, NULL), at.n);
+	nt_scope_pop();
+	memset(out, 0, F_N * F_RESPONSE * sizeof(*out));
+	for (int i = 0; i < F_N; i++)
+		for (int64_t j = 0; j < f->length[i] - F_PROMPT; j++)
+			out[i * F_RESPONSE + j] = packed[k++];
+	free(packed);
+	nla_i64s_release(&at);
+	nla_i64s_release(&ids);
+	nla_pack_release(&pack);
+}
+
+static void reconstruct(const struct family *f, float *out)
+{
+	struct nla_view view = { .lm = &f->lm, .adapters = { &f->ar }, .n_adapters = 1 };
+	struct nla_pack pack;
+	int64_t sites[F_N], ends[F_N], shape[2] = { F_D, F_D };
+	pack_rows(f, &pack, sites, ends);
+	nt_scope_push();
+	nt_tensor *h = nt_rows(nla_forward(&view, &pack, NULL, F_K + 1, NULL), nt_i64(NT_CPU, ends, F_N));
+	nt_tensor *head = nt_from_host(NT_F32, NT_CPU, numbers(f, "head", false, F_D * F_D), 2, shape);
+	float *hat = host(nt_normalize(nt_linear(nt_normalize(h), head, NULL)), F_N * F_D);
+	memcpy(out, hat, F_N * F_D * sizeof(*out));
+	free(hat);
+	nt_scope_pop();
+	nla_pack_release(&pack);
+}
+
+static const struct {
+	const char *name;
+	bool adapted;
+	int mode;
+} cases[] = {
+	{ "bare", false, -1 },
+	{ "adapter", true, -1 },
+	{ "bare.residual_add", false, NLA_INJECT_AT_BLOCK },
+	{ "adapter.residual_add", true, NLA_INJECT_AT_BLOCK },
+	{ "bare.embed_replace", false, NLA_INJECT_AT_EMBEDDING },
+	{ "adapter.embed_replace", true, NLA_INJECT_AT_EMBEDDING },
+};
+
+static double mean_diff(const float *a, const float *b, size_t n)
+{
+	double sum = 0;
+	for (size_t i = 0; i < n; i++)
+		sum += fabs((double)a[i] - b[i]);
+	return sum / (double)n;
+}
+
+/* How far bf16 is off, summed over everything compared: ours from exact, transformers' from exact, ours from transformers'. */
+struct off {
+	double ours, theirs, apart;
+};
+
+/* fp32: within 1e-4. bf16: a row of few numbers says little of its error, so each is held to twice transformers' own, and their sum to what
+ * follows. */
+static void compare(const struct family *f, const char *what, const float *mine, size_t n, struct off *off)
+{
+	const float *exact = numbers(f, what, false, n);
+	char line[96];
+	if (!off) {
+		snprintf(line, sizeof(line), "%s %s", f->name, what);
+		within(line, worst(mine, exact, n), 1e-4);
+		return;
+	}
+	const float *coarse = numbers(f, what, true, n);
+	double ours = mean_diff(mine, exact, n), theirs = mean_diff(coarse, exact, n);
+	snprintf(line, sizeof(line), "%s %s, bf16 error over transformers'", f->name, what);
+	within(line, ours / theirs, 2);
+	off->ours += ours;
+	off->theirs += theirs;
+	off->apart += mean_diff(mine, coarse, n);
+}
+
+static void check_family(const char *name, nt_dtype dtype, enum nla_lm_how how, struct off *off)
+{
+	struct family f;
+	float mine[F_N * F_RESPONSE], hat[F_N * F_D];
+	open_family(&f, name, dtype, how);
+	assert_int_equal(f.lm.mapped, how == NLA_LM_MAP);
+	for (size_t i = 0; i < NLA_LEN(cases); i++) {
+		logprobs(&f, cases[i].adapted, cases[i].mode, mine);
+		compare(&f, cases[i].name, mine, F_N * F_RESPONSE, off);
+	}
+	reconstruct(&f, hat);
+	compare(&f, "ar", hat, F_N * F_D, off);
+	close_family(&f);
+}
+
+static void test_fp32(void **state)
+{
+	for (size_t i = 0; i < NLA_LEN(names); i++)
+		check_family(names[i], NT_F32, NLA_LM_COPY, NULL);
+}
+
+static void test_mapped(void **state)
+{
+	for (size_t i = 0; i < NLA_LEN(names); i++)
+		check_family(names[i], NT_F32, NLA_LM_MAP, NULL);
+}
+
+static void test_bf16(void **state)
+{
+	struct off off = { 0 };
+	for (size_t i = 0; i < NLA_LEN(names); i++)
+		check_family(names[i], NT_BF16, NLA_LM_COPY, &off);
+	within("bf16 error over transformers', all", off.ours / off.theirs, 1.1);
+	within("bf16 from transformers', over its error, all", off.apart / off.theirs, 1.4); /* two independent errors: sqrt 2 */
+}
+
+/* A mapped model merged into a copy of its own is the adapted one; the file's pages are never written. */
+static void test_mapped_merge(void **state)
+{
+	struct family f;
+	struct nla_lm merged;
+	float mine[F_N * F_RESPONSE];
+	open_family(&f, "qwen2", NT_F32, NLA_LM_MAP);
+	struct nla_view view = { .lm = &f.lm, .adapters = { &f.av }, .n_adapters = 1 };
+	assert_ok(nla_lm_fork(&merged, &f.lm, &err));
+	assert_ok(nla_merge(&merged, &view, &err));
+	struct family plain = f;
+	plain.lm = merged;
+	logprobs(&plain, false, NLA_INJECT_AT_BLOCK, mine);
+	within("qwen2 mapped, merged", worst(mine, numbers(&f, "adapter.residual_add", false, F_N * F_RESPONSE), F_N * F_RESPONSE), 1e-4);
+	nla_lm_release(&merged);
+	close_family(&f);
+	assert_fails(nla_lm_load(&f.lm, FAMILIES "/qwen2", NT_CPU, NT_BF16, NLA_LM_MAP, &err), "cannot map");
+}
+
+/* ---- what is refused ---- */
+
+static void copy_to_scratch(const char *family, const char *file, const char *from, const char *to)
+{
+	struct nla_str text = NLA_STR_INIT, changed = NLA_STR_INIT;
+	char *in = nla_format("%s/%s/%s", FAMILIES, family, file), *out = nla_path_join(scratch, file);
+	assert_ok(nla_file_read(in, &text, &err));
+	const char *at = from ? strstr(text.buf, from) : text.buf;
+	assert_non_null(at);
+	nla_str_addn(&changed, text.buf, (size_t)(at - text.buf));
+	nla_str_add(&changed, to ? to : "");
+	at += from ? strlen(from) : 0;
+	nla_str_addn(&changed, at, text.len - (size_t)(at - text.buf));
+	assert_ok(nla_file_write(out, changed.buf, changed.len, false, &err));
+	nla_str_release(&text);
+	nla_str_release(&changed);
+	free(in);
+	free(out);
+}
+
+static void refused(const char *family, const char *from, const char *to, const char *want)
+{
+	struct nla_arch arch;
+	copy_to_scratch(family, "config.json", from, to);
+	assert_fails(nla_arch_read(&arch, scratch, &err), want);
+}
+
+static void test_refused(void **state)
+{
+	refused("llama2", "\"llama\"", "\"gemma3\"", "model_type 'gemma3' is not supported (supported: qwen3, qwen2, llama)");
+	refused("llama2", "\"silu\"", "\"gelu\"", "'hidden_act' is \"gelu\", only \"silu\" is supported");
+	refused("llama2", "\"attention_bias\": false", "\"attention_bias\": true", "'attention_bias' is true");
+	refused("llama2", "\"mlp_bias\": false", "\"mlp_bias\": true", "'mlp_bias' is true");
+	refused("llama2", "\"use_cache\"", "\"attn_logit_softcapping\": 50.0,\n \"use_cache\"", "field 'attn_logit_softcapping' is not known");
+	refused("llama2", "\"use_cache\"", "\"quantization_config\": {\"bits\": 4},\n \"use_cache\"", "field 'quantization_config' is not known");
+	refused("llama3", "\"rope_type\": \"llama3\"", "\"rope_type\": \"yarn\"", "'rope_scaling.rope_type' is 'yarn'");
+	refused("llama3", "\"factor\": 4.0,", "", "'factor'");
+	refused("llama3", "\"factor\": 4.0,", "\"factor\": 4.0, \"attention_factor\": 2,", "field 'rope_scaling.attention_factor' is not known");
+	refused("qwen2", "\"use_sliding_window\": false", "\"use_sliding_window\": true", "'use_sliding_window' is true");
+	refused("qwen2", "\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", "4 heads are no multiple of 3 key/value heads");
+	refused("qwen2", "\"num_key_value_heads\": 2,", "", "'num_key_value_heads' is missing");
+	refused("qwen3", "\"full_attention\"", "\"sliding_attention\"", "'layer_types' has an entry other than 'full_attention'");
+}
+
+/* Weights of one family under another's config: the tensors that would be left out, or are missing, are named. */
+static void test_other_family(void **state)
+{
+	static const struct {
+		const char *weights, *config, *from, *to, *want;
+	} pairs[] = {
+		{ "qwen2", "smollm2", "\"num_key_value_heads\": 1", "\"num_key_value_heads\": 2", "self_attn.k_proj.bias' is not part of family llama" },
+		{ "llama3", "qwen2", NULL, NULL, "'model.layers.0.self_attn.q_proj.bias' is missing" },
+		{ "llama2", "smollm2", NULL, NULL, "'model.layers.0.self_attn.k_proj.weight' has shape [32, 32], want [8, 32]" },
+		{ "smollm2", "smollm2", "\"num_hidden_layers\": 4", "\"num_hidden_layers\": 3", "belongs to no layer, config.json has 3" },
+		{ "smollm2", "smollm2", "\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false", "'lm_head.weight' is missing" },
+	};
+	for (size_t i = 0; i < NLA_LEN(pairs); i++) {
+		struct nla_lm lm;
+		copy_to_scratch(pairs[i].config, "config.json", pairs[i].from, pairs[i].to);
+		copy_to_scratch(pairs[i].weights, "model.safetensors", NULL, NULL);
+		assert_fails(nla_lm_load(&lm, scratch, NT_CPU, NT_F32, NLA_LM_AUTO, &err), pairs[i].want);
+		assert_fails(nla_lm_load(&lm, scratch, NT_CPU, NT_F32, NLA_LM_MAP, &err), pairs[i].want);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = { TINY_TEST(test_fp32),	  TINY_TEST(test_mapped),  TINY_TEST(test_bf16),
+					    TINY_TEST(test_mapped_merge), TINY_TEST(test_refused), TINY_TEST(test_other_family) };
+	return run_tiny(tests);
+}
