@@ -38,3 +38,10 @@ bool nla_utf8_valid(const char *s, size_t n)
 			return false;
 	return true;
 }
+
+bool nla_utf8_is_space(uint32_t code)
+{
+	return (code >= 9 && code <= 13) || code == 0x20 || code == 0x85 || code == 0xa0 || code == 0x1680 ||
+	       (code >= 0x2000 && code <= 0x200a) || code == 0x2028 || code == 0x2029 || code == 0x202f || code == 0x205f ||
+	       code == 0x3000;
+}

@@ -9,5 +9,7 @@
 /* The code point at the start of s[0..n) and its length in bytes, 1 to 4; 0 when the bytes are not valid or n is 0. */
 size_t nla_utf8_next(const char *s, size_t n, uint32_t *code);
 bool nla_utf8_valid(const char *s, size_t n);
+/* White_Space of Unicode's PropList. */
+bool nla_utf8_is_space(uint32_t code);
 
 #endif

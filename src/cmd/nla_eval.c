@@ -37,7 +37,7 @@ static enum nla_status load(struct models *m, const struct nla_config *cfg, stru
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) || nla_config_need(cfg->ar, "ar", err) ||
 	    nla_config_need(data, "eval.data", err) || nla_config_need(cfg->out, "out", err) || nla_config_device(cfg, &device, &dtype, err))
 		return err->status;
-	if (nla_target_open(&m->target, cfg->model, device, dtype, -1, err) || nla_av_open(&m->av, &m->target, cfg->av, err) ||
+	if (nla_target_open(&m->target, cfg->model, &cfg->chat, device, dtype, -1, err) || nla_av_open(&m->av, &m->target, cfg->av, err) ||
 	    nla_ar_open(&m->ar, &m->target, cfg->ar, err) || nla_actset_open(&m->set, data, m->target.lm.arch.d_model, err) ||
 	    nla_contract_fits(&m->set.meta, &m->target, &m->av.meta, &m->ar.meta, data, err))
 		return err->status;

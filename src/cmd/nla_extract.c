@@ -83,7 +83,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->extract.corpus, "extract.corpus", err) ||
 	    nla_config_need(cfg->out, "out", err) || nla_config_device(cfg, &device, &dtype, err))
 		return err->status;
-	if (nla_target_open(&target, cfg->model, device, dtype, -1, err))
+	if (nla_target_open(&target, cfg->model, &cfg->chat, device, dtype, -1, err))
 		return err->status;
 	nla_sidecar_init(&meta);
 	if (!describe(cfg, &target, &meta, err) && !extract(cfg, &target, &meta, err))

@@ -1,24 +1,42 @@
 /*
- * chat - the chat format of a model: one user message and the opening of the assistant's turn, as `apply_chat_template(...,
- * add_generation_prompt=True)` renders it (Qwen3: ChatML without a system turn, no think block).
+ * chat - the chat format of a model: one user message and the opening of the assistant's turn, with the ids that transformers'
+ * `apply_chat_template([{"role": "user", ...}], add_generation_prompt=True)` gives.
  *
- *	<|im_start|>user\n CONTENT <|im_end|>\n<|im_start|>assistant\n
+ *	chatml  <|im_start|>system\n SYSTEM <|im_end|>\n<|im_start|>user\n CONTENT <|im_end|>\n<|im_start|>assistant\n
+ *	llama3  <|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n SYSTEM <|eot_id|> .. the same for user ..
+ *	        <|start_header_id|>assistant<|end_header_id|>\n\n
+ *	llama2  <s>[INST] <<SYS>>\n SYSTEM \n<</SYS>>\n\n CONTENT [/INST]
  *
- * Only ChatML is known so far, told by the tokenizer's <|im_start|> and <|im_end|>; any other tokenizer is an error. A system
- * turn that a model's own template would put in front (Qwen2.5 and SmolLM2 do) is not put in.
+ * The checkpoint's own chat template (chat_template.jinja, else tokenizer_config.json) says which it is, whether there is a
+ * system turn when nobody asks for one and with what text, and whether white space around a message is stripped. No jinja is
+ * run: the template is recognised by its texts (chat_template.c), and one that would render something else is an error. Without
+ * a template the tokenizer's tokens tell.
  */
 #ifndef NLA_CHAT_H
 #define NLA_CHAT_H
 
 #include "lm/tokenizer.h"
 
-struct nla_chat {
-	int32_t end_of_turn;     /* what ends a response: <|im_end|>                           */
-	struct nla_i32s stop;    /* every stop id: end_of_turn and generation_config's eos ids */
+enum nla_chat_format { NLA_CHAT_AUTO, NLA_CHAT_CHATML, NLA_CHAT_LLAMA3, NLA_CHAT_LLAMA2 };
+#define NLA_CHAT_FORMATS "auto|chatml|llama3|llama2"
+
+/* What a user may set. NULL for the whole stands for auto. */
+struct nla_chat_cfg {
+	int format;   /* enum nla_chat_format                                              */
+	char *system; /* "auto": the checkpoint's default; "": no system turn; else its text */
 };
 
-/* Chosen from the tokenizer's tokens; stop ids from FOLDER/generation_config.json, else config.json eos_token_id. */
-enum nla_status nla_chat_load(struct nla_chat *chat, const char *folder, const struct nla_tokenizer *tok, struct nla_err *err);
+struct nla_chat {
+	enum nla_chat_format format;
+	char *before, *lead, *after; /* the prompt: before, strip(lead + content) or lead + content, after; owned */
+	bool strip;
+	int32_t end_of_turn;         /* what ends a response                                                */
+	struct nla_i32s stop;        /* every stop id: end_of_turn and generation_config's eos ids          */
+};
+
+/* Stop ids from FOLDER/generation_config.json, else config.json eos_token_id. */
+enum nla_status nla_chat_load(struct nla_chat *chat, const char *folder, const struct nla_tokenizer *tok,
+			      const struct nla_chat_cfg *cfg, struct nla_err *err);
 void nla_chat_release(struct nla_chat *chat);
 bool nla_chat_is_stop(const struct nla_chat *chat, int32_t id);
 /* Ids of the prompt, appended. Tokenised as one text. */

@@ -61,13 +61,6 @@ static uint32_t before(const char *text, size_t at, size_t *length)
 	return nla_utf8_next(text + start, at - start, &cp) ? cp : 0;
 }
 
-/* White_Space of Unicode's PropList. */
-static bool is_space(uint32_t cp)
-{
-	return (cp >= 9 && cp <= 13) || cp == 0x20 || cp == 0x85 || cp == 0xa0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200a) ||
-	       cp == 0x2028 || cp == 0x2029 || cp == 0x202f || cp == 0x205f || cp == 0x3000;
-}
-
 /* A word character of UTS 18 annex C: letters, marks, decimal and letter numbers, connectors, joiners, and the enclosed letters
  * that are alphabetic though symbols. */
 static bool is_word(uint32_t cp)
@@ -120,7 +113,7 @@ size_t nla_tok_spaces_before(const char *text, size_t at)
 {
 	size_t length, start = at;
 
-	while (start > 0 && is_space(before(text, start, &length)))
+	while (start > 0 && nla_utf8_is_space(before(text, start, &length)))
 		start -= length;
 	return at - start;
 }
@@ -130,7 +123,7 @@ size_t nla_tok_spaces_after(const char *text, size_t n, size_t at)
 	size_t length, stop = at;
 	uint32_t cp;
 
-	while (stop < n && (length = nla_utf8_next(text + stop, n - stop, &cp)) > 0 && is_space(cp))
+	while (stop < n && (length = nla_utf8_next(text + stop, n - stop, &cp)) > 0 && nla_utf8_is_space(cp))
 		stop += length;
 	return stop - at;
 }

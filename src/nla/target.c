@@ -3,12 +3,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum nla_status nla_target_open(struct nla_target *t, const char *folder, int device, nt_dtype dtype, int64_t random_seed,
-				struct nla_err *err)
+enum nla_status nla_target_open(struct nla_target *t, const char *folder, const struct nla_chat_cfg *chat, int device,
+				nt_dtype dtype, int64_t random_seed, struct nla_err *err)
 {
 	memset(t, 0, sizeof(*t));
 	t->folder = nla_strdup(folder);
-	if (nla_tokenizer_load(&t->tok, folder, err) || nla_chat_load(&t->chat, folder, t->tok, err))
+	if (nla_tokenizer_load(&t->tok, folder, err) || nla_chat_load(&t->chat, folder, t->tok, chat, err))
 		goto fail;
 	if (random_seed >= 0 ? nla_lm_init(&t->lm, folder, (uint64_t)random_seed, device, dtype, err)
 			     : nla_lm_load(&t->lm, folder, device, dtype, NLA_LM_AUTO, err))

@@ -36,6 +36,9 @@ const struct nla_option nla_config_table[] = {
 	{ "resume", NLA_OPT_BOOL, AT(resume), "false", 0, 0, NULL, "resume", TRAIN | SFT, "go on from the newest whole checkpoint in out" },
 	{ "overwrite", NLA_OPT_BOOL, AT(overwrite), "false", 0, 0, NULL, "overwrite", TRAIN | SFT | EXTRACT | EVAL, "replace what is in out" },
 
+	{ "chat.format", NLA_OPT_ENUM, AT(chat.format), "auto", 0, 0, NLA_CHAT_FORMATS, NULL, ALL, "of prompts; auto: as the model's chat template or tokens say" },
+	{ "chat.system", NLA_OPT_STR, AT(chat.system), "auto", 0, 0, NULL, NULL, ALL, "system turn of prompts; auto: the chat template's own, if it has one; empty: none" },
+
 	{ "lora.rank", NLA_OPT_INT, AT(lora.rank), "16", 1, 8192, NULL, NULL, TRAIN | SFT, "rank of the adapter to train" },
 	{ "lora.alpha", NLA_OPT_NUM, AT(lora.alpha), "32", 0, 1e6, NULL, NULL, TRAIN | SFT, "its scale: alpha/sqrt(rank), or alpha/rank without rslora" },
 	{ "lora.rslora", NLA_OPT_BOOL, AT(lora.rslora), "true", 0, 0, NULL, NULL, TRAIN | SFT, "scale by sqrt(rank)" },

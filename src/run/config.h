@@ -6,6 +6,7 @@
 #define NLA_CONFIG_H
 
 #include "base/options.h"
+#include "lm/chat.h"
 #include "lm/lora.h"
 #include "rl/advantage.h"
 #include "rl/reward.h"
@@ -21,6 +22,7 @@ struct nla_config {
 	int dtype;
 	int64_t seed, threads, steps;
 	bool resume, overwrite;
+	struct nla_chat_cfg chat;
 	struct {
 		int64_t rank;
 		double alpha;

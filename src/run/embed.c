@@ -26,7 +26,7 @@ int nla_open(struct nla **out, const char *model, const char *av, const char *ar
 	struct nla *nla = *out = nla_alloc(1, sizeof(*nla));
 	if (nt_device_open(device, &index))
 		nla_nt_fail(&err, "cannot use device '%s'", device);
-	else if (!nla_target_open(&nla->target, model, index, index == NT_CPU ? NT_F32 : NT_BF16, -1, &err) &&
+	else if (!nla_target_open(&nla->target, model, NULL, index, index == NT_CPU ? NT_F32 : NT_BF16, -1, &err) &&
 		 !nla_av_open(&nla->av, &nla->target, av, &err) && !nla_ar_open(&nla->ar, &nla->target, ar, &err))
 		nla_contract_fits(&nla->av.meta, &nla->target, &nla->av.meta, &nla->ar.meta, av, &err);
 	if (err.status) {

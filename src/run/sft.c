@@ -98,7 +98,7 @@ enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, st
 	bool lm = cfg->sft.role == NLA_ROLE_LM;
 	if (lm && dtype != NT_F32)
 		return nla_usage(err, "role lm trains the weights themselves, which bf16 is too coarse for: give --dtype fp32");
-	if (nla_target_open(&s->target, cfg->model, device, dtype, lm && cfg->sft.init ? cfg->seed : -1, err) || nla_sft_load(s, err))
+	if (nla_target_open(&s->target, cfg->model, &cfg->chat, device, dtype, lm && cfg->sft.init ? cfg->seed : -1, err) || nla_sft_load(s, err))
 		return err->status;
 	if (lm && s->target.lm.mapped)
 		return nla_fail(err, "role lm trains every weight, and '%s' does not fit this machine's memory for that", cfg->model);

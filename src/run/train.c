@@ -167,7 +167,7 @@ enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg
 	    nla_config_need(cfg->data, "data", err) || nla_config_need(cfg->out, "out", err) || nla_config_lora(cfg, &spec, err) ||
 	    nla_config_device(cfg, &device, &dtype, err))
 		return err->status;
-	if (nla_target_open(&t->target, cfg->model, device, dtype, -1, err) || open_models(t, err) || open_data(t, err) ||
+	if (nla_target_open(&t->target, cfg->model, &cfg->chat, device, dtype, -1, err) || open_models(t, err) || open_data(t, err) ||
 	    nla_adapter_init(&t->adapter, &t->target.lm.arch, t->target.lm.arch.n_layers, &spec, (uint64_t)cfg->seed, device, err) ||
 	    open_optim(t, err) || nla_folder_open(&t->folder, cfg, false, err) || keep_reference(t, err))
 		return err->status;

@@ -206,7 +206,7 @@ static inline int tiny_open(void **state)
 	assert_int_equal(nt_live(), 0);
 	nt_set_threads(1); /* so small a model only waits for its threads, long when the machine is busy */
 	assert_ok(nla_st_open(&t->golden, TINY "/golden.safetensors", &err));
-	assert_ok(nla_target_open(&t->target, TINY "/model", NT_CPU, NT_F32, -1, &err));
+	assert_ok(nla_target_open(&t->target, TINY "/model", NULL, NT_CPU, NT_F32, -1, &err));
 	assert_ok(nla_av_open(&t->av, &t->target, TINY "/av", &err));
 	assert_ok(nla_ar_open(&t->ar, &t->target, TINY "/ar", &err));
 	assert_ok(nla_adapter_load(&t->rl, arch, arch->n_layers, TINY "/rl", NT_CPU, &err));

@@ -153,7 +153,7 @@ static void test_qwen3_chat(void **state)
 	struct nla_chat chat;
 	const cJSON *row;
 
-	assert_int_equal(nla_chat_load(&chat, folder, tok, &err), NLA_OK);
+	assert_int_equal(nla_chat_load(&chat, folder, tok, NULL, &err), NLA_OK);
 	assert_int_equal(chat.end_of_turn, 151645);
 	assert_true(cJSON_GetArraySize(nla_json_at(json, "chat")) >= 8);
 	cJSON_ArrayForEach(row, nla_json_at(json, "chat")) {
@@ -401,7 +401,7 @@ static void stops(const char *generation, const char *config, const int32_t *wan
 
 	write_text("generation_config.json", generation);
 	write_text("config.json", config);
-	assert_int_equal(nla_chat_load(&chat, scratch, tok, &err), NLA_OK);
+	assert_int_equal(nla_chat_load(&chat, scratch, tok, NULL, &err), NLA_OK);
 	assert_int_equal(chat.end_of_turn, 599);
 	assert_int_equal(chat.stop.n, n);
 	for (size_t i = 0; i < n; i++)
@@ -431,17 +431,17 @@ static void test_chat_errors(void **state)
 		char *text = nla_format("{\"eos_token_id\": %s}", bad[i]);
 
 		write_text("generation_config.json", text);
-		assert_int_equal(nla_chat_load(&chat, scratch, small, &err), NLA_FAIL);
+		assert_int_equal(nla_chat_load(&chat, scratch, small, NULL, &err), NLA_FAIL);
 		assert_non_null(strstr(err.text, "generation_config.json': 'eos_token_id' has"));
 		free(text);
 	}
 	write_text("generation_config.json", "{}");
 	write_changed("added_tokens.2.content", "\"</s>\"");
 	tok = load(scratch);
-	assert_int_equal(nla_chat_load(&chat, scratch, tok, &err), NLA_FAIL);
-	assert_non_null(strstr(err.text, "supported: ChatML"));
+	assert_int_equal(nla_chat_load(&chat, scratch, tok, NULL, &err), NLA_FAIL);
+	assert_non_null(strstr(err.text, "neither ChatML's nor Llama 3's tokens"));
 	/* A sentencepiece model puts a space before a text, so it does not yield the token alone: not ChatML as we know it. */
-	assert_int_equal(nla_chat_load(&chat, scratch, native, &err), NLA_FAIL);
+	assert_int_equal(nla_chat_load(&chat, scratch, native, NULL, &err), NLA_FAIL);
 	nla_tokenizer_free(tok);
 	nla_tokenizer_free(small);
 	nla_tokenizer_free(native);

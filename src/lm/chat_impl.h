@@ -1,0 +1,43 @@
+/*
+ * chat_impl - what chat.c and chat_template.c share; nobody else includes it.
+ */
+#ifndef NLA_CHAT_IMPL_H
+#define NLA_CHAT_IMPL_H
+
+#include "lm/chat.h"
+
+/* One row a format: what stands around each part of a prompt. */
+struct nla_chat_row {
+	const char *name;
+	const char *bos;         /* where there is no template to say                        */
+	const char *system[2];   /* around the system text                                   */
+	const char *user[2];     /* around the content                                       */
+	const char *open;        /* opens the assistant's turn                               */
+	const char *end;         /* the token that ends a turn                               */
+	const char *tokens[3];   /* each must be one token of the tokenizer                  */
+	const char *texts[3];    /* literals of every template of the format                 */
+	bool strip;              /* where there is no template to say                        */
+	bool system_in_user;     /* the system text is the beginning of the user's message   */
+	bool told_by_tokens;     /* a tokenizer that has the tokens is of this format        */
+};
+
+#define NLA_CHAT_ROWS 4
+extern const struct nla_chat_row nla_chat_rows[NLA_CHAT_ROWS]; /* by enum nla_chat_format; [NLA_CHAT_AUTO] is empty */
+
+/* What a checkpoint's template says. */
+struct nla_chat_template {
+	char *path;            /* the file it stands in; NULL: the checkpoint has none            */
+	enum nla_chat_format format;
+	bool strip, bos;       /* it strips messages, it begins with bos_token                    */
+	char *bos_text;        /* bos_token of tokenizer_config.json; NULL: it says nothing       */
+	char *system;          /* text of the system turn when none is asked for; NULL: no turn   */
+	char *system_head;     /* what it puts at the head of every system text; NULL: nothing    */
+	bool system_unclear;   /* there is a default, and no telling when it is used              */
+};
+
+/* format: AUTO, or the one that the user asked for, and then a template of another format counts as none. */
+enum nla_status nla_chat_template_read(struct nla_chat_template *t, const char *folder, enum nla_chat_format format,
+				       struct nla_err *err);
+void nla_chat_template_release(struct nla_chat_template *t);
+
+#endif

@@ -1,0 +1,331 @@
+/*
+ * chat_template - what a checkpoint's jinja template renders, told from its string literals.
+ *
+ * Templates of one format differ in wording (quotes, `message.role` or `message['role']`, tools, reasoning), not in the texts
+ * they print for one user message. So the literals are collected with what stands before each, and:
+ *
+ *	format        the one whose texts are all among them
+ *	opening       what is printed behind `if add_generation_prompt` must be the format's opening, whole
+ *	system turn   a literal that has a system turn's start and end, or its start and a text (SmolLM2, Qwen2.5)
+ *	its head      "Cutting Knowledge Date: " and "Today Date: " (Llama 3.1), with the date that `date_string = ` sets
+ *	strip         `content | trim` or `content.strip()` of a message
+ *
+ * Whatever does not fit is an error that says so. The date of Llama 3.2's template is today's; here it is the fixed one that the
+ * template falls back on, for a prompt that changes overnight is no prompt to train on.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "lm/chat_impl.h"
+
+#define OVERRIDE "set 'chat.format' to chatml, llama3 or llama2"
+
+/* A string literal, or text outside of jinja's brackets. */
+struct literal {
+	char *text;
+	size_t at;     /* where it begins in the template */
+	bool variable; /* is the value of `name = "..."`  */
+};
+
+struct literals {
+	struct literal *data;
+	size_t n, cap;
+};
+
+static void literals_push(struct literals *l, struct nla_str *text, size_t at)
+{
+	if (l->n == l->cap) {
+		l->cap = NLA_MAX(32, 2 * l->cap);
+		l->data = nla_realloc(l->data, l->cap, sizeof(*l->data));
+	}
+	l->data[l->n++] = (struct literal){ nla_str_detach(text), at, false };
+}
+
+static void literals_release(struct literals *l)
+{
+	for (size_t i = 0; i < l->n; i++)
+		free(l->data[i].text);
+	free(l->data);
+}
+
+/* A quoted string at s. Returns the bytes up to and including the closing quote. */
+static size_t read_quoted(const char *s, struct nla_str *text)
+{
+	size_t i = 1;
+
+	for (; s[i] && s[i] != s[0]; i++) {
+		if (s[i] == '\\' && s[i + 1]) {
+			char c = s[++i];
+
+			nla_str_addc(text, c == 'n' ? '\n' : c == 't' ? '\t' : c == 'r' ? '\r' : c);
+		} else {
+			nla_str_addc(text, s[i]);
+		}
+	}
+	return s[i] ? i + 1 : i;
+}
+
+/* Text outside of brackets, up to the next; white space alone between two tags is taken for layout. */
+static size_t read_outside(const char *s, struct nla_str *text)
+{
+	size_t n = 0;
+
+	while (s[n] && !(s[n] == '{' && strchr("{%#", s[n + 1] ? s[n + 1] : 'x')))
+		n++;
+	if (strspn(s, " \t\r\n") < n)
+		nla_str_addn(text, s, n);
+	return n;
+}
+
+static void read_literals(const char *s, struct literals *out)
+{
+	size_t i = 0;
+
+	while (s[i]) {
+		struct nla_str text = NLA_STR_INIT;
+		size_t n = read_outside(s + i, &text);
+
+		if (text.len)
+			literals_push(out, &text, i);
+		i += n;
+		if (!s[i])
+			break;
+		if (s[i + 1] == '#') {
+			const char *stop = strstr(s + i, "#}");
+
+			i = stop ? (size_t)(stop - s) + 2 : strlen(s);
+			continue;
+		}
+		for (i += 2; s[i] && !((s[i] == '}' || s[i] == '%') && s[i + 1] == '}');) {
+			if (s[i] != '\'' && s[i] != '"') {
+				i++;
+				continue;
+			}
+			nla_str_init(&text);
+			n = read_quoted(s + i, &text);
+			literals_push(out, &text, i);
+			i += n;
+		}
+		i += s[i] ? 2 : 0;
+	}
+}
+
+/* The literal that is set by `name = "..."`, or NULL. */
+static const char *assigned(const char *source, const struct literals *l, const char *name)
+{
+	size_t n = strlen(name);
+
+	for (size_t i = 0; i < l->n; i++) {
+		size_t at = l->data[i].at;
+
+		while (at > 0 && source[at - 1] == ' ')
+			at--;
+		if (at < 2 || source[at - 1] != '=' || strchr("=!<>", source[at - 2]))
+			continue;
+		for (at--; at > 0 && source[at - 1] == ' ';)
+			at--;
+		if (at >= n && !memcmp(source + at - n, name, n))
+			return l->data[i].text;
+	}
+	return NULL;
+}
+
+static bool has_text(const struct literals *l, const char *text)
+{
+	for (size_t i = 0; i < l->n; i++)
+		if (strstr(l->data[i].text, text))
+			return true;
+	return false;
+}
+
+static enum nla_chat_format recognise(const struct literals *l)
+{
+	for (int f = NLA_CHAT_AUTO + 1; f < NLA_CHAT_ROWS; f++) {
+		bool all = true;
+
+		for (size_t i = 0; i < NLA_LEN(nla_chat_rows[f].texts); i++)
+			all &= !nla_chat_rows[f].texts[i] || has_text(l, nla_chat_rows[f].texts[i]);
+		if (all)
+			return (enum nla_chat_format)f;
+	}
+	return NLA_CHAT_AUTO;
+}
+
+/* Does it open the assistant's turn as the format does? Qwen3's also has an empty think block, for who switches thinking off. */
+static bool opens_plainly(const char *source, const struct literals *l, const char *open)
+{
+	const char *last = NULL;
+	struct nla_str printed = NLA_STR_INIT;
+	bool plain, off;
+
+	for (const char *s = source; (s = strstr(s, "add_generation_prompt")) != NULL; s++)
+		last = s;
+	if (!last)
+		return !*open || (l->n && !strcmp(l->data[l->n - 1].text, open));
+	for (size_t i = 0; i < l->n; i++)
+		if (l->data[i].at > (size_t)(last - source))
+			nla_str_add(&printed, l->data[i].text);
+	off = strstr(last, "enable_thinking is false") != NULL;
+	plain = !strncmp(printed.buf, open, strlen(open)) &&
+		!strcmp(printed.buf + strlen(open), off ? "<think>\n\n</think>\n\n" : "");
+	nla_str_release(&printed);
+	return plain;
+}
+
+/* `content | trim` or `content.strip()`, of a message, not of the system text that is taken out of messages[0]. */
+static bool strips(const char *source)
+{
+	static const char *const system[] = { "messages[0]['", "messages[0][\"", "messages[0]." };
+
+	for (const char *s = source; (s = strstr(s, "content")) != NULL; s++) {
+		const char *rest = s + strlen("content") + strspn(s + strlen("content"), "'\"]");
+		bool of_system = false;
+
+		for (size_t i = 0; i < NLA_LEN(system); i++) {
+			size_t n = strlen(system[i]);
+
+			of_system |= (size_t)(s - source) >= n && !memcmp(s - n, system[i], n);
+		}
+		if (of_system)
+			continue;
+		if (!strncmp(rest, ".strip()", 8))
+			return true;
+		rest += strspn(rest, " ");
+		if (*rest == '|' && nla_starts_with(rest + 1 + strspn(rest + 1, " "), "trim"))
+			return true;
+	}
+	return false;
+}
+
+/* A literal that prints a whole system turn, or its start and a text: what is in it. */
+static void find_system(struct nla_chat_template *t, const struct literals *l, const struct nla_chat_row *row)
+{
+	for (size_t i = 0; i < l->n; i++) {
+		const char *start = strstr(l->data[i].text, row->system[0]);
+		const char *text = start ? start + strlen(row->system[0]) : NULL;
+		const char *stop = text ? strstr(text, row->end) : NULL;
+
+		if (!text || !*text)
+			continue;
+		char *found = nla_strndup(text, stop ? (size_t)(stop - text) : strlen(text));
+
+		t->system_unclear |= !stop || (t->system && strcmp(t->system, found));
+		free(t->system);
+		t->system = found;
+	}
+}
+
+/* Llama 3.1 and later print the dates, and a system turn for them even when there is no system text. */
+static enum nla_status find_dates(struct nla_chat_template *t, const char *source, const struct literals *l, struct nla_err *err)
+{
+	const char *date = assigned(source, l, "date_string"), *cutting = NULL;
+
+	for (size_t i = 0; i < l->n; i++)
+		if (nla_starts_with(l->data[i].text, "Cutting Knowledge Date: "))
+			cutting = l->data[i].text;
+	if (!cutting && !has_text(l, "Today Date: "))
+		return NLA_OK;
+	if (!cutting || !date || !has_text(l, "Today Date: "))
+		return nla_fail(err, "cannot tell the chat format of '%s': it prints a date in a way we do not know; set 'chat.format' "
+				"and 'chat.system'", t->path);
+	t->system_head = nla_format("%sToday Date: %s\n\n", cutting, date);
+	if (!t->system)
+		t->system = nla_strdup("");
+	return NLA_OK;
+}
+
+static enum nla_status understand(struct nla_chat_template *t, const char *source, enum nla_chat_format format,
+				  struct nla_err *err)
+{
+	const struct nla_chat_row *row;
+	struct literals l = {0};
+	enum nla_status status = NLA_OK;
+	const char *set;
+
+	read_literals(source, &l);
+	t->format = recognise(&l);
+	row = &nla_chat_rows[t->format];
+	if (format == NLA_CHAT_AUTO && t->format == NLA_CHAT_AUTO) {
+		status = nla_fail(err, "cannot tell the chat format of '%s': its template is not ChatML, Llama 3's or Llama 2's; " OVERRIDE,
+				  t->path);
+	} else if (format == NLA_CHAT_AUTO && !opens_plainly(source, &l, row->open)) {
+		status = nla_fail(err, "cannot tell the chat format of '%s': it has the tokens of %s, but opens the assistant's turn in "
+				  "another way; " OVERRIDE, t->path, row->name);
+	} else if (t->format != NLA_CHAT_AUTO && (format == NLA_CHAT_AUTO || format == t->format)) {
+		t->strip = strips(source);
+		t->bos = strstr(source, "bos_token") != NULL || (*row->bos && has_text(&l, row->bos));
+		if (!row->system_in_user)
+			find_system(t, &l, row);
+		set = assigned(source, &l, "system_message");
+		t->system_unclear |= set && *set;
+		status = find_dates(t, source, &l, err);
+	} else {
+		t->format = NLA_CHAT_AUTO;
+	}
+	literals_release(&l);
+	return status;
+}
+
+/* chat_template of tokenizer_config.json: a text, or a list of named ones. Borrowed; NULL: none. */
+static const char *named_template(const cJSON *json)
+{
+	const cJSON *item, *value = nla_json_at(json, "chat_template");
+
+	if (!cJSON_IsArray(value))
+		return cJSON_GetStringValue(value);
+	cJSON_ArrayForEach(item, value) {
+		const char *name = cJSON_GetStringValue(nla_json_at(item, "name"));
+
+		if (name && !strcmp(name, "default"))
+			return cJSON_GetStringValue(nla_json_at(item, "template"));
+	}
+	return NULL;
+}
+
+static char *token_text(const cJSON *value)
+{
+	const char *text = cJSON_IsObject(value) ? cJSON_GetStringValue(nla_json_at(value, "content")) : cJSON_GetStringValue(value);
+
+	return text ? nla_strdup(text) : NULL;
+}
+
+enum nla_status nla_chat_template_read(struct nla_chat_template *t, const char *folder, enum nla_chat_format format,
+				       struct nla_err *err)
+{
+	char *jinja = nla_path_join(folder, "chat_template.jinja"), *config = nla_path_join(folder, "tokenizer_config.json");
+	struct nla_str source = NLA_STR_INIT;
+	enum nla_status status = NLA_OK;
+	cJSON *json = NULL;
+
+	memset(t, 0, sizeof(*t));
+	if (nla_exists(config))
+		status = nla_json_read(config, &json, err);
+	if (!status && nla_exists(jinja)) {
+		status = nla_file_read(jinja, &source, err);
+		t->path = nla_strdup(jinja);
+	} else if (json && named_template(json)) {
+		nla_str_add(&source, named_template(json));
+		t->path = nla_strdup(config);
+	}
+	t->bos_text = json ? token_text(nla_json_at(json, "bos_token")) : NULL;
+	if (t->path && !status)
+		status = understand(t, source.buf, format, err);
+	cJSON_Delete(json);
+	nla_str_release(&source);
+	free(jinja);
+	free(config);
+	if (status)
+		nla_chat_template_release(t);
+	return status;
+}
+
+void nla_chat_template_release(struct nla_chat_template *t)
+{
+	free(t->path);
+	free(t->bos_text);
+	free(t->system);
+	free(t->system_head);
+	memset(t, 0, sizeof(*t));
+}
