@@ -17,6 +17,7 @@ enum nla_stream { /* one per use: never renumber, checkpoints and results depend
 	NLA_STREAM_EXTRACT = 5, /* positions: hash of the document                */
 	NLA_STREAM_SPLIT = 6,   /* document -> split                              */
 	NLA_STREAM_TEST = 7,
+	NLA_STREAM_TEACH = 8,   /* explanations by a teacher: try, data set row, token */
 };
 
 struct nla_rng {

@@ -16,11 +16,9 @@
 #include <unistd.h>
 
 #include "base/json.h"
+#include "data/actset_impl.h"
 
-#define META_NAME "nla_meta.yaml"
-#define ROWS_NAME "rows.jsonl.gz"
 #define ROWS_TMP "rows.tmp.jsonl.gz" /* ends in .gz, which is what tells nla_log to compress */
-#define DATA_NAME "activations.safetensors"
 #define MAX_CHECKED (64 << 20) /* numbers looked at when a set is opened */
 #define CHECKED_ENDS 1024      /* rows at each end, when there are more */
 #define MAX_BASELINE_ROWS 50000
@@ -188,6 +186,7 @@ static enum nla_status check_finite(const struct nla_actset *set, struct nla_err
 static enum nla_status read_row(struct nla_row *row, const char *line, size_t n, const char *name, struct nla_err *err)
 {
 	const char *doc_id, *text, *explanation;
+	const cJSON *next;
 	cJSON *json;
 
 	if (nla_json_parse(line, n, name, &json, err))
@@ -204,6 +203,9 @@ static enum nla_status read_row(struct nla_row *row, const char *line, size_t n,
 	row->doc_id = nla_strdup(doc_id);
 	row->text = nla_strdup(text);
 	row->explanation = explanation ? nla_strdup(explanation) : NULL;
+	cJSON_ArrayForEach(next, nla_json_at(json, "next"))
+		if (cJSON_IsString(next))
+			nla_strs_push(&row->next, next->valuestring);
 out:
 	cJSON_Delete(json);
 	return err->status;
@@ -290,6 +292,7 @@ void nla_actset_close(struct nla_actset *set)
 		free(set->rows[i].doc_id);
 		free(set->rows[i].text);
 		free(set->rows[i].explanation);
+		nla_strs_release(&set->rows[i].next);
 	}
 	free(set->rows);
 	free(set->shards);
@@ -363,7 +366,7 @@ static enum nla_status check_folder(const char *folder, struct nla_err *err)
 }
 
 /* activations.safetensors, its index, the shards activations-00001-of-00002.safetensors. */
-static bool is_data_name(const char *name)
+bool nla_actset_is_data(const char *name)
 {
 	return !strcmp(name, DATA_NAME) || !strcmp(name, DATA_NAME ".index.json") ||
 	       (nla_starts_with(name, "activations-") && nla_ends_with(name, ".safetensors"));
@@ -380,7 +383,7 @@ enum nla_status nla_actset_remove(const char *folder, struct nla_err *err)
 		const char *name = i < NLA_LEN(first) ? first[i] : names.data[i - NLA_LEN(first)];
 		char *path = nla_path_join(folder, name);
 
-		if ((i < NLA_LEN(first) || is_data_name(name)) && unlink(path) && errno != ENOENT)
+		if ((i < NLA_LEN(first) || nla_actset_is_data(name)) && unlink(path) && errno != ENOENT)
 			nla_fail(err, "cannot remove '%s': %s", path, strerror(errno));
 		free(path);
 	}

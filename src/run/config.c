@@ -13,6 +13,7 @@
 #define EXTRACT NLA_CMD_EXTRACT
 #define EVAL NLA_CMD_EVAL
 #define EXPLAIN NLA_CMD_EXPLAIN
+#define TEACH NLA_CMD_TEACH
 #define BIG 1e15
 
 static const char av_template[] =
@@ -20,21 +21,26 @@ static const char av_template[] =
 	"Vector: {injection_char}";
 static const char ar_template[] = "A text and what the model has in mind at its end: {explanation} Vector:";
 
+static const char teach_prompt[] =
+	"Here is a passage that breaks off somewhere:\n\n{text}\n\n"
+	"In two or three short sentences, say what kind of text this is, what it is about, what stands at its very end, and what is likely to "
+	"come next. Write plain sentences only, no list and no heading.";
+
 /* clang-format off */
 const struct nla_option nla_config_table[] = {
 	{ "model", NLA_OPT_PATH, AT(model), "", 0, 0, NULL, "model", ALL, "target: a model folder in Hugging Face's layout" },
 	{ "av", NLA_OPT_PATH, AT(av), "", 0, 0, NULL, "av", TRAIN | SFT | EVAL | EXPLAIN, "verbalizer: adapter folder (nla-sft: where to go on from; empty: a fresh one)" },
 	{ "ar", NLA_OPT_PATH, AT(ar), "", 0, 0, NULL, "ar", TRAIN | SFT | EVAL | EXPLAIN, "reconstructor: adapter folder with head (nla-sft: where to go on from; empty: a fresh one)" },
 	{ "ref", NLA_OPT_PATH, AT(ref), "", 0, 0, NULL, "ref", EVAL, "anchor whose log-probabilities are reported; empty: the run's own when av is its checkpoint, else av" },
-	{ "data", NLA_OPT_PATH, AT(data), "", 0, 0, NULL, "data", TRAIN | SFT | EVAL | EXPLAIN, "activation set" },
-	{ "out", NLA_OPT_PATH, AT(out), "", 0, 0, NULL, "out", TRAIN | SFT | EXTRACT | EVAL, "folder to write" },
+	{ "data", NLA_OPT_PATH, AT(data), "", 0, 0, NULL, "data", TRAIN | SFT | EVAL | EXPLAIN | TEACH, "activation set" },
+	{ "out", NLA_OPT_PATH, AT(out), "", 0, 0, NULL, "out", TRAIN | SFT | EXTRACT | EVAL | TEACH, "folder to write" },
 	{ "device", NLA_OPT_STR, AT(device), "auto", 0, 0, NULL, "device", ALL, "auto, cpu, cuda or cuda:N" },
 	{ "dtype", NLA_OPT_ENUM, AT(dtype), "auto", 0, 0, "auto|fp32|bf16", "dtype", ALL, "of the weights; auto: fp32 on the CPU, bf16 on a GPU" },
 	{ "seed", NLA_OPT_INT, AT(seed), "0", 0, BIG, NULL, "seed", ALL, "of every random number" },
 	{ "threads", NLA_OPT_INT, AT(threads), "0", 0, 1024, NULL, "threads", ALL, "CPU threads; 0: all cores" },
 	{ "steps", NLA_OPT_INT, AT(steps), "250", 1, BIG, NULL, "steps", TRAIN | SFT, "updates to make" },
-	{ "resume", NLA_OPT_BOOL, AT(resume), "false", 0, 0, NULL, "resume", TRAIN | SFT, "go on from the newest whole checkpoint in out" },
-	{ "overwrite", NLA_OPT_BOOL, AT(overwrite), "false", 0, 0, NULL, "overwrite", TRAIN | SFT | EXTRACT | EVAL, "replace what is in out" },
+	{ "resume", NLA_OPT_BOOL, AT(resume), "false", 0, 0, NULL, "resume", TRAIN | SFT | TEACH, "go on from the newest whole checkpoint in out (nla-teach: after its last batch)" },
+	{ "overwrite", NLA_OPT_BOOL, AT(overwrite), "false", 0, 0, NULL, "overwrite", TRAIN | SFT | EXTRACT | EVAL | TEACH, "replace what is in out" },
 
 	{ "chat.format", NLA_OPT_ENUM, AT(chat.format), "auto", 0, 0, NLA_CHAT_FORMATS, NULL, ALL, "of prompts; auto: as the model's chat template or tokens say" },
 	{ "chat.system", NLA_OPT_STR, AT(chat.system), "auto", 0, 0, NULL, NULL, ALL, "system turn of prompts; auto: the chat template's own, if it has one; empty: none" },
@@ -103,6 +109,17 @@ const struct nla_option nla_config_table[] = {
 	{ "templates.av", NLA_OPT_STR, AT(templates.av), av_template, 0, 0, NULL, NULL, EXTRACT, "AV prompt, with {injection_char} once" },
 	{ "templates.ar", NLA_OPT_STR, AT(templates.ar), ar_template, 0, 0, NULL, NULL, EXTRACT, "AR prompt, with {explanation} once and text behind it" },
 	{ "templates.marker", NLA_OPT_STR, AT(templates.marker), "\xe3\x88\x8e", 0, 0, NULL, NULL, EXTRACT, "the character put in for {injection_char}: one token" },
+
+	{ "teach.model", NLA_OPT_PATH, AT(teach.model), "", 0, 0, NULL, "teacher", TEACH, "instruct model that writes the explanations; empty: model" },
+	{ "teach.prompt", NLA_OPT_STR, AT(teach.prompt), teach_prompt, 0, 0, NULL, NULL, TEACH, "what it is asked, with {text} once and, for sets with next tokens, {next}" },
+	{ "teach.context", NLA_OPT_INT, AT(teach.context), "128", 1, 32768, NULL, NULL, TEACH, "last tokens of a row's text that it reads" },
+	{ "teach.max_new_tokens", NLA_OPT_INT, AT(teach.max_new_tokens), "96", 1, 16384, NULL, "max-new-tokens", TEACH, "longest answer" },
+	{ "teach.temperature", NLA_OPT_NUM, AT(teach.temperature), "0.7", 0, 100, NULL, "temperature", TEACH, "of sampling; 0: greedy" },
+	{ "teach.tries", NLA_OPT_INT, AT(teach.tries), "2", 1, 100, NULL, NULL, TEACH, "answers asked for until one serves; then a truncated one is cut at its last sentence" },
+	{ "teach.batch", NLA_OPT_INT, AT(teach.batch), "64", 1, 65536, NULL, "batch", TEACH, "rows answered at once" },
+	{ "teach.rows", NLA_OPT_INT, AT(teach.rows), "0", 0, BIG, NULL, "rows", TEACH, "rows to teach, from the set's first that lack an explanation; 0: all" },
+	{ "teach.again", NLA_OPT_BOOL, AT(teach.again), "false", 0, 0, NULL, NULL, TEACH, "teach rows that have an explanation too" },
+	{ "teach.show", NLA_OPT_INT, AT(teach.show), "3", 0, BIG, NULL, NULL, TEACH, "first answers to print on stderr, with the end of their text" },
 
 	{ "explain.row", NLA_OPT_INT, AT(explain.row), "0", 0, BIG, NULL, "row", EXPLAIN, "row of data to explain" },
 	{ "explain.vector", NLA_OPT_PATH, AT(explain.vector), "", 0, 0, NULL, "vector", EXPLAIN, "a .safetensors file with one [D] tensor, instead of a row" },

@@ -13,7 +13,7 @@
 #include "rl/rollout.h"
 #include "rl/update.h"
 
-enum nla_command { NLA_CMD_TRAIN = 1, NLA_CMD_SFT = 2, NLA_CMD_EXTRACT = 4, NLA_CMD_EVAL = 8, NLA_CMD_EXPLAIN = 16, NLA_CMD_ALL = 31 };
+enum nla_command { NLA_CMD_TRAIN = 1, NLA_CMD_SFT = 2, NLA_CMD_EXTRACT = 4, NLA_CMD_EVAL = 8, NLA_CMD_EXPLAIN = 16, NLA_CMD_TEACH = 32, NLA_CMD_ALL = 63 };
 enum nla_dtype_choice { NLA_DTYPE_AUTO, NLA_DTYPE_FP32, NLA_DTYPE_BF16 };
 enum nla_role { NLA_ROLE_LM, NLA_ROLE_AV, NLA_ROLE_AR };
 
@@ -66,6 +66,12 @@ struct nla_config {
 	struct {
 		char *av, *ar, *marker;
 	} templates;
+	struct {
+		char *model, *prompt;
+		int64_t context, max_new_tokens, tries, batch, rows, show;
+		double temperature;
+		bool again;
+	} teach;
 	struct {
 		int64_t row, position, samples;
 		char *vector, *text;

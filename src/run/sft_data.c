@@ -72,6 +72,16 @@ static enum nla_status load_sequences(struct nla_sft *s, struct nla_err *err)
 	return NLA_OK;
 }
 
+/* Keeps of rows[0..n) those that have an explanation to learn from. */
+static int64_t keep_explained(const struct nla_actset *set, int64_t *rows, int64_t n)
+{
+	int64_t kept = 0;
+	for (int64_t i = 0; i < n; i++)
+		if (set->rows[rows[i]].explanation)
+			rows[kept++] = rows[i];
+	return kept;
+}
+
 /* Response ids as generation would emit them: the text and the end-of-turn token, encoded apart from the prompt. */
 static enum nla_status load_rows(struct nla_sft *s, struct nla_err *err)
 {
@@ -79,10 +89,14 @@ static enum nla_status load_rows(struct nla_sft *s, struct nla_err *err)
 	if (nla_config_need(cfg->data, "data", err) || nla_actset_open(&s->set, cfg->data, s->target.lm.arch.d_model, err) ||
 	    nla_split_by_doc(&s->split, &s->set, (uint64_t)cfg->seed, cfg->sft.held_out, err))
 		return err->status;
+	s->split.n_train = keep_explained(&s->set, s->split.train, s->split.n_train);
+	s->split.n_held = keep_explained(&s->set, s->split.held, s->split.n_held);
+	if (!s->split.n_train || (cfg->sft.held_out > 0 && !s->split.n_held))
+		return nla_fail(err, "'%s': no row%s has an explanation to learn from", s->set.path, s->split.n_train ? " that is held out" : "");
 	s->responses = nla_alloc((size_t)s->set.n, sizeof(*s->responses));
 	for (int64_t i = 0; i < s->set.n; i++) {
 		if (!s->set.rows[i].explanation)
-			return nla_fail(err, "'%s': row %lld has no explanation to learn from", s->set.path, (long long)i);
+			continue;
 		char *text = nla_sft_response(s->set.rows[i].explanation);
 		nla_tokenizer_encode(s->target.tok, text, strlen(text), &s->responses[i], err);
 		nla_i32s_push(&s->responses[i], s->target.chat.end_of_turn);

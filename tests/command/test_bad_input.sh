@@ -143,7 +143,7 @@ bad_eval 1 "'held' is of block 2, the AR of block 1" --ar a
 refused 1 "'$av' is of block 2, the AR of block 1" nla-explain --model "$model" --av "$av" --ar a --text 'the cat'
 bad_train 1 "document 'doc-[0-9]+' is in the training set 'train' and in the evaluation set 'train'" --eval.data train
 copy train s && tool unexplain s
-refused 1 "'s': row 0 has no explanation" nla-sft --role av --model "$model" --data s --out out
+refused 1 "'s': no row has an explanation" nla-sft --role av --model "$model" --data s --out out
 [ ! -e out ] || fail "a run that could not begin left a folder"
 
 # ---- corpora, and what nla-extract leaves alone ----

@@ -1,0 +1,54 @@
+/* nla-teach: a local instruct model writes the warm-start explanations of an activation set's rows. */
+#include <stdlib.h>
+
+#include "base/progress.h"
+#include "run/program.h"
+#include "run/stop.h"
+#include "run/teach.h"
+
+/* Ask about every row that `try` answers have not served. */
+static enum nla_status ask(struct nla_teach *t, int64_t try, struct nla_err *err)
+{
+	struct nla_progress p;
+	int64_t n, batch = t->cfg->teach.batch, *rows = nla_teach_pending(t, try, &n);
+	double started = nla_seconds();
+	char *label = try ? nla_format("teach, try %lld", (long long)try + 1) : nla_strdup("teach");
+	nla_progress_start(&p, label, n);
+	for (int64_t from = 0; from < n && !nla_stop_asked(); from += batch) {
+		int64_t done = NLA_MIN(from + batch, n);
+		if (nla_teach_batch(t, rows + from, done - from, err))
+			break;
+		nla_progress_step(&p, done, "%.2f rows/s", (double)done / (nla_seconds() - started));
+	}
+	if (n && !err->status && !nla_stop_asked())
+		nla_progress_end(&p, "%lld answers, %.2f rows/s", (long long)n, (double)n / (nla_seconds() - started));
+	free(label);
+	free(rows);
+	return err->status;
+}
+
+static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
+{
+	struct nla_teach t;
+	nla_stop_catch();
+	if (!nla_teach_open(&t, cfg, err)) {
+		nla_say("nla-teach: %s on %s, %lld of %lld rows to explain, %lld have an explanation, seed %lld", t.teacher.folder,
+			nt_device_name(t.teacher.lm.device), (long long)t.n_asked, (long long)t.set.n, (long long)t.n_kept, (long long)cfg->seed);
+		for (int64_t try = 0; try < cfg->teach.tries && !err->status && !nla_stop_asked(); try++)
+			ask(&t, try, err);
+		if (!err->status && nla_stop_asked())
+			nla_say("stopped: go on with --resume");
+		else if (!err->status && !nla_teach_finish(&t, err))
+			nla_teach_result(&t);
+	}
+	nla_teach_close(&t);
+	return err->status;
+}
+
+int main(int argc, char **argv)
+{
+	return nla_program("nla-teach", NLA_CMD_TEACH,
+			   "A local instruct model (--teacher) writes explanations of an activation set's texts for the warm start:\n"
+			   "the rows of --data, explained, become the set --out. OUT/teach.jsonl has every answer; --resume goes on.",
+			   argc, argv, run);
+}
