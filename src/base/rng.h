@@ -18,6 +18,7 @@ enum nla_stream { /* one per use: never renumber, checkpoints and results depend
 	NLA_STREAM_SPLIT = 6,   /* document -> split                              */
 	NLA_STREAM_TEST = 7,
 	NLA_STREAM_TEACH = 8,   /* explanations by a teacher: try, data set row, token */
+	NLA_STREAM_COMPOSE = 9, /* how much an explanation quotes: 0, row, what   */
 };
 
 struct nla_rng {

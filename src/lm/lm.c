@@ -108,7 +108,7 @@ static enum nla_status visit_block(struct nla_lm *lm, int64_t l, slot_fn *fn, vo
 	};
 	for (size_t i = 0; i < NLA_LEN(parts); i++) {
 		struct slot s = parts[i];
-		snprintf(s.name, sizeof(s.name), "model.layers.%lld.%s", (long long)l, parts[i].name);
+		snprintf(s.name, sizeof(s.name), "model.layers.%lld.%.60s", (long long)l, parts[i].name);
 		if (s.whole && fn(&s, arg, err))
 			return err->status;
 	}

@@ -67,8 +67,8 @@ struct nla_config {
 		char *av, *ar, *marker;
 	} templates;
 	struct {
-		char *model, *prompt;
-		int64_t context, max_new_tokens, tries, batch, rows, show;
+		char *model, *prompt, *explanation;
+		int64_t max_end, max_next, context, max_new_tokens, tries, batch, rows, show;
 		double temperature;
 		bool again;
 	} teach;

@@ -249,7 +249,17 @@ int64_t *nla_teach_pending(const struct nla_teach *t, int64_t try, int64_t *n)
 
 enum nla_status nla_teach_finish(struct nla_teach *t, struct nla_err *err)
 {
-	return nla_sync(t->log.path, err) ? err->status : nla_actset_explain(&t->set, t->cfg->out, t->explanation, err);
+	const struct nla_config *cfg = t->cfg;
+	struct nla_compose compose = { cfg->teach.explanation, cfg->teach.max_end, cfg->teach.max_next, (uint64_t)cfg->seed };
+	char **whole = nla_alloc((size_t)t->set.n, sizeof(*whole));
+	for (int64_t i = 0; i < t->set.n; i++)
+		whole[i] = t->explanation[i] ? nla_compose(&compose, &t->set.rows[i], i, t->explanation[i]) : NULL;
+	if (!nla_sync(t->log.path, err))
+		nla_actset_explain(&t->set, cfg->out, whole, err);
+	for (int64_t i = 0; i < t->set.n; i++)
+		free(whole[i]);
+	free(whole);
+	return err->status;
 }
 
 void nla_teach_result(const struct nla_teach *t)

@@ -2,10 +2,10 @@
 #ifndef NLA_TEACH_IMPL_H
 #define NLA_TEACH_IMPL_H
 
+#include "run/compose.h"
 #include "run/teach.h"
 
 #define NLA_SLOT_TEXT "{text}"
-#define NLA_SLOT_NEXT "{next}"
 
 /* A line of teach.jsonl. */
 struct nla_answer {

@@ -99,14 +99,16 @@ static enum nla_status check_prompt(const struct nla_config *cfg, struct nla_err
 	size_t texts = count(cfg->teach.prompt, NLA_SLOT_TEXT), nexts = count(cfg->teach.prompt, NLA_SLOT_NEXT);
 	if (texts != 1)
 		return nla_usage(err, "'teach.prompt' has '" NLA_SLOT_TEXT "' %zu times, want once", texts);
-	return nexts > 1 ? nla_usage(err, "'teach.prompt' has '" NLA_SLOT_NEXT "' %zu times, want once or not at all", nexts) : NLA_OK;
+	if (nexts > 1)
+		return nla_usage(err, "'teach.prompt' has '" NLA_SLOT_NEXT "' %zu times, want once or not at all", nexts);
+	return nla_compose_check(cfg->teach.explanation, err);
 }
 
 /* Which rows are to be explained. */
 static enum nla_status choose_rows(struct nla_teach *t, struct nla_err *err)
 {
 	const struct nla_config *cfg = t->cfg;
-	bool wants_next = count(cfg->teach.prompt, NLA_SLOT_NEXT) > 0;
+	bool asks_next = strstr(cfg->teach.prompt, NLA_SLOT_NEXT), says_next = strstr(cfg->teach.explanation, NLA_SLOT_NEXT);
 	size_t n = (size_t)t->set.n;
 	t->asked = nla_alloc(n, sizeof(*t->asked));
 	t->tries = nla_alloc(n, sizeof(*t->tries));
@@ -121,9 +123,9 @@ static enum nla_status choose_rows(struct nla_teach *t, struct nla_err *err)
 		t->n_no_text += !kept && !*row->text;
 		t->asked[i] = !kept && *row->text && (!cfg->teach.rows || t->n_asked < cfg->teach.rows);
 		t->n_asked += t->asked[i];
-		if (t->asked[i] && wants_next && !row->next.n)
-			return nla_fail(err, "'teach.prompt' has '" NLA_SLOT_NEXT "', but row %lld of '%s' has no next tokens (nla-extract keeps them "
-					"with extract.next)", (long long)i, cfg->data);
+		if (t->asked[i] && (asks_next || says_next) && !row->next.n)
+			return nla_fail(err, "'%s' has '" NLA_SLOT_NEXT "', but row %lld of '%s' has no next tokens (nla-extract keeps them "
+					"with extract.next)", asks_next ? "teach.prompt" : "teach.explanation", (long long)i, cfg->data);
 	}
 	if (!t->n_asked && t->n_no_text)
 		return nla_fail(err, "cannot teach '%s': its rows have no texts", cfg->data);
@@ -223,7 +225,7 @@ enum nla_status nla_teach_open(struct nla_teach *t, const struct nla_config *cfg
 	*t = (struct nla_teach){ .cfg = cfg, .log.fd = -1, .started = nla_seconds() };
 	if (nla_config_need(model, "model", err) || nla_config_need(cfg->data, "data", err) || nla_config_need(cfg->out, "out", err) ||
 	    check_prompt(cfg, err) || nla_config_device(cfg, &device, &dtype, err) || nla_actset_open(&t->set, cfg->data, 0, err) ||
-	    choose_rows(t, err) || nla_target_open(&t->teacher, model, device, dtype, -1, err))
+	    choose_rows(t, err) || nla_target_open(&t->teacher, model, *cfg->teach.model ? NULL : &cfg->chat, device, dtype, -1, err))
 		return err->status;
 	return open_out(t, err);
 }
