@@ -112,6 +112,7 @@ const struct nla_option nla_config_table[] = {
 
 	{ "teach.model", NLA_OPT_PATH, AT(teach.model), "", 0, 0, NULL, "teacher", TEACH, "instruct model that writes the explanations; empty: model" },
 	{ "teach.prompt", NLA_OPT_STR, AT(teach.prompt), teach_prompt, 0, 0, NULL, NULL, TEACH, "what it is asked, with {text} once and, for sets with next tokens, {next}" },
+	{ "teach.system", NLA_OPT_STR, AT(teach.system), "auto", 0, 0, NULL, NULL, TEACH, "system turn before it; auto: the chat template's own, if it has one; empty: none" },
 	{ "teach.context", NLA_OPT_INT, AT(teach.context), "128", 1, 32768, NULL, NULL, TEACH, "last tokens of a row's text that it reads" },
 	{ "teach.max_new_tokens", NLA_OPT_INT, AT(teach.max_new_tokens), "96", 1, 16384, NULL, "max-new-tokens", TEACH, "longest answer" },
 	{ "teach.temperature", NLA_OPT_NUM, AT(teach.temperature), "0.7", 0, 100, NULL, "temperature", TEACH, "of sampling; 0: greedy" },

@@ -67,7 +67,7 @@ struct nla_config {
 		char *av, *ar, *marker;
 	} templates;
 	struct {
-		char *model, *prompt;
+		char *model, *prompt, *system;
 		int64_t context, max_new_tokens, tries, batch, rows, show;
 		double temperature;
 		bool again;
