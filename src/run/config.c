@@ -113,6 +113,7 @@ const struct nla_option nla_config_table[] = {
 	{ "teach.model", NLA_OPT_PATH, AT(teach.model), "", 0, 0, NULL, "teacher", TEACH, "instruct model that writes the explanations; empty: model" },
 	{ "teach.prompt", NLA_OPT_STR, AT(teach.prompt), teach_prompt, 0, 0, NULL, NULL, TEACH, "what it is asked, with {text} once and, for sets with next tokens, {next}" },
 	{ "teach.explanation", NLA_OPT_STR, AT(teach.explanation), "{answer}", 0, 0, NULL, NULL, TEACH, "the explanation made of its {answer}; may add {end}, the text's last words, and {next}, in quotes" },
+	{ "teach.system", NLA_OPT_STR, AT(teach.system), "auto", 0, 0, NULL, NULL, TEACH, "system turn before it; auto: the chat template's own, if it has one; empty: none" },
 	{ "teach.max_end", NLA_OPT_INT, AT(teach.max_end), "6", 1, 1000, NULL, NULL, TEACH, "words in {end}, at most: 1 to that many, drawn for each row" },
 	{ "teach.max_next", NLA_OPT_INT, AT(teach.max_next), "3", 1, 100, NULL, NULL, TEACH, "tokens in {next}, at most, likewise" },
 	{ "teach.context", NLA_OPT_INT, AT(teach.context), "128", 1, 32768, NULL, NULL, TEACH, "last tokens of a row's text that it reads" },

@@ -67,7 +67,7 @@ struct nla_config {
 		char *av, *ar, *marker;
 	} templates;
 	struct {
-		char *model, *prompt, *explanation;
+		char *model, *prompt, *system, *explanation;
 		int64_t max_end, max_next, context, max_new_tokens, tries, batch, rows, show;
 		double temperature;
 		bool again;

@@ -55,6 +55,7 @@ static cJSON *describe(const struct nla_teach *t)
 	cJSON_AddStringToObject(json, "dtype", t->teacher.lm.dtype == NT_BF16 ? "bf16" : "fp32");
 	cJSON_AddNumberToObject(json, "seed", (double)cfg->seed);
 	cJSON_AddStringToObject(json, "teach.prompt", cfg->teach.prompt);
+	cJSON_AddStringToObject(json, "teach.system", cfg->teach.system);
 	cJSON_AddNumberToObject(json, "teach.context", (double)cfg->teach.context);
 	cJSON_AddNumberToObject(json, "teach.max_new_tokens", (double)cfg->teach.max_new_tokens);
 	cJSON_AddNumberToObject(json, "teach.temperature", cfg->teach.temperature);
@@ -219,13 +220,15 @@ static enum nla_status open_out(struct nla_teach *t, struct nla_err *err)
 
 enum nla_status nla_teach_open(struct nla_teach *t, const struct nla_config *cfg, struct nla_err *err)
 {
-	const char *model = *cfg->teach.model ? cfg->teach.model : cfg->model;
+	bool own = !*cfg->teach.model; /* the target itself: chat.format is about that model */
+	const char *model = own ? cfg->model : cfg->teach.model;
+	struct nla_chat_cfg chat = { own ? cfg->chat.format : NLA_CHAT_AUTO, cfg->teach.system };
 	int device;
 	nt_dtype dtype;
 	*t = (struct nla_teach){ .cfg = cfg, .log.fd = -1, .started = nla_seconds() };
 	if (nla_config_need(model, "model", err) || nla_config_need(cfg->data, "data", err) || nla_config_need(cfg->out, "out", err) ||
 	    check_prompt(cfg, err) || nla_config_device(cfg, &device, &dtype, err) || nla_actset_open(&t->set, cfg->data, 0, err) ||
-	    choose_rows(t, err) || nla_target_open(&t->teacher, model, *cfg->teach.model ? NULL : &cfg->chat, device, dtype, -1, err))
+	    choose_rows(t, err) || nla_target_open(&t->teacher, model, &chat, device, dtype, -1, err))
 		return err->status;
 	return open_out(t, err);
 }
