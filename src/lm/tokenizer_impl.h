@@ -47,8 +47,8 @@ enum nla_tok_flag {
 	NLA_TOK_MODEL = 2,   /* it is an entry of the file's model.vocab                         */
 	NLA_TOK_WHOLE = 4,   /* merging the token's own text ends in the token: no need to merge */
 	NLA_TOK_SPECIAL = 8, /* an added token marked special                                    */
-	NLA_TOK_ADDED = 32,  /* an added token: found before any merging                         */
 	NLA_TOK_BYTE = 16,   /* <0x00> to <0xFF> of a sentencepiece model: stands for one byte   */
+	NLA_TOK_ADDED = 32,  /* an added token: found before any merging                         */
 };
 
 struct nla_tok_vocab {

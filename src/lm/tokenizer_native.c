@@ -209,7 +209,7 @@ enum nla_status nla_tok_rank_pieces(struct nla_tokenizer *tok, const struct nla_
 		last[id] = i;
 	}
 	for (int32_t id = 0; id < v->n && bad < 0; id++) {
-		bool single;
+		bool single = false;
 		int32_t splits = v->flags[id] & NLA_TOK_MODEL ? count_splits(v, id, &single) : 0;
 
 		if (!(v->flags[id] & NLA_TOK_MODEL) || (v->flags[id] & NLA_TOK_ADDED)) {

@@ -149,10 +149,8 @@ static void test_override(void **state)
 			expect_prompt(scratch, llama, &no_system, "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
 				      "<|start_header_id|>assistant<|end_header_id|>\n\n");
 	}
-	write_template("", NULL, false);
+	remove_file("chat_template.jinja");
 	remove_file("tokenizer_config.json");
-	write_text("tokenizer.json", "{}");
-	expect_prompt(scratch, small, NULL, "<|im_start|>user\n Hi<|im_end|>\n<|im_start|>assistant\n");
 	cJSON_Delete(json);
 	nla_tokenizer_free(small);
 	nla_tokenizer_free(llama);
@@ -241,6 +239,8 @@ static void test_untold(void **state)
 		{ "{% set system_message = 'Be good.' %}" TURNS OPEN, "its template sets one in a way we do not know; set 'chat.system'" },
 		{ "{{ '<|im_start|>system\\nA<|im_end|>\\n' }}{{ '<|im_start|>system\\nB<|im_end|>\\n' }}" TURNS OPEN, "set 'chat.system'" },
 		{ "{{ '<|im_start|>system\\nToday is ' + today + '<|im_end|>\\n' }}" TURNS OPEN, "set 'chat.system'" },
+		{ "{{ '<|im_start|>system\\n' }}{{ today }}{{ '<|im_end|>\\n' }}" TURNS OPEN, "set 'chat.system'" },
+		{ "{% if tools %}x{% else %}{{ '<|im_start|>system\\n' }}{% endif %}" TURNS OPEN, "set 'chat.system'" },
 		{ "{{ 'Cutting Knowledge Date: x' + today }}" HEADER HEADER_OPEN, "it prints a date in a way we do not know" },
 		{ "{{ 'unclosed", "is not ChatML" },
 	};
