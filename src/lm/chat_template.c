@@ -6,7 +6,8 @@
  *
  *	format        the one whose texts are all among them
  *	opening       what is printed behind `if add_generation_prompt` must be the format's opening, whole
- *	system turn   a literal that has a system turn's start and end, or its start and a text (SmolLM2, Qwen2.5)
+ *	system turn   a literal that has a system turn's start and end, or its start and a text (SmolLM2, Qwen2.5); a start alone
+ *	              is for a system message or for tools, and must stand in an `if` that says so
  *	its head      "Cutting Knowledge Date: " and "Today Date: " (Llama 3.1), with the date that `date_string = ` sets
  *	strip         `content | trim` or `content.strip()` of a message
  *
@@ -25,13 +26,14 @@
 /* A string literal, or text outside of jinja's brackets. */
 struct literal {
 	char *text;
-	size_t at;     /* where it begins in the template */
-	bool variable; /* is the value of `name = "..."`  */
+	size_t at;    /* where it begins in the template                                      */
+	bool guarded; /* stands in an `if` of tools or of a system message                    */
 };
 
 struct literals {
 	struct literal *data;
 	size_t n, cap;
+	size_t depth, guards; /* of `if` around where we are: how many, and a bit each for those of tools or system */
 };
 
 static void literals_push(struct literals *l, struct nla_str *text, size_t at)
@@ -40,7 +42,7 @@ static void literals_push(struct literals *l, struct nla_str *text, size_t at)
 		l->cap = NLA_MAX(32, 2 * l->cap);
 		l->data = nla_realloc(l->data, l->cap, sizeof(*l->data));
 	}
-	l->data[l->n++] = (struct literal){ nla_str_detach(text), at, false };
+	l->data[l->n++] = (struct literal){ nla_str_detach(text), at, l->guards != 0 };
 }
 
 static void literals_release(struct literals *l)
@@ -79,6 +81,42 @@ static size_t read_outside(const char *s, struct nla_str *text)
 	return n;
 }
 
+static bool names(const char *s, size_t n, const char *word)
+{
+	const char *found = strstr(s, word);
+
+	return found && found < s + n;
+}
+
+/* Keep count of the conditions we are in. s: what stands in a {% %} tag. */
+static void follow(struct literals *l, const char *s, size_t n)
+{
+	size_t skip = strspn(s, "- \t\r\n"), bit;
+	bool begins = !strncmp(s + skip, "if", 2), other = !strncmp(s + skip, "el", 2);
+
+	if (!strncmp(s + skip, "endif", 5)) {
+		l->depth -= l->depth > 0;
+		l->guards &= ~((size_t)1 << (l->depth & 63));
+	} else if (begins || other) {
+		l->depth += begins;
+		bit = (size_t)1 << ((l->depth - 1) & 63);
+		l->guards &= ~bit;
+		if (names(s, n, "tools") || names(s, n, "system"))
+			l->guards |= bit;
+	}
+}
+
+static size_t tag_length(const char *s)
+{
+	size_t i = 0;
+	struct nla_str ignored = NLA_STR_INIT;
+
+	while (s[i] && !((s[i] == '}' || s[i] == '%') && s[i + 1] == '}'))
+		i += s[i] == '\'' || s[i] == '"' ? read_quoted(s + i, &ignored) : 1;
+	nla_str_release(&ignored);
+	return i;
+}
+
 static void read_literals(const char *s, struct literals *out)
 {
 	size_t i = 0;
@@ -98,15 +136,15 @@ static void read_literals(const char *s, struct literals *out)
 			i = stop ? (size_t)(stop - s) + 2 : strlen(s);
 			continue;
 		}
-		for (i += 2; s[i] && !((s[i] == '}' || s[i] == '%') && s[i + 1] == '}');) {
-			if (s[i] != '\'' && s[i] != '"') {
-				i++;
-				continue;
-			}
+		size_t stop = i + 2 + tag_length(s + i + 2);
+
+		if (s[i + 1] == '%')
+			follow(out, s + i + 2, stop - i - 2);
+		for (i += 2; i < stop; i += n) {
 			nla_str_init(&text);
-			n = read_quoted(s + i, &text);
-			literals_push(out, &text, i);
-			i += n;
+			n = s[i] == '\'' || s[i] == '"' ? read_quoted(s + i, &text) : 1;
+			if (n > 1)
+				literals_push(out, &text, i);
 		}
 		i += s[i] ? 2 : 0;
 	}
@@ -202,11 +240,14 @@ static bool strips(const char *source)
 /* A literal that prints a whole system turn, or its start and a text: what is in it. */
 static void find_system(struct nla_chat_template *t, const struct literals *l, const struct nla_chat_row *row)
 {
+	const char *opening = row->system[0];
+
 	for (size_t i = 0; i < l->n; i++) {
-		const char *start = strstr(l->data[i].text, row->system[0]);
-		const char *text = start ? start + strlen(row->system[0]) : NULL;
+		const char *start = strstr(l->data[i].text, opening);
+		const char *text = start ? start + strlen(opening) : NULL;
 		const char *stop = text ? strstr(text, row->end) : NULL;
 
+		t->system_unclear |= text && !*text && !l->data[i].guarded && !t->system_head;
 		if (!text || !*text)
 			continue;
 		char *found = nla_strndup(text, stop ? (size_t)(stop - text) : strlen(text));
@@ -231,8 +272,7 @@ static enum nla_status find_dates(struct nla_chat_template *t, const char *sourc
 		return nla_fail(err, "cannot tell the chat format of '%s': it prints a date in a way we do not know; set 'chat.format' "
 				"and 'chat.system'", t->path);
 	t->system_head = nla_format("%sToday Date: %s\n\n", cutting, date);
-	if (!t->system)
-		t->system = nla_strdup("");
+	t->system = nla_strdup("");
 	return NLA_OK;
 }
 
@@ -256,11 +296,11 @@ static enum nla_status understand(struct nla_chat_template *t, const char *sourc
 	} else if (t->format != NLA_CHAT_AUTO && (format == NLA_CHAT_AUTO || format == t->format)) {
 		t->strip = strips(source);
 		t->bos = strstr(source, "bos_token") != NULL || (*row->bos && has_text(&l, row->bos));
+		status = find_dates(t, source, &l, err);
 		if (!row->system_in_user)
 			find_system(t, &l, row);
 		set = assigned(source, &l, "system_message");
 		t->system_unclear |= set && *set;
-		status = find_dates(t, source, &l, err);
 	} else {
 		t->format = NLA_CHAT_AUTO;
 	}
@@ -305,11 +345,11 @@ enum nla_status nla_chat_template_read(struct nla_chat_template *t, const char *
 	if (!status && nla_exists(jinja)) {
 		status = nla_file_read(jinja, &source, err);
 		t->path = nla_strdup(jinja);
-	} else if (json && named_template(json)) {
+	} else if (named_template(json)) {
 		nla_str_add(&source, named_template(json));
 		t->path = nla_strdup(config);
 	}
-	t->bos_text = json ? token_text(nla_json_at(json, "bos_token")) : NULL;
+	t->bos_text = token_text(nla_json_at(json, "bos_token"));
 	if (t->path && !status)
 		status = understand(t, source.buf, format, err);
 	cJSON_Delete(json);

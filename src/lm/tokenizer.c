@@ -9,14 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <zlib.h>
-
 #include "base/file.h"
 #include "lm/tokenizer_impl.h"
+
+#define SPACE "\xe2\x96\x81" /* U+2581, a space in the vocabulary of a metaspace tokenizer */
 
 /* One encode call. */
 struct run {
 	const struct nla_tokenizer *tok;
+	const char *text;
 	struct nla_i32s *ids;
 	struct nla_err *err;
 	struct nla_tok_matcher matchers[NLA_TOK_MAX_SPLITS];
@@ -26,45 +27,14 @@ struct run {
 	size_t cap;
 };
 
-static enum nla_status load_native(struct nla_tokenizer *tok, struct nla_err *err)
-{
-	char *dir = nla_path_dir(tok->path), *beside = nla_path_join(dir, "added_tokens.json");
-	enum nla_status status = NLA_OK;
-
-	tok->native = true;
-	if (nla_exists(beside))
-		status = nla_fail(err, "cannot load '%s': added tokens beside a sentencepiece model ('%s') are not supported",
-				  tok->path, beside);
-	free(beside);
-	free(dir);
-	if (status)
-		return status;
-	tok->sp = sp_from_model(tok->path);
-	if (!tok->sp)
-		return nla_fail(err, "cannot load '%s': %s", tok->path, sp_error());
-	for (int32_t id = 0; id < sp_vocab_size(tok->sp); id++) {
-		const char *piece = sp_piece(tok->sp, id);
-		float score = sp_score(tok->sp, id);
-		uint32_t bits;
-		unsigned char bytes[5];
-
-		memcpy(&bits, &score, sizeof(bits));
-		for (int i = 0; i < 4; i++)
-			bytes[i] = (unsigned char)(bits >> 8 * i);
-		bytes[4] = (unsigned char)sp_kind(tok->sp, id);
-		tok->crc = (uint32_t)crc32(tok->crc, (const Bytef *)piece, (uInt)strlen(piece) + 1);
-		tok->crc = (uint32_t)crc32(tok->crc, bytes, sizeof(bytes));
-	}
-	return NLA_OK;
-}
-
-static enum nla_status load_json(struct nla_tokenizer *tok, struct nla_err *err)
+static enum nla_status load(struct nla_tokenizer *tok, bool json, struct nla_err *err)
 {
 	struct nla_str proto = NLA_STR_INIT;
-
-	enum nla_status status = nla_tok_read_json(tok, &proto, err);
+	enum nla_status status = json ? nla_tok_read_json(tok, &proto, err) : nla_tok_read_native(tok, &proto, err);
 
 	if (!status) {
+		nla_tok_added_sort(&tok->added[0]);
+		nla_tok_added_sort(&tok->added[1]);
 		tok->sp = sp_from_bytes(proto.buf, proto.len);
 		if (!tok->sp)
 			status = nla_fail(err, "cannot load '%s': %s", tok->path, sp_error());
@@ -92,7 +62,7 @@ enum nla_status nla_tokenizer_load(struct nla_tokenizer **out, const char *folde
 					folder);
 		}
 	}
-	status = json ? load_json(tok, err) : load_native(tok, err);
+	status = load(tok, json, err);
 	if (status)
 		nla_tokenizer_free(tok);
 	else
@@ -117,17 +87,12 @@ void nla_tokenizer_free(struct nla_tokenizer *tok)
 
 int32_t nla_tokenizer_size(const struct nla_tokenizer *tok)
 {
-	return tok->native ? sp_vocab_size(tok->sp) : tok->vocab.n;
+	return tok->vocab.n;
 }
 
 int32_t nla_tokenizer_id(const struct nla_tokenizer *tok, const char *token)
 {
-	int32_t id;
-
-	if (!tok->native)
-		return nla_tok_vocab_id(&tok->vocab, token, strlen(token));
-	id = sp_piece_id(tok->sp, token);
-	return strcmp(sp_piece(tok->sp, id), token) ? -1 : id;
+	return nla_tok_vocab_id(&tok->vocab, token, strlen(token));
 }
 
 uint32_t nla_tokenizer_crc(const struct nla_tokenizer *tok)
@@ -135,8 +100,8 @@ uint32_t nla_tokenizer_crc(const struct nla_tokenizer *tok)
 	return tok->crc;
 }
 
-/* Merge with sentencepiece; an id is a piece less `offset`. */
-static enum nla_status merge(struct run *r, const char *text, size_t n, int32_t offset)
+/* Merge with sentencepiece; an id is a piece less one. */
+static enum nla_status merge(struct run *r, const char *text, size_t n)
 {
 	int64_t count = sp_encode(r->tok->sp, text, n, r->found, r->cap);
 
@@ -148,7 +113,7 @@ static enum nla_status merge(struct run *r, const char *text, size_t n, int32_t 
 	if (count < 0)
 		return nla_fail(r->err, "cannot tokenise a text of %zu bytes: %s", n, sp_error());
 	for (int64_t i = 0; i < count; i++)
-		nla_i32s_push(r->ids, r->found[i] - offset);
+		nla_i32s_push(r->ids, r->found[i] - 1);
 	return NLA_OK;
 }
 
@@ -174,7 +139,25 @@ static enum nla_status encode_piece(struct run *r, const char *text, size_t n)
 		nla_i32s_push(r->ids, id);
 		return NLA_OK;
 	}
-	return merge(r, r->mapped.buf, r->mapped.len, 1);
+	return merge(r, r->mapped.buf, r->mapped.len);
+}
+
+/* A part of a text between added tokens; metaspace tokenizers do not split it. */
+static enum nla_status encode_metaspace(struct run *r, const char *text, size_t n)
+{
+	enum nla_tok_prefix prefix = r->tok->prefix;
+
+	nla_str_reset(&r->mapped);
+	if (prefix == NLA_TOK_PREPEND || ((prefix == NLA_TOK_ALWAYS || (prefix == NLA_TOK_FIRST && text == r->text)) && *text != ' ' &&
+					  (n < 3 || memcmp(text, SPACE, 3))))
+		nla_str_add(&r->mapped, SPACE);
+	for (size_t i = 0; i < n; i++) {
+		if (text[i] == ' ')
+			nla_str_add(&r->mapped, SPACE);
+		else
+			nla_str_addc(&r->mapped, text[i]);
+	}
+	return merge(r, r->mapped.buf, r->mapped.len);
 }
 
 /* Cut text by split `level`: each match is a piece, and what lies between two is one. */
@@ -203,7 +186,7 @@ static enum nla_status encode_gap(struct run *r, int pass, const char *text, siz
 	if (!n)
 		return NLA_OK;
 	if (pass == 1)
-		return encode_splits(r, 0, text, n);
+		return r->tok->metaspace ? encode_metaspace(r, text, n) : encode_splits(r, 0, text, n);
 	if (!r->tok->nfc)
 		return encode_added(r, 1, text, n);
 	nla_str_reset(&r->normal);
@@ -239,7 +222,7 @@ static enum nla_status encode_added(struct run *r, int pass, const char *text, s
 enum nla_status nla_tokenizer_encode(const struct nla_tokenizer *tok, const char *text, size_t n, struct nla_i32s *ids,
 				     struct nla_err *err)
 {
-	struct run r = { .tok = tok, .ids = ids, .err = err, .mapped = NLA_STR_INIT, .normal = NLA_STR_INIT };
+	struct run r = { .tok = tok, .text = text, .ids = ids, .err = err, .mapped = NLA_STR_INIT, .normal = NLA_STR_INIT };
 	size_t valid = nla_tok_valid_utf8(text, n), before = ids->n;
 	enum nla_status status;
 
@@ -247,7 +230,7 @@ enum nla_status nla_tokenizer_encode(const struct nla_tokenizer *tok, const char
 		return nla_fail(err, "cannot tokenise a text of %zu bytes: byte %zu is not valid UTF-8", n, valid);
 	for (size_t i = 0; i < tok->n_splits; i++)
 		nla_tok_matcher_init(&r.matchers[i], &tok->splits[i]);
-	status = tok->native ? merge(&r, text, n, 0) : encode_added(&r, 0, text, n);
+	status = encode_added(&r, 0, text, n);
 	if (status)
 		ids->n = before;
 	for (size_t i = 0; i < tok->n_splits; i++)
@@ -264,74 +247,75 @@ static enum nla_status fail_id(const struct nla_tokenizer *tok, int32_t id, stru
 			nla_tokenizer_size(tok) - 1);
 }
 
-static enum nla_status decode_native(const struct nla_tokenizer *tok, const int32_t *ids, size_t n, struct nla_str *out,
-				     struct nla_err *err)
+/* Bytes in a row: the text they are, or else one U+FFFD for each. */
+static void flush_bytes(struct nla_str *bytes, struct nla_str *out)
 {
-	int64_t length;
-	char *text;
+	if (nla_tok_valid_utf8(bytes->buf, bytes->len) == bytes->len)
+		nla_str_addn(out, bytes->buf, bytes->len);
+	else
+		for (size_t i = 0; i < bytes->len; i++)
+			nla_str_add(out, "\xef\xbf\xbd");
+	nla_str_reset(bytes);
+}
 
-	for (size_t i = 0; i < n; i++)
-		if (!sp_piece(tok->sp, ids[i]))
-			return fail_id(tok, ids[i], err);
-	length = sp_decode(tok->sp, ids, n, NULL, 0);
-	if (length < 0)
-		return nla_fail(err, "cannot decode %zu ids: %s", n, sp_error());
-	text = nla_alloc((size_t)length + 1, 1);
-	sp_decode(tok->sp, ids, n, text, (size_t)length);
-	nla_tok_add_lossy(out, text, (size_t)length);
-	free(text);
-	return NLA_OK;
+static void add_piece(const struct nla_tokenizer *tok, const char *text, size_t n, struct nla_str *out)
+{
+	if (!tok->metaspace) {
+		nla_tok_unmap(&tok->alphabet, text, n, out);
+		return;
+	}
+	for (size_t i = 0; i < n; i++) {
+		bool space = n - i >= 3 && !memcmp(text + i, SPACE, 3);
+
+		nla_str_addc(out, space ? ' ' : text[i]);
+		i += space ? 2 : 0;
+	}
+}
+
+static char byte_of(const char *text)
+{
+	return (char)strtol(text + strlen("<0x"), NULL, 16);
 }
 
 enum nla_status nla_tokenizer_decode(const struct nla_tokenizer *tok, const int32_t *ids, size_t n, bool skip_special,
 				     struct nla_str *out, struct nla_err *err)
 {
-	struct nla_str bytes = NLA_STR_INIT;
+	struct nla_str bytes = NLA_STR_INIT, whole = NLA_STR_INIT;
+	enum nla_status status = NLA_OK;
+	size_t skip;
 
-	if (tok->native)
-		return decode_native(tok, ids, n, out, err);
-	for (size_t i = 0; i < n; i++) {
+	for (size_t i = 0; i < n && !status; i++) {
 		size_t length = 0;
 		const char *text = nla_tok_vocab_text(&tok->vocab, ids[i], &length);
 
 		if (!text) {
-			nla_str_release(&bytes);
-			return fail_id(tok, ids[i], err);
+			status = fail_id(tok, ids[i], err);
+		} else if (tok->vocab.flags[ids[i]] & NLA_TOK_BYTE) {
+			nla_str_addc(&bytes, byte_of(text));
+		} else if (!skip_special || !(tok->vocab.flags[ids[i]] & NLA_TOK_SPECIAL)) {
+			flush_bytes(&bytes, &whole);
+			add_piece(tok, text, length, &whole);
 		}
-		if (!skip_special || !(tok->vocab.flags[ids[i]] & NLA_TOK_SPECIAL))
-			nla_tok_unmap(&tok->alphabet, text, length, &bytes);
 	}
-	nla_tok_add_lossy(out, bytes.buf, bytes.len);
+	flush_bytes(&bytes, &whole);
+	skip = tok->strip_first && *whole.buf == ' ';
+	if (!status)
+		nla_tok_add_lossy(out, whole.buf + skip, whole.len - skip);
 	nla_str_release(&bytes);
-	return NLA_OK;
-}
-
-/* A native piece writes a space as U+2581, and a byte as <0x0A>. */
-static void add_native_piece(const struct nla_tokenizer *tok, int32_t id, struct nla_str *out)
-{
-	const char *text = sp_piece(tok->sp, id), *space;
-
-	if (sp_kind(tok->sp, id) == SP_BYTE) {
-		nla_str_addc(out, (char)strtol(text + 3, NULL, 16));
-		return;
-	}
-	for (; (space = strstr(text, "\xe2\x96\x81")) != NULL; text = space + 3) {
-		nla_str_addn(out, text, (size_t)(space - text));
-		nla_str_addc(out, ' ');
-	}
-	nla_str_add(out, text);
+	nla_str_release(&whole);
+	return status;
 }
 
 enum nla_status nla_tokenizer_piece(const struct nla_tokenizer *tok, int32_t id, struct nla_str *out, struct nla_err *err)
 {
 	size_t n = 0;
-	const char *text = tok->native ? sp_piece(tok->sp, id) : nla_tok_vocab_text(&tok->vocab, id, &n);
+	const char *text = nla_tok_vocab_text(&tok->vocab, id, &n);
 
 	if (!text)
 		return fail_id(tok, id, err);
-	if (tok->native)
-		add_native_piece(tok, id, out);
+	if (tok->vocab.flags[id] & NLA_TOK_BYTE)
+		nla_str_addc(out, byte_of(text));
 	else
-		nla_tok_unmap(&tok->alphabet, text, n, out);
+		add_piece(tok, text, n, out);
 	return NLA_OK;
 }

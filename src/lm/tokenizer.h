@@ -1,9 +1,12 @@
 /*
  * tokenizer - text to ids and back, equal to the `tokenizers` library on the files of the families we load.
  *
- * Reads a Hugging Face tokenizer.json (byte-level BPE) or a native sentencepiece `.model` from a model folder. A byte-level
- * file is run as: split off added tokens, normalise (NFC or none), split by the file's own regexes (PCRE2), map bytes to
- * GPT-2's alphabet, and merge with sentencepiece. Anything in the file that we cannot honour is an error naming the field.
+ * Reads from a model folder a Hugging Face tokenizer.json, byte-level (Qwen, Llama 3, SmolLM2) or of sentencepiece's kind (Llama 2),
+ * or a sentencepiece `.model`. A byte-level one is run as: split off added tokens, normalise (NFC or none), split by the file's
+ * own regexes (PCRE2), map bytes to GPT-2's alphabet, and merge with sentencepiece. One of the other kind: split off added tokens,
+ * write spaces as U+2581 and put one in front, as transformers' LlamaTokenizer does, and merge with sentencepiece; a character
+ * without a token falls back on its bytes. Anything in the file that we cannot honour is an error naming the field.
+ * Where a space is put in front, and what tokens are added to a `.model`, tokenizer_config.json says.
  *
  * Usage:
  *	struct nla_tokenizer *tok;
@@ -35,8 +38,7 @@ int32_t nla_tokenizer_id(const struct nla_tokenizer *tok, const char *token);
 enum nla_status nla_tokenizer_encode(const struct nla_tokenizer *tok, const char *text, size_t n, struct nla_i32s *ids,
 				     struct nla_err *err);
 /* Text of ids, appended to out. skip_special leaves out added tokens marked special. Bytes that are not valid UTF-8 (a
- * character cut between tokens) come out as U+FFFD, as in the reference. Ids outside the vocabulary are an error. Control
- * pieces of a native sentencepiece model (<s>, </s>) have no text, as sentencepiece decodes them. */
+ * character cut between tokens) come out as U+FFFD, as in the reference. Ids outside the vocabulary are an error. */
 enum nla_status nla_tokenizer_decode(const struct nla_tokenizer *tok, const int32_t *ids, size_t n, bool skip_special,
 				     struct nla_str *out, struct nla_err *err);
 /* The text of one token as it stands in a text (for showing tokens one by one), appended raw: may be half a character. */

@@ -3,6 +3,9 @@
  *
  *	tokenizer.c        the public calls: load, encode, decode
  *	tokenizer_json.c   tokenizer.json -> the structs below; refuses what is not honoured
+ *	tokenizer_pre.c    its normaliser, pre-tokenisers and decoder
+ *	tokenizer_fields.c reading its objects strictly
+ *	tokenizer_native.c a sentencepiece .model -> the same structs; what tokenizer_config.json says of such a tokenizer
  *	tokenizer_added.c  text -> added tokens, and the text between them
  *	tokenizer_split.c  text -> NFC -> pieces, by the file's regexes
  *	tokenizer_vocab.c  token text <-> id, merges, which tokens merging can reach
@@ -15,7 +18,7 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
-#include "base/base.h"
+#include "base/json.h"
 #include "lm/tokenizer.h"
 #include "shim/sp.h"
 
@@ -44,6 +47,8 @@ enum nla_tok_flag {
 	NLA_TOK_MODEL = 2,   /* it is an entry of the file's model.vocab                         */
 	NLA_TOK_WHOLE = 4,   /* merging the token's own text ends in the token: no need to merge */
 	NLA_TOK_SPECIAL = 8, /* an added token marked special                                    */
+	NLA_TOK_BYTE = 16,   /* <0x00> to <0xFF> of a sentencepiece model: stands for one byte   */
+	NLA_TOK_ADDED = 32,  /* an added token: found before any merging                         */
 };
 
 struct nla_tok_vocab {
@@ -78,7 +83,8 @@ void nla_tok_merges_release(struct nla_tok_merges *m);
 /* Sets rank[id] of every id below v->n to the rank of the merge that makes it, 0 for a single byte's token, or -1 when merging
  * never makes it; and sets NLA_TOK_WHOLE. */
 void nla_tok_reach(struct nla_tok_vocab *v, struct nla_tok_merges *m, const struct nla_tok_alphabet *a, int32_t *rank);
-/* The ModelProto, appended: piece id + 1 for id. */
+/* The ModelProto, appended: piece id + 1 for id. Tokens of rank -1 cannot be met, but the bytes, which a character without a
+ * piece falls back on. */
 void nla_tok_proto(const struct nla_tok_vocab *v, const int32_t *rank, struct nla_str *out);
 
 /* ---- added tokens ---- */
@@ -130,15 +136,44 @@ bool nla_tok_is_new(uint32_t cp);
 /* Append text in normal form C (utf8proc). Text must be valid UTF-8. */
 enum nla_status nla_tok_nfc(const char *text, size_t n, struct nla_str *out, struct nla_err *err);
 
+/* ---- a tokenizer.json's objects ---- */
+
+/* An object and where it stands, for messages. */
+struct nla_tok_place {
+	const char *path;
+	const char *where; /* "" or "model." or "pre_tokenizer.pretokenizers[0]." */
+	const cJSON *json;
+};
+
+struct nla_tok_rule {
+	const char *key;
+	const char *want; /* '|'-separated JSON texts, null also standing for a missing field; NULL: read elsewhere */
+};
+
+enum nla_status nla_tok_fail_field(const struct nla_tok_place *p, const char *key, const char *want, struct nla_err *err);
+enum nla_status nla_tok_check(const struct nla_tok_place *p, const struct nla_tok_rule *rules, size_t n, struct nla_err *err);
+enum nla_status nla_tok_read_bool(const struct nla_tok_place *p, const char *key, bool def, bool *out, struct nla_err *err);
+const char *nla_tok_type(const struct nla_tok_place *p); /* "" when there is none */
+
 /* ---- the whole ---- */
+
+/* Where a metaspace tokenizer puts its U+2581 (a text that begins with one gets none, but for PREPEND). */
+enum nla_tok_prefix {
+	NLA_TOK_NEVER,
+	NLA_TOK_FIRST,   /* at the beginning of the text          */
+	NLA_TOK_ALWAYS,  /* also behind each added token          */
+	NLA_TOK_PREPEND, /* the same, and whatever the text is    */
+};
 
 struct nla_tokenizer {
 	char *path;
 	sp_model *sp;
-	bool native;                    /* a sentencepiece .model: nothing below is used but crc */
 	uint32_t crc;
 	struct nla_tok_alphabet alphabet;
 	struct nla_tok_vocab vocab;
+	bool metaspace;                 /* of sentencepiece's kind; else byte-level: alphabet, nfc, ignore_merges, splits */
+	enum nla_tok_prefix prefix;     /* metaspace */
+	bool strip_first;               /* metaspace: a decoded text loses the space that prefix has put in front */
 	bool nfc, ignore_merges;
 	bool has_byte[256];             /* a byte without a token leaves no trace in the ids, as in the reference */
 	struct nla_tok_split splits[NLA_TOK_MAX_SPLITS]; /* each cuts the pieces of the one before */
@@ -146,7 +181,18 @@ struct nla_tokenizer {
 	struct nla_tok_added_set added[2]; /* looked for in the raw text, and then in the normalised text */
 };
 
-/* Everything but sp, from tokenizer.json; the serialised ModelProto is appended to proto. */
+/* Everything but sp, from tokenizer.json or a sentencepiece model; the serialised ModelProto is appended to proto. */
 enum nla_status nla_tok_read_json(struct nla_tokenizer *tok, struct nla_str *proto, struct nla_err *err);
+enum nla_status nla_tok_read_native(struct nla_tokenizer *tok, struct nla_str *proto, struct nla_err *err);
+
+enum nla_status nla_tok_read_pipeline(struct nla_tokenizer *tok, const cJSON *json, struct nla_err *err);
+enum nla_status nla_tok_read_added_token(struct nla_tokenizer *tok, const struct nla_tok_place *p, const cJSON *number,
+					 struct nla_err *err);
+uint32_t nla_tok_crc(const struct nla_tokenizer *tok, const struct nla_tok_merges *merges);
+/* Metaspace: mark the 256 byte tokens; what tokenizer_config.json says; rank of each piece, from merges or (NULL) from ids. */
+enum nla_status nla_tok_find_bytes(struct nla_tokenizer *tok, struct nla_err *err);
+enum nla_status nla_tok_llama_config(struct nla_tokenizer *tok, struct nla_err *err);
+enum nla_status nla_tok_rank_pieces(struct nla_tokenizer *tok, const struct nla_tok_merges *merges, int32_t *rank,
+				    struct nla_err *err);
 
 #endif

@@ -1,8 +1,7 @@
 /*
- * tokenizer_json - reads tokenizer.json of the `tokenizers` library: a byte-level BPE model with its normaliser, pre-tokenisers
- * and added tokens. Each object has a table of the fields it may have; where only some values are honoured, the table lists
- * them, and any other field or value is an error. So a file of a family we do not know fails at load, and never gives wrong
- * ids.
+ * tokenizer_json - reads tokenizer.json of the `tokenizers` library: a BPE model, byte-level or of sentencepiece's kind (byte
+ * fallback, spaces as U+2581), with its added tokens; tokenizer_pre.c reads what stands around the model. A field or a value that
+ * is not honoured is an error, so a file of a family we do not know fails at load, and never gives wrong ids.
  *
  * post_processor is not looked at: every kind only puts special tokens around a text, and nla_tokenizer_encode() puts none.
  */
@@ -15,188 +14,8 @@
 #include "base/json.h"
 #include "lm/tokenizer_impl.h"
 
-/* An object and where it stands, for messages. */
-struct place {
-	const char *path;
-	const char *where; /* "" or "model." or "pre_tokenizer.pretokenizers[0]." */
-	const cJSON *json;
-};
-
-struct rule {
-	const char *key;
-	const char *want; /* '|'-separated JSON texts, null also standing for a missing field; NULL: read elsewhere */
-};
-
-#define BYTE_LEVEL_REGEX "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
-
-static enum nla_status fail_field(const struct place *p, const char *key, const char *want, struct nla_err *err)
-{
-	const cJSON *value = cJSON_GetObjectItemCaseSensitive(p->json, key);
-	char *text = value ? cJSON_PrintUnformatted(value) : NULL;
-	enum nla_status status = nla_fail(err, "cannot read '%s': field '%s%s' is %.80s, want %s", p->path, p->where, key,
-					  text ? text : "missing", want);
-
-	cJSON_free(text);
-	return status;
-}
-
-static bool listed(const char *list, const char *word)
-{
-	size_t n = strlen(word);
-
-	for (const char *s = list; s; s = strchr(s, '|'), s = s ? s + 1 : NULL)
-		if (!strncmp(s, word, n) && (s[n] == '|' || s[n] == '\0'))
-			return true;
-	return false;
-}
-
-static enum nla_status check(const struct place *p, const struct rule *rules, size_t n, struct nla_err *err)
-{
-	const cJSON *child;
-
-	if (!cJSON_IsObject(p->json))
-		return nla_fail(err, "cannot read '%s': '%.*s' is not an object", p->path, (int)strcspn(p->where, "."), p->where);
-	cJSON_ArrayForEach(child, p->json) {
-		size_t i = 0;
-
-		while (i < n && strcmp(rules[i].key, child->string))
-			i++;
-		if (i == n)
-			return nla_fail(err, "cannot read '%s': field '%s%s' is not supported", p->path, p->where, child->string);
-	}
-	for (size_t i = 0; i < n; i++) {
-		const cJSON *value = cJSON_GetObjectItemCaseSensitive(p->json, rules[i].key);
-		char *text = rules[i].want && value ? cJSON_PrintUnformatted(value) : NULL;
-		bool good = !rules[i].want || listed(rules[i].want, text ? text : "null");
-
-		cJSON_free(text);
-		if (!good)
-			return fail_field(p, rules[i].key, rules[i].want, err);
-	}
-	return NLA_OK;
-}
-
-static enum nla_status read_bool(const struct place *p, const char *key, bool def, bool *out, struct nla_err *err)
-{
-	const cJSON *value = cJSON_GetObjectItemCaseSensitive(p->json, key);
-
-	if (value && !cJSON_IsNull(value) && !cJSON_IsBool(value))
-		return fail_field(p, key, "true or false", err);
-	*out = cJSON_IsBool(value) ? cJSON_IsTrue(value) : def;
-	return NLA_OK;
-}
-
-static const char *type_of(const struct place *p)
-{
-	const char *type = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(p->json, "type"));
-
-	return type ? type : "";
-}
-
-static enum nla_status add_split(struct nla_tokenizer *tok, const struct place *p, const char *regex, struct nla_err *err)
-{
-	if (tok->n_splits == NLA_TOK_MAX_SPLITS)
-		return nla_fail(err, "cannot read '%s': 'pre_tokenizer' has more than %d splits", p->path, NLA_TOK_MAX_SPLITS);
-	return nla_tok_split_compile(&tok->splits[tok->n_splits++], p->path, regex, err);
-}
-
-static enum nla_status read_split(struct nla_tokenizer *tok, const struct place *p, struct nla_err *err)
-{
-	static const struct rule rules[] = { { "type", NULL }, { "pattern", NULL }, { "behavior", "\"Isolated\"" },
-					     { "invert", "false|null" } };
-	const cJSON *pattern = cJSON_GetObjectItemCaseSensitive(p->json, "pattern");
-	const char *regex = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(pattern, "Regex"));
-
-	if (check(p, rules, NLA_LEN(rules), err))
-		return err->status;
-	return regex ? add_split(tok, p, regex, err) : fail_field(p, "pattern", "{\"Regex\": ...}", err);
-}
-
-static enum nla_status read_digits(struct nla_tokenizer *tok, const struct place *p, struct nla_err *err)
-{
-	static const struct rule rules[] = { { "type", NULL }, { "individual_digits", NULL } };
-	bool individual;
-
-	if (check(p, rules, NLA_LEN(rules), err) || read_bool(p, "individual_digits", false, &individual, err))
-		return err->status;
-	return add_split(tok, p, individual ? "\\p{N}" : "\\p{N}+", err);
-}
-
-static enum nla_status read_byte_level(struct nla_tokenizer *tok, const struct place *p, struct nla_err *err)
-{
-	static const struct rule rules[] = { { "type", NULL }, { "add_prefix_space", "false" }, { "trim_offsets", NULL },
-					     { "use_regex", NULL } };
-	bool use_regex;
-
-	if (check(p, rules, NLA_LEN(rules), err) || read_bool(p, "use_regex", true, &use_regex, err))
-		return err->status;
-	return use_regex ? add_split(tok, p, BYTE_LEVEL_REGEX, err) : NLA_OK;
-}
-
-/* One pre-tokeniser. *bytes: whether it is the ByteLevel one, after which the text is in the byte alphabet. */
-static enum nla_status read_pre_tokenizer(struct nla_tokenizer *tok, const struct place *p, bool *bytes, struct nla_err *err)
-{
-	const char *type = type_of(p);
-
-	if (*bytes)
-		return nla_fail(err, "cannot read '%s': '%stype' follows ByteLevel, which must be the last", p->path, p->where);
-	if (!strcmp(type, "Split"))
-		return read_split(tok, p, err);
-	if (!strcmp(type, "Digits"))
-		return read_digits(tok, p, err);
-	if (strcmp(type, "ByteLevel"))
-		return fail_field(p, "type", "Sequence, Split, Digits or ByteLevel", err);
-	*bytes = true;
-	return read_byte_level(tok, p, err);
-}
-
-static enum nla_status read_pre_tokenizers(struct nla_tokenizer *tok, const struct place *p, struct nla_err *err)
-{
-	static const struct rule rules[] = { { "type", NULL }, { "pretokenizers", NULL } };
-	const cJSON *child, *list = cJSON_GetObjectItemCaseSensitive(p->json, "pretokenizers");
-	bool bytes = false;
-	int i = 0;
-
-	if (strcmp(type_of(p), "Sequence")) {
-		if (read_pre_tokenizer(tok, p, &bytes, err))
-			return err->status;
-	} else {
-		if (check(p, rules, NLA_LEN(rules), err))
-			return err->status;
-		cJSON_ArrayForEach(child, list) {
-			char *where = nla_format("%spretokenizers[%d].", p->where, i++);
-			struct place inner = { p->path, where, child };
-			enum nla_status status = read_pre_tokenizer(tok, &inner, &bytes, err);
-
-			free(where);
-			if (status)
-				return status;
-		}
-	}
-	if (!bytes)
-		return nla_fail(err, "cannot read '%s': 'pre_tokenizer' has no ByteLevel, want a byte-level model", p->path);
-	return NLA_OK;
-}
-
-static enum nla_status read_normalizer(struct nla_tokenizer *tok, const struct place *p, struct nla_err *err)
-{
-	static const struct rule rules[] = { { "type", "\"NFC\"" } };
-
-	if (!p->json || cJSON_IsNull(p->json))
-		return NLA_OK;
-	tok->nfc = true;
-	return check(p, rules, NLA_LEN(rules), err);
-}
-
-static enum nla_status read_decoder(const struct place *p, struct nla_err *err)
-{
-	static const struct rule rules[] = { { "type", "\"ByteLevel\"" }, { "add_prefix_space", NULL }, { "trim_offsets", NULL },
-					     { "use_regex", NULL } };
-
-	return check(p, rules, NLA_LEN(rules), err);
-}
-
-static enum nla_status read_id(const struct place *p, const cJSON *value, const char *token, int64_t *id, struct nla_err *err)
+static enum nla_status read_id(const struct nla_tok_place *p, const cJSON *value, const char *token, int64_t *id,
+			       struct nla_err *err)
 {
 	if (!cJSON_IsNumber(value) || !(value->valuedouble >= 0 && value->valuedouble < NLA_TOK_MAX_ID) ||
 	    value->valuedouble != (double)(int64_t)value->valuedouble)
@@ -206,20 +25,34 @@ static enum nla_status read_id(const struct place *p, const cJSON *value, const 
 	return NLA_OK;
 }
 
-static enum nla_status read_vocab(struct nla_tokenizer *tok, const struct place *p, struct nla_err *err)
+static enum nla_status read_vocab(struct nla_tokenizer *tok, const struct nla_tok_place *p, struct nla_err *err)
 {
 	const cJSON *entry, *vocab = cJSON_GetObjectItemCaseSensitive(p->json, "vocab");
 	int64_t id;
 
 	if (!cJSON_IsObject(vocab) || !vocab->child)
-		return fail_field(p, "vocab", "an object of tokens and ids", err);
+		return nla_tok_fail_field(p, "vocab", "an object of tokens and ids", err);
 	cJSON_ArrayForEach(entry, vocab) {
 		if (read_id(p, entry, entry->string, &id, err) ||
 		    nla_tok_vocab_add(&tok->vocab, p->path, entry->string, strlen(entry->string), id, NLA_TOK_MODEL, err))
 			return err->status;
 	}
-	for (int b = 0; b < 256; b++)
+	return NLA_OK;
+}
+
+/* Every byte needs a token, else an unknown one would have to stand for it; without such a token it leaves no trace. */
+static enum nla_status read_bytes(struct nla_tokenizer *tok, const struct nla_tok_place *p, struct nla_err *err)
+{
+	bool complete = true;
+
+	if (tok->metaspace)
+		return nla_tok_find_bytes(tok, err);
+	for (int b = 0; b < 256; b++) {
 		tok->has_byte[b] = nla_tok_vocab_id(&tok->vocab, tok->alphabet.utf8[b], tok->alphabet.length[b]) >= 0;
+		complete &= tok->has_byte[b];
+	}
+	if (!complete && cJSON_IsString(cJSON_GetObjectItemCaseSensitive(p->json, "unk_token")))
+		return nla_tok_fail_field(p, "unk_token", "null where bytes have no token", err);
 	return NLA_OK;
 }
 
@@ -242,7 +75,7 @@ static bool merge_parts(const cJSON *item, const char **left, size_t *n_left, co
 	return true;
 }
 
-static enum nla_status read_merges(const struct nla_tokenizer *tok, const struct place *p, struct nla_tok_merges *merges,
+static enum nla_status read_merges(const struct nla_tokenizer *tok, const struct nla_tok_place *p, struct nla_tok_merges *merges,
 				   struct nla_err *err)
 {
 	const cJSON *item, *list = cJSON_GetObjectItemCaseSensitive(p->json, "merges");
@@ -252,7 +85,7 @@ static enum nla_status read_merges(const struct nla_tokenizer *tok, const struct
 	size_t n_left;
 
 	if (!cJSON_IsArray(list))
-		return fail_field(p, "merges", "a list of pairs", err);
+		return nla_tok_fail_field(p, "merges", "a list of pairs", err);
 	cJSON_ArrayForEach(item, list) {
 		struct nla_tok_merge merge;
 
@@ -277,16 +110,16 @@ static enum nla_status read_merges(const struct nla_tokenizer *tok, const struct
 	return status;
 }
 
-static enum nla_status read_model(struct nla_tokenizer *tok, const struct place *p, struct nla_tok_merges *merges,
+static enum nla_status read_model(struct nla_tokenizer *tok, const struct nla_tok_place *p, struct nla_tok_merges *merges,
 				  struct nla_err *err)
 {
-	static const struct rule rules[] = { { "type", "\"BPE\"" }, { "dropout", "null|0" }, { "unk_token", "null" },
+	static const struct nla_tok_rule rules[] = { { "type", "\"BPE\"" }, { "dropout", "null|0" }, { "unk_token", NULL },
 					     { "continuing_subword_prefix", "null|\"\"" }, { "end_of_word_suffix", "null|\"\"" },
-					     { "fuse_unk", "false|null" }, { "byte_fallback", "false|null" },
+					     { "fuse_unk", "false|true|null" }, { "byte_fallback", "false|true|null" },
 					     { "ignore_merges", NULL }, { "vocab", NULL }, { "merges", NULL } };
 
-	if (check(p, rules, NLA_LEN(rules), err) || read_bool(p, "ignore_merges", false, &tok->ignore_merges, err) ||
-	    read_vocab(tok, p, err) || read_merges(tok, p, merges, err))
+	if (nla_tok_check(p, rules, NLA_LEN(rules), err) || nla_tok_read_bool(p, "ignore_merges", false, &tok->ignore_merges, err) ||
+	    read_vocab(tok, p, err) || read_bytes(tok, p, err) || read_merges(tok, p, merges, err))
 		return err->status;
 	return NLA_OK;
 }
@@ -301,40 +134,40 @@ static enum nla_status is_normal(const char *text, bool *normal, struct nla_err 
 	return status;
 }
 
-static enum nla_status read_added_token(struct nla_tokenizer *tok, const struct place *p, struct nla_err *err)
+enum nla_status nla_tok_read_added_token(struct nla_tokenizer *tok, const struct nla_tok_place *p, const cJSON *number,
+					 struct nla_err *err)
 {
-	static const struct rule rules[] = { { "id", NULL }, { "content", NULL }, { "single_word", NULL }, { "lstrip", NULL },
+	static const struct nla_tok_rule rules[] = { { "id", NULL }, { "content", NULL }, { "single_word", NULL }, { "lstrip", NULL },
 					     { "rstrip", NULL }, { "normalized", NULL }, { "special", NULL } };
 	const char *content = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(p->json, "content"));
 	struct nla_tok_added added = {0};
 	bool special, normal;
 	int64_t id;
 
-	if (check(p, rules, NLA_LEN(rules), err))
+	if (nla_tok_check(p, rules, NLA_LEN(rules), err))
 		return err->status;
 	if (!content || !*content)
-		return fail_field(p, "content", "a text", err);
-	if (read_bool(p, "special", false, &special, err) || read_bool(p, "single_word", false, &added.single_word, err) ||
-	    read_bool(p, "lstrip", false, &added.lstrip, err) || read_bool(p, "rstrip", false, &added.rstrip, err) ||
-	    read_bool(p, "normalized", !special, &added.normalized, err) ||
-	    read_id(p, cJSON_GetObjectItemCaseSensitive(p->json, "id"), content, &id, err) ||
+		return nla_tok_fail_field(p, "content", "a text", err);
+	if (nla_tok_read_bool(p, "special", false, &special, err) || nla_tok_read_bool(p, "single_word", false, &added.single_word, err) ||
+	    nla_tok_read_bool(p, "lstrip", false, &added.lstrip, err) || nla_tok_read_bool(p, "rstrip", false, &added.rstrip, err) ||
+	    nla_tok_read_bool(p, "normalized", !special, &added.normalized, err) ||
+	    read_id(p, number, content, &id, err) ||
 	    is_normal(content, &normal, err))
 		return err->status;
 	if (added.normalized && tok->nfc && !normal)
-		return fail_field(p, "content", "a text in normal form C, as it is matched there", err);
+		return nla_tok_fail_field(p, "content", "a text in normal form C, as it is matched there", err);
 	added.id = nla_tok_vocab_id(&tok->vocab, content, strlen(content));
 	if (added.id != id && nla_tok_vocab_add(&tok->vocab, p->path, content, strlen(content), id, 0, err))
 		return err->status;
 	added.id = (int32_t)id;
-	if (special)
-		tok->vocab.flags[id] |= NLA_TOK_SPECIAL;
+	tok->vocab.flags[id] |= special ? NLA_TOK_ADDED | NLA_TOK_SPECIAL : NLA_TOK_ADDED;
 	added.n = strlen(content);
 	added.text = nla_strdup(content);
 	nla_tok_added_push(&tok->added[added.normalized], added);
 	return NLA_OK;
 }
 
-static enum nla_status read_added(struct nla_tokenizer *tok, const struct place *p, struct nla_err *err)
+static enum nla_status read_added(struct nla_tokenizer *tok, const struct nla_tok_place *p, struct nla_err *err)
 {
 	const cJSON *child;
 	int i = 0;
@@ -343,15 +176,13 @@ static enum nla_status read_added(struct nla_tokenizer *tok, const struct place 
 		return nla_fail(err, "cannot read '%s': 'added_tokens' is not a list", p->path);
 	cJSON_ArrayForEach(child, p->json) {
 		char *where = nla_format("added_tokens[%d].", i++);
-		struct place inner = { p->path, where, child };
-		enum nla_status status = read_added_token(tok, &inner, err);
+		struct nla_tok_place inner = { p->path, where, child };
+		enum nla_status status = nla_tok_read_added_token(tok, &inner, cJSON_GetObjectItemCaseSensitive(child, "id"), err);
 
 		free(where);
 		if (status)
 			return status;
 	}
-	nla_tok_added_sort(&tok->added[0]);
-	nla_tok_added_sort(&tok->added[1]);
 	return NLA_OK;
 }
 
@@ -367,7 +198,7 @@ static void crc_add_int(uint32_t *crc, int32_t x)
 	crc_add(crc, bytes, sizeof(bytes));
 }
 
-static uint32_t crc_of(const struct nla_tokenizer *tok, const struct nla_tok_merges *merges)
+uint32_t nla_tok_crc(const struct nla_tokenizer *tok, const struct nla_tok_merges *merges)
 {
 	uint32_t crc = 0;
 
@@ -393,6 +224,8 @@ static uint32_t crc_of(const struct nla_tokenizer *tok, const struct nla_tok_mer
 		}
 	}
 	crc_add_int(&crc, tok->nfc | tok->ignore_merges << 1);
+	if (tok->metaspace)
+		crc_add_int(&crc, 1 + (int32_t)tok->prefix);
 	for (size_t i = 0; i < tok->n_splits; i++)
 		crc_add(&crc, tok->splits[i].pattern, strlen(tok->splits[i].pattern) + 1);
 	return crc;
@@ -401,21 +234,17 @@ static uint32_t crc_of(const struct nla_tokenizer *tok, const struct nla_tok_mer
 static enum nla_status read_root(struct nla_tokenizer *tok, const cJSON *json, struct nla_tok_merges *merges,
 				 struct nla_err *err)
 {
-	static const struct rule rules[] = { { "version", "\"1.0\"|null" }, { "truncation", "null" }, { "padding", "null" },
+	static const struct nla_tok_rule rules[] = { { "version", "\"1.0\"|null" }, { "truncation", "null" }, { "padding", "null" },
 					     { "added_tokens", NULL }, { "normalizer", NULL }, { "pre_tokenizer", NULL },
 					     { "post_processor", NULL }, { "decoder", NULL }, { "model", NULL } };
-	const struct place root = { tok->path, "", json };
-	const struct place normalizer = { tok->path, "normalizer.", nla_json_at(json, "normalizer") };
-	const struct place pre = { tok->path, "pre_tokenizer.", nla_json_at(json, "pre_tokenizer") };
-	const struct place decoder = { tok->path, "decoder.", nla_json_at(json, "decoder") };
-	const struct place model = { tok->path, "model.", nla_json_at(json, "model") };
-	const struct place added = { tok->path, "added_tokens", nla_json_at(json, "added_tokens") };
+	const struct nla_tok_place root = { tok->path, "", json };
+	const struct nla_tok_place model = { tok->path, "model.", nla_json_at(json, "model") };
+	const struct nla_tok_place added = { tok->path, "added_tokens", nla_json_at(json, "added_tokens") };
 
-	if (check(&root, rules, NLA_LEN(rules), err) || read_normalizer(tok, &normalizer, err) ||
-	    read_pre_tokenizers(tok, &pre, err) || read_decoder(&decoder, err) || read_model(tok, &model, merges, err) ||
-	    read_added(tok, &added, err))
+	if (nla_tok_check(&root, rules, NLA_LEN(rules), err) || nla_tok_read_pipeline(tok, json, err) ||
+	    read_model(tok, &model, merges, err) || read_added(tok, &added, err))
 		return err->status;
-	return NLA_OK;
+	return tok->metaspace ? nla_tok_llama_config(tok, err) : NLA_OK;
 }
 
 enum nla_status nla_tok_read_json(struct nla_tokenizer *tok, struct nla_str *proto, struct nla_err *err)
@@ -431,9 +260,12 @@ enum nla_status nla_tok_read_json(struct nla_tokenizer *tok, struct nla_str *pro
 	if (!status) {
 		int32_t *rank = nla_alloc((size_t)tok->vocab.n, sizeof(*rank));
 
-		nla_tok_reach(&tok->vocab, &merges, &tok->alphabet, rank);
+		if (tok->metaspace)
+			status = nla_tok_rank_pieces(tok, &merges, rank, err);
+		else
+			nla_tok_reach(&tok->vocab, &merges, &tok->alphabet, rank);
 		nla_tok_proto(&tok->vocab, rank, proto);
-		tok->crc = crc_of(tok, &merges);
+		tok->crc = nla_tok_crc(tok, &merges);
 		free(rank);
 	}
 	cJSON_Delete(json);

@@ -1,5 +1,5 @@
 /*
- * tokenizer_proto - a byte-level BPE vocabulary as a sentencepiece ModelProto (sentencepiece_model.proto), so that
+ * tokenizer_proto - a BPE vocabulary as a sentencepiece ModelProto (sentencepiece_model.proto), so that
  * sentencepiece does the merging: a BPE model with the identity normaliser, no dummy prefix, white space left alone.
  *
  * sentencepiece knows no merge list: it joins any two neighbours whose text is a piece, highest score first. With score = -rank
@@ -16,8 +16,8 @@
 
 enum { WIRE_VARINT = 0, WIRE_BYTES = 2, WIRE_FIXED32 = 5 };
 enum { PROTO_PIECES = 1, PROTO_TRAINER = 2, PROTO_NORMALIZER = 3 };
-enum { PIECE_TEXT = 1, PIECE_SCORE = 2, PIECE_TYPE = 3, PIECE_TYPE_UNKNOWN = 2 };
-enum { TRAINER_MODEL_TYPE = 3, MODEL_TYPE_BPE = 2 };
+enum { PIECE_TEXT = 1, PIECE_SCORE = 2, PIECE_TYPE = 3, PIECE_TYPE_UNKNOWN = 2, PIECE_TYPE_BYTE = 6 };
+enum { TRAINER_MODEL_TYPE = 3, TRAINER_BYTE_FALLBACK = 35, MODEL_TYPE_BPE = 2 };
 enum { NORM_NAME = 1, NORM_DUMMY_PREFIX = 3, NORM_REMOVE_SPACES = 4, NORM_ESCAPE_SPACES = 5 };
 
 static void add_varint(struct nla_str *out, uint64_t x)
@@ -65,6 +65,7 @@ static void add_piece(struct nla_str *out, struct nla_str *message, const char *
 void nla_tok_proto(const struct nla_tok_vocab *v, const int32_t *rank, struct nla_str *out)
 {
 	struct nla_str message = NLA_STR_INIT;
+	bool bytes = false;
 	char unmatchable[24];
 
 	add_piece(out, &message, " unknown", 8, 0, PIECE_TYPE_UNKNOWN);
@@ -72,7 +73,10 @@ void nla_tok_proto(const struct nla_tok_vocab *v, const int32_t *rank, struct nl
 		size_t n;
 		const char *text = nla_tok_vocab_text(v, id, &n);
 
-		if (rank[id] >= 0) {
+		if (v->flags[id] & NLA_TOK_BYTE) {
+			add_piece(out, &message, text, n, 0, PIECE_TYPE_BYTE);
+			bytes = true;
+		} else if (rank[id] >= 0) {
 			add_piece(out, &message, text, n, -(float)rank[id], 0);
 		} else {
 			n = (size_t)snprintf(unmatchable, sizeof(unmatchable), " %d", (int)id);
@@ -81,6 +85,7 @@ void nla_tok_proto(const struct nla_tok_vocab *v, const int32_t *rank, struct nl
 	}
 	nla_str_reset(&message);
 	add_number(&message, TRAINER_MODEL_TYPE, MODEL_TYPE_BPE);
+	add_number(&message, TRAINER_BYTE_FALLBACK, bytes);
 	add_bytes(out, PROTO_TRAINER, message.buf, message.len);
 	nla_str_reset(&message);
 	add_bytes(&message, NORM_NAME, "identity", 8);

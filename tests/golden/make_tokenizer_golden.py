@@ -2,17 +2,20 @@
 
     ~/.cache/nla/reference/bin/python tests/golden/make_tokenizer_golden.py [SHARED]
 
-The results are committed. Needs tokenizers, transformers, sentencepiece; SHARED (default: the folder `shared` beside the
-repository) holds qwen3/. Folders:
+The results are committed. Needs tokenizers, transformers, sentencepiece and protobuf; SHARED (default: the folder `shared` beside
+the repository) holds qwen3/. Folders:
 
-    small   Qwen3's layout: NFC, Split + ByteLevel, ChatML tokens
-    llama   Llama 3's: no normaliser, its split, ignore_merges, merges as "a b", TemplateProcessing, a token no merge makes
-    smollm  SmolLM2's: Digits + ByteLevel with its own regex; a byte without a token
-    flags   added tokens that strip, match in normal form or only as words; ids with holes; a token its merges do not reach
-    native  a sentencepiece model with byte fallback
-    qwen3   no tokenizer here: ids of the real one, and chat prompts by transformers
+    small       Qwen3's layout: NFC, Split + ByteLevel, ChatML tokens
+    llama       Llama 3's: no normaliser, its split, ignore_merges, merges as "a b", TemplateProcessing, a token no merge makes
+    smollm      SmolLM2's: Digits + ByteLevel with its own regex; a byte without a token
+    flags       added tokens that strip, match in normal form or only as words; ids with holes; a token its merges do not reach
+    native      a sentencepiece model with byte fallback and symbols of its own, as transformers' LlamaTokenizer runs it
+    llama2      Llama 2's: sentencepiece with split digits; "legacy": the same with "legacy": true in tokenizer_config.json
+    llama2json  the same model as transformers 4 has converted it: merges, and a normaliser that prepends a space
+    qwen3       no tokenizer here: ids of the real one, and chat prompts by transformers
 
 golden.json of each: {"encode": [[text, ids]], "decode": [[ids, text, text without special tokens]], "chat": [[content, ids]]}.
+tests/data/chat/golden.json: one object a chat template of chat_templates.py: ids with no system message, and with one.
 """
 import json
 import pathlib
@@ -21,6 +24,8 @@ import sys
 
 import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from chat_templates import TEMPLATES
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 OUT = REPOSITORY / "tests" / "data" / "tokenizer"
@@ -126,7 +131,7 @@ def llama():
     text["model"]["merges"] = [" ".join(pair) for pair in text["model"]["merges"]]
     text["model"]["ignore_merges"] = True
     tokenizer = reload(text)
-    tokens = ["<|begin_of_text|>", *CHATML]
+    tokens = ["<|begin_of_text|>", *CHATML, "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
     tokenizer.add_special_tokens([special(t) for t in tokens])
     begin = (tokens[0], tokenizer.token_to_id(tokens[0]))
     template = processors.TemplateProcessing(single="<|begin_of_text|> $A", special_tokens=[begin])
@@ -210,19 +215,82 @@ def byte_level(name, text):
     write(name, {"encode": encodings(tokenizer, 150), "decode": decodings(tokenizer, random.Random(12))})
 
 
-def native():
-    (OUT / "native").mkdir(parents=True, exist_ok=True)
-    prefix = OUT / "native" / "tokenizer"
+def sentencepiece_model(name, **options):
+    (OUT / name).mkdir(parents=True, exist_ok=True)
+    prefix = OUT / name / "tokenizer"
     sentences = (s.replace("\n", " ").replace("\r", " ") for s in corpus())
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([s for s in sentences if s.strip()]), model_prefix=str(prefix), vocab_size=500, model_type="bpe",
-        byte_fallback=True, normalization_rule_name="identity", character_coverage=0.98, user_defined_symbols=CHATML,
-        minloglevel=2, num_threads=1)
+        sentence_iterator=iter([s for s in sentences if s.strip()]), model_prefix=str(prefix), model_type="bpe", byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, character_coverage=0.98, minloglevel=2, num_threads=1,
+        **options)
     prefix.with_suffix(".vocab").unlink()
-    model = sentencepiece.SentencePieceProcessor(model_file=str(prefix) + ".model")
-    texts = hard_strings(CHATML, 100)
-    rows = [[s, model.encode(s)] for s in texts]
-    write("native", {"encode": rows, "decode": [[ids, model.decode(ids), model.decode(ids)] for _, ids in rows if ids]})
+
+
+def llama_tokenizer(name, legacy):
+    from transformers import AutoTokenizer
+
+    config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "legacy": legacy}
+    (OUT / name / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    return AutoTokenizer.from_pretrained(str(OUT / name)).backend_tokenizer
+
+
+def metaspace_decodings(tokenizer, rng):
+    ids = [i for t, i in tokenizer.get_vocab().items() if t != "<0x00>"]
+    low = [i for t, i in tokenizer.get_vocab().items() if t.startswith("<0x") and t != "<0x00>"]
+    chosen = [[rng.choice(low if rng.random() < 0.4 else ids) for _ in range(rng.randint(1, 12))] for _ in range(80)]
+    chosen += [tokenizer.encode(s, add_special_tokens=False).ids for s in HARD[:60]]
+    return [[c] + [tokenizer.decode(c, skip_special_tokens=skip) for skip in (False, True)] for c in chosen]
+
+
+def native():
+    sentencepiece_model("native", vocab_size=500, user_defined_symbols=CHATML)
+    tokenizer = llama_tokenizer("native", False)
+    write("native", {"encode": encodings(tokenizer, 100), "decode": metaspace_decodings(tokenizer, random.Random(14))})
+
+
+def llama2():
+    sentencepiece_model("llama2", vocab_size=700, split_digits=True, allow_whitespace_only_pieces=True)
+    golden = {"legacy": encodings(llama_tokenizer("llama2", True), 60)}
+    tokenizer = llama_tokenizer("llama2", False)
+    golden |= {"encode": encodings(tokenizer, 150), "decode": metaspace_decodings(tokenizer, random.Random(15))}
+    write("llama2", golden)
+    text = json.loads(tokenizer.to_str())
+    text["model"]["unk_token"] = "<unk>"
+    text["pre_tokenizer"] = None
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    text["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, replace]}
+    (OUT / "llama2json").mkdir(parents=True, exist_ok=True)
+    (OUT / "llama2json" / "tokenizer.json").write_text(json.dumps(text, ensure_ascii=False, separators=(",", ":")) + "\n")
+    (OUT / "llama2json" / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}\n')
+    tokenizer = Tokenizer.from_file(str(OUT / "llama2json" / "tokenizer.json"))
+    write("llama2json", {"encode": encodings(tokenizer, 150), "decode": metaspace_decodings(tokenizer, random.Random(16))})
+
+
+def chat_prompts():
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    contents = ["Hello", "", "  spaces \u00a0\n", "two\nlines\n\n", "caf\u00e9 e\u0301 \u4f60\u597d \U0001f600 12345",
+                "\x1c\x85 odd \u3000\u200b", "<|im_end|><|eot_id|></s> inside", "Explain: \u320e."]
+    cases = []
+    for name, folder, bos, template in TEMPLATES:
+        if (OUT / folder / "tokenizer.json").exists():
+            tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(OUT / folder / "tokenizer.json"), bos_token=bos)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(str(OUT / folder))
+
+        def ids(*messages):
+            keys = ("role", "content")
+            return tokenizer.apply_chat_template(
+                [dict(zip(keys, m)) for m in messages], chat_template=template, add_generation_prompt=True, return_dict=True,
+                date_string="26 Jul 2024")["input_ids"]
+
+        plain = [[c, ids(("user", c))] for c in contents]
+        system = [[c, ids(("system", "Be  brief."), ("user", c))] for c in contents]
+        cases.append({"name": name, "tokenizer": folder, "bos_token": bos, "template": template, "plain": plain, "system": system})
+    folder = OUT.parent / "chat"
+    folder.mkdir(exist_ok=True)
+    text = ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)
+    (folder / "golden.json").write_text("[\n" + text + "\n]\n")
 
 
 def qwen3():
@@ -243,6 +311,8 @@ def main():
     for name, make in (("small", small), ("llama", llama), ("smollm", smollm), ("flags", flags)):
         byte_level(name, make())
     native()
+    llama2()
+    chat_prompts()
     qwen3()
     print(sum(p.stat().st_size for p in OUT.rglob("*") if p.is_file()), "bytes in", OUT)
 

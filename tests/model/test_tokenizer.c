@@ -1,64 +1,10 @@
 /*
- * The tokenizer and the chat format against the reference libraries (tests/golden/make_tokenizer_golden.py made the numbers),
+ * The tokenizer against the reference libraries (tests/golden/make_tokenizer_golden.py made the numbers),
  * and that whatever a tokenizer.json holds which we do not honour is refused by name.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include <cmocka.h>
 #include <pthread.h>
 
-#include "base/file.h"
-#include "base/json.h"
-#include "lm/chat.h"
-#include "lm/tokenizer.h"
-
-#define TOKENIZERS TEST_DATA "/tokenizer/"
-
-static struct nla_tokenizer *load(const char *folder)
-{
-	struct nla_err err = NLA_ERR_INIT;
-	struct nla_tokenizer *tok;
-
-	if (nla_tokenizer_load(&tok, folder, &err))
-		fail_msg("%s", err.text);
-	return tok;
-}
-
-static cJSON *golden(const char *name)
-{
-	char *path = nla_format(TOKENIZERS "%s/golden.json", name);
-	struct nla_err err = NLA_ERR_INIT;
-	cJSON *json = NULL;
-
-	if (nla_json_read(path, &json, &err))
-		fail_msg("%s", err.text);
-	free(path);
-	return json;
-}
-
-static void ids_of(const cJSON *list, struct nla_i32s *ids)
-{
-	const cJSON *item;
-
-	ids->n = 0;
-	cJSON_ArrayForEach(item, list)
-		nla_i32s_push(ids, item->valueint);
-}
-
-static void expect_ids(const char *text, const struct nla_i32s *got, const struct nla_i32s *want)
-{
-	for (size_t i = 0; i < NLA_MIN(got->n, want->n); i++)
-		if (got->data[i] != want->data[i])
-			fail_msg("'%s': id %zu is %d, want %d", text, i, got->data[i], want->data[i]);
-	if (got->n != want->n)
-		fail_msg("'%s': %zu ids, want %zu", text, got->n, want->n);
-}
+#include "tokenizer_golden.h"
 
 static size_t check_encode(const struct nla_tokenizer *tok, const cJSON *rows)
 {
@@ -120,19 +66,65 @@ static void test_llama(void **state) { check_folder(TOKENIZERS "llama", "llama")
 static void test_smollm(void **state) { check_folder(TOKENIZERS "smollm", "smollm"); }
 static void test_flags(void **state) { check_folder(TOKENIZERS "flags", "flags"); }
 static void test_native(void **state) { check_folder(TOKENIZERS "native", "native"); }
+static void test_llama2(void **state) { check_folder(TOKENIZERS "llama2", "llama2"); }
+static void test_llama2_json(void **state) { check_folder(TOKENIZERS "llama2json", "llama2json"); }
 
-/* The folder of the real Qwen3 tokenizer; skips the test when there is none. Owned by the caller. */
-static char *qwen3_folder(void)
+/* "legacy" in tokenizer_config.json decides where a space is put in front, for a .model and for a tokenizer.json alike. */
+static void test_llama2_config(void **state)
 {
-	const char *shared = getenv("NLA_SHARED");
-	char *folder = nla_format("%s/qwen3", shared && *shared ? shared : SOURCE_DIR "/../shared");
+	static const char *const files[][2] = { { "llama2/tokenizer.model", "tokenizer.model" },
+						{ "llama2json/tokenizer.json", "tokenizer.json" } };
+	static const char *const configs[][2] = { { "{\"legacy\": true}", "legacy" }, { "{\"legacy\": false}", "encode" }, { "{}", "encode" },
+						  { "{\"tokenizer_class\": \"LlamaTokenizerFast\", \"legacy\": true}", "legacy" } };
+	cJSON *json = golden("llama2");
+	uint32_t crc[NLA_LEN(configs)];
 
-	if (!nla_exists(folder)) {
-		print_message("no '%s': set NLA_SHARED to the folder that holds qwen3/tokenizer.json\n", folder);
-		free(folder);
-		skip();
+	for (size_t f = 0; f < NLA_LEN(files); f++) {
+		copy_file(files[f][0], files[f][1]);
+		for (size_t i = 0; i < NLA_LEN(configs); i++) {
+			struct nla_tokenizer *tok;
+
+			write_text("tokenizer_config.json", configs[i][0]);
+			tok = load(scratch);
+			assert_true(check_encode(tok, nla_json_at(json, configs[i][1])) >= 150);
+			if (!strcmp(configs[i][1], "encode"))
+				check_decode(tok, nla_json_at(json, "decode"));
+			crc[i] = nla_tokenizer_crc(tok);
+			nla_tokenizer_free(tok);
+		}
+		assert_int_not_equal(crc[0], crc[1]);
+		assert_int_equal(crc[1], crc[2]);
+		remove_file(files[f][1]);
 	}
-	return folder;
+	remove_file("tokenizer_config.json");
+	cJSON_Delete(json);
+}
+
+/* Tokens that a checkpoint has added to its sentencepiece model. */
+static void test_native_added(void **state)
+{
+	struct nla_tokenizer *tok;
+	struct nla_err err = NLA_ERR_INIT;
+	struct nla_i32s ids = {0};
+
+	copy_file("llama2/tokenizer.model", "tokenizer.model");
+	write_text("added_tokens.json", "{\"<|pad|>\": 700}");
+	assert_int_equal(nla_tokenizer_load(&tok, scratch, &err), NLA_FAIL);
+	assert_non_null(strstr(err.text, "added_tokens.json' is not supported without 'added_tokens_decoder'"));
+	write_text("tokenizer_config.json", "{\"added_tokens_decoder\": {\"1\": {\"content\": \"<s>\", \"rstrip\": true, \"special\": true}, "
+		   "\"700\": {\"content\": \"<|pad|>\", \"special\": true}}}");
+	tok = load(scratch);
+	assert_int_equal(nla_tokenizer_size(tok), 701);
+	assert_int_equal(nla_tokenizer_encode(tok, "<s>  <|pad|></s>", 16, &ids, &err), NLA_OK);
+	assert_int_equal(ids.n, 3);
+	assert_int_equal(ids.data[0], 1);
+	assert_int_equal(ids.data[1], 700);
+	assert_int_equal(ids.data[2], 2);
+	nla_i32s_release(&ids);
+	nla_tokenizer_free(tok);
+	remove_file("added_tokens.json");
+	remove_file("tokenizer_config.json");
+	remove_file("tokenizer.model");
 }
 
 static void test_qwen3(void **state)
@@ -140,33 +132,6 @@ static void test_qwen3(void **state)
 	char *folder = qwen3_folder();
 
 	check_folder(folder, "qwen3");
-	free(folder);
-}
-
-static void test_qwen3_chat(void **state)
-{
-	char *folder = qwen3_folder();
-	struct nla_tokenizer *tok = load(folder);
-	struct nla_i32s got = {0}, want = {0};
-	struct nla_err err = NLA_ERR_INIT;
-	cJSON *json = golden("qwen3");
-	struct nla_chat chat;
-	const cJSON *row;
-
-	assert_int_equal(nla_chat_load(&chat, folder, tok, NULL, &err), NLA_OK);
-	assert_int_equal(chat.end_of_turn, 151645);
-	assert_true(cJSON_GetArraySize(nla_json_at(json, "chat")) >= 8);
-	cJSON_ArrayForEach(row, nla_json_at(json, "chat")) {
-		got.n = 0;
-		ids_of(row->child->next, &want);
-		assert_int_equal(nla_chat_prompt(&chat, tok, row->child->valuestring, &got, &err), NLA_OK);
-		expect_ids(row->child->valuestring, &got, &want);
-	}
-	nla_i32s_release(&got);
-	nla_i32s_release(&want);
-	nla_chat_release(&chat);
-	cJSON_Delete(json);
-	nla_tokenizer_free(tok);
 	free(folder);
 }
 
@@ -253,49 +218,6 @@ static void test_native_pieces(void **state)
 
 /* ---- files that are not honoured ---- */
 
-static char scratch[] = "/tmp/nla-test-tokenizer-XXXXXX";
-
-static void write_text(const char *name, const char *text)
-{
-	char *path = nla_path_join(scratch, name);
-	struct nla_err err = NLA_ERR_INIT;
-
-	if (nla_file_write(path, text, strlen(text), false, &err))
-		fail_msg("%s", err.text);
-	free(path);
-}
-
-static void write_json(const char *name, const cJSON *json)
-{
-	char *text = cJSON_PrintUnformatted(json);
-
-	write_text(name, text);
-	cJSON_free(text);
-}
-
-/* tokenizer.json of `small` with the field at a path of keys and indices, "a.0.b", set to a JSON text. */
-static void write_changed(const char *path, const char *value)
-{
-	char *keys = nla_strdup(path), *rest = keys, *key = strsep(&rest, ".");
-	struct nla_err err = NLA_ERR_INIT;
-	cJSON *json = NULL, *at;
-
-	if (nla_json_read(TOKENIZERS "small/tokenizer.json", &json, &err))
-		fail_msg("%s", err.text);
-	for (at = json; rest; key = strsep(&rest, "."))
-		at = cJSON_IsArray(at) ? cJSON_GetArrayItem(at, (int)strtol(key, NULL, 10)) : cJSON_GetObjectItemCaseSensitive(at, key);
-	assert_non_null(at);
-	if (cJSON_IsArray(at))
-		cJSON_ReplaceItemInArray(at, (int)strtol(key, NULL, 10), cJSON_Parse(value));
-	else if (cJSON_HasObjectItem(at, key))
-		cJSON_ReplaceItemInObjectCaseSensitive(at, key, cJSON_Parse(value));
-	else
-		cJSON_AddItemToObject(at, key, cJSON_Parse(value));
-	write_json("tokenizer.json", json);
-	cJSON_Delete(json);
-	free(keys);
-}
-
 static void test_refused(void **state)
 {
 	static const struct {
@@ -321,10 +243,14 @@ static void test_refused(void **state)
 		{ "decoder", "null", "'decoder' is not an object" },
 		{ "model.type", "\"Unigram\"", "field 'model.type' is \"Unigram\", want \"BPE\"" },
 		{ "model.dropout", "0.1", "field 'model.dropout' is 0.1" },
-		{ "model.unk_token", "\"<unk>\"", "field 'model.unk_token'" },
 		{ "model.continuing_subword_prefix", "\"##\"", "field 'model.continuing_subword_prefix' is \"##\"" },
 		{ "model.end_of_word_suffix", "\"</w>\"", "field 'model.end_of_word_suffix'" },
-		{ "model.byte_fallback", "true", "field 'model.byte_fallback' is true" },
+		{ "model.byte_fallback", "true", "field 'normalizer' is {\"type\":\"NFC\"}, want null, or Prepend and Replace" },
+		{ "model.byte_fallback", "1", "field 'model.byte_fallback' is 1" },
+		{ "model.fuse_unk", "7", "field 'model.fuse_unk' is 7" },
+		{ "normalizer", "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},{\"type\":\"Lowercase\"}]}",
+		  "'normalizer.normalizers[1].type' is \"Lowercase\"" },
+		{ "decoder", "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"ByteLevel\"},{\"type\":\"Fuse\"}]}", "field 'decoder.decoders'" },
 		{ "model.ignore_merges", "1", "field 'model.ignore_merges' is 1, want true or false" },
 		{ "model.vocab", "[]", "field 'model.vocab'" },
 		{ "model.vocab.a", "-1", "token 'a' of 'model' has no whole id" },
@@ -358,6 +284,109 @@ static void test_refused(void **state)
 	}
 }
 
+static void expect_refused(const char *file, const char *what, const char *message)
+{
+	struct nla_err err = NLA_ERR_INIT;
+	struct nla_tokenizer *tok;
+
+	if (!nla_tokenizer_load(&tok, scratch, &err))
+		fail_msg("%s was accepted", what);
+	if (!strstr(err.text, message) || !strstr(err.text, file))
+		fail_msg("%s: '%s', want '%s'", what, err.text, message);
+}
+
+/* Sequences of what is honoured alone are honoured; an unknown token is harmless where every byte has one. */
+static void test_accepted(void **state)
+{
+	static const char *const changes[][2] = {
+		{ "normalizer", "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"}]}" },
+		{ "decoder", "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"ByteLevel\"}]}" },
+		{ "model.unk_token", "\"<|endoftext|>\"" }, { "model.fuse_unk", "true" }, { "post_processor", "null" },
+	};
+	cJSON *json = golden("small");
+
+	for (size_t i = 0; i < NLA_LEN(changes); i++) {
+		struct nla_tokenizer *tok;
+
+		write_changed(changes[i][0], changes[i][1]);
+		tok = load(scratch);
+		assert_true(check_encode(tok, nla_json_at(json, "encode")) >= 200);
+		check_decode(tok, nla_json_at(json, "decode"));
+		nla_tokenizer_free(tok);
+	}
+	write_changed_file("smollm", "model.unk_token", "\"<|endoftext|>\"");
+	expect_refused("tokenizer.json", "unk_token", "field 'model.unk_token' is \"<|endoftext|>\", want null where bytes have no token");
+	cJSON_Delete(json);
+}
+
+static void test_metaspace_refused(void **state)
+{
+	static const char *const cases[][3] = {
+		{ "normalizer", "{\"type\":\"NFKC\"}", "field 'normalizer' is {\"type\":\"NFKC\"}" },
+		{ "normalizer", "null", "'pre_tokenizer' is not an object" },
+		{ "pre_tokenizer", "{\"type\":\"Digits\"}", "field 'pre_tokenizer' is {\"type\":\"Digits\"}, want null behind that normaliser" },
+		{ "decoder", "{\"type\":\"Fuse\"}", "field 'decoder' is {\"type\":\"Fuse\"}" },
+		{ "added_tokens.1.normalized", "true", "added token '<s>' is normalized" },
+		{ "model.merges.0", "[\"r\",\"e\"]", "are not those of a sentencepiece model; put its tokenizer.model" },
+	};
+
+	write_text("tokenizer_config.json", "{\"tokenizer_class\": \"PreTrainedTokenizerFast\"}");
+	for (size_t i = 0; i < NLA_LEN(cases); i++) {
+		write_changed_file("llama2json", cases[i][0], cases[i][1]);
+		expect_refused("tokenizer.json", cases[i][0], cases[i][2]);
+	}
+	copy_file("llama2json/tokenizer.json", "tokenizer.json");
+	write_text("tokenizer_config.json", "{\"tokenizer_class\": \"GemmaTokenizer\"}");
+	expect_refused("tokenizer_config.json", "class", "field 'tokenizer_class' is \"GemmaTokenizer\", want LlamaTokenizer");
+	write_text("tokenizer_config.json", "{\"legacy\": \"yes\"}");
+	expect_refused("tokenizer_config.json", "legacy", "field 'legacy' is \"yes\", want true or false");
+	write_text("tokenizer_config.json", "{\"legacy\": ");
+	expect_refused("tokenizer_config.json", "half a file", "tokenizer_config.json");
+	remove_file("tokenizer_config.json");
+	remove_file("tokenizer.json");
+}
+
+/* Later fields of a protobuf message take the place of earlier ones, so a model is changed by what is put behind it. */
+static void test_native_refused(void **state)
+{
+	static const struct {
+		const char *bytes;
+		size_t n;
+		const char *message;
+	} cases[] = {
+		{ "\x12\x02\x18\x01", 4, "'trainer_spec.model_type' is not BPE" },
+		{ "\x12\x05\x18\x02\xc0\x01\x01", 7, "'trainer_spec.treat_whitespace_as_suffix' is set" },
+		{ "\x1a\x05\x12\x01x\x20\x00", 7, "'normalizer_spec.precompiled_charsmap' is set" },
+		{ "\x1a\x02\x20\x01", 4, "'normalizer_spec.remove_extra_whitespaces' is true, want false" },
+		{ "\x1a\x04\x20\x00\x28\x00", 6, "'normalizer_spec.escape_whitespaces' is false" },
+		{ "\x0a\x00", 2, "piece 700 is damaged" },
+		{ "\x0a\x05\x0a\x03new", 7, "the score of piece 700 is above that of one before it" },
+		{ "\x0a\x05\x0a\x03<s>", 7, "the score of piece 700" },
+		{ "\x0a\x7f", 2, "it is no sentencepiece model, or damaged" },
+	};
+	struct nla_err err = NLA_ERR_INIT;
+	struct nla_str model = NLA_STR_INIT;
+	size_t n;
+
+	assert_int_equal(nla_file_read(TOKENIZERS "llama2/tokenizer.model", &model, &err), NLA_OK);
+	n = model.len;
+	for (size_t i = 0; i < NLA_LEN(cases); i++) {
+		char *path = nla_path_join(scratch, "tokenizer.model");
+
+		model.len = n;
+		nla_str_addn(&model, cases[i].bytes, cases[i].n);
+		assert_int_equal(nla_file_write(path, model.buf, model.len, false, &err), NLA_OK);
+		expect_refused("tokenizer.model", cases[i].message, cases[i].message);
+		free(path);
+	}
+	write_text("tokenizer.model", "");
+	expect_refused("tokenizer.model", "an empty file", "it is no sentencepiece model, or damaged");
+	write_text("tokenizer.model", "hello");
+	expect_refused("tokenizer.model", "a text", "it is no sentencepiece model, or damaged");
+	remove_file("tokenizer.model");
+	nla_str_release(&model);
+}
+
 static void test_no_tokenizer(void **state)
 {
 	struct nla_err err = NLA_ERR_INIT;
@@ -389,62 +418,6 @@ static void test_crc(void **state)
 	}
 	assert_int_equal(seen[0], nla_tokenizer_crc(small));
 	nla_tokenizer_free(small);
-}
-
-/* ---- chat ---- */
-
-static void stops(const char *generation, const char *config, const int32_t *want, size_t n)
-{
-	struct nla_tokenizer *tok = load(TOKENIZERS "small");
-	struct nla_err err = NLA_ERR_INIT;
-	struct nla_chat chat;
-
-	write_text("generation_config.json", generation);
-	write_text("config.json", config);
-	assert_int_equal(nla_chat_load(&chat, scratch, tok, NULL, &err), NLA_OK);
-	assert_int_equal(chat.end_of_turn, 599);
-	assert_int_equal(chat.stop.n, n);
-	for (size_t i = 0; i < n; i++)
-		assert_true(nla_chat_is_stop(&chat, want[i]));
-	assert_false(nla_chat_is_stop(&chat, 598));
-	nla_chat_release(&chat);
-	nla_tokenizer_free(tok);
-}
-
-static void test_stop_ids(void **state)
-{
-	stops("{\"eos_token_id\": [599, 597]}", "{\"eos_token_id\": 3}", (int32_t[]){ 599, 597 }, 2);
-	stops("{\"eos_token_id\": 597}", "{\"eos_token_id\": 3}", (int32_t[]){ 599, 597 }, 2);
-	stops("{\"top_k\": 20}", "{\"eos_token_id\": 3}", (int32_t[]){ 599, 3 }, 2);
-	stops("{\"eos_token_id\": null}", "{\"eos_token_id\": [3, 4]}", (int32_t[]){ 599, 3, 4 }, 3);
-	stops("{}", "{}", (int32_t[]){ 599 }, 1);
-}
-
-static void test_chat_errors(void **state)
-{
-	struct nla_tokenizer *small = load(TOKENIZERS "small"), *native = load(TOKENIZERS "native"), *tok;
-	static const char *const bad[] = { "600", "-1", "1.5", "\"<|im_end|>\"", "[599, 600]", "[[1]]" };
-	struct nla_err err = NLA_ERR_INIT;
-	struct nla_chat chat;
-
-	for (size_t i = 0; i < NLA_LEN(bad); i++) {
-		char *text = nla_format("{\"eos_token_id\": %s}", bad[i]);
-
-		write_text("generation_config.json", text);
-		assert_int_equal(nla_chat_load(&chat, scratch, small, NULL, &err), NLA_FAIL);
-		assert_non_null(strstr(err.text, "generation_config.json': 'eos_token_id' has"));
-		free(text);
-	}
-	write_text("generation_config.json", "{}");
-	write_changed("added_tokens.2.content", "\"</s>\"");
-	tok = load(scratch);
-	assert_int_equal(nla_chat_load(&chat, scratch, tok, NULL, &err), NLA_FAIL);
-	assert_non_null(strstr(err.text, "neither ChatML's nor Llama 3's tokens"));
-	/* A sentencepiece model puts a space before a text, so it does not yield the token alone: not ChatML as we know it. */
-	assert_int_equal(nla_chat_load(&chat, scratch, native, NULL, &err), NLA_FAIL);
-	nla_tokenizer_free(tok);
-	nla_tokenizer_free(small);
-	nla_tokenizer_free(native);
 }
 
 /* ---- threads ---- */
@@ -521,27 +494,15 @@ static void test_long(void **state)
 	nla_tokenizer_free(tok);
 }
 
-static int make_scratch(void **state)
-{
-	return mkdtemp(scratch) ? 0 : -1;
-}
-
-static int remove_scratch(void **state)
-{
-	struct nla_err err = NLA_ERR_INIT;
-
-	return nla_rmtree(scratch, &err);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_small), cmocka_unit_test(test_llama), cmocka_unit_test(test_smollm), cmocka_unit_test(test_flags),
-		cmocka_unit_test(test_native), cmocka_unit_test(test_qwen3), cmocka_unit_test(test_qwen3_chat),
-		cmocka_unit_test(test_ids), cmocka_unit_test(test_bytes), cmocka_unit_test(test_native_pieces),
+		cmocka_unit_test(test_native), cmocka_unit_test(test_llama2), cmocka_unit_test(test_llama2_json),
+		cmocka_unit_test(test_llama2_config), cmocka_unit_test(test_native_added), cmocka_unit_test(test_accepted),
+		cmocka_unit_test(test_metaspace_refused), cmocka_unit_test(test_native_refused), cmocka_unit_test(test_qwen3), cmocka_unit_test(test_ids), cmocka_unit_test(test_bytes), cmocka_unit_test(test_native_pieces),
 		cmocka_unit_test(test_refused), cmocka_unit_test(test_no_tokenizer), cmocka_unit_test(test_crc),
-		cmocka_unit_test(test_stop_ids), cmocka_unit_test(test_chat_errors), cmocka_unit_test(test_threads),
-		cmocka_unit_test(test_long),
+		cmocka_unit_test(test_threads), cmocka_unit_test(test_long),
 	};
 
 	return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
