@@ -223,7 +223,7 @@ enum nla_status nla_teach_open(struct nla_teach *t, const struct nla_config *cfg
 	*t = (struct nla_teach){ .cfg = cfg, .log.fd = -1, .started = nla_seconds() };
 	if (nla_config_need(model, "model", err) || nla_config_need(cfg->data, "data", err) || nla_config_need(cfg->out, "out", err) ||
 	    check_prompt(cfg, err) || nla_config_device(cfg, &device, &dtype, err) || nla_actset_open(&t->set, cfg->data, 0, err) ||
-	    choose_rows(t, err) || nla_target_open(&t->teacher, model, device, dtype, -1, err))
+	    choose_rows(t, err) || nla_target_open(&t->teacher, model, *cfg->teach.model ? NULL : &cfg->chat, device, dtype, -1, err))
 		return err->status;
 	return open_out(t, err);
 }
