@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# smollm2.sh - a real model end to end on two cores: an AV and an AR for SmolLM2-135M-Instruct, then RL at three length penalties.
+#
+#	scripts/smollm2.sh [--out runs/smollm2] [--threads N] [--until STAGE]
+#
+# Needs scripts/setup.sh --reference (transformers reads the packaged weights) and the package archives for the first two stages.
+# A stage that is finished is skipped, an unfinished one goes on: interrupt it and call it again. Every setting is below; a run with
+# other settings wants another --out.
+#
+#	model      the weights, 538 MB, from a Python package                         scripts/smollm2-model.py
+#	corpus     20 MB of English from Debian packages: warm, train and eval        scripts/smollm2-corpus.py
+#	extract    activations after block 20 of 30, one a passage                    nla-extract
+#	teach      the model itself explains the passages                             nla-teach
+#	ar, av     warm start: text -> vector, vector -> text                         nla-sft
+#	sweep      RL for every lambda, held-out evaluation of each and of the start  nla-train, nla-eval (scripts/sweep.sh)
+#	report     OUT/report.md: hours, tables, plots, explanations side by side     scripts/smollm2-report.py
+set -eu
+
+# ------------------------------------------------------------------------------------------------------------- settings
+warm_rows=3600 train_rows=1600 eval_rows=300
+extract='"layer": 20, "min_position": 24, "max_tokens": 80, "next": 5'
+marker='§' # one token, and no passage holds it
+av_template='Explain the vector inside <explanation> tags. Vector:\n{injection_char}'
+ar_template='{explanation} Vector:'
+teach='"prompt": "{text}\n\nWrite a title for this text, in three to eight words. Only the title.", "explanation": "{answer}. Ends {end}. Next {next}.",
+	"max_new_tokens": 24, "context": 56, "temperature": 0.6, "max_end": 8, "max_next": 4, "batch": 128, "tries": 2'
+lora='"rank": 16, "alpha": 32, "targets": "q,k,v,o,gate,up,down"'
+ar_steps=180 ar='"lr": 3e-4, "batch": 32, "warmup": 10, "held_every": 45, "held_out": 0.05'
+av_steps=150 av='"lr": 2e-4, "batch": 24, "warmup": 10, "held_every": 50, "held_out": 0.05'
+lambdas='0 0.002 0.006' # in units of FVE a token
+rl_steps=60
+rl='"lora": {"rank": 16, "alpha": 32, "targets": "q,k,v,o"}, "rollout": {"prompts": 8, "group": 8, "max_new_tokens": 64},
+	"reward": {"score": "fve"}, "update": {"lr": 3e-4, "kl": 0.01}'
+seed=1
+# ----------------------------------------------------------------------------------------------------------------------
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+out=$root/runs/smollm2 threads=0 until=report
+while [ $# -gt 0 ]; do
+	case $1 in
+	--out) out=${2:?} ;;
+	--threads) threads=${2:?} ;;
+	--until) until=${2:?} ;;
+	*) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 2 ;;
+	esac
+	shift 2
+done
+case " model corpus extract teach ar av sweep report " in
+*" $until "*) ;;
+*) echo "smollm2: no stage '$until'" >&2; exit 2 ;;
+esac
+# shellcheck source=scripts/setup.sh
+. "$root/scripts/setup.sh"
+[ -x "$NLA_REFERENCE" ] || { echo "smollm2: reading the weights needs scripts/setup.sh --reference" >&2; exit 1; }
+cache=$(dirname "$(dirname "$(dirname "$NLA_REFERENCE")")")
+model=$cache/smollm2/model
+mkdir -p "$out"
+cd "$out"
+
+write() { # FILE TEXT: only when it differs, so that nothing looks new
+	[ "$(cat "$1" 2>/dev/null)" = "$2" ] || printf '%s\n' "$2" >"$1"
+}
+
+# Runs COMMAND unless the file NAME.done is there; a line in hours.tsv for each attempt: name, seconds, how it ended.
+stage() { # NAME COMMAND...
+	local name=$1 began=$SECONDS code=0
+	shift
+	[ ! -e "$name.done" ] || return 0
+	echo "smollm2: $name: $*" >&2
+	"$@" || code=$?
+	printf '%s\t%d\t%s\n' "$name" $((SECONDS - began)) "$([ "$code" = 0 ] && echo done || echo "exit $code")" >>hours.tsv
+	[ "$code" = 0 ] || { echo "smollm2: $name ended with $code; the same command goes on from here" >&2; exit "$code"; }
+	: >"$name.done"
+}
+
+up_to() { # STAGE: leave when it was the last one wanted
+	[ "$until" != "$1" ] || exit 0
+}
+
+# A program that is told to stop exits with 0: what counts is the state of the last step.
+sft() { # ROLE STEPS
+	"$NLA_BUILD/nla-sft" --role "$1" --model "$model" --data taught --out "$1" --resume --steps "$2" --threads "$threads" "$1.json"
+	[ -e "$1/checkpoints/step-$2/state.json" ] || { echo "smollm2: $1 was stopped before step $2" >&2; return 130; }
+}
+
+extract() { # NAME ROWS
+	"$NLA_BUILD/nla-extract" --model "$model" --corpus "$cache/smollm2/corpus/$1.jsonl.gz" --out "$1" --overwrite --extract.rows "$2" \
+		--threads "$threads" extract.json
+}
+
+teach() {
+	"$NLA_BUILD/nla-teach" --model "$model" --data warm --out taught --resume --threads "$threads" teach.json
+	[ -e taught/nla_meta.yaml ] || { echo "smollm2: the teacher was stopped" >&2; return 130; }
+}
+
+evaluate_start() {
+	"$NLA_BUILD/nla-eval" --av av/checkpoints/latest/av --ar ar/checkpoints/latest/ar --out start --overwrite --threads "$threads" rl.json
+}
+
+write extract.json "{\"templates\": {\"av\": \"$av_template\", \"ar\": \"$ar_template\", \"marker\": \"$marker\"},
+ \"extract\": {$extract}, \"seed\": $seed}"
+write teach.json "{\"teach\": {$teach}, \"seed\": $seed}"
+write ar.json "{\"lora\": {$lora}, \"sft\": {$ar}, \"checkpoint\": {\"every\": 30}, \"log\": {\"every\": 5}, \"seed\": $seed}"
+write av.json "{\"lora\": {$lora}, \"sft\": {$av}, \"checkpoint\": {\"every\": 30}, \"log\": {\"every\": 5}, \"seed\": $seed}"
+write rl.json "{\"model\": \"$model\", \"av\": \"av/checkpoints/latest/av\", \"ar\": \"ar/checkpoints/latest/ar\", \"data\": \"train\",
+ \"steps\": $rl_steps, $rl,
+ \"eval\": {\"data\": \"eval\", \"rows\": 0}, \"checkpoint\": {\"every\": 10, \"keep\": 1}, \"log\": {\"every\": 1, \"samples_every\": 10}}"
+
+stage model "$NLA_REFERENCE" "$root/scripts/smollm2-model.py" --out "$model"
+up_to model
+stage corpus python3 "$root/scripts/smollm2-corpus.py" --out "$cache/smollm2/corpus"
+up_to corpus
+stage extract-warm extract warm "$warm_rows"
+stage extract-train extract train "$train_rows"
+stage extract-eval extract eval "$eval_rows"
+up_to extract
+stage teach teach
+up_to teach
+stage ar sft ar "$ar_steps"
+up_to ar
+stage av sft av "$av_steps"
+up_to av
+stage start evaluate_start
+stage sweep "$root/scripts/sweep.sh" --lambdas "$lambdas" --out sweep rl.json -- --threads "$threads"
+up_to sweep
+python3 "$root/scripts/smollm2-report.py" .
+echo "smollm2: see $out/report.md" >&2
