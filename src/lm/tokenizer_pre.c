@@ -53,7 +53,8 @@ static enum nla_status read_byte_level(struct nla_tokenizer *tok, const struct n
 }
 
 /* One pre-tokeniser. *bytes: whether it is the ByteLevel one, after which the text is in the byte alphabet. */
-static enum nla_status read_pre_tokenizer(struct nla_tokenizer *tok, const struct nla_tok_place *p, bool *bytes, struct nla_err *err)
+static enum nla_status read_pre_tokenizer(struct nla_tokenizer *tok, const struct nla_tok_place *p, bool *bytes,
+					  struct nla_err *err)
 {
 	const char *type = nla_tok_type(p);
 
@@ -149,7 +150,8 @@ static enum nla_status read_decoder(const struct nla_tok_place *p, struct nla_er
 #define SPACE "\"\xe2\x96\x81\"" /* U+2581 as a JSON text */
 #define REPLACE "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":" SPACE "}"
 #define PREPEND "{\"type\":\"Prepend\",\"prepend\":" SPACE "}"
-#define RESTORE "{\"type\":\"Replace\",\"pattern\":{\"String\":" SPACE "},\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"}"
+#define RESTORE "{\"type\":\"Replace\",\"pattern\":{\"String\":" SPACE "},\"content\":\" \"}," \
+		"{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"}"
 #define STRIP "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}"
 
 /* Which of the n JSON texts a value is: -1 when none; NULL counts as null. */

@@ -500,7 +500,8 @@ int main(void)
 		cmocka_unit_test(test_small), cmocka_unit_test(test_llama), cmocka_unit_test(test_smollm), cmocka_unit_test(test_flags),
 		cmocka_unit_test(test_native), cmocka_unit_test(test_llama2), cmocka_unit_test(test_llama2_json),
 		cmocka_unit_test(test_llama2_config), cmocka_unit_test(test_native_added), cmocka_unit_test(test_accepted),
-		cmocka_unit_test(test_metaspace_refused), cmocka_unit_test(test_native_refused), cmocka_unit_test(test_qwen3), cmocka_unit_test(test_ids), cmocka_unit_test(test_bytes), cmocka_unit_test(test_native_pieces),
+		cmocka_unit_test(test_metaspace_refused), cmocka_unit_test(test_native_refused),
+		cmocka_unit_test(test_qwen3), cmocka_unit_test(test_ids), cmocka_unit_test(test_bytes), cmocka_unit_test(test_native_pieces),
 		cmocka_unit_test(test_refused), cmocka_unit_test(test_no_tokenizer), cmocka_unit_test(test_crc),
 		cmocka_unit_test(test_threads), cmocka_unit_test(test_long),
 	};

@@ -1,5 +1,6 @@
 /*
- * What the tests of tokenizers and of chat formats share: tests/data/tokenizer, golden numbers, and a scratch folder to change files in.
+ * What the tests of tokenizers and of chat formats share: tests/data/tokenizer, golden numbers, and a scratch folder to change
+ * files in.
  */
 #ifndef TOKENIZER_GOLDEN_H
 #define TOKENIZER_GOLDEN_H
