@@ -109,6 +109,7 @@ write rl.json "{\"model\": \"$model\", \"av\": \"av/checkpoints/latest/av\", \"a
 stage model "$NLA_REFERENCE" "$root/scripts/smollm2-model.py" --out "$model"
 up_to model
 stage corpus python3 "$root/scripts/smollm2-corpus.py" --out "$cache/smollm2/corpus"
+cp "$cache/smollm2/corpus/manifest.json" .
 up_to corpus
 stage extract-warm extract warm "$warm_rows"
 stage extract-train extract train "$train_rows"
