@@ -137,7 +137,7 @@ const struct nla_option nla_config_table[] = {
 	{ "explain.position", NLA_OPT_INT, AT(explain.position), "-1", -32768, 32768, NULL, "position", EXPLAIN, "token of the text; negative counts from its end" },
 	{ "explain.samples", NLA_OPT_INT, AT(explain.samples), "1", 1, 4096, NULL, "samples", EXPLAIN, "explanations to write" },
 	{ "export.dtype", NLA_OPT_ENUM, AT(export.dtype), "bf16", 0, 0, "bf16|fp32", NULL, EXPORT, "of the weights that are written" },
-	{ "export.shard", NLA_OPT_NUM, AT(export.shard), "5", 0.001, 1e6, NULL, NULL, EXPORT, "GB a file holds at most, unless one tensor is larger" },
+	{ "export.shard", NLA_OPT_NUM, AT(export.shard), "5", 0.0001, 1e6, NULL, NULL, EXPORT, "GB a file holds at most, unless one tensor is larger" },
 	{ "score", NLA_OPT_PATH, AT(score), "", 0, 0, NULL, "score", EVAL, "score the texts of this .jsonl (row, and explanation or response) instead of sampling" },
 };
 /* clang-format on */
