@@ -193,8 +193,6 @@ def import_sets(paths, out, dtype, sidecar):
     files = [(path, open_parquet(path)) for path in paths]
     beside = sidecar or f"{paths[0]}.nla_meta.yaml"
     meta = read_sidecar(beside) if sidecar or os.path.exists(beside) else {}
-    if not meta:
-        print(f"import-parquet: '{beside}' is not there: the set has no block, marker or templates", file=sys.stderr)
     templates, names = templates_of(meta), set(files[0][1].schema_arrow.names)
     slim = VECTOR not in names
     if slim and TEXT not in names:
@@ -225,6 +223,8 @@ def import_sets(paths, out, dtype, sidecar):
     if number == 0:
         raise Refused(f"'{paths[0]}' has no rows")
     write_sidecar(out, meta, width, number, vectors.close() if vectors else None)
+    if not meta:
+        print(f"import-parquet: '{beside}' is not there: the set has no block, marker or templates", file=sys.stderr)
     return {"rows": number, "d_model": width, "vectors": not slim}
 
 

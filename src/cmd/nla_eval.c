@@ -42,7 +42,7 @@ static enum nla_status load(struct models *m, const struct nla_config *cfg, stru
 	    nla_contract_fits(&m->set.meta, &m->target, &m->av.meta, &m->ar.meta, data, err))
 		return err->status;
 	char *ref = find_reference(cfg);
-	if (ref && !nla_av_open(&m->ref, &m->target, ref, err))
+	if (ref && !nla_av_open_on(&m->ref, &m->target, ref, *cfg->ref ? "" : cfg->av_base, err)) /* the run's own is over av's base */
 		m->has_ref = true;
 	free(ref);
 	return err->status;

@@ -47,6 +47,8 @@ def arguments():
     p.add_argument("--adapter", action="append", default=[])
     p.add_argument("--ids-file")
     p.add_argument("--logits-out")
+    p.add_argument("--merged", help="whole checkpoint that should be MODEL with the adapters merged in")
+    p.add_argument("--av-model", help="whole checkpoint under the adapters of --av and --ref")
     p.add_argument("--expect", help="safetensors file with our `logits` [T, V]")
     p.add_argument("--av", action="append", default=[], help="adapters of the policy, the first with nla_meta.yaml")
     p.add_argument("--ref", action="append", default=[], help="adapters of the reference policy")
