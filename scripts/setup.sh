@@ -37,7 +37,7 @@ reference=$cache/reference
 cpu_pins="torch==$torch_version nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85"
 gpu_pins="torch==$torch_version"
 reference_pins="torch==$torch_version transformers==5.23.0 peft==0.21.2 tokenizers==0.23.3 safetensors==0.8.0"
-reference_pins="$reference_pins numpy sentencepiece"
+reference_pins="$reference_pins numpy sentencepiece pyarrow pyyaml"
 
 say() { echo "setup: $*" >&2; }
 die() { echo "setup: error: $*" >&2; exit 1; }

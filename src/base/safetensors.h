@@ -57,6 +57,15 @@ char *nla_st_shape_text(const int64_t *shape, int ndim);
  * and peft want. */
 enum nla_status nla_st_write(const char *path, const struct nla_st_entry *entries, size_t n, struct nla_err *err);
 
+/* The same, streamed: the entries say name, type and shape (data and nbytes are not looked at); their bytes follow in that order, in
+ * pieces of any size. The file appears under its name only at close. */
+struct nla_st_parts;
+enum nla_status nla_st_parts_open(struct nla_st_parts **out, const char *path, const struct nla_st_entry *entries, size_t n,
+				  struct nla_err *err);
+enum nla_status nla_st_parts_add(struct nla_st_parts *s, const void *bytes, size_t n, struct nla_err *err);
+enum nla_status nla_st_parts_close(struct nla_st_parts *s, struct nla_err *err); /* frees s also on failure */
+void nla_st_parts_abort(struct nla_st_parts *s);
+
 /* Streaming writer for one large 2-D array: rows are appended as they come; the header is completed at close. The file appears
  * under its name only at close. */
 struct nla_st_stream;

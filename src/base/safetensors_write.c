@@ -1,5 +1,5 @@
 /*
- * safetensors - writing. Both writers go through `struct out`, a temporary file that is renamed when it is whole. The stream
+ * safetensors - writing. The writers go through `struct out`, a temporary file that is renamed when it is whole. The stream of rows
  * reserves a header of fixed size, since the row count is known only at close; the format allows spaces behind the JSON.
  */
 #include "base/safetensors.h"
@@ -132,6 +132,68 @@ enum nla_status nla_st_write(const char *path, const struct nla_st_entry *entrie
 				failed = out_write(&o, entries[i].data, entries[i].nbytes, err);
 	nla_str_release(&json);
 	return out_close(&o, failed, err);
+}
+
+/* ---- streaming tensors one after the other ---- */
+
+struct nla_st_parts {
+	struct out out;
+	uint64_t left; /* bytes still to come */
+};
+
+enum nla_status nla_st_parts_open(struct nla_st_parts **out, const char *path, const struct nla_st_entry *entries, size_t n,
+				  struct nla_err *err)
+{
+	struct nla_st_parts *s = nla_alloc(1, sizeof(*s));
+	struct nla_str json = NLA_STR_INIT;
+
+	*out = NULL;
+	nla_str_add(&json, "{\"__metadata__\":{\"format\":\"pt\"}");
+	for (size_t i = 0; i < n; i++) {
+		struct nla_st_entry e = entries[i];
+
+		e.nbytes = nla_st_dtype_size(e.dtype);
+		for (int k = 0; k < e.ndim; k++)
+			e.nbytes *= (size_t)e.shape[k];
+		add_entry(&json, &e, s->left);
+		s->left += e.nbytes;
+	}
+	nla_str_addc(&json, '}');
+	if (out_open(&s->out, path, err) || out_header(&s->out, &json, 0, err))
+		nla_st_parts_abort(s);
+	else
+		*out = s;
+	nla_str_release(&json);
+	return err->status;
+}
+
+enum nla_status nla_st_parts_add(struct nla_st_parts *s, const void *bytes, size_t n, struct nla_err *err)
+{
+	if (n > s->left)
+		NLA_BUG("%zu bytes for the %" PRIu64 " that are left of '%s'", n, s->left, s->out.path);
+	s->left -= n;
+	return out_write(&s->out, bytes, n, err);
+}
+
+enum nla_status nla_st_parts_close(struct nla_st_parts *s, struct nla_err *err)
+{
+	enum nla_status status;
+
+	if (s->left)
+		NLA_BUG("'%s' lacks %" PRIu64 " bytes", s->out.path, s->left);
+	status = out_close(&s->out, false, err);
+	free(s);
+	return status;
+}
+
+void nla_st_parts_abort(struct nla_st_parts *s)
+{
+	struct nla_err ignored = NLA_ERR_INIT;
+
+	if (!s)
+		return;
+	out_close(&s->out, true, &ignored);
+	free(s);
 }
 
 /* ---- streaming one array of rows ---- */

@@ -15,7 +15,7 @@ struct models {
 	bool has_ref, has_merged;
 };
 
-/* The anchor: --ref, or the reference that a run keeps beside its checkpoints, or the AV itself. */
+/* The anchor: --ref, or the reference that a run keeps beside its checkpoints; else evaluate() takes what the AV stands on, or the AV itself. */
 static char *find_reference(const struct nla_config *cfg)
 {
 	if (*cfg->ref)
@@ -37,12 +37,12 @@ static enum nla_status load(struct models *m, const struct nla_config *cfg, stru
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) || nla_config_need(cfg->ar, "ar", err) ||
 	    nla_config_need(data, "eval.data", err) || nla_config_need(cfg->out, "out", err) || nla_config_device(cfg, &device, &dtype, err))
 		return err->status;
-	if (nla_target_open(&m->target, cfg->model, &cfg->chat, device, dtype, -1, err) || nla_av_open(&m->av, &m->target, cfg->av, err) ||
-	    nla_ar_open(&m->ar, &m->target, cfg->ar, err) || nla_actset_open(&m->set, data, m->target.lm.arch.d_model, err) ||
+	if (nla_target_open(&m->target, cfg->model, &cfg->chat, device, dtype, -1, err) || nla_av_open_on(&m->av, &m->target, cfg->av, cfg->av_base, err) ||
+	    nla_ar_open_on(&m->ar, &m->target, cfg->ar, cfg->ar_base, err) || nla_actset_open(&m->set, data, m->target.lm.arch.d_model, err) ||
 	    nla_contract_fits(&m->set.meta, &m->target, &m->av.meta, &m->ar.meta, data, err))
 		return err->status;
 	char *ref = find_reference(cfg);
-	if (ref && !nla_av_open(&m->ref, &m->target, ref, err))
+	if (ref && !nla_av_open_on(&m->ref, &m->target, ref, *cfg->ref ? "" : cfg->av_base, err)) /* the run's own is over av's base */
 		m->has_ref = true;
 	free(ref);
 	return err->status;
@@ -63,7 +63,7 @@ static enum nla_status sample(struct models *m, const struct nla_config *cfg, st
 			      struct nla_err *err)
 {
 	int64_t n, *rows = nla_eval_rows(&m->set, cfg->eval.rows, &n);
-	if (m->target.lm.dtype == NT_F32 && !nla_lm_fork(&m->merged, &m->target.lm, err)) {
+	if (m->target.lm.dtype == NT_F32 && !nla_lm_fork(&m->merged, nla_av_lm(&m->av), err)) {
 		struct nla_view view = nla_av_view(&m->av);
 		m->has_merged = true;
 		nla_merge(&m->merged, &view, err);
@@ -97,6 +97,8 @@ static enum nla_status report(const struct nla_eval_result *r, const struct nla_
 static enum nla_status evaluate(struct models *m, const struct nla_config *cfg, struct nla_err *err)
 {
 	struct nla_view own = nla_av_view(&m->av), reference = m->has_ref ? nla_av_view(&m->ref) : own;
+	if (!m->has_ref && m->av.weights.base) /* trained over a whole AV: that is the anchor */
+		reference.n_adapters = 0;
 	struct nla_evaluated who = { &m->av, own, &m->ar, nla_ar_view(&m->ar), &m->set };
 	struct nla_eval_result r = { 0 };
 	if (*cfg->score ? nla_eval_read_given(&m->av, &m->set, cfg->score, cfg->rollout.truncated, &r, err) || nla_evaluate_given(&who, &r, cfg->reward.fail_mse, err)

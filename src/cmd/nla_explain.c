@@ -130,8 +130,8 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) || nla_config_need(cfg->ar, "ar", err) ||
 	    nla_config_device(cfg, &device, &dtype, err))
 		return err->status;
-	if (!nla_target_open(&target, cfg->model, &cfg->chat, device, dtype, -1, err) && !nla_av_open(&av, &target, cfg->av, err) &&
-	    !nla_ar_open(&ar, &target, cfg->ar, err) && !find_subject(cfg, &av, &ar, &s, err))
+	if (!nla_target_open(&target, cfg->model, &cfg->chat, device, dtype, -1, err) && !nla_av_open_on(&av, &target, cfg->av, cfg->av_base, err) &&
+	    !nla_ar_open_on(&ar, &target, cfg->ar, cfg->ar_base, err) && !find_subject(cfg, &av, &ar, &s, err))
 		explain(cfg, &av, &ar, &s, err);
 	nla_str_release(&s.text);
 	free(s.v);

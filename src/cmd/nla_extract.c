@@ -13,48 +13,86 @@ static bool show(int64_t docs, int64_t rows, void *arg)
 	return !nla_stop_asked();
 }
 
+/* Marker and templates of another sidecar, which must fit this tokenizer; its block, unless one is asked for. */
+static enum nla_status describe_like(const struct nla_config *cfg, const struct nla_target *t, struct nla_sidecar *meta, struct nla_err *err)
+{
+	struct nla_sidecar like;
+	if (nla_sidecar_read(&like, cfg->extract.meta, err))
+		return err->status;
+	if (!like.marker || !like.av_template || !like.ar_template)
+		nla_fail(err, "'%s': its sidecar has no injection_char, AV template or AR template: give them as options, without extract.meta",
+			 cfg->extract.meta);
+	else if (!nla_contract_check(&like, t, cfg->extract.meta, err)) {
+		meta->marker = nla_strdup(like.marker);
+		meta->av_template = nla_strdup(like.av_template);
+		meta->ar_template = nla_strdup(like.ar_template);
+		meta->inject = like.inject;
+		meta->injection_scale = like.injection_scale;
+		meta->layer = like.layer;
+	}
+	nla_sidecar_release(&like);
+	return err->status;
+}
+
 /* The sidecar of the set: layer, templates, and the ids that follow from them. */
 static enum nla_status describe(const struct nla_config *cfg, const struct nla_target *t, struct nla_sidecar *meta, struct nla_err *err)
 {
-	int64_t layer = cfg->extract.layer >= 0 ? cfg->extract.layer : 2 * t->lm.arch.n_layers / 3;
-	if (layer >= t->lm.arch.n_layers)
-		return nla_usage(err, "'extract.layer' is %lld: '%s' has blocks 0 to %lld", (long long)layer, cfg->model,
-				 (long long)t->lm.arch.n_layers - 1);
 	meta->version = 2;
 	meta->kind = nla_strdup("nla_dataset");
 	meta->stage = nla_strdup("extract");
 	meta->base_checkpoint = nla_strdup(nla_path_base(cfg->model));
-	meta->layer = layer;
-	meta->marker = nla_strdup(cfg->templates.marker);
-	meta->av_template = nla_strdup(cfg->templates.av);
-	meta->ar_template = nla_strdup(cfg->templates.ar);
+	if (*cfg->extract.meta) {
+		if (describe_like(cfg, t, meta, err))
+			return err->status;
+	} else {
+		meta->marker = nla_strdup(cfg->templates.marker);
+		meta->av_template = nla_strdup(cfg->templates.av);
+		meta->ar_template = nla_strdup(cfg->templates.ar);
+	}
+	if (cfg->extract.layer >= 0 || meta->layer < 0)
+		meta->layer = cfg->extract.layer >= 0 ? cfg->extract.layer : 2 * t->lm.arch.n_layers / 3;
+	if (meta->layer >= t->lm.arch.n_layers)
+		return nla_usage(err, "'extract.layer' is %lld: '%s' has blocks 0 to %lld", (long long)meta->layer, cfg->model,
+				 (long long)t->lm.arch.n_layers - 1);
 	return nla_contract_make(meta, t, err);
+}
+
+static enum nla_status nothing(const struct nla_config *cfg, const struct nla_extract_count *n, struct nla_err *err)
+{
+	if (cfg->extract.at)
+		return nla_fail(err, "'%s' gave no row: its %lld texts are empty or longer than extract.max_tokens = %lld tokens",
+				cfg->extract.corpus, (long long)n->docs, (long long)cfg->extract.max_tokens);
+	return nla_fail(err, "'%s' gave no row: its %lld documents are empty or shorter than extract.min_position = %lld tokens",
+			cfg->extract.corpus, (long long)n->docs, (long long)cfg->extract.min_position);
 }
 
 static enum nla_status extract(const struct nla_config *cfg, const struct nla_target *t, const struct nla_sidecar *meta, struct nla_err *err)
 {
 	struct nla_extract_cfg x = { .layer = meta->layer, .per_doc = cfg->extract.per_doc, .min_position = cfg->extract.min_position,
 				     .max_tokens = cfg->extract.max_tokens, .next = cfg->extract.next, .max_rows = cfg->extract.rows,
-				     .seed = (uint64_t)cfg->seed };
+				     .seed = (uint64_t)cfg->seed, .last = cfg->extract.at };
 	struct nla_actset_writer *w;
 	struct nla_corpus corpus;
 	struct nla_progress p;
-	int64_t docs, rows;
+	struct nla_extract_count n;
 	if (nla_corpus_open(&corpus, cfg->extract.corpus, err))
 		return err->status;
 	if ((!cfg->overwrite || !nla_actset_remove(cfg->out, err)) &&
 	    !nla_actset_create(&w, cfg->out, meta, cfg->extract.dtype ? NLA_ST_F32 : NLA_ST_BF16, err)) {
 		nla_progress_start(&p, "extract", cfg->extract.rows);
-		nla_extract(t, &corpus, &x, w, show, &p, &docs, &rows, err);
-		if (!err->status && rows == 0)
-			nla_fail(err, "'%s' gave no row: its %lld documents are empty or shorter than extract.min_position = %lld tokens",
-				 cfg->extract.corpus, (long long)docs, (long long)x.min_position);
+		if (!nla_extract(t, &corpus, &x, w, show, &p, &n, err) && n.rows == 0)
+			nothing(cfg, &n, err);
 		if (!err->status && nla_stop_asked())
-			nla_say("stopped after %lld documents: the set holds their rows", (long long)docs);
+			nla_say("stopped after %lld documents: the set holds their rows", (long long)n.docs);
+		if (!err->status && n.too_long)
+			nla_say("%lld texts are longer than extract.max_tokens = %lld tokens: left out", (long long)n.too_long, (long long)x.max_tokens);
+		if (!err->status && n.other_tokens)
+			nla_say("%lld of %lld texts are another number of tokens here than their n_raw_tokens: another tokenizer, or text that does not encode back",
+				(long long)n.other_tokens, (long long)n.rows);
 		if (err->status)
 			nla_actset_abort(w);
 		else if (!nla_actset_finish(w, err))
-			nla_progress_end(&p, "%lld rows from %lld documents, block %lld, width %lld", (long long)rows, (long long)docs,
+			nla_progress_end(&p, "%lld rows from %lld documents, block %lld, width %lld", (long long)n.rows, (long long)n.docs,
 					 (long long)x.layer, (long long)meta->d_model);
 	}
 	nla_corpus_close(&corpus);

@@ -95,13 +95,14 @@ static enum nla_status read_json(struct nla_corpus *c, const char *line, struct 
 {
 	char *name = nla_format("%s:%zu", c->lines.path, c->lines.number);
 	const cJSON *id;
-	const char *text;
+	const char *text, *explanation;
 	cJSON *json;
 
 	if (nla_json_parse(line, c->lines.line.len, name, &json, err))
 		goto out;
 	id = nla_json_at(json, "doc_id");
-	if (nla_json_need_str(json, name, "text", &text, err))
+	if (nla_json_need_str(json, name, "text", &text, err) || nla_json_str(json, name, "explanation", NULL, &explanation, err) ||
+	    nla_json_int(json, name, "n_raw_tokens", -1, &c->doc.n_raw_tokens, err))
 		goto parsed;
 	if (!id)
 		c->doc.id = numbered_id(c);
@@ -112,6 +113,7 @@ static enum nla_status read_json(struct nla_corpus *c, const char *line, struct 
 	else
 		nla_fail(err, "'%s': 'doc_id' is neither a string nor a whole number", name);
 	c->doc.text = nla_strdup(text);
+	c->doc.explanation = explanation ? nla_strdup(explanation) : NULL;
 parsed:
 	cJSON_Delete(json);
 out:
@@ -175,7 +177,8 @@ static void clear_doc(struct nla_corpus *c)
 {
 	free(c->doc.id);
 	free(c->doc.text);
-	c->doc = (struct nla_doc){ NULL, NULL };
+	free(c->doc.explanation);
+	c->doc = (struct nla_doc){ .n_raw_tokens = -1 };
 }
 
 enum nla_status nla_corpus_next(struct nla_corpus *c, const struct nla_doc **doc, struct nla_err *err)

@@ -1,6 +1,6 @@
 /*
  * corpus - documents from files: .txt (documents separated by a line holding only "<|doc|>", else the whole file is one),
- * .jsonl (one object a line, key "text", optional "doc_id", a string or a whole number), either plain or gzip; a folder means
+ * .jsonl (one object a line, key "text", optional "doc_id", a string or a whole number; "explanation", "n_raw_tokens" of a slim set's rows), either plain or gzip; a folder means
  * its files of these kinds, sorted; others in it are left alone. Streams: one document in memory at a time.
  *
  *	struct nla_corpus c;
@@ -19,6 +19,9 @@ struct nla_doc {
 	char *id;   /* "doc_id" of a .jsonl line, else FILE:NUMBER: the file's name without its folder, and the document's
 		     * number in it from 1 (empty ones count too) */
 	char *text; /* UTF-8, never empty; of a .txt without the line breaks at its end */
+	/* of a .jsonl line that is a row of a set without vectors: */
+	char *explanation;    /* NULL when absent */
+	int64_t n_raw_tokens; /* -1 when absent */
 };
 
 struct nla_corpus {

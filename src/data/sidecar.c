@@ -40,6 +40,7 @@ void nla_sidecar_release(struct nla_sidecar *s)
 	free(s->role);
 	free(s->stage);
 	free(s->base_checkpoint);
+	free(s->base_folder);
 	free(s->marker);
 	free(s->av_template);
 	free(s->ar_template);
@@ -74,6 +75,7 @@ void nla_sidecar_copy(struct nla_sidecar *to, const struct nla_sidecar *from)
 	to->role = copy(from->role);
 	to->stage = copy(from->stage);
 	to->base_checkpoint = copy(from->base_checkpoint);
+	to->base_folder = copy(from->base_folder);
 	to->marker = copy(from->marker);
 	to->av_template = copy(from->av_template);
 	to->ar_template = copy(from->ar_template);
@@ -251,6 +253,21 @@ static enum nla_status get_num(struct reader *r, const char *key, double *out)
 	return !node || parse_num(node, out) ? NLA_OK : wrong(r, key, "a number");
 }
 
+static enum nla_status get_bool(struct reader *r, const char *key, bool *out)
+{
+	yaml_node_t *node;
+
+	if (at(r, key, &node))
+		return r->err->status;
+	if (!node)
+		return NLA_OK;
+	if (node->type != YAML_SCALAR_NODE || (strcmp((const char *)node->data.scalar.value, "true") &&
+					       strcmp((const char *)node->data.scalar.value, "false")))
+		return wrong(r, key, "true or false");
+	*out = !strcmp((const char *)node->data.scalar.value, "true");
+	return NLA_OK;
+}
+
 /* A key that is there but null means no scale; an absent one leaves the default. */
 static enum nla_status get_scale(struct reader *r, const char *name, struct nla_scale *out)
 {
@@ -264,6 +281,9 @@ static enum nla_status get_scale(struct reader *r, const char *name, struct nla_
 			out->kind = NLA_SCALE_NULL;
 	} else if (node->type == YAML_SCALAR_NODE && !strcmp((const char *)node->data.scalar.value, "sqrt_d_model")) {
 		out->kind = NLA_SCALE_SQRT_D;
+	} else if (node->type == YAML_SCALAR_NODE && (!strcmp((const char *)node->data.scalar.value, "raw") ||
+						      !strcmp((const char *)node->data.scalar.value, "none"))) {
+		out->kind = NLA_SCALE_NULL;
 	} else if (parse_num(node, &out->value) && out->value > 0) {
 		out->kind = NLA_SCALE_NUMBER;
 	} else {
@@ -371,9 +391,9 @@ static enum nla_status check(struct reader *r, const struct nla_sidecar *s)
 static enum nla_status read_fields(struct reader *r, struct nla_sidecar *s)
 {
 	if (get_kind(r, s) || get_str(r, "stage", &s->stage) || get_str(r, "extraction.base_model", &s->base_checkpoint) ||
-	    get_str(r, "base_checkpoint", &s->base_checkpoint) || get_width(r, s) ||
+	    get_str(r, "base_checkpoint", &s->base_checkpoint) || get_str(r, "base_folder", &s->base_folder) || get_width(r, s) ||
 	    get_int(r, "extraction.layer_index", 0, &s->layer) ||
-	    get_int(r, "critic.extraction_layer_index", 0, &s->critic_layer) ||
+	    get_int(r, "critic.extraction_layer_index", 0, &s->critic_layer) || get_bool(r, "critic.final_norm", &s->final_norm) ||
 	    get_scale(r, "injection_scale", &s->injection_scale) || get_scale(r, "mse_scale", &s->mse_scale) ||
 	    get_inject(r, s) || get_str(r, "tokens.injection_char", &s->marker) ||
 	    get_id(r, "tokens.injection_token_id", &s->marker_id) ||
@@ -534,7 +554,8 @@ enum nla_status nla_sidecar_write(const struct nla_sidecar *s, const char *folde
 	status = add_str(&out, "kind", s->kind, err);
 	nla_str_add(&out, "schema_version: 2\n");
 	if (status || (status = add_str(&out, "role", s->role, err)) || (status = add_str(&out, "stage", s->stage, err)) ||
-	    (status = add_str(&out, "base_checkpoint", s->base_checkpoint, err)))
+	    (status = add_str(&out, "base_checkpoint", s->base_checkpoint, err)) ||
+	    (status = add_str(&out, "base_folder", s->base_folder, err)))
 		goto out;
 	add_int(&out, "d_model", s->d_model);
 	nla_str_add(&out, "extraction:\n");
@@ -549,7 +570,8 @@ enum nla_status nla_sidecar_write(const struct nla_sidecar *s, const char *folde
 	if (status)
 		goto out;
 	if (s->critic_layer >= 0)
-		nla_str_addf(&out, "critic:\n  extraction_layer_index: %" PRId64 "\n", s->critic_layer);
+		nla_str_addf(&out, "critic:\n  extraction_layer_index: %" PRId64 "\n%s", s->critic_layer,
+			     s->final_norm ? "  final_norm: true\n" : "");
 	section(&out, "baseline", &start);
 	add_num(&out, "  raw_variance", s->baseline_var);
 	add_num(&out, "  mean_normalised", s->baseline_mean);

@@ -200,12 +200,22 @@ static enum nla_status allocate(struct nla_lm *lm, struct nla_err *err)
 	return nt_check() ? nla_nt_fail(err, "cannot allocate the model") : NLA_OK;
 }
 
-static enum nla_status start(struct nla_lm *lm, const char *folder, int device, nt_dtype dtype, struct nla_err *err)
+static enum nla_status start(struct nla_lm *lm, const char *folder, const struct nla_lm_part *part, int device, nt_dtype dtype,
+			     struct nla_err *err)
 {
 	memset(lm, 0, sizeof(*lm));
 	lm->device = device;
 	lm->dtype = dtype;
-	return nla_arch_read(&lm->arch, folder, err);
+	if (nla_arch_read(&lm->arch, folder, err))
+		return err->status;
+	if (part && part->depth > lm->arch.n_layers)
+		return nla_fail(err, "cannot load '%s': it has %lld blocks, want %lld", folder, (long long)lm->arch.n_layers,
+				(long long)part->depth);
+	if (part) {
+		lm->arch.n_layers = part->depth;
+		lm->arch.tied = true;
+	}
+	return NLA_OK;
 }
 
 /* ---- loading ---- */
@@ -214,6 +224,7 @@ struct loading {
 	struct nla_st st;
 	nt_dtype dtype;
 	bool map, *used; /* [entries] */
+	const struct nla_lm_part *part; /* NULL: the whole model */
 };
 
 static nt_dtype dtype_of(enum nla_st_dtype dtype)
@@ -242,6 +253,8 @@ static enum nla_status load_slot(const struct slot *s, void *arg, struct nla_err
 {
 	struct loading *in = arg;
 	const struct nla_st_entry *e = nla_st_find(&in->st, s->name);
+	if (in->part && !in->part->norm && !strcmp(s->name, "model.norm.weight"))
+		return NLA_OK;
 	if (check_entry(in, s, e, err))
 		return err->status;
 	in->used[e - in->st.entries] = true;
@@ -260,6 +273,8 @@ static enum nla_status load_slot(const struct slot *s, void *arg, struct nla_err
 
 static enum nla_status refuse_extra(const struct nla_lm *lm, const struct loading *in, struct nla_err *err)
 {
+	if (in->part)
+		return NLA_OK;
 	for (size_t i = 0; i < in->st.n_entries; i++) {
 		const char *name = in->st.entries[i].name;
 		long long layer;
@@ -300,10 +315,11 @@ static enum nla_status load_tensors(struct nla_lm *lm, struct loading *in, struc
 	return err->status;
 }
 
-enum nla_status nla_lm_load(struct nla_lm *lm, const char *folder, int device, nt_dtype dtype, enum nla_lm_how how, struct nla_err *err)
+static enum nla_status load(struct nla_lm *lm, const char *folder, const struct nla_lm_part *part, int device, nt_dtype dtype,
+			    enum nla_lm_how how, struct nla_err *err)
 {
-	struct loading in = { .map = false };
-	if (start(lm, folder, device, dtype, err) || nla_st_open_folder(&in.st, folder, "model", err))
+	struct loading in = { .part = part };
+	if (start(lm, folder, part, device, dtype, err) || nla_st_open_folder(&in.st, folder, "model", err))
 		return err->status;
 	lm->mapped = how == NLA_LM_MAP || (how == NLA_LM_AUTO && is_large(lm) && can_map(lm, &in.st));
 	load_tensors(lm, &in, err);
@@ -314,6 +330,17 @@ enum nla_status nla_lm_load(struct nla_lm *lm, const char *folder, int device, n
 	if (err->status)
 		nla_lm_release(lm);
 	return err->status;
+}
+
+enum nla_status nla_lm_load(struct nla_lm *lm, const char *folder, int device, nt_dtype dtype, enum nla_lm_how how, struct nla_err *err)
+{
+	return load(lm, folder, NULL, device, dtype, how, err);
+}
+
+enum nla_status nla_lm_load_part(struct nla_lm *lm, const char *folder, const struct nla_lm_part *part, int device, nt_dtype dtype,
+				 struct nla_err *err)
+{
+	return load(lm, folder, part, device, dtype, NLA_LM_AUTO, err);
 }
 
 /* ---- random weights ---- */
@@ -341,7 +368,7 @@ static enum nla_status init_slot(const struct slot *s, void *arg, struct nla_err
 
 enum nla_status nla_lm_init(struct nla_lm *lm, const char *folder, uint64_t seed, int device, nt_dtype dtype, struct nla_err *err)
 {
-	if (start(lm, folder, device, dtype, err))
+	if (start(lm, folder, NULL, device, dtype, err))
 		return err->status;
 	struct randomness r = { .rng = { seed, NLA_STREAM_INIT }, .std = lm->arch.init_std };
 	if (allocate(lm, err) || visit_all(lm, init_slot, &r, err))

@@ -49,6 +49,14 @@ struct nla_lm {
  * converted; COPY is for weights that will be trained. */
 enum nla_lm_how { NLA_LM_AUTO, NLA_LM_COPY, NLA_LM_MAP };
 enum nla_status nla_lm_load(struct nla_lm *lm, const char *folder, int device, nt_dtype dtype, enum nla_lm_how how, struct nla_err *err);
+/* The first blocks alone, without a head (that of the embedding stands in for it): a reconstructor's, whose folder may hold no more, or
+ * the whole model. depth: blocks wanted, an error where there are fewer. norm: with the final norm; else it is zero. */
+struct nla_lm_part {
+	int64_t depth;
+	bool norm;
+};
+enum nla_status nla_lm_load_part(struct nla_lm *lm, const char *folder, const struct nla_lm_part *part, int device, nt_dtype dtype,
+				 struct nla_err *err);
 /* Random weights for the architecture of FOLDER/config.json: normal with initializer_range, norms 1. */
 enum nla_status nla_lm_init(struct nla_lm *lm, const char *folder, uint64_t seed, int device, nt_dtype dtype, struct nla_err *err);
 /* model.safetensors in Hugging Face's names. dtype: fp32 or bf16. */

@@ -136,6 +136,8 @@ enum nla_status nla_adapter_train(struct nla_adapter *a, bool on, struct nla_err
 	nla_adapter_params(a, list, NULL);
 	for (int i = 0; i < n; i++)
 		nt_requires_grad(list[i], on);
+	if (on)
+		a->stored = NT_F32;
 	free(list);
 	return nt_check() ? nla_nt_fail(err, "cannot train the adapter") : NLA_OK;
 }

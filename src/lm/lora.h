@@ -3,7 +3,9 @@
  * Kalajdzievski 2023) or alpha/r. Fresh: A uniform in +-1/sqrt(in), B zero.
  *
  * On disk a PEFT folder: adapter_config.json and adapter_model.safetensors with keys such as
- * `base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight`.
+ * `base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight`. Also read: a bare backbone's keys (one `model.` less), keys that
+ * name the adapter (`lora_A.default.weight`), and nanoNLA's AR (ar_meta.json and ar_lora_value_head.safetensors, whose keys begin with
+ * `backbone.model.`). An adapter that was only read is written in the type that its file had, bit for bit.
  */
 #ifndef NLA_LORA_H
 #define NLA_LORA_H
@@ -25,6 +27,7 @@ struct nla_lora {
 struct nla_adapter {
 	int64_t n_layers;
 	bool rslora;
+	nt_dtype stored;           /* of the file it came from; fp32 for what was trained or computed here */
 	int64_t rank[NLA_N_PROJ];  /* 0: not a target */
 	double alpha[NLA_N_PROJ];
 	struct nla_lora (*layers)[NLA_N_PROJ]; /* [n_layers] */
@@ -47,7 +50,7 @@ void nla_adapter_release(struct nla_adapter *a);
 
 /* All A and B in a fixed order; names (when not NULL) are PEFT's keys, owned by the caller. Returns how many. */
 int nla_adapter_params(const struct nla_adapter *a, nt_tensor **list, struct nla_strs *names);
-enum nla_status nla_adapter_train(struct nla_adapter *a, bool on, struct nla_err *err); /* requires_grad on all */
+enum nla_status nla_adapter_train(struct nla_adapter *a, bool on, struct nla_err *err); /* requires_grad on all; what is trained is saved in fp32 */
 
 /*
  * What a forward pass reads: the base and up to two adapters over it. Switching adapters is making another view; the base is never

@@ -48,18 +48,50 @@ static enum nla_status refuse(const cJSON *json, const char *path, struct nla_er
 	return NLA_OK;
 }
 
-/* rank_pattern and alpha_pattern: values for single projections, by their name */
+/* rank_pattern and alpha_pattern: values for single projections, by their name ("q_proj", "self_attn.q_proj") */
+static int proj_of_pattern(const char *key)
+{
+	const char *dot = strrchr(key, '.'), *name = dot ? dot + 1 : key;
+	if (dot && strncmp(key, "self_attn.", (size_t)(name - key)) && strncmp(key, "mlp.", (size_t)(name - key)))
+		return -1;
+	for (int p = 0; p < NLA_N_PROJ; p++)
+		if (!strcmp(name, nla_proj_names[p]))
+			return p;
+	return -1;
+}
+
 static enum nla_status read_pattern(const cJSON *json, const char *path, const char *key, double *values, struct nla_err *err)
 {
 	const cJSON *map = nla_json_at(json, key);
 	for (const cJSON *t = map && !cJSON_IsNull(map) ? map->child : NULL; t; t = t->next) {
-		int proj = -1;
-		for (int p = 0; p < NLA_N_PROJ; p++)
-			if (!strcmp(t->string, nla_proj_names[p]))
-				proj = p;
+		int proj = proj_of_pattern(t->string);
 		if (proj < 0 || !cJSON_IsNumber(t))
 			return nla_fail(err, "cannot load '%s': '%s' has '%s', only whole projections are supported", path, key, t->string);
 		values[proj] = t->valuedouble;
+	}
+	return NLA_OK;
+}
+
+/* Per projection, from the values that all share and the patterns. */
+static enum nla_status read_ranks(struct nla_adapter *a, const cJSON *json, const char *path, unsigned targets, const char *rank_key,
+				  const char *alpha_key, struct nla_err *err)
+{
+	double rank[NLA_N_PROJ], alpha[NLA_N_PROJ], r, al;
+	if (nla_json_need_num(json, path, rank_key, &r, err) || nla_json_need_num(json, path, alpha_key, &al, err))
+		return err->status;
+	for (int p = 0; p < NLA_N_PROJ; p++) {
+		rank[p] = r;
+		alpha[p] = al;
+	}
+	if (read_pattern(json, path, "rank_pattern", rank, err) || read_pattern(json, path, "alpha_pattern", alpha, err))
+		return err->status;
+	for (int p = 0; p < NLA_N_PROJ; p++) {
+		if (!(targets & 1u << p))
+			continue;
+		a->rank[p] = (int64_t)rank[p];
+		a->alpha[p] = alpha[p];
+		if (a->rank[p] < 1 || (double)a->rank[p] != rank[p])
+			return nla_fail(err, "cannot load '%s': rank of '%s' is %g, want a positive integer", path, nla_proj_names[p], rank[p]);
 	}
 	return NLA_OK;
 }
@@ -68,42 +100,38 @@ static enum nla_status read_config(struct nla_adapter *a, const char *folder, un
 {
 	char *path = nla_path_join(folder, "adapter_config.json");
 	cJSON *json = NULL;
-	double rank[NLA_N_PROJ], alpha[NLA_N_PROJ], r, al;
-	if (nla_json_read(path, &json, err) || refuse(json, path, err) || read_targets(json, path, targets, err) ||
-	    nla_json_need_num(json, path, "r", &r, err) || nla_json_need_num(json, path, "lora_alpha", &al, err) ||
-	    nla_json_bool(json, path, "use_rslora", false, &a->rslora, err))
-		goto out;
-	for (int p = 0; p < NLA_N_PROJ; p++) {
-		rank[p] = r;
-		alpha[p] = al;
-	}
-	if (read_pattern(json, path, "rank_pattern", rank, err) || read_pattern(json, path, "alpha_pattern", alpha, err))
-		goto out;
-	for (int p = 0; p < NLA_N_PROJ; p++)
-		if (*targets & 1u << p) {
-			a->rank[p] = (int64_t)rank[p];
-			a->alpha[p] = alpha[p];
-			if (a->rank[p] < 1 || (double)a->rank[p] != rank[p]) {
-				nla_fail(err, "cannot load '%s': rank of '%s' is %g, want a positive integer", path, nla_proj_names[p], rank[p]);
-				goto out;
-			}
-		}
-out:
+	if (!nla_json_read(path, &json, err) && !refuse(json, path, err) && !read_targets(json, path, targets, err) &&
+	    !nla_json_bool(json, path, "use_rslora", false, &a->rslora, err))
+		read_ranks(a, json, path, *targets, "r", "lora_alpha", err);
 	cJSON_Delete(json);
 	free(path);
 	return err->status;
 }
 
-/* The same key with and without the language-model wrapper: PEFT on a bare backbone leaves one "model." out. */
+/* nanoNLA's AR: always rsLoRA. */
+static enum nla_status read_nano_config(struct nla_adapter *a, const char *folder, unsigned *targets, struct nla_err *err)
+{
+	char *path = nla_path_join(folder, "ar_meta.json");
+	cJSON *json = NULL;
+	a->rslora = true;
+	if (!nla_json_read(path, &json, err) && !read_targets(json, path, targets, err))
+		read_ranks(a, json, path, *targets, "lora_r", "lora_alpha", err);
+	cJSON_Delete(json);
+	free(path);
+	return err->status;
+}
+
+/* A key under the names it goes by: see lora.h. */
 static const struct nla_st_entry *find_key(const struct nla_st *st, const char *key)
 {
-	const struct nla_st_entry *e = nla_st_find(st, key);
-	static const char full[] = "base_model.model.model.";
-	if (e || !nla_starts_with(key, full))
-		return e;
-	char *bare = nla_format("base_model.model.%s", key + strlen(full));
-	e = nla_st_find(st, bare);
-	free(bare);
+	static const char full[] = "base_model.model.model.", *const prefixes[] = { full, "base_model.model.", "backbone.model." };
+	const char *tail = key + strlen(full), *end = strrchr(tail, '.'); /* ".weight" */
+	const struct nla_st_entry *e = NULL;
+	for (size_t i = 0; i < 2 * NLA_LEN(prefixes) && !e; i++) {
+		char *name = nla_format("%s%.*s%s%s", prefixes[i / 2], (int)(end - tail), tail, i % 2 ? ".default" : "", end);
+		e = nla_st_find(st, name);
+		free(name);
+	}
 	return e;
 }
 
@@ -126,7 +154,7 @@ static enum nla_status check_keys(const struct nla_st *st, const struct nla_strs
 			list_key(&missing, n_missing++, names->data[i]);
 	}
 	for (size_t j = 0; j < st->n_entries; j++) {
-		bool known = false;
+		bool known = !strcmp(st->entries[j].name, "value_head.weight"); /* nanoNLA keeps the AR's head here */
 		for (size_t i = 0; i < names->n && !known; i++)
 			known = used[i] == &st->entries[j];
 		if (!known)
@@ -155,12 +183,22 @@ static nt_tensor *read_matrix(const struct nla_st *st, const char *key, int64_t 
 	return nt_own(nt_to(nt_from_host(type, device, e->data, 2, e->shape), NT_F32));
 }
 
-static enum nla_status read_tensors(struct nla_adapter *a, const struct nla_arch *arch, const char *folder, unsigned targets, int device,
-				    struct nla_err *err)
+/* One type for the whole file; fp32 where it mixes several. */
+static nt_dtype stored_type(const struct nla_st *st, const struct nla_strs *names)
+{
+	enum nla_st_dtype first = find_key(st, names->data[0])->dtype;
+	for (size_t i = 1; i < names->n; i++)
+		if (find_key(st, names->data[i])->dtype != first)
+			return NT_F32;
+	return first == NLA_ST_BF16 ? NT_BF16 : first == NLA_ST_F16 ? NT_F16 : NT_F32;
+}
+
+static enum nla_status read_tensors(struct nla_adapter *a, const struct nla_arch *arch, const char *folder, const char *stem,
+				    unsigned targets, int device, struct nla_err *err)
 {
 	struct nla_st st = { 0 };
 	struct nla_strs names = { 0 };
-	if (nla_st_open_folder(&st, folder, "adapter_model", err))
+	if (nla_st_open_folder(&st, folder, stem, err))
 		return err->status;
 	for (int64_t l = 0; l < a->n_layers; l++)
 		for (int p = 0; p < NLA_N_PROJ; p++)
@@ -173,6 +211,7 @@ static enum nla_status read_tensors(struct nla_adapter *a, const struct nla_arch
 	nt_scope_push();
 	if (!check_keys(&st, &names, err)) {
 		size_t at = 0;
+		a->stored = stored_type(&st, &names);
 		for (int64_t l = 0; l < a->n_layers && !err->status; l++)
 			for (int p = 0; p < NLA_N_PROJ && !err->status; p++) {
 				if (!(targets & 1u << p))
@@ -198,7 +237,12 @@ enum nla_status nla_adapter_load(struct nla_adapter *a, const struct nla_arch *a
 	memset(a, 0, sizeof(*a));
 	a->n_layers = n_layers;
 	a->layers = nla_alloc((size_t)n_layers, sizeof(*a->layers));
-	if (read_config(a, folder, &targets, err) || read_tensors(a, arch, folder, targets, device, err))
+	char *config = nla_path_join(folder, "adapter_config.json"), *meta = nla_path_join(folder, "ar_meta.json");
+	bool nano = !nla_exists(config) && nla_exists(meta);
+	free(config);
+	free(meta);
+	if ((nano ? read_nano_config(a, folder, &targets, err) : read_config(a, folder, &targets, err)) ||
+	    read_tensors(a, arch, folder, nano ? "ar_lora_value_head" : "adapter_model", targets, device, err))
 		nla_adapter_release(a);
 	return err->status;
 }
@@ -242,17 +286,20 @@ static cJSON *config_json(const struct nla_adapter *a, const char *base_name)
 static enum nla_status write_tensors(const struct nla_adapter *a, const char *folder, struct nla_err *err)
 {
 	struct nla_strs names = { 0 };
+	const enum nla_st_dtype type = a->stored == NT_BF16 ? NLA_ST_BF16 : a->stored == NT_F16 ? NLA_ST_F16 : NLA_ST_F32;
 	int n = nla_adapter_params(a, NULL, NULL);
 	nt_tensor **list = nla_alloc((size_t)n, sizeof(*list));
 	struct nla_st_entry *entries = nla_alloc((size_t)n, sizeof(*entries));
 	nla_adapter_params(a, list, &names);
 	for (int i = 0; i < n; i++) {
 		struct nla_st_entry *e = &entries[i];
-		*e = (struct nla_st_entry){ .name = names.data[i], .dtype = NLA_ST_F32, .ndim = 2,
+		*e = (struct nla_st_entry){ .name = names.data[i], .dtype = type, .ndim = 2,
 					    .shape = { nt_size(list[i], 0), nt_size(list[i], 1) } };
-		e->nbytes = (size_t)nt_numel(list[i]) * sizeof(float);
-		float *host = nla_alloc((size_t)nt_numel(list[i]), sizeof(float));
-		nt_to_host_f32(list[i], host, (size_t)nt_numel(list[i]));
+		e->nbytes = (size_t)nt_numel(list[i]) * nla_st_dtype_size(type);
+		void *host = nla_alloc(e->nbytes, 1);
+		nt_scope_push();
+		nt_to_host_raw(nt_to(list[i], a->stored), host, e->nbytes);
+		nt_scope_pop();
 		e->data = host;
 	}
 	char *path = nla_path_join(folder, "adapter_model.safetensors");

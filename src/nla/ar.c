@@ -4,9 +4,11 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "base/safetensors.h"
 
 #define HEAD_FILE "value_head.safetensors"
+#define NANO_FILE "ar_lora_value_head.safetensors" /* nanoNLA: adapter and head in one */
 
 static enum nla_status prepare(struct nla_ar *ar, const char *path, struct nla_err *err)
 {
@@ -20,30 +22,84 @@ static enum nla_status prepare(struct nla_ar *ar, const char *path, struct nla_e
 	return nla_contract_check(&ar->meta, ar->target, path, err);
 }
 
-static enum nla_status load_head(struct nla_ar *ar, const char *folder, struct nla_err *err)
+nt_tensor *nla_ar_load_head(const char *folder, int64_t d, int device, struct nla_err *err)
 {
-	char *path = nla_path_join(folder, HEAD_FILE);
-	int64_t d = ar->target->lm.arch.d_model;
+	char *path = nla_path_join(folder, NANO_FILE);
+	const char *name = nla_exists(path) ? "value_head.weight" : "weight";
 	struct nla_st st;
+	nt_tensor *head = NULL;
+	if (!nla_exists(path)) {
+		free(path);
+		path = nla_path_join(folder, HEAD_FILE);
+	}
 	if (!nla_st_open(&st, path, err)) {
-		const struct nla_st_entry *e = nla_st_find(&st, "weight");
+		const struct nla_st_entry *e = nla_st_find(&st, name);
 		if (!e || e->ndim != 2 || e->shape[0] != d || e->shape[1] != d || e->dtype > NLA_ST_F16)
-			nla_fail(err, "cannot load '%s': want a float tensor 'weight' of shape [%lld, %lld]", path, (long long)d, (long long)d);
+			nla_fail(err, "cannot load '%s': want a float tensor '%s' of shape [%lld, %lld]", path, name, (long long)d, (long long)d);
 		else {
 			nt_dtype type = e->dtype == NLA_ST_BF16 ? NT_BF16 : e->dtype == NLA_ST_F16 ? NT_F16 : NT_F32;
 			nt_scope_push();
-			ar->head = nt_own(nt_to(nt_from_host(type, ar->target->lm.device, e->data, 2, e->shape), NT_F32));
+			head = nt_own(nt_to(nt_from_host(type, device, e->data, 2, e->shape), NT_F32));
 			nt_scope_pop();
-			if (!ar->head)
+			if (!head)
 				nla_nt_fail(err, "cannot load '%s'", path);
 		}
 		nla_st_close(&st);
 	}
 	free(path);
+	return head;
+}
+
+/* An absent final_norm_stripped means kept: files of the time before that key were trained so. */
+enum nla_status nla_ar_read_meta(struct nla_sidecar *meta, const char *folder, struct nla_err *err)
+{
+	char *path = nla_path_join(folder, "ar_meta.json");
+	cJSON *json = NULL;
+	bool stripped;
+	int64_t depth, layer = meta->critic_layer >= 0 ? meta->critic_layer : meta->layer;
+	if (nla_exists(path) && !nla_json_read(path, &json, err) && !nla_json_need_int(json, path, "ar_num_layers", &depth, err) &&
+	    !nla_json_bool(json, path, "final_norm_stripped", false, &stripped, err)) {
+		meta->final_norm = !stripped;
+		if (layer < 0)
+			meta->layer = depth - 1;
+		else if (layer + 1 != depth)
+			nla_fail(err, "'%s': ar_num_layers is %lld, the sidecar's block %lld needs %lld", path, (long long)depth,
+				 (long long)layer, (long long)layer + 1);
+	}
+	cJSON_Delete(json);
+	free(path);
 	return err->status;
 }
 
-enum nla_status nla_ar_open(struct nla_ar *ar, const struct nla_target *target, const char *folder, struct nla_err *err)
+/* The first blocks of the base, unless they are the target's; then the adapter over them. A truncated folder says its depth. */
+static enum nla_status load_weights(struct nla_ar *ar, const char *folder, struct nla_err *err)
+{
+	const struct nla_lm *target = &ar->target->lm;
+	if (ar->weights.base && !ar->weights.shared) {
+		const struct nla_lm_part part = { .depth = ar->depth, .norm = ar->meta.final_norm };
+		if (nla_lm_load_part(&ar->own, ar->weights.base, &part, target->device, target->dtype, err))
+			return err->status;
+		if (ar->own.arch.d_model != target->arch.d_model || ar->own.arch.vocab < nla_tokenizer_size(ar->target->tok))
+			return nla_fail(err, "'%s' has width %lld and %lld ids, the target width %lld and %lld ids", ar->weights.base,
+					(long long)ar->own.arch.d_model, (long long)ar->own.arch.vocab, (long long)target->arch.d_model,
+					(long long)nla_tokenizer_size(ar->target->tok));
+	}
+	return ar->weights.adapter ? nla_adapter_load(&ar->adapter, &nla_ar_lm(ar)->arch, ar->depth, folder, target->device, err) : NLA_OK;
+}
+
+/* A sidecar without a block (kitft's) leaves it to the depth of the truncated folder. */
+static enum nla_status find_layer(struct nla_ar *ar, struct nla_err *err)
+{
+	struct nla_arch arch;
+	if (ar->meta.layer >= 0 || ar->meta.critic_layer >= 0 || !ar->weights.base)
+		return NLA_OK;
+	if (!nla_arch_read(&arch, ar->weights.base, err))
+		ar->meta.layer = arch.n_layers - 1;
+	return err->status;
+}
+
+enum nla_status nla_ar_open_on(struct nla_ar *ar, const struct nla_target *target, const char *folder, const char *base,
+			       struct nla_err *err)
 {
 	char *path = nla_path_join(folder, "nla_meta.yaml");
 	memset(ar, 0, sizeof(*ar));
@@ -54,9 +110,11 @@ enum nla_status nla_ar_open(struct nla_ar *ar, const struct nla_target *target, 
 		nla_fail(err, "'%s': role is '%s', want an AR", path, ar->meta.role);
 		goto out;
 	}
-	if (prepare(ar, path, err) ||
-	    nla_adapter_load(&ar->adapter, &target->lm.arch, ar->depth, folder, target->lm.device, err) || load_head(ar, folder, err))
+	if (nla_ar_read_meta(&ar->meta, folder, err) ||
+	    nla_weights_find(&ar->weights, folder, &ar->meta, base, target->folder, err) || find_layer(ar, err) ||
+	    prepare(ar, path, err) || load_weights(ar, folder, err))
 		goto out;
+	ar->head = nla_ar_load_head(folder, target->lm.arch.d_model, target->lm.device, err);
 out:
 	free(path);
 	if (err->status) {
@@ -64,6 +122,11 @@ out:
 		nla_ar_release(ar);
 	}
 	return err->status;
+}
+
+enum nla_status nla_ar_open(struct nla_ar *ar, const struct nla_target *target, const char *folder, struct nla_err *err)
+{
+	return nla_ar_open_on(ar, target, folder, NULL, err);
 }
 
 enum nla_status nla_ar_new(struct nla_ar *ar, const struct nla_target *target, const struct nla_sidecar *meta, struct nla_err *err)
@@ -87,14 +150,14 @@ enum nla_status nla_ar_new(struct nla_ar *ar, const struct nla_target *target, c
 	return err->status;
 }
 
-static enum nla_status save_head(const struct nla_ar *ar, const char *folder, struct nla_err *err)
+enum nla_status nla_ar_save_head(const nt_tensor *head, const char *folder, struct nla_err *err)
 {
-	size_t n = (size_t)nt_numel(ar->head);
+	size_t n = (size_t)nt_numel(head);
 	float *host = nla_alloc(n, sizeof(float));
 	char name[] = "weight", *path = nla_path_join(folder, HEAD_FILE);
-	struct nla_st_entry e = { .name = name, .dtype = NLA_ST_F32, .ndim = 2, .shape = { nt_size(ar->head, 0), nt_size(ar->head, 1) },
+	struct nla_st_entry e = { .name = name, .dtype = NLA_ST_F32, .ndim = 2, .shape = { nt_size(head, 0), nt_size(head, 1) },
 				  .data = host, .nbytes = n * sizeof(float) };
-	if (nt_to_host_f32(ar->head, host, n))
+	if (nt_to_host_f32(head, host, n))
 		nla_nt_fail(err, "cannot read the head");
 	else
 		nla_st_write(path, &e, 1, err);
@@ -110,8 +173,10 @@ enum nla_status nla_ar_save(const struct nla_ar *ar, const char *folder, const c
 	nla_sidecar_copy(&meta, &ar->meta);
 	nla_sidecar_stamp(&meta, "nla_model", "ar", stage);
 	meta.critic_layer = ar->depth - 1;
-	if (nla_adapter_save(&ar->adapter, folder, meta.base_checkpoint, err) || save_head(ar, folder, err) ||
-	    nla_sidecar_write(&meta, folder, err))
+	nla_weights_record(&ar->weights, &meta);
+	const char *base = meta.base_folder ? meta.base_folder : meta.base_checkpoint;
+	if (nla_mkdirs(folder, err) || (ar->adapter.layers && nla_adapter_save(&ar->adapter, folder, base, err)) ||
+	    nla_ar_save_head(ar->head, folder, err) || nla_sidecar_write(&meta, folder, err))
 		nla_err_context(err, "cannot save AR '%s'", folder);
 	nla_sidecar_release(&meta);
 	return err->status;
@@ -120,14 +185,18 @@ enum nla_status nla_ar_save(const struct nla_ar *ar, const char *folder, const c
 void nla_ar_release(struct nla_ar *ar)
 {
 	nla_sidecar_release(&ar->meta);
+	nla_weights_release(&ar->weights);
+	nla_lm_release(&ar->own);
 	nla_adapter_release(&ar->adapter);
 	nt_free(ar->head);
 	memset(ar, 0, sizeof(*ar));
 }
 
+const struct nla_lm *nla_ar_lm(const struct nla_ar *ar) { return ar->own.blocks ? &ar->own : &ar->target->lm; }
+
 struct nla_view nla_ar_view(const struct nla_ar *ar)
 {
-	struct nla_view view = { .lm = &ar->target->lm };
+	struct nla_view view = { .lm = nla_ar_lm(ar) };
 	if (ar->adapter.layers)
 		view.adapters[view.n_adapters++] = &ar->adapter;
 	return view;
@@ -192,6 +261,8 @@ nt_tensor *nla_ar_predict(const struct nla_ar *ar, const struct nla_view *view, 
 	if (!nla_pack_ready(&pack, view->lm, err)) {
 		nt_tensor *x = nla_forward(view, &pack, NULL, ar->depth, NULL);
 		x = nt_rows(x, nt_i64(view->lm->device, last, to - from));
+		if (ar->meta.final_norm)
+			x = nla_final_norm(view, x);
 		v_hat = nt_normalize(nt_linear(nt_normalize(x), ar->head, NULL));
 		if (h)
 			*h = x;

@@ -1,7 +1,7 @@
 /*
- * ar - the reconstructor: blocks 0..K of the target + adapter + head, reading only a text:
+ * ar - the reconstructor: blocks 0..K of the target (or of a whole checkpoint, cut there) + adapter + head, reading only a text:
  *
- *	h = output of block K at the last token of the AR prompt           no final norm
+ *	h = output of block K at the last token of the AR prompt           no final norm, unless the AR was trained with it
  *	v_hat = n(W n(h)),  n(x) = x sqrt(D) / max(|x|, eps), fp32
  *	mse = mean over D of (v_hat - n(v))^2 = 2 (1 - cos)                 in [0, 4]
  */
@@ -9,25 +9,37 @@
 #define NLA_AR_H
 
 #include "lm/forward.h"
-#include "nla/target.h"
+#include "nla/weights.h"
 
 #define NLA_AR_MAX_IDS 1024 /* a longer prompt is a failed row, never cut */
 
 struct nla_ar {
 	const struct nla_target *target; /* borrowed */
-	struct nla_sidecar meta;
+	struct nla_sidecar meta;         /* meta.final_norm: h is taken after the final norm */
+	struct nla_weights weights;      /* where they come from */
+	struct nla_lm own;               /* blocks 0..K of a whole checkpoint that is not the target; blocks == NULL: none */
 	struct nla_adapter adapter;      /* of blocks 0..K; layers == NULL: none */
 	nt_tensor *head;                 /* W [D, D] fp32 */
 	int64_t depth;                   /* K + 1 */
 };
 
-/* From a PEFT folder with value_head.safetensors and sidecar. */
+/* From a PEFT folder with value_head.safetensors and sidecar; a whole checkpoint with them (kitft's truncated one); or nanoNLA's
+ * ar_lora_value_head.safetensors and ar_meta.json. base: as for nla_av_open_on. */
 enum nla_status nla_ar_open(struct nla_ar *ar, const struct nla_target *target, const char *folder, struct nla_err *err);
+enum nla_status nla_ar_open_on(struct nla_ar *ar, const struct nla_target *target, const char *folder, const char *base,
+			       struct nla_err *err);
 /* A new one: no adapter, identity head. */
 enum nla_status nla_ar_new(struct nla_ar *ar, const struct nla_target *target, const struct nla_sidecar *meta, struct nla_err *err);
+/* PEFT folder (the adapter may be none), head, sidecar. A whole checkpoint under them is named, not copied. */
 enum nla_status nla_ar_save(const struct nla_ar *ar, const char *folder, const char *stage, struct nla_err *err);
 void nla_ar_release(struct nla_ar *ar);
+const struct nla_lm *nla_ar_lm(const struct nla_ar *ar);
 struct nla_view nla_ar_view(const struct nla_ar *ar);
+/* The head of an AR folder, whichever file it is in: [d, d] fp32, owned. NULL on failure. */
+nt_tensor *nla_ar_load_head(const char *folder, int64_t d, int device, struct nla_err *err);
+enum nla_status nla_ar_save_head(const nt_tensor *head, const char *folder, struct nla_err *err);
+/* What nanoNLA's ar_meta.json adds to the sidecar, when there is one: final_norm, and the block if the sidecar has none. */
+enum nla_status nla_ar_read_meta(struct nla_sidecar *meta, const char *folder, struct nla_err *err);
 
 /* Ids of the AR prompt for an explanation, appended; *too_long is set (and the ids are there) beyond NLA_AR_MAX_IDS, and for a text
  * that merges with the template's end, so that the prompt does not end in critic_suffix_ids: a failed row either way. */

@@ -17,7 +17,24 @@ static enum nla_status prepare(struct nla_av *av, const char *path, struct nla_e
 	return NLA_OK;
 }
 
-enum nla_status nla_av_open(struct nla_av *av, const struct nla_target *target, const char *folder, struct nla_err *err)
+/* The base's own weights, unless they are the target's. */
+static enum nla_status load_weights(struct nla_av *av, const char *folder, struct nla_err *err)
+{
+	const struct nla_lm *target = &av->target->lm;
+	if (av->weights.base && !av->weights.shared) {
+		if (nla_lm_load(&av->own, av->weights.base, target->device, target->dtype, NLA_LM_AUTO, err))
+			return err->status;
+		if (av->own.arch.d_model != target->arch.d_model || av->own.arch.vocab < nla_tokenizer_size(av->target->tok))
+			return nla_fail(err, "'%s' has width %lld and %lld ids, the target width %lld and %lld ids", av->weights.base,
+					(long long)av->own.arch.d_model, (long long)av->own.arch.vocab, (long long)target->arch.d_model,
+					(long long)nla_tokenizer_size(av->target->tok));
+	}
+	const struct nla_arch *arch = &nla_av_lm(av)->arch;
+	return av->weights.adapter ? nla_adapter_load(&av->adapter, arch, arch->n_layers, folder, target->device, err) : NLA_OK;
+}
+
+enum nla_status nla_av_open_on(struct nla_av *av, const struct nla_target *target, const char *folder, const char *base,
+			       struct nla_err *err)
 {
 	char *path = nla_path_join(folder, "nla_meta.yaml");
 	memset(av, 0, sizeof(*av));
@@ -28,8 +45,8 @@ enum nla_status nla_av_open(struct nla_av *av, const struct nla_target *target, 
 		nla_fail(err, "'%s': role is '%s', want an AV", path, av->meta.role);
 		goto out;
 	}
-	if (prepare(av, path, err) ||
-	    nla_adapter_load(&av->adapter, &target->lm.arch, target->lm.arch.n_layers, folder, target->lm.device, err))
+	if (prepare(av, path, err) || nla_weights_find(&av->weights, folder, &av->meta, base, target->folder, err) ||
+	    load_weights(av, folder, err))
 		goto out;
 out:
 	free(path);
@@ -38,6 +55,11 @@ out:
 		nla_av_release(av);
 	}
 	return err->status;
+}
+
+enum nla_status nla_av_open(struct nla_av *av, const struct nla_target *target, const char *folder, struct nla_err *err)
+{
+	return nla_av_open_on(av, target, folder, NULL, err);
 }
 
 enum nla_status nla_av_new(struct nla_av *av, const struct nla_target *target, const struct nla_sidecar *meta, struct nla_err *err)
@@ -60,9 +82,10 @@ enum nla_status nla_av_save(const struct nla_av *av, const struct nla_adapter *e
 	nla_sidecar_init(&meta);
 	nla_sidecar_copy(&meta, &av->meta);
 	nla_sidecar_stamp(&meta, "nla_model", "av", stage);
+	nla_weights_record(&av->weights, &meta);
 	if (own && extra ? nla_adapter_join(&joined, own, extra, err) : NLA_OK)
 		goto out;
-	if (nla_adapter_save(own && extra ? &joined : own ? own : extra, folder, meta.base_checkpoint, err) ||
+	if (nla_adapter_save(own && extra ? &joined : own ? own : extra, folder, meta.base_folder ? meta.base_folder : meta.base_checkpoint, err) ||
 	    nla_sidecar_write(&meta, folder, err))
 		goto out;
 out:
@@ -74,14 +97,18 @@ out:
 void nla_av_release(struct nla_av *av)
 {
 	nla_sidecar_release(&av->meta);
+	nla_weights_release(&av->weights);
+	nla_lm_release(&av->own);
 	nla_adapter_release(&av->adapter);
 	nla_i32s_release(&av->prompt);
 	memset(av, 0, sizeof(*av));
 }
 
+const struct nla_lm *nla_av_lm(const struct nla_av *av) { return av->own.blocks ? &av->own : &av->target->lm; }
+
 struct nla_view nla_av_view(const struct nla_av *av)
 {
-	struct nla_view view = { .lm = &av->target->lm };
+	struct nla_view view = { .lm = nla_av_lm(av) };
 	if (av->adapter.layers)
 		view.adapters[view.n_adapters++] = &av->adapter;
 	return view;

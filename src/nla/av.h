@@ -1,5 +1,6 @@
 /*
- * av - the verbalizer: target + adapter that is handed an activation at the marker token of its prompt and writes a text.
+ * av - the verbalizer: target + adapter, or a whole checkpoint with or without one, that is handed an activation at the marker token
+ * of its prompt and writes a text.
  *
  * A response is every token it emits, tags and stop token included; the explanation is what stands between <explanation> and
  * </explanation>, whitespace stripped. Only the marker of the prompt is injected: responses are other rows of the pack.
@@ -8,25 +9,33 @@
 #define NLA_AV_H
 
 #include "lm/decode.h"
-#include "nla/target.h"
+#include "nla/weights.h"
 
 struct nla_av {
 	const struct nla_target *target; /* borrowed */
 	struct nla_sidecar meta;
-	struct nla_adapter adapter;      /* the warm start; layers == NULL: the bare target */
+	struct nla_weights weights;      /* where they come from */
+	struct nla_lm own;               /* of a whole checkpoint that is not the target; blocks == NULL: none */
+	struct nla_adapter adapter;      /* the warm start; layers == NULL: none */
 	struct nla_i32s prompt;
 	int64_t marker;                  /* index in prompt */
 };
 
-/* From a PEFT folder with its sidecar, checked against the target. */
+/* From a PEFT folder or a whole checkpoint with its sidecar, checked against the target. base: the whole checkpoint that an adapter
+ * stands on, "": as it says itself (weights.h). */
 enum nla_status nla_av_open(struct nla_av *av, const struct nla_target *target, const char *folder, struct nla_err *err);
+enum nla_status nla_av_open_on(struct nla_av *av, const struct nla_target *target, const char *folder, const char *base,
+			       struct nla_err *err);
 /* A new one on the bare target, with the templates of `meta` (an activation set's sidecar). */
 enum nla_status nla_av_new(struct nla_av *av, const struct nla_target *target, const struct nla_sidecar *meta, struct nla_err *err);
-/* PEFT folder + sidecar; extra (or NULL) is a second adapter over av's own, joined with it. */
+/* PEFT folder + sidecar; extra (or NULL) is a second adapter over av's own, joined with it. A whole checkpoint under them is named,
+ * not copied. */
 enum nla_status nla_av_save(const struct nla_av *av, const struct nla_adapter *extra, const char *folder, const char *stage,
 			    struct nla_err *err);
 void nla_av_release(struct nla_av *av);
-/* The AV's own view: target + its adapter. */
+/* The weights under its adapter. */
+const struct nla_lm *nla_av_lm(const struct nla_av *av);
+/* The AV's own view: its weights + its adapter. */
 struct nla_view nla_av_view(const struct nla_av *av);
 
 /* Lay B prompts with their vectors v [B, D] (raw, fp32, host) into a fresh pack: what stands before the marker once, the rest a row

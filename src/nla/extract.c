@@ -16,6 +16,7 @@ struct waiting {
 	struct nla_i64s doc;      /* which document, a row each */
 	struct nla_i64s from, position; /* document's start in ids, chosen position; a row each */
 	struct nla_strs doc_ids;
+	struct nla_row *given;    /* last: what each row keeps, owned; else NULL */
 };
 
 static int compare(const void *a, const void *b)
@@ -47,11 +48,16 @@ static void release(struct waiting *w)
 {
 	nla_pack_release(&w->pack);
 	nla_i32s_release(&w->ids);
-	nla_i64s_release(&w->at);
 	nla_i64s_release(&w->doc);
 	nla_i64s_release(&w->from);
 	nla_i64s_release(&w->position);
 	nla_strs_release(&w->doc_ids);
+	for (size_t i = 0; w->given && i < w->at.n; i++) {
+		free(w->given[i].text);
+		free(w->given[i].explanation);
+	}
+	free(w->given);
+	nla_i64s_release(&w->at);
 	memset(w, 0, sizeof(*w));
 }
 
@@ -75,9 +81,15 @@ static enum nla_status write_row(const struct nla_target *t, const struct waitin
 	struct nla_strs words = { 0 };
 	const int32_t *ids = w->ids.data + w->from.data[i];
 	struct nla_row row = { .doc_id = w->doc_ids.data[w->doc.data[i]], .n_raw_tokens = w->position.data[i] + 1 };
-	if (nla_tokenizer_decode(t->tok, ids, (size_t)row.n_raw_tokens, false, &text, err))
+	if (w->given) {
+		const char *doc_id = row.doc_id;
+		row = w->given[i];
+		row.doc_id = (char *)(uintptr_t)doc_id;
+	} else if (nla_tokenizer_decode(t->tok, ids, (size_t)row.n_raw_tokens, false, &text, err)) {
 		goto out;
-	row.text = text.buf;
+	} else {
+		row.text = text.buf;
+	}
 	for (int64_t j = 0; j < n_next; j++) {
 		struct nla_str word = NLA_STR_INIT;
 		int32_t id = (int32_t)next[j];
@@ -125,48 +137,79 @@ static enum nla_status flush(const struct nla_target *t, struct waiting *w, cons
 	return err->status;
 }
 
-/* One document into the waiting batch. */
-static enum nla_status add(const struct nla_target *t, struct waiting *w, const struct nla_doc *doc, const struct nla_extract_cfg *cfg,
-			   int64_t rows_left, struct nla_err *err)
+/* One row at position p of the document that was added last. */
+static void add_row(struct waiting *w, int64_t pack_row, int64_t from, int64_t p)
 {
-	int64_t *positions = nla_alloc((size_t)cfg->per_doc, sizeof(*positions)), from = (int64_t)w->ids.n;
-	if (!nla_tokenizer_encode(t->tok, doc->text, strlen(doc->text), &w->ids, err)) {
-		int64_t n = NLA_MIN((int64_t)w->ids.n - from, cfg->max_tokens), count = nla_extract_positions(doc->id, n, cfg, positions);
-		count = NLA_MIN(count, rows_left);
-		if (count) { /* nothing behind the last position matters */
-			int64_t row = nla_pack_add(&w->pack, w->ids.data + from, positions[count - 1] + 1, -1);
-			nla_strs_push(&w->doc_ids, doc->id);
-			for (int64_t i = 0; i < count; i++) {
-				nla_i64s_push(&w->at, w->pack.start.data[row] + positions[i]);
-				nla_i64s_push(&w->doc, (int64_t)w->doc_ids.n - 1);
-				nla_i64s_push(&w->from, from);
-				nla_i64s_push(&w->position, positions[i]);
-			}
-		} else {
-			w->ids.n = (size_t)from;
-		}
+	nla_i64s_push(&w->at, w->pack.start.data[pack_row] + p);
+	nla_i64s_push(&w->doc, (int64_t)w->doc_ids.n - 1);
+	nla_i64s_push(&w->from, from);
+	nla_i64s_push(&w->position, p);
+}
+
+/* Some tokens of a document whose ids are the last n of the waiting ones. */
+static bool add_some(struct waiting *w, const struct nla_doc *doc, int64_t n, const struct nla_extract_cfg *cfg, int64_t rows_left)
+{
+	int64_t *positions = nla_alloc((size_t)cfg->per_doc, sizeof(*positions)), from = (int64_t)w->ids.n - n;
+	int64_t count = NLA_MIN(nla_extract_positions(doc->id, NLA_MIN(n, cfg->max_tokens), cfg, positions), rows_left);
+	if (count) { /* nothing behind the last position matters */
+		int64_t row = nla_pack_add(&w->pack, w->ids.data + from, positions[count - 1] + 1, -1);
+		nla_strs_push(&w->doc_ids, doc->id);
+		for (int64_t i = 0; i < count; i++)
+			add_row(w, row, from, positions[i]);
 	}
 	free(positions);
-	return err->status;
+	return count > 0;
+}
+
+/* Its last token, with what the row brings along. */
+static bool add_last(struct waiting *w, const struct nla_doc *doc, int64_t n, const struct nla_extract_cfg *cfg, int64_t rows_left,
+		     struct nla_extract_count *done)
+{
+	int64_t from = (int64_t)w->ids.n - n;
+	bool fits = n <= cfg->max_tokens;
+	done->too_long += !fits;
+	if (!fits || n == 0 || rows_left == 0)
+		return false;
+	done->other_tokens += doc->n_raw_tokens >= 0 && doc->n_raw_tokens != n;
+	w->given = nla_realloc(w->given, w->at.n + 1, sizeof(*w->given));
+	w->given[w->at.n] = (struct nla_row){ .text = nla_strdup(doc->text),
+					      .explanation = doc->explanation ? nla_strdup(doc->explanation) : NULL,
+					      .n_raw_tokens = doc->n_raw_tokens >= 0 ? doc->n_raw_tokens : n };
+	nla_strs_push(&w->doc_ids, doc->id);
+	add_row(w, nla_pack_add(&w->pack, w->ids.data + from, n, -1), from, n - 1);
+	return true;
+}
+
+/* One document into the waiting batch. */
+static enum nla_status add(const struct nla_target *t, struct waiting *w, const struct nla_doc *doc, const struct nla_extract_cfg *cfg,
+			   int64_t rows_left, struct nla_extract_count *done, struct nla_err *err)
+{
+	int64_t from = (int64_t)w->ids.n;
+	if (nla_tokenizer_encode(t->tok, doc->text, strlen(doc->text), &w->ids, err))
+		return err->status;
+	int64_t n = (int64_t)w->ids.n - from;
+	if (!(cfg->last ? add_last(w, doc, n, cfg, rows_left, done) : add_some(w, doc, n, cfg, rows_left)))
+		w->ids.n = (size_t)from;
+	return NLA_OK;
 }
 
 enum nla_status nla_extract(const struct nla_target *t, struct nla_corpus *corpus, const struct nla_extract_cfg *cfg,
-			    struct nla_actset_writer *out, nla_extract_progress *progress, void *arg, int64_t *n_docs, int64_t *n_rows,
+			    struct nla_actset_writer *out, nla_extract_progress *progress, void *arg, struct nla_extract_count *count,
 			    struct nla_err *err)
 {
 	struct waiting w = { 0 };
 	const struct nla_doc *doc;
 	bool go = true;
-	*n_docs = *n_rows = 0;
+	memset(count, 0, sizeof(*count));
 	while (go && !nla_corpus_next(corpus, &doc, err) && doc) {
-		int64_t left = cfg->max_rows ? cfg->max_rows - *n_rows - (int64_t)w.at.n : INT64_MAX;
-		(*n_docs)++;
-		if (add(t, &w, doc, cfg, left, err) || (w.pack.n >= TOKENS_A_BATCH && flush(t, &w, cfg, out, n_rows, err)))
+		int64_t left = cfg->max_rows ? cfg->max_rows - count->rows - (int64_t)w.at.n : INT64_MAX;
+		count->docs++;
+		if (add(t, &w, doc, cfg, left, count, err) || (w.pack.n >= TOKENS_A_BATCH && flush(t, &w, cfg, out, &count->rows, err)))
 			break;
-		go = (!progress || progress(*n_docs, *n_rows, arg)) && left > 0;
+		go = (!progress || progress(count->docs, count->rows, arg)) && left > 0;
 	}
 	if (!err->status)
-		flush(t, &w, cfg, out, n_rows, err);
+		flush(t, &w, cfg, out, &count->rows, err);
 	release(&w);
 	return err->status;
 }

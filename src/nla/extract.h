@@ -3,6 +3,9 @@
  *
  * Positions are keyed by (seed, document): the same document gives the same positions whatever else is in the corpus. Positions
  * below min_position are never chosen; a document that is too short gives no row. Batched: documents are rows of one pack.
+ *
+ * `last` is for sets that hold texts and no vectors: each text is a row, taken at its last token, and keeps its explanation, text and
+ * n_raw_tokens. A text of more than max_tokens gives no row: cut, it would end in another token.
  */
 #ifndef NLA_EXTRACT_H
 #define NLA_EXTRACT_H
@@ -14,14 +17,21 @@
 struct nla_extract_cfg {
 	int64_t layer, per_doc, min_position, max_tokens, next, max_rows;
 	uint64_t seed;
+	bool last;
+};
+
+struct nla_extract_count {
+	int64_t docs, rows;      /* read, written */
+	int64_t too_long;        /* last: texts left out */
+	int64_t other_tokens;    /* last: rows whose text is another number of tokens here than their n_raw_tokens says */
 };
 
 /* progress: called now and then with rows written so far; returns false to stop early (what is written stays whole). */
 typedef bool nla_extract_progress(int64_t docs, int64_t rows, void *arg);
 
-/* Writes rows to w until the corpus ends or max_rows (0: no limit). n_docs, n_rows: documents read, rows written. */
+/* Writes rows to w until the corpus ends or max_rows (0: no limit). */
 enum nla_status nla_extract(const struct nla_target *t, struct nla_corpus *corpus, const struct nla_extract_cfg *cfg,
-			    struct nla_actset_writer *w, nla_extract_progress *progress, void *arg, int64_t *n_docs, int64_t *n_rows,
+			    struct nla_actset_writer *w, nla_extract_progress *progress, void *arg, struct nla_extract_count *count,
 			    struct nla_err *err);
 /* Positions chosen for a document of n tokens, ascending, into out[per_doc]; returns how many. Pure. */
 int64_t nla_extract_positions(const char *doc_id, int64_t n, const struct nla_extract_cfg *cfg, int64_t *out);

@@ -24,6 +24,16 @@ fail:
 	return err->status;
 }
 
+enum nla_status nla_target_describe(struct nla_target *t, const char *folder, const struct nla_chat_cfg *chat, struct nla_err *err)
+{
+	memset(t, 0, sizeof(*t));
+	t->folder = nla_strdup(folder);
+	if (nla_tokenizer_load(&t->tok, folder, err) || nla_chat_load(&t->chat, folder, t->tok, chat, err) ||
+	    nla_arch_read(&t->lm.arch, folder, err))
+		nla_target_close(t);
+	return err->status;
+}
+
 void nla_target_close(struct nla_target *t)
 {
 	nla_lm_release(&t->lm);

@@ -19,6 +19,8 @@ struct nla_target {
  * (pre-training from nothing). */
 enum nla_status nla_target_open(struct nla_target *t, const char *folder, const struct nla_chat_cfg *chat, int device,
 				nt_dtype dtype, int64_t random_seed, struct nla_err *err);
+/* The same without weights: tokenizer, chat format, and lm.arch. For who reads sidecars but runs nothing. */
+enum nla_status nla_target_describe(struct nla_target *t, const char *folder, const struct nla_chat_cfg *chat, struct nla_err *err);
 void nla_target_close(struct nla_target *t);
 
 /*

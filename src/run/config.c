@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "nla/weights.h"
 
 #define AT(field) offsetof(struct nla_config, field)
 #define ALL NLA_CMD_ALL
@@ -14,6 +15,7 @@
 #define EVAL NLA_CMD_EVAL
 #define EXPLAIN NLA_CMD_EXPLAIN
 #define TEACH NLA_CMD_TEACH
+#define EXPORT NLA_CMD_EXPORT
 #define BIG 1e15
 
 static const char av_template[] =
@@ -28,19 +30,21 @@ static const char teach_prompt[] =
 
 /* clang-format off */
 const struct nla_option nla_config_table[] = {
-	{ "model", NLA_OPT_PATH, AT(model), "", 0, 0, NULL, "model", ALL, "target: a model folder in Hugging Face's layout" },
-	{ "av", NLA_OPT_PATH, AT(av), "", 0, 0, NULL, "av", TRAIN | SFT | EVAL | EXPLAIN, "verbalizer: adapter folder (nla-sft: where to go on from; empty: a fresh one)" },
-	{ "ar", NLA_OPT_PATH, AT(ar), "", 0, 0, NULL, "ar", TRAIN | SFT | EVAL | EXPLAIN, "reconstructor: adapter folder with head (nla-sft: where to go on from; empty: a fresh one)" },
+	{ "model", NLA_OPT_PATH, AT(model), "", 0, 0, NULL, "model", ALL, "target: a model folder in Hugging Face's layout; empty: av, when av and ar are both whole checkpoints" },
+	{ "av", NLA_OPT_PATH, AT(av), "", 0, 0, NULL, "av", TRAIN | SFT | EVAL | EXPLAIN | EXPORT, "verbalizer: adapter folder or whole checkpoint (nla-sft: where to go on from; empty: a fresh one)" },
+	{ "ar", NLA_OPT_PATH, AT(ar), "", 0, 0, NULL, "ar", TRAIN | SFT | EVAL | EXPLAIN | EXPORT, "reconstructor: adapter folder or whole (truncated) checkpoint, with head (nla-sft: where to go on from; empty: a fresh one)" },
+	{ "av_base", NLA_OPT_PATH, AT(av_base), "", 0, 0, NULL, NULL, TRAIN | SFT | EVAL | EXPLAIN | EXPORT, "whole checkpoint that av's adapter stands on; empty: as it says itself, else model" },
+	{ "ar_base", NLA_OPT_PATH, AT(ar_base), "", 0, 0, NULL, NULL, TRAIN | SFT | EVAL | EXPLAIN | EXPORT, "the same for ar" },
 	{ "ref", NLA_OPT_PATH, AT(ref), "", 0, 0, NULL, "ref", EVAL, "anchor whose log-probabilities are reported; empty: the run's own when av is its checkpoint, else av" },
 	{ "data", NLA_OPT_PATH, AT(data), "", 0, 0, NULL, "data", TRAIN | SFT | EVAL | EXPLAIN | TEACH, "activation set" },
-	{ "out", NLA_OPT_PATH, AT(out), "", 0, 0, NULL, "out", TRAIN | SFT | EXTRACT | EVAL | TEACH, "folder to write" },
+	{ "out", NLA_OPT_PATH, AT(out), "", 0, 0, NULL, "out", TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT, "folder to write" },
 	{ "device", NLA_OPT_STR, AT(device), "auto", 0, 0, NULL, "device", ALL, "auto, cpu, cuda or cuda:N" },
 	{ "dtype", NLA_OPT_ENUM, AT(dtype), "auto", 0, 0, "auto|fp32|bf16", "dtype", ALL, "of the weights; auto: fp32 on the CPU, bf16 on a GPU" },
 	{ "seed", NLA_OPT_INT, AT(seed), "0", 0, BIG, NULL, "seed", ALL, "of every random number" },
 	{ "threads", NLA_OPT_INT, AT(threads), "0", 0, 1024, NULL, "threads", ALL, "CPU threads; 0: all cores" },
 	{ "steps", NLA_OPT_INT, AT(steps), "250", 1, BIG, NULL, "steps", TRAIN | SFT, "updates to make" },
 	{ "resume", NLA_OPT_BOOL, AT(resume), "false", 0, 0, NULL, "resume", TRAIN | SFT | TEACH, "go on from the newest whole checkpoint in out (nla-teach: after its last batch)" },
-	{ "overwrite", NLA_OPT_BOOL, AT(overwrite), "false", 0, 0, NULL, "overwrite", TRAIN | SFT | EXTRACT | EVAL | TEACH, "replace what is in out" },
+	{ "overwrite", NLA_OPT_BOOL, AT(overwrite), "false", 0, 0, NULL, "overwrite", TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT, "replace what is in out" },
 
 	{ "chat.format", NLA_OPT_ENUM, AT(chat.format), "auto", 0, 0, NLA_CHAT_FORMATS, NULL, ALL, "of prompts; auto: as the model's chat template or tokens say" },
 	{ "chat.system", NLA_OPT_STR, AT(chat.system), "auto", 0, 0, NULL, NULL, ALL, "system turn of prompts; auto: the chat template's own, if it has one; empty: none" },
@@ -99,6 +103,8 @@ const struct nla_option nla_config_table[] = {
 	{ "sft.train_head", NLA_OPT_BOOL, AT(sft.train_head), "false", 0, 0, NULL, NULL, SFT, "role ar: train the head too" },
 
 	{ "extract.corpus", NLA_OPT_PATH, AT(extract.corpus), "", 0, 0, NULL, "corpus", EXTRACT, "text, .jsonl or a folder of them, plain or gzip" },
+	{ "extract.meta", NLA_OPT_PATH, AT(extract.meta), "", 0, 0, NULL, NULL, EXTRACT, "folder whose nla_meta.yaml gives block, marker and templates (a slim set's); empty: the options here" },
+	{ "extract.at", NLA_OPT_ENUM, AT(extract.at), "random", 0, 0, "random|last", NULL, EXTRACT, "which tokens: some of each document, or the last of each text (slim sets)" },
 	{ "extract.layer", NLA_OPT_INT, AT(extract.layer), "-1", -1, 4096, NULL, "layer", EXTRACT, "block K whose output is taken, from 0; -1: two thirds of the depth" },
 	{ "extract.per_doc", NLA_OPT_INT, AT(extract.per_doc), "1", 1, 4096, NULL, NULL, EXTRACT, "positions a document" },
 	{ "extract.min_position", NLA_OPT_INT, AT(extract.min_position), "50", 0, 32768, NULL, NULL, EXTRACT, "first position that may be chosen" },
@@ -130,10 +136,21 @@ const struct nla_option nla_config_table[] = {
 	{ "explain.text", NLA_OPT_STR, AT(explain.text), "", 0, 0, NULL, "text", EXPLAIN, "a text whose activation is taken, instead of a row" },
 	{ "explain.position", NLA_OPT_INT, AT(explain.position), "-1", -32768, 32768, NULL, "position", EXPLAIN, "token of the text; negative counts from its end" },
 	{ "explain.samples", NLA_OPT_INT, AT(explain.samples), "1", 1, 4096, NULL, "samples", EXPLAIN, "explanations to write" },
+	{ "export.dtype", NLA_OPT_ENUM, AT(export.dtype), "bf16", 0, 0, "bf16|fp32", NULL, EXPORT, "of the weights that are written" },
+	{ "export.shard", NLA_OPT_NUM, AT(export.shard), "5", 0.0001, 1e6, NULL, NULL, EXPORT, "GB a file holds at most, unless one tensor is larger" },
 	{ "score", NLA_OPT_PATH, AT(score), "", 0, 0, NULL, "score", EVAL, "score the texts of this .jsonl (row, and explanation or response) instead of sampling" },
 };
 /* clang-format on */
 const size_t nla_config_n = NLA_LEN(nla_config_table);
+
+/* A whole AV can stand for the target beside a whole AR. Not where activations are taken of a text: those are the target's own. */
+static void find_model(struct nla_config *cfg, enum nla_command command)
+{
+	if (*cfg->model || !(command & (TRAIN | EVAL | EXPLAIN)) || *cfg->explain.text || !nla_is_whole(cfg->av) || !nla_is_whole(cfg->ar))
+		return;
+	free(cfg->model);
+	cfg->model = nla_strdup(cfg->av);
+}
 
 enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command, int argc, char **argv, bool *help, struct nla_err *err)
 {
@@ -150,6 +167,7 @@ enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command
 		return nla_usage(err, "'explain.text' and 'explain.vector' are both set: give one of them");
 	if (cfg->resume && cfg->overwrite)
 		return nla_usage(err, "'resume' and 'overwrite' exclude each other");
+	find_model(cfg, command);
 	return NLA_OK;
 }
 

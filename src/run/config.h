@@ -13,12 +13,13 @@
 #include "rl/rollout.h"
 #include "rl/update.h"
 
-enum nla_command { NLA_CMD_TRAIN = 1, NLA_CMD_SFT = 2, NLA_CMD_EXTRACT = 4, NLA_CMD_EVAL = 8, NLA_CMD_EXPLAIN = 16, NLA_CMD_TEACH = 32, NLA_CMD_ALL = 63 };
+enum nla_command { NLA_CMD_TRAIN = 1, NLA_CMD_SFT = 2, NLA_CMD_EXTRACT = 4, NLA_CMD_EVAL = 8, NLA_CMD_EXPLAIN = 16, NLA_CMD_TEACH = 32,
+		   NLA_CMD_EXPORT = 64, NLA_CMD_ALL = 127 };
 enum nla_dtype_choice { NLA_DTYPE_AUTO, NLA_DTYPE_FP32, NLA_DTYPE_BF16 };
 enum nla_role { NLA_ROLE_LM, NLA_ROLE_AV, NLA_ROLE_AR };
 
 struct nla_config {
-	char *model, *av, *ar, *ref, *data, *out, *device;
+	char *model, *av, *ar, *av_base, *ar_base, *ref, *data, *out, *device;
 	int dtype;
 	int64_t seed, threads, steps;
 	bool resume, overwrite;
@@ -59,9 +60,9 @@ struct nla_config {
 		int save_dtype; /* 0: bf16, 1: fp32 */
 	} sft;
 	struct {
-		char *corpus;
+		char *corpus, *meta;
 		int64_t layer, per_doc, min_position, max_tokens, next, rows;
-		int dtype;
+		int at, dtype;
 	} extract;
 	struct {
 		char *av, *ar, *marker;
@@ -76,6 +77,10 @@ struct nla_config {
 		int64_t row, position, samples;
 		char *vector, *text;
 	} explain;
+	struct {
+		int dtype; /* 0: bf16, 1: fp32 */
+		double shard;
+	} export;
 	char *score; /* nla-eval --score FILE */
 };
 

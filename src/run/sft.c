@@ -16,28 +16,30 @@ static const char *const parts[] = { "model", "av", "ar" }; /* of a checkpoint *
 
 /* ---- what is trained ---- */
 
+/* A folder to go on from may be a whole checkpoint, or a reconstructor without an adapter: it gets one. */
 static enum nla_status open_av(struct nla_sft *s, const struct nla_lora_spec *spec, struct nla_err *err)
 {
-	const struct nla_arch *a = &s->target.lm.arch;
-	if (*s->cfg->av)
-		return nla_av_open(&s->av, &s->target, s->cfg->av, err) ||
-				       nla_contract_fits(&s->set.meta, &s->target, &s->av.meta, NULL, s->cfg->data, err)
-			       ? err->status : NLA_OK;
-	return nla_av_new(&s->av, &s->target, &s->set.meta, err) ||
-			       nla_adapter_init(&s->av.adapter, a, a->n_layers, spec, (uint64_t)s->cfg->seed, s->target.lm.device, err)
-		       ? err->status : NLA_OK;
+	const struct nla_config *cfg = s->cfg;
+	if (*cfg->av ? nla_av_open_on(&s->av, &s->target, cfg->av, cfg->av_base, err) ||
+			       nla_contract_fits(&s->set.meta, &s->target, &s->av.meta, NULL, cfg->data, err)
+		     : nla_av_new(&s->av, &s->target, &s->set.meta, err))
+		return err->status;
+	const struct nla_arch *a = &nla_av_lm(&s->av)->arch;
+	if (!s->av.adapter.layers)
+		nla_adapter_init(&s->av.adapter, a, a->n_layers, spec, (uint64_t)cfg->seed, s->target.lm.device, err);
+	return err->status ? err->status : nla_adapter_train(&s->av.adapter, true, err);
 }
 
 static enum nla_status open_ar(struct nla_sft *s, const struct nla_lora_spec *spec, struct nla_err *err)
 {
-	if (*s->cfg->ar)
-		return nla_ar_open(&s->ar, &s->target, s->cfg->ar, err) ||
-				       nla_contract_fits(&s->set.meta, &s->target, NULL, &s->ar.meta, s->cfg->data, err)
-			       ? err->status : NLA_OK;
-	return nla_ar_new(&s->ar, &s->target, &s->set.meta, err) ||
-			       nla_adapter_init(&s->ar.adapter, &s->target.lm.arch, s->ar.depth, spec, (uint64_t)s->cfg->seed + 1,
-						s->target.lm.device, err)
-		       ? err->status : NLA_OK;
+	const struct nla_config *cfg = s->cfg;
+	if (*cfg->ar ? nla_ar_open_on(&s->ar, &s->target, cfg->ar, cfg->ar_base, err) ||
+			       nla_contract_fits(&s->set.meta, &s->target, NULL, &s->ar.meta, cfg->data, err)
+		     : nla_ar_new(&s->ar, &s->target, &s->set.meta, err))
+		return err->status;
+	if (!s->ar.adapter.layers)
+		nla_adapter_init(&s->ar.adapter, &nla_ar_lm(&s->ar)->arch, s->ar.depth, spec, (uint64_t)cfg->seed + 1, s->target.lm.device, err);
+	return err->status ? err->status : nla_adapter_train(&s->ar.adapter, true, err);
 }
 
 static int list_params(struct nla_sft *s, nt_tensor **list)
@@ -129,28 +131,12 @@ void nla_sft_close(struct nla_sft *s)
 
 /* ---- checkpoints ---- */
 
-/* config.json and tokenizer go with a trained target, so that its folder is a whole model. */
-static enum nla_status copy_beside(const char *from, const char *to, struct nla_err *err)
-{
-	static const char *const files[] = { "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model" };
-	for (size_t i = 0; i < NLA_LEN(files) && !err->status; i++) {
-		char *in = nla_path_join(from, files[i]), *out = nla_path_join(to, files[i]);
-		struct nla_str bytes = NLA_STR_INIT;
-		if (nla_exists(in) && !nla_file_read(in, &bytes, err))
-			nla_file_write(out, bytes.buf, bytes.len, false, err);
-		nla_str_release(&bytes);
-		free(in);
-		free(out);
-	}
-	return err->status;
-}
-
 static enum nla_status save_part(const struct nla_sft *s, const char *folder, struct nla_err *err)
 {
 	switch (s->cfg->sft.role) {
 	case NLA_ROLE_LM:
 		return nla_mkdirs(folder, err) || nla_lm_save(&s->target.lm, folder, s->cfg->sft.save_dtype ? NT_F32 : NT_BF16, err) ||
-				       copy_beside(s->target.folder, folder, err) ? err->status : NLA_OK;
+				       nla_copy_beside(s->target.folder, folder, NULL, err) ? err->status : NLA_OK;
 	case NLA_ROLE_AV: return nla_av_save(&s->av, NULL, folder, "sft", err);
 	default: return nla_ar_save(&s->ar, folder, "sft", err);
 	}

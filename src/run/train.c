@@ -32,7 +32,7 @@ static enum nla_status make_copy(struct nla_lm *copy, bool *has, const struct nl
 /* Which copies, and the four views that the stages read. */
 static enum nla_status make_views(struct nla_train *t, struct nla_err *err)
 {
-	int64_t free_bytes, total, peak, one = copy_bytes(&t->target.lm);
+	int64_t free_bytes, total, peak, one = copy_bytes(nla_av_lm(&t->av));
 	if (nt_memory(t->target.lm.device, &free_bytes, &total, &peak))
 		return nla_nt_fail(err, "cannot read the memory's size");
 	int64_t room = (int64_t)(COPY_SHARE * (double)total) / (one + 1);
@@ -95,9 +95,10 @@ static enum nla_status open_optim(struct nla_train *t, struct nla_err *err)
 	nla_adapter_params(&t->ar.adapter, list, NULL);
 	if (t->cfg->ar_update.train_head)
 		list[n++] = t->ar.head;
-	for (int i = 0; i < n; i++)
-		nt_requires_grad(list[i], true);
-	nla_optim_init(&t->ar_optim, list, n, err);
+	if (t->cfg->ar_update.train_head)
+		nt_requires_grad(t->ar.head, true);
+	if (!nla_adapter_train(&t->ar.adapter, true, err))
+		nla_optim_init(&t->ar_optim, list, n, err);
 	free(list);
 	return err->status;
 }
@@ -145,13 +146,26 @@ static enum nla_status open_models(struct nla_train *t, struct nla_err *err)
 			av = nla_strdup(own);
 		}
 	}
-	if (!err->status && !nla_av_open(&t->av, &t->target, av, err))
-		nla_ar_open(&t->ar, &t->target, ar, err);
+	if (!err->status && !nla_av_open_on(&t->av, &t->target, av, t->cfg->av_base, err))
+		nla_ar_open_on(&t->ar, &t->target, ar, t->cfg->ar_base, err);
 	free(checkpoint);
 	free(av);
 	free(ar);
 	free(own);
 	free(meta);
+	return err->status;
+}
+
+/* A whole AR that is trained on gets an adapter of its own. */
+static enum nla_status open_adapters(struct nla_train *t, const struct nla_lora_spec *spec, struct nla_err *err)
+{
+	const struct nla_arch *av = &nla_av_lm(&t->av)->arch;
+	const uint64_t seed = (uint64_t)t->cfg->seed;
+	const int device = t->target.lm.device;
+	if (nla_adapter_init(&t->adapter, av, av->n_layers, spec, seed, device, err))
+		return err->status;
+	if (t->cfg->ar_update.enabled && !t->ar.adapter.layers)
+		nla_adapter_init(&t->ar.adapter, &nla_ar_lm(&t->ar)->arch, t->ar.depth, spec, seed + 1, device, err);
 	return err->status;
 }
 
@@ -168,8 +182,7 @@ enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg
 	    nla_config_device(cfg, &device, &dtype, err))
 		return err->status;
 	if (nla_target_open(&t->target, cfg->model, &cfg->chat, device, dtype, -1, err) || open_models(t, err) || open_data(t, err) ||
-	    nla_adapter_init(&t->adapter, &t->target.lm.arch, t->target.lm.arch.n_layers, &spec, (uint64_t)cfg->seed, device, err) ||
-	    open_optim(t, err) || nla_folder_open(&t->folder, cfg, false, err) || keep_reference(t, err))
+	    open_adapters(t, &spec, err) || open_optim(t, err) || nla_folder_open(&t->folder, cfg, false, err) || keep_reference(t, err))
 		return err->status;
 	if (t->folder.checkpoint && restore(t, err))
 		return err->status;

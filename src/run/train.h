@@ -7,6 +7,8 @@
  *	reference  = target + warm start                     (the AV as it was at the start)
  *	AR         = target's first blocks + AR adapter
  *
+ * A whole AV or AR has weights of its own in the target's place.
+ *
  * Where memory allows, copies with adapters merged in make it faster: `rollout` (decoding), and in fp32, where merging is exact to
  * rounding, `anchor` (warm start merged: the base of policy and reference) and `reader` (AR, while it is frozen).
  */

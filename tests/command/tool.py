@@ -13,6 +13,10 @@ tool.py lines A B [KEY ...]           two metrics.jsonl say the same but for tim
 tool.py vector FILE WIDTH             one tensor of that many numbers
 tool.py tensors FILE                  "name shape" of every tensor
 tool.py equal A B                     two safetensors files hold the same numbers
+tool.py nano AR OUT STRIPPED          an AR folder in nanoNLA's layout; STRIPPED: its final_norm_stripped, true or false
+tool.py rekey FILE OLD NEW            replace a part of every name
+tool.py near A B KEY TOLERANCE        the numbers at KEY of two rows.jsonl, as many, not all null
+tool.py retype FILE NAME DTYPE        the same bytes under another type of the same size
 tool.py edit FILE drop|rename|reshape|nan|widen NAME [NEW]
 tool.py interrupt METRICS LINES SIGNAL[,SIGNAL] PROGRAM ...
                                       start a program, signal it once METRICS has that many lines, print how it exits
@@ -131,6 +135,45 @@ def edit(path, how, name, new=None):
     write_tensors(path, all_of, meta)
 
 
+def rekey(path, old, new):
+    all_of, meta = read_tensors(path)
+    assert all(old in name for name in all_of), all_of.keys()
+    write_tensors(path, {name.replace(old, new): value for name, value in all_of.items()}, meta)
+
+
+def nano(folder, out, stripped):
+    os.makedirs(out)
+    config, adapter = read_json(os.path.join(folder, "adapter_config.json")), read_tensors(os.path.join(folder, "adapter_model.safetensors"))[0]
+    assert config["use_rslora"] and not config["rank_pattern"]
+    both = {k.replace("base_model.model.", "backbone.").replace(".weight", ".default.weight"): v for k, v in adapter.items()}
+    both["value_head.weight"] = read_tensors(os.path.join(folder, "value_head.safetensors"))[0]["weight"]
+    write_tensors(os.path.join(out, "ar_lora_value_head.safetensors"), both)
+    shutil.copy(os.path.join(folder, "nla_meta.yaml"), out)
+    with open(os.path.join(out, "ar_meta.json"), "w", encoding="utf-8") as f:
+        json.dump({"ar_num_layers": 3, "lora_r": config["r"], "lora_alpha": config["lora_alpha"], "quant": "none",
+                   "target_modules": config["target_modules"], "final_norm_stripped": json.loads(stripped)}, f)
+
+
+def near(a, b, key, tolerance):
+    one, other = [], []
+    for path, numbers in ((a, one), (b, other)):
+        with open(path, encoding="utf-8") as f:
+            for line in f:
+                value = json.loads(line)[key]
+                numbers += value if isinstance(value, list) else [value]
+    assert len(one) == len(other), f"{len(one)} and {len(other)} numbers"
+    assert [x is None for x in one] == [x is None for x in other], "nulls in other places"
+    diffs = [abs(x - y) for x, y in zip(one, other) if x is not None]
+    assert diffs and max(diffs) <= float(tolerance), f"{key} differs by {max(diffs or [float('nan')])}"
+
+
+def retype(path, name, new):
+    all_of, meta = read_tensors(path)
+    _, shape, data = all_of[name]
+    all_of[name] = new, shape, data
+    write_tensors(path, all_of, meta)
+
+
 def clip(path, count):
     os.truncate(path, os.path.getsize(path) - int(count))
 
@@ -223,7 +266,7 @@ def lines(a, b, *keys):
 
 JOBS = {"corpus": corpus, "golden": golden, "explain": explain, "unexplain": unexplain, "golden-set": golden_set, "get": get,
         "set": put, "drop-key": drop_key, "lines": lines, "vector": vector, "tensors": tensors, "equal": equal, "edit": edit,
-        "clip": clip, "interrupt": interrupt}
+        "nano": nano, "rekey": rekey, "near": near, "retype": retype, "clip": clip, "interrupt": interrupt}
 
 if __name__ == "__main__":
     JOBS[sys.argv[1]](*sys.argv[2:])

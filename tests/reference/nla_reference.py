@@ -214,9 +214,10 @@ def block_output(model, block, **inputs):
     return kept[0]
 
 
-def reconstruct(model, head, block, ids):
-    """(h, v_hat), each [D], of one AR prompt."""
-    h = block_output(model, block, input_ids=torch.tensor([ids]))[0, -1].float()
+def reconstruct(model, head, block, ids, norm=None):
+    """(h, v_hat), each [D], of one AR prompt; norm: the final norm, of an AR that was trained with it."""
+    h = block_output(model, block, input_ids=torch.tensor([ids]))[0, -1]
+    h = (norm(h) if norm is not None else h).float()
     return h, normalise(normalise(h) @ head.T)
 
 

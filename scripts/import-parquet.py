@@ -1,0 +1,347 @@
+#!/usr/bin/env python3
+"""import-parquet.py - published parquet sets to an activation set, and back.
+
+	import-parquet.py SET.parquet [more.parquet ...] OUT [--dtype fp32|bf16] [--sidecar FILE]
+	import-parquet.py --export SET OUT.parquet
+
+Columns read: activation_vector, response, prompt, n_raw_tokens, doc_id, detokenized_text_truncated; of these only the text or the vector
+must be there. The explanation is what stands between the tags of `response`, else the column `api_explanation`, else what the AR template of
+the sidecar holds in a `prompt` that is a text. A sidecar is SET.parquet.nla_meta.yaml, or the file that --sidecar names.
+
+A slim set, without activation_vector, becomes a folder with rows.jsonl.gz and sidecar only. Its vectors come from the target:
+
+	nla-extract --model MODEL --corpus OUT --extract.meta OUT --extract.at last --out SET
+
+Row groups are read and written one after the other: the set may be larger than the memory. --export writes the same columns; a response or
+prompt that is not the plain one ("<explanation>\\n...\\n</explanation>", the template with <INJECT>) is kept in rows.jsonl.gz, so that a set
+comes back as it was. fp32 keeps every bit of the vectors; bf16 is half as large.
+
+Exit 0: done, 1: failed (one line on stderr), 2: usage. Needs Python with pyarrow, numpy and yaml: scripts/setup.sh --reference installs them.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import re
+import shutil
+import struct
+import sys
+from pathlib import Path
+
+TAGS = re.compile(r"<explanation>(.*?)</explanation>", re.DOTALL)
+BASELINE_ROWS = 50000
+ROWS_AT_ONCE = 1024
+VECTOR, TEXT = "activation_vector", "detokenized_text_truncated"
+
+
+class Refused(Exception):
+    """Something is wrong with what was given; its text is the line that is printed."""
+
+
+def explanation_of(response):
+    found = TAGS.search(response) if isinstance(response, str) else None
+    return found.group(1).strip() if found else None
+
+
+def plain_response(explanation):
+    return None if explanation is None else f"<explanation>\n{explanation}\n</explanation>"
+
+
+# ---- sidecars
+
+def read_sidecar(path):
+    try:
+        with open(path, encoding="utf-8") as f:
+            meta = yaml.safe_load(f)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Refused(f"cannot read '{path}': {first_line(error)}") from None
+    if not isinstance(meta, dict):
+        raise Refused(f"cannot read '{path}': it is not a mapping of keys")
+    return meta
+
+
+def templates_of(meta):
+    templates = meta.get("prompt_templates") or {}
+    return templates.get("av", templates.get("actor")), templates.get("ar", templates.get("critic"))
+
+
+def plain_prompt(av_template):
+    if not av_template:
+        return None
+    return [{"content": av_template.replace("{injection_char}", "<INJECT>"), "role": "user"}]
+
+
+def write_sidecar(folder, meta, width, count, baselines):
+    extraction = dict(meta.get("extraction") or {})
+    extraction["d_model"] = width or extraction.get("d_model")
+    meta = {**meta, "kind": "nla_dataset", "schema_version": 2, "stage": "import", "row_count": count, "extraction": extraction}
+    if extraction["d_model"] is not None:
+        meta["d_model"] = extraction["d_model"]
+    if baselines:
+        meta["baseline"] = {"raw_variance": baselines[0], "mean_normalised": baselines[1]}
+    with open(folder / "nla_meta.yaml", "w", encoding="utf-8") as f:
+        yaml.safe_dump(meta, f, sort_keys=False, allow_unicode=True)
+
+
+# ---- vectors
+
+class Vectors:
+    """activations.safetensors, written row by row; the header is known beforehand, since parquet says how many rows there are."""
+
+    def __init__(self, path, count, width, dtype):
+        self.width, self.dtype, self.seen = width, dtype, 0
+        self.sum, self.squares = np.zeros(width), 0.0
+        size = 4 if dtype == "fp32" else 2
+        header = {"__metadata__": {"format": "pt"},
+                  "activations": {"dtype": "F32" if dtype == "fp32" else "BF16", "shape": [count, width], "data_offsets": [0, count * width * size]}}
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        self.file = open(path, "wb")
+        self.file.write(struct.pack("<Q", len(text)) + text)
+
+    def add(self, rows, where):
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if len(bad):
+            raise Refused(f"{where}: the vector of row {self.seen + int(bad[0])} is not finite")
+        if self.dtype == "bf16":  # round to nearest even
+            bits = rows.view(np.uint32)
+            stored = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+            rows = (stored.astype(np.uint32) << 16).view(np.float32)
+        else:
+            stored = rows
+        self.file.write(stored.tobytes())
+        part = rows[:max(0, BASELINE_ROWS - self.seen)].astype(np.float64)
+        part = part * (np.sqrt(self.width) / np.maximum(np.sqrt((part * part).sum(axis=1, keepdims=True)), 1e-12))
+        self.sum += part.sum(axis=0)
+        self.squares += (part * part).sum()
+        self.seen += len(rows)
+
+    def close(self):
+        """Both baselines: mean over rows and D of (n(v)-mu)^2, and the same with n(mu) in place of mu."""
+        self.file.close()
+        n, d = min(self.seen, BASELINE_ROWS), self.width
+        mu = self.sum / n
+        scaled = mu * (np.sqrt(d) / max(np.sqrt((mu * mu).sum()), 1e-12))
+        mean_sq = self.squares / (n * d)
+        return float(mean_sq - (mu * mu).mean()), float(mean_sq - 2 * (mu * scaled).mean() + (scaled * scaled).mean())
+
+
+def vectors_of(column, where):
+    """[n, D] fp32 of a column of lists."""
+    if not (pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type) or pa.types.is_large_list(column.type)):
+        raise Refused(f"{where}: column '{VECTOR}' holds {column.type}, want a list of numbers")
+    if column.null_count:
+        raise Refused(f"{where}: column '{VECTOR}' has {column.null_count} rows without a vector")
+    lengths = pc.unique(pc.list_value_length(column)).to_pylist()
+    if len(lengths) != 1 or not lengths[0]:
+        raise Refused(f"{where}: vectors have widths {sorted(lengths)[:4]}, want one")
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    return np.ascontiguousarray(flat, dtype=np.float32).reshape(len(column), lengths[0])
+
+
+# ---- import
+
+def open_parquet(path):
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise Refused(f"cannot read '{path}': {first_line(error)}") from None
+
+
+def batches_of(path, file, columns):
+    try:
+        for group in range(file.num_row_groups):
+            yield from file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise Refused(f"cannot read '{path}': {first_line(error)}") from None
+
+
+def between(text, template):
+    """What stands in the place of {explanation}."""
+    head, slot, tail = (template or "").partition("{explanation}")
+    if slot and isinstance(text, str) and text.startswith(head) and text.endswith(tail) and len(text) >= len(head) + len(tail):
+        return text[len(head):len(text) - len(tail)]
+    return None
+
+
+def row_of(values, number, templates, where):
+    explanation = explanation_of(values.get("response"))
+    prompt = values.get("prompt")
+    if explanation is None:
+        explanation = values.get("api_explanation")
+    if explanation is None:
+        explanation = between(prompt, templates[1])
+    text, doc = values.get(TEXT), values.get("doc_id")
+    row = {"doc_id": f"row-{number}" if doc is None else str(doc), "n_raw_tokens": values.get("n_raw_tokens"), "text": text or ""}
+    if row["n_raw_tokens"] is None:
+        del row["n_raw_tokens"]
+    elif not isinstance(row["n_raw_tokens"], int):
+        raise Refused(f"{where}: column 'n_raw_tokens' holds {values['n_raw_tokens']!r}, want whole numbers")
+    if explanation is not None:
+        row["explanation"] = explanation
+    if values.get("response") != plain_response(explanation):
+        row["response"] = values.get("response")
+    if prompt != plain_prompt(templates[0]):
+        row["prompt"] = prompt
+    if values.get("activation_layer") is not None:
+        row["activation_layer"] = values["activation_layer"]
+    return row
+
+
+def import_sets(paths, out, dtype, sidecar):
+    files = [(path, open_parquet(path)) for path in paths]
+    beside = sidecar or f"{paths[0]}.nla_meta.yaml"
+    meta = read_sidecar(beside) if sidecar or os.path.exists(beside) else {}
+    templates, names = templates_of(meta), set(files[0][1].schema_arrow.names)
+    slim = VECTOR not in names
+    if slim and TEXT not in names:
+        raise Refused(f"'{paths[0]}' has neither a column '{VECTOR}' nor '{TEXT}': its columns are {', '.join(sorted(names))}")
+    columns = [c for c in (VECTOR, "response", "api_explanation", "prompt", "n_raw_tokens", "doc_id", TEXT, "activation_layer") if c in names]
+    for path, file in files:
+        lacking = [c for c in columns if c not in file.schema_arrow.names]
+        if lacking:
+            raise Refused(f"'{path}' has no column '{lacking[0]}', which '{paths[0]}' has")
+    count, number, vectors = sum(file.metadata.num_rows for _, file in files), 0, None
+    width = (meta.get("extraction") or {}).get("d_model", meta.get("d_model"))
+    with gzip.open(out / "rows.jsonl.gz", "wt", encoding="utf-8") as rows:
+        for path, file in files:
+            for batch in batches_of(path, file, columns):
+                if not slim:
+                    v = vectors_of(batch.column(VECTOR), f"'{path}'")
+                    if width and v.shape[1] != width:
+                        raise Refused(f"'{path}': vectors have width {v.shape[1]}, want {width}")
+                    width = v.shape[1]
+                    vectors = vectors or Vectors(out / "activations.safetensors", count, width, dtype)
+                    vectors.add(v, f"'{path}'")
+                for values in batch.select([c for c in columns if c != VECTOR]).to_pylist():
+                    row = row_of(values, number, templates, f"'{path}'")
+                    if not slim:
+                        row.setdefault("n_raw_tokens", 0)  # nla-extract counts those of a slim set
+                    rows.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    number += 1
+    if number == 0:
+        raise Refused(f"'{paths[0]}' has no rows")
+    write_sidecar(out, meta, width, number, vectors.close() if vectors else None)
+    if not meta:
+        print(f"import-parquet: '{beside}' is not there: the set has no block, marker or templates", file=sys.stderr)
+    return {"rows": number, "d_model": width, "vectors": not slim}
+
+
+# ---- export
+
+def open_vectors(folder):
+    """(map, [N, D] stored) of a set in one file."""
+    path = folder / "activations.safetensors"
+    try:
+        with open(path, "rb") as f:
+            header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
+            start = f.tell()
+        entry = header["activations"]
+        kind = {"F32": np.float32, "BF16": np.uint16}[entry["dtype"]]
+        return np.memmap(path, dtype=kind, mode="r", offset=start, shape=tuple(entry["shape"]))
+    except (OSError, ValueError, KeyError, struct.error) as error:
+        raise Refused(f"cannot read '{path}': {first_line(error)}") from None
+
+
+def as_fp32(stored):
+    return np.array(stored) if stored.dtype == np.float32 else (stored.astype(np.uint32) << 16).view(np.float32)
+
+
+def table_of(rows, stored, meta):
+    av_template, _ = templates_of(meta)
+    layer = (meta.get("extraction") or {}).get("layer_index")
+    v = as_fp32(stored)
+    lists = pa.ListArray.from_arrays(pa.array(range(0, v.size + 1, v.shape[1]), pa.int32()), pa.array(v.reshape(-1)))
+    prompts = [row["prompt"] if "prompt" in row else plain_prompt(av_template) for row in rows]
+    return pa.table({
+        "prompt": pa.array(prompts),
+        "response": pa.array([row["response"] if "response" in row else plain_response(row.get("explanation")) for row in rows], pa.string()),
+        VECTOR: lists,
+        "n_raw_tokens": pa.array([row.get("n_raw_tokens") for row in rows], pa.int64()),
+        "activation_layer": pa.array([row.get("activation_layer", layer) for row in rows], pa.int64()),
+        "doc_id": pa.array([str(row["doc_id"]) for row in rows], pa.string()),
+        TEXT: pa.array([row["text"] for row in rows], pa.string()),
+    })
+
+
+def export_set(folder, out):
+    folder, writer, done = Path(folder), None, 0
+    meta, stored = read_sidecar(folder / "nla_meta.yaml"), open_vectors(folder)
+    try:
+        with gzip.open(folder / "rows.jsonl.gz", "rt", encoding="utf-8") as lines:
+            while rows := [json.loads(line) for _, line in zip(range(ROWS_AT_ONCE), lines)]:
+                if done + len(rows) > len(stored):
+                    raise Refused(f"'{folder}': {len(stored)} vectors, but more rows")
+                table = table_of(rows, stored[done:done + len(rows)], meta)
+                writer = writer or pq.ParquetWriter(f"{out}.tmp", table.schema)
+                writer.write_table(table.cast(writer.schema))
+                done += len(rows)
+    except (OSError, EOFError, ValueError, KeyError, pa.ArrowException) as error:
+        raise Refused(f"cannot export '{folder}': {first_line(error)}") from None
+    finally:
+        if writer:
+            writer.close()
+    if done != len(stored):
+        raise Refused(f"'{folder}': {len(stored)} vectors, but {done} rows")
+    os.replace(f"{out}.tmp", out)
+    with open(f"{out}.nla_meta.yaml", "w", encoding="utf-8") as f:
+        yaml.safe_dump(meta, f, sort_keys=False, allow_unicode=True)
+    return {"rows": done, "d_model": int(stored.shape[1])}
+
+
+# ----
+
+def first_line(error):
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def arguments():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("paths", nargs="+", metavar="PATH")
+    p.add_argument("--export", action="store_true", help="an activation set to one parquet file")
+    p.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the stored vectors")
+    p.add_argument("--sidecar", help="nla_meta.yaml to take block, marker and templates from")
+    a = p.parse_args()
+    if len(a.paths) < 2 or (a.export and len(a.paths) > 2):
+        p.error("want one or more parquet files and the folder to write, or --export with a set and the file to write")
+    return a
+
+
+def main():
+    a = arguments()
+    out = Path(a.paths[-1])
+    try:
+        if a.export:
+            result = export_set(a.paths[0], out)
+        elif out.exists():
+            raise Refused(f"'{out}' is there already")
+        else:
+            part = out.with_name(out.name + ".part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            try:
+                result = import_sets(a.paths[:-1], part, a.dtype, a.sidecar)
+                part.rename(out)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+    except (Refused, OSError) as error:
+        print(f"import-parquet: {error}", file=sys.stderr)
+        Path(f"{out}.tmp").unlink(missing_ok=True)
+        return 1
+    print(json.dumps(result))
+    return 0
+
+
+try:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+    import yaml
+except ImportError as lacking:
+    print(f"import-parquet: {lacking}: scripts/setup.sh --reference installs a Python that has it", file=sys.stderr)
+    sys.exit(1)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+# What is wrong with a folder in one of the field's layouts: exit code 1 and one line that names file and cause.
+. "$SOURCE_DIR/tests/command/lib.sh"
+make_set held 100 12
+cd "$work"
+model=$tiny/model av=$tiny/av ar=$tiny/ar
+ok nla-export --model "$model" --av "$av" --ar "$ar" --out whole --export.dtype fp32
+ok nla-export --model "$model" --av "$av" --out shards --export.shard 0.0001
+tool nano "$ar" nano true
+echo '{"row": 0, "explanation": "the red fox"}' >given.jsonl
+copy() {
+	rm -rf "$2"
+	cp -R "$1" "$2"
+}
+bad_av() { pattern=$1; shift; refused 1 "$pattern" nla-eval --model "$model" --av "$@" --ar "$ar" --data held --score given.jsonl --out no; }
+bad_ar() { pattern=$1; shift; refused 1 "$pattern" nla-eval --model "$model" --av "$av" --ar "$@" --data held --score given.jsonl --out no; }
+key=base_model.model.model.layers.2.self_attn.q_proj
+
+# ---- whole AVs ----
+copy whole/av a && rm a/model.safetensors
+bad_av "cannot load AV 'a': 'a' holds neither an adapter .* nor a whole checkpoint" a
+copy whole/av a && rm a/nla_meta.yaml
+bad_av "a/nla_meta.yaml" a
+copy whole/av a && tool clip a/model.safetensors 100
+bad_av "a/model.safetensors.* 100 bytes" a
+copy whole/av a && tool retype a/model.safetensors model.layers.1.mlp.up_proj.weight I32
+bad_av "model.layers.1.mlp.up_proj.weight' has type I32, want F32, BF16 or F16" a
+copy whole/av a && tool edit a/model.safetensors drop model.norm.weight
+bad_av "tensor 'model.norm.weight' is missing" a
+copy whole/av a && printf 'garbage' | dd of=a/model.safetensors conv=notrunc 2>/dev/null
+bad_av "cannot .*'?a/model.safetensors" a
+copy shards a && rm a/model-00002-of-*.safetensors
+bad_av "model-00002-of-" a
+copy shards a && sed -i 's/"model.norm.weight": "model-00[0-9]*/"model.norm.weight": "model-00001/' a/model.safetensors.index.json
+bad_av "model.norm.weight" a
+copy whole/av a && sed -i 's/critic_suffix_ids: .*/critic_suffix_ids: [1, 2]/' a/nla_meta.yaml
+bad_av "the AR prompt ends in ids .* critic_suffix_ids says 1 2" a
+copy whole/av a && echo '  tokenizer_crc: 1' >crc && sed -i '/^tokens:/r crc' a/nla_meta.yaml
+bad_av "a/nla_meta.yaml': was made with another tokenizer than" a
+copy whole/av a && sed -i 's/injection_mode: .*/injection_mode: embed_replace/' a/nla_meta.yaml
+bad_av "'extraction.injection_mode' is embed_replace, but there is no injection_scale" a
+bad_av "role is 'ar', want an AV" whole/ar
+
+# ---- adapters ----
+copy "$av" a && tool edit a/adapter_model.safetensors rename "$key.lora_A.weight" "$key.lora_A.other.weight"
+bad_av "1 keys are missing: '$key.lora_A.weight', 1 are unexpected: '$key.lora_A.other.weight'" a
+copy "$av" a && tool edit a/adapter_model.safetensors drop "$key.lora_B.weight"
+bad_av "1 keys are missing: '$key.lora_B.weight', 0 are unexpected" a
+copy "$av" a && tool retype a/adapter_model.safetensors "$key.lora_A.weight" I32
+bad_av "tensor '$key.lora_A.weight' has type I32" a
+copy "$av" a && tool set a/adapter_config.json target_modules '["q_proj", "lm_head"]'
+bad_av "'target_modules' has 'lm_head', only q k v o gate up down_proj are supported" a
+copy "$av" a && tool set a/adapter_config.json rank_pattern '{"layers.3.q_proj": 2}'
+bad_av "'rank_pattern' has 'layers.3.q_proj', only whole projections are supported" a
+copy "$av" a && echo 'base_folder: "gone"' >>a/nla_meta.yaml
+bad_av "'a' stands on the checkpoint 'a/gone', which is not there: say where it is with av_base" a
+bad_av "'nowhere' is no whole checkpoint" "$av" --av_base nowhere
+
+# ---- reconstructors ----
+copy whole/ar a && sed -i 's/layer_index: 2/layer_index: 3/' a/nla_meta.yaml
+bad_ar "'.*/a': it has 3 blocks, want 4" a
+copy whole/ar a && tool set a/config.json num_hidden_layers 4
+sed -i 's/layer_index: 2/layer_index: 3/' a/nla_meta.yaml
+bad_ar "tensor 'model.layers.3.input_layernorm.weight' is missing" a
+copy whole/ar a && sed -i 's/layer_index: 2/layer_index: 1/' a/nla_meta.yaml
+bad_ar "'held' is of block 2, the AR of block 1" a
+copy whole/ar a && rm a/value_head.safetensors
+bad_ar "a/value_head.safetensors" a
+copy whole/ar a && tool edit a/value_head.safetensors rename weight bias
+bad_ar "want a float tensor 'weight' of shape \[48, 48\]" a
+copy whole/ar a && echo '{"ar_num_layers": 3}' >a/ar_meta.json # of before final_norm_stripped: the norm is needed
+bad_ar "tensor 'model.norm.weight' is missing" a
+copy nano a && tool set a/ar_meta.json ar_num_layers 5
+bad_ar "ar_meta.json': ar_num_layers is 5, the sidecar's block 2 needs 3" a
+copy nano a && tool drop-key a/ar_meta.json ar_num_layers
+bad_ar "ar_meta.json': 'ar_num_layers' is missing" a
+copy nano a && tool edit a/ar_lora_value_head.safetensors drop value_head.weight
+bad_ar "want a float tensor 'value_head.weight' of shape \[48, 48\]" a
+copy nano a && rm a/ar_meta.json
+bad_ar "a/adapter_config.json" a
+copy nano a && tool set a/ar_meta.json lora_r 3
+bad_ar "lora_A.* has type F32 and shape .*, want a float \[3, " a
+
+# ---- exports: what fails leaves no sidecar ----
+bad_export() { pattern=$1; shift; refused 1 "$pattern" nla-export --model "$model" --out no "$@"; [ ! -e no/nla_meta.yaml ] || fail "a failed export left a sidecar"; rm -rf no; }
+bad_export "cannot export 'nowhere'.*nla_meta.yaml" --av nowhere
+bad_export "role is 'ar', want an AV" --av "$ar"
+copy "$model" m && tool edit m/model.safetensors drop model.layers.1.self_attn.o_proj.weight
+bad_export "model.layers.1.self_attn.o_proj.weight' is missing or has another shape" --av "$av" --model m
+copy "$ar" a && tool edit a/adapter_model.safetensors drop "$key.lora_B.weight"
+bad_export "cannot export 'a'.*1 keys are missing" --ar a
+
+# ---- rows of a slim set ----
+mkdir slim && cp held/rows.jsonl.gz held/nla_meta.yaml slim
+slim() { pattern=$1; shift; refused 1 "$pattern" nla-extract --model "$model" --corpus slim --extract.meta slim --extract.at last --out no "$@"; }
+tool clip slim/rows.jsonl.gz 20
+slim "slim/rows.jsonl.gz"
+echo '{"text": "a", "n_raw_tokens": "four"}' | gzip >slim/rows.jsonl.gz
+slim "slim/rows.jsonl.gz:1': 'n_raw_tokens' is a string"
+cp held/rows.jsonl.gz slim && rm slim/nla_meta.yaml
+slim "slim/nla_meta.yaml"
+cp held/nla_meta.yaml slim && sed -i '/^prompt_templates:/,/^  ar:/d' slim/nla_meta.yaml
+slim "'slim': its sidecar has no injection_char, AV template or AR template"

@@ -1,0 +1,146 @@
+# The layouts of the field: whole AVs and truncated ARs, nanoNLA's AR, adapters over whole checkpoints, what nla-export writes.
+# Every layout of one model must say what the adapter folders say.
+. "$SOURCE_DIR/tests/command/lib.sh"
+make_sets
+make_av
+cd "$work"
+model=$tiny/model ar=$tiny/ar
+score() { # OUT ARGUMENTS
+	out=$1
+	shift
+	ok nla-eval --data held --score given.jsonl --out "$out" "$@"
+}
+for row in 0 1 2 3 4 5; do
+	echo "{\"row\": $row, \"response\": \"<explanation>the red fox $row and a river</explanation>\"}"
+done >given.jsonl
+same_scores() { # A B: two evaluations agree
+	tool near "$1/rows.jsonl" "$2/rows.jsonl" logprob 1e-4
+	tool near "$1/rows.jsonl" "$2/rows.jsonl" mse 1e-5
+}
+score adapters --model "$model" --av av --ar "$ar"
+
+# ---- export, whole; the target may then be left out ----
+ok nla-export --model "$model" --av av --ar "$ar" --out merged --export.dtype fp32
+[ "$(cat stdout)" = "merged/av
+merged/ar" ] || fail "nla-export says $(cat stdout)"
+tool tensors merged/ar/model.safetensors | grep -Eq 'lm_head|model.norm|layers.3' && fail "the AR was not cut"
+[ "$(tool get merged/ar/config.json num_hidden_layers)" = 3 ] || fail "the AR's config.json has another depth"
+score whole --model "$model" --av merged/av --ar merged/ar
+same_scores adapters whole
+score alone --av merged/av --ar merged/ar
+same_scores adapters alone
+score mixed --model "$model" --av merged/av --ar "$ar"
+same_scores adapters mixed
+refused 2 "'model' is not set" nla-eval --av merged/av --ar "$ar" --data held --score given.jsonl --out no
+refused 2 "'model' is not set" nla-explain --av merged/av --ar merged/ar --text 'the cat'
+refused 2 "merged/av/config.json' is there already" nla-export --model "$model" --av av --ar "$ar" --out merged
+refused 2 "neither 'av' nor 'ar'" nla-export --model "$model" --out no
+# in bf16, several files
+ok nla-export --model "$model" --av av --out shards --export.shard 0.0001
+[ -e shards/model.safetensors.index.json ] && [ -e shards/model-00002-of-*.safetensors ] || fail "no shards"
+score shards-eval --model "$model" --av shards --ar "$ar"
+tool near adapters/rows.jsonl shards-eval/rows.jsonl logprob 0.5 # bf16
+ok nla-export --model "$model" --av shards --out one --export.dtype bf16 # nothing to add: the same bits in one file
+ok nla-export --model "$model" --av av --out direct
+tool equal one/model.safetensors direct/model.safetensors
+
+# ---- nanoNLA's AR: final norm stripped, as ours; kept, another prediction; merged, the same one ----
+tool nano "$ar" nano true
+score nano-eval --model "$model" --av av --ar nano
+same_scores adapters nano-eval
+tool nano "$ar" kept false
+score kept-eval --model "$model" --av av --ar kept
+! tool near adapters/rows.jsonl kept-eval/rows.jsonl mse 1e-3 2>/dev/null || fail "the final norm changed nothing"
+ok nla-export --model "$model" --ar kept --out kept-merged --export.dtype fp32
+tool tensors kept-merged/model.safetensors | grep -q model.norm || fail "the final norm was not kept"
+score kept-merged-eval --model "$model" --av av --ar kept-merged
+same_scores kept-eval kept-merged-eval
+tool drop-key kept/ar_meta.json final_norm_stripped # files of before the key: kept
+score kept-old --model "$model" --av av --ar kept
+same_scores kept-eval kept-old
+
+# ---- other spellings of an adapter's keys ----
+cp -R av spelled && tool rekey spelled/adapter_model.safetensors .weight .default.weight
+tool rekey spelled/adapter_model.safetensors base_model.model.model. base_model.model.
+score spelled-eval --model "$model" --av spelled --ar "$ar"
+same_scores adapters spelled-eval
+
+# ---- training over a whole AV: the checkpoint names it, and is the policy that was trained ----
+av=merged/av
+train --out run --steps 2 --checkpoint.every 1
+latest=run/checkpoints/latest
+grep -q "^base_folder: \".*/merged/av\"" $latest/av/nla_meta.yaml || fail "the sidecar does not name the whole AV"
+[ "$(tool get $latest/av/adapter_config.json base_model_name_or_path)" = "$(cd merged/av && pwd -P)" ] || fail "PEFT is not told of the base"
+score trained --model "$model" --av $latest/av --ar "$ar"
+! tool near adapters/rows.jsonl trained/rows.jsonl logprob 1e-3 2>/dev/null || fail "training changed nothing"
+tool near whole/rows.jsonl trained/rows.jsonl mse 1e-6
+python3 - trained/rows.jsonl adapters/rows.jsonl <<'END'
+import json, sys
+a, b = ([json.loads(line) for line in open(path)] for path in sys.argv[1:])
+worst = max(abs(x - y) for p, q in zip(a, b) for x, y in zip(p["ref_logprob"], q["logprob"]))
+assert worst < 1e-4, f"the whole AV is not the reference: {worst}"
+END
+train --out run --steps 3 --resume
+ok nla-export --model "$model" --av $latest/av --out trained-merged --export.dtype fp32
+score trained-last --model "$model" --av $latest/av --ar "$ar"
+score trained-merged-eval --model "$model" --av trained-merged --ar "$ar"
+same_scores trained-last trained-merged-eval
+mv merged/av moved
+refused 1 "stands on the checkpoint '.*merged/av', which is not there: say where it is with av_base" nla-eval --model "$model" \
+	--av $latest/av --ar "$ar" --data held --score given.jsonl --out no
+score moved-eval --model "$model" --av $latest/av --ar "$ar" --av_base moved
+same_scores trained-last moved-eval
+mv moved merged/av
+
+# ---- a whole AR in a run: named while it is frozen, with an adapter of its own when it is trained ----
+train --out run-ar --steps 1 --ar merged/ar
+[ ! -e run-ar/checkpoints/latest/ar/adapter_config.json ] || fail "a frozen whole AR got an adapter"
+score frozen --model "$model" --av merged/av --ar run-ar/checkpoints/latest/ar
+same_scores adapters frozen
+train --out run-co --steps 2 --ar merged/ar --ar_update.enabled true --ar_update.lr 1e-2
+[ -e run-co/checkpoints/latest/ar/adapter_config.json ] || fail "a trained whole AR got no adapter"
+score co --model "$model" --av merged/av --ar run-co/checkpoints/latest/ar
+! tool near adapters/rows.jsonl co/rows.jsonl mse 1e-4 2>/dev/null || fail "the AR was not trained"
+train --out run-co --steps 3 --ar merged/ar --ar_update.enabled true --ar_update.lr 1e-2 --resume
+
+# ---- an adapter that was only read is written bit for bit ----
+av=$tiny/av
+train --out run-ref --steps 1
+tool equal "$tiny/av/adapter_model.safetensors" run-ref/reference/adapter_model.safetensors
+
+# ---- slim sets: texts whose vectors the target gives, at their last token ----
+mkdir slim
+gzip -dc held/rows.jsonl.gz | python3 -c '
+import json, sys
+for n, line in enumerate(sys.stdin):
+    row = json.loads(line)
+    if n == 3: row["n_raw_tokens"] += 1
+    if n == 4: row["text"] *= 40
+    print(json.dumps(row))' | gzip >slim/rows.jsonl.gz
+cp held/nla_meta.yaml slim
+ok nla-extract --model "$model" --corpus slim --extract.meta slim --extract.at last --extract.max_tokens 200 --out filled
+grep -q "1 texts are longer than extract.max_tokens = 200" stderr || fail "no word of the long text: $(cat stderr)"
+grep -q "1 of 23 texts are another number of tokens" stderr || fail "no word of the other tokens: $(cat stderr)"
+python3 - held filled <<'END'
+import gzip, json, sys
+sys.path.insert(0, sys.argv[0] or ".")
+def read(folder):
+    return [json.loads(line) for line in gzip.open(f"{folder}/rows.jsonl.gz", "rt")]
+def vectors(folder):
+    raw = open(f"{folder}/activations.safetensors", "rb").read()
+    size = int.from_bytes(raw[:8], "little")
+    n, d = json.loads(raw[8:8 + size])["activations"]["shape"]
+    return [raw[8 + size + 2 * d * i:8 + size + 2 * d * (i + 1)] for i in range(n)]
+held, filled = read("held"), read("filled")
+del held[4]
+for a, b in zip(held, filled):
+    assert {**a, "n_raw_tokens": 0} == {**b, "n_raw_tokens": 0}, (a, b)
+assert filled[3]["n_raw_tokens"] == held[3]["n_raw_tokens"] + 1
+v, w = vectors("held"), vectors("filled")
+del v[4]
+bits = lambda x: [int.from_bytes(x[i:i + 2], "little") for i in range(0, len(x), 2)]
+far = sum(abs(p - q) > 1 for x, y in zip(v, w) for p, q in zip(bits(x), bits(y)))
+assert len(v) == len(w) == 23 and far == 0, f"{far} numbers differ by more than bf16 rounding"
+END
+refused 1 "gave no row: its 24 texts are empty or longer than extract.max_tokens = 2 tokens" nla-extract --model "$model" --corpus slim \
+	--extract.meta slim --extract.at last --extract.max_tokens 2 --out none

@@ -1,0 +1,132 @@
+# Published parquet sets become activation sets and come back equal; slim ones get their vectors from the target; what is wrong with a
+# file is one line.
+. "$SOURCE_DIR/tests/command/lib.sh"
+[ -x "${REFERENCE_PYTHON:-/nowhere}" ] && "$REFERENCE_PYTHON" -c 'import pyarrow, numpy, yaml' 2>/dev/null ||
+	skip "no Python with pyarrow: scripts/setup.sh --reference installs it"
+make_sets
+cd "$work"
+import() { # ARGUMENTS of import-parquet.py
+	code=0
+	"$REFERENCE_PYTHON" -B "$SOURCE_DIR/scripts/import-parquet.py" "$@" >stdout 2>stderr || code=$?
+}
+imported() {
+	import "$@"
+	[ "$code" -eq 0 ] || fail "import-parquet $*: $(tail -n 2 stderr)"
+}
+not_imported() { # PATTERN ARGUMENTS: exit 1 and one line, and nothing is left
+	pattern=$1
+	shift
+	import "$@"
+	[ "$code" -eq 1 ] || fail "import-parquet $* exits $code"
+	[ "$(wc -l <stderr)" -eq 1 ] || fail "import-parquet $*: stderr is not one line: $(cat stderr)"
+	grep -Eq -- "^import-parquet: .*$pattern" stderr || fail "'$(cat stderr)' does not match '$pattern'"
+	for last; do :; done
+	[ ! -e "$last" ] && [ ! -e "$last.part" ] && [ ! -e "$last.tmp" ] || fail "a failed import left '$last'"
+}
+python() { "$REFERENCE_PYTHON" -B "$@"; }
+
+# A set like the published ones: prompts with <INJECT>, tags, several row groups, one row without an explanation, one with words around it.
+python - held "$(tool golden av_template)" <<'END'
+import gzip, json, shutil, sys
+import numpy as np, pyarrow as pa, pyarrow.parquet as pq, yaml
+rows = [json.loads(line) for line in gzip.open(f"{sys.argv[1]}/rows.jsonl.gz", "rt")]
+n = len(rows)
+v = np.random.default_rng(0).normal(size=(n, 48)).astype(np.float32) * 30
+prompt = [{"role": "user", "content": sys.argv[2].replace("{injection_char}", "<INJECT>")}]
+response = [f"<explanation>\n{r['explanation']}\n</explanation>" for r in rows]
+response[3], response[4] = "no tags", f"Well. {response[4]} That is all."
+table = pa.table({
+    "prompt": [prompt] * n, "response": response, "activation_vector": pa.array(list(v), pa.list_(pa.float32())),
+    "n_raw_tokens": pa.array([r["n_raw_tokens"] for r in rows], pa.int64()), "activation_layer": pa.array([2] * n, pa.int64()),
+    "doc_id": [r["doc_id"] for r in rows], "detokenized_text_truncated": [r["text"] for r in rows]})
+pq.write_table(table, "set.parquet", row_group_size=7)
+pq.write_table(table.drop_columns(["activation_vector"]), "slim.parquet", row_group_size=7)
+pq.write_table(table.drop_columns(["activation_vector", "detokenized_text_truncated"]), "nothing.parquet")
+pq.write_table(table.set_column(2, "activation_vector", pa.array([x[:40] for x in v], pa.list_(pa.float32()))), "narrow.parquet")
+pq.write_table(table.set_column(2, "activation_vector", pa.array([x[:48 - (i == 9)] for i, x in enumerate(v)], pa.list_(pa.float32()))), "ragged.parquet")
+pq.write_table(table.set_column(2, "activation_vector", pa.array(["x"] * n)), "words.parquet")
+bad = v.copy()
+bad[5, 1] = np.nan
+pq.write_table(table.set_column(2, "activation_vector", pa.array(list(bad), pa.list_(pa.float32()))), "nan.parquet")
+ar = [f"Text: {r['explanation']}\nVector:" for r in rows]
+pq.write_table(table.set_column(0, "prompt", pa.array(ar)).drop_columns(["response"]), "ar.parquet", row_group_size=7)
+meta = yaml.safe_load(open(f"{sys.argv[1]}/nla_meta.yaml"))
+tokens = {k: meta["tokens"][k] for k in ("injection_char", "injection_token_id", "injection_left_neighbor_id", "injection_right_neighbor_id", "critic_suffix_ids")}
+sidecar = {"dataset_id": "test", "stage": "av_sft", "row_count": n, "kind": "nla_dataset", "schema_version": 1, "keep_debug_metadata": True,
+           "extraction": {"base_model": "tiny/model", "d_model": 48, "layer_index": 2, "norm": "none"}, "tokens": tokens,
+           "prompt_templates": {"actor": sys.argv[2], "critic": meta["prompt_templates"]["ar"]}, "created_at": "2026-01-01", "created_by": "test"}
+for name in ("set", "slim", "nothing", "narrow", "ragged", "words", "nan", "ar"):
+    yaml.safe_dump(sidecar, open(f"{name}.parquet.nla_meta.yaml", "w"), allow_unicode=True, sort_keys=False)
+END
+equal_tables() { # A B [COLUMN ...]: the same values, row by row, in these columns or all
+	python - "$@" <<'END' || fail "$1 and $2 differ"
+import sys
+import pyarrow.parquet as pq
+a, b = (pq.read_table(path) for path in sys.argv[1:3])
+for name in sys.argv[3:] or a.column_names:
+    assert a.column(name).to_pylist() == b.column(name).to_pylist(), name
+assert a.num_rows > 0
+END
+}
+
+imported set.parquet set
+imported --export set back.parquet
+equal_tables set.parquet back.parquet
+imported back.parquet again
+cmp set/activations.safetensors again/activations.safetensors || fail "vectors changed on the way"
+imported ar.parquet ar-set
+imported --export ar-set ar-back.parquet
+equal_tables ar.parquet ar-back.parquet
+python - <<'END'
+import gzip, json
+av, ar = ([json.loads(line) for line in gzip.open(f"{name}/rows.jsonl.gz", "rt")] for name in ("set", "ar-set"))
+assert "explanation" not in av[3] and av[4]["explanation"] == ar[4]["explanation"], "explanations are not what stands between the tags"
+assert all(row["explanation"] in "ab" for row in ar), "the AR template was not taken off"
+END
+imported set.parquet set.parquet half --dtype bf16
+
+# our programs read what was imported; the stored baselines are theirs
+ok nla-eval --model "$tiny/model" --av "$tiny/av" --ar "$tiny/ar" --data set --max-new-tokens 4 --rows 0 --out eval
+python - <<'END'
+import json, yaml
+summary, baseline = json.load(open("eval/summary.json")), yaml.safe_load(open("set/nla_meta.yaml"))["baseline"]
+for ours, theirs in (("baseline_var", "raw_variance"), ("baseline_mean", "mean_normalised")):
+    assert abs(summary[ours] - baseline[theirs]) < 1e-6, (ours, summary[ours], baseline[theirs])
+END
+
+# slim: rows alone, then vectors from the target, at the last token; these texts are those of held, so are their vectors
+imported slim.parquet slim
+[ ! -e slim/activations.safetensors ] || fail "a slim set has vectors"
+ok nla-extract --model "$tiny/model" --corpus slim --extract.meta slim --extract.at last --out filled
+python - <<'END'
+import gzip, json
+import torch
+from safetensors.torch import load_file
+read = lambda name: [json.loads(line) for line in gzip.open(f"{name}/rows.jsonl.gz", "rt")]
+for a, b in zip(read("slim"), read("filled"), strict=True):
+    assert all(a.get(k) == b.get(k) for k in ("doc_id", "n_raw_tokens", "text", "explanation")), (a, b)
+v, w = (load_file(f"{name}/activations.safetensors")["activations"].float() for name in ("held", "filled"))
+assert v.shape == w.shape and (v - w).abs().max() <= v.abs().max() / 128, (v - w).abs().max()
+END
+
+# ---- what is wrong ----
+cp set.parquet cut.parquet && tool clip cut.parquet 100
+not_imported "cannot read 'cut.parquet'" cut.parquet no
+head -c 300 set.parquet >hole.parquet && head -c 2000 /dev/zero >>hole.parquet && tail -c +2301 set.parquet >>hole.parquet
+not_imported "cannot read 'hole.parquet'" hole.parquet no
+not_imported "cannot read 'nowhere.parquet'" nowhere.parquet no
+not_imported "neither a column 'activation_vector' nor 'detokenized_text_truncated'" nothing.parquet no
+not_imported "'narrow.parquet': vectors have width 40, want 48" narrow.parquet no
+not_imported "'ragged.parquet': vectors have widths \[47, 48\]" ragged.parquet no
+not_imported "'words.parquet': column 'activation_vector' holds string" words.parquet no
+not_imported "'nan.parquet': the vector of row 5 is not finite" nan.parquet no
+not_imported "'slim.parquet' has no column 'activation_vector', which 'set.parquet' has" set.parquet slim.parquet no
+cp set.parquet meta.parquet && echo '[' >meta.parquet.nla_meta.yaml
+not_imported "cannot read 'meta.parquet.nla_meta.yaml'" meta.parquet no
+not_imported "cannot read 'nowhere/nla_meta.yaml'" --export nowhere no.parquet
+cp -R set bad && tool clip bad/rows.jsonl.gz 20
+not_imported "cannot export 'bad'" --export bad no.parquet
+import set.parquet set
+[ "$code" -eq 1 ] && grep -q "'set' is there already" stderr || fail "an import replaced a set"
+import set.parquet
+[ "$code" -eq 2 ] || fail "no folder to write: exits $code"
