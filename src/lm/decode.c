@@ -52,8 +52,13 @@ static void prompt_tokens(const struct nla_pack *p, int64_t row, struct nla_i64s
 		nla_i64s_push(out, p->start.data[row] + i);
 }
 
-/* Copy every row's prompt keys and values into its slab; from[]: source token, row[] and at[]: where it goes. */
-static enum nla_status fill_cache(struct state *s, const struct nla_kv *kv, struct nla_err *err)
+/* Where the prompts' keys and values go: token `from` of the pack to row `row` of the cache, position `at`. */
+struct filling {
+	struct state *s;
+	nt_tensor *from, *row, *at;
+};
+
+static void start_filling(struct filling *f, struct state *s)
 {
 	struct nla_i64s from = { 0 }, row = { 0 }, at = { 0 };
 	int device = s->d->view->lm->device;
@@ -66,20 +71,19 @@ static enum nla_status fill_cache(struct state *s, const struct nla_kv *kv, stru
 			nla_i64s_push(&at, j);
 		}
 	}
-	nt_scope_push();
-	nt_tensor *f = nt_i64(device, from.data, (int64_t)from.n), *r = nt_i64(device, row.data, (int64_t)row.n);
-	nt_tensor *a = nt_i64(device, at.data, (int64_t)at.n);
-	for (int64_t l = 0; l < s->arch->n_layers; l++) {
-		nt_scope_push();
-		nt_cache_put(s->cache.k[l], r, a, nt_rows(kv->k[l], f));
-		nt_cache_put(s->cache.v[l], r, a, nt_rows(kv->v[l], f));
-		nt_scope_pop();
-	}
-	nt_scope_pop();
+	*f = (struct filling){ s, nt_i64(device, from.data, (int64_t)from.n), nt_i64(device, row.data, (int64_t)row.n),
+			       nt_i64(device, at.data, (int64_t)at.n) };
 	nla_i64s_release(&from);
 	nla_i64s_release(&row);
 	nla_i64s_release(&at);
-	return nt_check() ? nla_nt_fail(err, "cannot fill the key/value cache") : NLA_OK;
+}
+
+/* Block by block, so that the prompts' keys and values stand twice for one block only. */
+static void fill_block(int64_t layer, const nt_tensor *k, const nt_tensor *v, void *arg)
+{
+	const struct filling *f = arg;
+	nt_cache_put(f->s->cache.k[layer], f->row, f->at, nt_rows(k, f->from));
+	nt_cache_put(f->s->cache.v[layer], f->row, f->at, nt_rows(v, f->from));
 }
 
 static bool is_stop(const struct nla_decode *d, int64_t id)
@@ -150,23 +154,18 @@ static nt_tensor *advance(struct state *s)
 static enum nla_status prefill(struct state *s, struct nla_decoded *out, struct nla_err *err)
 {
 	const struct nla_decode *d = s->d;
-	struct nla_kv kv = { nla_alloc((size_t)s->arch->n_layers, sizeof(nt_tensor *)), nla_alloc((size_t)s->arch->n_layers, sizeof(nt_tensor *)) };
+	struct filling f;
 	int64_t *last = nla_alloc((size_t)d->n, sizeof(*last));
 	for (int64_t i = 0; i < d->n; i++)
 		last[i] = nla_pack_last(d->prompts, d->prompt_row[i]);
 	nt_scope_push();
-	nt_tensor *x = nla_forward(d->view, d->prompts, d->inject, s->arch->n_layers, &kv);
-	if (!x)
+	start_filling(&f, s);
+	nt_tensor *x = nla_forward(d->view, d->prompts, d->inject, s->arch->n_layers, &(struct nla_kv){ fill_block, &f });
+	if (nt_check())
 		nla_nt_fail(err, "cannot compute the prompts");
-	else if (!fill_cache(s, &kv, err))
+	else
 		draw(s, nt_rows(x, nt_i64(d->view->lm->device, last, d->n)), 0, out);
 	nt_scope_pop();
-	for (int64_t l = 0; l < s->arch->n_layers; l++) {
-		nt_free(kv.k[l]);
-		nt_free(kv.v[l]);
-	}
-	free(kv.k);
-	free(kv.v);
 	free(last);
 	return err->status;
 }

@@ -107,10 +107,8 @@ nt_tensor *nla_forward_tapped(const struct nla_view *view, const struct nla_pack
 		nt_scope_push(); /* a block's own intermediates end with it, unless a gradient needs them */
 		nla_block_qkv(view, l, nt_rms_norm(x, view->lm->blocks[l].attn_norm, a->rms_eps), &q, &k, &v);
 		nla_block_rope(view, l, pack->cos, pack->sin, &q, &k);
-		if (kv) {
-			kv->k[l] = nt_own(k);
-			kv->v[l] = nt_own(v);
-		}
+		if (kv)
+			kv->put(l, k, v, kv->arg);
 		x = nla_block_finish(view, l, x, nt_attention(q, k, v, pack->tree, 1 / sqrt((double)a->head_dim)));
 		if (inject && inject->at == NLA_INJECT_AT_BLOCK && inject->block == l)
 			x = nt_inject_add(x, inject->sites, inject->v);

@@ -19,9 +19,10 @@ struct nla_inject {
 	nt_tensor *v;     /* [s, D] fp32 */
 };
 
-/* Where the keys and values of a forward pass go, a block each, owned by the caller: k[l], v[l] [n, Hkv, d], keys after the rotation. */
+/* Who takes the keys and values of a forward pass, a block at a time: k, v [n, Hkv, d], keys after the rotation, gone after the call. */
 struct nla_kv {
-	nt_tensor **k, **v;
+	void (*put)(int64_t layer, const nt_tensor *k, const nt_tensor *v, void *arg);
+	void *arg;
 };
 
 /* Residual stream after `n_blocks` blocks [n, D], no final norm; scope-owned, NULL on failure (nt_check). inject, kv: or NULL. */

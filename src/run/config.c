@@ -23,10 +23,9 @@ static const char av_template[] =
 	"Vector: {injection_char}";
 static const char ar_template[] = "A text and what the model has in mind at its end: {explanation} Vector:";
 
+/* As put, models of 135M parameters answer it: instructions before the text, or several at once, they do not follow. */
 static const char teach_prompt[] =
-	"Here is a passage that breaks off somewhere:\n\n{text}\n\n"
-	"In two or three short sentences, say what kind of text this is, what it is about, what stands at its very end, and what is likely to "
-	"come next. Write plain sentences only, no list and no heading.";
+	"Text:\n\"\"\"\n{text}\n\"\"\"\nIn one or two short sentences: what is this text about, and what comes next?";
 
 /* clang-format off */
 const struct nla_option nla_config_table[] = {

@@ -22,7 +22,8 @@ static enum nla_status make(const char *folder, int64_t n, int64_t d, enum nla_s
 	status = nla_actset_create(&w, folder, &meta, dtype, &err);
 	for (int64_t i = 0; i < n && !status; i++) {
 		char id[32], text[64];
-		struct nla_row row = { id, text, i % 3 ? NULL : "why \xe3\x88\x8e", 50 + i };
+		struct nla_row row = { .doc_id = id, .text = text, .explanation = i % 3 ? NULL : "why \xe3\x88\x8e",
+				       .n_raw_tokens = 50 + i };
 
 		snprintf(id, sizeof(id), "doc %d", (int)i / 2);
 		snprintf(text, sizeof(text), "line\n\"%d\"", (int)i);
@@ -169,7 +170,7 @@ static void test_round_trip(void **state)
 static void test_baseline_rows(void **state)
 {
 	struct nla_actset_writer *w;
-	struct nla_row row = { "a", "t", NULL, 1 };
+	struct nla_row row = { .doc_id = "a", .text = "t", .n_raw_tokens = 1 };
 	struct nla_sidecar meta;
 	struct nla_actset set;
 
@@ -187,10 +188,47 @@ static void test_baseline_rows(void **state)
 	nla_actset_close(&set);
 }
 
+/* The set again with other explanations: rows keep the rest, vectors are one file, and the copy may be made over itself. */
+static void test_explain(void **state)
+{
+	const char *from = in_scratch("set-bare"), *to = in_scratch("set-explained");
+	char first[] = "first", other[] = "second \"\n";
+	char *explanation[4] = { [0] = first, [1] = first };
+	struct nla_actset set, made;
+	struct nla_str before = NLA_STR_INIT, after = NLA_STR_INIT;
+	float v[6], w[6];
+	const int64_t row = 2;
+
+	assert_ok(make(from, 4, 6, NLA_ST_BF16));
+	assert_ok(nla_file_read(in_scratch("set-bare/rows.jsonl.gz"), &before, &err));
+	assert_ok(nla_actset_open(&set, from, 6, &err));
+	assert_ok(nla_actset_explain(&set, to, explanation, &err));
+	explanation[1] = other;
+	assert_ok(nla_actset_explain(&set, to, explanation, &err));
+	assert_ok(nla_actset_open(&made, to, 6, &err));
+	assert_int_equal(n_files(to), 3);
+	for (int i = 0; i < 4; i++) {
+		const char *want = explanation[i] ? explanation[i] : set.rows[i].explanation;
+		assert_string_equal(made.rows[i].text, set.rows[i].text);
+		assert_int_equal(made.rows[i].next.n, i % 2 ? 2 : 0);
+		assert_true(want ? !strcmp(made.rows[i].explanation, want) : !made.rows[i].explanation);
+	}
+	assert_string_equal(made.rows[1].next.data[0], set.rows[1].next.data[0]);
+	assert_ok(nla_actset_vectors(&set, &row, 1, v, &err));
+	assert_ok(nla_actset_vectors(&made, &row, 1, w, &err));
+	assert_memory_equal(v, w, sizeof(v));
+	assert_ok(nla_file_read(in_scratch("set-bare/rows.jsonl.gz"), &after, &err));
+	assert_string_equal(before.buf, after.buf);
+	nla_actset_close(&set);
+	nla_actset_close(&made);
+	nla_str_release(&before);
+	nla_str_release(&after);
+}
+
 static void test_unfinished(void **state)
 {
 	struct nla_actset_writer *w;
-	struct nla_row row = { "a", "t", NULL, 1 };
+	struct nla_row row = { .doc_id = "a", .text = "t", .n_raw_tokens = 1 };
 	struct nla_sidecar meta;
 	struct nla_actset set;
 	char dir[512];
@@ -375,7 +413,8 @@ int main(void)
 		cmocka_unit_test(test_baseline_by_hand), cmocka_unit_test(test_baseline_two_pass),
 		cmocka_unit_test(test_round_trip),       cmocka_unit_test(test_baseline_rows),
 		cmocka_unit_test(test_unfinished),       cmocka_unit_test(test_broken),
-		cmocka_unit_test(test_shards),           cmocka_unit_test(test_large),
+		cmocka_unit_test(test_explain),          cmocka_unit_test(test_shards),
+		cmocka_unit_test(test_large),
 	};
 
 	return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
