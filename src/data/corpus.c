@@ -59,6 +59,7 @@ void nla_corpus_close(struct nla_corpus *c)
 	nla_strs_release(&c->files);
 	free(c->doc.id);
 	free(c->doc.text);
+	free(c->doc.explanation);
 	memset(c, 0, sizeof(*c));
 }
 

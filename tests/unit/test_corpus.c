@@ -62,6 +62,24 @@ static void test_txt(void **state)
 	expect_error(put("a.txt", "one\nt\0wo\n", 9, false), "", "a.txt': line 2 has a NUL byte");
 }
 
+/* What the rows of a slim set bring along. */
+static void test_slim_rows(void **state)
+{
+	struct nla_corpus c;
+	const struct nla_doc *doc;
+
+	assert_ok(nla_corpus_open(&c, put_text("a.jsonl", "{\"text\":\"one\",\"explanation\":\"e\",\"n_raw_tokens\":7}\n{\"text\":\"two\"}\n"), &err));
+	assert_ok(nla_corpus_next(&c, &doc, &err));
+	assert_string_equal(doc->explanation, "e");
+	assert_int_equal(doc->n_raw_tokens, 7);
+	assert_ok(nla_corpus_next(&c, &doc, &err));
+	assert_null(doc->explanation);
+	assert_int_equal(doc->n_raw_tokens, -1);
+	nla_corpus_close(&c);
+	expect_error(put_text("a.jsonl", "{\"text\":\"one\",\"n_raw_tokens\":\"7\"}\n"), "", "'n_raw_tokens' is a string");
+	expect_error(put_text("a.jsonl", "{\"text\":\"one\",\"explanation\":7}\n"), "", "'explanation' is a number");
+}
+
 static void test_jsonl(void **state)
 {
 	static const char lines[] = "{\"text\":\"one\\ntwo\",\"doc_id\":\"x\"}\n\n{\"text\":\" \"}\n{\"text\":\"three\"}\n"
@@ -124,6 +142,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_txt),
+		cmocka_unit_test(test_slim_rows),
 		cmocka_unit_test(test_jsonl),
 		cmocka_unit_test(test_folder),
 		cmocka_unit_test(test_truncated),

@@ -151,6 +151,36 @@ static void test_folder(void **state)
 	nla_st_close(&st);
 }
 
+/* Tensors one after the other, in pieces: the file that nla_st_write makes of them. */
+static void test_parts(void **state)
+{
+	static const float x[6] = { 1, 2, 3, 4, 5, 6 };
+	char one[] = "z", two[] = "a";
+	struct nla_st_entry entries[] = { { .name = one, .dtype = NLA_ST_F32, .ndim = 2, .shape = { 2, 2 }, .data = x, .nbytes = 16 },
+					  { .name = two, .dtype = NLA_ST_F32, .ndim = 1, .shape = { 2 }, .data = x + 4, .nbytes = 8 } };
+	struct nla_str whole = NLA_STR_INIT, parts = NLA_STR_INIT;
+	struct nla_st_parts *s;
+
+	assert_ok(nla_st_write(in_scratch("whole.safetensors"), entries, 2, &err));
+	assert_ok(nla_st_parts_open(&s, in_scratch("parts.safetensors"), entries, 2, &err));
+	assert_ok(nla_st_parts_add(s, x, 4, &err));
+	assert_ok(nla_st_parts_add(s, x + 1, 12, &err));
+	assert_false(nla_exists(in_scratch("parts.safetensors")));
+	assert_ok(nla_st_parts_add(s, x + 4, 8, &err));
+	assert_ok(nla_st_parts_close(s, &err));
+	assert_ok(nla_file_read(in_scratch("whole.safetensors"), &whole, &err));
+	assert_ok(nla_file_read(in_scratch("parts.safetensors"), &parts, &err));
+	assert_int_equal(whole.len, parts.len);
+	assert_memory_equal(whole.buf, parts.buf, whole.len);
+	nla_str_release(&whole);
+	nla_str_release(&parts);
+
+	assert_ok(nla_st_parts_open(&s, in_scratch("gone.safetensors"), entries, 2, &err));
+	nla_st_parts_abort(s);
+	assert_false(nla_exists(in_scratch("gone.safetensors")) || nla_exists(in_scratch("gone.safetensors.tmp")));
+	assert_fails(nla_st_parts_open(&s, in_scratch("no/t.safetensors"), entries, 2, &err), "no/t.safetensors");
+}
+
 static void test_stream(void **state)
 {
 	const float rows[6] = { 1, 2, 3, 4, 5, 6 };

@@ -104,6 +104,57 @@ static void test_data_set(void **state)
 	nla_sidecar_release(&s);
 }
 
+/* The whole key set of a released AV and its AR (kitft's writer: resolved scales, no layer in extraction, provenance). */
+static void test_released(void **state)
+{
+	struct nla_sidecar s;
+	static const char *const shared =
+		"schema_version: 2\nstage: rl\nbase_checkpoint: /models/base\nd_model: 3584\n"
+		"tokens:\n  injection_char: \xe3\x8a\x97\n  injection_token_id: 149705\n  injection_left_neighbor_id: 29\n"
+		"  injection_right_neighbor_id: 522\n  critic_suffix_ids:\n  - 1318\n  - 29\n"
+		"prompt_templates:\n  actor: 'A <c>{injection_char}</c>.'\n  critic: 'S: {explanation} T'\n"
+		"trained_on: [{path: a.parquet, rows: 5}]\nparent_checkpoints: {actor: null}\n"
+		"created_at: '2026-01-02T03:04:05+00:00'\ncreated_by: x\ntraining: {lr: 1.0e-05}\n";
+	char *av = nla_format("kind: nla_model\nrole: av\nextraction:\n  injection_scale: 150.0\n  mse_scale: 59.866518188383\n%s", shared);
+	char *ar = nla_format("kind: nla_model\nrole: critic\nextraction:\n  injection_scale: null\n  mse_scale: 59.866518188383\n"
+			      "%scritic:\n  extraction_layer_index: 20\n  final_norm: true\n", shared);
+
+	assert_ok(parse(&s, av));
+	assert_string_equal(s.role, "av");
+	assert_int_equal(s.inject, NLA_INJECT_EMBED_REPLACE);
+	assert_true(s.injection_scale.value == 150 && s.layer == -1 && s.critic_layer == -1 && !s.final_norm);
+	assert_true(fabs(s.mse_scale.value - 59.866518188383) < 1e-12);
+	assert_string_equal(s.av_template, "A <c>{injection_char}</c>.");
+	assert_string_equal(s.base_checkpoint, "/models/base");
+	assert_null(s.base_folder);
+	nla_sidecar_release(&s);
+	assert_ok(parse(&s, ar));
+	assert_string_equal(s.role, "ar");
+	assert_int_equal(s.injection_scale.kind, NLA_SCALE_NULL);
+	assert_true(s.critic_layer == 20 && s.final_norm && s.suffix.n == 2);
+	nla_sidecar_release(&s);
+	free(av);
+	free(ar);
+}
+
+/* A data set's, which nanoNLA also copies beside the adapters that it trains. */
+static void test_published_set(void **state)
+{
+	struct nla_sidecar s;
+
+	assert_ok(parse(&s,
+		"dataset_id: set_L24\nstage: av_sft\nrow_count: 100\nkind: nla_dataset\nschema_version: 1\nkeep_debug_metadata: true\n"
+		"extraction: {base_model: Qwen/Qwen3-8B, d_model: 4096, layer_index: 24, norm: none, injection_scale: raw}\n"
+		"tokens: {injection_char: \"\\u320e\", injection_token_id: 149705, injection_left_neighbor_id: 29,\n"
+		"  injection_right_neighbor_id: 522, critic_suffix_ids: null}\n"
+		"prompt_templates: {actor: \"<c>{injection_char}</c>\"}\ncreated_at: 2026-01-02T03:04:05+00:00\ncreated_by: stage3\n"));
+	assert_true(s.version == 1 && s.layer == 24 && s.d_model == 4096 && s.marker_id == 149705 && s.suffix.n == 0);
+	assert_int_equal(s.inject, NLA_INJECT_RESIDUAL_ADD); /* no scale: norm-matched addition */
+	assert_null(s.role);
+	assert_null(s.ar_template);
+	nla_sidecar_release(&s);
+}
+
 #define HEAD "kind: nla_model\nd_model: 8\n"
 
 static void test_wrong(void **state)
@@ -158,6 +209,8 @@ static void fill(struct nla_sidecar *s)
 	s->role = nla_strdup("av");
 	s->stage = nla_strdup("a \"stage\" # with \\ signs: yes");
 	s->base_checkpoint = nla_strdup("null");
+	s->base_folder = nla_strdup("../whole");
+	s->final_norm = true;
 	s->d_model = 16;
 	s->layer = 0;
 	s->critic_layer = 0;
@@ -184,6 +237,8 @@ static void assert_same(const struct nla_sidecar *a, const struct nla_sidecar *b
 	assert_string_equal(a->role, b->role);
 	assert_string_equal(a->stage, b->stage);
 	assert_string_equal(a->base_checkpoint, b->base_checkpoint);
+	assert_string_equal(a->base_folder, b->base_folder);
+	assert_int_equal(a->final_norm, b->final_norm);
 	assert_string_equal(a->marker, b->marker);
 	assert_string_equal(a->av_template, b->av_template);
 	assert_string_equal(a->ar_template, b->ar_template);
@@ -257,6 +312,8 @@ int main(void)
 		cmocka_unit_test(test_version_1),
 		cmocka_unit_test(test_version_2),
 		cmocka_unit_test(test_data_set),
+		cmocka_unit_test(test_released),
+		cmocka_unit_test(test_published_set),
 		cmocka_unit_test(test_wrong),
 		cmocka_unit_test(test_round_trip),
 		cmocka_unit_test(test_template),
