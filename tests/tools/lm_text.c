@@ -12,20 +12,23 @@
 #include "lm/decode.h"
 #include "lm/tokenizer.h"
 
-static enum nla_status greedy(const struct nla_view *view, const struct nla_i32s *ids, int64_t n_new, struct nla_err *err)
+/* All documents together, as a rollout decodes them. */
+static enum nla_status greedy(const struct nla_view *view, struct nla_pack *prompts, int64_t n_new, struct nla_err *err)
 {
 	struct nla_decoded out = { 0 };
-	struct nla_pack pack;
-	int64_t row;
-	uint32_t key = 0;
-	nla_pack_init(&pack);
-	row = nla_pack_add(&pack, ids->data, (int64_t)ids->n, -1);
-	struct nla_decode d = { .view = view, .prompts = &pack, .prompt_row = &row, .key = &key, .n = 1, .max_new_tokens = n_new };
-	if (!nla_pack_ready(&pack, view->lm, err) && !nla_decode(&d, &out, err))
-		for (int64_t i = 0; i < n_new; i++)
-			printf("%" PRId32 "%c", out.ids[i], i + 1 < n_new ? ' ' : '\n');
+	int64_t n = prompts->n_rows, *row = nla_alloc((size_t)n, sizeof(*row));
+	uint32_t *key = nla_alloc((size_t)n, sizeof(*key));
+	for (int64_t i = 0; i < n; i++)
+		row[i] = i;
+	struct nla_decode d = { .view = view, .prompts = prompts, .prompt_row = row, .key = key, .n = n, .max_new_tokens = n_new };
+	nt_scope_push();
+	if (!nla_pack_ready(prompts, view->lm, err) && !nla_decode(&d, &out, err))
+		for (int64_t i = 0; i < n * n_new; i++)
+			printf("%" PRId32 "%c", out.ids[i], (i + 1) % n_new ? ' ' : '\n');
+	nt_scope_pop();
 	nla_decoded_release(&out);
-	nla_pack_release(&pack);
+	free(key);
+	free(row);
 	return err->status;
 }
 
@@ -39,11 +42,13 @@ static enum nla_status score(const struct nla_view *view, const struct nla_i32s 
 	nla_pack_add(&pack, ids->data, n, -1);
 	for (int64_t i = 0; i < n; i++)
 		next[i] = ids->data[i + 1];
+	nt_scope_push();
 	if (!nla_pack_ready(&pack, view->lm, err)) {
 		nt_tensor *x = nla_final_norm(view, nla_forward(view, &pack, NULL, view->lm->arch.n_layers, NULL));
 		if (nt_to_host_f32(nt_token_logprob(x, view->lm->head, nt_i64(NT_CPU, next, n), 1, NULL), logprob, (size_t)n))
 			nla_nt_fail(err, "cannot score a text");
 	}
+	nt_scope_pop();
 	for (int64_t i = 0; i < n; i++)
 		sum += logprob[i];
 	if (!err->status)
@@ -54,22 +59,20 @@ static enum nla_status score(const struct nla_view *view, const struct nla_i32s 
 	return err->status;
 }
 
-static enum nla_status one(const struct nla_view *view, const struct nla_tokenizer *tok, size_t n, int64_t n_new, struct nla_err *err)
+/* One document's ids, into the pack (greedy) or scored. */
+static enum nla_status one(const struct nla_view *view, const struct nla_tokenizer *tok, size_t n, struct nla_pack *prompts,
+			   struct nla_err *err)
 {
 	struct nla_i32s ids = { 0 };
 	char *text = nla_alloc(n + 1, 1);
-	if (fread(text, 1, n, stdin) != n) {
+	if (fread(text, 1, n, stdin) != n)
 		nla_fail(err, "a document ends before its %zu bytes", n);
-	} else if (!nla_tokenizer_encode(tok, text, n, &ids, err)) {
-		nt_scope_push();
-		if (ids.n < 2)
-			nla_fail(err, "a document has fewer than two tokens");
-		else if (n_new)
-			greedy(view, &ids, n_new, err);
-		else
-			score(view, &ids, err);
-		nt_scope_pop();
-	}
+	else if (!nla_tokenizer_encode(tok, text, n, &ids, err) && ids.n < 2)
+		nla_fail(err, "a document has fewer than two tokens");
+	else if (!err->status && prompts)
+		nla_pack_add(prompts, ids.data, (int64_t)ids.n, -1);
+	else if (!err->status)
+		score(view, &ids, err);
 	nla_i32s_release(&ids);
 	free(text);
 	return err->status;
@@ -81,6 +84,7 @@ int main(int argc, char **argv)
 	struct nla_tokenizer *tok = NULL;
 	struct nla_lm lm = { 0 };
 	struct nla_view view = { .lm = &lm };
+	struct nla_pack prompts;
 	int64_t n_new = argc == 4 && !strcmp(argv[2], "greedy") ? strtol(argv[3], NULL, 10) : 0;
 	size_t n;
 
@@ -88,11 +92,15 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: %s FOLDER greedy N|score < documents\n", argv[0]);
 		return 2;
 	}
+	nla_pack_init(&prompts);
 	if (!nla_tokenizer_load(&tok, argv[1], &err) && !nla_lm_load(&lm, argv[1], NT_CPU, NT_F32, NLA_LM_AUTO, &err))
-		while (scanf("%zu%*1[\n]", &n) == 1 && !one(&view, tok, n, n_new, &err))
+		while (scanf("%zu%*1[\n]", &n) == 1 && !one(&view, tok, n, n_new ? &prompts : NULL, &err))
 			;
+	if (!err.status && n_new)
+		greedy(&view, &prompts, n_new, &err);
 	if (err.status)
 		fprintf(stderr, "error: %s\n", err.text);
+	nla_pack_release(&prompts);
 	nla_lm_release(&lm);
 	nla_tokenizer_free(tok);
 	return err.status ? 1 : 0;
