@@ -35,6 +35,8 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::CPU)
   add_library(LibTorch::CPU INTERFACE IMPORTED)
   target_include_directories(LibTorch::CPU SYSTEM INTERFACE
     ${LIBTORCH_DIR}/include ${LIBTORCH_DIR}/include/torch/csrc/api/include)
+  file(GLOB LIBTORCH_CUDA_HEADERS ${LIBTORCH_DIR}/../nvidia/cu*/include) # declarations only: nothing of CUDA is linked
+  target_include_directories(LibTorch::CPU SYSTEM INTERFACE ${LIBTORCH_CUDA_HEADERS})
   target_link_options(LibTorch::CPU INTERFACE -Wl,--allow-shlib-undefined)
   # at::parallel_for runs in parallel only where OpenMP is compiled in. The wheel brings its own runtime; linking that file, and not
   # the compiler's, keeps one runtime in the program.

@@ -48,8 +48,15 @@ nt_status nt_device_open(const char *name, int *device);
 const char *nt_device_name(int device); /* "cpu", "cuda:0" */
 void nt_set_threads(int n);             /* 0: as libtorch chooses */
 int nt_threads(void);
-/* Device memory in bytes: free and total now, peak since start (CPU: of the system, and this process's peak resident size). */
+/* Device memory in bytes: free and total now, peak since start (CPU: of the system, what its file cache could give up counted as
+ * free, and this process's peak resident size). */
 nt_status nt_memory(int device, int64_t *free_bytes, int64_t *total_bytes, int64_t *peak_bytes);
+/* The most bytes that tensors on the device held at once since nt_peak_reset. On the CPU tensors count that were made since the first
+ * reset; borrowed memory never does. */
+void nt_peak_reset(int device);
+int64_t nt_peak(int device);
+/* A GPU: allocations beyond that many bytes fail as out of memory. */
+nt_status nt_memory_limit(int device, int64_t bytes);
 const char *nt_version(void);
 
 /* ---- scopes and handles ---- */
@@ -88,6 +95,7 @@ nt_status nt_backward(nt_tensor *loss);                       /* scalar; adds to
 nt_status nt_backward_with(nt_tensor *y, const nt_tensor *g); /* the gradient of y is g */
 nt_tensor *nt_grad(const nt_tensor *t);                       /* NULL with an error when it has none */
 bool nt_has_grad(const nt_tensor *t);
+bool nt_wants_grad(const nt_tensor *t);                       /* trained, or made from what is */
 void nt_zero_grad(nt_tensor *t);
 nt_tensor *nt_detach(const nt_tensor *t);
 
@@ -149,6 +157,10 @@ nt_tensor *nt_attention(const nt_tensor *q, const nt_tensor *k, const nt_tensor 
  */
 nt_tensor *nt_token_logprob(const nt_tensor *h, const nt_tensor *head, const nt_tensor *ids, double temperature,
 			    nt_tensor **entropy);
+/* Bytes of a chunk's logits in fp32; 0: NT_CHUNK_CPU or NT_CHUNK_GPU. */
+#define NT_CHUNK_CPU ((int64_t)64 << 20)
+#define NT_CHUNK_GPU ((int64_t)512 << 20)
+void nt_logprob_chunk(int64_t bytes);
 
 /* ---- decoding (no gradients) ---- */
 /* cache [N,S,H,d]: cache[slot[i], at[i]] = x[i], x [n,H,d]; slot, at int64 [n]. */

@@ -5,12 +5,21 @@
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/Parallel.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
+#if __has_include(<cuda_runtime_api.h>)
+#include <c10/cuda/CUDACachingAllocator.h>
+#define HAVE_CUDA_HEADERS 1
+#endif
 #include <dlfcn.h>
 #include <sys/resource.h>
 #include <torch/version.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 namespace {
@@ -266,6 +275,19 @@ void nt_set_threads(int n)
 int nt_threads(void) { return at::get_num_threads(); }
 const char *nt_version(void) { return TORCH_VERSION; }
 
+// What Linux would give without swapping; 0 where it does not say.
+static int64_t available(void)
+{
+	long long kib = 0;
+	char line[128];
+	std::FILE *f = std::fopen("/proc/meminfo", "r");
+	while (f && std::fgets(line, sizeof(line), f) && std::sscanf(line, "MemAvailable: %lld kB", &kib) != 1)
+		;
+	if (f)
+		std::fclose(f);
+	return kib * 1024;
+}
+
 nt_status nt_memory(int index, int64_t *free_bytes, int64_t *total_bytes, int64_t *peak_bytes)
 {
 	return action("memory", {}, [&] {
@@ -273,7 +295,9 @@ nt_status nt_memory(int index, int64_t *free_bytes, int64_t *total_bytes, int64_
 			struct rusage usage;
 			getrusage(RUSAGE_SELF, &usage);
 			int64_t page = sysconf(_SC_PAGESIZE);
-			*free_bytes = page * sysconf(_SC_AVPHYS_PAGES);
+			*free_bytes = available();
+			if (*free_bytes <= 0)
+				*free_bytes = page * sysconf(_SC_AVPHYS_PAGES);
 			*total_bytes = page * sysconf(_SC_PHYS_PAGES);
 			*peak_bytes = int64_t(usage.ru_maxrss) * 1024;
 			return;
@@ -283,6 +307,68 @@ nt_status nt_memory(int index, int64_t *free_bytes, int64_t *total_bytes, int64_
 		*free_bytes = static_cast<int64_t>(info.first);
 		*total_bytes = static_cast<int64_t>(info.second);
 		*peak_bytes = allocator->getDeviceStats(static_cast<c10::DeviceIndex>(index)).allocated_bytes[0].peak;
+	});
+}
+
+// libtorch's CPU allocator tells whoever profiles this thread of every allocation; a GPU's keeps count by itself.
+namespace {
+struct Watch : c10::MemoryReportingInfoBase {
+	int64_t now = 0, peak = 0;
+	void reportMemoryUsage(void *, int64_t size, size_t, size_t, c10::Device at) override
+	{
+		if (!at.is_cpu())
+			return;
+		now += size;
+		peak = std::max(peak, now);
+	}
+	bool memoryProfilingEnabled() const override { return true; }
+};
+thread_local std::shared_ptr<Watch> watch;
+} // namespace
+
+void nt_peak_reset(int index)
+{
+	if (index != NT_CPU) {
+		nt::action("peak_reset", {}, [&] {
+			c10::getDeviceAllocator(at::kCUDA)->resetPeakStats(static_cast<c10::DeviceIndex>(index));
+		});
+		return;
+	}
+	if (!watch) {
+		watch = std::make_shared<Watch>();
+		c10::ThreadLocalDebugInfo::_push(c10::DebugInfoKind::PROFILER_STATE, watch);
+	}
+	watch->peak = watch->now;
+}
+
+int64_t nt_peak(int index)
+{
+	if (index == NT_CPU)
+		return watch ? watch->peak : 0;
+	int64_t peak = 0;
+	nt::action("peak", {}, [&] {
+		auto stats = c10::getDeviceAllocator(at::kCUDA)->getDeviceStats(static_cast<c10::DeviceIndex>(index));
+		peak = stats.allocated_bytes[0].peak;
+	});
+	return peak;
+}
+
+// The allocator's own limit. libc10_cuda is loaded at run time only, so its one variable is looked up there; the rest is virtual.
+nt_status nt_memory_limit(int index, int64_t bytes)
+{
+	return action("memory_limit", {}, [&] {
+		TORCH_CHECK(index != NT_CPU, "only a GPU's memory can be limited");
+#ifdef HAVE_CUDA_HEADERS
+		using c10::cuda::CUDACachingAllocator::CUDAAllocator;
+		auto at = static_cast<c10::DeviceIndex>(index);
+		void *found = dlsym(RTLD_DEFAULT, "_ZN3c104cuda20CUDACachingAllocator9allocatorE");
+		TORCH_CHECK(found, "libc10_cuda has no allocator of that name");
+		CUDAAllocator *allocator = static_cast<std::atomic<CUDAAllocator *> *>(found)->load();
+		double total = static_cast<double>(c10::getDeviceAllocator(at::kCUDA)->getMemoryInfo(at).second);
+		allocator->setMemoryFraction(std::min(1.0, static_cast<double>(bytes) / total), at);
+#else
+		TORCH_CHECK(false, "this build had no CUDA headers");
+#endif
 	});
 }
 
@@ -407,6 +493,7 @@ nt_tensor *nt_grad(const nt_tensor *t)
 }
 
 bool nt_has_grad(const nt_tensor *t) { return t && t->t.grad().defined(); }
+bool nt_wants_grad(const nt_tensor *t) { return t && t->t.requires_grad(); }
 void nt_zero_grad(nt_tensor *t)
 {
 	if (t)

@@ -184,6 +184,8 @@ struct SwiGlu : Function<SwiGlu> {
 
 // ---- token log-probabilities in chunks ----
 
+int64_t chunk_bytes; // of logits in fp32; 0: the device's own
+
 struct LogprobArgs {
 	double inv_t;
 	int64_t chunk;
@@ -209,7 +211,7 @@ void logprob_chunk(at::Tensor z, const at::Tensor &ids, const LogprobArgs &a, at
 	lz.copy_(sum);
 	lp.copy_(z.gather(1, ids.unsqueeze(1)).squeeze(1).sub_(sum));
 	if (entropy.defined())
-		entropy.copy_(sum - (at::exp(z - sum.unsqueeze(1)) * z.clamp_min(-1e30)).sum(-1)); // weight zero counts zero
+		entropy.copy_(sum - at::exp(z - sum.unsqueeze(1)).mul_(z.clamp_min_(-1e30)).sum(-1)); // weight zero counts zero
 }
 
 at::Tensor logprob_all(const at::Tensor &h, const at::Tensor &w, const at::Tensor &ids, const LogprobArgs &a, at::Tensor &lz,
@@ -314,6 +316,8 @@ nt_tensor *nt_swiglu(const nt_tensor *gate_up)
 	});
 }
 
+void nt_logprob_chunk(int64_t bytes) { chunk_bytes = bytes; }
+
 nt_tensor *nt_token_logprob(const nt_tensor *h, const nt_tensor *head, const nt_tensor *ids, double temperature,
 			    nt_tensor **entropy)
 {
@@ -323,8 +327,8 @@ nt_tensor *nt_token_logprob(const nt_tensor *h, const nt_tensor *head, const nt_
 		TORCH_CHECK(h->t.dim() == 2 && head->t.dim() == 2 && h->t.size(1) == head->t.size(1), "widths differ");
 		TORCH_CHECK(ids->t.dim() == 1 && ids->t.numel() == h->t.size(0), "ids do not fit");
 		TORCH_CHECK(temperature > 0, "the temperature is ", temperature);
-		// A chunk of logits is about 64 MB on the CPU and 512 MB on a GPU.
-		int64_t chunk = std::max<int64_t>(1, (h->t.is_cpu() ? 16 : 128) * (int64_t(1) << 20) / v);
+		int64_t bytes = chunk_bytes ? chunk_bytes : h->t.is_cpu() ? NT_CHUNK_CPU : NT_CHUNK_GPU;
+		int64_t chunk = std::max<int64_t>(1, bytes / int64_t(sizeof(float)) / v);
 		bool fast = nt::fast({h->t, head->t});
 		at::Tensor id = ids->t.contiguous();
 		if (id.is_cpu()) // a GPU finds it out by itself, and a check would wait for it

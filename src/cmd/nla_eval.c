@@ -13,6 +13,7 @@ struct models {
 	struct nla_actset set;
 	struct nla_lm merged;
 	bool has_ref, has_merged;
+	int64_t room;
 };
 
 /* The anchor: --ref, or the reference that a run keeps beside its checkpoints; else evaluate() takes what the AV stands on, or the AV itself. */
@@ -35,7 +36,8 @@ static enum nla_status load(struct models *m, const struct nla_config *cfg, stru
 	int device;
 	nt_dtype dtype;
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) || nla_config_need(cfg->ar, "ar", err) ||
-	    nla_config_need(data, "eval.data", err) || nla_config_need(cfg->out, "out", err) || nla_config_device(cfg, &device, &dtype, err))
+	    nla_config_need(data, "eval.data", err) || nla_config_need(cfg->out, "out", err) || nla_config_device(cfg, &device, &dtype, err) ||
+	    nla_config_room(cfg, device, &m->room, err))
 		return err->status;
 	if (nla_target_open(&m->target, cfg->model, &cfg->chat, device, dtype, -1, err) || nla_av_open_on(&m->av, &m->target, cfg->av, cfg->av_base, err) ||
 	    nla_ar_open_on(&m->ar, &m->target, cfg->ar, cfg->ar_base, err) || nla_actset_open(&m->set, data, m->target.lm.arch.d_model, err) ||
@@ -63,7 +65,17 @@ static enum nla_status sample(struct models *m, const struct nla_config *cfg, st
 			      struct nla_err *err)
 {
 	int64_t n, *rows = nla_eval_rows(&m->set, cfg->eval.rows, &n);
-	if (m->target.lm.dtype == NT_F32 && !nla_lm_fork(&m->merged, nla_av_lm(&m->av), err)) {
+	const struct nla_lm *lm = &m->target.lm;
+	struct nla_plan_in in = {
+		.arch = &lm->arch, .dtype = lm->dtype, .gpu = lm->device != NT_CPU, .weights = nla_plan_loaded(&m->target, &m->av, &m->ar),
+		.av = m->av.adapter.layers ? &m->av.adapter : NULL, .ar = m->ar.adapter.layers ? &m->ar.adapter : NULL, .ar_depth = m->ar.depth,
+		.prompt = (int64_t)m->av.prompt.n, .prompt_head = m->av.marker, .prompts = 1, .group = 1,
+		.new_tokens = cfg->rollout.max_new_tokens, .eval_rows = NLA_MIN(cfg->eval.batch, n), .copies = 1,
+	};
+	bool merge = lm->dtype == NT_F32 && nla_plan_rows(&in, in.eval_rows, m->room) == in.eval_rows;
+	in.copies = merge;
+	who->rows = nla_plan_rows(&in, in.eval_rows, m->room);
+	if (merge && !nla_lm_fork(&m->merged, nla_av_lm(&m->av), err)) {
 		struct nla_view view = nla_av_view(&m->av);
 		m->has_merged = true;
 		nla_merge(&m->merged, &view, err);
@@ -99,7 +111,7 @@ static enum nla_status evaluate(struct models *m, const struct nla_config *cfg, 
 	struct nla_view own = nla_av_view(&m->av), reference = m->has_ref ? nla_av_view(&m->ref) : own;
 	if (!m->has_ref && m->av.weights.base) /* trained over a whole AV: that is the anchor */
 		reference.n_adapters = 0;
-	struct nla_evaluated who = { &m->av, own, &m->ar, nla_ar_view(&m->ar), &m->set };
+	struct nla_evaluated who = { &m->av, own, &m->ar, nla_ar_view(&m->ar), &m->set, 0 };
 	struct nla_eval_result r = { 0 };
 	if (*cfg->score ? nla_eval_read_given(&m->av, &m->set, cfg->score, cfg->rollout.truncated, &r, err) || nla_evaluate_given(&who, &r, cfg->reward.fail_mse, err)
 			: sample(m, cfg, &who, &r, err))

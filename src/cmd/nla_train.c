@@ -1,5 +1,8 @@
 /* nla-train: the RL loop. One step flows top to bottom; each stage is a file of the same name in src/rl. */
+#include <stdlib.h>
+
 #include "base/progress.h"
+#include "run/check.h"
 #include "run/program.h"
 #include "run/stop.h"
 #include "run/train.h"
@@ -35,6 +38,10 @@ static void say_what(const struct nla_train *run, const struct nla_config *cfg)
 		(long long)run->set.n, (long long)run->ar.depth - 1, (long long)cfg->seed);
 	nla_say("lambda %g in units of %s a token; baselines of the data: raw variance %.4f, mean-normalised %.4f", cfg->reward.lambda,
 		cfg->reward.score == NLA_REWARD_FVE ? "fve" : "-mse", run->base.var, run->base.mean);
+	struct nla_plan_in in = nla_train_sizes(run);
+	char *words = nla_plan_words(&in, &run->plan);
+	nla_say("memory plan: %s%s", words, run->plan.fits ? "" : "; that may be too much, see --check");
+	free(words);
 	if (run->folder.checkpoint)
 		nla_say("going on from step %lld: %s", (long long)run->state.step, run->folder.checkpoint);
 }
@@ -42,6 +49,8 @@ static void say_what(const struct nla_train *run, const struct nla_config *cfg)
 static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 {
 	struct nla_train train;
+	if (cfg->check)
+		return nla_check(cfg, err);
 	nla_stop_catch();
 	if (!nla_train_open(&train, cfg, err)) {
 		say_what(&train, cfg);

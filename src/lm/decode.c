@@ -138,12 +138,14 @@ static nt_tensor *advance(struct state *s)
 	nt_tensor *x = nla_embed(view, nt_i64(lm->device, s->token, s->n_live));
 	for (int64_t l = 0; l < s->arch->n_layers; l++) {
 		nt_tensor *q, *k, *v;
+		nt_scope_push();
 		nla_block_qkv(view, l, nt_rms_norm(x, lm->blocks[l].attn_norm, s->arch->rms_eps), &q, &k, &v);
 		nla_block_rope(view, l, cos, sin, &q, &k);
 		nt_cache_put(s->cache.k[l], slot, pos, k);
 		nt_cache_put(s->cache.v[l], slot, pos, v);
 		x = nla_block_finish(view, l, x, nt_attention_cached(q, s->cache.k[l], s->cache.v[l], slot, len,
 								     1 / sqrt((double)s->arch->head_dim)));
+		x = nt_scope_pop_with(x);
 	}
 	free(at);
 	free(length);
@@ -170,7 +172,7 @@ static enum nla_status prefill(struct state *s, struct nla_decoded *out, struct 
 	return err->status;
 }
 
-static void make_out(struct nla_decoded *out, int64_t n, int64_t width)
+void nla_decoded_init(struct nla_decoded *out, int64_t n, int64_t width)
 {
 	*out = (struct nla_decoded){ .n = n, .width = width };
 	out->ids = nla_alloc((size_t)(n * width), sizeof(*out->ids));
@@ -179,6 +181,15 @@ static void make_out(struct nla_decoded *out, int64_t n, int64_t width)
 	out->stopped = nla_alloc((size_t)n, sizeof(*out->stopped));
 	for (int64_t i = 0; i < n * width; i++)
 		out->ids[i] = -1;
+}
+
+void nla_decoded_put(struct nla_decoded *to, int64_t at, const struct nla_decoded *part)
+{
+	size_t n = (size_t)part->n, cells = n * (size_t)part->width;
+	memcpy(to->ids + at * to->width, part->ids, cells * sizeof(*to->ids));
+	memcpy(to->logprob + at * to->width, part->logprob, cells * sizeof(*to->logprob));
+	memcpy(to->length + at, part->length, n * sizeof(*to->length));
+	memcpy(to->stopped + at, part->stopped, n * sizeof(*to->stopped));
 }
 
 enum nla_status nla_decode(const struct nla_decode *d, struct nla_decoded *out, struct nla_err *err)
@@ -192,7 +203,7 @@ enum nla_status nla_decode(const struct nla_decode *d, struct nla_decoded *out, 
 		s.slot[i] = i;
 		longest = NLA_MAX(longest, nla_pack_end(d->prompts, d->prompt_row[i]));
 	}
-	make_out(out, d->n, d->max_new_tokens);
+	nla_decoded_init(out, d->n, d->max_new_tokens);
 	nt_grad_push(false);
 	if (!make_cache(&s, longest + d->max_new_tokens, err) && !prefill(&s, out, err))
 		for (int64_t t = 1; s.n_live && !nt_check(); t++) {

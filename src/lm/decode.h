@@ -36,6 +36,9 @@ struct nla_decoded {
 };
 
 enum nla_status nla_decode(const struct nla_decode *d, struct nla_decoded *out, struct nla_err *err);
+/* Room for n rows that nla_decoded_put fills, a batch of them at a time: rows at, at + 1, ... become those of part (same width). */
+void nla_decoded_init(struct nla_decoded *out, int64_t n, int64_t width);
+void nla_decoded_put(struct nla_decoded *to, int64_t at, const struct nla_decoded *part);
 void nla_decoded_release(struct nla_decoded *out);
 
 #endif

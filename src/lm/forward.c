@@ -95,24 +95,36 @@ static nt_tensor *inject_embedding(const nt_tensor *x, const struct nla_inject *
 	return nt_put_rows(x, inject->sites, nt_to(row, x ? nt_dtype_of(x) : NT_F32));
 }
 
+nt_tensor *nla_forward_start(const struct nla_view *view, const struct nla_pack *pack, const struct nla_inject *inject)
+{
+	nt_tensor *x = nla_embed(view, pack->ids_t);
+	return inject && inject->at == NLA_INJECT_AT_EMBEDDING ? inject_embedding(x, inject) : x;
+}
+
+nt_tensor *nla_forward_block(const struct nla_view *view, int64_t l, const struct nla_pack *pack, const struct nla_inject *inject,
+			     const nt_tensor *x, const struct nla_kv *kv)
+{
+	const struct nla_arch *a = &view->lm->arch;
+	nt_tensor *q, *k, *v, *y;
+	nt_scope_push(); /* a block's own intermediates end with it, unless a gradient needs them */
+	nla_block_qkv(view, l, nt_rms_norm(x, view->lm->blocks[l].attn_norm, a->rms_eps), &q, &k, &v);
+	nla_block_rope(view, l, pack->cos, pack->sin, &q, &k);
+	if (kv)
+		kv->put(l, k, v, kv->arg);
+	y = nla_block_finish(view, l, x, nt_attention(q, k, v, pack->tree, 1 / sqrt((double)a->head_dim)));
+	if (inject && inject->at == NLA_INJECT_AT_BLOCK && inject->block == l)
+		y = nt_inject_add(y, inject->sites, inject->v);
+	return nt_scope_pop_with(y);
+}
+
 nt_tensor *nla_forward_tapped(const struct nla_view *view, const struct nla_pack *pack, const struct nla_inject *inject,
 			      int64_t n_blocks, const struct nla_kv *kv, nla_tap *tap, void *arg)
 {
-	const struct nla_arch *a = &view->lm->arch;
-	nt_tensor *x = nla_embed(view, pack->ids_t);
-	if (inject && inject->at == NLA_INJECT_AT_EMBEDDING)
-		x = inject_embedding(x, inject);
+	nt_tensor *x = nla_forward_start(view, pack, inject);
 	for (int64_t l = 0; l < n_blocks && x; l++) {
-		nt_tensor *q, *k, *v;
-		nt_scope_push(); /* a block's own intermediates end with it, unless a gradient needs them */
-		nla_block_qkv(view, l, nt_rms_norm(x, view->lm->blocks[l].attn_norm, a->rms_eps), &q, &k, &v);
-		nla_block_rope(view, l, pack->cos, pack->sin, &q, &k);
-		if (kv)
-			kv->put(l, k, v, kv->arg);
-		x = nla_block_finish(view, l, x, nt_attention(q, k, v, pack->tree, 1 / sqrt((double)a->head_dim)));
-		if (inject && inject->at == NLA_INJECT_AT_BLOCK && inject->block == l)
-			x = nt_inject_add(x, inject->sites, inject->v);
-		x = nt_scope_pop_with(x);
+		nt_tensor *y = nla_forward_block(view, l, pack, inject, x, kv);
+		nt_free(x); /* autograd keeps it where it is needed */
+		x = y;
 		if (tap && x)
 			tap(l, x, arg);
 	}

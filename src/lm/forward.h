@@ -33,6 +33,11 @@ typedef void nla_tap(int64_t block, const nt_tensor *x, void *arg);
 nt_tensor *nla_forward_tapped(const struct nla_view *view, const struct nla_pack *pack, const struct nla_inject *inject,
 			      int64_t n_blocks, const struct nla_kv *kv, nla_tap *tap, void *arg);
 
+/* Its parts: what enters block 0, and block l with the injection that follows it. */
+nt_tensor *nla_forward_start(const struct nla_view *view, const struct nla_pack *pack, const struct nla_inject *inject);
+nt_tensor *nla_forward_block(const struct nla_view *view, int64_t l, const struct nla_pack *pack, const struct nla_inject *inject,
+			     const nt_tensor *x, const struct nla_kv *kv);
+
 /* Parts the decoder shares. x [n,D] after the norm -> q [n,Hq,d], k and v [n,Hkv,d]; v may be a view. */
 void nla_block_qkv(const struct nla_view *view, int64_t layer, const nt_tensor *x, nt_tensor **q, nt_tensor **k, nt_tensor **v);
 void nla_block_rope(const struct nla_view *view, int64_t layer, const nt_tensor *cos, const nt_tensor *sin, nt_tensor **q, nt_tensor **k);

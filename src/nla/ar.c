@@ -246,7 +246,7 @@ static int64_t common_head(const struct nla_ar_texts *t, int64_t from, int64_t t
 }
 
 nt_tensor *nla_ar_predict(const struct nla_ar *ar, const struct nla_view *view, const struct nla_ar_texts *texts, int64_t from, int64_t to,
-			  nt_tensor **h, struct nla_err *err)
+			  nt_tensor **h, struct nla_recompute *recompute, struct nla_err *err)
 {
 	struct nla_pack pack;
 	int64_t shared = common_head(texts, from, to), *last = nla_alloc((size_t)(to - from), sizeof(*last));
@@ -259,7 +259,7 @@ nt_tensor *nla_ar_predict(const struct nla_ar *ar, const struct nla_view *view, 
 		last[i - from] = nla_pack_last(&pack, row);
 	}
 	if (!nla_pack_ready(&pack, view->lm, err)) {
-		nt_tensor *x = nla_forward(view, &pack, NULL, ar->depth, NULL);
+		nt_tensor *x = nla_recompute_forward(recompute, view, &pack, NULL, ar->depth);
 		x = nt_rows(x, nt_i64(view->lm->device, last, to - from));
 		if (ar->meta.final_norm)
 			x = nla_final_norm(view, x);
@@ -290,7 +290,7 @@ enum nla_status nla_ar_score(const struct nla_ar *ar, const struct nla_view *vie
 			to++;
 		int64_t shape[2] = { to - from, d };
 		nt_scope_push();
-		nt_tensor *hat = nla_ar_predict(ar, view, texts, from, to, NULL, err);
+		nt_tensor *hat = nla_ar_predict(ar, view, texts, from, to, NULL, NULL, err);
 		if (hat) {
 			nt_tensor *m = nla_ar_mse(hat, nt_from_host(NT_F32, view->lm->device, v + from * d, 2, shape));
 			nt_to_host_f32(m, mse + from, (size_t)(to - from));

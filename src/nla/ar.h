@@ -8,7 +8,7 @@
 #ifndef NLA_AR_H
 #define NLA_AR_H
 
-#include "lm/forward.h"
+#include "lm/recompute.h"
 #include "nla/weights.h"
 
 #define NLA_AR_MAX_IDS 1024 /* a longer prompt is a failed row, never cut */
@@ -54,9 +54,10 @@ struct nla_ar_texts {
 void nla_ar_texts_start(struct nla_ar_texts *t);
 void nla_ar_texts_release(struct nla_ar_texts *t);
 
-/* v_hat [to - from, D] fp32 of texts from..to under the view, scope-owned; NULL on failure. h: when not NULL, the residual read. */
+/* v_hat [to - from, D] fp32 of texts from..to under the view, scope-owned; NULL on failure. h: when not NULL, the residual read;
+ * recompute: by whose backward pass gradients flow, or NULL (nt_backward). */
 nt_tensor *nla_ar_predict(const struct nla_ar *ar, const struct nla_view *view, const struct nla_ar_texts *texts, int64_t from, int64_t to,
-			  nt_tensor **h, struct nla_err *err);
+			  nt_tensor **h, struct nla_recompute *recompute, struct nla_err *err);
 /* mse of each row [n]: v_hat as predicted, v [n, D] raw. */
 nt_tensor *nla_ar_mse(const nt_tensor *v_hat, const nt_tensor *v);
 /* The mse of all texts against v [n, D] (raw, host), in batches of at most max_tokens; mse [n]; v_hat [n, D] or NULL. */

@@ -12,6 +12,8 @@ static enum nla_status prepare(struct nla_av *av, const char *path, struct nla_e
 		return nla_fail(err, "'%s': has no AV template or no injection_char", path);
 	if (nla_contract_check(&av->meta, av->target, path, err) || nla_av_prompt(&av->meta, av->target, &av->prompt, &av->marker, err))
 		return err->status;
+	if (av->meta.marker_id < 0) /* the sidecar names none: the one that was found */
+		av->meta.marker_id = av->prompt.data[av->marker];
 	if (av->marker + 1 == (int64_t)av->prompt.n)
 		return nla_fail(err, "'%s': the marker is the prompt's last token", path);
 	return NLA_OK;
@@ -154,7 +156,7 @@ static void add_responses(const struct nla_responses *r, struct nla_pack *pack, 
 }
 
 nt_tensor *nla_av_logprob(const struct nla_av *av, const struct nla_view *view, const struct nla_responses *r, double temperature,
-			  nt_tensor **entropy, struct nla_err *err)
+			  nt_tensor **entropy, struct nla_recompute *recompute, struct nla_err *err)
 {
 	struct nla_pack pack;
 	struct nla_inject inject;
@@ -168,7 +170,7 @@ nt_tensor *nla_av_logprob(const struct nla_av *av, const struct nla_view *view, 
 	add_responses(r, &pack, rows, &at, &ids);
 	if (nla_pack_ready(&pack, view->lm, err))
 		goto out;
-	nt_tensor *x = nla_forward(view, &pack, &inject, view->lm->arch.n_layers, NULL);
+	nt_tensor *x = nla_recompute_forward(recompute, view, &pack, &inject, view->lm->arch.n_layers);
 	x = nla_final_norm(view, nt_rows(x, nt_i64(device, at.data, (int64_t)at.n)));
 	logprob = nt_token_logprob(x, view->lm->head, nt_i64(device, ids.data, (int64_t)ids.n), temperature, entropy);
 	if (!logprob)

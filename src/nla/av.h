@@ -9,6 +9,7 @@
 #define NLA_AV_H
 
 #include "lm/decode.h"
+#include "lm/recompute.h"
 #include "nla/weights.h"
 
 struct nla_av {
@@ -53,9 +54,10 @@ struct nla_responses {
 	const int64_t *prompt_of; /* [n] in [0, n_prompts) */
 };
 /* log p(token | prompt, vector, earlier tokens) of every response token under the view, packed sample by sample [sum of length], fp32,
- * scope-owned; NULL on failure. entropy: as in nt_token_logprob, or NULL. Gradients flow when they are recorded. */
+ * scope-owned; NULL on failure. entropy: as in nt_token_logprob, or NULL. Gradients flow when they are recorded; recompute: by whose
+ * backward pass, or NULL (nt_backward). */
 nt_tensor *nla_av_logprob(const struct nla_av *av, const struct nla_view *view, const struct nla_responses *r, double temperature,
-			  nt_tensor **entropy, struct nla_err *err);
+			  nt_tensor **entropy, struct nla_recompute *recompute, struct nla_err *err);
 
 /* The explanation in a response: false when there are no closed tags. An empty one is found with length 0. */
 bool nla_find_explanation(const char *response, const char **start, size_t *length);

@@ -54,27 +54,49 @@ out:
 	return err->status;
 }
 
-static enum nla_status sample(const struct nla_av *av, const struct nla_view *view, const struct nla_rollout_cfg *cfg,
-			      const struct nla_rng *rng, uint32_t step, const uint32_t *keys, struct nla_rollout *out, struct nla_err *err)
+/* Decode rows [from, to) into `part`. */
+static enum nla_status sample_some(const struct nla_av *av, const struct nla_view *view, const struct nla_rollout_cfg *cfg,
+				   const struct nla_rng *rng, uint32_t step, const uint32_t *keys, const struct nla_rollout *out,
+				   int64_t from, int64_t to, struct nla_decoded *part, struct nla_err *err)
 {
 	struct nla_pack pack;
 	struct nla_inject inject;
-	int64_t *prompts = nla_alloc((size_t)out->n_prompts, sizeof(*prompts)), *rows = nla_alloc((size_t)out->n, sizeof(*rows));
+	int64_t first = out->prompt_of[from], n_prompts = out->prompt_of[to - 1] - first + 1;
+	int64_t *prompts = nla_alloc((size_t)n_prompts, sizeof(*prompts)), *rows = nla_alloc((size_t)(to - from), sizeof(*rows));
 	nla_pack_init(&pack);
 	nt_scope_push();
-	if (!nla_av_pack(av, out->v, out->n_prompts, &pack, prompts, &inject, err) && !nla_pack_ready(&pack, view->lm, err)) {
-		for (int64_t i = 0; i < out->n; i++)
-			rows[i] = prompts[out->prompt_of[i]];
-		struct nla_decode d = { .view = view, .prompts = &pack, .inject = &inject, .prompt_row = rows, .key = keys, .n = out->n,
-					.max_new_tokens = cfg->max_new_tokens, .min_new_tokens = cfg->min_new_tokens,
+	if (!nla_av_pack(av, out->v + first * av->target->lm.arch.d_model, n_prompts, &pack, prompts, &inject, err) &&
+	    !nla_pack_ready(&pack, view->lm, err)) {
+		for (int64_t i = from; i < to; i++)
+			rows[i - from] = prompts[out->prompt_of[i] - first];
+		struct nla_decode d = { .view = view, .prompts = &pack, .inject = &inject, .prompt_row = rows, .key = keys + from,
+					.n = to - from, .max_new_tokens = cfg->max_new_tokens, .min_new_tokens = cfg->min_new_tokens,
 					.temperature = cfg->temperature, .rng = *rng, .step = step,
 					.stop = av->target->chat.stop.data, .n_stop = av->target->chat.stop.n };
-		nla_decode(&d, &out->tokens, err);
+		nla_decode(&d, part, err);
 	}
 	nt_scope_pop();
 	nla_pack_release(&pack);
 	free(prompts);
 	free(rows);
+	return err->status;
+}
+
+/* All rows, as many at once as the cache may hold. */
+static enum nla_status sample(const struct nla_av *av, const struct nla_view *view, const struct nla_rollout_cfg *cfg,
+			      const struct nla_rng *rng, uint32_t step, const uint32_t *keys, struct nla_rollout *out, struct nla_err *err)
+{
+	int64_t at_once = cfg->rows > 0 && cfg->rows < out->n ? cfg->rows : out->n;
+	if (at_once == out->n)
+		return sample_some(av, view, cfg, rng, step, keys, out, 0, out->n, &out->tokens, err);
+	nla_decoded_init(&out->tokens, out->n, cfg->max_new_tokens);
+	for (int64_t from = 0, to; from < out->n && !err->status; from = to) {
+		struct nla_decoded part = { 0 };
+		to = NLA_MIN(from + at_once, out->n);
+		if (!sample_some(av, view, cfg, rng, step, keys, out, from, to, &part, err))
+			nla_decoded_put(&out->tokens, from, &part);
+		nla_decoded_release(&part);
+	}
 	return err->status;
 }
 

@@ -18,6 +18,7 @@ struct nla_rollout_cfg {
 	int64_t max_new_tokens, min_new_tokens;
 	double temperature;
 	int truncated; /* enum nla_truncated: a row without stop token fails, or is scored if its tags closed */
+	int64_t rows;  /* decoded at once, 0: all; not an option: the memory plan says. Texts are the same for any value */
 };
 
 /* Why a row failed. Order is that of the logs. */

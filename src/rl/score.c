@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TOKENS_A_BATCH 8192
-
 static void make(struct nla_score *s, int64_t n)
 {
 	s->n = n;
@@ -55,7 +53,7 @@ enum nla_status nla_score_texts(const struct nla_ar *ar, const struct nla_view *
 	mse = nla_alloc(row.n + 1, sizeof(float));
 	for (size_t j = 0; j < row.n; j++)
 		memcpy(target + j * d, v + (size_t)row.data[j] * d, d * sizeof(float));
-	if (nla_ar_score(ar, view, &texts, target, TOKENS_A_BATCH, mse, NULL, err))
+	if (nla_ar_score(ar, view, &texts, target, NLA_SCORE_TOKENS, mse, NULL, err))
 		goto out;
 	for (size_t j = 0; j < row.n; j++) {
 		if (isfinite(mse[j]))

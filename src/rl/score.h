@@ -15,6 +15,8 @@ struct nla_baselines {
 	double var, mean; /* of the data set: raw variance, mean-normalised */
 };
 
+#define NLA_SCORE_TOKENS 8192 /* of a batch that the AR reads at once, at most */
+
 struct nla_score {
 	int64_t n;
 	float *mse, *cosine, *fve, *fve_meannorm; /* [n] */

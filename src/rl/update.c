@@ -101,15 +101,18 @@ static enum nla_status micro(const struct nla_av *av, const struct nla_view *pol
 	fill_tokens(&t, b, from, to);
 	struct nla_responses r = slice(&b->responses, from, to, av->target->lm.arch.d_model, prompt_of);
 	nt_tensor *entropy = NULL, *logp, *ref, *loss;
+	struct nla_recompute re = { .on = cfg->recompute };
 	double value = 0;
 	nt_scope_push();
 	nt_grad_push(false);
-	ref = nla_av_logprob(av, reference, &r, cfg->temperature, NULL, err);
+	nt_scope_push();
+	ref = nla_av_logprob(av, reference, &r, cfg->temperature, NULL, NULL, err);
+	ref = nt_scope_pop_with(ref);
 	nt_grad_pop();
 	nt_grad_push(true);
-	logp = ref ? nla_av_logprob(av, policy, &r, cfg->temperature, &entropy, err) : NULL;
+	logp = ref ? nla_av_logprob(av, policy, &r, cfg->temperature, &entropy, &re, err) : NULL;
 	loss = logp ? loss_of(&t, logp, ref, b->old ? nt_f32(nt_device_of(logp), t.old, n) : nt_detach(logp), cfg) : NULL;
-	if (loss && !nt_backward(loss)) {
+	if (loss && !nla_recompute_backward(&re, loss, err)) {
 		nt_to_host_f32(logp, t.logp, (size_t)n);
 		nt_to_host_f32(ref, t.ref, (size_t)n);
 		nt_to_host_f32(entropy, t.entropy, (size_t)n);
@@ -119,6 +122,7 @@ static enum nla_status micro(const struct nla_av *av, const struct nla_view *pol
 		gather_stats(sum, &t, b, from, to, cfg);
 		sum->loss += value;
 	}
+	nla_recompute_release(&re);
 	nt_grad_pop();
 	nt_scope_pop();
 	if (!err->status && nt_check())
@@ -155,21 +159,23 @@ enum nla_status nla_update(const struct nla_av *av, const struct nla_view *polic
 }
 
 static enum nla_status ar_micro(const struct nla_ar *ar, const struct nla_view *view, const struct nla_ar_texts *texts, const float *v,
-				int64_t from, int64_t to, int64_t n, double *loss, struct nla_err *err)
+				int64_t from, int64_t to, bool recompute, double *loss, struct nla_err *err)
 {
-	int64_t shape[2] = { to - from, ar->target->lm.arch.d_model };
+	int64_t shape[2] = { to - from, ar->target->lm.arch.d_model }, n = (int64_t)texts->offset.n - 1;
+	struct nla_recompute re = { .on = recompute };
 	double value = 0;
 	nt_scope_push();
 	nt_grad_push(true);
-	nt_tensor *hat = nla_ar_predict(ar, view, texts, from, to, NULL, err);
+	nt_tensor *hat = nla_ar_predict(ar, view, texts, from, to, NULL, &re, err);
 	if (hat) {
 		nt_tensor *target = nt_from_host(NT_F32, view->lm->device, v + from * shape[1], 2, shape);
 		nt_tensor *mean = nt_scale(nt_sum(nla_ar_mse(hat, target)), 1 / (double)n);
-		nt_backward(mean);
+		nla_recompute_backward(&re, mean, err);
 		nt_item(mean, &value);
 		if (nt_check())
 			nla_nt_fail(err, "cannot train the AR");
 	}
+	nla_recompute_release(&re);
 	nt_grad_pop();
 	nt_scope_pop();
 	*loss += value;
@@ -177,13 +183,13 @@ static enum nla_status ar_micro(const struct nla_ar *ar, const struct nla_view *
 }
 
 enum nla_status nla_update_ar(const struct nla_ar *ar, const struct nla_view *view, const struct nla_ar_texts *texts, const float *v,
-			      double lr, double grad_clip, int64_t micro_batch, struct nla_optim *optim, double *loss, double *grad_norm,
-			      bool *skipped, struct nla_err *err)
+			      const struct nla_update_cfg *cfg, struct nla_optim *optim, double *loss, double *grad_norm, bool *skipped,
+			      struct nla_err *err)
 {
-	int64_t n = (int64_t)texts->offset.n - 1, step = micro_batch > 0 ? micro_batch : n;
+	int64_t n = (int64_t)texts->offset.n - 1, step = cfg->micro_batch > 0 ? cfg->micro_batch : n;
 	*loss = 0;
 	for (int64_t from = 0; from < n; from += step)
-		if (ar_micro(ar, view, texts, v, from, NLA_MIN(from + step, n), n, loss, err))
+		if (ar_micro(ar, view, texts, v, from, NLA_MIN(from + step, n), cfg->recompute, loss, err))
 			return err->status;
-	return nla_optim_step(optim, lr, grad_clip, grad_norm, skipped, err);
+	return nla_optim_step(optim, cfg->lr, cfg->grad_clip, grad_norm, skipped, err);
 }

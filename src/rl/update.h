@@ -19,6 +19,7 @@
 struct nla_update_cfg {
 	double lr, clip, kl, temperature, grad_clip;
 	int64_t micro_batch; /* samples a backward pass; 0: all */
+	bool recompute;      /* blocks again in the backward pass, instead of keeping their activations: the same gradient */
 };
 
 struct nla_update_stats {
@@ -45,9 +46,10 @@ enum nla_status nla_update(const struct nla_av *av, const struct nla_view *polic
 			   const struct nla_update_batch *batch, const struct nla_update_cfg *cfg, struct nla_optim *optim,
 			   struct nla_update_stats *stats, struct nla_err *err);
 
-/* Co-trained AR: one step of mean mse on (text, v) pairs. loss receives the mean before the step. */
+/* Co-trained AR: one step of mean mse on (text, v) pairs. loss receives the mean before the step; of cfg
+ * lr, grad_clip, micro_batch and recompute count. */
 enum nla_status nla_update_ar(const struct nla_ar *ar, const struct nla_view *view, const struct nla_ar_texts *texts, const float *v,
-			      double lr, double grad_clip, int64_t micro_batch, struct nla_optim *optim, double *loss, double *grad_norm,
-			      bool *skipped, struct nla_err *err);
+			      const struct nla_update_cfg *cfg, struct nla_optim *optim, double *loss, double *grad_norm, bool *skipped,
+			      struct nla_err *err);
 
 #endif

@@ -41,6 +41,8 @@ const struct nla_option nla_config_table[] = {
 	{ "dtype", NLA_OPT_ENUM, AT(dtype), "auto", 0, 0, "auto|fp32|bf16", "dtype", ALL, "of the weights; auto: fp32 on the CPU, bf16 on a GPU" },
 	{ "seed", NLA_OPT_INT, AT(seed), "0", 0, BIG, NULL, "seed", ALL, "of every random number" },
 	{ "threads", NLA_OPT_INT, AT(threads), "0", 0, 1024, NULL, "threads", ALL, "CPU threads; 0: all cores" },
+	{ "memory", NLA_OPT_STR, AT(memory), "", 0, 0, NULL, "memory", TRAIN | SFT | EVAL, "bytes of the device to use, as 24G (K, M, G, T: powers of 1000; Ki, Mi, Gi, Ti: of 1024); empty: what is free. A GPU keeps to it" },
+	{ "check", NLA_OPT_BOOL, AT(check), "false", 0, 0, NULL, "check", TRAIN, "load and verify everything, print the memory plan (with memory: for a GPU of that size), try one prompt, write nothing" },
 	{ "steps", NLA_OPT_INT, AT(steps), "250", 1, BIG, NULL, "steps", TRAIN | SFT, "updates to make" },
 	{ "resume", NLA_OPT_BOOL, AT(resume), "false", 0, 0, NULL, "resume", TRAIN | SFT | TEACH, "go on from the newest whole checkpoint in out (nla-teach: after its last batch)" },
 	{ "overwrite", NLA_OPT_BOOL, AT(overwrite), "false", 0, 0, NULL, "overwrite", TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT, "replace what is in out" },
@@ -71,7 +73,8 @@ const struct nla_option nla_config_table[] = {
 	{ "update.clip", NLA_OPT_NUM, AT(update.clip), "0.2", 0, 1, NULL, NULL, TRAIN, "ratio clip" },
 	{ "update.kl", NLA_OPT_NUM, AT(update.kl), "0.01", 0, 100, NULL, "kl", TRAIN, "weight of the KL term to the AV as it was at the start" },
 	{ "update.grad_clip", NLA_OPT_NUM, AT(update.grad_clip), "1", 0, 1e9, NULL, NULL, TRAIN | SFT, "gradient norm to clip to; 0: off" },
-	{ "update.micro_batch", NLA_OPT_INT, AT(update.micro_batch), "0", 0, 65536, NULL, NULL, TRAIN | SFT, "responses (nla-sft: rows) a backward pass; 0: all at once" },
+	{ "update.micro_batch", NLA_OPT_INT, AT(update.micro_batch), "0", 0, 65536, NULL, NULL, TRAIN | SFT, "responses (nla-sft: rows) a backward pass; 0: as many as the memory plan allows" },
+	{ "update.recompute", NLA_OPT_ENUM, AT(update.recompute), "auto", 0, 0, "auto|true|false", NULL, TRAIN | SFT, "run blocks again in the backward pass instead of keeping their activations: less memory, the same gradients; auto: where the plan needs it" },
 	{ "update.max_bad_steps", NLA_OPT_INT, AT(update.max_bad_steps), "10", 1, BIG, NULL, NULL, TRAIN | SFT, "non-finite gradients in a row that end the run" },
 	{ "ar_update.enabled", NLA_OPT_BOOL, AT(ar_update.enabled), "false", 0, 0, NULL, NULL, TRAIN, "co-train the AR, one step a batch; else frozen" },
 	{ "ar_update.lr", NLA_OPT_NUM, AT(ar_update.lr), "1e-5", 0, 10, NULL, NULL, TRAIN, "its learning rate" },
@@ -164,6 +167,9 @@ enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command
 		return nla_usage(err, "'rollout.min_new_tokens' is more than 'rollout.max_new_tokens'");
 	if (command == NLA_CMD_EXPLAIN && *cfg->explain.text && *cfg->explain.vector)
 		return nla_usage(err, "'explain.text' and 'explain.vector' are both set: give one of them");
+	int64_t bytes;
+	if (nla_config_memory(cfg, &bytes, err))
+		return err->status;
 	if (cfg->resume && cfg->overwrite)
 		return nla_usage(err, "'resume' and 'overwrite' exclude each other");
 	find_model(cfg, command);
@@ -175,7 +181,7 @@ void nla_config_release(struct nla_config *cfg) { nla_options_release(nla_config
 enum nla_status nla_config_write(const struct nla_config *cfg, const char *path, struct nla_err *err)
 {
 	struct nla_config lasting = *cfg; /* what was asked of this one start must not be asked again by who reads the file */
-	lasting.resume = lasting.overwrite = false;
+	lasting.resume = lasting.overwrite = lasting.check = false;
 	cJSON *json = nla_options_dump(nla_config_table, nla_config_n, &lasting);
 	enum nla_status status = nla_json_write(path, json, true, err);
 	cJSON_Delete(json);
@@ -193,6 +199,29 @@ enum nla_status nla_config_lora(const struct nla_config *cfg, struct nla_lora_sp
 	return nla_lora_targets(cfg->lora.targets, &spec->targets, err) ? nla_err_context(err, "'lora.targets'") : NLA_OK;
 }
 
+enum nla_status nla_config_memory(const struct nla_config *cfg, int64_t *bytes, struct nla_err *err)
+{
+	static const char units[] = "KMGT";
+	const char *text = cfg->memory, *unit;
+	char *end;
+	*bytes = 0;
+	if (!*text)
+		return NLA_OK;
+	double value = *text >= '0' && *text <= '9' ? strtod(text, &end) : (end = cfg->memory, 0);
+	unit = *end && end > text ? strchr(units, *end >= 'a' ? *end - 'a' + 'A' : *end) : NULL;
+	if (unit) {
+		bool binary = end[1] == 'i';
+		for (end += 1 + binary; unit >= units; unit--)
+			value *= binary ? 1024 : 1000;
+	}
+	if (*end == 'B')
+		end++;
+	if (*end || !(value >= 1e6) || value > 1e15)
+		return nla_usage(err, "'memory' is '%s': want a size of at least 1M, such as 24G", text);
+	*bytes = (int64_t)value;
+	return NLA_OK;
+}
+
 enum nla_status nla_config_device(const struct nla_config *cfg, int *device, nt_dtype *dtype, struct nla_err *err)
 {
 	const char *d = cfg->device;
@@ -202,6 +231,23 @@ enum nla_status nla_config_device(const struct nla_config *cfg, int *device, nt_
 	nt_set_threads((int)cfg->threads);
 	if (nt_device_open(d, device))
 		return nla_nt_fail(err, "cannot use device '%s'", d);
-	*dtype = cfg->dtype == NLA_DTYPE_BF16 || (cfg->dtype == NLA_DTYPE_AUTO && *device != NT_CPU) ? NT_BF16 : NT_F32;
+	bool for_gpu = *device != NT_CPU || (cfg->check && *cfg->memory); /* the check of a GPU that is not here */
+	*dtype = cfg->dtype == NLA_DTYPE_BF16 || (cfg->dtype == NLA_DTYPE_AUTO && for_gpu) ? NT_BF16 : NT_F32;
+	return NLA_OK;
+}
+
+enum nla_status nla_config_room(const struct nla_config *cfg, int device, int64_t *room, struct nla_err *err)
+{
+	int64_t total, peak, limit, context = device == NT_CPU ? 0 : NLA_PLAN_CONTEXT; /* which is there already, and in the plan */
+	if (nla_config_memory(cfg, &limit, err))
+		return err->status;
+	if (nt_memory(device, room, &total, &peak))
+		return nla_nt_fail(err, "cannot read the memory's size");
+	*room += context;
+	if (!limit || (cfg->check && device == NT_CPU)) /* that memory is another device's */
+		return NLA_OK;
+	*room = NLA_MIN(*room, limit);
+	if (device != NT_CPU && nt_memory_limit(device, NLA_MAX(limit - context, 1)))
+		return nla_nt_fail(err, "cannot keep to 'memory'");
 	return NLA_OK;
 }

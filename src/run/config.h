@@ -12,6 +12,7 @@
 #include "rl/reward.h"
 #include "rl/rollout.h"
 #include "rl/update.h"
+#include "run/plan.h"
 
 enum nla_command { NLA_CMD_TRAIN = 1, NLA_CMD_SFT = 2, NLA_CMD_EXTRACT = 4, NLA_CMD_EVAL = 8, NLA_CMD_EXPLAIN = 16, NLA_CMD_TEACH = 32,
 		   NLA_CMD_EXPORT = 64, NLA_CMD_ALL = 127 };
@@ -19,10 +20,10 @@ enum nla_dtype_choice { NLA_DTYPE_AUTO, NLA_DTYPE_FP32, NLA_DTYPE_BF16 };
 enum nla_role { NLA_ROLE_LM, NLA_ROLE_AV, NLA_ROLE_AR };
 
 struct nla_config {
-	char *model, *av, *ar, *av_base, *ar_base, *ref, *data, *out, *device;
+	char *model, *av, *ar, *av_base, *ar_base, *ref, *data, *out, *device, *memory;
 	int dtype;
 	int64_t seed, threads, steps;
-	bool resume, overwrite;
+	bool resume, overwrite, check;
 	struct nla_chat_cfg chat;
 	struct {
 		int64_t rank;
@@ -36,6 +37,7 @@ struct nla_config {
 	struct {
 		double lr, clip, kl, grad_clip;
 		int64_t micro_batch, max_bad_steps;
+		int recompute; /* enum nla_recompute_choice */
 	} update;
 	struct {
 		bool enabled, train_head;
@@ -94,6 +96,10 @@ enum nla_status nla_config_write(const struct nla_config *cfg, const char *path,
 /* Errors (NLA_USAGE) naming the key when a path is "". */
 enum nla_status nla_config_need(const char *value, const char *key, struct nla_err *err);
 enum nla_status nla_config_lora(const struct nla_config *cfg, struct nla_lora_spec *spec, struct nla_err *err);
+/* 'memory' in bytes; 0: not set. */
+enum nla_status nla_config_memory(const struct nla_config *cfg, int64_t *bytes, struct nla_err *err);
+/* Bytes of the device that a memory plan may use: what is free at the start, within 'memory', to which a GPU then keeps. */
+enum nla_status nla_config_room(const struct nla_config *cfg, int device, int64_t *room, struct nla_err *err);
 /* Opens the device, sets threads, decides the type. */
 enum nla_status nla_config_device(const struct nla_config *cfg, int *device, nt_dtype *dtype, struct nla_err *err);
 

@@ -65,6 +65,7 @@ static enum nla_status evaluate_batch(const struct nla_evaluated *who, const int
 	float *v = nla_alloc((size_t)(n * who->set->d), sizeof(*v));
 	uint32_t *keys = nla_alloc((size_t)n, sizeof(*keys));
 	once.group = 1;
+	once.rows = who->rows;
 	for (int64_t i = 0; i < n; i++)
 		keys[i] = (uint32_t)rows[i];
 	if (!nla_actset_vectors(who->set, rows, (size_t)n, v, err) &&
@@ -154,7 +155,7 @@ static enum nla_status logprob_batch(const struct nla_evaluated *who, const stru
 	struct nla_responses resp = { .v = v, .n_prompts = n, .ids = ids, .n = n, .width = width, .length = length, .prompt_of = prompt_of };
 	nt_scope_push();
 	if (!nla_actset_vectors(who->set, rows, (size_t)n, v, err)) {
-		nt_tensor *lp = nla_av_logprob(who->av, view, &resp, temperature, NULL, err);
+		nt_tensor *lp = nla_av_logprob(who->av, view, &resp, temperature, NULL, NULL, err);
 		if (lp && nt_to_host_f32(lp, host, (size_t)total))
 			nla_nt_fail(err, "cannot read log-probabilities");
 	}

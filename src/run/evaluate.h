@@ -37,6 +37,7 @@ struct nla_evaluated {
 	const struct nla_ar *ar;
 	struct nla_view ar_view;
 	const struct nla_actset *set;
+	int64_t rows; /* decoded at once at most; 0: eval.batch */
 };
 
 /* Row numbers: `count` of the set's (0: all), chosen by a permutation that depends on the set's size only; ascending, owned. */

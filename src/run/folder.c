@@ -13,7 +13,7 @@
 
 /* Keys that may differ when a run goes on: they change what is seen of it, not what it computes. */
 static const char *const free_keys[] = { "steps", "threads", "resume", "overwrite", "log.", "eval.", "checkpoint.", "out", "explain.",
-					 "score", "extract.", "templates.", "ref" };
+					 "score", "extract.", "templates.", "ref", "memory", "check", "update.recompute" };
 
 static bool is_free(const char *key)
 {
@@ -309,6 +309,7 @@ static const struct {
 	{ "step", offsetof(struct nla_state, step) },           { "cursor", offsetof(struct nla_state, cursor) },
 	{ "bad_steps", offsetof(struct nla_state, bad_steps) }, { "skipped", offsetof(struct nla_state, skipped) },
 	{ "av_updates", offsetof(struct nla_state, av_updates) }, { "ar_updates", offsetof(struct nla_state, ar_updates) },
+	{ "micro_batch", offsetof(struct nla_state, micro_batch) }, { "copies", offsetof(struct nla_state, copies) },
 };
 
 enum nla_status nla_state_write(const struct nla_state *s, const char *folder, struct nla_err *err)
@@ -329,7 +330,8 @@ enum nla_status nla_state_read(struct nla_state *s, const char *folder, struct n
 	cJSON *json = NULL;
 	nla_json_read(path, &json, err);
 	for (size_t i = 0; i < NLA_LEN(counters) && !err->status; i++)
-		nla_json_need_int(json, path, counters[i].key, (int64_t *)((char *)s + counters[i].offset), err);
+		if (counters[i].offset < offsetof(struct nla_state, micro_batch) || nla_json_at(json, counters[i].key)) /* older ones lack the plan */
+			nla_json_need_int(json, path, counters[i].key, (int64_t *)((char *)s + counters[i].offset), err);
 	cJSON_Delete(json);
 	free(path);
 	return err->status;

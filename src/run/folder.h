@@ -39,6 +39,7 @@ enum nla_status nla_checkpoint_find(const char *run, char **path, int64_t *step,
 /* Counters and cursor of a run: state.json of a checkpoint. */
 struct nla_state {
 	int64_t step, cursor, bad_steps, skipped, av_updates, ar_updates;
+	int64_t micro_batch, copies; /* what the memory plan chose; micro_batch 0: nothing yet */
 };
 enum nla_status nla_state_write(const struct nla_state *s, const char *folder, struct nla_err *err);
 enum nla_status nla_state_read(struct nla_state *s, const char *folder, struct nla_err *err);

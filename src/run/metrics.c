@@ -137,6 +137,7 @@ cJSON *nla_metrics_line(const struct nla_train *t, const struct nla_step *s)
 	}
 	nla_json_put(json, "seconds", seconds);
 	nt_memory(t->target.lm.device, &free_bytes, &total, &peak);
+	nla_json_put(json, "micro_batch", (double)t->plan.micro_batch);
 	nla_json_put(json, "peak_memory_bytes", (double)peak);
 	return json;
 }

@@ -73,6 +73,40 @@ static enum nla_status open_params(struct nla_sft *s, struct nla_err *err)
 	return err->status;
 }
 
+/* Rows a backward pass, and whether blocks are recomputed, by the memory plan. A run that goes on keeps its number. Role lm trains
+ * small models whole: what is asked for is done. */
+static enum nla_status make_plan(struct nla_sft *s, int64_t room, struct nla_err *err)
+{
+	const struct nla_config *cfg = s->cfg;
+	const struct nla_lm *lm = &s->target.lm;
+	struct nla_i32s empty = { 0 };
+	struct nla_plan plan;
+	bool ar = cfg->sft.role == NLA_ROLE_AR, too_long;
+	int64_t longest = 1;
+	s->micro_batch = cfg->update.micro_batch;
+	s->recompute = cfg->update.recompute == NLA_RECOMPUTE_TRUE;
+	if (cfg->sft.role == NLA_ROLE_LM || (ar && nla_ar_encode(&s->ar, "", 0, &empty, &too_long, err)))
+		return err->status;
+	for (int64_t i = 0; i < s->set.n; i++)
+		longest = NLA_MAX(longest, (int64_t)s->responses[i].n);
+	struct nla_plan_in in = {
+		.arch = &lm->arch, .dtype = lm->dtype, .gpu = lm->device != NT_CPU, .weights = nla_plan_loaded(&s->target, &s->av, &s->ar),
+		.trained = ar ? &s->ar.adapter : &s->av.adapter, .ar_only = ar, .ar_depth = s->ar.depth, .head_trained = ar && cfg->sft.train_head,
+		.prompt = (int64_t)s->av.prompt.n, .prompt_head = s->av.marker, .ar_prompt = (int64_t)empty.n + longest,
+		.prompts = cfg->sft.batch, .group = 1, .new_tokens = longest, .recompute = cfg->update.recompute,
+		.micro_batch = cfg->update.micro_batch ? cfg->update.micro_batch : s->state.micro_batch,
+	};
+	nla_i32s_release(&empty);
+	nla_plan_make(&in, room, &plan);
+	s->state.micro_batch = s->micro_batch = plan.micro_batch;
+	s->recompute = plan.recompute;
+	nt_logprob_chunk(plan.chunk);
+	char *words = nla_plan_words(&in, &plan);
+	nla_say("memory plan: %s", words);
+	free(words);
+	return NLA_OK;
+}
+
 static enum nla_status restore(struct nla_sft *s, struct nla_err *err)
 {
 	struct nla_st st;
@@ -90,12 +124,13 @@ static enum nla_status restore(struct nla_sft *s, struct nla_err *err)
 enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, struct nla_err *err)
 {
 	int device;
+	int64_t room;
 	nt_dtype dtype;
 	struct nla_lora_spec spec;
 	memset(s, 0, sizeof(*s));
 	s->cfg = cfg;
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->out, "out", err) || nla_config_lora(cfg, &spec, err) ||
-	    nla_config_device(cfg, &device, &dtype, err))
+	    nla_config_device(cfg, &device, &dtype, err) || nla_config_room(cfg, device, &room, err))
 		return err->status;
 	bool lm = cfg->sft.role == NLA_ROLE_LM;
 	if (lm && dtype != NT_F32)
@@ -107,7 +142,7 @@ enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, st
 	if (open_role(s, &spec, err) || open_params(s, err) || nla_folder_open(&s->folder, cfg, cfg->sft.schedule == NLA_SCHEDULE_COSINE, err))
 		return err->status;
 	nla_cursor_init(&s->cursor, (uint64_t)cfg->seed, s->split.n_train);
-	return s->folder.checkpoint ? restore(s, err) : NLA_OK;
+	return (s->folder.checkpoint && restore(s, err)) || make_plan(s, room, err) ? err->status : NLA_OK;
 }
 
 void nla_sft_close(struct nla_sft *s)

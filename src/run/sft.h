@@ -28,6 +28,8 @@ struct nla_sft {
 	struct nla_cursor cursor;
 	struct nla_folder folder;
 	struct nla_state state;
+	int64_t micro_batch;           /* rows a backward pass, 0: all; recompute: see lm/recompute.h */
+	bool recompute;
 };
 
 enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, struct nla_err *err);

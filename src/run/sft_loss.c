@@ -9,7 +9,8 @@ static nt_tensor *cross_entropy(const nt_tensor *logprob, int64_t n_tokens) { re
 
 static int64_t sequence_length(const struct nla_sft *s, int64_t row) { return s->offset.data[row + 1] - s->offset.data[row]; }
 
-static nt_tensor *lm_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int64_t n_tokens, struct nla_err *err)
+static nt_tensor *lm_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int64_t n_tokens, struct nla_recompute *re,
+			  struct nla_err *err)
 {
 	struct nla_view view = { .lm = &s->target.lm };
 	struct nla_pack pack;
@@ -25,7 +26,7 @@ static nt_tensor *lm_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 		}
 	}
 	if (!nla_pack_ready(&pack, view.lm, err)) {
-		nt_tensor *x = nla_final_norm(&view, nla_forward(&view, &pack, NULL, view.lm->arch.n_layers, NULL));
+		nt_tensor *x = nla_final_norm(&view, nla_recompute_forward(re, &view, &pack, NULL, view.lm->arch.n_layers));
 		loss = cross_entropy(nt_token_logprob(x, view.lm->head, nt_i64(view.lm->device, ids.data, (int64_t)ids.n), 1, NULL), n_tokens);
 	}
 	nla_pack_release(&pack);
@@ -34,7 +35,8 @@ static nt_tensor *lm_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 	return loss;
 }
 
-static nt_tensor *av_loss(struct nla_sft *s, const int64_t *rows, const int64_t *vectors, int64_t n, int64_t n_tokens, struct nla_err *err)
+static nt_tensor *av_loss(struct nla_sft *s, const int64_t *rows, const int64_t *vectors, int64_t n, int64_t n_tokens,
+			  struct nla_recompute *re, struct nla_err *err)
 {
 	struct nla_view view = nla_av_view(&s->av);
 	int64_t width = 0, d = s->set.d;
@@ -51,7 +53,7 @@ static nt_tensor *av_loss(struct nla_sft *s, const int64_t *rows, const int64_t 
 	struct nla_responses r = { .v = v, .n_prompts = n, .ids = ids, .n = n, .width = width, .length = length, .prompt_of = prompt_of };
 	nt_tensor *loss = NULL;
 	if (!nla_actset_vectors(&s->set, vectors, (size_t)n, v, err))
-		loss = cross_entropy(nla_av_logprob(&s->av, &view, &r, 1, NULL, err), n_tokens);
+		loss = cross_entropy(nla_av_logprob(&s->av, &view, &r, 1, NULL, re, err), n_tokens);
 	free(ids);
 	free(length);
 	free(prompt_of);
@@ -59,7 +61,8 @@ static nt_tensor *av_loss(struct nla_sft *s, const int64_t *rows, const int64_t 
 	return loss;
 }
 
-static nt_tensor *ar_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int64_t n_all, struct nla_err *err)
+static nt_tensor *ar_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int64_t n_all, struct nla_recompute *re,
+			  struct nla_err *err)
 {
 	struct nla_view view = nla_ar_view(&s->ar);
 	struct nla_ar_texts texts;
@@ -75,7 +78,7 @@ static nt_tensor *ar_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 		nla_i64s_push(&texts.offset, (int64_t)texts.ids.n);
 	}
 	if (!err->status && !nla_actset_vectors(&s->set, rows, (size_t)n, v, err)) {
-		nt_tensor *hat = nla_ar_predict(&s->ar, &view, &texts, 0, n, NULL, err);
+		nt_tensor *hat = nla_ar_predict(&s->ar, &view, &texts, 0, n, NULL, re, err);
 		if (hat)
 			loss = nt_scale(nt_sum(nla_ar_mse(hat, nt_from_host(NT_F32, s->target.lm.device, v, 2, shape))), 1.0 / (double)n_all);
 	}
@@ -96,21 +99,23 @@ int64_t nla_sft_weight(const struct nla_sft *s, const int64_t *rows, int64_t n)
 enum nla_status nla_sft_loss(struct nla_sft *s, const int64_t *rows, const int64_t *vectors, int64_t n, bool train, double *loss,
 			     struct nla_err *err)
 {
-	int64_t weight = nla_sft_weight(s, rows, n), micro = s->cfg->update.micro_batch > 0 ? s->cfg->update.micro_batch : n;
+	int64_t weight = nla_sft_weight(s, rows, n), micro = s->micro_batch > 0 ? s->micro_batch : n;
 	vectors = vectors ? vectors : rows;
 	*loss = 0;
 	for (int64_t from = 0; from < n && !err->status; from += micro) {
 		int64_t m = NLA_MIN(micro, n - from);
 		double value = 0;
+		struct nla_recompute re = { .on = train && s->recompute };
 		nt_scope_push();
 		nt_grad_push(train);
-		nt_tensor *l = s->cfg->sft.role == NLA_ROLE_LM ? lm_loss(s, rows + from, m, weight, err)
-			       : s->cfg->sft.role == NLA_ROLE_AV ? av_loss(s, rows + from, vectors + from, m, weight, err)
-								 : ar_loss(s, rows + from, m, weight, err);
+		nt_tensor *l = s->cfg->sft.role == NLA_ROLE_LM ? lm_loss(s, rows + from, m, weight, &re, err)
+			       : s->cfg->sft.role == NLA_ROLE_AV ? av_loss(s, rows + from, vectors + from, m, weight, &re, err)
+								 : ar_loss(s, rows + from, m, weight, &re, err);
 		if (l && train)
-			nt_backward(l);
+			nla_recompute_backward(&re, l, err);
 		if (l)
 			nt_item(l, &value);
+		nla_recompute_release(&re);
 		nt_grad_pop();
 		nt_scope_pop();
 		if (!err->status && nt_check())

@@ -30,9 +30,11 @@ enum nla_status nla_train_rollout(struct nla_train *t, struct nla_step *s, struc
 {
 	struct nla_rng rng = { (uint64_t)t->cfg->seed, NLA_STREAM_SAMPLE };
 	double started = nla_seconds();
+	struct nla_rollout_cfg cfg = t->cfg->rollout;
+	cfg.rows = t->plan.rows;
 	nt_grad_push(false);
 	if (!t->has_rollout || !nla_merge(&t->rollout_lm, &t->policy, err))
-		nla_rollout(&t->av, &t->sampler, s->v, t->cfg->rollout.prompts, &t->cfg->rollout, &rng, (uint32_t)t->state.step, s->keys,
+		nla_rollout(&t->av, &t->sampler, s->v, cfg.prompts, &cfg, &rng, (uint32_t)t->state.step, s->keys,
 			    &s->rollout, err);
 	nt_grad_pop();
 	s->seconds[NLA_STAGE_ROLLOUT] = nla_seconds() - started;
@@ -65,6 +67,8 @@ static enum nla_status update_ar(struct nla_train *t, struct nla_step *s, struct
 	struct nla_f32s v = { 0 };
 	double norm;
 	bool skipped = false, too_long = false;
+	struct nla_update_cfg u = { .lr = t->cfg->ar_update.lr, .grad_clip = t->cfg->update.grad_clip,
+				    .micro_batch = t->plan.micro_batch, .recompute = t->plan.recompute };
 	nla_ar_texts_start(&texts);
 	for (int64_t i = 0; i < s->rollout.n && !err->status; i++) {
 		if (s->rollout.failed[i])
@@ -75,8 +79,7 @@ static enum nla_status update_ar(struct nla_train *t, struct nla_step *s, struct
 		nla_f32s_append(&v, s->v + s->rollout.prompt_of[i] * t->set.d, (size_t)t->set.d);
 	}
 	if (!err->status && texts.offset.n > 1)
-		nla_update_ar(&t->ar, &t->ar_view, &texts, v.data, t->cfg->ar_update.lr, t->cfg->update.grad_clip,
-			      t->cfg->update.micro_batch, &t->ar_optim, &s->ar_loss, &norm, &skipped, err);
+		nla_update_ar(&t->ar, &t->ar_view, &texts, v.data, &u, &t->ar_optim, &s->ar_loss, &norm, &skipped, err);
 	s->skipped = s->skipped || skipped;
 	nla_ar_texts_release(&texts);
 	nla_f32s_release(&v);
@@ -88,7 +91,7 @@ enum nla_status nla_train_update(struct nla_train *t, struct nla_step *s, struct
 	const struct nla_config *cfg = t->cfg;
 	struct nla_update_cfg u = { .lr = cfg->update.lr, .clip = cfg->update.clip, .kl = cfg->update.kl,
 				    .temperature = cfg->rollout.temperature, .grad_clip = cfg->update.grad_clip,
-				    .micro_batch = cfg->update.micro_batch };
+				    .micro_batch = t->plan.micro_batch, .recompute = t->plan.recompute };
 	struct nla_update_batch batch = { .responses = nla_rollout_responses(&s->rollout), .advantage = s->advantage,
 					  .sampler = s->rollout.tokens.logprob };
 	double started = nla_seconds();

@@ -1,4 +1,4 @@
-/* Opening and closing an RL run: who is loaded, which copies are made, what a checkpoint brings back. */
+/* Opening and closing an RL run: who is loaded, the memory plan and its copies, what a checkpoint brings back. */
 #include "run/train.h"
 
 #include <math.h>
@@ -6,17 +6,6 @@
 #include <string.h>
 
 #include "base/progress.h"
-
-/* Copies are made while they take less than this part of the device's memory. */
-#define COPY_SHARE 0.4
-
-static int64_t copy_bytes(const struct nla_lm *lm)
-{
-	int64_t per_block = 0;
-	for (int p = 0; p < NLA_N_PROJ; p++)
-		per_block += nla_proj_in(&lm->arch, p) * nla_proj_out(&lm->arch, p);
-	return per_block * lm->arch.n_layers * (lm->dtype == NT_F32 ? 4 : 2);
-}
 
 static enum nla_status make_copy(struct nla_lm *copy, bool *has, const struct nla_view *view, struct nla_err *err)
 {
@@ -29,22 +18,18 @@ static enum nla_status make_copy(struct nla_lm *copy, bool *has, const struct nl
 	return err->status;
 }
 
-/* Which copies, and the four views that the stages read. */
-static enum nla_status make_views(struct nla_train *t, struct nla_err *err)
+/* The copies that the plan allows, and the four views that the stages read. */
+enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err)
 {
-	int64_t free_bytes, total, peak, one = copy_bytes(nla_av_lm(&t->av));
-	if (nt_memory(t->target.lm.device, &free_bytes, &total, &peak))
-		return nla_nt_fail(err, "cannot read the memory's size");
-	int64_t room = (int64_t)(COPY_SHARE * (double)total) / (one + 1);
-	bool exact = t->target.lm.dtype == NT_F32;
+	bool all = t->plan.copies == NLA_PLAN_ALL_COPIES && t->target.lm.dtype == NT_F32;
 	t->reference = nla_av_view(&t->av);
 	t->ar_view = nla_ar_view(&t->ar);
-	if (exact && room >= 3 && t->reference.n_adapters) {
+	if (all && t->reference.n_adapters) {
 		if (make_copy(&t->anchor, &t->has_anchor, &t->reference, err))
 			return err->status;
 		t->reference = (struct nla_view){ .lm = &t->anchor };
 	}
-	if (exact && room >= 3 && t->ar_view.n_adapters && !t->cfg->ar_update.enabled) {
+	if (all && t->ar_view.n_adapters && !t->cfg->ar_update.enabled) {
 		if (make_copy(&t->reader, &t->has_reader, &t->ar_view, err))
 			return err->status;
 		t->ar_view = (struct nla_view){ .lm = &t->reader };
@@ -52,12 +37,51 @@ static enum nla_status make_views(struct nla_train *t, struct nla_err *err)
 	t->policy = t->reference;
 	t->policy.adapters[t->policy.n_adapters++] = &t->adapter;
 	t->sampler = t->policy;
-	if (room >= 1) {
+	if (t->plan.copies) {
 		if (make_copy(&t->rollout_lm, &t->has_rollout, &t->policy, err))
 			return err->status;
 		t->sampler = (struct nla_view){ .lm = &t->rollout_lm };
 	}
+	nt_logprob_chunk(t->plan.chunk);
 	return NLA_OK;
+}
+
+struct nla_plan_in nla_train_sizes(const struct nla_train *t)
+{
+	const struct nla_config *cfg = t->cfg;
+	const struct nla_lm *lm = &t->target.lm;
+	return (struct nla_plan_in){
+		.arch = &lm->arch, .dtype = lm->dtype, .gpu = lm->device != NT_CPU, .weights = nla_plan_loaded(&t->target, &t->av, &t->ar),
+		.av = t->av.adapter.layers ? &t->av.adapter : NULL, .ar = t->ar.adapter.layers ? &t->ar.adapter : NULL,
+		.trained = &t->adapter, .ar_depth = t->ar.depth, .ar_trained = cfg->ar_update.enabled,
+		.head_trained = cfg->ar_update.enabled && cfg->ar_update.train_head,
+		.prompt = (int64_t)t->av.prompt.n, .prompt_head = t->av.marker,
+		.ar_prompt = NLA_MIN(t->ar_tokens + cfg->rollout.max_new_tokens, NLA_AR_MAX_IDS),
+		.prompts = cfg->rollout.prompts, .group = cfg->rollout.group, .new_tokens = cfg->rollout.max_new_tokens,
+		.eval_rows = t->has_eval ? cfg->eval.batch : 0, .micro_batch = cfg->update.micro_batch, .recompute = cfg->update.recompute,
+		.copies = NLA_PLAN_ALL_COPIES, .rollout = true,
+	};
+}
+
+/* A run that goes on keeps its micro-batch and copies, on which the rounding depends, where they still fit. */
+static enum nla_status make_plan(struct nla_train *t, struct nla_err *err)
+{
+	struct nla_i32s ids = { 0 };
+	bool too_long;
+	if (!nla_ar_encode(&t->ar, "", 0, &ids, &too_long, err)) {
+		t->ar_tokens = (int64_t)ids.n;
+		struct nla_plan_in in = nla_train_sizes(t), before = in;
+		before.micro_batch = t->state.micro_batch;
+		before.copies = (int)t->state.copies;
+		if (t->state.micro_batch)
+			nla_plan_make(&before, t->room, &t->plan);
+		if (!t->state.micro_batch || !t->plan.fits || t->plan.copies != t->state.copies)
+			nla_plan_make(&in, t->room, &t->plan);
+		t->state.micro_batch = t->plan.micro_batch;
+		t->state.copies = t->plan.copies;
+	}
+	nla_i32s_release(&ids);
+	return err->status;
 }
 
 static enum nla_status open_data(struct nla_train *t, struct nla_err *err)
@@ -178,15 +202,17 @@ enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg
 	t->cfg = cfg;
 	t->saved = -1;
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) || nla_config_need(cfg->ar, "ar", err) ||
-	    nla_config_need(cfg->data, "data", err) || nla_config_need(cfg->out, "out", err) || nla_config_lora(cfg, &spec, err) ||
-	    nla_config_device(cfg, &device, &dtype, err))
+	    nla_config_need(cfg->data, "data", err) || (!cfg->check && nla_config_need(cfg->out, "out", err)) || nla_config_lora(cfg, &spec, err) ||
+	    nla_config_device(cfg, &device, &dtype, err) || nla_config_room(cfg, device, &t->room, err))
 		return err->status;
 	if (nla_target_open(&t->target, cfg->model, &cfg->chat, device, dtype, -1, err) || open_models(t, err) || open_data(t, err) ||
-	    open_adapters(t, &spec, err) || open_optim(t, err) || nla_folder_open(&t->folder, cfg, false, err) || keep_reference(t, err))
+	    open_adapters(t, &spec, err) || open_optim(t, err))
 		return err->status;
-	if (t->folder.checkpoint && restore(t, err))
+	if (cfg->check) /* which writes nothing, and makes copies only for what it tries */
+		return make_plan(t, err);
+	if (nla_folder_open(&t->folder, cfg, false, err) || keep_reference(t, err) || (t->folder.checkpoint && restore(t, err)))
 		return err->status;
-	return make_views(t, err);
+	return make_plan(t, err) || nla_train_views(t, err) ? err->status : NLA_OK;
 }
 
 void nla_train_close(struct nla_train *t)

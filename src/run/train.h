@@ -9,7 +9,7 @@
  *
  * A whole AV or AR has weights of its own in the target's place.
  *
- * Where memory allows, copies with adapters merged in make it faster: `rollout` (decoding), and in fp32, where merging is exact to
+ * Where the memory plan (run/plan.h) allows, copies with adapters merged in make it faster: `rollout` (decoding), and in fp32, where merging is exact to
  * rounding, `anchor` (warm start merged: the base of policy and reference) and `reader` (AR, while it is frozen).
  */
 #ifndef NLA_TRAIN_H
@@ -51,11 +51,18 @@ struct nla_train {
 	struct nla_optim optim, ar_optim;
 	struct nla_folder folder;
 	struct nla_state state;
+	int64_t ar_tokens;               /* of the AR's prompt around an empty explanation */
+	int64_t room;                    /* bytes the plan may use */
+	struct nla_plan plan;
 	int64_t saved;                   /* step of the newest checkpoint */
 	double checkpoint_seconds;       /* since the last line of metrics.jsonl */
 };
 
+/* cfg->check: without run folder and views. */
 enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, struct nla_err *err);
+enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err);
+/* The sizes that its plan is made from. */
+struct nla_plan_in nla_train_sizes(const struct nla_train *t);
 void nla_train_close(struct nla_train *t);
 
 /* The stages' inputs and outputs around the pure ones; in the order of a step. */

@@ -75,7 +75,7 @@ enum nla_status nla_train_evaluate(struct nla_train *t, struct nla_step *s, stru
 	if (!t->has_eval)
 		return NLA_OK;
 	int64_t *rows = nla_eval_rows(&t->eval_set, t->cfg->eval.rows, &n);
-	struct nla_evaluated who = { &t->av, t->sampler, &t->ar, t->ar_view, &t->eval_set };
+	struct nla_evaluated who = { &t->av, t->sampler, &t->ar, t->ar_view, &t->eval_set, t->plan.rows };
 	nt_grad_push(false);
 	if ((!t->has_rollout || !nla_merge(&t->rollout_lm, &t->policy, err)) &&
 	    !nla_evaluate(&who, rows, n, t->cfg, "evaluate", &r, err)) {

@@ -117,7 +117,7 @@ static inline float *logprob_of(const struct nla_av *av, const struct nla_view *
 	for (int64_t i = 0; i < r->n; i++)
 		n += (size_t)r->length[i];
 	nt_scope_push();
-	nt_tensor *logprob = nla_av_logprob(av, view, r, temperature, NULL, &err);
+	nt_tensor *logprob = nla_av_logprob(av, view, r, temperature, NULL, NULL, &err);
 	if (!logprob)
 		fail_msg("%s", err.text);
 	float *x = host(logprob, n);

@@ -103,7 +103,7 @@ static void check_predictions(struct tiny *t, const char *what)
 	int64_t shape[2] = { M, D };
 	char line[80];
 	nt_scope_push();
-	nt_tensor *h_t = NULL, *hat_t = nla_ar_predict(&t->ar, &view, &texts, 0, M, &h_t, &err);
+	nt_tensor *h_t = NULL, *hat_t = nla_ar_predict(&t->ar, &view, &texts, 0, M, &h_t, NULL, &err);
 	nt_tensor *v = nt_from_host(NT_F32, NT_CPU, golden_f32(t, "ar.targets", M * D), 2, shape);
 	float *h = host(h_t, M * D), *hat = host(hat_t, M * D), *mse = host(nla_ar_mse(hat_t, v), M);
 	snprintf(line, sizeof(line), "h, %s", what);

@@ -83,7 +83,7 @@ static void test_sites(void **state)
 	t->av.prompt.data[t->av.marker] = 5;
 	assert_fails(nla_av_pack(&t->av, t->responses.v, B, &pack, rows, &inject, &err), "0 of 3 activations have an injection site");
 	nla_pack_release(&pack);
-	assert_null(nla_av_logprob(&t->av, &t->policy, &t->responses, 1, NULL, &err));
+	assert_null(nla_av_logprob(&t->av, &t->policy, &t->responses, 1, NULL, NULL, &err));
 	assert_non_null(strstr(err.text, "injection site"));
 	nt_scope_pop();
 }
@@ -114,7 +114,7 @@ static void test_entropy(void **state)
 	for (int plain = 0; plain < 2; plain++) {
 		nt_plain(plain);
 		nt_scope_push();
-		nt_tensor *entropy = NULL, *logprob = nla_av_logprob(&t->av, &t->policy, &t->responses, 1, &entropy, &err);
+		nt_tensor *entropy = NULL, *logprob = nla_av_logprob(&t->av, &t->policy, &t->responses, 1, &entropy, NULL, &err);
 		assert_non_null(logprob);
 		float *x = host(entropy, (size_t)t->n_tokens);
 		within(plain ? "entropy, plain" : "entropy", worst_packed(t, x, golden_f32(t, "av.entropy", N * WIDTH)), 5e-5);

@@ -301,7 +301,7 @@ static void test_full_distribution(void **state)
 	for (int i = 0; i < ROWS; i++)
 		n += (size_t)r.tokens.length[i];
 	nt_scope_push();
-	nt_tensor *entropy_t = NULL, *logp_t = nla_av_logprob(&t->av, &t->policy, &responses, 1, &entropy_t, &err);
+	nt_tensor *entropy_t = NULL, *logp_t = nla_av_logprob(&t->av, &t->policy, &responses, 1, &entropy_t, NULL, &err);
 	float *logp = host(logp_t, n), *entropy = host(entropy_t, n);
 	double sum = 0, sq = 0, least = 0;
 	for (size_t i = 0; i < n; i++) {

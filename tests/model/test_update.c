@@ -117,6 +117,75 @@ static void test_only_the_policy(void **state)
 	nla_strs_release(&p.names);
 }
 
+/* Blocks run again in the backward pass: the same gradients to the bit, and loss, whatever the injection and the operations. */
+static void check_recompute(struct tiny *t, const char *what)
+{
+	struct params p;
+	struct nla_update_stats kept, again;
+	double advantage[N];
+	struct nla_update_batch batch = golden_batch(t, advantage);
+	struct nla_update_cfg cfg = golden_cfg;
+	size_t n;
+	char line[80];
+	params_of(&p, &t->rl);
+	cfg.micro_batch = 5;
+	nt_peak_reset(NT_CPU);
+	int64_t before = nt_peak(NT_CPU);
+	float *want = gradient(t, &p, &batch, &cfg, &kept, &n);
+	int64_t peak_kept = nt_peak(NT_CPU) - before;
+	cfg.recompute = true;
+	nt_peak_reset(NT_CPU);
+	before = nt_peak(NT_CPU);
+	float *g = gradient(t, &p, &batch, &cfg, &again, &n);
+	int64_t peak_again = nt_peak(NT_CPU) - before;
+	assert_memory_equal(g, want, n * sizeof(*g));
+	assert_true(again.loss == kept.loss && again.kl == kept.kl && again.entropy == kept.entropy);
+	snprintf(line, sizeof(line), "peak of tensors when recomputed / kept, %s", what);
+	within(line, (double)peak_again / (double)peak_kept, 0.6);
+	free(want);
+	free(g);
+	nla_strs_release(&p.names);
+}
+
+static void test_recompute(void **state) { check_recompute(*state, "fast"); }
+
+static void test_recompute_plain(void **state)
+{
+	nt_plain(true);
+	check_recompute(*state, "plain");
+}
+
+/* The other injection, at the embedding: run again in the backward pass of what enters block 0, which nothing trained needs. */
+static void test_recompute_embedding(void **state)
+{
+	struct tiny *t = *state;
+	t->av.meta.inject = NLA_INJECT_EMBED_REPLACE;
+	t->av.meta.injection_scale = (struct nla_scale){ .kind = NLA_SCALE_NUMBER, .value = 3 };
+	check_recompute(t, "embed_replace");
+}
+
+/* Weights trained themselves, embedding and tied head among them: what enters block 0 has a gradient too. */
+static void test_recompute_weights(void **state)
+{
+	struct tiny *t = *state;
+	struct params p = { .n = nla_lm_params(&t->target.lm, NULL) };
+	struct nla_update_stats stats;
+	double advantage[N];
+	struct nla_update_batch batch = golden_batch(t, advantage);
+	struct nla_update_cfg cfg = golden_cfg;
+	size_t n;
+	assert_true(p.n <= MAX_PARAMS);
+	nla_lm_params(&t->target.lm, p.list);
+	for (int i = 0; i < p.n; i++)
+		assert_int_equal(nt_requires_grad(p.list[i], true), NT_OK);
+	float *want = gradient(t, &p, &batch, &cfg, &stats, &n);
+	cfg.recompute = true;
+	float *g = gradient(t, &p, &batch, &cfg, &stats, &n);
+	within("gradients of all weights, relative, recomputed, kept", relative(g, want, n), 1e-6);
+	free(want);
+	free(g);
+}
+
 /* However the samples are cut into backward passes, across prompts or not: gradient and statistics of the whole batch. */
 static void test_micro_batches(void **state)
 {
@@ -421,6 +490,10 @@ int main(void)
 		TINY_TEST(test_gradient_threads),
 		TINY_TEST(test_gradient_plain),
 		TINY_TEST(test_only_the_policy),
+		TINY_TEST(test_recompute),
+		TINY_TEST(test_recompute_plain),
+		TINY_TEST(test_recompute_embedding),
+		TINY_TEST(test_recompute_weights),
 		TINY_TEST(test_micro_batches),
 		TINY_TEST(test_ratio_one),
 		TINY_TEST(test_statistics),

@@ -13,7 +13,7 @@
 static void test_ar(void **state)
 {
 	struct tiny *t = *state;
-	static const int64_t sizes[] = { 0, 1, 3 };
+	static const int64_t sizes[] = { 0, 1, 3, 3 }; /* the last one with its blocks recomputed */
 	struct params p;
 	struct nla_ar_texts texts = golden_texts(t);
 	struct nla_view view = nla_ar_view(&t->ar);
@@ -21,13 +21,14 @@ static void test_ar(void **state)
 	p.list[p.n] = t->ar.head;
 	assert_int_equal(nt_requires_grad(t->ar.head, true), NT_OK);
 	for (size_t i = 0; i < NLA_LEN(sizes); i++) {
+		struct nla_update_cfg cfg = { .micro_batch = sizes[i], .recompute = i == 3 };
 		struct nla_optim optim;
 		double loss, norm, sq = 0, most;
 		bool skipped;
 		char line[80];
 		size_t n, n_head = (size_t)D * D;
 		assert_ok(nla_optim_init(&optim, p.list, p.n + 1, &err));
-		assert_ok(nla_update_ar(&t->ar, &view, &texts, golden_f32(t, "ar.targets", M * D), 0, 0, sizes[i], &optim, &loss, &norm,
+		assert_ok(nla_update_ar(&t->ar, &view, &texts, golden_f32(t, "ar.targets", M * D), &cfg, &optim, &loss, &norm,
 					&skipped, &err));
 		assert_false(skipped);
 		float *all = snapshot(&optim, &n), *g = all + n / 3;
@@ -57,6 +58,7 @@ static void test_ar_steps(void **state)
 	struct nla_optim optim;
 	struct nla_ar_texts texts = golden_texts(t);
 	struct nla_view view = nla_ar_view(&t->ar);
+	struct nla_update_cfg cfg = { .grad_clip = 1, .micro_batch = 3 };
 	double loss, first = 0, norm;
 	bool skipped;
 	float v[M * D];
@@ -68,7 +70,8 @@ static void test_ar_steps(void **state)
 	assert_ok(nla_optim_init(&optim, p.list, p.n + 1, &err));
 	float *head = host(t->ar.head, D * D);
 	for (int i = 0; i < 20; i++) {
-		assert_ok(nla_update_ar(&t->ar, &view, &texts, v, i ? 3e-3 : 1e-6, 1, 3, &optim, &loss, &norm, &skipped, &err));
+		cfg.lr = i ? 3e-3 : 1e-6;
+		assert_ok(nla_update_ar(&t->ar, &view, &texts, v, &cfg, &optim, &loss, &norm, &skipped, &err));
 		if (i)
 			continue;
 		first = loss;
@@ -80,7 +83,7 @@ static void test_ar_steps(void **state)
 	assert_true(loss < 0.7 * first);
 	float *before = snapshot(&optim, &n);
 	v[7] = NAN;
-	assert_ok(nla_update_ar(&t->ar, &view, &texts, v, 1e-3, 1, 3, &optim, &loss, &norm, &skipped, &err));
+	assert_ok(nla_update_ar(&t->ar, &view, &texts, v, &cfg, &optim, &loss, &norm, &skipped, &err));
 	float *after = snapshot(&optim, &n);
 	assert_true(skipped);
 	assert_memory_equal(before, after, n * sizeof(*after));

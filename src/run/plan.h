@@ -1,0 +1,78 @@
+/*
+ * plan - what a run holds in memory, by arithmetic on sizes alone, and what follows from it: which merged copies are made, whether
+ * blocks are recomputed, how many responses a backward pass takes, how many rows decode at once.
+ *
+ *	total = weights + copies + adapters + optimizer + head room + the largest of the stages, which follow one another
+ *
+ *	rollout   key/value cache of the rows that decode at once, and the step's (or the prompts') intermediates
+ *	score     intermediates of the AR over a batch of texts
+ *	update    what the backward pass needs of one micro-batch, and the logits of one chunk of its tokens
+ *
+ * The counts per token are those of the operations in src/lm/forward.c and shim/: what autograd saves in a block, and what lives
+ * while a block runs. Two sets of operations exist (nt_plain): the CPU's own in fp32, and libtorch's for everything else, which pad
+ * rows and keep fp32 copies of what they normalise. A test holds the formulas against the bytes that tensors really took.
+ */
+#ifndef NLA_PLAN_H
+#define NLA_PLAN_H
+
+#include "nla/ar.h"
+#include "nla/av.h"
+
+enum nla_recompute_choice { NLA_RECOMPUTE_AUTO, NLA_RECOMPUTE_TRUE, NLA_RECOMPUTE_FALSE };
+
+/* What is planned. Of adapters only ranks and depth count; they may be descriptions without tensors. */
+struct nla_plan_in {
+	const struct nla_arch *arch;
+	nt_dtype dtype;
+	bool gpu, plain;                              /* plain: libtorch's operations even for fp32 on the CPU */
+	int64_t weights;                              /* bytes of all models loaded, the target's first of all */
+	const struct nla_adapter *av, *ar, *trained;  /* warm starts, NULL: none; trained: over the AV's (nla-sft: alone) */
+	int64_t ar_depth;                             /* blocks the AR runs; 0: there is no AR */
+	bool ar_trained, head_trained, ar_only;       /* ar_only: `trained` is the AR's, there is no AV in the update */
+	int64_t prompt, prompt_head;                  /* tokens of the AV's prompt; of them those all prompts share */
+	int64_t ar_prompt;                            /* tokens of the longest AR prompt */
+	int64_t prompts, group, new_tokens;           /* a step: prompts x group responses of so many tokens at most */
+	int64_t eval_rows;                            /* rows an evaluation decodes at once; 0: none */
+	int64_t micro_batch;                          /* 0: the plan's choice */
+	int recompute;                                /* enum nla_recompute_choice */
+	int copies;                                   /* at most; NLA_PLAN_ALL_COPIES: as many as are of use */
+	bool rollout;                                 /* false: supervised training, no rollout and no score */
+};
+#define NLA_PLAN_ALL_COPIES 3
+#define NLA_PLAN_CONTEXT ((int64_t)768 << 20) /* GPU: driver's context, kernels and workspaces, which the allocator does not count */
+
+struct nla_plan {
+	/* decided */
+	int copies;             /* 0: none; 1: the policy's, for decoding; 3: in fp32 the anchor's and the AR's too */
+	bool recompute;
+	int64_t micro_batch;    /* responses a backward pass */
+	int64_t rows;           /* decoded at once */
+	int64_t chunk;          /* bytes of fp32 logits a chunk: nt_logprob_chunk */
+	/* bytes */
+	int64_t weights, merged, adapters, optimizer, head_room;
+	int64_t cache, decoding;           /* of the rollout: cache; intermediates */
+	int64_t score;
+	int64_t update, logits;            /* the update in all; a chunk's part of it */
+	int64_t total, room;
+	bool fits;
+};
+
+/* The best plan for `room` bytes; fits says whether there is one, else what stands is the smallest that was found. */
+void nla_plan_make(const struct nla_plan_in *in, int64_t room, struct nla_plan *plan);
+/* Bytes of a model's weights; below, of one copy with projections of its own. */
+int64_t nla_plan_weights(const struct nla_arch *arch, nt_dtype dtype);
+/* Of all models loaded: the target, and a whole AV's and AR's own. */
+int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_av *av, const struct nla_ar *ar);
+int64_t nla_plan_copy(const struct nla_arch *arch, nt_dtype dtype);
+/* Of that many rows, how many can decode at once (in->copies, no update). */
+int64_t nla_plan_rows(const struct nla_plan_in *in, int64_t rows, int64_t room);
+/* In words: "19.0 of 24.0 GiB: no merged copies, 32 rows decode at once, 8 responses a backward pass, blocks recomputed"; owned. */
+char *nla_plan_words(const struct nla_plan_in *in, const struct nla_plan *plan);
+/* Update stage of a micro-batch: *logits (or NULL) receives the chunk's part, which stands beside all that is kept, but not beside what
+ * a block needs while it runs. A test holds this against what was measured. */
+int64_t nla_plan_update(const struct nla_plan_in *in, int64_t micro_batch, bool recompute, int64_t chunk, int64_t *logits);
+/* Rollout stage: cache and intermediates of so many rows. */
+int64_t nla_plan_cache(const struct nla_plan_in *in, int64_t rows);
+int64_t nla_plan_decoding(const struct nla_plan_in *in, int64_t rows);
+
+#endif

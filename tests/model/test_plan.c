@@ -1,0 +1,240 @@
+/*
+ * The memory plan against the bytes that tensors take, on the demo's model: the update kept and recomputed, the rollout, with the
+ * CPU's operations in fp32 and libtorch's in fp32 and bf16. And what it says of Qwen3-8B on a card of 24 GB.
+ */
+#include "unit/scratch.h"
+
+#include <math.h>
+
+#include "base/rng.h"
+#include "rl/rollout.h"
+#include "rl/update.h"
+#include "run/plan.h"
+
+#define DEMO SOURCE_DIR "/demo"
+#define TOLERANCE 0.15 /* of what was measured, either way */
+enum { PROMPTS = 8, GROUP = 4, N = PROMPTS * GROUP, NEW = 50 };
+
+static struct nla_err err;
+
+struct demo {
+	struct nla_target target;
+	struct nla_av av;
+	struct nla_adapter trained;
+	struct nla_view policy, reference;
+	float *v;
+	struct nla_plan_in in;
+};
+
+static void open_demo(struct demo *d, nt_dtype dtype)
+{
+	struct nla_lora_spec spec = { .rank = 16, .alpha = 32, .rslora = true, .targets = 15 }; /* q, k, v, o */
+	struct nla_rng rng = { 1, NLA_STREAM_INIT };
+	memset(d, 0, sizeof(*d));
+	nt_peak_reset(NT_CPU); /* from the first tensor on */
+	assert_ok(nla_target_open(&d->target, DEMO "/model", NULL, NT_CPU, dtype, -1, &err));
+	assert_ok(nla_av_open(&d->av, &d->target, DEMO "/av", &err));
+	const struct nla_arch *a = &d->target.lm.arch;
+	assert_ok(nla_adapter_init(&d->trained, a, a->n_layers, &spec, 1, NT_CPU, &err));
+	assert_ok(nla_adapter_train(&d->trained, true, &err));
+	d->reference = d->policy = nla_av_view(&d->av);
+	d->policy.adapters[d->policy.n_adapters++] = &d->trained;
+	d->v = nla_alloc((size_t)(PROMPTS * a->d_model), sizeof(*d->v));
+	for (int64_t i = 0; i < PROMPTS * a->d_model; i++)
+		d->v[i] = nla_normal(&rng, 9, 0, (uint32_t)i);
+	d->in = (struct nla_plan_in){ .arch = a, .dtype = dtype, .weights = nla_plan_weights(a, dtype), .av = &d->av.adapter,
+				      .trained = &d->trained, .prompt = (int64_t)d->av.prompt.n, .prompt_head = d->av.marker, .prompts = PROMPTS,
+				      .group = GROUP, .new_tokens = NEW, .ar_prompt = 100, .rollout = true };
+}
+
+static void close_demo(struct demo *d)
+{
+	int n = nla_adapter_params(&d->trained, NULL, NULL);
+	nt_tensor **list = nla_alloc((size_t)n, sizeof(*list));
+	nla_adapter_params(&d->trained, list, NULL);
+	for (int i = 0; i < n; i++)
+		nt_zero_grad(list[i]);
+	free(list);
+	free(d->v);
+	nla_adapter_release(&d->trained);
+	nla_av_release(&d->av);
+	nla_target_close(&d->target);
+	nt_plain(false);
+	assert_int_equal(nt_live(), 0);
+}
+
+/* Prints both, and fails beyond the tolerance. */
+static void compare(const char *what, int64_t planned, int64_t measured)
+{
+	double off = (double)planned / (double)measured - 1;
+	printf("%-60s planned %8.2f MB, measured %8.2f MB (%+.1f %%)\n", what, (double)planned / 1e6, (double)measured / 1e6, 100 * off);
+	assert_true(fabs(off) <= TOLERANCE);
+}
+
+static int64_t measured_update(struct demo *d, int64_t micro, bool recompute)
+{
+	int32_t *ids = nla_alloc(N * NEW, sizeof(*ids));
+	int64_t length[N], prompt_of[N];
+	double advantage[N];
+	for (int i = 0; i < N; i++) {
+		length[i] = NEW;
+		prompt_of[i] = i / GROUP;
+		advantage[i] = i % 2 ? 1 : -1;
+	}
+	for (int i = 0; i < N * NEW; i++)
+		ids[i] = i * 7 % 1000;
+	struct nla_update_batch batch = {
+		.responses = { .v = d->v, .n_prompts = PROMPTS, .ids = ids, .n = N, .width = NEW, .length = length, .prompt_of = prompt_of },
+		.advantage = advantage,
+	};
+	struct nla_update_cfg cfg = { .clip = 0.2, .kl = 0.01, .temperature = 1, .micro_batch = micro, .recompute = recompute };
+	struct nla_update_stats stats;
+	int64_t before = 0;
+	for (int i = 0; i < 2; i++) { /* the first makes the gradients' own memory, which belongs to the optimizer */
+		nt_peak_reset(NT_CPU);
+		before = nt_peak(NT_CPU);
+		assert_ok(nla_update_gradient(&d->av, &d->policy, &d->reference, &batch, &cfg, &stats, &err));
+	}
+	free(ids);
+	return nt_peak(NT_CPU) - before;
+}
+
+static int64_t measured_rollout(struct demo *d)
+{
+	struct nla_rollout_cfg cfg = { .prompts = PROMPTS, .group = GROUP, .max_new_tokens = NEW, .min_new_tokens = NEW, .temperature = 1 };
+	struct nla_rng rng = { 3, NLA_STREAM_SAMPLE };
+	struct nla_rollout r;
+	uint32_t keys[N];
+	for (int i = 0; i < N; i++)
+		keys[i] = (uint32_t)i;
+	nt_peak_reset(NT_CPU);
+	int64_t before = nt_peak(NT_CPU);
+	assert_ok(nla_rollout(&d->av, &d->policy, d->v, PROMPTS, &cfg, &rng, 0, keys, &r, &err));
+	nla_rollout_release(&r);
+	return nt_peak(NT_CPU) - before;
+}
+
+static void check_all(const char *what, nt_dtype dtype, bool plain)
+{
+	static const int64_t micros[] = { N, GROUP };
+	struct demo d;
+	char line[100];
+	open_demo(&d, dtype);
+	nt_plain(plain);
+	d.in.plain = plain;
+	for (size_t i = 0; i < NLA_LEN(micros); i++)
+		for (int again = 0; again < 2; again++) {
+			snprintf(line, sizeof(line), "%s: update, %d responses, blocks %s", what, (int)micros[i], again ? "recomputed" : "kept");
+			compare(line, nla_plan_update(&d.in, micros[i], again, NT_CHUNK_CPU, NULL),
+				measured_update(&d, micros[i], again));
+		}
+	snprintf(line, sizeof(line), "%s: rollout of %d rows", what, N);
+	compare(line, nla_plan_cache(&d.in, N) + nla_plan_decoding(&d.in, N), measured_rollout(&d));
+	close_demo(&d);
+}
+
+static void test_fast(void **state)
+{
+	(void)state;
+	check_all("fp32", NT_F32, false);
+}
+
+static void test_plain(void **state)
+{
+	(void)state;
+	check_all("fp32, libtorch's operations", NT_F32, true);
+}
+
+static void test_bf16(void **state)
+{
+	(void)state;
+	check_all("bf16", NT_BF16, false);
+}
+
+/* Texts do not depend on how many rows decode at once. */
+static void test_rows(void **state)
+{
+	(void)state;
+	struct demo d;
+	struct nla_rollout_cfg cfg = { .prompts = PROMPTS, .group = GROUP, .max_new_tokens = 40, .temperature = 1 };
+	struct nla_rng rng = { 3, NLA_STREAM_SAMPLE };
+	struct nla_rollout all, some;
+	static const int64_t rows[] = { 1, 3, 5, 12 };
+	uint32_t keys[N];
+	open_demo(&d, NT_F32);
+	for (int i = 0; i < N; i++)
+		keys[i] = (uint32_t)i;
+	assert_ok(nla_rollout(&d.av, &d.policy, d.v, PROMPTS, &cfg, &rng, 0, keys, &all, &err));
+	for (size_t k = 0; k < NLA_LEN(rows); k++) {
+		cfg.rows = rows[k];
+		assert_ok(nla_rollout(&d.av, &d.policy, d.v, PROMPTS, &cfg, &rng, 0, keys, &some, &err));
+		assert_memory_equal(some.tokens.ids, all.tokens.ids, (size_t)(N * 40) * sizeof(*all.tokens.ids));
+		assert_memory_equal(some.tokens.length, all.tokens.length, N * sizeof(*all.tokens.length));
+		for (int i = 0; i < N; i++)
+			assert_string_equal(some.response[i], all.response[i]);
+		nla_rollout_release(&some);
+	}
+	nla_rollout_release(&all);
+	close_demo(&d);
+}
+
+/* ---- Qwen3-8B ---- */
+
+static const struct nla_arch qwen3_8b = { .family = "qwen3", .n_layers = 36, .d_model = 4096, .n_heads = 32, .n_kv_heads = 8, .head_dim = 128,
+					  .d_ff = 12288, .vocab = 151936, .max_position = 40960, .qk_norm = true };
+
+static void describe(struct nla_adapter *a, int64_t n_layers, int64_t rank, unsigned targets)
+{
+	*a = (struct nla_adapter){ .n_layers = n_layers, .rslora = true };
+	for (int p = 0; p < NLA_N_PROJ; p++)
+		a->rank[p] = targets & 1u << p ? rank : 0;
+}
+
+static void say(const char *what, const struct nla_plan_in *in, const struct nla_plan *p)
+{
+	char *words = nla_plan_words(in, p);
+	printf("Qwen3-8B, %s: %s\n", what, words);
+	free(words);
+}
+
+static void test_qwen3_8b(void **state)
+{
+	(void)state;
+	struct nla_adapter av, ar, trained;
+	struct nla_plan p;
+	describe(&av, 36, 64, 127);
+	describe(&ar, 25, 64, 127);
+	describe(&trained, 36, 16, 15);
+	struct nla_plan_in in = {
+		.arch = &qwen3_8b, .dtype = NT_BF16, .gpu = true, .weights = nla_plan_weights(&qwen3_8b, NT_BF16), .av = &av, .ar = &ar,
+		.trained = &trained, .ar_depth = 25, .prompt = 60, .prompt_head = 50, .ar_prompt = 200, .prompts = 8, .group = 4,
+		.new_tokens = 160, .eval_rows = 128, .copies = NLA_PLAN_ALL_COPIES, .rollout = true,
+	};
+	assert_int_equal(nla_arch_n_params(&qwen3_8b) * 2, 16381470720); /* total_size of the published index */
+	nla_plan_make(&in, 24000000000, &p);
+	say("8 x 4", &in, &p);
+	assert_true(p.fits && p.copies == 0 && p.micro_batch >= 8 && p.rows >= 32);
+	in.prompts = in.group = 16;
+	nla_plan_make(&in, 24000000000, &p);
+	say("16 x 16", &in, &p);
+	assert_true(p.fits && p.micro_batch >= 8 && p.rows >= 32 && p.rows < 256);
+	nla_plan_make(&in, 80000000000, &p); /* on 80 GB a copy for decoding, and more at once */
+	say("16 x 16 on 80 GB", &in, &p);
+	assert_true(p.fits && p.copies == 1 && p.rows == 256);
+	nla_plan_make(&in, (int64_t)16 << 30, &p); /* the weights alone do not leave room */
+	assert_false(p.fits);
+	in.micro_batch = 4; /* what is asked for is kept */
+	in.recompute = NLA_RECOMPUTE_FALSE;
+	nla_plan_make(&in, (int64_t)80 << 30, &p);
+	assert_true(p.fits && p.micro_batch == 4 && !p.recompute);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_fast), cmocka_unit_test(test_plain), cmocka_unit_test(test_bf16),
+		cmocka_unit_test(test_rows), cmocka_unit_test(test_qwen3_8b),
+	};
+	nt_set_threads(1);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
