@@ -6,7 +6,7 @@ A corpus of real English from Debian packages with free licences: novels, game s
 
 Writes, for nla-extract, warm.jsonl.gz (warm start), train.jsonl.gz (RL), eval.jsonl.gz (held out) and manifest.json (package,
 version, licence, documents, passages and bytes of every source). --show prints N random passages. Needs apt-get, dpkg-deb and
-package lists (apt-get update); nothing is installed: packages are downloaded into --work (870 MB) and read there. The same
+package lists (apt-get update); nothing is installed: packages are downloaded into --work (715 MB) and read there. The same
 package versions and seed give the same bytes. About three minutes.
 
 A line is a passage of 40 to 200 words, whole paragraphs as far as possible, of one source document: a chapter, an article, a
