@@ -19,7 +19,7 @@ bool nla_is_whole(const char *folder)
 	return holds(folder, "config.json") && (holds(folder, "model.safetensors") || holds(folder, "model.safetensors.index.json"));
 }
 
-static bool same_folder(const char *a, const char *b)
+bool nla_same_folder(const char *a, const char *b)
 {
 	char *x = realpath(a, NULL), *y = realpath(b, NULL);
 	bool same = x && y && !strcmp(x, y);
@@ -67,7 +67,7 @@ enum nla_status nla_weights_find(struct nla_weights *w, const char *folder, cons
 	}
 	char *found = w->base;
 	w->base = found ? realpath(found, NULL) : NULL;
-	w->shared = found && target && same_folder(found, target);
+	w->shared = found && target && nla_same_folder(found, target);
 	free(found);
 	return NLA_OK;
 }

@@ -28,6 +28,8 @@ void nla_weights_record(const struct nla_weights *w, struct nla_sidecar *meta);
 void nla_weights_release(struct nla_weights *w);
 /* config.json and weights? */
 bool nla_is_whole(const char *folder);
+/* Two names of one folder that is there? */
+bool nla_same_folder(const char *a, const char *b);
 /* config.json, generation_config.json and whatever the tokenizer consists of, from one folder to another; skip: a name left out, or NULL. */
 enum nla_status nla_copy_beside(const char *from, const char *to, const char *skip, struct nla_err *err);
 

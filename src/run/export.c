@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/json.h"
 #include "base/progress.h"
@@ -30,7 +31,7 @@ struct export {
 /* ---- what is exported ---- */
 
 static enum nla_status describe(struct export *x, const struct nla_config *cfg, const char *folder, const char *role, const char *base,
-				struct nla_err *err)
+				const char *out, struct nla_err *err)
 {
 	bool is_ar = !strcmp(role, "ar");
 	if (nla_target_describe(&x->target, cfg->model, &cfg->chat, err) || nla_sidecar_read(&x->meta, folder, err))
@@ -41,6 +42,8 @@ static enum nla_status describe(struct export *x, const struct nla_config *cfg, 
 	    nla_weights_find(&x->weights, folder, &x->meta, base, cfg->model, err) || nla_contract_check(&x->meta, &x->target, folder, err))
 		return err->status;
 	x->source = x->weights.base ? x->weights.base : cfg->model;
+	if (nla_same_folder(out, x->source))
+		return nla_usage(err, "'out' is '%s', whose weights are exported: give another --out", out);
 	if (nla_arch_read(&x->arch, x->source, err))
 		return err->status;
 	int64_t layer = x->meta.critic_layer >= 0 ? x->meta.critic_layer : x->meta.layer;
@@ -256,6 +259,17 @@ static enum nla_status write_ar_meta(const struct export *x, const char *out, st
 	return err->status;
 }
 
+/* An earlier export's files that ours need not replace, and a reader would take for ours. */
+static void clear(const char *out)
+{
+	static const char *const files[] = { "nla_meta.yaml", "model.safetensors.index.json", "model.safetensors", "ar_meta.json", "value_head.safetensors" };
+	for (size_t i = 0; i < NLA_LEN(files); i++) {
+		char *path = nla_path_join(out, files[i]);
+		unlink(path);
+		free(path);
+	}
+}
+
 /* The sidecar last: a folder without one is no AV or AR yet. */
 static enum nla_status write_all(struct export *x, const struct nla_config *cfg, const char *out, const char *role, struct nla_err *err)
 {
@@ -266,7 +280,11 @@ static enum nla_status write_all(struct export *x, const struct nla_config *cfg,
 	x->meta.base_folder = NULL;
 	if (x->head)
 		x->meta.critic_layer = x->depth - 1;
-	if (list_tensors(x, err) || check_projections(x, err) || nla_mkdirs(out, err) || write_weights(x, cfg, out, err) ||
+	if (list_tensors(x, err) || check_projections(x, err) || nla_mkdirs(out, err))
+		return err->status;
+	if (cfg->overwrite)
+		clear(out);
+	if (write_weights(x, cfg, out, err) ||
 	    nla_copy_beside(x->target.folder, out, "config.json", err) || write_config(x, out, err))
 		return err->status;
 	if (x->head && (nla_ar_save_head(x->head, out, err) || (x->meta.final_norm && write_ar_meta(x, out, err))))
@@ -295,7 +313,9 @@ static enum nla_status run(const struct nla_config *cfg, const char *folder, con
 	nla_sidecar_init(&x.meta);
 	if (nla_exists(there) && !cfg->overwrite)
 		nla_usage(err, "'%s' is there already: give --overwrite to replace it, or another --out", there);
-	else if (describe(&x, cfg, folder, role, base, err) || write_all(&x, cfg, out, role, err))
+	else if (nla_same_folder(out, folder) || nla_same_folder(out, cfg->model))
+		nla_usage(err, "'out' is '%s', which is what is exported: give another --out", out);
+	else if (describe(&x, cfg, folder, role, base, out, err) || write_all(&x, cfg, out, role, err))
 		nla_err_context(err, "cannot export '%s'", folder);
 	release(&x);
 	free(there);

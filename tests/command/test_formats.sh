@@ -44,6 +44,14 @@ ok nla-export --model "$model" --av shards --out one --export.dtype bf16 # nothi
 ok nla-export --model "$model" --av av --out direct
 tool equal one/model.safetensors direct/model.safetensors
 
+# --overwrite takes an earlier export's index away, and never what is exported
+ok nla-export --model "$model" --av av --out shards --overwrite
+[ ! -e shards/model.safetensors.index.json ] || fail "an old index is left"
+tool equal shards/model.safetensors direct/model.safetensors
+refused 2 "'out' is 'direct', which is what is exported" nla-export --model "$model" --av direct --out direct --overwrite
+cp -R av over && echo "base_folder: ../direct" >>over/nla_meta.yaml
+refused 2 "'out' is 'direct', whose weights are exported" nla-export --model "$model" --av over --out direct --overwrite
+
 # ---- nanoNLA's AR: final norm stripped, as ours; kept, another prediction; merged, the same one ----
 tool nano "$ar" nano true
 score nano-eval --model "$model" --av av --ar nano
@@ -91,6 +99,15 @@ refused 1 "stands on the checkpoint '.*merged/av', which is not there: say where
 score moved-eval --model "$model" --av $latest/av --ar "$ar" --av_base moved
 same_scores trained-last moved-eval
 mv moved merged/av
+
+# ---- a warm start over whole checkpoints ----
+for role in av ar; do
+	ok nla-sft --role $role --model "$model" --data train --$role merged/$role --out sft-$role --steps 2 --batch 4 --lr 1e-3 --lora.rank 2 \
+		--sft.warmup 0 --sft.held_every 1000 --sft.held_out 0.1
+	grep -q "^base_folder: \".*/merged/$role\"" sft-$role/checkpoints/latest/$role/nla_meta.yaml || fail "nla-sft does not name the whole $role"
+done
+score sft-eval --model "$model" --av sft-av/checkpoints/latest/av --ar sft-ar/checkpoints/latest/ar
+! tool near adapters/rows.jsonl sft-eval/rows.jsonl logprob 1e-4 2>/dev/null || fail "nla-sft changed nothing"
 
 # ---- a whole AR in a run: named while it is frozen, with an adapter of its own when it is trained ----
 train --out run-ar --steps 1 --ar merged/ar

@@ -1,7 +1,7 @@
 # The option table is the one source of --help, of the README's table and of what is accepted.
 . "$SOURCE_DIR/tests/command/lib.sh"
 
-for program in nla-train nla-sft nla-extract nla-eval nla-explain nla-teach; do
+for program in nla-train nla-sft nla-extract nla-eval nla-explain nla-teach nla-export; do
 	for flag in --help -h; do
 		ok_help=0
 		"$BUILD_DIR/$program" $flag >"$work/help" 2>"$work/stderr" || ok_help=$?
@@ -23,7 +23,7 @@ refused 2 "'--row'|row" nla-train --row 3
 refused 2 "lambda" nla-eval --lambda 1
 # Every key of the table is in the help of at least one program, in the resolved configuration, and accepted from a file.
 "$BUILD_DIR/nla-train" --help-markdown >"$work/table"
-for program in nla-train nla-sft nla-extract nla-eval nla-explain nla-teach; do
+for program in nla-train nla-sft nla-extract nla-eval nla-explain nla-teach nla-export; do
 	"$BUILD_DIR/$program" --help
 done >"$work/help"
 keys=$(sed -n 's/^| `\([a-z_.]*\)`.*/\1/p' "$work/table")
