@@ -27,7 +27,7 @@ static const struct family *family_of(const char *name)
 	return NULL;
 }
 
-/* Fields that may stand in config.json with the values given, as JSON; NULL: any value, for it is read elsewhere or changes nothing that
+/* Fields that may stand in config.json with the values given, as value_text has them; NULL: any value, for it is read elsewhere or changes nothing that
  * is computed here (ids, dropout, where a file came from, how its owner samples). */
 static const struct known {
 	const char *key, *want;
@@ -37,7 +37,7 @@ static const struct known {
 	{ "max_position_embeddings", NULL }, { "rope_theta", NULL }, { "rope_parameters", NULL }, { "rope_scaling", NULL },
 	{ "rms_norm_eps", NULL }, { "initializer_range", NULL }, { "tie_word_embeddings", NULL }, { "layer_types", NULL },
 
-	{ "hidden_act", "\"silu\"" }, { "attention_bias", "false" }, { "mlp_bias", "false" }, { "use_sliding_window", "false" },
+	{ "hidden_act", "'silu'" }, { "attention_bias", "false" }, { "mlp_bias", "false" }, { "use_sliding_window", "false" },
 	{ "pretraining_tp", "1" }, { "rope_interleaved", "false" }, { "is_llama_config", "true" }, { "partial_rotary_factor", "1" },
 	{ "qk_layernorm", "false" }, { "use_mrope", "false" }, { "is_encoder_decoder", "false" }, { "add_cross_attention", "false" },
 
@@ -57,6 +57,17 @@ static const struct known *known_of(const char *key)
 	return NULL;
 }
 
+/* A field's value for comparing and for messages: JSON, but strings in single quotes. Owned by the caller. */
+static char *value_text(const cJSON *field)
+{
+	struct nla_str text = NLA_STR_INIT;
+	if (cJSON_IsString(field))
+		nla_str_addf(&text, "'%s'", field->valuestring);
+	else
+		nla_json_add(&text, field, false, 0);
+	return nla_str_detach(&text);
+}
+
 /* A field that would change the mathematics, or might, for all we know: null, and names that begin with '_', say nothing. */
 static enum nla_status refuse_unknown(const cJSON *json, const char *path, struct nla_err *err)
 {
@@ -64,13 +75,13 @@ static enum nla_status refuse_unknown(const cJSON *json, const char *path, struc
 		const struct known *k = known_of(field->string);
 		if (cJSON_IsNull(field) || *field->string == '_' || (k && !k->want))
 			continue;
-		char *text = cJSON_PrintUnformatted(field);
+		char *text = value_text(field);
 		if (!k)
 			nla_fail(err, "cannot load '%s': field '%s' is not known: if it changes nothing in what the model computes, remove it",
 				 path, field->string);
 		else if (strcmp(text, k->want))
 			nla_fail(err, "cannot load '%s': '%s' is %s, only %s is supported", path, field->string, text, k->want);
-		cJSON_free(text);
+		free(text);
 		if (err->status)
 			return err->status;
 	}

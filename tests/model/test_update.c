@@ -372,12 +372,40 @@ static double adamw_number(const char *key, int step)
 	return value;
 }
 
+/* Adam's first step divides a gradient by its own size, and fp32 gradients are right to 1e-5 of their tensor's (measured above): where one
+ * is less than a hundredth of the largest, a step of lr 1e-2 is right to 1e-5 at best, on some processors less than on others. Such
+ * parameters are few, and held to less. */
+struct steps_error {
+	double most, most_tiny;
+	size_t n, n_tiny;
+};
+
+static void add_steps_error(const struct tiny *t, const struct params *p, int i, struct steps_error *e)
+{
+	size_t size = (size_t)nt_numel(p->list[i]);
+	char *after = nla_format("adamw.step3.%s", p->names.data[i]), *first = nla_format("grpo.grad.%s", p->names.data[i]);
+	const float *want = golden_f32(t, after, size), *g = golden_f32(t, first, size);
+	float *x = host(p->list[i], size), largest = 0;
+	for (size_t k = 0; k < size; k++)
+		largest = fmaxf(largest, fabsf(g[k]));
+	for (size_t k = 0; k < size; k++) {
+		bool tiny = fabsf(g[k]) < 1e-2f * largest;
+		double *most = tiny ? &e->most_tiny : &e->most;
+		*most = fmax(*most, worst(&x[k], &want[k], 1));
+		e->n_tiny += tiny;
+	}
+	e->n += size;
+	free(x);
+	free(after);
+	free(first);
+}
+
 static void test_three_steps(void **state)
 {
 	struct tiny *t = *state;
 	struct params p;
 	struct nla_optim optim;
-	double most = 0;
+	struct steps_error error = { 0 };
 	double advantage[N];
 	struct nla_update_batch batch = golden_batch(t, advantage);
 	params_of(&p, &t->rl);
@@ -395,16 +423,11 @@ static void test_three_steps(void **state)
 			assert_false(nt_has_grad(p.list[k]));
 	}
 	assert_int_equal(optim.step, 3);
-	for (int i = 0; i < p.n; i++) {
-		size_t size = (size_t)nt_numel(p.list[i]);
-		char *name = nla_format("adamw.step3.%s", p.names.data[i]);
-		float *x = host(p.list[i], size);
-		double error = worst(x, golden_f32(t, name, size), size);
-		most = NLA_MAX(most, error);
-		free(x);
-		free(name);
-	}
-	within("parameters after three AdamW steps", most, 1e-5); /* the golden ones are in float64 */
+	for (int i = 0; i < p.n; i++)
+		add_steps_error(t, &p, i, &error);
+	within("parameters after three AdamW steps", error.most, 1e-5); /* the golden ones are in float64 */
+	within("those of nearly no first gradient", error.most_tiny, 1e-4);
+	within("their share", (double)error.n_tiny / (double)error.n, 0.1);
 	nla_optim_release(&optim);
 	nla_strs_release(&p.names);
 }
