@@ -38,6 +38,10 @@ def mean_se(values):
     return mean, math.sqrt(sum((x - mean) ** 2 for x in values) / (n - 1) / n) if n > 1 else math.nan
 
 
+def number(value, digits=3):
+    return "–" if value is None else f"{value:.{digits}f}"              # of no valid row
+
+
 def evaluations(run):
     """[(name, folder)]: the warm start, then the sweep's by lambda and seed; those that are finished."""
     found = [("start", run / "start")]
@@ -103,8 +107,8 @@ def held_out(found):
             base = sum(x["n_response"] for x in zero.values()) / len(zero)
             difference, error = mean_se([each[r]["fve"] - zero[r]["fve"] for r in zero])
             change = [f"{100 * (tokens / base - 1):+.0f} %", f"{difference:+.3f} ± {error:.3f}"]
-        rows.append([name, summary["rows"], f"{tokens:.1f} ± {tokens_se:.1f}", f"{summary['fve']:.3f} ± {summary['fve_se']:.3f}",
-                     f"{summary['fve_meannorm']:.3f}", f"{summary['fve_all']:.3f}", f"{100 * summary['failed_rate']:.1f} %", *change])
+        rows.append([name, summary["rows"], f"{tokens:.1f} ± {tokens_se:.1f}", f"{number(summary['fve'])} ± {number(summary['fve_se'])}",
+                     number(summary["fve_meannorm"]), number(summary["fve_all"]), f"{100 * summary['failed_rate']:.1f} %", *change])
     head = ["", "rows", "response tokens", "FVE (raw variance)", "mean-normalised", "FVE with failures", "failures", "tokens against λ 0",
             "FVE against λ 0, by row"]
     return ["## Held out", "", *table(head, rows)] if rows else []
