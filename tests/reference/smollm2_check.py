@@ -85,6 +85,7 @@ def check_perplexity(args, tokenizer, model, texts):
         if len(now.encode()) > 4000:
             stretches.append(now)
             now = ""
+    stretches += [now] * bool(now)
     ours = [line.split() for line in tool(args, "lm_text", "score", texts=stretches).splitlines()]
     n = total = worst = 0
     for stretch, (_, mine) in zip(stretches, ours, strict=True):
