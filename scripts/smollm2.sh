@@ -23,13 +23,13 @@ marker='§' # one token, and no passage holds it
 av_template='Explain the vector inside <explanation> tags. Vector:\n{injection_char}'
 ar_template='{explanation} Vector:'
 teach='"prompt": "{text}\n\nWrite a title for this text, in three to eight words. Only the title.", "explanation": "{answer}. Ends {end}. Next {next}.",
-	"max_new_tokens": 24, "context": 56, "temperature": 0.6, "max_end": 8, "max_next": 4, "batch": 128, "tries": 2'
+	"max_new_tokens": 24, "context": 48, "temperature": 0.6, "max_end": 8, "max_next": 4, "batch": 128, "tries": 1'
 lora='"rank": 16, "alpha": 32, "targets": "q,k,v,o,gate,up,down"'
 ar_steps=160 ar='"lr": 3e-4, "batch": 32, "warmup": 10, "held_every": 40, "held_out": 0.05'
 av_steps=150 av='"lr": 2e-4, "batch": 24, "warmup": 10, "held_every": 50, "held_out": 0.05'
-lambdas='0 0.002 0.006' # in units of FVE a token
-rl_steps=60
-rl='"lora": {"rank": 16, "alpha": 32, "targets": "q,k,v,o"}, "rollout": {"prompts": 8, "group": 8, "max_new_tokens": 64},
+lambdas='0 0.004 0.015' # in units of FVE a token
+rl_steps=40
+rl='"lora": {"rank": 16, "alpha": 32, "targets": "q,k,v,o"}, "rollout": {"prompts": 6, "group": 4, "max_new_tokens": 80},
 	"reward": {"score": "fve"}, "update": {"lr": 3e-4, "kl": 0.01}'
 data_seed=0 warm_seed=1 # positions and answers; the order of the warm start's rows. RL: seed 0
 # ----------------------------------------------------------------------------------------------------------------------

@@ -43,13 +43,15 @@ void nla_target_close(struct nla_target *t)
 	memset(t, 0, sizeof(*t));
 }
 
-/* The token that the marker is in a text, -1 when it is several: what a byte-level vocabulary lists under the marker's own characters may
+/* The token that the marker is in a text, -1 when it is several (n receives how many): what a byte-level vocabulary lists under the marker's own characters may
  * stand for other bytes. */
-static int32_t marker_token(const struct nla_tokenizer *tok, const char *marker)
+static int32_t marker_token(const struct nla_tokenizer *tok, const char *marker, size_t *n)
 {
 	struct nla_err ignored = NLA_ERR_INIT;
 	struct nla_i32s ids = { 0 };
 	int32_t id = !nla_tokenizer_encode(tok, marker, strlen(marker), &ids, &ignored) && ids.n == 1 ? ids.data[0] : -1;
+	if (n)
+		*n = ids.n;
 	nla_i32s_release(&ids);
 	return id;
 }
@@ -58,7 +60,7 @@ enum nla_status nla_av_prompt(const struct nla_sidecar *meta, const struct nla_t
 			      struct nla_err *err)
 {
 	char *content = NULL;
-	int32_t id = marker_token(t->tok, meta->marker);
+	int32_t id = marker_token(t->tok, meta->marker, NULL);
 	int n_found = 0;
 	if (nla_template_fill(meta->av_template, "injection_char", meta->marker, &content, err) ||
 	    nla_chat_prompt(&t->chat, t->tok, content, ids, err)) {
@@ -81,7 +83,7 @@ static enum nla_status check_marker(const struct nla_sidecar *meta, const struct
 {
 	struct nla_i32s ids = { 0 };
 	int64_t at = 0;
-	int32_t live = marker_token(t->tok, meta->marker);
+	int32_t live = marker_token(t->tok, meta->marker, NULL);
 	if (live >= 0 && meta->marker_id >= 0 && live != meta->marker_id) {
 		nla_fail(err, "'%s': injection_token_id is %d, the tokenizer gives marker '%s' the id %d", path, (int)meta->marker_id,
 			 meta->marker, (int)live);
@@ -188,9 +190,10 @@ enum nla_status nla_contract_make(struct nla_sidecar *meta, const struct nla_tar
 {
 	struct nla_i32s ids = { 0 };
 	int64_t at = 0;
-	meta->marker_id = marker_token(t->tok, meta->marker);
+	size_t n_marker;
+	meta->marker_id = marker_token(t->tok, meta->marker, &n_marker);
 	if (meta->marker_id < 0)
-		return nla_fail(err, "the marker '%s' is several tokens: choose one that is a single token", meta->marker);
+		return nla_fail(err, "the marker '%s' is %zu tokens: choose one that is a single token", meta->marker, n_marker);
 	if (nla_av_prompt(meta, t, &ids, &at, err) || make_suffix(meta, t, err))
 		goto out;
 	meta->left_id = at > 0 ? ids.data[at - 1] : -1;

@@ -61,7 +61,7 @@ field() { # KEY JSON PATTERN: a field of config.json that would change the mathe
 	bad_train 1 "m/config.json': .*$3" --model m
 }
 field hidden_act '"gelu"' "'hidden_act' is 'gelu'"
-field model_type '"llama"' "model_type 'llama' is not supported"
+field model_type '"gemma3"' "model_type 'gemma3' is not supported"
 field use_sliding_window true "use_sliding_window"
 field attention_bias true "attention_bias"
 field num_attention_heads 5 "5 heads"
