@@ -56,7 +56,7 @@ teach --rows 96 --batch 5 --out "$work/small"
 same "$work/taught/rows.jsonl.gz" "$work/small/rows.jsonl.gz"
 code=$(tool interrupt "$work/killed/teach.jsonl" 30 KILL "$BUILD_DIR/nla-teach" --threads 1 --device cpu --model "$demo/model" \
 	--data "$work/bare" --teach.prompt "$prompt" --max-new-tokens 60 --teach.tries 3 --rows 96 --batch 16 --out "$work/killed" \
-	2>"$work/stderr")
+	2>"$work/stderr") || fail "nla-teach: $(tail -n 2 "$work/stderr")"
 [ "$code" -eq 137 ] || fail "not killed: $code"
 [ ! -e "$work/killed/nla_meta.yaml" ] || fail "killed too late to tell anything"
 printf '{"row":3,"try":0,"tokens":9,"failed":null,"text":"Not this","left":5}\n{"row":4,"tr' >>"$work/killed/teach.jsonl"
