@@ -13,7 +13,7 @@
 
 #define DEMO SOURCE_DIR "/demo"
 #define TOLERANCE 0.15 /* of what was measured, either way */
-enum { PROMPTS = 8, GROUP = 4, N = PROMPTS * GROUP, NEW = 50 };
+enum { PROMPTS = 4, GROUP = 4, N = PROMPTS * GROUP, NEW = 40 };
 
 static struct nla_err err;
 
