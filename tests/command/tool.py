@@ -186,6 +186,12 @@ def count_lines(path):
         return 0
 
 
+def pending(pid):
+    """A signal waits for the process to be given time: a second one of its kind would be lost in it."""
+    with open(f"/proc/{pid}/status") as f:
+        return any(int(line.split()[1], 16) for line in f if line.startswith(("SigPnd", "ShdPnd")))
+
+
 def interrupt(metrics, lines_wanted, signals, *command):
     with subprocess.Popen(command) as process:
         end = time.monotonic() + 60
@@ -195,7 +201,8 @@ def interrupt(metrics, lines_wanted, signals, *command):
         for name in signals.split(","):
             assert process.poll() is None, "the program ended before it could be signalled"
             process.send_signal(getattr(signal, "SIG" + name))
-            time.sleep(0.005)
+            while process.poll() is None and pending(process.pid):
+                time.sleep(0.001)
         code = process.wait(timeout=60)
     print(128 - code if code < 0 else code)
 
