@@ -7,6 +7,7 @@
 #include "run/train.h"
 
 #define GIB ((double)(1 << 30))
+#define TRIAL 2e12 /* operations: a minute or so on two cores */
 #define SHARE 0.75 /* of this machine's memory that a trial may need: other programs live here too */
 
 static void line(const char *what, int64_t bytes, const char *fmt, ...) NLA_PRINTF(3, 4);
@@ -108,7 +109,13 @@ static enum nla_status try_step(struct nla_train *t, const struct nla_config *cf
 	return err->status;
 }
 
-/* The step is made where the model fits this device with room to spare. */
+/* Multiplications and additions of a step: rollout, reference, the policy forward, again, and twice as many backward. */
+static double operations(const struct nla_plan_in *in)
+{
+	return 2.0 * (double)nla_arch_n_params(in->arch) * 6 * (double)(in->prompt + in->prompts * in->group * in->new_tokens);
+}
+
+/* The step is made where the model fits this device; one that only stands in for a GPU must have room to spare, and be done soon. */
 static enum nla_status maybe_try(struct nla_train *t, const struct nla_config *cfg, struct nla_err *err)
 {
 	struct nla_plan_in one = nla_train_sizes(t);
@@ -120,6 +127,10 @@ static enum nla_status maybe_try(struct nla_train *t, const struct nla_config *c
 	if (!t->plan.fits) {
 		printf("not tried: one prompt takes %.1f GiB on this machine, which has %.1f to spare\n", (double)t->plan.total / GIB,
 		       (double)t->plan.room / GIB);
+		return NLA_OK;
+	}
+	if (other && operations(&one) > TRIAL) {
+		printf("not tried: one prompt takes %.0f x 10^12 operations, too long without a GPU\n", operations(&one) / 1e12);
 		return NLA_OK;
 	}
 	return try_step(t, cfg, err);

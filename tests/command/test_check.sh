@@ -39,6 +39,9 @@ check "$work/memory.json"
 said_go
 has '^memory plan in GiB for a GPU of 1.5Gi, fp32: '
 has ' of 1.500: '
+check --memory 24G --group 4096 --max-new-tokens 1000 # too long to try without that GPU
+said_go
+has '^not tried: one prompt takes [0-9]+ x 10\^12 operations'
 
 # What does not fit is said, with what to change, on stdout and as the error.
 no_go() {
