@@ -1,6 +1,6 @@
 /*
  * Every family against transformers and PEFT (tests/golden/make_families.py): log-probabilities bare and with adapters, without a vector
- * and with one in both injection modes, and the AR's prediction; in fp32, in fp32 mapped from the file, and in bf16 within
+ * and with one in both injection modes, and the AR's prediction with and without the final norm; in fp32, in fp32 mapped from the file, and in bf16 within
  * what transformers itself is off by there. Then what is refused.
  */
 #include "model/golden.h"
@@ -101,15 +101,16 @@ static void logprobs(const struct family *f, bool adapted, int mode, float *out)
 	nla_pack_release(&pack);
 }
 
-static void reconstruct(const struct family *f, float *out)
+/* kept: with the final norm, as nanoNLA's ARs may have been trained */
+static void reconstruct(const struct family *f, const struct nla_view *view, bool kept, float *out)
 {
-	struct nla_view view = { .lm = &f->lm, .adapters = { &f->ar }, .n_adapters = 1 };
 	struct nla_pack pack;
 	int64_t sites[F_N], ends[F_N], shape[2] = { F_D, F_D };
 	pack_rows(f, &pack, sites, ends);
 	nt_scope_push();
-	nt_tensor *h = nt_rows(nla_forward(&view, &pack, NULL, F_K + 1, NULL), nt_i64(NT_CPU, ends, F_N));
+	nt_tensor *h = nt_rows(nla_forward(view, &pack, NULL, F_K + 1, NULL), nt_i64(NT_CPU, ends, F_N));
 	nt_tensor *head = nt_from_host(NT_F32, NT_CPU, numbers(f, "head", false, F_D * F_D), 2, shape);
+	h = kept ? nla_final_norm(view, h) : h;
 	float *hat = host(nt_normalize(nt_linear(nt_normalize(h), head, NULL)), F_N * F_D);
 	memcpy(out, hat, F_N * F_D * sizeof(*out));
 	free(hat);
@@ -173,8 +174,11 @@ static void check_family(const char *name, nt_dtype dtype, enum nla_lm_how how, 
 		logprobs(&f, cases[i].adapted, cases[i].mode, mine);
 		compare(&f, cases[i].name, mine, F_N * F_RESPONSE, off);
 	}
-	reconstruct(&f, hat);
+	const struct nla_view reader = { .lm = &f.lm, .adapters = { &f.ar }, .n_adapters = 1 };
+	reconstruct(&f, &reader, false, hat);
 	compare(&f, "ar", hat, F_N * F_D, off);
+	reconstruct(&f, &reader, true, hat);
+	compare(&f, "ar.kept", hat, F_N * F_D, off);
 	close_family(&f);
 }
 
@@ -197,6 +201,32 @@ static void test_bf16(void **state)
 		check_family(names[i], NT_BF16, NLA_LM_COPY, &off);
 	within("bf16 error over transformers', all", off.ours / off.theirs, 1.1);
 	within("bf16 from transformers', over its error, all", off.apart / off.theirs, 1.4); /* two independent errors: sqrt 2 */
+}
+
+/* An AR cut off after its block, with and without the final norm: the adapter over the blocks alone, and merged into them. */
+static void test_cut_ar(void **state)
+{
+	for (size_t i = 0; i < NLA_LEN(names); i++)
+		for (int kept = 0; kept <= 1; kept++) {
+			struct family f;
+			struct nla_lm cut, merged;
+			const struct nla_lm_part part = { .depth = F_K + 1, .norm = kept };
+			char *folder = nla_format("%s/%s", FAMILIES, names[i]);
+			float hat[F_N * F_D];
+			open_family(&f, names[i], NT_F32, NLA_LM_COPY);
+			assert_ok(nla_lm_load_part(&cut, folder, &part, NT_CPU, NT_F32, &err));
+			assert_ok(nla_lm_fork(&merged, &cut, &err));
+			struct nla_view over = { .lm = &cut, .adapters = { &f.ar }, .n_adapters = 1 }, plain = { .lm = &merged };
+			assert_ok(nla_merge(&merged, &over, &err));
+			reconstruct(&f, &over, kept, hat);
+			compare(&f, kept ? "ar.kept" : "ar", hat, F_N * F_D, NULL);
+			reconstruct(&f, &plain, kept, hat);
+			compare(&f, kept ? "ar.kept" : "ar", hat, F_N * F_D, NULL);
+			nla_lm_release(&merged);
+			nla_lm_release(&cut);
+			close_family(&f);
+			free(folder);
+		}
 }
 
 /* A mapped model merged into a copy of its own is the adapted one; the file's pages are never written. */
@@ -286,6 +316,6 @@ static void test_other_family(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = { TINY_TEST(test_fp32),	  TINY_TEST(test_mapped),  TINY_TEST(test_bf16),
-					    TINY_TEST(test_mapped_merge), TINY_TEST(test_refused), TINY_TEST(test_other_family) };
+					    TINY_TEST(test_cut_ar),	  TINY_TEST(test_mapped_merge), TINY_TEST(test_refused), TINY_TEST(test_other_family) };
 	return run_tiny(tests);
 }
