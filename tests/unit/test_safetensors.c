@@ -262,7 +262,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_round_trip), cmocka_unit_test(test_broken_files), cmocka_unit_test(test_folder),
-		cmocka_unit_test(test_stream),     cmocka_unit_test(test_half),
+		cmocka_unit_test(test_parts),      cmocka_unit_test(test_stream),       cmocka_unit_test(test_half),
 	};
 
 	return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
