@@ -17,20 +17,21 @@
 set -eu
 
 # ------------------------------------------------------------------------------------------------------------- settings
-warm_rows=2916 train_rows=1600 eval_rows=300
+warm_rows=2916 train_rows=600 eval_rows=300
 extract='"layer": 20, "min_position": 24, "max_tokens": 80, "next": 5'
 marker='§' # one token, and no passage holds it
 av_template='Explain the vector inside <explanation> tags. Vector:\n{injection_char}'
 ar_template='{explanation} Vector:'
+chat='"system": ""' # of the AV: without the model's own system turn its prompts are half as long
 teach='"prompt": "{text}\n\nWrite a title for this text, in three to eight words. Only the title.", "explanation": "{answer}. Ends {end}. Next {next}.",
 	"max_new_tokens": 24, "context": 48, "temperature": 0.6, "max_end": 8, "max_next": 4, "batch": 128, "tries": 1'
 lora='"rank": 16, "alpha": 32, "targets": "q,k,v,o,gate,up,down"'
-ar_steps=160 ar='"lr": 3e-4, "batch": 32, "warmup": 10, "held_every": 40, "held_out": 0.05'
-av_steps=150 av='"lr": 2e-4, "batch": 24, "warmup": 10, "held_every": 50, "held_out": 0.05'
-lambdas='0 0.004 0.015' # in units of FVE a token
-rl_steps=40
-rl='"lora": {"rank": 16, "alpha": 32, "targets": "q,k,v,o"}, "rollout": {"prompts": 6, "group": 4, "max_new_tokens": 80},
-	"reward": {"score": "fve"}, "update": {"lr": 3e-4, "kl": 0.01}'
+ar_steps=240 ar='"lr": 8e-4, "batch": 32, "warmup": 20, "held_every": 40, "held_out": 0.05'
+av_steps=400 av='"lr": 8e-4, "batch": 24, "warmup": 20, "held_every": 50, "held_out": 0.05'
+lambdas='0 0.003 0.01' # in units of FVE a token
+rl_steps=60
+rl='"lora": {"rank": 16, "alpha": 32, "targets": "q,k,v,o"}, "rollout": {"prompts": 8, "group": 6, "max_new_tokens": 80},
+	"reward": {"score": "fve"}, "update": {"lr": 1.5e-4, "kl": 0.01}'
 data_seed=0 warm_seed=1 # positions and answers; the order of the warm start's rows. RL: seed 0
 # ----------------------------------------------------------------------------------------------------------------------
 
@@ -100,10 +101,10 @@ evaluate_start() {
 write extract.json "{\"templates\": {\"av\": \"$av_template\", \"ar\": \"$ar_template\", \"marker\": \"$marker\"},
  \"extract\": {$extract}, \"seed\": $data_seed}"
 write teach.json "{\"teach\": {$teach}, \"seed\": $data_seed}"
-write ar.json "{\"lora\": {$lora}, \"sft\": {$ar}, \"checkpoint\": {\"every\": 25}, \"log\": {\"every\": 5}, \"seed\": $warm_seed}"
-write av.json "{\"lora\": {$lora}, \"sft\": {$av}, \"checkpoint\": {\"every\": 25}, \"log\": {\"every\": 5}, \"seed\": $warm_seed}"
+write ar.json "{\"lora\": {$lora}, \"sft\": {$ar}, \"checkpoint\": {\"every\": 20}, \"log\": {\"every\": 5}, \"seed\": $warm_seed}"
+write av.json "{\"chat\": {$chat}, \"lora\": {$lora}, \"sft\": {$av}, \"checkpoint\": {\"every\": 20}, \"log\": {\"every\": 5}, \"seed\": $warm_seed}"
 write rl.json "{\"model\": \"$model\", \"av\": \"av/checkpoints/latest/av\", \"ar\": \"ar/checkpoints/latest/ar\", \"data\": \"train\",
- \"steps\": $rl_steps, $rl,
+ \"steps\": $rl_steps, \"chat\": {$chat}, $rl,
  \"eval\": {\"data\": \"eval\", \"rows\": 0}, \"checkpoint\": {\"every\": 10, \"keep\": 1}, \"log\": {\"every\": 1, \"samples_every\": 10}}"
 
 stage model "$NLA_REFERENCE" "$root/scripts/smollm2-model.py" --out "$model"

@@ -93,8 +93,12 @@ static void add_text(const struct nla_option *o, struct nla_str *s)
 
 	nla_option_range(o, &range);
 	nla_str_add(s, o->help);
-	if (def || range.len)
-		nla_str_addf(s, " [%s%s%s%s]", def ? "default " : "", def ? o->def : "", def && range.len ? "; " : "", range.buf);
+	if (def || range.len) {
+		nla_str_add(s, def ? " [default " : " [");
+		for (const char *c = def ? o->def : ""; *c; c++)
+			*c == '\n' ? nla_str_add(s, "\\n") : nla_str_addc(s, *c);
+		nla_str_addf(s, "%s%s]", def && range.len ? "; " : "", range.buf);
+	}
 	nla_str_release(&range);
 }
 

@@ -82,8 +82,6 @@ static enum nla_status extract(const struct nla_config *cfg, const struct nla_ta
 		nla_progress_start(&p, "extract", cfg->extract.rows);
 		if (!nla_extract(t, &corpus, &x, w, show, &p, &n, err) && n.rows == 0)
 			nothing(cfg, &n, err);
-		if (!err->status && nla_stop_asked())
-			nla_say("stopped after %lld documents: the set holds their rows", (long long)n.docs);
 		if (!err->status && n.too_long)
 			nla_say("%lld texts are longer than extract.max_tokens = %lld tokens: left out", (long long)n.too_long, (long long)x.max_tokens);
 		if (!err->status && n.other_tokens)
@@ -94,6 +92,9 @@ static enum nla_status extract(const struct nla_config *cfg, const struct nla_ta
 		else if (!nla_actset_finish(w, err))
 			nla_progress_end(&p, "%lld rows from %lld documents, block %lld, width %lld", (long long)n.rows, (long long)n.docs,
 					 (long long)x.layer, (long long)meta->d_model);
+		if (!err->status && nla_stop_asked()) /* not what was asked for: who waits for the whole set must see it */
+			nla_fail(err, "stopped after %lld documents: '%s' holds their %lld rows; --overwrite extracts anew", (long long)n.docs, cfg->out,
+				 (long long)n.rows);
 	}
 	nla_corpus_close(&corpus);
 	return err->status;

@@ -202,7 +202,7 @@ static enum nla_status read_row(struct nla_row *row, const char *line, size_t n,
 	}
 	row->doc_id = nla_strdup(doc_id);
 	row->text = nla_strdup(text);
-	row->explanation = explanation ? nla_strdup(explanation) : NULL;
+	row->explanation = explanation && *explanation ? nla_strdup(explanation) : NULL;
 	cJSON_ArrayForEach(next, nla_json_at(json, "next"))
 		if (cJSON_IsString(next))
 			nla_strs_push(&row->next, next->valuestring);

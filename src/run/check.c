@@ -86,6 +86,14 @@ static void print_advice(const struct nla_plan_in *asked, int64_t room, struct n
 		nla_str_addf(s, "and it takes %.1f GiB", (double)p.total / GIB);
 }
 
+static int64_t longest(const struct nla_rollout *r)
+{
+	int64_t most = 0;
+	for (int64_t i = 0; i < r->n; i++)
+		most = NLA_MAX(most, r->tokens.length[i]);
+	return most;
+}
+
 /* One step of one prompt. */
 static enum nla_status try_step(struct nla_train *t, const struct nla_config *cfg, struct nla_err *err)
 {
@@ -100,8 +108,8 @@ static enum nla_status try_step(struct nla_train *t, const struct nla_config *cf
 		int64_t before = nt_peak(device);
 		if (!nla_train_batch(t, &s, err) && !nla_train_rollout(t, &s, err) && !nla_train_score(t, &s, err) &&
 		    !nla_train_reward(t, &s, err) && !nla_train_update(t, &s, err))
-			printf("tried one prompt: %lld responses of %lld tokens in %.1f s, scored in %.1f s, update in %.1f s; it took %.3f GiB\n",
-			       (long long)s.rollout.n, (long long)s.rollout.tokens.length[0], s.seconds[NLA_STAGE_ROLLOUT],
+			printf("tried one prompt: %lld responses of up to %lld tokens in %.1f s, scored in %.1f s, update in %.1f s; it took %.3f GiB\n",
+			       (long long)s.rollout.n, (long long)longest(&s.rollout), s.seconds[NLA_STAGE_ROLLOUT],
 			       s.seconds[NLA_STAGE_SCORE], s.seconds[NLA_STAGE_UPDATE], (double)(nt_peak(device) - before) / GIB);
 		nla_step_release(&s);
 	}

@@ -29,7 +29,7 @@ static const char teach_prompt[] =
 
 /* clang-format off */
 const struct nla_option nla_config_table[] = {
-	{ "model", NLA_OPT_PATH, AT(model), "", 0, 0, NULL, "model", ALL, "target: a model folder in Hugging Face's layout; empty: av, when av and ar are both whole checkpoints" },
+	{ "model", NLA_OPT_PATH, AT(model), "", 0, 0, NULL, "model", ALL, "target: a model folder in Hugging Face's layout; empty: av, when av and ar are both whole checkpoints (nla-train, nla-eval, nla-explain)" },
 	{ "av", NLA_OPT_PATH, AT(av), "", 0, 0, NULL, "av", TRAIN | SFT | EVAL | EXPLAIN | EXPORT, "verbalizer: adapter folder or whole checkpoint (nla-sft: where to go on from; empty: a fresh one)" },
 	{ "ar", NLA_OPT_PATH, AT(ar), "", 0, 0, NULL, "ar", TRAIN | SFT | EVAL | EXPLAIN | EXPORT, "reconstructor: adapter folder or whole (truncated) checkpoint, with head (nla-sft: where to go on from; empty: a fresh one)" },
 	{ "av_base", NLA_OPT_PATH, AT(av_base), "", 0, 0, NULL, NULL, TRAIN | SFT | EVAL | EXPLAIN | EXPORT, "whole checkpoint that av's adapter stands on; empty: as it says itself, else model" },
@@ -38,8 +38,8 @@ const struct nla_option nla_config_table[] = {
 	{ "data", NLA_OPT_PATH, AT(data), "", 0, 0, NULL, "data", TRAIN | SFT | EVAL | EXPLAIN | TEACH, "activation set" },
 	{ "out", NLA_OPT_PATH, AT(out), "", 0, 0, NULL, "out", TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT, "folder to write" },
 	{ "device", NLA_OPT_STR, AT(device), "auto", 0, 0, NULL, "device", ALL, "auto, cpu, cuda or cuda:N" },
-	{ "dtype", NLA_OPT_ENUM, AT(dtype), "auto", 0, 0, "auto|fp32|bf16", "dtype", ALL, "of the weights; auto: fp32 on the CPU, bf16 on a GPU" },
-	{ "seed", NLA_OPT_INT, AT(seed), "0", 0, BIG, NULL, "seed", ALL, "of every random number" },
+	{ "dtype", NLA_OPT_ENUM, AT(dtype), "auto", 0, 0, "auto|fp32|bf16", "dtype", ALL & ~EXPORT, "of the weights; auto: fp32 on the CPU, bf16 on a GPU" },
+	{ "seed", NLA_OPT_INT, AT(seed), "0", 0, BIG, NULL, "seed", ALL & ~EXPORT, "of every random number" },
 	{ "threads", NLA_OPT_INT, AT(threads), "0", 0, 1024, NULL, "threads", ALL, "CPU threads; 0: all cores" },
 	{ "memory", NLA_OPT_STR, AT(memory), "", 0, 0, NULL, "memory", TRAIN | SFT | EVAL, "bytes of the device to use, as 24G (K, M, G, T: powers of 1000; Ki, Mi, Gi, Ti: of 1024); empty: what is free. A GPU keeps to it" },
 	{ "check", NLA_OPT_BOOL, AT(check), "false", 0, 0, NULL, "check", TRAIN, "load and verify everything, print the memory plan (with memory: for a GPU of that size), try one prompt, write nothing" },
@@ -57,7 +57,7 @@ const struct nla_option nla_config_table[] = {
 
 	{ "rollout.prompts", NLA_OPT_INT, AT(rollout.prompts), "8", 1, 65536, NULL, "prompts", TRAIN, "activations a step" },
 	{ "rollout.group", NLA_OPT_INT, AT(rollout.group), "4", 2, 4096, NULL, "group", TRAIN, "responses an activation" },
-	{ "rollout.max_new_tokens", NLA_OPT_INT, AT(rollout.max_new_tokens), "160", 1, 16384, NULL, "max-new-tokens", TRAIN | SFT | EVAL | EXPLAIN, "longest response" },
+	{ "rollout.max_new_tokens", NLA_OPT_INT, AT(rollout.max_new_tokens), "160", 1, 16384, NULL, "max-new-tokens", TRAIN | EVAL | EXPLAIN, "longest response" },
 	{ "rollout.min_new_tokens", NLA_OPT_INT, AT(rollout.min_new_tokens), "0", 0, 16384, NULL, NULL, TRAIN | EVAL, "stop tokens before that many do not end a response (benchmarks)" },
 	{ "rollout.temperature", NLA_OPT_NUM, AT(rollout.temperature), "1", 0, 100, NULL, "temperature", TRAIN | EVAL | EXPLAIN, "of sampling, the full distribution; 0: greedy (not for training)" },
 	{ "rollout.truncated", NLA_OPT_ENUM, AT(rollout.truncated), "fail", 0, 0, "fail|score", NULL, TRAIN | EVAL | EXPLAIN, "a response without stop token fails, or is scored if its tags closed" },

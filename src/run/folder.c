@@ -13,7 +13,8 @@
 
 /* Keys that may differ when a run goes on: they change what is seen of it, not what it computes. */
 static const char *const free_keys[] = { "steps", "threads", "resume", "overwrite", "log.", "eval.", "checkpoint.", "out", "explain.",
-					 "score", "extract.", "templates.", "ref", "memory", "check", "update.recompute" };
+					 "score", "extract.", "export.", "teach.", "templates.", "ref", "memory", "check",
+					 "update.recompute" };
 
 static bool is_free(const char *key)
 {
@@ -23,20 +24,27 @@ static bool is_free(const char *key)
 	return false;
 }
 
+/* A key that the file lacks is younger than the run, which did what is the default now. */
 static enum nla_status same_config(const char *path, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err)
 {
+	struct nla_config plain = { 0 };
+	nla_options_defaults(nla_config_table, nla_config_n, &plain);
 	cJSON *was = NULL, *now = nla_options_dump(nla_config_table, nla_config_n, cfg);
+	cJSON *usual = nla_options_dump(nla_config_table, nla_config_n, &plain);
 	if (!nla_json_read(path, &was, err))
 		for (size_t i = 0; i < nla_config_n && !err->status; i++) {
 			const char *key = nla_config_table[i].key;
 			const cJSON *a = nla_json_at(was, key), *b = nla_json_at(now, key);
-			if ((is_free(key) && !(fixed_steps && !strcmp(key, "steps"))) || (!a && !b) || cJSON_Compare(a, b, true))
+			a = a ? a : nla_json_at(usual, key);
+			if ((is_free(key) && !(fixed_steps && !strcmp(key, "steps"))) || cJSON_Compare(a, b, true))
 				continue;
-			char *before = a ? cJSON_PrintUnformatted(a) : nla_strdup("nothing"), *after = b ? cJSON_PrintUnformatted(b) : nla_strdup("nothing");
+			char *before = cJSON_PrintUnformatted(a), *after = cJSON_PrintUnformatted(b);
 			nla_usage(err, "cannot resume: '%s' is %s in '%s' and %s now", key, before, path, after);
 			free(before);
 			free(after);
 		}
+	nla_config_release(&plain);
+	cJSON_Delete(usual);
 	cJSON_Delete(was);
 	cJSON_Delete(now);
 	return err->status;

@@ -209,25 +209,26 @@ static int64_t other_row(const struct nla_sft *s, int64_t i, int64_t n)
 	for (int64_t j = 1; j < n; j++)
 		if (strcmp(s->set.rows[held[(i + j) % n]].doc_id, s->set.rows[held[i]].doc_id))
 			return held[(i + j) % n];
-	return held[i];
+	return -1;
 }
 
-/* Mean over the held-out rows' tokens (role ar: rows); other: with another row's vector each. */
+/* Mean over the held-out rows' tokens (role ar: rows); other: with another row's vector each, NaN where all are of one document. */
 static enum nla_status held_out(struct nla_sft *s, bool other, double *mean, struct nla_err *err)
 {
 	int64_t n = NLA_MIN(s->split.n_held, HELD_ROWS), weight = 0;
 	int64_t *vectors = nla_alloc((size_t)n + 1, sizeof(*vectors));
 	double total = 0;
+	bool can = n > 0;
 	for (int64_t i = 0; other && i < n; i++)
-		vectors[i] = other_row(s, i, n);
-	for (int64_t from = 0; from < n && !err->status; from += s->cfg->sft.batch) {
+		can = (vectors[i] = other_row(s, i, n)) >= 0 && can;
+	for (int64_t from = 0; can && from < n && !err->status; from += s->cfg->sft.batch) {
 		int64_t m = NLA_MIN(s->cfg->sft.batch, n - from), w = nla_sft_weight(s, s->split.held + from, m);
 		double loss;
 		if (!nla_sft_loss(s, s->split.held + from, other ? vectors + from : NULL, m, false, &loss, err))
 			total += loss * (double)w;
 		weight += w;
 	}
-	*mean = n ? total / (double)weight : (double)NAN;
+	*mean = can ? total / (double)weight : (double)NAN;
 	free(vectors);
 	return err->status;
 }
@@ -243,7 +244,7 @@ static enum nla_status report_held(struct nla_sft *s, cJSON *line, struct nla_st
 		if (held_out(s, true, &other, err))
 			return err->status;
 		cJSON_AddNumberToObject(line, "held_loss_other_vector", other);
-		nla_str_addf(text, " (another's vector %.4f)", other);
+		nla_str_addf(text, isnan(other) ? " (all of one document)" : " (another's vector %.4f)", other);
 	} else if (s->cfg->sft.role == NLA_ROLE_AR && !isnan(s->set.meta.baseline_var)) {
 		cJSON_AddNumberToObject(line, "held_fve", 1 - own / s->set.meta.baseline_var);
 		cJSON_AddNumberToObject(line, "held_fve_meannorm", 1 - own / s->set.meta.baseline_mean);

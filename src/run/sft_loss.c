@@ -14,23 +14,21 @@ static nt_tensor *lm_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 {
 	struct nla_view view = { .lm = &s->target.lm };
 	struct nla_pack pack;
-	struct nla_i64s at = { 0 }, ids = { 0 };
+	struct nla_i64s ids = { 0 };
 	nt_tensor *loss = NULL;
 	nla_pack_init(&pack);
 	for (int64_t i = 0; i < n; i++) {
 		const int32_t *seq = s->ids.data + s->offset.data[rows[i]];
-		int64_t length = sequence_length(s, rows[i]), row = nla_pack_add(&pack, seq, length - 1, -1);
-		for (int64_t t = 0; t + 1 < length; t++) {
-			nla_i64s_push(&at, pack.start.data[row] + t);
+		int64_t length = sequence_length(s, rows[i]);
+		nla_pack_add(&pack, seq, length - 1, -1);
+		for (int64_t t = 0; t + 1 < length; t++)
 			nla_i64s_push(&ids, seq[t + 1]);
-		}
 	}
 	if (!nla_pack_ready(&pack, view.lm, err)) {
 		nt_tensor *x = nla_final_norm(&view, nla_recompute_forward(re, &view, &pack, NULL, view.lm->arch.n_layers));
 		loss = cross_entropy(nt_token_logprob(x, view.lm->head, nt_i64(view.lm->device, ids.data, (int64_t)ids.n), 1, NULL), n_tokens);
 	}
 	nla_pack_release(&pack);
-	nla_i64s_release(&at);
 	nla_i64s_release(&ids);
 	return loss;
 }

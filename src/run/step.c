@@ -111,9 +111,9 @@ enum nla_status nla_train_guard(struct nla_train *t, struct nla_err *err)
 {
 	if (t->state.bad_steps < t->cfg->update.max_bad_steps)
 		return NLA_OK;
-	if (!nla_train_checkpoint(t, err)) /* skipped steps changed nothing: this is the last good state */
-		nla_fail(err, "gradients were not finite for %lld steps in a row: the last good state is '%s/checkpoints/latest': start a new run from its av and ar with a lower update.lr",
-			 (long long)t->state.bad_steps, t->folder.path);
+	if (!nla_train_checkpoint(t, err)) /* weights whose gradient is not finite stay as they are: this is the last good state */
+		nla_fail(err, "gradients were not finite for %lld steps in a row: the last good state is '%s/checkpoints/latest': start a new run from its av and ar with a lower update.lr%s",
+			 (long long)t->state.bad_steps, t->folder.path, t->cfg->ar_update.enabled ? " or ar_update.lr" : "");
 	return err->status;
 }
 

@@ -90,9 +90,10 @@ static int64_t shared_head(const struct nla_i32s *prompts, int64_t n)
 
 /* ---- answers ---- */
 
+static const char open_tag[] = "<explanation>", close_tag[] = "</explanation>";
+
 enum nla_unfit nla_teach_clean(const char *answer, bool stopped, char **out)
 {
-	static const char open[] = "<explanation>", close[] = "</explanation>";
 	const char *start = answer;
 	size_t length = strlen(answer);
 	bool whole = nla_find_explanation(answer, &start, &length) || stopped;
@@ -104,7 +105,7 @@ enum nla_unfit nla_teach_clean(const char *answer, bool stopped, char **out)
 			length--;
 	}
 	char *text = *out = nla_strndup(start, length);
-	return !length ? NLA_ANSWER_EMPTY : strstr(text, open) || strstr(text, close) ? NLA_ANSWER_TAGS : whole ? NLA_ANSWER_OK : NLA_ANSWER_TRUNCATED;
+	return !length ? NLA_ANSWER_EMPTY : strstr(text, open_tag) || strstr(text, close_tag) ? NLA_ANSWER_TAGS : whole ? NLA_ANSWER_OK : NLA_ANSWER_TRUNCATED;
 }
 
 size_t nla_teach_last_sentence(const char *text)
@@ -252,8 +253,17 @@ enum nla_status nla_teach_finish(struct nla_teach *t, struct nla_err *err)
 	const struct nla_config *cfg = t->cfg;
 	struct nla_compose compose = { cfg->teach.explanation, cfg->teach.max_end, cfg->teach.max_next, (uint64_t)cfg->seed };
 	char **whole = nla_alloc((size_t)t->set.n, sizeof(*whole));
-	for (int64_t i = 0; i < t->set.n; i++)
+	int64_t n_tags = 0;
+	for (int64_t i = 0; i < t->set.n; i++) {
 		whole[i] = t->explanation[i] ? nla_compose(&compose, &t->set.rows[i], i, t->explanation[i]) : NULL;
+		if (whole[i] && (strstr(whole[i], open_tag) || strstr(whole[i], close_tag))) { /* of {end} or {next}: it would end there */
+			free(whole[i]);
+			whole[i] = NULL;
+			n_tags++;
+		}
+	}
+	if (n_tags)
+		nla_say("%lld rows stay without explanation: their own texts hold explanation tags", (long long)n_tags);
 	if (!nla_sync(t->log.path, err))
 		nla_actset_explain(&t->set, cfg->out, whole, err);
 	for (int64_t i = 0; i < t->set.n; i++)
@@ -265,9 +275,10 @@ enum nla_status nla_teach_finish(struct nla_teach *t, struct nla_err *err)
 void nla_teach_result(const struct nla_teach *t)
 {
 	double seconds = nla_seconds() - t->started, tokens = 0;
-	int64_t taught = 0, cut = 0;
+	int64_t taught = 0, served = 0, cut = 0;
 	for (int64_t i = 0; i < t->set.n; i++) {
 		taught += t->explanation[i] != NULL;
+		served += t->explanation[i] && t->asked[i]; /* a resumed run of fewer rows knows of more */
 		cut += t->cut[i];
 		tokens += t->explanation[i] ? (double)t->tokens[i] : 0;
 	}
@@ -275,7 +286,7 @@ void nla_teach_result(const struct nla_teach *t)
 	cJSON_AddNumberToObject(json, "rows", (double)t->set.n);
 	cJSON_AddNumberToObject(json, "taught", (double)taught);
 	cJSON_AddNumberToObject(json, "cut", (double)cut);
-	cJSON_AddNumberToObject(json, "failed", (double)(t->n_asked - taught));
+	cJSON_AddNumberToObject(json, "failed", (double)(t->n_asked - served));
 	cJSON_AddNumberToObject(json, "kept", (double)t->n_kept);
 	cJSON_AddNumberToObject(json, "no_text", (double)t->n_no_text);
 	answers = cJSON_AddObjectToObject(json, "answers");

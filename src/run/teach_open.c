@@ -45,23 +45,39 @@ static enum nla_status read_line(struct nla_teach *t, const char *line, size_t n
 
 /* ---- what was asked of whom: the first line ---- */
 
+/* Of all rows' documents and texts: another set at the same path is not the one that was asked about. */
+static char *texts_hash(const struct nla_actset *set)
+{
+	uint64_t of[3] = { 0 };
+	for (int64_t i = 0; i < set->n; i++) {
+		of[1] = nla_hash(set->rows[i].doc_id, strlen(set->rows[i].doc_id));
+		of[2] = nla_hash(set->rows[i].text, strlen(set->rows[i].text));
+		of[0] = nla_hash(of, sizeof(of));
+	}
+	return nla_format("%016llx", (unsigned long long)of[0]);
+}
+
 static cJSON *describe(const struct nla_teach *t)
 {
 	const struct nla_config *cfg = t->cfg;
 	char *model = realpath(*cfg->teach.model ? cfg->teach.model : cfg->model, NULL), *data = realpath(cfg->data, NULL);
+	char *texts = texts_hash(&t->set);
 	cJSON *json = cJSON_CreateObject();
 	cJSON_AddStringToObject(json, "teach.model", model ? model : "");
 	cJSON_AddStringToObject(json, "data", data ? data : "");
+	cJSON_AddStringToObject(json, "texts of data", texts);
 	cJSON_AddStringToObject(json, "dtype", t->teacher.lm.dtype == NT_BF16 ? "bf16" : "fp32");
 	cJSON_AddNumberToObject(json, "seed", (double)cfg->seed);
 	cJSON_AddStringToObject(json, "teach.prompt", cfg->teach.prompt);
 	cJSON_AddStringToObject(json, "teach.system", cfg->teach.system);
+	cJSON_AddNumberToObject(json, "chat.format", t->teacher.chat.format);
 	cJSON_AddNumberToObject(json, "teach.context", (double)cfg->teach.context);
 	cJSON_AddNumberToObject(json, "teach.max_new_tokens", (double)cfg->teach.max_new_tokens);
 	cJSON_AddNumberToObject(json, "teach.temperature", cfg->teach.temperature);
 	cJSON_AddBoolToObject(json, "teach.again", cfg->teach.again);
 	free(model);
 	free(data);
+	free(texts);
 	return json;
 }
 
@@ -133,30 +149,31 @@ static enum nla_status choose_rows(struct nla_teach *t, struct nla_err *err)
 	return NLA_OK;
 }
 
-/* Answers of whole batches count; the rest is cut off. */
-static enum nla_status read_log(struct nla_teach *t, struct nla_err *err)
+/* Answers of whole batches count, the rest is cut off: *whole is where. A line without its end was being written when the run was
+ * killed; any other that cannot be read is an error, and the file stays as it is. */
+static enum nla_status read_log(struct nla_teach *t, off_t size, off_t *whole, struct nla_err *err)
 {
 	struct nla_lines in;
 	const char *line;
 	struct nla_answer *batch = NULL;
 	size_t n = 0;
-	off_t at = 0, whole = 0;
+	off_t at = 0;
+	*whole = 0;
 	if (nla_lines_open(&in, t->log.path, err))
 		return err->status;
-	while (!err->status && (line = nla_lines_next(&in))) {
-		struct nla_err torn = NLA_ERR_INIT;
+	while (!err->status && (line = nla_lines_next(&in)) && (at += (off_t)in.line.len + 1) <= size) {
 		struct nla_answer a = { 0 };
-		at += (off_t)in.line.len + 1;
 		if (in.number == 1) {
 			same_question(t, line, in.line.len, t->log.path, err);
-			whole = at;
+			*whole = at;
 			continue;
 		}
-		batch = nla_realloc(batch, n + 1, sizeof(*batch));
-		if (read_line(t, line, in.line.len, t->log.path, &a, &torn)) {
+		if (read_line(t, line, in.line.len, t->log.path, &a, err)) {
+			nla_err_context(err, "line %zu", in.number);
 			free(a.text);
 			break;
 		}
+		batch = nla_realloc(batch, n + 1, sizeof(*batch));
 		batch[n++] = a;
 		if (a.left)
 			continue;
@@ -165,14 +182,12 @@ static enum nla_status read_log(struct nla_teach *t, struct nla_err *err)
 			free(batch[i].text);
 		}
 		n = 0;
-		whole = at;
+		*whole = at;
 	}
 	for (size_t i = 0; i < n; i++)
 		free(batch[i].text);
 	free(batch);
-	if (!nla_lines_close(&in, err) && !err->status && ftruncate(t->log.fd, whole))
-		nla_fail(err, "cannot write '%s': %s", t->log.path, strerror(errno));
-	return err->status;
+	return nla_lines_close(&in, err) ? err->status : NLA_OK;
 }
 
 static enum nla_status start_log(struct nla_teach *t, struct nla_err *err)
@@ -187,6 +202,18 @@ static enum nla_status start_log(struct nla_teach *t, struct nla_err *err)
 	return nla_log_flush(&t->log, err);
 }
 
+/* Goes on from the answers that are there, behind a first line that says what was asked. */
+static enum nla_status go_on(struct nla_teach *t, struct nla_err *err)
+{
+	struct stat st;
+	off_t whole = 0;
+	if (fstat(t->log.fd, &st) || (st.st_size && read_log(t, st.st_size, &whole, err)))
+		return err->status ? err->status : nla_fail(err, "cannot read '%s': %s", t->log.path, strerror(errno));
+	if (whole < st.st_size && ftruncate(t->log.fd, whole))
+		return nla_fail(err, "cannot write '%s': %s", t->log.path, strerror(errno));
+	return whole ? NLA_OK : start_log(t, err);
+}
+
 static bool same_folder(const char *a, const char *b)
 {
 	struct stat x, y;
@@ -198,7 +225,6 @@ static enum nla_status open_out(struct nla_teach *t, struct nla_err *err)
 {
 	const char *out = t->cfg->out;
 	char *log = nla_path_join(out, "teach.jsonl"), *meta = nla_path_join(out, "nla_meta.yaml");
-	struct stat st;
 	if (same_folder(out, t->cfg->data))
 		nla_usage(err, "'out' and 'data' are both '%s': give another --out, the set is left as it is", out);
 	else if (nla_exists(meta) && !nla_exists(log) && !t->cfg->overwrite)
@@ -210,8 +236,8 @@ static enum nla_status open_out(struct nla_teach *t, struct nla_err *err)
 			nla_fail(err, "'%s' is in use by another program", out);
 		else if (t->cfg->overwrite && (ftruncate(t->log.fd, 0) || nla_actset_remove(out, err)) && !err->status)
 			nla_fail(err, "cannot write '%s': %s", log, strerror(errno));
-		else if (!err->status && !fstat(t->log.fd, &st))
-			(void)(st.st_size ? read_log(t, err) : start_log(t, err));
+		else if (!err->status)
+			go_on(t, err);
 	}
 	free(log);
 	free(meta);
