@@ -99,6 +99,9 @@ static enum nla_status read_rope(struct nla_arch *a, const cJSON *json, const ch
 	const char *object = nla_json_at(json, "rope_parameters") ? "rope_parameters" : "rope_scaling", *type = NULL;
 	const cJSON *rope = nla_json_at(json, object);
 	double original = 0;
+	const cJSON *old = nla_json_at(json, "rope_scaling");
+	if (rope && old && old != rope && !cJSON_IsNull(old) && !cJSON_Compare(rope, old, true))
+		return nla_fail(err, "cannot load '%s': 'rope_parameters' and 'rope_scaling' differ: remove the one that does not hold", path);
 	if (nla_json_num(json, path, "rope_theta", 10000, &a->rope_theta, err))
 		return err->status;
 	if (!rope)
@@ -142,6 +145,9 @@ static enum nla_status check_sizes(const struct nla_arch *a, const char *path, s
 				(long long)a->n_heads, (long long)a->n_kv_heads);
 	if (a->head_dim < 2 || a->head_dim % 2)
 		return nla_fail(err, "cannot load '%s': head_dim is %lld, want an even number", path, (long long)a->head_dim);
+	if (a->max_position < 1 || !(a->rope_theta > 0) || !(a->rms_eps >= 0) || !(a->init_std >= 0))
+		return nla_fail(err, "cannot load '%s': one of max_position_embeddings, rope_theta, rms_norm_eps, initializer_range is out of range",
+				path);
 	return NLA_OK;
 }
 

@@ -205,7 +205,10 @@ enum nla_status nla_decode(const struct nla_decode *d, struct nla_decoded *out, 
 	}
 	nla_decoded_init(out, d->n, d->max_new_tokens);
 	nt_grad_push(false);
-	if (!make_cache(&s, longest + d->max_new_tokens, err) && !prefill(&s, out, err))
+	if (longest + d->max_new_tokens - 1 > nt_size(d->view->lm->cos, 0))
+		nla_fail(err, "a prompt of %lld tokens and %lld new ones are more than the model's %lld positions: lower max_new_tokens",
+			 (long long)longest, (long long)d->max_new_tokens, (long long)nt_size(d->view->lm->cos, 0));
+	else if (!make_cache(&s, longest + d->max_new_tokens, err) && !prefill(&s, out, err))
 		for (int64_t t = 1; s.n_live && !nt_check(); t++) {
 			nt_scope_push();
 			draw(&s, advance(&s), t, out);

@@ -11,9 +11,6 @@
 
 const char *const nla_proj_names[NLA_N_PROJ] = { "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj" };
 
-/* Positions the rotary tables hold at most: no prompt here comes near. */
-#define MAX_POSITIONS 32768
-
 enum nla_status nla_nt_fail(struct nla_err *err, const char *fmt, ...)
 {
 	char what[256];
@@ -22,8 +19,8 @@ enum nla_status nla_nt_fail(struct nla_err *err, const char *fmt, ...)
 	vsnprintf(what, sizeof(what), fmt, ap);
 	va_end(ap);
 	nt_status status = nt_check();
-	nla_fail(err, "%s: %s%s", what, status == NT_OUT_OF_MEMORY ? "out of memory, lower update.micro_batch or rollout.prompts: " : "",
-		 nt_error());
+	nla_fail(err, "%s: %s%s", what, status == NT_OUT_OF_MEMORY ? "out of memory, lower the program's batch (rollout.prompts, update.micro_batch, "
+		 "eval.batch, sft.batch or teach.batch): " : "", nt_error());
 	if (status == NT_OUT_OF_MEMORY)
 		err->status = NLA_NOMEM;
 	nt_clear();
@@ -153,7 +150,7 @@ static float stretch(const struct nla_arch *a, float inv)
 
 static void make_tables(struct nla_lm *lm)
 {
-	int64_t n = NLA_MIN(lm->arch.max_position, MAX_POSITIONS), half = lm->arch.head_dim / 2;
+	int64_t n = NLA_MIN(lm->arch.max_position, NLA_MAX_POSITIONS), half = lm->arch.head_dim / 2;
 	float *c = nla_alloc((size_t)(n * half), sizeof(float)), *s = nla_alloc((size_t)(n * half), sizeof(float));
 	for (int64_t j = 0; j < half; j++) {
 		/* inv_freq in fp32 and the angle as an fp32 product, as the reference has them */
@@ -271,6 +268,13 @@ static enum nla_status load_slot(const struct slot *s, void *arg, struct nla_err
 	return nt_check() ? nla_nt_fail(err, "cannot load tensor '%s'", s->name) : NLA_OK;
 }
 
+/* The head of a tied model may be in its file a second time; another one would be what transformers computes with. */
+static bool is_embedding(const struct nla_st *st, const struct nla_st_entry *head)
+{
+	const struct nla_st_entry *embed = nla_st_find(st, "model.embed_tokens.weight");
+	return embed && embed->dtype == head->dtype && embed->nbytes == head->nbytes && !memcmp(embed->data, head->data, head->nbytes);
+}
+
 static enum nla_status refuse_extra(const struct nla_lm *lm, const struct loading *in, struct nla_err *err)
 {
 	if (in->part)
@@ -278,8 +282,13 @@ static enum nla_status refuse_extra(const struct nla_lm *lm, const struct loadin
 	for (size_t i = 0; i < in->st.n_entries; i++) {
 		const char *name = in->st.entries[i].name;
 		long long layer;
-		if (in->used[i] || nla_ends_with(name, "rotary_emb.inv_freq") || (lm->arch.tied && !strcmp(name, "lm_head.weight")))
+		if (in->used[i] || nla_ends_with(name, "rotary_emb.inv_freq"))
 			continue;
+		if (lm->arch.tied && !strcmp(name, "lm_head.weight")) {
+			if (is_embedding(&in->st, &in->st.entries[i]))
+				continue;
+			return nla_fail(err, "cannot load '%s': 'tie_word_embeddings' is true, but '%s' is not the embedding", in->st.path, name);
+		}
 		if (sscanf(name, "model.layers.%lld.", &layer) == 1 && layer >= lm->arch.n_layers)
 			return nla_fail(err, "cannot load '%s': tensor '%s' belongs to no layer, config.json has %lld", in->st.path, name,
 					(long long)lm->arch.n_layers);
@@ -451,7 +460,11 @@ enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, struct
 		to->gate_up[0] = nt_own(from->mapped ? nt_cat(b->gate_up, 2, 0) : nt_clone(b->gate_up[0]));
 		nt_scope_pop();
 	}
-	return nt_check() ? nla_nt_fail(err, "cannot copy the model's projections") : NLA_OK;
+	if (nt_check()) {
+		nla_nt_fail(err, "cannot copy the model's projections");
+		nla_lm_release(lm);
+	}
+	return err->status;
 }
 
 int nla_lm_params(const struct nla_lm *lm, nt_tensor **list)

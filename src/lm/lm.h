@@ -16,6 +16,9 @@
 #include "lm/arch.h"
 #include "shim/nt.h"
 
+/* Positions the rotary tables hold at most: no prompt here comes near. */
+#define NLA_MAX_POSITIONS 32768
+
 enum nla_proj { NLA_Q, NLA_K, NLA_V, NLA_O, NLA_GATE, NLA_UP, NLA_DOWN, NLA_N_PROJ };
 extern const char *const nla_proj_names[NLA_N_PROJ]; /* "q_proj", ... */
 
@@ -45,7 +48,7 @@ struct nla_lm {
 };
 
 /* From a folder in Hugging Face's layout. Missing tensors and wrong shapes are errors that name the tensor; extra ones too, save
- * rotary tables that old files carry. AUTO maps what takes more than a quarter of the memory; MAP fails where the file must be
+ * rotary tables that old files carry, and a tied model's head when it equals the embedding. AUTO maps what takes more than a quarter of the memory; MAP fails where the file must be
  * converted; COPY is for weights that will be trained. */
 enum nla_lm_how { NLA_LM_AUTO, NLA_LM_COPY, NLA_LM_MAP };
 enum nla_status nla_lm_load(struct nla_lm *lm, const char *folder, int device, nt_dtype dtype, enum nla_lm_how how, struct nla_err *err);

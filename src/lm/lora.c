@@ -22,7 +22,7 @@ enum nla_status nla_lora_targets(const char *list, unsigned *targets, struct nla
 		*targets |= 1u << found;
 		p += n + (p[n] == ',');
 	}
-	return *targets ? NLA_OK : nla_usage(err, "'lora.targets' is empty: want some of q,k,v,o,gate,up,down");
+	return *targets ? NLA_OK : nla_usage(err, "is empty: want some of q,k,v,o,gate,up,down");
 }
 
 double nla_lora_scale(const struct nla_adapter *a, enum nla_proj proj)

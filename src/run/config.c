@@ -163,6 +163,8 @@ enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command
 		return err->status;
 	if (command == NLA_CMD_TRAIN && cfg->rollout.temperature == 0)
 		return nla_usage(err, "'rollout.temperature' is 0: training needs samples that differ, want more than 0");
+	if (command == NLA_CMD_TRAIN && cfg->ar_update.train_head && !cfg->ar_update.enabled)
+		return nla_usage(err, "'ar_update.train_head' is set, but not 'ar_update.enabled': the AR is frozen");
 	if (cfg->rollout.min_new_tokens > cfg->rollout.max_new_tokens)
 		return nla_usage(err, "'rollout.min_new_tokens' is more than 'rollout.max_new_tokens'");
 	if (command == NLA_CMD_EXPLAIN && *cfg->explain.text && *cfg->explain.vector)

@@ -183,8 +183,13 @@ enum nla_status nla_evaluate_logprob(const struct nla_evaluated *who, const stru
 		if (r->rows[i].ids && r->rows[i].n_response > 0)
 			nla_i64s_push(&at, i);
 	nt_grad_push(false);
-	for (int64_t from = 0; from < (int64_t)at.n && !err->status; from += batch) {
-		int64_t m = NLA_MIN(batch, (int64_t)at.n - from);
+	for (int64_t from = 0, m; from < (int64_t)at.n && !err->status; from += m) {
+		int64_t tokens = 0;
+		for (m = 0; m < batch && from + m < (int64_t)at.n; m++) {
+			tokens += (int64_t)who->av->prompt.n - who->av->marker + r->rows[at.data[from + m]].n_response;
+			if (m && tokens > NLA_SCORE_TOKENS)
+				break;
+		}
 		if (logprob_batch(who, view, r, at.data + from, m, temperature, false, err) ||
 		    logprob_batch(who, reference, r, at.data + from, m, temperature, true, err))
 			break;

@@ -19,7 +19,7 @@ static int64_t kv_width(const struct nla_arch *a) { return a->n_kv_heads * a->he
 
 int64_t nla_plan_weights(const struct nla_arch *arch, nt_dtype dtype)
 {
-	return nla_arch_n_params(arch) * (dtype == NT_F32 ? 4 : 2) + NLA_MIN(arch->max_position, 32768) * arch->head_dim * 4;
+	return nla_arch_n_params(arch) * (dtype == NT_F32 ? 4 : 2) + NLA_MIN(arch->max_position, NLA_MAX_POSITIONS) * arch->head_dim * 4;
 }
 
 int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_av *av, const struct nla_ar *ar)
@@ -200,7 +200,7 @@ int64_t nla_plan_decoding(const struct nla_plan_in *in, int64_t rows)
 static int64_t score(const struct nla_plan_in *in)
 {
 	struct who w = { .adapters = { in->ar }, .n = in->ar != NULL };
-	int64_t n = NLA_MIN(NLA_MAX(NLA_SCORE_TOKENS / in->ar_prompt, 1), in->prompts * in->group);
+	int64_t n = NLA_MIN(NLA_MAX(NLA_SCORE_TOKENS / NLA_MAX(in->ar_prompt, 1), 1), NLA_MAX(in->prompts * in->group, in->eval_rows));
 	struct shape s = texts(in, n);
 	return block_scope(in, &w, &s);
 }
@@ -268,9 +268,10 @@ void nla_plan_make(const struct nla_plan_in *in, int64_t room, struct nla_plan *
 		bool recompute;
 	} order[] = { { 3, false }, { 1, false }, { 3, true }, { 1, true }, { 0, false }, { 0, true } };
 	int64_t few = NLA_MIN(FEW, in->prompts * in->group), rows = in->rollout ? NLA_MIN(MANY, in->prompts * in->group) : 0;
-	memset(plan, 0, sizeof(*plan));
+	struct nla_plan smallest = { 0 };
 	for (int pass = 0; pass < 2; pass++)
-		for (size_t i = 0; i < NLA_LEN(order); i++) {
+		for (size_t k = 0; k < NLA_LEN(order); k++) {
+			size_t i = pass ? NLA_LEN(order) - 1 - k : k;
 			int choice = order[i].recompute ? NLA_RECOMPUTE_TRUE : NLA_RECOMPUTE_FALSE;
 			bool all = order[i].copies == NLA_PLAN_ALL_COPIES;
 			if (order[i].copies > in->copies || (all && in->dtype != NT_F32) || (in->recompute != NLA_RECOMPUTE_AUTO && in->recompute != choice))
@@ -279,7 +280,10 @@ void nla_plan_make(const struct nla_plan_in *in, int64_t room, struct nla_plan *
 			bool ample = (plan->micro_batch >= few || in->micro_batch) && plan->rows >= rows;
 			if (plan->fits && (pass || ample))
 				return;
+			if (pass && (!smallest.total || plan->total < smallest.total))
+				smallest = *plan;
 		}
+	*plan = smallest;
 }
 
 int64_t nla_plan_rows(const struct nla_plan_in *in, int64_t rows, int64_t room)

@@ -25,6 +25,8 @@ static enum nla_status open_av(struct nla_sft *s, const struct nla_lora_spec *sp
 		     : nla_av_new(&s->av, &s->target, &s->set.meta, err))
 		return err->status;
 	const struct nla_arch *a = &nla_av_lm(&s->av)->arch;
+	if (*cfg->av && s->av.adapter.layers)
+		nla_say("av: the adapter of '%s' is trained on, as it is: lora.* is not used", cfg->av);
 	if (!s->av.adapter.layers)
 		nla_adapter_init(&s->av.adapter, a, a->n_layers, spec, (uint64_t)cfg->seed, s->target.lm.device, err);
 	return err->status ? err->status : nla_adapter_train(&s->av.adapter, true, err);
@@ -37,6 +39,8 @@ static enum nla_status open_ar(struct nla_sft *s, const struct nla_lora_spec *sp
 			       nla_contract_fits(&s->set.meta, &s->target, NULL, &s->ar.meta, cfg->data, err)
 		     : nla_ar_new(&s->ar, &s->target, &s->set.meta, err))
 		return err->status;
+	if (*cfg->ar && s->ar.adapter.layers)
+		nla_say("ar: the adapter of '%s' is trained on, as it is: lora.* is not used", cfg->ar);
 	if (!s->ar.adapter.layers)
 		nla_adapter_init(&s->ar.adapter, &nla_ar_lm(&s->ar)->arch, s->ar.depth, spec, (uint64_t)cfg->seed + 1, s->target.lm.device, err);
 	return err->status ? err->status : nla_adapter_train(&s->ar.adapter, true, err);
@@ -102,7 +106,7 @@ static enum nla_status make_plan(struct nla_sft *s, int64_t room, struct nla_err
 	s->recompute = plan.recompute;
 	nt_logprob_chunk(plan.chunk);
 	char *words = nla_plan_words(&in, &plan);
-	nla_say("memory plan: %s", words);
+	nla_say("memory plan: %s%s", words, plan.fits ? "" : "; it does not fit: lower sft.batch or give a larger memory");
 	free(words);
 	return NLA_OK;
 }

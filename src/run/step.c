@@ -80,7 +80,7 @@ static enum nla_status update_ar(struct nla_train *t, struct nla_step *s, struct
 	}
 	if (!err->status && texts.offset.n > 1)
 		nla_update_ar(&t->ar, &t->ar_view, &texts, v.data, &u, &t->ar_optim, &s->ar_loss, &norm, &skipped, err);
-	s->skipped = s->skipped || skipped;
+	s->ar_skipped = skipped;
 	nla_ar_texts_release(&texts);
 	nla_f32s_release(&v);
 	return err->status;
@@ -101,8 +101,9 @@ enum nla_status nla_train_update(struct nla_train *t, struct nla_step *s, struct
 	if (cfg->ar_update.enabled && update_ar(t, s, err))
 		return err->status;
 	t->state.step++;
-	t->state.bad_steps = s->skipped ? t->state.bad_steps + 1 : 0;
-	t->state.skipped += s->skipped;
+	bool any = s->skipped || s->ar_skipped;
+	t->state.bad_steps = any ? t->state.bad_steps + 1 : 0;
+	t->state.skipped += any;
 	s->seconds[NLA_STAGE_UPDATE] = nla_seconds() - started;
 	return NLA_OK;
 }
@@ -145,7 +146,7 @@ enum nla_status nla_train_log(struct nla_train *t, struct nla_step *s, struct nl
 		nla_say("step %lld/%lld  fve %.3f  tokens %.1f  reward %.3f  failed %.0f%%  kl %.4f  entropy %.2f  norm %.2f  %.2f s%s",
 			(long long)t->state.step, (long long)t->cfg->steps, nla_json_value(line, "fve"), nla_json_value(line, "response_tokens_mean"),
 			nla_json_value(line, "reward_mean"), 100 * nla_json_value(line, "failed_rate"), s->stats.kl, s->stats.entropy, s->stats.grad_norm,
-			nla_json_value(line, "seconds"), s->skipped ? "  (skipped: gradient not finite)" : "");
+			nla_json_value(line, "seconds"), s->skipped ? "  (skipped: gradient not finite)" : s->ar_skipped ? "  (AR skipped: its gradient not finite)" : "");
 	nla_folder_metrics(&t->folder, line, err);
 	cJSON_Delete(line);
 	if (!err->status && t->state.step % t->cfg->log.samples_every == 0)

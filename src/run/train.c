@@ -149,7 +149,7 @@ static enum nla_status restore(struct nla_train *t, struct nla_err *err)
 static enum nla_status keep_reference(const struct nla_train *t, struct nla_err *err)
 {
 	char *dir = nla_path_join(t->folder.path, "reference"), *meta = nla_path_join(dir, "nla_meta.yaml"); /* written last */
-	if (!nla_exists(meta) && t->av.adapter.layers)
+	if ((!t->folder.checkpoint || !nla_exists(meta)) && t->av.adapter.layers) /* one without a checkpoint is of another start */
 		nla_av_save(&t->av, NULL, dir, "reference", err);
 	free(dir);
 	free(meta);

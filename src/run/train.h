@@ -31,7 +31,7 @@ struct nla_step {
 	double *reward, *penalty, *advantage; /* [B*G] */
 	struct nla_update_stats stats;
 	double ar_loss;
-	bool skipped;
+	bool skipped, ar_skipped; /* whose gradient was not finite */
 	double seconds[NLA_N_STAGES];
 };
 

@@ -20,6 +20,7 @@
 #include "lm/optim.h"
 #include "nla/ar.h"
 #include "nla/av.h"
+#include "rl/update.h"
 
 #define TINY TEST_DATA "/tiny"
 
@@ -235,5 +236,19 @@ static inline int tiny_close(void **state)
 
 #define TINY_TEST(f) cmocka_unit_test_setup_teardown(f, tiny_open, tiny_close)
 #define run_tiny(tests) cmocka_run_group_tests(tests, scratch_setup, scratch_teardown)
+
+/* ---- one update ---- */
+
+static const struct nla_update_cfg golden_cfg = { .lr = 1e-2, .clip = 0.2, .kl = 0.01, .temperature = 1, .grad_clip = 1 };
+
+/* The golden rollout: advantage has to outlive the batch. */
+static inline struct nla_update_batch golden_batch(const struct tiny *t, double *advantage)
+{
+	const float *a = golden_f32(t, "grpo.advantage", N);
+	for (int i = 0; i < N; i++)
+		advantage[i] = a[i];
+	return (struct nla_update_batch){ .responses = t->responses, .advantage = advantage,
+					  .old = golden_f32(t, "grpo.old", N * WIDTH) };
+}
 
 #endif

@@ -1,7 +1,7 @@
 /*
  * Every family against transformers and PEFT (tests/golden/make_families.py): log-probabilities bare and with adapters, without a vector
  * and with one in both injection modes, and the AR's prediction with and without the final norm; in fp32, in fp32 mapped from the file, and in bf16 within
- * what transformers itself is off by there. Then what is refused.
+ * about what transformers itself is off by there. Then what is refused.
  */
 #include "model/golden.h"
 
@@ -285,6 +285,9 @@ static void test_refused(void **state)
 	refused("llama2", "\"use_cache\"", "\"quantization_config\": {\"bits\": 4},\n \"use_cache\"", "field 'quantization_config' is not known");
 	refused("llama3", "\"rope_type\": \"llama3\"", "\"rope_type\": \"yarn\"", "'rope_scaling.rope_type' is 'yarn'");
 	refused("llama3", "\"factor\": 4.0,", "", "'factor'");
+	refused("llama3", "\"rope_scaling\"", "\"rope_parameters\": {\"rope_type\": \"default\"},\n \"rope_scaling\"",
+		"'rope_parameters' and 'rope_scaling' differ");
+	refused("llama2", "\"max_position_embeddings\": 256", "\"max_position_embeddings\": -1", "max_position_embeddings");
 	refused("llama3", "\"factor\": 4.0,", "\"factor\": 4.0, \"attention_factor\": 2,", "field 'rope_scaling.attention_factor' is not known");
 	refused("qwen2", "\"use_sliding_window\": false", "\"use_sliding_window\": true", "'use_sliding_window' is true");
 	refused("qwen2", "\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", "4 heads are no multiple of 3 key/value heads");
@@ -313,9 +316,34 @@ static void test_other_family(void **state)
 	}
 }
 
+/* A tied model's file may hold the head a second time; one that is not the embedding would be another model. */
+static void test_second_head(void **state)
+{
+	struct nla_st st;
+	struct nla_lm lm;
+	copy_to_scratch("smollm2", "config.json", NULL, NULL);
+	assert_ok(nla_st_open(&st, FAMILIES "/smollm2/model.safetensors", &err));
+	struct nla_st_entry *all = nla_alloc(st.n_entries + 1, sizeof(*all)), *head = &all[st.n_entries];
+	char name[] = "lm_head.weight";
+	memcpy(all, st.entries, st.n_entries * sizeof(*all));
+	*head = *nla_st_find(&st, "model.embed_tokens.weight");
+	head->name = name;
+	assert_ok(nla_st_write(in_scratch("model.safetensors"), all, st.n_entries + 1, &err));
+	assert_ok(nla_lm_load(&lm, scratch, NT_CPU, NT_F32, NLA_LM_AUTO, &err));
+	nla_lm_release(&lm);
+	char *other = nla_alloc(head->nbytes, 1);
+	head->data = other;
+	assert_ok(nla_st_write(in_scratch("model.safetensors"), all, st.n_entries + 1, &err));
+	assert_fails(nla_lm_load(&lm, scratch, NT_CPU, NT_F32, NLA_LM_AUTO, &err), "'lm_head.weight' is not the embedding");
+	free(other);
+	free(all);
+	nla_st_close(&st);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = { TINY_TEST(test_fp32),	  TINY_TEST(test_mapped),  TINY_TEST(test_bf16),
-					    TINY_TEST(test_cut_ar),	  TINY_TEST(test_mapped_merge), TINY_TEST(test_refused), TINY_TEST(test_other_family) };
+					    TINY_TEST(test_cut_ar),	  TINY_TEST(test_mapped_merge), TINY_TEST(test_refused), TINY_TEST(test_other_family),
+					    TINY_TEST(test_second_head) };
 	return run_tiny(tests);
 }
