@@ -9,17 +9,22 @@
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=$root/runs/demo
-case ${1:-} in
--h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
---out) out=${2:?--out needs a folder}; shift 2 ;;
-esac
+flags=()
+while [ $# -gt 0 ]; do
+	case $1 in
+	-h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+	--out) out=${2:?--out needs a folder}; shift ;;
+	*) flags+=("$1") ;;
+	esac
+	shift
+done
 
 # shellcheck source=scripts/setup.sh
 . "$root/scripts/setup.sh"
 
 mkdir -p "$(dirname "$out")"
 started=$(date +%s)
-"$NLA_BUILD/nla-train" "$root/demo/config.json" --out "$out" --overwrite "$@"
+"$NLA_BUILD/nla-train" "$root/demo/config.json" --out "$out" --overwrite "${flags[@]}"
 echo
 echo "Trained in $(($(date +%s) - started)) s. Run folder: $out"
 if command -v gnuplot >/dev/null 2>&1 && "$root/scripts/plot-run.sh" "$out"; then

@@ -34,7 +34,10 @@ cd "$work"
 once() { # FILE COMMAND...: run unless FILE is there
 	local file=$1
 	shift
-	[ -e "$file" ] || { echo "make-demo: $*" >&2; "$@"; }
+	[ ! -e "$file" ] || return 0
+	echo "make-demo: $*" >&2
+	"$@"
+	[ -e "$file" ] || { echo "make-demo: stopped before '$file' was there; the same command goes on from here" >&2; exit 130; }
 }
 
 once corpus/stories.jsonl.gz $stories corpus --seed 1 --docs 24000 --split pretrain --out corpus/stories.jsonl.gz
@@ -55,7 +58,8 @@ json.dump({"templates": {"av": t["av"], "ar": t["ar"], "marker": t["injection_ch
           open("extract.json", "w"))'
 extract() { # NAME SPLIT SEED DOCS
 	once "$1.jsonl.gz" $stories corpus --seed "$3" --docs "$4" --split "$2" --out "$1.jsonl.gz"
-	once "$1/nla_meta.yaml" "$NLA_BUILD/nla-extract" --model "$out/model" --corpus "$1.jsonl.gz" --out "$1" --threads "$threads" extract.json
+	once "$1/nla_meta.yaml" sh -c "'$NLA_BUILD/nla-extract' --model '$out/model' --corpus '$1.jsonl.gz' --out '$1.part' --overwrite \
+		--threads '$threads' extract.json && mv '$1.part' '$1'"
 	once "$1/explained" sh -c "$stories explain --rows $1/rows.jsonl.gz --corpus $1.jsonl.gz --seed 1 --out $1.rows.gz &&
 		mv $1.rows.gz $1/rows.jsonl.gz && touch $1/explained"
 }

@@ -31,6 +31,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 build=$root/build
 cache=${NLA_CACHE:-${XDG_CACHE_HOME:-${HOME:?is not set, and neither is NLA_CACHE}/.cache}/nla}
 torch_version=2.11.0
+cmake_wanted=3.25
 torch_venv=$cache/torch-$torch_version
 reference=$cache/reference
 
@@ -57,6 +58,8 @@ find_python() {
 }
 
 have() { command -v "$1" >/dev/null 2>&1; }
+
+cmake_ok() { printf '%s\n' "$cmake_wanted" "$(cmake --version | sed -n '1s/[^0-9]*//p')" | sort -VC; }
 
 # Debian names of what the build cannot do without. Looked for by what is used, not by package: any distribution will do.
 missing_packages() {
@@ -116,7 +119,7 @@ install_packages() {
 		[ "$(id -u)" = 0 ] || have sudo || die "neither root nor sudo: install as root: $missing"
 		say "installing $missing${wanted:+ $wanted}"
 		# shellcheck disable=SC2086  # package names are words
-		apt_install $missing $wanted || die "apt-get cannot install $missing: ${apt_error:-no message}"
+		apt_install $missing $wanted || apt_install $missing || die "apt-get cannot install $missing: ${apt_error:-no message}"
 		missing=$(missing_packages | tr '\n' ' ')
 		[ -z "$missing" ] || die "still missing after apt-get: $missing(too old a release? Debian 12 has them)"
 	elif [ -n "$wanted" ] && [ "$(id -u)" = 0 ] && have apt-get; then
@@ -220,6 +223,7 @@ install_libtorch() {
 compile() {
 	if [ ! -e "$build/build.ninja" ] || ! grep -qxF "LIBTORCH_DIR:PATH=$LIBTORCH_DIR" "$build/CMakeCache.txt"; then
 		say "configuring build/"
+		cmake_ok || die "cmake here is older than $cmake_wanted: Debian 12 and Ubuntu 24.04 have one, PyPI too (pip install cmake)"
 		cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DLIBTORCH_DIR="$LIBTORCH_DIR" >"$build.log" 2>&1 ||
 			{ cat "$build.log" >&2; rm -f "$build.log"; die "cmake cannot configure '$build'"; }
 		rm -f "$build.log"

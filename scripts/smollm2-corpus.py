@@ -297,7 +297,7 @@ def download(package, work):
         found = sorted(work.glob(f"{package}_*.deb"))
         if done.returncode or not found:
             error = [x for x in done.stderr.splitlines() if x.startswith("E:")] or ["no message"]
-            sys.exit(f"smollm2-corpus: error: apt-get cannot download {package}: {error[0]} (apt-get update?)")
+            sys.exit(f"smollm2-corpus: error: apt-get cannot download {package}: {error[0]} (the packages are those of Debian 12; is apt-get update needed?)")
     return found[-1]
 
 

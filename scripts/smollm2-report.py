@@ -43,14 +43,15 @@ def number(value, digits=3):
 
 
 def evaluations(run):
-    """[(name, folder)]: the warm start, then the sweep's by lambda and seed; those that are finished."""
-    found = [("start", run / "start")]
-    folders = [(float(name.split("-")[1]), int(name.split("-")[3]), name) for name in
-               (p.name for p in run.glob("sweep/lambda-*-seed-*"))]
+    """[(name, lambda or None, folder)]: the warm start, then the sweep's by lambda and seed; those that are finished."""
+    found = [("start", None, run / "start")]
+    folders = []
+    for path in run.glob("sweep/lambda-*-seed-*"):
+        value, seed = path.name.removeprefix("lambda-").split("-seed-")
+        folders.append((float(value), int(seed), path))
     several = len({seed for _, seed, _ in folders}) > 1
-    found += [(f"λ {value:g}" + (f" seed {seed}" if several else ""), run / "sweep" / name / "eval")
-              for value, seed, name in sorted(folders)]
-    return [(name, folder) for name, folder in found if (folder / "summary.json").exists()]
+    found += [(f"λ {value:g}" + (f" seed {seed}" if several else ""), value, path / "eval") for value, seed, path in sorted(folders)]
+    return [(name, value, folder) for name, value, folder in found if (folder / "summary.json").exists()]
 
 
 def hours(run):
@@ -87,7 +88,7 @@ def warm_start(run):
     if held:
         out += table(["AR step", "held-out mse", "held-out FVE", "mean-normalised"],
                      [[x["step"], f"{x['held_loss']:.4f}", f"{x['held_fve']:.3f}", f"{x['held_fve_meannorm']:.3f}"] for x in held])
-    held = [x for x in lines(run / "av" / "metrics.jsonl") if "held_loss_other_vector" in x]
+    held = [x for x in lines(run / "av" / "metrics.jsonl") if x.get("held_loss_other_vector") is not None]
     if held:
         out += table(["AV step", "held-out loss", "with another row's vector", "difference"],
                      [[x["step"], f"{x['held_loss']:.4f}", f"{x['held_loss_other_vector']:.4f}",
@@ -98,9 +99,9 @@ def warm_start(run):
 def held_out(found):
     """Means and standard errors over the rows, and each lambda against lambda 0 row by row, failed rows scored at their mse."""
     rows, zero = [], None
-    for name, folder in found:
+    for name, value, folder in found:
         summary, each = load(folder / "summary.json"), {x["row"]: x for x in lines(folder / "rows.jsonl")}
-        zero = each if name.startswith("λ 0") and zero is None else zero
+        zero = each if value == 0 and zero is None else zero
         tokens, tokens_se = mean_se([x["n_response"] for x in each.values()])
         change = ["", ""]
         if zero is not None and each is not zero and each.keys() == zero.keys():
@@ -110,13 +111,13 @@ def held_out(found):
         rows.append([name, summary["rows"], f"{tokens:.1f} ± {tokens_se:.1f}", f"{number(summary['fve'])} ± {number(summary['fve_se'])}",
                      number(summary["fve_meannorm"]), number(summary["fve_all"]), f"{100 * summary['failed_rate']:.1f} %", *change])
     head = ["", "rows", "response tokens", "FVE (raw variance)", "mean-normalised", "FVE with failures", "failures", "tokens against λ 0",
-            "FVE against λ 0, by row"]
+            "FVE with failures against λ 0, by row"]
     return ["## Held out", "", *table(head, rows)] if rows else []
 
 
 def side_by_side(run, found, count, seed):
     texts = lines(run / "eval" / "rows.jsonl.gz")
-    answers = [(name, {x["row"]: x for x in lines(folder / "rows.jsonl")}) for name, folder in found]
+    answers = [(name, {x["row"]: x for x in lines(folder / "rows.jsonl")}) for name, _, folder in found]
     common = sorted(set.intersection(*(set(rows) for _, rows in answers))) if answers else []
     out = ["## Explanations of held-out rows", "", f"{min(count, len(common))} rows drawn with seed {seed}, not picked; the text up to "
            "the token whose activation is explained.", ""]
@@ -144,18 +145,19 @@ def plot(run, name, script, data):
 
 def plots(run):
     data, fve, tokens = {}, [], []
-    for i, folder in enumerate(sorted(run.glob("sweep/lambda-*-seed-*"), key=lambda p: float(p.name.split("-")[1]))):
+    found = [(path.name.removeprefix("lambda-").split("-seed-")[0], path) for path in run.glob("sweep/lambda-*-seed-*")]
+    for i, (value, folder) in enumerate(sorted(found, key=lambda x: float(x[0]))):
         points = [(x["step"], x["fve"], x["response_tokens_mean"]) for x in lines(folder / "metrics.jsonl") if x.get("fve") is not None]
         if points:
             data[f"run{i}"] = points
-            label = f'lt {i + 1} lw 2 title "λ {folder.name.split("-")[1]}"'
+            label = f'lt {i + 1} lw 2 title "λ {value}"'
             fve.append(f"$run{i} using 1:2 with points lt {i + 1} pt 7 ps 0.3 notitle, $run{i} using 1:2 smooth bezier {label}")
             tokens.append(f"$run{i} using 1:3 with points lt {i + 1} pt 7 ps 0.3 notitle, $run{i} using 1:3 smooth bezier {label}")
     out = plot(run, "steps.png", 'set multiplot layout 2,1\nset ylabel "FVE of the batch"\nplot ' + ", ".join(fve) +
                '\nset xlabel "step"\nset ylabel "response tokens"\nset yrange [0:*]\nplot ' + ", ".join(tokens) + "\n", data)
     ar = [(x["step"], x["held_fve"]) for x in lines(run / "ar" / "metrics.jsonl") if "held_fve" in x]
     av = [(x["step"], x["held_loss"], x["held_loss_other_vector"]) for x in lines(run / "av" / "metrics.jsonl")
-          if "held_loss_other_vector" in x]
+          if x.get("held_loss_other_vector") is not None]
     if ar and av:
         out += plot(run, "warm.png", 'set multiplot layout 1,2\nset xlabel "step"\nset title "AR, held-out FVE"\n'
                     'plot $ar using 1:2 with linespoints lt 1 lw 2 pt 7 notitle\nset title "AV, held-out loss"\n'

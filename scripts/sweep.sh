@@ -56,7 +56,9 @@ settings="$(cksum <"$config") $*"
 if [ -e "$out/settings" ] && [ "$(cat "$out/settings")" != "$settings" ]; then
 	usage_error "'$out' holds runs of another configuration or other flags: give another --out"
 fi
-echo "$settings" >"$out/settings"
+if [ ! -e "$out/settings" ]; then # whole or not at all: other jobs may be reading
+	echo "$settings" >"$out/settings.$$" && mv "$out/settings.$$" "$out/settings" || exit 1
+fi
 
 trap 'echo "sweep: interrupted; the same command goes on from here" >&2; exit 130' INT TERM
 
@@ -66,11 +68,15 @@ number() { # KEY FILE: the number at that key, or nan
 		value = substr(text, RSTART, RLENGTH); sub(/^"[^"]*"[ \t]*:[ \t]*/, "", value); print value }' "$2"
 }
 
-finished() { # RUN: its summary holds every column of the table
+finished() { # RUN: its summary is there; where every row failed it has no FVE
 	[ -s "$1/eval/summary.json" ] || return 1
-	for key in response_tokens fve fve_meannorm failed_rate; do
+	for key in response_tokens failed_rate; do
 		[ "$(number $key "$1/eval/summary.json")" != nan ] || return 1
 	done
+}
+
+held_out() { # RUN: it has rows of its own to be evaluated on
+	! sed -n '/"eval": *{/,/}/p' "$1/config.json" | grep -q '"data": *""'
 }
 
 last_line() { tail -n 1 "$1" 2>/dev/null; }
@@ -102,14 +108,18 @@ one_run() { # LAMBDA SEED RUN [flags]: 0 when its evaluation stands
 		fi
 		: >"$run/trained"
 	fi
+	if ! held_out "$run"; then
+		echo "sweep: lambda $lambda seed $seed: 'eval.data' is not set: no held-out rows to evaluate on" >&2
+		return 1
+	fi
 	echo "sweep: lambda $lambda seed $seed: evaluating" >&2
-	if ! "$evaluate" --av "$run/checkpoints/latest/av" --ar "$run/checkpoints/latest/ar" --out "$run/eval" --seed 0 "$run/config.json" \
+	if ! "$evaluate" --overwrite --av "$run/checkpoints/latest/av" --ar "$run/checkpoints/latest/ar" --out "$run/eval" --seed 0 "$run/config.json" \
 		>"$run/eval.log" 2>&1; then
 		echo "sweep: lambda $lambda seed $seed: nla-eval failed: $(last_line "$run/eval.log")" >&2
 		return 1
 	fi
 	if ! finished "$run"; then
-		echo "sweep: lambda $lambda seed $seed: '$run/eval/summary.json' has no number for '$key'" >&2
+		echo "sweep: lambda $lambda seed $seed: '$run/eval/summary.json' has no number of tokens or failures" >&2
 		return 1
 	fi
 }
@@ -141,7 +151,8 @@ awk '
 	{
 		if (!($1 in n)) order[++lambdas] = $1
 		n[$1]++
-		for (i = 2; i <= 5; i++) { sum[$1, i] += $i; squares[$1, i] += $i * $i }
+		for (i = 2; i <= 5; i++)
+			if ($i != "nan") { known[$1, i]++; sum[$1, i] += $i; squares[$1, i] += $i * $i }
 		row_error[$1, 2] = $6
 		row_error[$1, 3] = $7
 		row_error[$1, 4] = $7 == "nan" || $3 == 1 ? "nan" : $7 * (1 - $4) / (1 - $3)
@@ -151,8 +162,9 @@ awk '
 			l = order[k]
 			printf "%s %d", l, n[l]
 			for (i = 2; i <= 4; i++) {
-				error = n[l] > 1 ? spread(sum[l, i], squares[l, i], n[l]) : row_error[l, i]
-				printf " %.6f %s", sum[l, i] / n[l], error
+				if (!known[l, i]) { printf " nan nan"; continue } # every row of every seed failed
+				error = known[l, i] > 1 ? spread(sum[l, i], squares[l, i], known[l, i]) : row_error[l, i]
+				printf " %.6f %s", sum[l, i] / known[l, i], error
 			}
 			printf " %.6f\n", sum[l, 5] / n[l]
 		}
@@ -161,6 +173,7 @@ awk '
 awk '
 	function cell(digits, mean, error, format) {
 		format = "%." digits "f"
+		if (mean == "nan") return "–"
 		return sprintf(format, mean) (error == "nan" ? "" : " ± " sprintf(format, error))
 	}
 	BEGIN {

@@ -1,8 +1,9 @@
 /*
  * evaluate - held-out rows -> FVE, tokens, failures; one sample a row, by the same sampler as training.
  *
- * Names, here and in metrics.jsonl: `fve` and `fve_meannorm` are of valid rows (as published sweeps count), `fve_all` and
- * `fve_all_meannorm` count failed rows at fail_mse; the share of failed rows stands beside them. An evaluation's baselines are those of its own rows. A row's sample depends on (seed, data set row) alone.
+ * Names: `fve` and `fve_meannorm` are of valid rows (as published sweeps count), `fve_all` and `fve_all_meannorm` (not in
+ * metrics.jsonl) count failed rows at fail_mse; the share of failed rows stands beside them. An evaluation's baselines are those of
+ * its own rows. A row's sample depends on (seed, data set row) alone.
  */
 #ifndef NLA_EVALUATE_H
 #define NLA_EVALUATE_H

@@ -21,8 +21,10 @@ SH
 cat >bin/nla-eval <<'SH'
 #!/bin/sh
 echo "eval $*" >>calls
-while [ $# -gt 0 ]; do case $1 in --av) av=$2 ;; --out) o=$2 ;; esac; shift; done
+again=
+while [ $# -gt 0 ]; do case $1 in --av) av=$2 ;; --out) o=$2 ;; --overwrite) again=1 ;; esac; shift; done
 [ -d "$av" ] || exit 1
+[ -z "$again" ] && [ -e "$o/summary.json" ] && exit 2
 mkdir -p "$o"
 case $o in *lambda-0-seed-0*) f=0.6 t=100 ;; *lambda-0-seed-1*) f=0.7 t=110 ;; *seed-0*) f=0.5 t=40 ;; *) f=-1e-1 t=50 ;; esac
 printf '{\n\t"fve_se": 0.03,\n\t"fve": %s,\n\t"fve_meannorm":0.2, "response_tokens": %s, "failed_rate": 0.125,\n' $f $t >"$o/summary.json"
@@ -40,13 +42,29 @@ sweep && fail "a failed run must make it exit 1"
 [ "$(grep -c ^eval calls)" = 3 ] || fail "three runs can be evaluated: $(cat calls)"
 grep -q "out of luck" err && grep -q "failed: lambda-0.002-seed-1" err || fail "the failure is not named: $(cat err)"
 grep -qx 'train --lambda 0 --seed 0 --out out/lambda-0-seed-0 --resume --steps 3 c.json' calls || fail "call of nla-train: $(cat calls)"
-grep -qx 'eval --av out/lambda-0-seed-0/checkpoints/latest/av --ar out/lambda-0-seed-0/checkpoints/latest/ar --out out/lambda-0-seed-0/eval --seed 0 out/lambda-0-seed-0/config.json' calls ||
+grep -qx 'eval --overwrite --av out/lambda-0-seed-0/checkpoints/latest/av --ar out/lambda-0-seed-0/checkpoints/latest/ar --out out/lambda-0-seed-0/eval --seed 0 out/lambda-0-seed-0/config.json' calls ||
 	fail "call of nla-eval: $(cat calls)"
 # mean of .6 and .7, standard error .05; one seed: the rows' error, and .03 * (1 - .2) / (1 - .5) for the second FVE
 grep -qxF '| 0 | 2 | 105.0 ± 5.0 | 0.650 ± 0.050 | 0.200 ± 0.000 | 12.5 % |' table || fail "table: $(cat table)"
 grep -qxF '| 0.002 | 1 | 40.0 ± 2.5 | 0.500 ± 0.030 | 0.200 ± 0.048 | 12.5 % |' table || fail "table: $(cat table)"
 cmp table out/table.md
 command -v gnuplot >/dev/null && { [ -s out/curve.png ] || fail "no curve: $(cat err out/gnuplot.log)"; }
+
+# every row failed: no FVE, and done all the same
+cp -r out hopeless
+sed -i 's/"fve_se": 0.03/"fve_se": null/; s/"fve": [^,]*/"fve": null/; s/"fve_meannorm":0.2/"fve_meannorm": null/' hopeless/lambda-0.002-seed-0/eval/summary.json
+mv out kept && mv hopeless out
+lambdas_kept=$seeds seeds=0
+sweep || fail "a run whose rows all failed is finished: $(cat err)"
+grep -qxF '| 0.002 | 1 | 40.0 ± 2.5 | – | – | 12.5 % |' table || fail "table: $(cat table)"
+seeds=$lambdas_kept
+rm -r out && mv kept out
+
+# without held-out rows there is nothing to evaluate
+sed 's/{"steps": 3}/{"steps": 3, "eval": {"data": ""}}/' bin/nla-train >bin/train && chmod +x bin/train && cp bin/nla-train bin/kept && mv bin/train bin/nla-train
+sh "$SOURCE_DIR/scripts/sweep.sh" --lambdas 0 --out unset c.json >table 2>err && fail "held-out rows are needed"
+grep -q "'eval.data' is not set" err || fail "eval.data is not named: $(cat err)"
+mv bin/kept bin/nla-train
 
 rm broken calls
 rm -r out/lambda-0.002-seed-0
