@@ -150,7 +150,10 @@ static void print_explanations(const struct nla_train *t, int64_t first, int64_t
 enum nla_status nla_train_result(struct nla_train *t, struct nla_err *err)
 {
 	cJSON *before = t->has_eval ? read_eval(t, 0) : NULL, *after = t->has_eval ? read_eval(t, t->state.step) : NULL;
-	if (before && after && t->state.step > 0) {
+	/* eval.* may have changed when the run went on: other rows have another baseline */
+	bool same = before && after && nla_json_value(before, "rows") == nla_json_value(after, "rows") &&
+		    nla_json_value(before, "baseline_var") == nla_json_value(after, "baseline_var");
+	if (same && t->state.step > 0) {
 		print_table(before, after);
 		print_explanations(t, 0, t->state.step, 3);
 	}

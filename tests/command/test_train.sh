@@ -83,8 +83,7 @@ differ "$work/a/checkpoints/latest/ar/adapter_model.safetensors" "$work/d/checkp
 tool equal "$tiny/ar/value_head.safetensors" "$work/d/checkpoints/latest/ar/value_head.safetensors"
 python3 -c 'import json, sys; assert json.loads(open(sys.argv[1]).readline())["ar_loss"] > 0' "$work/d/metrics.jsonl"
 train --out "$work/e" --steps 2 --ar_update.enabled true --ar_update.lr 1e-3 --ar_update.train_head
-! tool equal "$tiny/ar/value_head.safetensors" "$work/e/checkpoints/latest/ar/value_head.safetensors" 2>/dev/null ||
-	fail "train_head did not train the head"
+apart equal "$tiny/ar/value_head.safetensors" "$work/e/checkpoints/latest/ar/value_head.safetensors" # train_head did not train the head
 
 # An existing run: refused, gone on with, or replaced; what else lies in its folder stays.
 refused 2 "holds a run already" nla-train "$work/a/config.json"
