@@ -318,6 +318,7 @@ static const struct {
 	{ "bad_steps", offsetof(struct nla_state, bad_steps) }, { "skipped", offsetof(struct nla_state, skipped) },
 	{ "av_updates", offsetof(struct nla_state, av_updates) }, { "ar_updates", offsetof(struct nla_state, ar_updates) },
 	{ "micro_batch", offsetof(struct nla_state, micro_batch) }, { "copies", offsetof(struct nla_state, copies) },
+	{ "rows", offsetof(struct nla_state, rows) },
 };
 
 enum nla_status nla_state_write(const struct nla_state *s, const char *folder, struct nla_err *err)
@@ -332,14 +333,18 @@ enum nla_status nla_state_write(const struct nla_state *s, const char *folder, s
 	return err->status;
 }
 
-enum nla_status nla_state_read(struct nla_state *s, const char *folder, struct nla_err *err)
+enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t rows, struct nla_err *err)
 {
 	char *path = nla_path_join(folder, "state.json");
 	cJSON *json = NULL;
 	nla_json_read(path, &json, err);
 	for (size_t i = 0; i < NLA_LEN(counters) && !err->status; i++)
-		if (counters[i].offset < offsetof(struct nla_state, micro_batch) || nla_json_at(json, counters[i].key)) /* older ones lack the plan */
+		if (counters[i].offset < offsetof(struct nla_state, micro_batch) || nla_json_at(json, counters[i].key)) /* older ones lack the plan and the rows */
 			nla_json_need_int(json, path, counters[i].key, (int64_t *)((char *)s + counters[i].offset), err);
+	if (!err->status && s->rows && s->rows != rows)
+		nla_usage(err, "cannot resume: the data had %lld rows to train on at '%s' and has %lld now: another set at the same path?",
+			  (long long)s->rows, path, (long long)rows);
+	s->rows = rows;
 	cJSON_Delete(json);
 	free(path);
 	return err->status;

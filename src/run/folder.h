@@ -40,8 +40,10 @@ enum nla_status nla_checkpoint_find(const char *run, char **path, int64_t *step,
 struct nla_state {
 	int64_t step, cursor, bad_steps, skipped, av_updates, ar_updates;
 	int64_t micro_batch, copies; /* what the memory plan chose; micro_batch 0: nothing yet */
+	int64_t rows;                /* of the data, which the cursor goes through; 0: an older version's, not told */
 };
 enum nla_status nla_state_write(const struct nla_state *s, const char *folder, struct nla_err *err);
-enum nla_status nla_state_read(struct nla_state *s, const char *folder, struct nla_err *err);
+/* rows: of the data as it is now. An error when the run has gone through others: a cursor means nothing there. */
+enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t rows, struct nla_err *err);
 
 #endif

@@ -115,7 +115,7 @@ static enum nla_status restore(struct nla_sft *s, struct nla_err *err)
 {
 	struct nla_st st;
 	char *path = nla_path_join(s->folder.checkpoint, "optimizer.safetensors");
-	if (!nla_state_read(&s->state, s->folder.checkpoint, err) && !nla_st_open(&st, path, err)) {
+	if (!nla_state_read(&s->state, s->folder.checkpoint, s->split.n_train, err) && !nla_st_open(&st, path, err)) {
 		nla_optim_restore(&s->optim, role_names[s->cfg->sft.role], &st, err);
 		nla_st_close(&st);
 		s->optim.step = s->state.av_updates;
@@ -146,6 +146,7 @@ enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, st
 	if (open_role(s, &spec, err) || open_params(s, err) || nla_folder_open(&s->folder, cfg, cfg->sft.schedule == NLA_SCHEDULE_COSINE, err))
 		return err->status;
 	nla_cursor_init(&s->cursor, (uint64_t)cfg->seed, s->split.n_train);
+	s->state.rows = s->split.n_train;
 	return (s->folder.checkpoint && restore(s, err)) || make_plan(s, room, err) ? err->status : NLA_OK;
 }
 
@@ -310,6 +311,8 @@ enum nla_status nla_sft_run(struct nla_sft *s, struct nla_err *err)
 	int64_t saved = s->state.step;
 	nla_say("%s: %lld rows to train on, %lld held out, %lld tensors trained", role_names[cfg->sft.role], (long long)s->split.n_train,
 		(long long)s->split.n_held, (long long)s->optim.n);
+	if (s->folder.checkpoint)
+		nla_say("going on from step %lld: %s", (long long)s->state.step, s->folder.checkpoint);
 	while (s->state.step < cfg->steps && !nla_stop_asked()) {
 		double loss, norm = 0, lr, started = nla_seconds();
 		if (one_step(s, &loss, &norm, &lr, err))

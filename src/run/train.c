@@ -101,6 +101,7 @@ static enum nla_status open_data(struct nla_train *t, struct nla_err *err)
 			return err->status;
 	}
 	nla_cursor_init(&t->cursor, (uint64_t)cfg->seed, t->set.n);
+	t->state.rows = t->set.n;
 	return NLA_OK;
 }
 
@@ -132,7 +133,7 @@ static enum nla_status restore(struct nla_train *t, struct nla_err *err)
 {
 	struct nla_st st;
 	char *path = nla_path_join(t->folder.checkpoint, "optimizer.safetensors");
-	if (!nla_state_read(&t->state, t->folder.checkpoint, err) && !nla_st_open(&st, path, err)) {
+	if (!nla_state_read(&t->state, t->folder.checkpoint, t->set.n, err) && !nla_st_open(&st, path, err)) {
 		if (!nla_optim_restore(&t->optim, "av", &st, err) && t->cfg->ar_update.enabled)
 			nla_optim_restore(&t->ar_optim, "ar", &st, err);
 		nla_st_close(&st);

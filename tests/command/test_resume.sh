@@ -133,3 +133,10 @@ head -c 8 "$tiny/ar/value_head.safetensors" >"$work/ar-given/value_head.safetens
 ok nla-train "$@" --out "$work/changed" --steps 4 --resume
 tool lines "$work/straight/metrics.jsonl" "$work/changed/metrics.jsonl"
 same "$work/straight/checkpoints/latest/av/adapter_model.safetensors" "$work/changed/checkpoints/latest/av/adapter_model.safetensors"
+
+# Another set at the same path: what the checkpoint knows of its data means nothing there.
+mv "$work/train" "$work/train.kept"
+make_set train 0 20
+run nla-train "$@" --out "$work/changed" --steps 5 --resume
+[ "$code" -eq 2 ] || fail "another set at the same path: exits $code"
+said "cannot resume: the data had [0-9]* rows to train on"
