@@ -7,6 +7,7 @@ ok nla-export --model "$model" --av "$av" --ar "$ar" --out whole --export.dtype 
 ok nla-export --model "$model" --av "$av" --out shards --export.shard 0.0001
 tool nano "$ar" nano true
 echo '{"row": 0, "explanation": "the red fox"}' >given.jsonl
+{ cat given.jsonl && echo '{"row": 1, "explanation": "a cold sea"}'; } >two.jsonl
 copy() {
 	rm -rf "$2"
 	cp -R "$1" "$2"
@@ -51,6 +52,25 @@ copy "$av" a && tool set a/adapter_config.json target_modules '["q_proj", "lm_he
 bad_av "'target_modules' has 'lm_head', only q k v o gate up down_proj are supported" a
 copy "$av" a && tool set a/adapter_config.json rank_pattern '{"layers.3.q_proj": 2}'
 bad_av "'rank_pattern' has 'layers.3.q_proj', only whole projections are supported" a
+copy "$av" a && tool set a/adapter_config.json target_modules '[]'
+bad_av "'target_modules' is empty, want a list of projections" a
+copy "$av" a && sed -i 's/"rank_pattern"[^}]*}/"rank_pattern": {"q_proj": 1e999}/' a/adapter_config.json
+bad_av "rank of 'q_proj' is inf, want a whole number from 1 to" a
+copy "$av" a && sed -i 's/"alpha_pattern"[^}]*}/"alpha_pattern": {"q_proj": 1e999}/' a/adapter_config.json
+bad_av "alpha of 'q_proj' is inf, want a finite number" a
+for init in pissa pissa_niter_4 olora corda loftq lora_ga; do
+	copy "$av" a && tool set a/adapter_config.json init_lora_weights "\"$init\""
+	bad_av "'init_lora_weights' is '$init': it changes the base's weights" a
+done
+for key_of in 'alora_invocation_tokens [1, 2]' 'layer_replication [[0, 2]]' 'target_parameters ["a"]' 'use_bdlora {"x": 1}' 'arrow_config {"x": 1}' \
+	'monteclora_config {"x": 1}' 'kasa_config {"beta": 1}' 'use_qalora true' 'use_dora true' 'modules_to_save ["lm_head"]'; do
+	copy "$av" a && tool set a/adapter_config.json "${key_of%% *}" "${key_of#* }"
+	bad_av "a/adapter_config.json': '${key_of%% *}' is not supported" a
+done
+for init in null true false '"gaussian"' '"eva"' '"orthogonal"'; do
+	copy "$av" a && tool set a/adapter_config.json init_lora_weights "$init"
+	ok nla-eval --model "$model" --av a --ar "$ar" --data held --score two.jsonl --out "scored-$init"
+done
 copy "$av" a && echo 'base_folder: "gone"' >>a/nla_meta.yaml
 bad_av "'a' stands on the checkpoint 'a/gone', which is not there: say where it is with av_base" a
 bad_av "'nowhere' is no whole checkpoint" "$av" --av_base nowhere
