@@ -83,6 +83,11 @@ void nla_sidecar_copy(struct nla_sidecar *to, const struct nla_sidecar *from)
 	nla_i32s_append(&to->suffix, from->suffix.data, from->suffix.n);
 }
 
+int64_t nla_sidecar_block(const struct nla_sidecar *s)
+{
+	return s->critic_layer >= 0 ? s->critic_layer : s->layer;
+}
+
 double nla_scale_value(const struct nla_scale *scale, int64_t d)
 {
 	switch (scale->kind) {
@@ -377,6 +382,8 @@ static enum nla_status check(struct reader *r, const struct nla_sidecar *s)
 	if (s->layer >= 0 && s->critic_layer >= 0 && s->layer != s->critic_layer)
 		return nla_fail(r->err, "'%s': 'extraction.layer_index' is %" PRId64
 				", but 'critic.extraction_layer_index' is %" PRId64, r->path, s->layer, s->critic_layer);
+	if (nla_sidecar_block(s) > INT32_MAX)
+		return wrong(r, s->critic_layer >= 0 ? "critic.extraction_layer_index" : "extraction.layer_index", "a block of any model");
 	if (s->marker && !*s->marker)
 		return wrong(r, "tokens.injection_char", "a character");
 	if (s->av_template && count(s->av_template, "{injection_char}") != 1)

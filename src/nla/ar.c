@@ -12,13 +12,10 @@
 
 static enum nla_status prepare(struct nla_ar *ar, const char *path, struct nla_err *err)
 {
-	int64_t layer = ar->meta.critic_layer >= 0 ? ar->meta.critic_layer : ar->meta.layer;
-	if (!ar->meta.ar_template || layer < 0)
+	int64_t block = nla_sidecar_block(&ar->meta);
+	if (!ar->meta.ar_template || block < 0)
 		return nla_fail(err, "'%s': has no AR template or no layer_index", path);
-	if (ar->meta.critic_layer >= 0 && ar->meta.layer >= 0 && ar->meta.critic_layer != ar->meta.layer)
-		return nla_fail(err, "'%s': critic.extraction_layer_index is %lld, extraction.layer_index is %lld", path,
-				(long long)ar->meta.critic_layer, (long long)ar->meta.layer);
-	ar->depth = layer + 1;
+	ar->depth = block + 1;
 	return nla_contract_check(&ar->meta, ar->target, path, err);
 }
 
@@ -56,15 +53,17 @@ enum nla_status nla_ar_read_meta(struct nla_sidecar *meta, const char *folder, s
 	char *path = nla_path_join(folder, "ar_meta.json");
 	cJSON *json = NULL;
 	bool stripped;
-	int64_t depth, layer = meta->critic_layer >= 0 ? meta->critic_layer : meta->layer;
+	int64_t depth, block = nla_sidecar_block(meta);
 	if (nla_exists(path) && !nla_json_read(path, &json, err) && !nla_json_need_int(json, path, "ar_num_layers", &depth, err) &&
 	    !nla_json_bool(json, path, "final_norm_stripped", false, &stripped, err)) {
 		meta->final_norm = !stripped;
-		if (layer < 0)
+		if (depth < 1 || depth > INT32_MAX)
+			nla_fail(err, "'%s': ar_num_layers is %lld, want a number of blocks", path, (long long)depth);
+		else if (block < 0)
 			meta->layer = depth - 1;
-		else if (layer + 1 != depth)
+		else if (block + 1 != depth)
 			nla_fail(err, "'%s': ar_num_layers is %lld, the sidecar's block %lld needs %lld", path, (long long)depth,
-				 (long long)layer, (long long)layer + 1);
+				 (long long)block, (long long)block + 1);
 	}
 	cJSON_Delete(json);
 	free(path);
@@ -91,7 +90,7 @@ static enum nla_status load_weights(struct nla_ar *ar, const char *folder, struc
 static enum nla_status find_layer(struct nla_ar *ar, struct nla_err *err)
 {
 	struct nla_arch arch;
-	if (ar->meta.layer >= 0 || ar->meta.critic_layer >= 0 || !ar->weights.base)
+	if (nla_sidecar_block(&ar->meta) >= 0 || !ar->weights.base)
 		return NLA_OK;
 	if (!nla_arch_read(&arch, ar->weights.base, err))
 		ar->meta.layer = arch.n_layers - 1;

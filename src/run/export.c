@@ -46,11 +46,11 @@ static enum nla_status describe(struct export *x, const struct nla_config *cfg, 
 		return nla_usage(err, "'out' is '%s', whose weights are exported: give another --out", out);
 	if (nla_arch_read(&x->arch, x->source, err))
 		return err->status;
-	int64_t layer = x->meta.critic_layer >= 0 ? x->meta.critic_layer : x->meta.layer;
-	x->depth = is_ar && layer >= 0 ? layer + 1 : x->arch.n_layers;
+	int64_t block = nla_sidecar_block(&x->meta);
+	x->depth = is_ar && block >= 0 ? block + 1 : x->arch.n_layers;
 	if (x->depth > x->arch.n_layers)
 		return nla_fail(err, "'%s' has %lld blocks, the AR of block %lld needs %lld", x->source, (long long)x->arch.n_layers,
-				(long long)layer, (long long)x->depth);
+				(long long)block, (long long)x->depth);
 	if (x->weights.adapter && nla_adapter_load(&x->adapter, &x->arch, x->depth, folder, NT_CPU, err))
 		return err->status;
 	if (is_ar)

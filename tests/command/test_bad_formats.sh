@@ -83,6 +83,10 @@ sed -i 's/layer_index: 2/layer_index: 3/' a/nla_meta.yaml
 bad_ar "tensor 'model.layers.3.input_layernorm.weight' is missing" a
 copy whole/ar a && sed -i 's/layer_index: 2/layer_index: 1/' a/nla_meta.yaml
 bad_ar "'held' is of block 2, the AR of block 1" a
+copy whole/ar a && sed -i 's/layer_index: 2/layer_index: 7/' a/nla_meta.yaml # critic.extraction_layer_index too
+bad_ar "critic.extraction_layer_index is 7, the model has blocks 0 to 4" a
+copy a b && sed -i '/^  layer_index/d' b/nla_meta.yaml # kitft's have the critic's alone
+bad_ar "critic.extraction_layer_index is 7, the model has blocks 0 to 4" b
 copy whole/ar a && rm a/value_head.safetensors
 bad_ar "a/value_head.safetensors" a
 copy whole/ar a && tool edit a/value_head.safetensors rename weight bias
@@ -91,6 +95,8 @@ copy whole/ar a && echo '{"ar_num_layers": 3}' >a/ar_meta.json # of before final
 bad_ar "tensor 'model.norm.weight' is missing" a
 copy nano a && tool set a/ar_meta.json ar_num_layers 5
 bad_ar "ar_meta.json': ar_num_layers is 5, the sidecar's block 2 needs 3" a
+copy nano a && tool set a/ar_meta.json ar_num_layers -1
+bad_ar "ar_meta.json': ar_num_layers is -1, want a number of blocks" a
 copy nano a && tool drop-key a/ar_meta.json ar_num_layers
 bad_ar "ar_meta.json': 'ar_num_layers' is missing" a
 copy nano a && tool edit a/ar_lora_value_head.safetensors drop value_head.weight
@@ -120,3 +126,12 @@ cp held/rows.jsonl.gz slim && rm slim/nla_meta.yaml
 slim "slim/nla_meta.yaml"
 cp held/nla_meta.yaml slim && sed -i '/^prompt_templates:/,/^  ar:/d' slim/nla_meta.yaml
 slim "'slim': its sidecar has no injection_char, AV template or AR template"
+
+# ---- the block of another sidecar: its critic's, and never a guess ----
+copy whole/ar like && sed -i '/^  layer_index/d; s/extraction_layer_index: 2/extraction_layer_index: 1/' like/nla_meta.yaml
+cp held/nla_meta.yaml slim && echo '{"text": "a red fox and a cold sea"}' | gzip >slim/rows.jsonl.gz
+ok nla-extract --model "$model" --corpus slim --extract.meta like --extract.at last --out like-set
+grep -q '"layer": 1,' stdout || fail "the critic's block was not taken: $(cat stdout)"
+copy like unsaid && sed -i '/^critic:/,/^  extraction_layer_index/d' unsaid/nla_meta.yaml
+refused 2 "'unsaid': its sidecar names no block \(layer_index\): say which with extract.layer" nla-extract --model "$model" --corpus slim \
+	--extract.meta unsaid --extract.at last --out no

@@ -83,8 +83,9 @@ static void test_suffix(void **state)
 	meta.suffix.data[meta.suffix.n - 1] = 26;
 	assert_fails(nla_ar_new(&ar, &t->target, &meta, &err), "ends in ids 336 296 25, critic_suffix_ids says 336 296 26");
 	nla_sidecar_copy(&meta, &t->ar.meta);
-	meta.critic_layer = K + 1;
-	assert_fails(nla_ar_new(&ar, &t->target, &meta, &err), "extraction_layer_index is 3, extraction.layer_index is 2");
+	meta.critic_layer = BLOCKS; /* the critic's own word alone, as kitft's sidecars have it */
+	meta.layer = -1;
+	assert_fails(nla_ar_new(&ar, &t->target, &meta, &err), "critic.extraction_layer_index is 5, the model has blocks 0 to 4");
 	nla_sidecar_release(&meta);
 	t->ar.meta.suffix.data[0]++;
 	too_long = false; /* a text that merges with the template's end is a failed row, not the end of the run */

@@ -57,6 +57,7 @@ static void test_contract(void **state)
 	assert_fails(reopen(t, &meta), "d_model is 64, the model's width is 48");
 	nla_sidecar_copy(&meta, &t->av.meta);
 	meta.layer = BLOCKS;
+	meta.critic_layer = -1;
 	assert_fails(reopen(t, &meta), "layer_index is 5, the model has blocks 0 to 4");
 	nla_sidecar_release(&meta);
 }

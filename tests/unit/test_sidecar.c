@@ -174,6 +174,8 @@ static void test_wrong(void **state)
 		{ HEAD "extraction: {d_model: 9}\n", "'d_model' is 8, but 'extraction.d_model' is 9" },
 		{ HEAD "extraction: [1]\n", "'extraction' is not a mapping" },
 		{ HEAD "extraction: {layer_index: -2}\n", "'extraction.layer_index' is not a whole number of at least 0" },
+		{ HEAD "extraction: {layer_index: 9223372036854775807}\n", "'extraction.layer_index' is not a block of any model" },
+		{ HEAD "critic: {extraction_layer_index: 9223372036854775807}\n", "'critic.extraction_layer_index' is not a block" },
 		{ HEAD "extraction: {layer_index: 1.5}\n", "'extraction.layer_index' is not a whole number" },
 		{ HEAD "extraction: {layer_index: 3}\ncritic: {extraction_layer_index: 4}\n",
 		  "'extraction.layer_index' is 3, but 'critic.extraction_layer_index' is 4" },
