@@ -155,7 +155,8 @@ static enum nla_status compose(struct nla_chat *chat, const struct nla_chat_temp
 	const struct nla_chat_row *row = &nla_chat_rows[chat->format];
 	bool told = t->format == chat->format;
 	const char *head = told && t->system_head ? t->system_head : "";
-	const char *bos = !told ? row->bos : !t->bos ? "" : t->bos_text ? t->bos_text : row->bos;
+	const char *bos = !told || t->bos_literal ? row->bos : !t->bos ? "" : t->bos_text ? t->bos_text :
+			  chat->format == NLA_CHAT_LLAMA2 && t->llama_class ? row->bos : "";
 	char *turn;
 
 	if (!strcmp(system, "auto")) {
