@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/safetensors.h"
+#include "base/utf8.h"
 
 #define HEAD_FILE "value_head.safetensors"
 #define NANO_FILE "ar_lora_value_head.safetensors" /* nanoNLA: adapter and head in one */
@@ -201,16 +202,19 @@ struct nla_view nla_ar_view(const struct nla_ar *ar)
 	return view;
 }
 
-enum nla_status nla_ar_encode(const struct nla_ar *ar, const char *explanation, size_t length, struct nla_i32s *ids, bool *too_long,
-			      struct nla_err *err)
+int64_t nla_ar_max_ids(const struct nla_ar *ar) { return NLA_MIN(NLA_AR_MAX_IDS, nt_size(nla_ar_lm(ar)->cos, 0)); }
+
+enum nla_status nla_ar_encode(const struct nla_ar *ar, const char *explanation, size_t length, struct nla_i32s *ids,
+			      enum nla_ar_fit *fit, struct nla_err *err)
 {
-	char *bare = nla_strndup(explanation, length), *text = NULL;
+	const char *inner = nla_utf8_strip(explanation, length, &length);
+	char *bare = nla_strndup(inner, length), *text = NULL;
 	size_t before = ids->n, n_tail = ar->meta.suffix.n;
 	if (!nla_template_fill(ar->meta.ar_template, "explanation", bare, &text, err) &&
 	    !nla_tokenizer_encode(ar->target->tok, text, strlen(text), ids, err)) {
 		size_t n = ids->n - before;
 		bool tail = n >= n_tail && !memcmp(ids->data + ids->n - n_tail, ar->meta.suffix.data, n_tail * sizeof(*ids->data));
-		*too_long = n > NLA_AR_MAX_IDS || !tail;
+		*fit = (int64_t)n > nla_ar_max_ids(ar) ? NLA_AR_TOO_LONG : tail ? NLA_AR_FITS : NLA_AR_MERGES;
 	}
 	free(text);
 	free(bare);

@@ -135,3 +135,20 @@ grep -q '"layer": 1,' stdout || fail "the critic's block was not taken: $(cat st
 copy like unsaid && sed -i '/^critic:/,/^  extraction_layer_index/d' unsaid/nla_meta.yaml
 refused 2 "'unsaid': its sidecar names no block \(layer_index\): say which with extract.layer" nla-extract --model "$model" --corpus slim \
 	--extract.meta unsaid --extract.at last --out no
+
+# ---- explanations longer than the model's positions (512): a failed row, and left out of training before its first step ----
+long=$(python3 -c 'print("the red fox " * 200)')
+{ cat two.jsonl && echo "{\"row\": 2, \"explanation\": \"$long\"}"; } >long.jsonl
+ok nla-eval --model "$model" --av "$av" --ar "$ar" --data held --score long.jsonl --out long
+[ "$(tool get long/summary.json failed.over_long)" = 1 ] || fail "the long explanation was scored"
+sft() { echo "nla-sft --model $model --steps 1 --batch 4 --lora.rank 2 --sft.warmup 0 --sft.held_out 0.25 $*"; }
+copy held taught && tool explain taught && tool lengthen taught 3 "$long"
+ok $(sft --role ar --ar "$ar" --data taught --out sft-ar)
+grep -q "^3 rows left out: 3 are longer than the 512 tokens the model reads, 0 merge" stderr || fail "no word of the long rows: $(cat stderr)"
+ok $(sft --role av --av "$av" --data taught --out sft-av)
+grep -q "^3 rows left out: 3 are longer than the 512 tokens" stderr || fail "no word of the long rows: $(cat stderr)"
+tool lengthen taught 99 "$long"
+run $(sft --role ar --ar "$ar" --data taught --out sft-none)
+[ "$code" -eq 1 ] || fail "nla-sft without a row it can read exits $code"
+said "'taught': no row has an explanation that the model can read"
+[ ! -e sft-none/metrics.jsonl ] || fail "it began nonetheless"

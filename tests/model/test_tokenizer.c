@@ -387,6 +387,29 @@ static void test_native_refused(void **state)
 	nla_str_release(&model);
 }
 
+static void test_native_config_refused(void **state)
+{
+	static const char *const cases[][2] = {
+		{ "[1]", "field 'added_tokens_decoder' is [1], want an object of ids and tokens" },
+		{ "{\"\":{\"content\":\"<x>\"}}", "'added_tokens_decoder' has '' in the place of an id" },
+		{ "{\"7e2\":{\"content\":\"<x>\"}}", "'added_tokens_decoder' has '7e2' in the place of an id" },
+		{ "{\"-1\":{\"content\":\"<x>\"}}", "'added_tokens_decoder' has '-1' in the place of an id" },
+		{ "{\"700\":1}", "'added_tokens_decoder' is not an object" },
+	};
+
+	remove_file("tokenizer.json");
+	copy_file("llama2/tokenizer.model", "tokenizer.model");
+	for (size_t i = 0; i < NLA_LEN(cases); i++) {
+		char *text = nla_format("{\"added_tokens_decoder\": %s}", cases[i][0]);
+
+		write_text("tokenizer_config.json", text);
+		expect_refused("tokenizer_config.json", cases[i][0], cases[i][1]);
+		free(text);
+	}
+	remove_file("tokenizer.model");
+	remove_file("tokenizer_config.json");
+}
+
 static void test_no_tokenizer(void **state)
 {
 	struct nla_err err = NLA_ERR_INIT;
@@ -502,7 +525,7 @@ int main(void)
 		cmocka_unit_test(test_llama2_config), cmocka_unit_test(test_native_added), cmocka_unit_test(test_accepted),
 		cmocka_unit_test(test_metaspace_refused), cmocka_unit_test(test_native_refused),
 		cmocka_unit_test(test_qwen3), cmocka_unit_test(test_ids), cmocka_unit_test(test_bytes), cmocka_unit_test(test_native_pieces),
-		cmocka_unit_test(test_refused), cmocka_unit_test(test_no_tokenizer), cmocka_unit_test(test_crc),
+		cmocka_unit_test(test_refused), cmocka_unit_test(test_native_config_refused), cmocka_unit_test(test_no_tokenizer), cmocka_unit_test(test_crc),
 		cmocka_unit_test(test_threads), cmocka_unit_test(test_long),
 	};
 
