@@ -244,7 +244,7 @@ static enum nla_status read_root(struct nla_tokenizer *tok, const cJSON *json, s
 	if (nla_tok_check(&root, rules, NLA_LEN(rules), err) || nla_tok_read_pipeline(tok, json, err) ||
 	    read_model(tok, &model, merges, err) || read_added(tok, &added, err))
 		return err->status;
-	return tok->metaspace ? nla_tok_llama_config(tok, err) : NLA_OK;
+	return tok->metaspace ? nla_tok_llama_config(tok, err) : nla_tok_check_beside(tok, err);
 }
 
 enum nla_status nla_tok_read_json(struct nla_tokenizer *tok, struct nla_str *proto, struct nla_err *err)

@@ -319,6 +319,64 @@ static void test_accepted(void **state)
 	cJSON_Delete(json);
 }
 
+#define IM_END "\"content\":\"<|im_end|>\",\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"single_word\":false,\"special\":true"
+#define OTHERS "\"597\":{\"content\":\"<|endoftext|>\"},\"598\":{\"content\":\"<|im_start|>\"},"
+
+/* What transformers obeys of the files beside a byte-level tokenizer.json. */
+static void test_beside_refused(void **state)
+{
+	static const char *const cases[][2] = {
+		{ "\"split_special_tokens\":true", "field 'split_special_tokens' is true, want false" },
+		{ "\"add_prefix_space\":true", "field 'add_prefix_space' is true, want false" },
+		{ "\"pad_token\":\"<X>\"", "'pad_token' has '<X>', which is no added token of tokenizer.json" },
+		{ "\"eos_token\":\"the\"", "'eos_token' has 'the', which is no added token" },
+		{ "\"unk_token\":{\"content\":\"<X>\"}", "'unk_token' has '<X>'" },
+		{ "\"bos_token\":1", "'bos_token' has what is no token" },
+		{ "\"additional_special_tokens\":[\"<|im_end|>\",\"<X>\"]", "'additional_special_tokens' has '<X>'" },
+		{ "\"extra_special_tokens\":{\"x_token\":\"<X>\"}", "'extra_special_tokens' has '<X>'" },
+		{ "\"added_tokens_decoder\":[1]", "'added_tokens_decoder' is not an object" },
+		{ "\"added_tokens_decoder\":{\"599\":1}", "'added_tokens_decoder' has what is no token" },
+		{ "\"added_tokens_decoder\":{\"600\":{\"content\":\"<X>\"}}", "'added_tokens_decoder' has '<X>'" },
+		{ "\"added_tokens_decoder\":{\"5\":{" IM_END "}}", "has token '<|im_end|>' as 5, tokenizer.json as 599" },
+		{ "\"added_tokens_decoder\":{\"599\":{\"content\":\"<|im_end|>\",\"lstrip\":true}}",
+		  "'added_tokens_decoder' has 'lstrip' of token '<|im_end|>' true, tokenizer.json has it false" },
+		{ "\"added_tokens_decoder\":{\"599\":{\"content\":\"<|im_end|>\",\"special\":false}}", "has 'special' of token '<|im_end|>' false" },
+		{ "\"tokenizer_class\":\"Qwen2Tokenizer\",\"added_tokens_decoder\":{\"599\":{" IM_END "}}",
+		  "'added_tokens_decoder' lacks token '<|endoftext|>' of tokenizer.json, which a Qwen2Tokenizer then lacks" },
+	};
+	static const char *const good[] = {
+		"", "\"bos_token\":null,\"eos_token\":\"<|im_end|>\",\"add_prefix_space\":false,\"split_special_tokens\":false",
+		"\"additional_special_tokens\":[\"<|im_end|>\",{" IM_END "}],\"unk_token\":\"<|endoftext|>\"",
+		"\"added_tokens_decoder\":{\"599\":{" IM_END "}}",
+		"\"tokenizer_class\":\"Qwen2Tokenizer\",\"added_tokens_decoder\":{" OTHERS "\"599\":{" IM_END "}}",
+	};
+
+	copy_file("small/tokenizer.json", "tokenizer.json");
+	for (size_t i = 0; i < NLA_LEN(cases) + NLA_LEN(good); i++) {
+		char *text = nla_format("{%s}", i < NLA_LEN(cases) ? cases[i][0] : good[i - NLA_LEN(cases)]);
+
+		write_text("tokenizer_config.json", text);
+		if (i < NLA_LEN(cases))
+			expect_refused("tokenizer_config.json", cases[i][0], cases[i][1]);
+		else
+			nla_tokenizer_free(load(scratch));
+		free(text);
+	}
+	write_text("tokenizer_config.json", "{}");
+	write_text("special_tokens_map.json", "{\"pad_token\":\"<X>\"}");
+	expect_refused("special_tokens_map.json", "pad_token", "'pad_token' has '<X>'");
+	write_text("tokenizer_config.json", "{\"added_tokens_decoder\":{}}"); /* then it is not looked at */
+	nla_tokenizer_free(load(scratch));
+	remove_file("special_tokens_map.json");
+	write_text("tokenizer_config.json", "{}");
+	write_text("added_tokens.json", "{\"<|im_end|>\": 598}");
+	expect_refused("added_tokens.json", "another id", "its token '<|im_end|>' is not that of tokenizer.json");
+	write_text("added_tokens.json", "{\"<|im_end|>\": 599}");
+	nla_tokenizer_free(load(scratch));
+	remove_file("added_tokens.json");
+	remove_file("tokenizer_config.json");
+}
+
 static void test_metaspace_refused(void **state)
 {
 	static const char *const cases[][3] = {
@@ -525,7 +583,7 @@ int main(void)
 		cmocka_unit_test(test_llama2_config), cmocka_unit_test(test_native_added), cmocka_unit_test(test_accepted),
 		cmocka_unit_test(test_metaspace_refused), cmocka_unit_test(test_native_refused),
 		cmocka_unit_test(test_qwen3), cmocka_unit_test(test_ids), cmocka_unit_test(test_bytes), cmocka_unit_test(test_native_pieces),
-		cmocka_unit_test(test_refused), cmocka_unit_test(test_native_config_refused), cmocka_unit_test(test_no_tokenizer), cmocka_unit_test(test_crc),
+		cmocka_unit_test(test_refused), cmocka_unit_test(test_beside_refused), cmocka_unit_test(test_native_config_refused), cmocka_unit_test(test_no_tokenizer), cmocka_unit_test(test_crc),
 		cmocka_unit_test(test_threads), cmocka_unit_test(test_long),
 	};
 
