@@ -212,7 +212,7 @@ enum nla_status nla_tok_rank_pieces(struct nla_tokenizer *tok, const struct nla_
 		bool single = false;
 		int32_t splits = v->flags[id] & NLA_TOK_MODEL ? count_splits(v, id, &single) : 0;
 
-		if (!(v->flags[id] & NLA_TOK_MODEL) || (v->flags[id] & NLA_TOK_ADDED)) {
+		if (!(v->flags[id] & NLA_TOK_MODEL)) { /* one that is an added token too is met by merging as well: " the" for U+2581 "the" */
 			rank[id] = -1;
 		} else if (!merges) {
 			rank[id] = single ? 0 : splits ? id : -1;

@@ -228,27 +228,23 @@ static void expect_error(const struct nla_tokenizer *tok, const struct nla_chat_
 #define ANOTHER_TURN "prints a turn in another way; set 'chat.format'"
 #define HEADER_OPEN "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
 
-static void test_untold(void **state)
+struct untold {
+	const char *template, *message;
+};
+
+static void check_untold(const struct nla_tokenizer *tok, const struct untold *bad, size_t n)
 {
-	static const struct {
-		const char *template, *message;
-	} bad[] = {
-		{ "{{ 'Human: ' + messages[0]['content'] }}", "its template is not ChatML, Llama 3's or Llama 2's; set 'chat.format'" },
-		{ "{# <|im_start|> <|im_end|> #}x", "is not ChatML" },
-		{ "", "is not ChatML" },
-		{ "{{ '[INST] ' + messages[0]['content'] + ' [/INST]' }}", "is not ChatML" },
-		{ TURNS "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n' }}{% endif %}",
-		  "it has the tokens of ChatML, but opens the assistant's turn in another way" },
-		{ TURNS OPEN "{{ 'Sure' }}", "opens the assistant's turn in another way" },
-		{ TURNS "{% if add_generation_prompt %}{{ '<|im_start|>bot\\n' }}{% endif %}", "opens the assistant's turn in another way" },
-		{ TURNS, "opens the assistant's turn in another way" },
-		{ "{% set system_message = 'Be good.' %}" TURNS OPEN, "its template sets one in a way we do not know; set 'chat.system'" },
-		{ "{{ '<|im_start|>system\\nA<|im_end|>\\n' }}{{ '<|im_start|>system\\nB<|im_end|>\\n' }}" TURNS OPEN, "set 'chat.system'" },
-		{ "{{ '<|im_start|>system\\nToday is ' + today + '<|im_end|>\\n' }}" TURNS OPEN, "set 'chat.system'" },
-		{ "{{ '<|im_start|>system\\n' }}{{ today }}{{ '<|im_end|>\\n' }}" TURNS OPEN, "set 'chat.system'" },
-		{ "{% if tools %}x{% else %}{{ '<|im_start|>system\\n' }}{% endif %}" TURNS OPEN, "set 'chat.system'" },
-		{ "{{ 'Cutting Knowledge Date: x' + today }}" HEADER HEADER_OPEN, "it prints a date in a way we do not know" },
-		{ "{{ 'unclosed", "is not ChatML" },
+	for (size_t i = 0; i < n; i++)
+		for (int beside = 0; beside < 2; beside++) {
+			write_template(bad[i].template, NULL, beside);
+			expect_error(tok, &automatic, bad[i].message);
+		}
+}
+
+/* A user's turn that is not the format's, letter by letter. */
+static void test_other_turns(void **state)
+{
+	static const struct untold bad[] = {
 		{ CHATML("'<|im_end|>'"), "it has the tokens of ChatML, but " ANOTHER_TURN },
 		{ CHATML("'<|im_end|>' + eos_token"), ANOTHER_TURN },
 		{ CHATML("'<|im_end|>' + eos_token + '\\n'"), ANOTHER_TURN },
@@ -268,15 +264,39 @@ static void test_untold(void **state)
 		{ HEADERS("'<|eot_id|>' }}\n{{ ''"), ANOTHER_TURN },
 		{ "{{ bos_token + '[INST] ' + '<<SYS>>\\n' }}{{ '[INST] ' + messages[0]['content'] + ' [/INST]' + ' ' }}", ANOTHER_TURN },
 	};
+	struct nla_tokenizer *small = load(TOKENIZERS "small");
+
+	check_untold(small, bad, NLA_LEN(bad));
+	remove_file("chat_template.jinja");
+	remove_file("tokenizer_config.json");
+	nla_tokenizer_free(small);
+}
+
+static void test_untold(void **state)
+{
+	static const struct untold bad[] = {
+		{ "{{ 'Human: ' + messages[0]['content'] }}", "its template is not ChatML, Llama 3's or Llama 2's; set 'chat.format'" },
+		{ "{# <|im_start|> <|im_end|> #}x", "is not ChatML" },
+		{ "", "is not ChatML" },
+		{ "{{ '[INST] ' + messages[0]['content'] + ' [/INST]' }}", "is not ChatML" },
+		{ TURNS "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n' }}{% endif %}",
+		  "it has the tokens of ChatML, but opens the assistant's turn in another way" },
+		{ TURNS OPEN "{{ 'Sure' }}", "opens the assistant's turn in another way" },
+		{ TURNS "{% if add_generation_prompt %}{{ '<|im_start|>bot\\n' }}{% endif %}", "opens the assistant's turn in another way" },
+		{ TURNS, "opens the assistant's turn in another way" },
+		{ "{% set system_message = 'Be good.' %}" TURNS OPEN, "its template sets one in a way we do not know; set 'chat.system'" },
+		{ "{{ '<|im_start|>system\\nA<|im_end|>\\n' }}{{ '<|im_start|>system\\nB<|im_end|>\\n' }}" TURNS OPEN, "set 'chat.system'" },
+		{ "{{ '<|im_start|>system\\nToday is ' + today + '<|im_end|>\\n' }}" TURNS OPEN, "set 'chat.system'" },
+		{ "{{ '<|im_start|>system\\n' }}{{ today }}{{ '<|im_end|>\\n' }}" TURNS OPEN, "set 'chat.system'" },
+		{ "{% if tools %}x{% else %}{{ '<|im_start|>system\\n' }}{% endif %}" TURNS OPEN, "set 'chat.system'" },
+		{ "{{ 'Cutting Knowledge Date: x' + today }}" HEADER HEADER_OPEN, "it prints a date in a way we do not know" },
+		{ "{{ 'unclosed", "is not ChatML" },
+	};
 	struct nla_tokenizer *small = load(TOKENIZERS "small"), *llama = load(TOKENIZERS "llama"), *llama2 = load(TOKENIZERS "llama2");
 	struct nla_chat_cfg given = { NLA_CHAT_AUTO, "" }, three = { NLA_CHAT_LLAMA3, "auto" };
 	struct nla_chat chat;
 
-	for (size_t i = 0; i < NLA_LEN(bad); i++)
-		for (int beside = 0; beside < 2; beside++) {
-			write_template(bad[i].template, NULL, beside);
-			expect_error(small, &automatic, bad[i].message);
-		}
+	check_untold(small, bad, NLA_LEN(bad));
 	write_template("{% set system_message = 'Be good.' %}" TURNS OPEN, NULL, true);
 	chat_load(&chat, scratch, small, &given);
 	nla_chat_release(&chat);
@@ -344,7 +364,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_qwen3), cmocka_unit_test(test_templates), cmocka_unit_test(test_override), cmocka_unit_test(test_stop_ids),
-		cmocka_unit_test(test_bad_stop_ids), cmocka_unit_test(test_untold), cmocka_unit_test(test_printed),
+		cmocka_unit_test(test_bad_stop_ids), cmocka_unit_test(test_untold), cmocka_unit_test(test_other_turns), cmocka_unit_test(test_printed),
 	};
 
 	return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
