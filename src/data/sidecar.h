@@ -11,6 +11,8 @@
 
 #include "base/base.h"
 
+#define NLA_SIDECAR_NAME "nla_meta.yaml"
+
 enum nla_inject_mode { NLA_INJECT_RESIDUAL_ADD, NLA_INJECT_EMBED_REPLACE };
 enum nla_scale_kind { NLA_SCALE_NULL, NLA_SCALE_NUMBER, NLA_SCALE_SQRT_D };
 

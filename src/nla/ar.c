@@ -1,5 +1,6 @@
 #include "nla/ar.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -48,6 +49,17 @@ nt_tensor *nla_ar_load_head(const char *folder, int64_t d, int device, struct nl
 	return head;
 }
 
+/* We score n(v_hat) against n(v), n(x) of length sqrt(D): another scale is another loss. */
+static enum nla_status check_scale(const struct nla_sidecar *meta, const char *folder, struct nla_err *err)
+{
+	double want = sqrt((double)meta->d_model), have = nla_scale_value(&meta->mse_scale, meta->d_model);
+	if (fabs(have - want) <= 1e-6 * want)
+		return NLA_OK;
+	if (meta->mse_scale.kind == NLA_SCALE_NULL)
+		return nla_fail(err, "'%s/nla_meta.yaml': extraction.mse_scale is null, an AR of raw vectors: only sqrt_d_model is supported", folder);
+	return nla_fail(err, "'%s/nla_meta.yaml': extraction.mse_scale is %g, only sqrt_d_model (%g) is supported", folder, have, want);
+}
+
 /* An absent final_norm_stripped means kept: files of the time before that key were trained so. */
 enum nla_status nla_ar_read_meta(struct nla_sidecar *meta, const char *folder, struct nla_err *err)
 {
@@ -55,7 +67,8 @@ enum nla_status nla_ar_read_meta(struct nla_sidecar *meta, const char *folder, s
 	cJSON *json = NULL;
 	bool stripped;
 	int64_t depth, block = nla_sidecar_block(meta);
-	if (nla_exists(path) && !nla_json_read(path, &json, err) && !nla_json_need_int(json, path, "ar_num_layers", &depth, err) &&
+	check_scale(meta, folder, err);
+	if (!err->status && nla_exists(path) && !nla_json_read(path, &json, err) && !nla_json_need_int(json, path, "ar_num_layers", &depth, err) &&
 	    !nla_json_bool(json, path, "final_norm_stripped", false, &stripped, err)) {
 		meta->final_norm = !stripped;
 		if (depth < 1 || depth > INT32_MAX)
@@ -136,6 +149,7 @@ enum nla_status nla_ar_new(struct nla_ar *ar, const struct nla_target *target, c
 	ar->target = target;
 	nla_sidecar_init(&ar->meta);
 	nla_sidecar_copy(&ar->meta, meta);
+	ar->meta.mse_scale = (struct nla_scale){ .kind = NLA_SCALE_SQRT_D }; /* whatever the data set says: it is what we train by */
 	float *eye = nla_alloc((size_t)(d * d), sizeof(float));
 	for (int64_t i = 0; i < d; i++)
 		eye[i * d + i] = 1;

@@ -41,7 +41,8 @@ struct nla_view nla_ar_view(const struct nla_ar *ar);
 /* The head of an AR folder, whichever file it is in: [d, d] fp32, owned. NULL on failure. */
 nt_tensor *nla_ar_load_head(const char *folder, int64_t d, int device, struct nla_err *err);
 enum nla_status nla_ar_save_head(const nt_tensor *head, const char *folder, struct nla_err *err);
-/* What nanoNLA's ar_meta.json adds to the sidecar, when there is one: final_norm, and the block if the sidecar has none. */
+/* What nanoNLA's ar_meta.json adds to the sidecar, when there is one: final_norm, and the block if the sidecar has none. Fails for an AR
+ * of another mse_scale than ours. */
 enum nla_status nla_ar_read_meta(struct nla_sidecar *meta, const char *folder, struct nla_err *err);
 
 /* The most ids a prompt may have: NLA_AR_MAX_IDS, or the model's positions. */
