@@ -74,6 +74,8 @@ done
 copy "$av" a && echo 'base_folder: "gone"' >>a/nla_meta.yaml
 bad_av "'a' stands on the checkpoint 'a/gone', which is not there: say where it is with av_base" a
 bad_av "'nowhere' is no whole checkpoint" "$av" --av_base nowhere
+refused 2 "'whole/av' is a whole checkpoint itself: take 'shards' out of av_base or ar_base" nla-eval --model "$model" --av whole/av --av_base shards \
+	--ar "$ar" --data held --score given.jsonl --out no
 
 # ---- reconstructors ----
 copy whole/ar a && sed -i 's/layer_index: 2/layer_index: 3/' a/nla_meta.yaml
@@ -87,6 +89,13 @@ copy whole/ar a && sed -i 's/layer_index: 2/layer_index: 7/' a/nla_meta.yaml # c
 bad_ar "critic.extraction_layer_index is 7, the model has blocks 0 to 4" a
 copy a b && sed -i '/^  layer_index/d' b/nla_meta.yaml # kitft's have the critic's alone
 bad_ar "critic.extraction_layer_index is 7, the model has blocks 0 to 4" b
+copy whole/ar a && sed -i 's/mse_scale: .*/mse_scale: null/' a/nla_meta.yaml
+bad_ar "a/nla_meta.yaml': extraction.mse_scale is null, an AR of raw vectors: only sqrt_d_model is supported" a
+copy whole/ar a && sed -i 's/mse_scale: .*/mse_scale: 7.5/' a/nla_meta.yaml
+bad_ar "extraction.mse_scale is 7.5, only sqrt_d_model \(6.9282\) is supported" a
+refused 1 "extraction.mse_scale is 7.5" nla-export --model "$model" --ar a --out no
+copy whole/ar a && sed -i 's/mse_scale: .*/mse_scale: 6.9282032/' a/nla_meta.yaml
+ok nla-eval --model "$model" --av "$av" --ar a --data held --score two.jsonl --out scored-number
 copy whole/ar a && rm a/value_head.safetensors
 bad_ar "a/value_head.safetensors" a
 copy whole/ar a && tool edit a/value_head.safetensors rename weight bias
@@ -111,7 +120,11 @@ bad_export() { pattern=$1; shift; refused 1 "$pattern" nla-export --model "$mode
 bad_export "cannot export 'nowhere'.*nla_meta.yaml" --av nowhere
 bad_export "role is 'ar', want an AV" --av "$ar"
 copy "$model" m && tool edit m/model.safetensors drop model.layers.1.self_attn.o_proj.weight
-bad_export "model.layers.1.self_attn.o_proj.weight' is missing or has another shape" --av "$av" --model m
+bad_export "model.layers.1.self_attn.o_proj.weight' is missing" --av "$av" --model m
+for lost in model.layers.1.mlp.up_proj.weight model.layers.4.self_attn.k_norm.weight model.norm.weight model.embed_tokens.weight; do
+	copy whole/av n && tool edit n/model.safetensors drop $lost
+	bad_export "cannot export 'n'.*tensor '$lost' is missing" --av n
+done
 copy "$ar" a && tool edit a/adapter_model.safetensors drop "$key.lora_B.weight"
 bad_export "cannot export 'a'.*1 keys are missing" --ar a
 
@@ -152,3 +165,9 @@ run $(sft --role ar --ar "$ar" --data taught --out sft-none)
 [ "$code" -eq 1 ] || fail "nla-sft without a row it can read exits $code"
 said "'taught': no row has an explanation that the model can read"
 [ ! -e sft-none/metrics.jsonl ] || fail "it began nonetheless"
+
+# ---- --overwrite leaves nothing of an earlier export that a reader would take for ours ----
+copy shards over && for name in chat_template.jinja tokenizer.model tokenizer_config.json generation_config.json; do [ -e "over/$name" ] || : >"over/$name"; done
+ok nla-export --model "$model" --av "$av" --out over --overwrite
+ok nla-export --model "$model" --av "$av" --out fresh
+[ "$(ls over)" = "$(ls fresh)" ] || fail "of an earlier export are left: $(ls over)"
