@@ -27,10 +27,13 @@ extern const struct nla_chat_row nla_chat_rows[NLA_CHAT_ROWS]; /* by enum nla_ch
 /* What a template prints for a user's message (chat_printed.c). */
 #define NLA_CHAT_VALUE '\1' /* in the text: a value       */
 #define NLA_CHAT_TAG '\2'   /* a tag: what follows may not */
+#define NLA_CHAT_BOS '\3'   /* bos_token     */
+#define NLA_CHAT_FILTER '\4' /* what was printed goes through a filter */
 struct nla_chat_printed {
 	struct nla_str text;
-	bool bos;   /* bos_token is among the values     */
-	bool strip; /* a message's white space is stripped */
+	bool bos;     /* bos_token is printed                */
+	bool strip;   /* a message's white space is stripped */
+	bool changed; /* a message is changed in another way */
 };
 void nla_chat_print(struct nla_chat_printed *p, const char *source); /* release p->text */
 /* A quoted string at s, appended without its quotes. Returns the bytes up to and including the closing quote. */

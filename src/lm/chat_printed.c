@@ -218,30 +218,53 @@ static enum truth read_or(struct reader *r)
 
 /* ---- printing ---- */
 
-/* `content | trim` or `content.strip()`, of a message, not of the system text that is taken out of messages[0]. */
-static bool strips(const char *value, size_t n, const struct reader *rest)
-{
-	static const char *const names[] = { ".content", "['content']", "[\"content\"]", ".content.strip()", "['content'].strip()",
-					     "[\"content\"].strip()", "content.strip()", "content" };
-	const struct operand o = { MAYBE, value, n };
-	struct reader r = *rest;
+/* What a value is of a message: names[] first, then what may follow. */
+enum part { OTHER, ROLE, CONTENT, STRIPPED, CHANGED };
 
-	if (nla_starts_with(value, "messages[0]"))
-		return false;
-	for (size_t i = 0; i < NLA_LEN(names); i++)
-		if (ends_in(&o, names[i]) && (names[i][0] != 'c' || n == strlen(names[i])))
-			return strstr(names[i], "strip") || (take(&r, "|") && take(&r, "trim"));
-	return false;
+/* messages[0] is none: its content is the system text that a template takes out. */
+static enum part part_of(const struct operand *o)
+{
+	static const char *const names[] = { ".content", "['content']", "[\"content\"]" };
+
+	if (nla_starts_with(o->text, "messages[0]"))
+		return OTHER;
+	if (is_role(o))
+		return ROLE;
+	if (o->n >= strlen("content") && !memcmp(o->text, "content", strlen("content")) && !is_name(o->text[strlen("content")]))
+		return o->n == strlen("content") ? CONTENT : ends_in(o, "content.strip()") && o->n == strlen("content.strip()") ? STRIPPED : CHANGED;
+	for (size_t i = 0; i < NLA_LEN(names); i++) {
+		const char *at = memmem(o->text, o->n, names[i], strlen(names[i])), *rest = at ? at + strlen(names[i]) : NULL;
+		size_t left = at ? (size_t)(o->text + o->n - rest) : 0;
+
+		if (at && (!left || !is_name(*rest)))
+			return !left ? CONTENT : left == strlen(".strip()") && nla_starts_with(rest, ".strip()") ? STRIPPED : CHANGED;
+	}
+	return OTHER;
 }
 
+/* A value with its filters. */
 static void print_value(struct nla_chat_printed *p, struct reader *r)
 {
-	const char *start = r->at;
+	struct operand o = { MAYBE, r->at, 0 };
+	enum part part;
 
 	skip_value(r);
-	p->bos |= (size_t)(r->at - start) == strlen("bos_token") && !memcmp(start, "bos_token", strlen("bos_token"));
-	p->strip |= strips(start, (size_t)(r->at - start), r);
-	nla_str_addc(&p->text, NLA_CHAT_VALUE);
+	o.n = (size_t)(r->at - o.text);
+	part = part_of(&o);
+	while (take(r, "|")) {
+		bool trim = (skip_spaces(r), next_is(r, "trim"));
+
+		skip_value(r);
+		part = part == OTHER || (trim && part == ROLE) ? part : trim && part != CHANGED ? STRIPPED : CHANGED;
+	}
+	p->strip |= part == STRIPPED;
+	p->changed |= part == CHANGED;
+	if (o.n == strlen("bos_token") && !memcmp(o.text, "bos_token", o.n)) {
+		p->bos = true;
+		nla_str_addc(&p->text, NLA_CHAT_BOS);
+	} else {
+		nla_str_addc(&p->text, NLA_CHAT_VALUE);
+	}
 }
 
 /* What an expression prints. A part in parentheses, and the sides of an inline `if`, stand as if behind a tag. */
@@ -262,9 +285,10 @@ static void print_expression(struct nla_chat_printed *p, struct reader r)
 		} else if (is_name(*r.at)) {
 			print_value(p, &r);
 		} else if (*r.at == '|') {
-			take(&r, "|");
+			take(&r, "|"); /* of a literal or of what stands in parentheses: there is no telling what it becomes */
 			skip_spaces(&r);
 			skip_value(&r);
+			nla_str_addc(&p->text, NLA_CHAT_FILTER);
 		} else if (*r.at == '[' || *r.at == '{') {
 			skip_brackets(&r);
 			nla_str_addc(&p->text, NLA_CHAT_VALUE);
@@ -369,7 +393,7 @@ void nla_chat_print(struct nla_chat_printed *p, const char *s)
 	const char *before = "";
 
 	nla_str_init(&p->text);
-	p->bos = p->strip = false;
+	p->bos = p->strip = p->changed = false;
 	while (*s) {
 		size_t n = outside_length(s);
 

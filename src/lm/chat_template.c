@@ -185,12 +185,10 @@ static bool opens_plainly(const char *source, const struct literals *l, const ch
 	return plain;
 }
 
-static const char *skip_any(const char *s, const char *marks) { return s + strspn(s, marks); }
-
 /* What surrounds a user's message in a format's text: "<|im_start|>", "\n"; "<|im_end|>", "\n". */
 struct turn {
 	char *head; /* up to the role */
-	const char *sep, *end;
+	const char *bos, *sep, *end;
 	char *tail; /* behind the end, up to the next turn */
 	bool role;
 };
@@ -200,7 +198,7 @@ static struct turn turn_of(const struct nla_chat_row *row)
 	const char *role = strstr(row->user[0], "user"), *close = row->user[1];
 	size_t end = nla_starts_with(close, row->end) ? strlen(row->end) : strlen(close);
 
-	return (struct turn){ .head = nla_strndup(row->user[0], role ? (size_t)(role - row->user[0]) : strlen(row->user[0])),
+	return (struct turn){ .bos = row->bos, .head = nla_strndup(row->user[0], role ? (size_t)(role - row->user[0]) : strlen(row->user[0])),
 			      .sep = role ? role + strlen("user") : "", .end = close, .tail = nla_strdup(close + end), .role = role != NULL };
 }
 
@@ -210,21 +208,39 @@ static bool at_border(const struct turn *t, const char *s)
 	return !*s || *s == NLA_CHAT_TAG || nla_starts_with(s, t->head);
 }
 
-/* A turn at s that a user's message goes through, up to its end: role, separator, the message alone. */
-static bool is_turn(const struct turn *t, const char *s)
+static bool ends_at(const char *from, const char *s, const char *text)
 {
-	static const char marks[] = { NLA_CHAT_VALUE, NLA_CHAT_TAG, '\0' };
-	const char *content;
+	size_t n = strlen(text);
 
+	return n && (size_t)(s - from) >= n && !memcmp(s - n, text, n);
+}
+
+/* The message alone: one value, or one in each branch. Returns where it ends, NULL where it is something else. */
+static const char *skip_message(const char *s)
+{
+	bool found = false;
+
+	for (; *s == NLA_CHAT_VALUE || *s == NLA_CHAT_TAG; s++) {
+		if (s[0] == NLA_CHAT_VALUE && s[1] == NLA_CHAT_VALUE)
+			return NULL;
+		found |= *s == NLA_CHAT_VALUE;
+	}
+	return found ? s : NULL;
+}
+
+/* A turn at s that a user's message goes through, from where it may begin to its end: role, separator, the message. */
+static bool is_turn(const struct turn *t, const char *from, const char *s)
+{
+	if (s > from && s[-1] != NLA_CHAT_TAG && s[-1] != NLA_CHAT_BOS && !ends_at(from, s, t->end) && !ends_at(from, s, t->bos))
+		return false;
 	s += strlen(t->head);
 	if (t->role && *s != NLA_CHAT_VALUE && !nla_starts_with(s, "user"))
 		return false;
 	s += !t->role ? 0 : *s == NLA_CHAT_VALUE ? 1 : strlen("user");
 	if (!nla_starts_with(s, t->sep))
 		return false;
-	content = s + strlen(t->sep);
-	s = skip_any(content, marks);
-	return memchr(content, NLA_CHAT_VALUE, (size_t)(s - content)) && nla_starts_with(s, t->end) && at_border(t, s + strlen(t->end));
+	s = skip_message(s + strlen(t->sep));
+	return s && nla_starts_with(s, t->end) && at_border(t, s + strlen(t->end));
 }
 
 /* Does it print a user's turn as the format does, and every turn's end? */
@@ -235,7 +251,7 @@ static bool turns_plainly(const char *printed, const struct nla_chat_row *row)
 	bool found = false, plain = true;
 
 	for (const char *s = printed; (s = strstr(s, t.head)) != NULL; s++)
-		found |= is_turn(&t, s);
+		found |= is_turn(&t, printed, s);
 	for (const char *s = printed; (s = strstr(s, end)) != NULL; s++)
 		plain &= nla_starts_with(s, t.end) && at_border(&t, s + strlen(t.end));
 	free(end);
@@ -288,6 +304,8 @@ static const char *otherwise(const char *source, const struct literals *l, const
 {
 	if (!opens_plainly(source, l, row->open))
 		return "opens the assistant's turn in another way";
+	if (p->changed)
+		return "changes a message in another way than to strip it";
 	return turns_plainly(p->text.buf, row) ? NULL : "prints a turn in another way";
 }
 

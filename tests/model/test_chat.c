@@ -225,6 +225,7 @@ static void expect_error(const struct nla_tokenizer *tok, const struct nla_chat_
 #define CHATML(END) "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + " END " }}{% endfor %}" OPEN
 #define HEADERS(END) "{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n\\n' + m['content'] + " END \
 	" }}{% endfor %}" HEADER_OPEN
+#define CHANGED "changes a message in another way than to strip it; set 'chat.format'"
 #define ANOTHER_TURN "prints a turn in another way; set 'chat.format'"
 #define HEADER_OPEN "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
 
@@ -258,6 +259,14 @@ static void test_other_turns(void **state)
 		{ "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\nQ: ' + m['content'] + '<|im_end|>\\n' }}{% endfor %}" OPEN, ANOTHER_TURN },
 		{ "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
 		  "{% else %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' }}{% endif %}{% endfor %}" OPEN, ANOTHER_TURN },
+		{ "{% for m in messages %}\n  {{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}" OPEN, ANOTHER_TURN },
+		{ "{% for m in messages %}{{ today }}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}" OPEN, ANOTHER_TURN },
+		{ "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.role + m.content + '<|im_end|>\\n' }}{% endfor %}" OPEN, ANOTHER_TURN },
+		{ "{% for m in messages %}{{ ('<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n') | trim }}{% endfor %}" OPEN, ANOTHER_TURN },
+		{ "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content.lstrip() + '<|im_end|>\\n' }}{% endfor %}" OPEN, CHANGED },
+		{ "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m['content'] | upper + '<|im_end|>\\n' }}{% endfor %}" OPEN, CHANGED },
+		{ "{% for m in messages %}{{ '<|im_start|>' + m.role | capitalize + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}" OPEN, CHANGED },
+		{ "{% set content = m.content | trim | lower %}" TURNS OPEN, CHANGED },
 		{ HEADERS("'<|eot_id|>\\n'"), "it has the tokens of Llama 3, but " ANOTHER_TURN },
 		{ HEADERS("'<|eot_id|>' + eos_token"), ANOTHER_TURN },
 		{ HEADERS("'\\n<|eot_id|>'"), ANOTHER_TURN },
@@ -289,7 +298,7 @@ static void test_untold(void **state)
 		{ "{{ '<|im_start|>system\\nToday is ' + today + '<|im_end|>\\n' }}" TURNS OPEN, "set 'chat.system'" },
 		{ "{{ '<|im_start|>system\\n' }}{{ today }}{{ '<|im_end|>\\n' }}" TURNS OPEN, "set 'chat.system'" },
 		{ "{% if tools %}x{% else %}{{ '<|im_start|>system\\n' }}{% endif %}" TURNS OPEN, "set 'chat.system'" },
-		{ "{{ 'Cutting Knowledge Date: x' + today }}" HEADER HEADER_OPEN, "it prints a date in a way we do not know" },
+		{ "{{ 'Cutting Knowledge Date: x' + today }}{% for m in messages %}" HEADER "{% endfor %}" HEADER_OPEN, "it prints a date in a way we do not know" },
 		{ "{{ 'unclosed", "is not ChatML" },
 	};
 	struct nla_tokenizer *small = load(TOKENIZERS "small"), *llama = load(TOKENIZERS "llama"), *llama2 = load(TOKENIZERS "llama2");
