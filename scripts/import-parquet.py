@@ -39,9 +39,14 @@ class Refused(Exception):
     """Something is wrong with what was given; its text is the line that is printed."""
 
 
+def stripped(text):
+    """A text without its outer white space; None when nothing is left: an empty explanation is none."""
+    return (text.strip() or None) if isinstance(text, str) else None
+
+
 def explanation_of(response):
     found = TAGS.search(response) if isinstance(response, str) else None
-    return found.group(1).strip() if found else None
+    return stripped(found.group(1)) if found else None
 
 
 def plain_response(explanation):
@@ -64,6 +69,18 @@ def read_sidecar(path):
 def templates_of(meta):
     templates = meta.get("prompt_templates") or {}
     return templates.get("av", templates.get("actor")), templates.get("ar", templates.get("critic"))
+
+
+def layer_of(meta):
+    layer = (meta.get("critic") or {}).get("extraction_layer_index")
+    return (meta.get("extraction") or {}).get("layer_index") if layer is None else layer
+
+
+def same_sidecar(first, meta, path, first_path):
+    """One folder has one sidecar: what it says must hold for every file."""
+    for what, of in (("block", layer_of), ("tokens", lambda m: m.get("tokens") or {}), ("templates", templates_of)):
+        if of(meta) != of(first):
+            raise Refused(f"'{path}' has other {what} than '{first_path}': import them one by one")
 
 
 def plain_prompt(av_template):
@@ -161,19 +178,19 @@ def between(text, template):
     """What stands in the place of {explanation}."""
     head, slot, tail = (template or "").partition("{explanation}")
     if slot and isinstance(text, str) and text.startswith(head) and text.endswith(tail) and len(text) >= len(head) + len(tail):
-        return text[len(head):len(text) - len(tail)]
+        return stripped(text[len(head):len(text) - len(tail)])
     return None
 
 
-def row_of(values, number, templates, where):
+def row_of(values, invented, templates, layer, where):
     explanation = explanation_of(values.get("response"))
     prompt = values.get("prompt")
     if explanation is None:
-        explanation = values.get("api_explanation")
+        explanation = stripped(values.get("api_explanation"))
     if explanation is None:
         explanation = between(prompt, templates[1])
     text, doc = values.get(TEXT), values.get("doc_id")
-    row = {"doc_id": f"row-{number}" if doc is None else str(doc), "n_raw_tokens": values.get("n_raw_tokens"), "text": text or ""}
+    row = {"doc_id": invented if doc is None else str(doc), "n_raw_tokens": values.get("n_raw_tokens"), "text": text or ""}
     if row["n_raw_tokens"] is None:
         del row["n_raw_tokens"]
     elif not isinstance(row["n_raw_tokens"], int):
@@ -184,6 +201,8 @@ def row_of(values, number, templates, where):
         row["response"] = values.get("response")
     if prompt != plain_prompt(templates[0]):
         row["prompt"] = prompt
+    if None not in (values.get("activation_layer"), layer) and values["activation_layer"] != layer:
+        raise Refused(f"{where}: column 'activation_layer' holds {values['activation_layer']!r}, its sidecar says block {layer}")
     if values.get("activation_layer") is not None:
         row["activation_layer"] = values["activation_layer"]
     return row
@@ -193,6 +212,10 @@ def import_sets(paths, out, dtype, sidecar):
     files = [(path, open_parquet(path)) for path in paths]
     beside = sidecar or f"{paths[0]}.nla_meta.yaml"
     meta = read_sidecar(beside) if sidecar or os.path.exists(beside) else {}
+    for path in paths[1:]:
+        other = f"{path}.nla_meta.yaml"
+        if not sidecar and os.path.exists(other):
+            same_sidecar(meta, read_sidecar(other), other, beside)
     templates, names = templates_of(meta), set(files[0][1].schema_arrow.names)
     slim = VECTOR not in names
     if slim and TEXT not in names:
@@ -215,9 +238,7 @@ def import_sets(paths, out, dtype, sidecar):
                     vectors = vectors or Vectors(out / "activations.safetensors", count, width, dtype)
                     vectors.add(v, f"'{path}'")
                 for values in batch.select([c for c in columns if c != VECTOR]).to_pylist():
-                    row = row_of(values, number, templates, f"'{path}'")
-                    if not slim:
-                        row.setdefault("n_raw_tokens", 0)  # nla-extract counts those of a slim set
+                    row = row_of(values, f"{Path(path).stem}-{number}", templates, layer_of(meta), f"'{path}'")
                     rows.write(json.dumps(row, ensure_ascii=False) + "\n")
                     number += 1
     if number == 0:
@@ -312,10 +333,10 @@ def main():
     a = arguments()
     out = Path(a.paths[-1])
     try:
+        if out.exists():
+            raise Refused(f"'{out}' is there already")
         if a.export:
             result = export_set(a.paths[0], out)
-        elif out.exists():
-            raise Refused(f"'{out}' is there already")
         else:
             part = out.with_name(out.name + ".part")
             shutil.rmtree(part, ignore_errors=True)

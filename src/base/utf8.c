@@ -45,3 +45,21 @@ bool nla_utf8_is_space(uint32_t code)
 	       (code >= 0x2000 && code <= 0x200a) || code == 0x2028 || code == 0x2029 || code == 0x202f || code == 0x205f ||
 	       code == 0x3000;
 }
+
+const char *nla_utf8_strip(const char *s, size_t n, size_t *length)
+{
+	size_t start = n, stop = n;
+
+	for (size_t i = 0, len; i < n; i += len) {
+		uint32_t code = 0;
+
+		len = nla_utf8_next(s + i, n - i, &code);
+		if (len && (nla_utf8_is_space(code) || (code >= 0x1c && code <= 0x1f)))
+			continue;
+		len = NLA_MAX(len, 1);
+		start = NLA_MIN(start, i);
+		stop = i + len;
+	}
+	*length = stop - start;
+	return s + start;
+}

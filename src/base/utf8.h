@@ -11,5 +11,8 @@ size_t nla_utf8_next(const char *s, size_t n, uint32_t *code);
 bool nla_utf8_valid(const char *s, size_t n);
 /* White_Space of Unicode's PropList. */
 bool nla_utf8_is_space(uint32_t code);
+/* s[0..n) without its outer white space, as Python's str.strip() has it (White_Space and 0x1c to 0x1f): where it begins, *length how
+ * much is left. Bytes that are no valid character are no white space. */
+const char *nla_utf8_strip(const char *s, size_t n, size_t *length);
 
 #endif

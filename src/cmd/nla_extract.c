@@ -28,7 +28,7 @@ static enum nla_status describe_like(const struct nla_config *cfg, const struct 
 		meta->ar_template = nla_strdup(like.ar_template);
 		meta->inject = like.inject;
 		meta->injection_scale = like.injection_scale;
-		meta->layer = like.layer;
+		meta->layer = nla_sidecar_block(&like);
 	}
 	nla_sidecar_release(&like);
 	return err->status;
@@ -44,6 +44,8 @@ static enum nla_status describe(const struct nla_config *cfg, const struct nla_t
 	if (*cfg->extract.meta) {
 		if (describe_like(cfg, t, meta, err))
 			return err->status;
+		if (cfg->extract.layer < 0 && meta->layer < 0)
+			return nla_usage(err, "'%s': its sidecar names no block (layer_index): say which with extract.layer", cfg->extract.meta);
 	} else {
 		meta->marker = nla_strdup(cfg->templates.marker);
 		meta->av_template = nla_strdup(cfg->templates.av);

@@ -192,11 +192,11 @@ static enum nla_status read_row(struct nla_row *row, const char *line, size_t n,
 	if (nla_json_parse(line, n, name, &json, err))
 		return err->status;
 	if (nla_json_need_str(json, name, "doc_id", &doc_id, err) ||
-	    nla_json_need_int(json, name, "n_raw_tokens", &row->n_raw_tokens, err) ||
+	    nla_json_int(json, name, "n_raw_tokens", -1, &row->n_raw_tokens, err) ||
 	    nla_json_str(json, name, "text", "", &text, err) ||
 	    nla_json_str(json, name, "explanation", NULL, &explanation, err))
 		goto out;
-	if (row->n_raw_tokens < 0) {
+	if (row->n_raw_tokens < 0 && cJSON_IsNumber(nla_json_at(json, "n_raw_tokens"))) {
 		nla_fail(err, "'%s': 'n_raw_tokens' is %" PRId64 ", want a count", name, row->n_raw_tokens);
 		goto out;
 	}
@@ -435,7 +435,9 @@ static void add_line(struct nla_str *s, const struct nla_row *row, const char *c
 	nla_str_reset(s);
 	nla_str_add(s, "{\"doc_id\":");
 	nla_json_add_str(s, row->doc_id, strlen(row->doc_id));
-	nla_str_addf(s, ",\"n_raw_tokens\":%" PRId64 ",\"text\":", row->n_raw_tokens);
+	if (row->n_raw_tokens >= 0)
+		nla_str_addf(s, ",\"n_raw_tokens\":%" PRId64, row->n_raw_tokens);
+	nla_str_add(s, ",\"text\":");
 	nla_json_add_str(s, text, strlen(text));
 	if (row->explanation) {
 		nla_str_add(s, ",\"explanation\":");

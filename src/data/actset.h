@@ -22,7 +22,7 @@ struct nla_row {
 	char *doc_id;
 	char *text;        /* up to and including the token; "" when the set is slim */
 	char *explanation; /* NULL when absent */
-	int64_t n_raw_tokens;
+	int64_t n_raw_tokens; /* -1 when nobody counted them */
 	struct nla_strs next; /* the target's likeliest next tokens; none when the set has none */
 };
 

@@ -1,13 +1,9 @@
 /*
- * sidecar - see sidecar.h.
+ * sidecar - see sidecar.h; sidecar_write.c writes.
  *
  * Reading: libyaml makes a document tree; `struct reader` walks it by dotted keys, one getter a type, so that nla_sidecar_read
  * reads as the list of fields. A key that is absent, or null, leaves the field at what nla_sidecar_init set. The two versions,
  * and the sidecars of data sets made by other stacks, differ only in names: each field lists the names it goes by.
- *
- * Writing: text with double-quoted scalars in which everything but printable ASCII is escaped, so that no reader's idea of line
- * folding, byte order marks or printable characters can change a template. Floats always have a point: YAML 1.1 reads 1e-05 as
- * a string.
  */
 #include "data/sidecar.h"
 
@@ -19,9 +15,6 @@
 #include <yaml.h>
 
 #include "base/file.h"
-#include "base/utf8.h"
-
-#define SIDECAR_NAME "nla_meta.yaml"
 
 void nla_sidecar_init(struct nla_sidecar *s)
 {
@@ -81,6 +74,11 @@ void nla_sidecar_copy(struct nla_sidecar *to, const struct nla_sidecar *from)
 	to->ar_template = copy(from->ar_template);
 	memset(&to->suffix, 0, sizeof(to->suffix));
 	nla_i32s_append(&to->suffix, from->suffix.data, from->suffix.n);
+}
+
+int64_t nla_sidecar_block(const struct nla_sidecar *s)
+{
+	return s->critic_layer >= 0 ? s->critic_layer : s->layer;
 }
 
 double nla_scale_value(const struct nla_scale *scale, int64_t d)
@@ -377,6 +375,8 @@ static enum nla_status check(struct reader *r, const struct nla_sidecar *s)
 	if (s->layer >= 0 && s->critic_layer >= 0 && s->layer != s->critic_layer)
 		return nla_fail(r->err, "'%s': 'extraction.layer_index' is %" PRId64
 				", but 'critic.extraction_layer_index' is %" PRId64, r->path, s->layer, s->critic_layer);
+	if (nla_sidecar_block(s) > INT32_MAX)
+		return wrong(r, s->critic_layer >= 0 ? "critic.extraction_layer_index" : "extraction.layer_index", "a block of any model");
 	if (s->marker && !*s->marker)
 		return wrong(r, "tokens.injection_char", "a character");
 	if (s->av_template && count(s->av_template, "{injection_char}") != 1)
@@ -408,6 +408,26 @@ static enum nla_status read_fields(struct reader *r, struct nla_sidecar *s)
 	return check(r, s);
 }
 
+/* A mapping that has a key twice says two things. */
+static enum nla_status refuse_twice(struct reader *r)
+{
+	yaml_node_t *map;
+
+	for (int i = 1; (map = yaml_document_get_node(&r->doc, i)) != NULL; i++) {
+		if (map->type != YAML_MAPPING_NODE)
+			continue;
+		for (yaml_node_pair_t *p = map->data.mapping.pairs.start; p < map->data.mapping.pairs.top; p++) {
+			const yaml_node_t *key = yaml_document_get_node(&r->doc, p->key);
+
+			if (key->type == YAML_SCALAR_NODE && child(r, map, (const char *)key->data.scalar.value, key->data.scalar.length) !=
+								     yaml_document_get_node(&r->doc, p->value))
+				return nla_fail(r->err, "cannot read '%s': line %zu: key '%s' is there twice", r->path, key->start_mark.line + 1,
+						(const char *)key->data.scalar.value);
+		}
+	}
+	return NLA_OK;
+}
+
 static enum nla_status parse(const struct nla_str *text, struct reader *r)
 {
 	yaml_parser_t parser;
@@ -429,7 +449,7 @@ static enum nla_status parse(const struct nla_str *text, struct reader *r)
 enum nla_status nla_sidecar_read(struct nla_sidecar *s, const char *folder, struct nla_err *err)
 {
 	struct nla_str text = NLA_STR_INIT;
-	char *path = nla_path_join(folder, SIDECAR_NAME);
+	char *path = nla_path_join(folder, NLA_SIDECAR_NAME);
 	struct reader r = { .path = path, .err = err };
 
 	nla_sidecar_init(s);
@@ -437,7 +457,7 @@ enum nla_status nla_sidecar_read(struct nla_sidecar *s, const char *folder, stru
 	if (!nla_file_read(path, &text, err) && !parse(&text, &r)) {
 		if (yaml_document_get_root_node(&r.doc)->type != YAML_MAPPING_NODE)
 			nla_fail(err, "cannot read '%s': it is not a mapping of keys", path);
-		else
+		else if (!refuse_twice(&r))
 			read_fields(&r, s);
 		yaml_document_delete(&r.doc);
 	}
@@ -446,140 +466,4 @@ enum nla_status nla_sidecar_read(struct nla_sidecar *s, const char *folder, stru
 	nla_str_release(&text);
 	free(path);
 	return err->status;
-}
-
-/* ---- writing ---- */
-
-static enum nla_status add_str(struct nla_str *out, const char *key, const char *text, struct nla_err *err)
-{
-	size_t n = text ? strlen(text) : 0, len;
-	uint32_t c;
-
-	if (!text)
-		return NLA_OK;
-	nla_str_addf(out, "%s: \"", key);
-	for (; n; text += len, n -= len) {
-		if (!(len = nla_utf8_next(text, n, &c)))
-			return nla_fail(err, "cannot write the sidecar: '%s' is not valid UTF-8", key + strspn(key, " "));
-		if (c == '\n')
-			nla_str_add(out, "\\n");
-		else if (c == '"' || c == '\\')
-			nla_str_addf(out, "\\%c", (char)c);
-		else if (c >= ' ' && c < 0x7f)
-			nla_str_addc(out, (char)c);
-		else
-			nla_str_addf(out, c < 0x10000 ? "\\u%04X" : "\\U%08X", c);
-	}
-	nla_str_add(out, "\"\n");
-	return NLA_OK;
-}
-
-static void add_int(struct nla_str *out, const char *key, int64_t value)
-{
-	if (value >= 0)
-		nla_str_addf(out, "%s: %" PRId64 "\n", key, value);
-}
-
-static void add_num(struct nla_str *out, const char *key, double value)
-{
-	char text[40];
-	size_t digits;
-
-	if (isnan(value))
-		return;
-	for (int precision = 15; precision <= 17; precision++) {
-		snprintf(text, sizeof(text), "%.*g", precision, value);
-		if (strtod(text, NULL) == value)
-			break;
-	}
-	digits = strcspn(text, "e");
-	nla_str_addf(out, "%s: %.*s%s%s\n", key, (int)digits, text, strchr(text, '.') ? "" : ".0", text + digits);
-}
-
-static void add_scale(struct nla_str *out, const char *key, const struct nla_scale *scale)
-{
-	if (scale->kind == NLA_SCALE_NUMBER)
-		add_num(out, key, scale->value);
-	else
-		nla_str_addf(out, "%s: %s\n", key, scale->kind == NLA_SCALE_NULL ? "null" : "sqrt_d_model");
-}
-
-/* A section whose head stands alone (nothing below it was set) would read back as null: it is taken out again. */
-static void section(struct nla_str *out, const char *head, size_t *start)
-{
-	*start = out->len;
-	nla_str_addf(out, "%s:\n", head);
-}
-
-static void section_end(struct nla_str *out, const char *head, size_t start)
-{
-	if (out->len == start + strlen(head) + 2) {
-		out->len = start;
-		out->buf[start] = '\0';
-	}
-}
-
-static enum nla_status write_tokens(struct nla_str *out, const struct nla_sidecar *s, struct nla_err *err)
-{
-	size_t start;
-
-	section(out, "tokens", &start);
-	if (add_str(out, "  injection_char", s->marker, err))
-		return err->status;
-	add_int(out, "  injection_token_id", s->marker_id);
-	add_int(out, "  injection_left_neighbor_id", s->left_id);
-	add_int(out, "  injection_right_neighbor_id", s->right_id);
-	if (s->suffix.n) {
-		nla_str_add(out, "  critic_suffix_ids: [");
-		for (size_t i = 0; i < s->suffix.n; i++)
-			nla_str_addf(out, "%s%" PRId32, i ? ", " : "", s->suffix.data[i]);
-		nla_str_add(out, "]\n");
-	}
-	add_int(out, "  tokenizer_crc", s->tokenizer_crc);
-	section_end(out, "tokens", start);
-	section(out, "prompt_templates", &start);
-	if (add_str(out, "  av", s->av_template, err) || add_str(out, "  ar", s->ar_template, err))
-		return err->status;
-	section_end(out, "prompt_templates", start);
-	return NLA_OK;
-}
-
-enum nla_status nla_sidecar_write(const struct nla_sidecar *s, const char *folder, struct nla_err *err)
-{
-	struct nla_str out = NLA_STR_INIT;
-	char *path = nla_path_join(folder, SIDECAR_NAME);
-	enum nla_status status;
-	size_t start;
-
-	status = add_str(&out, "kind", s->kind, err);
-	nla_str_add(&out, "schema_version: 2\n");
-	if (status || (status = add_str(&out, "role", s->role, err)) || (status = add_str(&out, "stage", s->stage, err)) ||
-	    (status = add_str(&out, "base_checkpoint", s->base_checkpoint, err)) ||
-	    (status = add_str(&out, "base_folder", s->base_folder, err)))
-		goto out;
-	add_int(&out, "d_model", s->d_model);
-	nla_str_add(&out, "extraction:\n");
-	add_int(&out, "  d_model", s->d_model); /* where readers of nla_dataset files look */
-	add_int(&out, "  layer_index", s->layer);
-	nla_str_add(&out, "  norm: none\n"); /* of the stored vectors */
-	add_scale(&out, "  injection_scale", &s->injection_scale);
-	add_scale(&out, "  mse_scale", &s->mse_scale);
-	nla_str_addf(&out, "  injection_mode: %s\n",
-		     s->inject == NLA_INJECT_EMBED_REPLACE ? "embed_replace" : "residual_add");
-	status = write_tokens(&out, s, err);
-	if (status)
-		goto out;
-	if (s->critic_layer >= 0)
-		nla_str_addf(&out, "critic:\n  extraction_layer_index: %" PRId64 "\n%s", s->critic_layer,
-			     s->final_norm ? "  final_norm: true\n" : "");
-	section(&out, "baseline", &start);
-	add_num(&out, "  raw_variance", s->baseline_var);
-	add_num(&out, "  mean_normalised", s->baseline_mean);
-	section_end(&out, "baseline", start);
-	add_int(&out, "row_count", s->n_rows);
-	status = nla_file_write(path, out.buf, out.len, false, err);
-out:
-	free(path);
-	nla_str_release(&out);
-	return status;
 }

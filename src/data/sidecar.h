@@ -1,7 +1,7 @@
 /*
  * sidecar - nla_meta.yaml: what binds a checkpoint or an activation set to a tokenizer and a layer (spec: files). Versions 1
  * and 2 are read, 2 is written. This file parses, checks for internal consistency and writes; comparing it with a live
- * tokenizer is nla_sidecar_check in src/nla/contract.h.
+ * tokenizer and model is nla_contract_check in nla/target.h.
  *
  * Unknown keys are kept out of the way silently (other stacks add their own); a known key of the wrong type or a missing one
  * that we need is an error naming file and key.
@@ -10,6 +10,8 @@
 #define NLA_SIDECAR_H
 
 #include "base/base.h"
+
+#define NLA_SIDECAR_NAME "nla_meta.yaml"
 
 enum nla_inject_mode { NLA_INJECT_RESIDUAL_ADD, NLA_INJECT_EMBED_REPLACE };
 enum nla_scale_kind { NLA_SCALE_NULL, NLA_SCALE_NUMBER, NLA_SCALE_SQRT_D };
@@ -52,6 +54,8 @@ void nla_sidecar_stamp(struct nla_sidecar *s, const char *kind, const char *role
 /* FOLDER/nla_meta.yaml. read initialises s; when it fails s is empty. */
 enum nla_status nla_sidecar_read(struct nla_sidecar *s, const char *folder, struct nla_err *err);
 enum nla_status nla_sidecar_write(const struct nla_sidecar *s, const char *folder, struct nla_err *err);
+/* The block whose output it is about, K: critic.extraction_layer_index, else layer_index; -1 when it names none. */
+int64_t nla_sidecar_block(const struct nla_sidecar *s);
 /* The scale as a number for width d; NULL kind gives 0. */
 double nla_scale_value(const struct nla_scale *scale, int64_t d);
 /* Replace the one occurrence of "{key}" in a template; an error when it does not occur exactly once. Owned by the caller. */

@@ -155,7 +155,8 @@ static enum nla_status compose(struct nla_chat *chat, const struct nla_chat_temp
 	const struct nla_chat_row *row = &nla_chat_rows[chat->format];
 	bool told = t->format == chat->format;
 	const char *head = told && t->system_head ? t->system_head : "";
-	const char *bos = !told ? row->bos : !t->bos ? "" : t->bos_text ? t->bos_text : row->bos;
+	const char *bos = !told || t->bos_literal ? row->bos : !t->bos ? "" : t->bos_text ? t->bos_text :
+			  chat->format == NLA_CHAT_LLAMA2 && t->llama_class ? row->bos : "";
 	char *turn;
 
 	if (!strcmp(system, "auto")) {
@@ -205,32 +206,15 @@ void nla_chat_release(struct nla_chat *chat)
 	memset(chat, 0, sizeof(*chat));
 }
 
-/* Where the text without its outer white space begins and stops, as Python's strip() has it: also the separators 0x1c to 0x1f. */
-static void strip(const char *text, size_t n, size_t *start, size_t *stop)
-{
-	uint32_t cp = 0;
-	bool begun = false;
-
-	*start = *stop = n;
-	for (size_t i = 0, length; i < n && (length = nla_utf8_next(text + i, n - i, &cp)) > 0; i += length) {
-		if (nla_utf8_is_space(cp) || (cp >= 0x1c && cp <= 0x1f))
-			continue;
-		*start = begun ? *start : i;
-		*stop = i + length;
-		begun = true;
-	}
-}
-
 enum nla_status nla_chat_prompt(const struct nla_chat *chat, const struct nla_tokenizer *tok, const char *content,
 				struct nla_i32s *ids, struct nla_err *err)
 {
 	char *message = nla_format("%s%s", chat->lead, content), *text;
-	size_t start = 0, stop = strlen(message);
+	size_t n = strlen(message);
+	const char *inner = chat->strip ? nla_utf8_strip(message, n, &n) : message;
 	enum nla_status status;
 
-	if (chat->strip && nla_utf8_valid(message, stop))
-		strip(message, stop, &start, &stop);
-	text = nla_format("%s%.*s%s", chat->before, (int)(stop - start), message + start, chat->after);
+	text = nla_format("%s%.*s%s", chat->before, (int)n, inner, chat->after);
 	status = nla_tokenizer_encode(tok, text, strlen(text), ids, err);
 	free(message);
 	free(text);

@@ -9,7 +9,8 @@
  *	system turn   a literal that has a system turn's start and end, or its start and a text (SmolLM2, Qwen2.5); a start alone
  *	              is for a system message or for tools, and must stand in an `if` that says so
  *	its head      "Cutting Knowledge Date: " and "Today Date: " (Llama 3.1), with the date that `date_string = ` sets
- *	strip         `content | trim` or `content.strip()` of a message
+ *	user's turn   what is printed for a user's message (chat_printed.c) must be the format's texts around a value, to the next turn
+ *	strip         `content | trim` or `content.strip()` of a user's message
  *
  * Whatever does not fit is an error that says so. The date of Llama 3.2's template is today's; here it is the fixed one that the
  * template falls back on, for a prompt that changes overnight is no prompt to train on.
@@ -52,23 +53,6 @@ static void literals_release(struct literals *l)
 	free(l->data);
 }
 
-/* A quoted string at s. Returns the bytes up to and including the closing quote. */
-static size_t read_quoted(const char *s, struct nla_str *text)
-{
-	size_t i = 1;
-
-	for (; s[i] && s[i] != s[0]; i++) {
-		if (s[i] == '\\' && s[i + 1]) {
-			char c = s[++i];
-
-			nla_str_addc(text, c == 'n' ? '\n' : c == 't' ? '\t' : c == 'r' ? '\r' : c);
-		} else {
-			nla_str_addc(text, s[i]);
-		}
-	}
-	return s[i] ? i + 1 : i;
-}
-
 /* Text outside of brackets, up to the next; white space alone between two tags is taken for layout. */
 static size_t read_outside(const char *s, struct nla_str *text)
 {
@@ -106,17 +90,6 @@ static void follow(struct literals *l, const char *s, size_t n)
 	}
 }
 
-static size_t tag_length(const char *s)
-{
-	size_t i = 0;
-	struct nla_str ignored = NLA_STR_INIT;
-
-	while (s[i] && !((s[i] == '}' || s[i] == '%') && s[i + 1] == '}'))
-		i += s[i] == '\'' || s[i] == '"' ? read_quoted(s + i, &ignored) : 1;
-	nla_str_release(&ignored);
-	return i;
-}
-
 static void read_literals(const char *s, struct literals *out)
 {
 	size_t i = 0;
@@ -136,13 +109,13 @@ static void read_literals(const char *s, struct literals *out)
 			i = stop ? (size_t)(stop - s) + 2 : strlen(s);
 			continue;
 		}
-		size_t stop = i + 2 + tag_length(s + i + 2);
+		size_t stop = i + 2 + nla_chat_tag_length(s + i + 2);
 
 		if (s[i + 1] == '%')
 			follow(out, s + i + 2, stop - i - 2);
 		for (i += 2; i < stop; i += n) {
 			nla_str_init(&text);
-			n = s[i] == '\'' || s[i] == '"' ? read_quoted(s + i, &text) : 1;
+			n = s[i] == '\'' || s[i] == '"' ? nla_chat_quoted(s + i, &text) : 1;
 			if (n > 1)
 				literals_push(out, &text, i);
 		}
@@ -212,29 +185,79 @@ static bool opens_plainly(const char *source, const struct literals *l, const ch
 	return plain;
 }
 
-/* `content | trim` or `content.strip()`, of a message, not of the system text that is taken out of messages[0]. */
-static bool strips(const char *source)
+/* What surrounds a user's message in a format's text: "<|im_start|>", "\n"; "<|im_end|>", "\n". */
+struct turn {
+	char *head; /* up to the role */
+	const char *bos, *sep, *end;
+	char *tail; /* behind the end, up to the next turn */
+	bool role;
+};
+
+static struct turn turn_of(const struct nla_chat_row *row)
 {
-	static const char *const system[] = { "messages[0]['", "messages[0][\"", "messages[0]." };
+	const char *role = strstr(row->user[0], "user"), *close = row->user[1];
+	size_t end = nla_starts_with(close, row->end) ? strlen(row->end) : strlen(close);
 
-	for (const char *s = source; (s = strstr(s, "content")) != NULL; s++) {
-		const char *rest = s + strlen("content") + strspn(s + strlen("content"), "'\"]");
-		bool of_system = false;
+	return (struct turn){ .bos = row->bos, .head = nla_strndup(row->user[0], role ? (size_t)(role - row->user[0]) : strlen(row->user[0])),
+			      .sep = role ? role + strlen("user") : "", .end = close, .tail = nla_strdup(close + end), .role = role != NULL };
+}
 
-		for (size_t i = 0; i < NLA_LEN(system); i++) {
-			size_t n = strlen(system[i]);
+/* Behind a whole turn: a tag, the end, or another turn. */
+static bool at_border(const struct turn *t, const char *s)
+{
+	return !*s || *s == NLA_CHAT_TAG || nla_starts_with(s, t->head);
+}
 
-			of_system |= (size_t)(s - source) >= n && !memcmp(s - n, system[i], n);
-		}
-		if (of_system)
-			continue;
-		if (!strncmp(rest, ".strip()", 8))
-			return true;
-		rest += strspn(rest, " ");
-		if (*rest == '|' && nla_starts_with(rest + 1 + strspn(rest + 1, " "), "trim"))
-			return true;
+static bool ends_at(const char *from, const char *s, const char *text)
+{
+	size_t n = strlen(text);
+
+	return n && (size_t)(s - from) >= n && !memcmp(s - n, text, n);
+}
+
+/* The message alone: one value, or one in each branch. Returns where it ends, NULL where it is something else. */
+static const char *skip_message(const char *s)
+{
+	bool found = false;
+
+	for (; *s == NLA_CHAT_VALUE || *s == NLA_CHAT_TAG; s++) {
+		if (s[0] == NLA_CHAT_VALUE && s[1] == NLA_CHAT_VALUE)
+			return NULL;
+		found |= *s == NLA_CHAT_VALUE;
 	}
-	return false;
+	return found ? s : NULL;
+}
+
+/* A turn at s that a user's message goes through, from where it may begin to its end: role, separator, the message. */
+static bool is_turn(const struct turn *t, const char *from, const char *s)
+{
+	if (s > from && s[-1] != NLA_CHAT_TAG && s[-1] != NLA_CHAT_BOS && !ends_at(from, s, t->end) && !ends_at(from, s, t->bos))
+		return false;
+	s += strlen(t->head);
+	if (t->role && *s != NLA_CHAT_VALUE && !nla_starts_with(s, "user"))
+		return false;
+	s += !t->role ? 0 : *s == NLA_CHAT_VALUE ? 1 : strlen("user");
+	if (!nla_starts_with(s, t->sep))
+		return false;
+	s = skip_message(s + strlen(t->sep));
+	return s && nla_starts_with(s, t->end) && at_border(t, s + strlen(t->end));
+}
+
+/* Does it print a user's turn as the format does, and every turn's end? */
+static bool turns_plainly(const char *printed, const struct nla_chat_row *row)
+{
+	struct turn t = turn_of(row);
+	char *end = nla_strndup(t.end, strlen(t.end) - strlen(t.tail));
+	bool found = false, plain = true;
+
+	for (const char *s = printed; (s = strstr(s, t.head)) != NULL; s++)
+		found |= is_turn(&t, printed, s);
+	for (const char *s = printed; (s = strstr(s, end)) != NULL; s++)
+		plain &= nla_starts_with(s, t.end) && at_border(&t, s + strlen(t.end));
+	free(end);
+	free(t.head);
+	free(t.tail);
+	return found && plain;
 }
 
 /* A literal that prints a whole system turn, or its start and a text: what is in it. */
@@ -276,35 +299,58 @@ static enum nla_status find_dates(struct nla_chat_template *t, const char *sourc
 	return NLA_OK;
 }
 
+/* NULL, or in which way the template is not of its format. */
+static const char *otherwise(const char *source, const struct literals *l, const struct nla_chat_printed *p, const struct nla_chat_row *row)
+{
+	if (!opens_plainly(source, l, row->open))
+		return "opens the assistant's turn in another way";
+	if (p->changed)
+		return "changes a message in another way than to strip it";
+	return turns_plainly(p->text.buf, row) ? NULL : "prints a turn in another way";
+}
+
+/* What else it says, where it is of the format that is looked for. */
+static enum nla_status look(struct nla_chat_template *t, const char *source, const struct literals *l, const struct nla_chat_printed *p,
+			    struct nla_err *err)
+{
+	const struct nla_chat_row *row = &nla_chat_rows[t->format];
+	const char *set = assigned(source, l, "system_message");
+
+	t->strip = p->strip;
+	t->bos = p->bos;
+	t->bos_literal = *row->bos && strstr(p->text.buf, row->bos);
+	if (find_dates(t, source, l, err))
+		return err->status;
+	if (!row->system_in_user)
+		find_system(t, l, row);
+	t->system_unclear |= set && *set;
+	return NLA_OK;
+}
+
 static enum nla_status understand(struct nla_chat_template *t, const char *source, enum nla_chat_format format,
 				  struct nla_err *err)
 {
-	const struct nla_chat_row *row;
+	struct nla_chat_printed printed;
 	struct literals l = {0};
 	enum nla_status status = NLA_OK;
-	const char *set;
+	const char *other;
 
 	read_literals(source, &l);
+	nla_chat_print(&printed, source);
 	t->format = recognise(&l);
-	row = &nla_chat_rows[t->format];
-	if (format == NLA_CHAT_AUTO && t->format == NLA_CHAT_AUTO) {
+	other = t->format ? otherwise(source, &l, &printed, &nla_chat_rows[t->format]) : NULL;
+	if (format == NLA_CHAT_AUTO && t->format == NLA_CHAT_AUTO)
 		status = nla_fail(err, "cannot tell the chat format of '%s': its template is not ChatML, Llama 3's or Llama 2's; " OVERRIDE,
 				  t->path);
-	} else if (format == NLA_CHAT_AUTO && !opens_plainly(source, &l, row->open)) {
-		status = nla_fail(err, "cannot tell the chat format of '%s': it has the tokens of %s, but opens the assistant's turn in "
-				  "another way; " OVERRIDE, t->path, row->name);
-	} else if (t->format != NLA_CHAT_AUTO && (format == NLA_CHAT_AUTO || format == t->format)) {
-		t->strip = strips(source);
-		t->bos = strstr(source, "bos_token") != NULL || (*row->bos && has_text(&l, row->bos));
-		status = find_dates(t, source, &l, err);
-		if (!row->system_in_user)
-			find_system(t, &l, row);
-		set = assigned(source, &l, "system_message");
-		t->system_unclear |= set && *set;
-	} else {
+	else if (format == NLA_CHAT_AUTO && other)
+		status = nla_fail(err, "cannot tell the chat format of '%s': it has the tokens of %s, but %s; " OVERRIDE, t->path,
+				  nla_chat_rows[t->format].name, other);
+	else if (t->format != NLA_CHAT_AUTO && (format == NLA_CHAT_AUTO || format == t->format))
+		status = look(t, source, &l, &printed, err);
+	else
 		t->format = NLA_CHAT_AUTO;
-	}
 	literals_release(&l);
+	nla_str_release(&printed.text);
 	return status;
 }
 
@@ -331,6 +377,25 @@ static char *token_text(const cJSON *value)
 	return text ? nla_strdup(text) : NULL;
 }
 
+/* bos_token of tokenizer_config.json; else that of special_tokens_map.json, which is not looked at beside added_tokens_decoder. */
+static enum nla_status read_bos(struct nla_chat_template *t, const char *folder, const cJSON *json, struct nla_err *err)
+{
+	const char *class = cJSON_GetStringValue(nla_json_at(json, "tokenizer_class"));
+	char *path = nla_path_join(folder, "special_tokens_map.json");
+	enum nla_status status = NLA_OK;
+	cJSON *map = NULL;
+
+	t->llama_class = !class || nla_starts_with(class, "LlamaTokenizer");
+	t->bos_text = token_text(nla_json_at(json, "bos_token"));
+	if (!t->bos_text && nla_exists(path) && !nla_json_at(json, "added_tokens_decoder")) {
+		status = nla_json_read(path, &map, err);
+		t->bos_text = token_text(nla_json_at(map, "bos_token"));
+	}
+	cJSON_Delete(map);
+	free(path);
+	return status;
+}
+
 enum nla_status nla_chat_template_read(struct nla_chat_template *t, const char *folder, enum nla_chat_format format,
 				       struct nla_err *err)
 {
@@ -349,7 +414,8 @@ enum nla_status nla_chat_template_read(struct nla_chat_template *t, const char *
 		nla_str_add(&source, named_template(json));
 		t->path = nla_strdup(config);
 	}
-	t->bos_text = token_text(nla_json_at(json, "bos_token"));
+	if (!status)
+		status = read_bos(t, folder, json, err);
 	if (t->path && !status)
 		status = understand(t, source.buf, format, err);
 	cJSON_Delete(json);

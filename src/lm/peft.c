@@ -9,6 +9,7 @@
 #include "lm/lora.h"
 
 #define N_LISTED 4 /* keys named in a message before "..." */
+#define MAX_RANK 65536
 
 /* ---- reading ---- */
 
@@ -25,27 +26,46 @@ static enum nla_status read_targets(const cJSON *json, const char *path, unsigne
 					path, cJSON_IsString(t) ? t->valuestring : "a value that is no string");
 		*targets |= one;
 	}
-	return NLA_OK;
+	return *targets ? NLA_OK : nla_fail(err, "cannot load '%s': 'target_modules' is empty, want a list of projections", path);
+}
+
+/* Whose base is the checkpoint as it stands. The other ways (pissa, olora, corda, loftq, lora_ga) take something out of the base's weights,
+ * which the adapter's file does not hold. */
+static enum nla_status refuse_other_base(const cJSON *json, const char *path, struct nla_err *err)
+{
+	static const char *const plain[] = { "gaussian", "eva", "orthogonal" };
+	const cJSON *v = nla_json_at(json, "init_lora_weights");
+	const char *how = cJSON_GetStringValue(v);
+	if (!v || cJSON_IsNull(v) || cJSON_IsBool(v))
+		return NLA_OK;
+	for (size_t i = 0; how && i < NLA_LEN(plain); i++)
+		if (!strcmp(how, plain[i]))
+			return NLA_OK;
+	return nla_fail(err, "cannot load '%s': 'init_lora_weights' is '%s': it changes the base's weights; save the adapter converted to a plain one",
+			path, how ? how : "no name");
 }
 
 static enum nla_status refuse(const cJSON *json, const char *path, struct nla_err *err)
 {
 	const char *type, *bias;
-	bool dora, fan;
+	bool dora, fan, qalora;
 	if (nla_json_str(json, path, "peft_type", "LORA", &type, err) || nla_json_str(json, path, "bias", "none", &bias, err) ||
 	    nla_json_bool(json, path, "use_dora", false, &dora, err) ||
-	    nla_json_bool(json, path, "fan_in_fan_out", false, &fan, err))
+	    nla_json_bool(json, path, "fan_in_fan_out", false, &fan, err) || nla_json_bool(json, path, "use_qalora", false, &qalora, err))
 		return err->status;
-	if (strcmp(type, "LORA") || strcmp(bias, "none") || dora || fan)
+	if (strcmp(type, "LORA") || strcmp(bias, "none") || dora || fan || qalora)
 		return nla_fail(err, "cannot load '%s': '%s' is not supported", path,
-				strcmp(type, "LORA") ? "peft_type other than LORA" : strcmp(bias, "none") ? "bias" : dora ? "use_dora" : "fan_in_fan_out");
-	static const char *const must_be_empty[] = { "modules_to_save", "layers_to_transform", "trainable_token_indices" };
+				strcmp(type, "LORA") ? "peft_type other than LORA" : strcmp(bias, "none") ? "bias" : dora ? "use_dora" :
+				fan ? "fan_in_fan_out" : "use_qalora");
+	static const char *const must_be_empty[] = { "modules_to_save", "layers_to_transform", "trainable_token_indices",
+						     "alora_invocation_tokens", "layer_replication", "target_parameters", "use_bdlora",
+						     "arrow_config", "monteclora_config", "kasa_config" };
 	for (size_t i = 0; i < NLA_LEN(must_be_empty); i++) {
 		const cJSON *v = nla_json_at(json, must_be_empty[i]);
-		if (v && !cJSON_IsNull(v) && !(cJSON_IsArray(v) && !v->child))
+		if (v && !cJSON_IsNull(v) && !cJSON_IsFalse(v) && !(cJSON_IsArray(v) && !v->child))
 			return nla_fail(err, "cannot load '%s': '%s' is not supported", path, must_be_empty[i]);
 	}
-	return NLA_OK;
+	return refuse_other_base(json, path, err);
 }
 
 /* rank_pattern and alpha_pattern: values for single projections, by their name ("q_proj", "self_attn.q_proj") */
@@ -88,10 +108,13 @@ static enum nla_status read_ranks(struct nla_adapter *a, const cJSON *json, cons
 	for (int p = 0; p < NLA_N_PROJ; p++) {
 		if (!(targets & 1u << p))
 			continue;
+		if (!(rank[p] >= 1 && rank[p] <= MAX_RANK && rank[p] == floor(rank[p])))
+			return nla_fail(err, "cannot load '%s': rank of '%s' is %g, want a whole number from 1 to %d", path, nla_proj_names[p],
+					rank[p], MAX_RANK);
+		if (!isfinite(alpha[p]))
+			return nla_fail(err, "cannot load '%s': alpha of '%s' is %g, want a finite number", path, nla_proj_names[p], alpha[p]);
 		a->rank[p] = (int64_t)rank[p];
 		a->alpha[p] = alpha[p];
-		if (a->rank[p] < 1 || (double)a->rank[p] != rank[p])
-			return nla_fail(err, "cannot load '%s': rank of '%s' is %g, want a positive integer", path, nla_proj_names[p], rank[p]);
 	}
 	return NLA_OK;
 }

@@ -5,6 +5,7 @@
  *	tokenizer_json.c   tokenizer.json -> the structs below; refuses what is not honoured
  *	tokenizer_pre.c    its normaliser, pre-tokenisers and decoder
  *	tokenizer_fields.c reading its objects strictly
+ *	tokenizer_config.c the files beside a byte-level tokenizer.json: refuses what transformers obeys and we do not
  *	tokenizer_native.c a sentencepiece .model -> the same structs; what tokenizer_config.json says of such a tokenizer
  *	tokenizer_added.c  text -> added tokens, and the text between them
  *	tokenizer_split.c  text -> NFC -> pieces, by the file's regexes
@@ -188,6 +189,7 @@ enum nla_status nla_tok_read_native(struct nla_tokenizer *tok, struct nla_str *p
 enum nla_status nla_tok_read_pipeline(struct nla_tokenizer *tok, const cJSON *json, struct nla_err *err);
 enum nla_status nla_tok_read_added_token(struct nla_tokenizer *tok, const struct nla_tok_place *p, const cJSON *number,
 					 struct nla_err *err);
+enum nla_status nla_tok_check_beside(const struct nla_tokenizer *tok, struct nla_err *err);
 uint32_t nla_tok_crc(const struct nla_tokenizer *tok, const struct nla_tok_merges *merges);
 /* Metaspace: mark the 256 byte tokens; what tokenizer_config.json says; rank of each piece, from merges or (NULL) from ids. */
 enum nla_status nla_tok_find_bytes(struct nla_tokenizer *tok, struct nla_err *err);

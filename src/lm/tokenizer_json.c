@@ -118,8 +118,11 @@ static enum nla_status read_model(struct nla_tokenizer *tok, const struct nla_to
 					     { "fuse_unk", "false|true|null" }, { "byte_fallback", "false|true|null" },
 					     { "ignore_merges", NULL }, { "vocab", NULL }, { "merges", NULL } };
 
-	if (nla_tok_check(p, rules, NLA_LEN(rules), err) || nla_tok_read_bool(p, "ignore_merges", false, &tok->ignore_merges, err) ||
-	    read_vocab(tok, p, err) || read_bytes(tok, p, err) || read_merges(tok, p, merges, err))
+	if (nla_tok_check(p, rules, NLA_LEN(rules), err) || nla_tok_read_bool(p, "ignore_merges", false, &tok->ignore_merges, err))
+		return err->status;
+	if (tok->metaspace && tok->ignore_merges)
+		return nla_tok_fail_field(p, "ignore_merges", "false beside byte_fallback", err);
+	if (read_vocab(tok, p, err) || read_bytes(tok, p, err) || read_merges(tok, p, merges, err))
 		return err->status;
 	return NLA_OK;
 }
@@ -160,7 +163,7 @@ enum nla_status nla_tok_read_added_token(struct nla_tokenizer *tok, const struct
 	if (added.id != id && nla_tok_vocab_add(&tok->vocab, p->path, content, strlen(content), id, 0, err))
 		return err->status;
 	added.id = (int32_t)id;
-	tok->vocab.flags[id] |= special ? NLA_TOK_ADDED | NLA_TOK_SPECIAL : NLA_TOK_ADDED;
+	tok->vocab.flags[id] = (uint8_t)((tok->vocab.flags[id] & ~NLA_TOK_SPECIAL) | NLA_TOK_ADDED | (special ? NLA_TOK_SPECIAL : 0));
 	added.n = strlen(content);
 	added.text = nla_strdup(content);
 	nla_tok_added_push(&tok->added[added.normalized], added);
@@ -244,7 +247,7 @@ static enum nla_status read_root(struct nla_tokenizer *tok, const cJSON *json, s
 	if (nla_tok_check(&root, rules, NLA_LEN(rules), err) || nla_tok_read_pipeline(tok, json, err) ||
 	    read_model(tok, &model, merges, err) || read_added(tok, &added, err))
 		return err->status;
-	return tok->metaspace ? nla_tok_llama_config(tok, err) : NLA_OK;
+	return tok->metaspace ? nla_tok_llama_config(tok, err) : nla_tok_check_beside(tok, err);
 }
 
 enum nla_status nla_tok_read_json(struct nla_tokenizer *tok, struct nla_str *proto, struct nla_err *err)

@@ -212,7 +212,7 @@ enum nla_status nla_tok_rank_pieces(struct nla_tokenizer *tok, const struct nla_
 		bool single = false;
 		int32_t splits = v->flags[id] & NLA_TOK_MODEL ? count_splits(v, id, &single) : 0;
 
-		if (!(v->flags[id] & NLA_TOK_MODEL) || (v->flags[id] & NLA_TOK_ADDED)) {
+		if (!(v->flags[id] & NLA_TOK_MODEL)) { /* one that is an added token too is met by merging as well: " the" for U+2581 "the" */
 			rank[id] = -1;
 		} else if (!merges) {
 			rank[id] = single ? 0 : splits ? id : -1;
@@ -241,12 +241,15 @@ static bool listed(const cJSON *tokens, const struct nla_tok_added *token)
 }
 
 /* added_tokens_decoder, {"32000": {"content": ..}, ..}: takes the place of what the model says of the same ids. */
-static enum nla_status read_decoder_tokens(struct nla_tokenizer *tok, const char *path, const cJSON *tokens, struct nla_err *err)
+static enum nla_status read_decoder_tokens(struct nla_tokenizer *tok, const char *path, const cJSON *json, struct nla_err *err)
 {
 	struct nla_tok_added_set *set = &tok->added[0];
-	const cJSON *item;
+	const struct nla_tok_place root = { path, "", json };
+	const cJSON *item, *tokens = nla_json_at(json, "added_tokens_decoder");
 	size_t kept = 0;
 
+	if (!cJSON_IsObject(tokens))
+		return nla_tok_fail_field(&root, "added_tokens_decoder", "an object of ids and tokens", err);
 	for (size_t i = 0; i < set->n; i++) {
 		if (listed(tokens, &set->data[i]))
 			free(set->data[i].text);
@@ -255,11 +258,13 @@ static enum nla_status read_decoder_tokens(struct nla_tokenizer *tok, const char
 	}
 	set->n = kept;
 	cJSON_ArrayForEach(item, tokens) {
-		char *where = nla_format("added_tokens_decoder.%s.", item->string), *end;
+		char *where = nla_format("added_tokens_decoder.%s.", item->string);
+		bool is_id = *item->string && item->string[strspn(item->string, "0123456789")] == '\0';
 		struct nla_tok_place place = { path, where, item };
-		cJSON *number = cJSON_CreateNumber(strtod(item->string, &end));
-		enum nla_status status = *end ? nla_fail(err, "cannot read '%s': '%s' is no id", path, where) :
-						nla_tok_read_added_token(tok, &place, number, err);
+		cJSON *number = cJSON_CreateNumber(strtod(item->string, NULL));
+		enum nla_status status = is_id ? nla_tok_read_added_token(tok, &place, number, err) :
+						 nla_fail(err, "cannot read '%s': 'added_tokens_decoder' has '%s' in the place of an id", path,
+							  item->string);
 
 		cJSON_Delete(number);
 		free(where);
@@ -274,7 +279,6 @@ static enum nla_status apply_config(struct nla_tokenizer *tok, const char *path,
 {
 	const struct nla_tok_place place = { path, "", json };
 	const char *class = cJSON_GetStringValue(nla_json_at(json, "tokenizer_class"));
-	const cJSON *tokens = nla_json_at(json, "added_tokens_decoder");
 	bool llama = !class || !strcmp(class, "LlamaTokenizer") || !strcmp(class, "LlamaTokenizerFast"), legacy, prefix;
 
 	if (!llama && !(!native && (!strcmp(class, "PreTrainedTokenizerFast") || !strcmp(class, "TokenizersBackend"))))
@@ -286,7 +290,7 @@ static enum nla_status apply_config(struct nla_tokenizer *tok, const char *path,
 		tok->prefix = !prefix ? NLA_TOK_NEVER : legacy ? NLA_TOK_ALWAYS : NLA_TOK_FIRST;
 		tok->strip_first = prefix;
 	}
-	return native && tokens ? read_decoder_tokens(tok, path, tokens, err) : NLA_OK;
+	return native && nla_json_at(json, "added_tokens_decoder") ? read_decoder_tokens(tok, path, json, err) : NLA_OK;
 }
 
 static enum nla_status read_config(struct nla_tokenizer *tok, bool native, struct nla_err *err)

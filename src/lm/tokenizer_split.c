@@ -101,7 +101,8 @@ static size_t translate_plain(struct translation *t, const char *s)
 		if (s[length] == ']') /* a literal to one, an empty class to the other */
 			return 0;
 		t->in_class = true;
-	} else if (strchr("^$.", *s) || (s[0] == '}' && s[1] == '+')) {
+	} else if (strchr("^$.", *s) || (s[0] == '}' && s[1] == '+') || (s[0] == '{' && s[1] == ',')) {
+		/* {,n} is 0 to n to one, these characters to the other */
 		return 0;
 	} else if (s[0] == '(' && s[1] == '?') {
 		length = 0;

@@ -1,24 +1,23 @@
 #include "nla/ar.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
 #include "base/json.h"
 #include "base/safetensors.h"
+#include "base/utf8.h"
 
 #define HEAD_FILE "value_head.safetensors"
 #define NANO_FILE "ar_lora_value_head.safetensors" /* nanoNLA: adapter and head in one */
 
 static enum nla_status prepare(struct nla_ar *ar, const char *path, struct nla_err *err)
 {
-	int64_t layer = ar->meta.critic_layer >= 0 ? ar->meta.critic_layer : ar->meta.layer;
-	if (!ar->meta.ar_template || layer < 0)
+	int64_t block = nla_sidecar_block(&ar->meta);
+	if (!ar->meta.ar_template || block < 0)
 		return nla_fail(err, "'%s': has no AR template or no layer_index", path);
-	if (ar->meta.critic_layer >= 0 && ar->meta.layer >= 0 && ar->meta.critic_layer != ar->meta.layer)
-		return nla_fail(err, "'%s': critic.extraction_layer_index is %lld, extraction.layer_index is %lld", path,
-				(long long)ar->meta.critic_layer, (long long)ar->meta.layer);
-	ar->depth = layer + 1;
+	ar->depth = block + 1;
 	return nla_contract_check(&ar->meta, ar->target, path, err);
 }
 
@@ -50,21 +49,35 @@ nt_tensor *nla_ar_load_head(const char *folder, int64_t d, int device, struct nl
 	return head;
 }
 
+/* We score n(v_hat) against n(v), n(x) of length sqrt(D): another scale is another loss. */
+static enum nla_status check_scale(const struct nla_sidecar *meta, const char *folder, struct nla_err *err)
+{
+	double want = sqrt((double)meta->d_model), have = nla_scale_value(&meta->mse_scale, meta->d_model);
+	if (fabs(have - want) <= 1e-6 * want)
+		return NLA_OK;
+	if (meta->mse_scale.kind == NLA_SCALE_NULL)
+		return nla_fail(err, "'%s/nla_meta.yaml': extraction.mse_scale is null, an AR of raw vectors: only sqrt_d_model is supported", folder);
+	return nla_fail(err, "'%s/nla_meta.yaml': extraction.mse_scale is %g, only sqrt_d_model (%g) is supported", folder, have, want);
+}
+
 /* An absent final_norm_stripped means kept: files of the time before that key were trained so. */
 enum nla_status nla_ar_read_meta(struct nla_sidecar *meta, const char *folder, struct nla_err *err)
 {
 	char *path = nla_path_join(folder, "ar_meta.json");
 	cJSON *json = NULL;
 	bool stripped;
-	int64_t depth, layer = meta->critic_layer >= 0 ? meta->critic_layer : meta->layer;
-	if (nla_exists(path) && !nla_json_read(path, &json, err) && !nla_json_need_int(json, path, "ar_num_layers", &depth, err) &&
+	int64_t depth, block = nla_sidecar_block(meta);
+	check_scale(meta, folder, err);
+	if (!err->status && nla_exists(path) && !nla_json_read(path, &json, err) && !nla_json_need_int(json, path, "ar_num_layers", &depth, err) &&
 	    !nla_json_bool(json, path, "final_norm_stripped", false, &stripped, err)) {
 		meta->final_norm = !stripped;
-		if (layer < 0)
+		if (depth < 1 || depth > INT32_MAX)
+			nla_fail(err, "'%s': ar_num_layers is %lld, want a number of blocks", path, (long long)depth);
+		else if (block < 0)
 			meta->layer = depth - 1;
-		else if (layer + 1 != depth)
+		else if (block + 1 != depth)
 			nla_fail(err, "'%s': ar_num_layers is %lld, the sidecar's block %lld needs %lld", path, (long long)depth,
-				 (long long)layer, (long long)layer + 1);
+				 (long long)block, (long long)block + 1);
 	}
 	cJSON_Delete(json);
 	free(path);
@@ -91,7 +104,7 @@ static enum nla_status load_weights(struct nla_ar *ar, const char *folder, struc
 static enum nla_status find_layer(struct nla_ar *ar, struct nla_err *err)
 {
 	struct nla_arch arch;
-	if (ar->meta.layer >= 0 || ar->meta.critic_layer >= 0 || !ar->weights.base)
+	if (nla_sidecar_block(&ar->meta) >= 0 || !ar->weights.base)
 		return NLA_OK;
 	if (!nla_arch_read(&arch, ar->weights.base, err))
 		ar->meta.layer = arch.n_layers - 1;
@@ -136,6 +149,7 @@ enum nla_status nla_ar_new(struct nla_ar *ar, const struct nla_target *target, c
 	ar->target = target;
 	nla_sidecar_init(&ar->meta);
 	nla_sidecar_copy(&ar->meta, meta);
+	ar->meta.mse_scale = (struct nla_scale){ .kind = NLA_SCALE_SQRT_D }; /* whatever the data set says: it is what we train by */
 	float *eye = nla_alloc((size_t)(d * d), sizeof(float));
 	for (int64_t i = 0; i < d; i++)
 		eye[i * d + i] = 1;
@@ -202,16 +216,19 @@ struct nla_view nla_ar_view(const struct nla_ar *ar)
 	return view;
 }
 
-enum nla_status nla_ar_encode(const struct nla_ar *ar, const char *explanation, size_t length, struct nla_i32s *ids, bool *too_long,
-			      struct nla_err *err)
+int64_t nla_ar_max_ids(const struct nla_ar *ar) { return NLA_MIN(NLA_AR_MAX_IDS, nt_size(nla_ar_lm(ar)->cos, 0)); }
+
+enum nla_status nla_ar_encode(const struct nla_ar *ar, const char *explanation, size_t length, struct nla_i32s *ids,
+			      enum nla_ar_fit *fit, struct nla_err *err)
 {
-	char *bare = nla_strndup(explanation, length), *text = NULL;
+	const char *inner = nla_utf8_strip(explanation, length, &length);
+	char *bare = nla_strndup(inner, length), *text = NULL;
 	size_t before = ids->n, n_tail = ar->meta.suffix.n;
 	if (!nla_template_fill(ar->meta.ar_template, "explanation", bare, &text, err) &&
 	    !nla_tokenizer_encode(ar->target->tok, text, strlen(text), ids, err)) {
 		size_t n = ids->n - before;
 		bool tail = n >= n_tail && !memcmp(ids->data + ids->n - n_tail, ar->meta.suffix.data, n_tail * sizeof(*ids->data));
-		*too_long = n > NLA_AR_MAX_IDS || !tail;
+		*fit = (int64_t)n > nla_ar_max_ids(ar) ? NLA_AR_TOO_LONG : tail ? NLA_AR_FITS : NLA_AR_MERGES;
 	}
 	free(text);
 	free(bare);

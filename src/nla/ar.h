@@ -11,7 +11,10 @@
 #include "lm/recompute.h"
 #include "nla/weights.h"
 
-#define NLA_AR_MAX_IDS 1024 /* a longer prompt is a failed row, never cut */
+#define NLA_AR_MAX_IDS 1024 /* a longer prompt is a failed row, never cut; nor can it be longer than the model's positions */
+
+/* Can an explanation be read? One that merges with the template's end gives a prompt that does not end in critic_suffix_ids. */
+enum nla_ar_fit { NLA_AR_FITS, NLA_AR_TOO_LONG, NLA_AR_MERGES };
 
 struct nla_ar {
 	const struct nla_target *target; /* borrowed */
@@ -38,13 +41,16 @@ struct nla_view nla_ar_view(const struct nla_ar *ar);
 /* The head of an AR folder, whichever file it is in: [d, d] fp32, owned. NULL on failure. */
 nt_tensor *nla_ar_load_head(const char *folder, int64_t d, int device, struct nla_err *err);
 enum nla_status nla_ar_save_head(const nt_tensor *head, const char *folder, struct nla_err *err);
-/* What nanoNLA's ar_meta.json adds to the sidecar, when there is one: final_norm, and the block if the sidecar has none. */
+/* What nanoNLA's ar_meta.json adds to the sidecar, when there is one: final_norm, and the block if the sidecar has none. Fails for an AR
+ * of another mse_scale than ours. */
 enum nla_status nla_ar_read_meta(struct nla_sidecar *meta, const char *folder, struct nla_err *err);
 
-/* Ids of the AR prompt for an explanation, appended; *too_long is set (and the ids are there) beyond NLA_AR_MAX_IDS, and for a text
- * that merges with the template's end, so that the prompt does not end in critic_suffix_ids: a failed row either way. */
-enum nla_status nla_ar_encode(const struct nla_ar *ar, const char *explanation, size_t length, struct nla_i32s *ids, bool *too_long,
-			      struct nla_err *err);
+/* The most ids a prompt may have: NLA_AR_MAX_IDS, or the model's positions. */
+int64_t nla_ar_max_ids(const struct nla_ar *ar);
+/* Ids of the AR prompt for an explanation (its outer white space taken off), appended: also those of one that does not fit, which is a
+ * failed row. */
+enum nla_status nla_ar_encode(const struct nla_ar *ar, const char *explanation, size_t length, struct nla_i32s *ids,
+			      enum nla_ar_fit *fit, struct nla_err *err);
 
 /* Prompts as rows of one array: row i is ids[offset[i] .. offset[i+1]). */
 struct nla_ar_texts {

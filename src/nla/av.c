@@ -1,10 +1,10 @@
 #include "nla/av.h"
 
-#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
+#include "base/utf8.h"
 
 static enum nla_status prepare(struct nla_av *av, const char *path, struct nla_err *err)
 {
@@ -41,16 +41,12 @@ enum nla_status nla_av_open_on(struct nla_av *av, const struct nla_target *targe
 	char *path = nla_path_join(folder, "nla_meta.yaml");
 	memset(av, 0, sizeof(*av));
 	av->target = target;
-	if (nla_sidecar_read(&av->meta, folder, err))
-		goto out;
-	if (av->meta.role && strcmp(av->meta.role, "av")) {
-		nla_fail(err, "'%s': role is '%s', want an AV", path, av->meta.role);
-		goto out;
+	if (!nla_sidecar_read(&av->meta, folder, err)) {
+		if (av->meta.role && strcmp(av->meta.role, "av"))
+			nla_fail(err, "'%s': role is '%s', want an AV", path, av->meta.role);
+		else if (!prepare(av, path, err) && !nla_weights_find(&av->weights, folder, &av->meta, base, target->folder, err))
+			load_weights(av, folder, err);
 	}
-	if (prepare(av, path, err) || nla_weights_find(&av->weights, folder, &av->meta, base, target->folder, err) ||
-	    load_weights(av, folder, err))
-		goto out;
-out:
 	free(path);
 	if (err->status) {
 		nla_err_context(err, "cannot load AV '%s'", folder);
@@ -85,12 +81,10 @@ enum nla_status nla_av_save(const struct nla_av *av, const struct nla_adapter *e
 	nla_sidecar_copy(&meta, &av->meta);
 	nla_sidecar_stamp(&meta, "nla_model", "av", stage);
 	nla_weights_record(&av->weights, &meta);
-	if (own && extra ? nla_adapter_join(&joined, own, extra, err) : NLA_OK)
-		goto out;
-	if (nla_adapter_save(own && extra ? &joined : own ? own : extra, folder, meta.base_folder ? meta.base_folder : meta.base_checkpoint, err) ||
-	    nla_sidecar_write(&meta, folder, err))
-		goto out;
-out:
+	const char *name = meta.base_folder ? meta.base_folder : meta.base_checkpoint;
+	if (!(own && extra) || !nla_adapter_join(&joined, own, extra, err))
+		if (!nla_adapter_save(own && extra ? &joined : own ? own : extra, folder, name, err))
+			nla_sidecar_write(&meta, folder, err);
 	nla_adapter_release(&joined);
 	nla_sidecar_release(&meta);
 	return err->status;
@@ -183,19 +177,15 @@ out:
 	return logprob;
 }
 
-bool nla_find_explanation(const char *response, const char **start, size_t *length)
+bool nla_find_explanation(const char *response, size_t n, const char **start, size_t *length)
 {
 	static const char open[] = "<explanation>", close[] = "</explanation>";
-	const char *from = strstr(response, open);
-	const char *to = from ? strstr(from + strlen(open), close) : NULL;
+	const size_t n_open = strlen(open), n_close = strlen(close);
+	const char *end = response + n, *from = memmem(response, n, open, n_open);
+	const char *to = from ? memmem(from + n_open, (size_t)(end - from) - n_open, close, n_close) : NULL;
 	if (!to)
 		return false;
-	from += strlen(open);
-	while (from < to && isspace((unsigned char)*from))
-		from++;
-	while (to > from && isspace((unsigned char)to[-1]))
-		to--;
-	*start = from;
-	*length = (size_t)(to - from);
+	from += n_open;
+	*start = nla_utf8_strip(from, (size_t)(to - from), length);
 	return true;
 }

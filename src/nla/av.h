@@ -59,7 +59,7 @@ struct nla_responses {
 nt_tensor *nla_av_logprob(const struct nla_av *av, const struct nla_view *view, const struct nla_responses *r, double temperature,
 			  nt_tensor **entropy, struct nla_recompute *recompute, struct nla_err *err);
 
-/* The explanation in a response: false when there are no closed tags. An empty one is found with length 0. */
-bool nla_find_explanation(const char *response, const char **start, size_t *length);
+/* The explanation in a response of n bytes: false when there are no closed tags. An empty one is found with length 0. */
+bool nla_find_explanation(const char *response, size_t n, const char **start, size_t *length);
 
 #endif

@@ -91,10 +91,11 @@ static enum nla_status write_row(const struct nla_target *t, const struct waitin
 		row.text = text.buf;
 	}
 	for (int64_t j = 0; j < n_next; j++) {
+		struct nla_err unknown = NLA_ERR_INIT;
 		struct nla_str word = NLA_STR_INIT;
-		int32_t id = (int32_t)next[j];
-		if (!nla_tokenizer_decode(t->tok, &id, 1, false, &word, err))
-			nla_strs_push(&words, word.buf);
+		if (nla_tokenizer_piece(t->tok, (int32_t)next[j], &word, &unknown)) /* a padded vocabulary's id without text */
+			nla_str_add(&word, "\xef\xbf\xbd");
+		nla_strs_push(&words, word.buf);
 		nla_str_release(&word);
 	}
 	if (!err->status)

@@ -140,8 +140,9 @@ enum nla_status nla_contract_check(const struct nla_sidecar *meta, const struct 
 	if (meta->d_model != t->lm.arch.d_model)
 		return nla_fail(err, "'%s': d_model is %lld, the model's width is %lld", path, (long long)meta->d_model,
 				(long long)t->lm.arch.d_model);
-	if (meta->layer >= t->lm.arch.n_layers)
-		return nla_fail(err, "'%s': layer_index is %lld, the model has blocks 0 to %lld", path, (long long)meta->layer,
+	if (nla_sidecar_block(meta) >= t->lm.arch.n_layers)
+		return nla_fail(err, "'%s': %s is %lld, the model has blocks 0 to %lld", path,
+				meta->critic_layer >= 0 ? "critic.extraction_layer_index" : "layer_index", (long long)nla_sidecar_block(meta),
 				(long long)t->lm.arch.n_layers - 1);
 	if (meta->tokenizer_crc >= 0 && (uint32_t)meta->tokenizer_crc != nla_tokenizer_crc(t->tok))
 		return nla_fail(err, "'%s': was made with another tokenizer than '%s' (checksums %08x and %08x)", path, t->folder,
@@ -153,18 +154,18 @@ enum nla_status nla_contract_check(const struct nla_sidecar *meta, const struct 
 	return NLA_OK;
 }
 
-static int64_t block_of(const struct nla_sidecar *meta) { return meta->critic_layer >= 0 ? meta->critic_layer : meta->layer; }
-
 enum nla_status nla_contract_fits(const struct nla_sidecar *meta, const struct nla_target *t, const struct nla_sidecar *av,
 				  const struct nla_sidecar *ar, const char *path, struct nla_err *err)
 {
 	const struct nla_sidecar *with[] = { av, ar };
 	if (nla_contract_check(meta, t, path, err))
 		return err->status;
-	for (size_t i = 0; i < NLA_LEN(with); i++)
-		if (with[i] && block_of(meta) >= 0 && block_of(with[i]) >= 0 && block_of(meta) != block_of(with[i]))
-			return nla_fail(err, "'%s' is of block %lld, the %s of block %lld", path, (long long)block_of(meta), i ? "AR" : "AV",
-					(long long)block_of(with[i]));
+	for (size_t i = 0; i < NLA_LEN(with); i++) {
+		int64_t ours = nla_sidecar_block(meta), theirs = with[i] ? nla_sidecar_block(with[i]) : -1;
+		if (ours >= 0 && theirs >= 0 && ours != theirs)
+			return nla_fail(err, "'%s' is of block %lld, the %s of block %lld", path, (long long)ours, i ? "AR" : "AV",
+					(long long)theirs);
+	}
 	return NLA_OK;
 }
 

@@ -49,6 +49,9 @@ enum nla_status nla_weights_find(struct nla_weights *w, const char *folder, cons
 	w->adapter = holds(folder, "adapter_config.json") || holds(folder, "adapter_model.safetensors") ||
 		     holds(folder, "ar_lora_value_head.safetensors");
 	if (!w->adapter && nla_is_whole(folder)) {
+		if (asked && *asked && !nla_same_folder(asked, folder))
+			return nla_usage(err, "'%s' is a whole checkpoint itself: take '%s' out of av_base or ar_base, which say what an adapter stands on",
+					 folder, asked);
 		w->base = nla_strdup(folder);
 	} else if (asked && *asked) {
 		w->base = nla_strdup(asked);
@@ -84,15 +87,15 @@ void nla_weights_release(struct nla_weights *w)
 	memset(w, 0, sizeof(*w));
 }
 
+const char *const nla_beside[] = { "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
+				   "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", NULL };
+
 enum nla_status nla_copy_beside(const char *from, const char *to, const char *skip, struct nla_err *err)
 {
-	static const char *const files[] = { "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-					     "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-					     "chat_template.jinja" };
-	for (size_t i = 0; i < NLA_LEN(files) && !err->status; i++) {
-		char *in = nla_path_join(from, files[i]), *out = nla_path_join(to, files[i]);
+	for (const char *const *name = nla_beside; *name && !err->status; name++) {
+		char *in = nla_path_join(from, *name), *out = nla_path_join(to, *name);
 		struct nla_str bytes = NLA_STR_INIT;
-		if (!(skip && !strcmp(skip, files[i])) && nla_exists(in) && !nla_file_read(in, &bytes, err))
+		if (!(skip && !strcmp(skip, *name)) && nla_exists(in) && !nla_file_read(in, &bytes, err))
 			nla_file_write(out, bytes.buf, bytes.len, false, err);
 		nla_str_release(&bytes);
 		free(in);

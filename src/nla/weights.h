@@ -31,6 +31,7 @@ bool nla_is_whole(const char *folder);
 /* Two names of one folder that is there? */
 bool nla_same_folder(const char *a, const char *b);
 /* config.json, generation_config.json and whatever the tokenizer consists of, from one folder to another; skip: a name left out, or NULL. */
+extern const char *const nla_beside[]; /* their names; NULL behind the last */
 enum nla_status nla_copy_beside(const char *from, const char *to, const char *skip, struct nla_err *err);
 
 #endif

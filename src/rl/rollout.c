@@ -36,7 +36,7 @@ enum nla_status nla_rollout_read(const struct nla_av *av, const int32_t *ids, in
 	*failed = !stopped && truncated == NLA_TRUNCATED_FAIL ? NLA_ROW_TRUNCATED : NLA_ROW_OK;
 	if (decode_sampled(av->target->tok, ids, stopped ? n - 1 : n, &text, err))
 		goto out;
-	if (!nla_find_explanation(text.buf, &start, &length)) {
+	if (!nla_find_explanation(text.buf, text.len, &start, &length)) {
 		if (!*failed)
 			*failed = stopped ? NLA_ROW_NO_TAGS : NLA_ROW_TRUNCATED;
 	} else if (nla_tokenizer_encode(av->target->tok, start, length, &own, err)) {

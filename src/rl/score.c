@@ -18,13 +18,13 @@ static enum nla_status gather(const struct nla_ar *ar, char *const *explanation,
 			      struct nla_ar_texts *texts, struct nla_i64s *row, struct nla_err *err)
 {
 	for (int64_t i = 0; i < n; i++) {
-		bool too_long = false;
+		enum nla_ar_fit fit = NLA_AR_FITS;
 		size_t before = texts->ids.n;
 		if (failed[i])
 			continue;
-		if (nla_ar_encode(ar, explanation[i], strlen(explanation[i]), &texts->ids, &too_long, err))
+		if (nla_ar_encode(ar, explanation[i], strlen(explanation[i]), &texts->ids, &fit, err))
 			return err->status;
-		if (too_long) {
+		if (fit != NLA_AR_FITS) { /* what merges has no place of its own among the causes */
 			failed[i] = NLA_ROW_OVER_LONG;
 			texts->ids.n = before;
 			continue;

@@ -22,7 +22,7 @@ struct nla_score {
 	float *mse, *cosine, *fve, *fve_meannorm; /* [n] */
 };
 
-/* Turns rows whose AR prompt is over-long or whose score is not finite into failures. */
+/* Turns rows whose AR prompt does not fit or whose score is not finite into failures. */
 enum nla_status nla_score(const struct nla_ar *ar, const struct nla_view *view, struct nla_rollout *rollout, const struct nla_baselines *base,
 			  double fail_mse, struct nla_score *out, struct nla_err *err);
 /* Given texts: explanation[i] (NULL: failed already) against v [n, D]. */

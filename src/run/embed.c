@@ -84,11 +84,13 @@ int nla_reconstruct(struct nla *nla, const char *text, float *v_hat, const float
 	struct nla_err err = NLA_ERR_INIT;
 	struct nla_view view = nla_ar_view(&nla->ar);
 	struct nla_ar_texts texts;
-	bool too_long = false;
+	enum nla_ar_fit fit = NLA_AR_FITS;
 	float mse = 0, *zero = nla_alloc((size_t)nla_width(nla), sizeof(*zero));
 	nla_ar_texts_start(&texts);
-	if (!nla_ar_encode(&nla->ar, text, strlen(text), &texts.ids, &too_long, &err) && too_long)
-		nla_fail(&err, "the text is longer than the %d tokens the reconstructor reads", NLA_AR_MAX_IDS);
+	if (!nla_ar_encode(&nla->ar, text, strlen(text), &texts.ids, &fit, &err) && fit == NLA_AR_TOO_LONG)
+		nla_fail(&err, "the text and its template are longer than the %lld tokens the reconstructor reads", (long long)nla_ar_max_ids(&nla->ar));
+	else if (!err.status && fit == NLA_AR_MERGES)
+		nla_fail(&err, "the text's end merges with the template behind it: the prompt does not end in critic_suffix_ids");
 	nla_i64s_push(&texts.offset, (int64_t)texts.ids.n);
 	if (!err.status && !nla_ar_score(&nla->ar, &view, &texts, v ? v : zero, NLA_AR_MAX_IDS, &mse, v_hat, &err) && v && cosine)
 		*cosine = 1 - mse / 2.0;

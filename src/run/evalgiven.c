@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/utf8.h"
 
 /* Ids of a whole response as generation would have emitted them: the end-of-turn token follows unless the text ends in a stop token. */
 static enum nla_status response_ids(const struct nla_av *av, const char *text, struct nla_i32s *ids, struct nla_err *err)
@@ -19,13 +20,8 @@ static enum nla_status response_ids(const struct nla_av *av, const char *text, s
 static enum nla_status take_explanation(const struct nla_av *av, struct nla_eval_row *row, const char *text, struct nla_err *err)
 {
 	struct nla_i32s ids = { 0 };
-	size_t n = strlen(text);
-	while (n && strchr(" \t\r\n", text[n - 1]))
-		n--;
-	while (n && strchr(" \t\r\n", *text)) {
-		text++;
-		n--;
-	}
+	size_t n;
+	text = nla_utf8_strip(text, strlen(text), &n);
 	row->explanation = nla_strndup(text, n);
 	row->failed = n ? NLA_ROW_OK : NLA_ROW_EMPTY;
 	if (!nla_tokenizer_encode(av->target->tok, text, n, &ids, err))

@@ -1,5 +1,7 @@
 #include "run/export.h"
 
+#include <dirent.h>
+#include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,11 +48,11 @@ static enum nla_status describe(struct export *x, const struct nla_config *cfg, 
 		return nla_usage(err, "'out' is '%s', whose weights are exported: give another --out", out);
 	if (nla_arch_read(&x->arch, x->source, err))
 		return err->status;
-	int64_t layer = x->meta.critic_layer >= 0 ? x->meta.critic_layer : x->meta.layer;
-	x->depth = is_ar && layer >= 0 ? layer + 1 : x->arch.n_layers;
+	int64_t block = nla_sidecar_block(&x->meta);
+	x->depth = is_ar && block >= 0 ? block + 1 : x->arch.n_layers;
 	if (x->depth > x->arch.n_layers)
 		return nla_fail(err, "'%s' has %lld blocks, the AR of block %lld needs %lld", x->source, (long long)x->arch.n_layers,
-				(long long)layer, (long long)x->depth);
+				(long long)block, (long long)x->depth);
 	if (x->weights.adapter && nla_adapter_load(&x->adapter, &x->arch, x->depth, folder, NT_CPU, err))
 		return err->status;
 	if (is_ar)
@@ -88,6 +90,35 @@ static enum nla_status list_tensors(struct export *x, struct nla_err *err)
 		x->n++;
 	}
 	return NLA_OK;
+}
+
+static enum nla_status need(const struct export *x, const char *name, struct nla_err *err)
+{
+	return nla_st_find(&x->in, name) ? NLA_OK : nla_fail(err, "cannot export '%s': tensor '%s' is missing", x->in.path, name);
+}
+
+/* Nothing of the architecture may be missing: who loads the export would fail, or worse, draw it at random. */
+static enum nla_status check_complete(const struct export *x, struct nla_err *err)
+{
+	const struct nla_arch *a = &x->arch;
+	const struct {
+		const char *name;
+		bool has;
+	} parts[] = { { "input_layernorm.weight", true }, { "post_attention_layernorm.weight", true }, { "self_attn.q_proj.weight", true },
+		      { "self_attn.k_proj.weight", true }, { "self_attn.v_proj.weight", true }, { "self_attn.o_proj.weight", true },
+		      { "mlp.gate_proj.weight", true }, { "mlp.up_proj.weight", true }, { "mlp.down_proj.weight", true },
+		      { "self_attn.q_proj.bias", a->qkv_bias }, { "self_attn.k_proj.bias", a->qkv_bias }, { "self_attn.v_proj.bias", a->qkv_bias },
+		      { "self_attn.q_norm.weight", a->qk_norm }, { "self_attn.k_norm.weight", a->qk_norm } };
+	for (int64_t l = 0; l < x->depth && !err->status; l++)
+		for (size_t i = 0; i < NLA_LEN(parts) && !err->status; i++) {
+			char *name = nla_format("model.layers.%lld.%s", (long long)l, parts[i].name);
+			if (parts[i].has)
+				need(x, name, err);
+			free(name);
+		}
+	if (err->status || need(x, "model.embed_tokens.weight", err) || ((!x->head || x->meta.final_norm) && need(x, "model.norm.weight", err)))
+		return err->status;
+	return x->head || a->tied ? NLA_OK : need(x, "lm_head.weight", err);
 }
 
 /* The name of a projection that the adapter changes, as files have it. */
@@ -259,15 +290,27 @@ static enum nla_status write_ar_meta(const struct export *x, const char *out, st
 	return err->status;
 }
 
+static void remove_one(const char *folder, const char *name)
+{
+	char *path = nla_path_join(folder, name);
+	unlink(path);
+	free(path);
+}
+
 /* An earlier export's files that ours need not replace, and a reader would take for ours. */
 static void clear(const char *out)
 {
 	static const char *const files[] = { "nla_meta.yaml", "model.safetensors.index.json", "model.safetensors", "ar_meta.json", "value_head.safetensors" };
-	for (size_t i = 0; i < NLA_LEN(files); i++) {
-		char *path = nla_path_join(out, files[i]);
-		unlink(path);
-		free(path);
-	}
+	for (size_t i = 0; i < NLA_LEN(files); i++)
+		remove_one(out, files[i]);
+	for (const char *const *name = nla_beside; *name; name++)
+		remove_one(out, *name);
+	DIR *dir = opendir(out);
+	for (const struct dirent *e; dir && (e = readdir(dir));)
+		if (!fnmatch("model-[0-9]*-of-[0-9]*.safetensors", e->d_name, 0))
+			remove_one(out, e->d_name);
+	if (dir)
+		closedir(dir);
 }
 
 /* The sidecar last: a folder without one is no AV or AR yet. */
@@ -280,7 +323,7 @@ static enum nla_status write_all(struct export *x, const struct nla_config *cfg,
 	x->meta.base_folder = NULL;
 	if (x->head)
 		x->meta.critic_layer = x->depth - 1;
-	if (list_tensors(x, err) || check_projections(x, err) || nla_mkdirs(out, err))
+	if (list_tensors(x, err) || check_complete(x, err) || check_projections(x, err) || nla_mkdirs(out, err))
 		return err->status;
 	if (cfg->overwrite)
 		clear(out);

@@ -85,11 +85,12 @@ static enum nla_status make_plan(struct nla_sft *s, int64_t room, struct nla_err
 	const struct nla_lm *lm = &s->target.lm;
 	struct nla_i32s empty = { 0 };
 	struct nla_plan plan;
-	bool ar = cfg->sft.role == NLA_ROLE_AR, too_long;
+	bool ar = cfg->sft.role == NLA_ROLE_AR;
+	enum nla_ar_fit fit;
 	int64_t longest = 1;
 	s->micro_batch = cfg->update.micro_batch;
 	s->recompute = cfg->update.recompute == NLA_RECOMPUTE_TRUE;
-	if (cfg->sft.role == NLA_ROLE_LM || (ar && nla_ar_encode(&s->ar, "", 0, &empty, &too_long, err)))
+	if (cfg->sft.role == NLA_ROLE_LM || (ar && nla_ar_encode(&s->ar, "", 0, &empty, &fit, err)))
 		return err->status;
 	for (int64_t i = 0; i < s->set.n; i++)
 		longest = NLA_MAX(longest, (int64_t)s->responses[i].n);
@@ -143,7 +144,7 @@ enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, st
 		return err->status;
 	if (lm && s->target.lm.mapped)
 		return nla_fail(err, "role lm trains every weight, and '%s' does not fit this machine's memory for that", cfg->model);
-	if (open_role(s, &spec, err) || open_params(s, err) || nla_folder_open(&s->folder, cfg, cfg->sft.schedule == NLA_SCHEDULE_COSINE, err))
+	if (open_role(s, &spec, err) || nla_sft_leave_out(s, err) || open_params(s, err) || nla_folder_open(&s->folder, cfg, cfg->sft.schedule == NLA_SCHEDULE_COSINE, err))
 		return err->status;
 	nla_cursor_init(&s->cursor, (uint64_t)cfg->seed, s->split.n_train);
 	s->state.rows = s->split.n_train;

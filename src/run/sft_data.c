@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/progress.h"
 #include "base/rng.h"
 #include "data/corpus.h"
 #include "run/sft_impl.h"
@@ -104,6 +105,53 @@ static enum nla_status load_rows(struct nla_sft *s, struct nla_err *err)
 		if (err->status)
 			return err->status;
 	}
+	return NLA_OK;
+}
+
+/* Of a row: can the model read it? */
+static enum nla_status row_fits(const struct nla_sft *s, int64_t row, enum nla_ar_fit *fit, struct nla_err *err)
+{
+	const char *e = s->set.rows[row].explanation;
+	struct nla_i32s ids = { 0 };
+	if (s->cfg->sft.role == NLA_ROLE_AV) /* the last token predicts nothing */
+		*fit = (int64_t)(s->av.prompt.n + s->responses[row].n) - 1 > nt_size(nla_av_lm(&s->av)->cos, 0) ? NLA_AR_TOO_LONG : NLA_AR_FITS;
+	else
+		nla_ar_encode(&s->ar, e, strlen(e), &ids, fit, err);
+	nla_i32s_release(&ids);
+	return err->status;
+}
+
+/* Keeps of rows[0..*n) those that fit; counts the others by why. */
+static enum nla_status keep_fitting(const struct nla_sft *s, int64_t *rows, int64_t *n, int64_t *left_out, struct nla_err *err)
+{
+	int64_t kept = 0;
+	for (int64_t i = 0; i < *n; i++) {
+		enum nla_ar_fit fit = NLA_AR_FITS;
+		if (row_fits(s, rows[i], &fit, err))
+			return err->status;
+		if (fit == NLA_AR_FITS)
+			rows[kept++] = rows[i];
+		else
+			left_out[fit]++;
+	}
+	*n = kept;
+	return NLA_OK;
+}
+
+enum nla_status nla_sft_leave_out(struct nla_sft *s, struct nla_err *err)
+{
+	int64_t left_out[NLA_AR_MERGES + 1] = { 0 }, *longer = &left_out[NLA_AR_TOO_LONG], *merge = &left_out[NLA_AR_MERGES];
+	if (s->cfg->sft.role == NLA_ROLE_LM)
+		return NLA_OK;
+	int64_t limit = s->cfg->sft.role == NLA_ROLE_AV ? nt_size(nla_av_lm(&s->av)->cos, 0) : nla_ar_max_ids(&s->ar);
+	if (keep_fitting(s, s->split.train, &s->split.n_train, left_out, err) || keep_fitting(s, s->split.held, &s->split.n_held, left_out, err))
+		return err->status;
+	if (*longer || *merge)
+		nla_say("%lld rows left out: %lld are longer than the %lld tokens the model reads, %lld merge with the AR template's end",
+			(long long)(*longer + *merge), (long long)*longer, (long long)limit, (long long)*merge);
+	if (!s->split.n_train || (s->cfg->sft.held_out > 0 && !s->split.n_held))
+		return nla_fail(err, "'%s': no row%s has an explanation that the model can read", s->set.path,
+				s->split.n_train ? " that is held out" : "");
 	return NLA_OK;
 }
 

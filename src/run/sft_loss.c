@@ -70,9 +70,8 @@ static nt_tensor *ar_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 	nla_ar_texts_start(&texts);
 	for (int64_t i = 0; i < n && !err->status; i++) {
 		const char *e = s->set.rows[rows[i]].explanation;
-		bool too_long = false;
-		if (!nla_ar_encode(&s->ar, e, strlen(e), &texts.ids, &too_long, err) && too_long)
-			nla_fail(err, "'%s': the explanation of row %lld is longer than the AR reads", s->set.path, (long long)rows[i]);
+		enum nla_ar_fit fit; /* those that do not were left out */
+		nla_ar_encode(&s->ar, e, strlen(e), &texts.ids, &fit, err);
 		nla_i64s_push(&texts.offset, (int64_t)texts.ids.n);
 	}
 	if (!err->status && !nla_actset_vectors(&s->set, rows, (size_t)n, v, err)) {

@@ -66,7 +66,8 @@ static enum nla_status update_ar(struct nla_train *t, struct nla_step *s, struct
 	struct nla_ar_texts texts;
 	struct nla_f32s v = { 0 };
 	double norm;
-	bool skipped = false, too_long = false;
+	bool skipped = false;
+	enum nla_ar_fit fit; /* those that do not have failed */
 	struct nla_update_cfg u = { .lr = t->cfg->ar_update.lr, .grad_clip = t->cfg->update.grad_clip,
 				    .micro_batch = t->plan.micro_batch, .recompute = t->plan.recompute };
 	nla_ar_texts_start(&texts);
@@ -74,7 +75,7 @@ static enum nla_status update_ar(struct nla_train *t, struct nla_step *s, struct
 		if (s->rollout.failed[i])
 			continue;
 		const char *e = s->rollout.explanation[i];
-		nla_ar_encode(&t->ar, e, strlen(e), &texts.ids, &too_long, err);
+		nla_ar_encode(&t->ar, e, strlen(e), &texts.ids, &fit, err);
 		nla_i64s_push(&texts.offset, (int64_t)texts.ids.n);
 		nla_f32s_append(&v, s->v + s->rollout.prompt_of[i] * t->set.d, (size_t)t->set.d);
 	}

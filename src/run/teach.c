@@ -96,7 +96,7 @@ enum nla_unfit nla_teach_clean(const char *answer, bool stopped, char **out)
 {
 	const char *start = answer;
 	size_t length = strlen(answer);
-	bool whole = nla_find_explanation(answer, &start, &length) || stopped;
+	bool whole = nla_find_explanation(answer, length, &start, &length) || stopped;
 	if (start == answer) {
 		while (isspace((unsigned char)*start))
 			start++;

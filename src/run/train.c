@@ -67,8 +67,8 @@ struct nla_plan_in nla_train_sizes(const struct nla_train *t)
 static enum nla_status make_plan(struct nla_train *t, struct nla_err *err)
 {
 	struct nla_i32s ids = { 0 };
-	bool too_long;
-	if (!nla_ar_encode(&t->ar, "", 0, &ids, &too_long, err)) {
+	enum nla_ar_fit fit;
+	if (!nla_ar_encode(&t->ar, "", 0, &ids, &fit, err)) {
 		t->ar_tokens = (int64_t)ids.n;
 		struct nla_plan_in in = nla_train_sizes(t), before = in;
 		before.micro_batch = t->state.micro_batch;

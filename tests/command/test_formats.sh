@@ -161,3 +161,16 @@ assert len(v) == len(w) == 23 and far == 0, f"{far} numbers differ by more than 
 END
 refused 1 "gave no row: its 24 texts are empty or longer than extract.max_tokens = 2 tokens" nla-extract --model "$model" --corpus slim \
 	--extract.meta slim --extract.at last --extract.max_tokens 2 --out none
+
+# ---- a sentencepiece tokenizer's likeliest next words keep their space ----
+mkdir piece && cp "$SOURCE_DIR"/tests/data/tokenizer/llama2/tokenizer.* piece && cp "$SOURCE_DIR/tests/data/families/llama2/config.json" piece
+tool set piece/config.json vocab_size 700
+echo '{"text": "the work of the license and the work of the other"}' >words.jsonl
+ok nla-sft --role lm --model piece --chat.format llama2 --sft.init true --dtype fp32 --sft.corpus words.jsonl --sft.held_out 0 --steps 1 --batch 1 --out piece-lm
+ok nla-extract --model piece-lm/checkpoints/latest/model --chat.format llama2 --corpus words.jsonl --extract.layer 0 --extract.per_doc 4 --extract.min_position 2 \
+	--extract.next 100 --templates.marker x --out piece-set
+gzip -dc piece-set/rows.jsonl.gz | python3 -c '
+import json, sys
+words = [word for line in sys.stdin for word in json.loads(line)["next"]]
+spaced = [word for word in words if word.startswith(" ") and word.strip()]
+assert len(words) >= 100 and len(spaced) > len(words) / 10, f"{len(spaced)} of {len(words)} next words begin with a space"' || fail "the space of next words"

@@ -50,12 +50,18 @@ bad[5, 1] = np.nan
 pq.write_table(table.set_column(2, "activation_vector", pa.array(list(bad), pa.list_(pa.float32()))), "nan.parquet")
 ar = [f"Text: {r['explanation']}\nVector:" for r in rows]
 pq.write_table(table.set_column(0, "prompt", pa.array(ar)).drop_columns(["response"]), "ar.parquet", row_group_size=7)
+pq.write_table(table.drop_columns(["doc_id", "n_raw_tokens"]), "plain.parquet")
+pq.write_table(table.drop_columns(["doc_id", "n_raw_tokens"]), "other.parquet")
+api = [" the fox\n", "", "  ", None] + ["x"] * (n - 4)
+pq.write_table(table.drop_columns(["prompt"]).set_column(0, "response", pa.array(["<explanation> \n</explanation>"] * n)).append_column("api_explanation", pa.array(api)),
+               "api.parquet")
+pq.write_table(table.set_column(4, "activation_layer", pa.array([2] * 9 + [3] * (n - 9), pa.int64())), "layers.parquet")
 meta = yaml.safe_load(open(f"{sys.argv[1]}/nla_meta.yaml"))
 tokens = {k: meta["tokens"][k] for k in ("injection_char", "injection_token_id", "injection_left_neighbor_id", "injection_right_neighbor_id", "critic_suffix_ids")}
 sidecar = {"dataset_id": "test", "stage": "av_sft", "row_count": n, "kind": "nla_dataset", "schema_version": 1, "keep_debug_metadata": True,
            "extraction": {"base_model": "tiny/model", "d_model": 48, "layer_index": 2, "norm": "none"}, "tokens": tokens,
            "prompt_templates": {"actor": sys.argv[2], "critic": meta["prompt_templates"]["ar"]}, "created_at": "2026-01-01", "created_by": "test"}
-for name in ("set", "slim", "nothing", "narrow", "ragged", "words", "nan", "ar"):
+for name in ("set", "slim", "nothing", "narrow", "ragged", "words", "nan", "ar", "plain", "other", "api", "layers"):
     yaml.safe_dump(sidecar, open(f"{name}.parquet.nla_meta.yaml", "w"), allow_unicode=True, sort_keys=False)
 END
 equal_tables() { # A B [COLUMN ...]: the same values, row by row, in these columns or all
@@ -84,6 +90,16 @@ assert "explanation" not in av[3] and av[4]["explanation"] == ar[4]["explanation
 assert all(row["explanation"] in "ab" for row in ar), "the AR template was not taken off"
 END
 imported set.parquet set.parquet half --dtype bf16
+imported plain.parquet other.parquet plain
+imported api.parquet api
+python - <<'END'
+import gzip, json
+plain, api = ([json.loads(line) for line in gzip.open(f"{name}/rows.jsonl.gz", "rt")] for name in ("plain", "api"))
+assert len({row["doc_id"] for row in plain}) == len(plain) and plain[0]["doc_id"] == "plain-0", plain[0]["doc_id"]
+assert plain[-1]["doc_id"].startswith("other-") and not any("n_raw_tokens" in row for row in plain), "a count that nobody made"
+assert api[0]["explanation"] == "the fox" and not any("explanation" in row for row in api[1:4]) and api[4]["explanation"] == "x", api[:5]
+END
+ok nla-eval --model "$tiny/model" --av "$tiny/av" --ar "$tiny/ar" --data plain --max-new-tokens 4 --rows 4 --out plain-eval
 
 # our programs read what was imported; the stored baselines are theirs
 ok nla-eval --model "$tiny/model" --av "$tiny/av" --ar "$tiny/ar" --data set --max-new-tokens 4 --rows 0 --out eval
@@ -124,6 +140,15 @@ not_imported "'slim.parquet' has no column 'activation_vector', which 'set.parqu
 cp set.parquet meta.parquet && echo '[' >meta.parquet.nla_meta.yaml
 not_imported "cannot read 'meta.parquet.nla_meta.yaml'" meta.parquet no
 not_imported "cannot read 'nowhere/nla_meta.yaml'" --export nowhere no.parquet
+not_imported "'layers.parquet': column 'activation_layer' holds 3, its sidecar says block 2" layers.parquet no
+for what in 'block layer_index:.2 layer_index:.1' 'tokens injection_token_id:.* injection_token_id:.5' 'templates critic:.* critic:.x{explanation}y'; do
+	set -- $what
+	cp set.parquet second.parquet && sed "s/$2/$3/; s/:\./: /" set.parquet.nla_meta.yaml >second.parquet.nla_meta.yaml
+	not_imported "'second.parquet.nla_meta.yaml' has other $1 than 'set.parquet.nla_meta.yaml': import them one by one" set.parquet second.parquet no
+done
+import --export set back.parquet
+[ "$code" -eq 1 ] && grep -q "'back.parquet' is there already" stderr || fail "an export replaced a file"
+equal_tables set.parquet back.parquet
 cp -R set bad && tool clip bad/rows.jsonl.gz 20
 not_imported "cannot export 'bad'" --export bad no.parquet
 import set.parquet set

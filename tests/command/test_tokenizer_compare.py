@@ -4,7 +4,7 @@
 
 TOK_IDS is the built tests/tools/tok_ids (default: BUILD_DIR/tests/tok_ids); FOLDER holds tokenizer.json (default:
 NLA_SHARED/qwen3, NLA_SHARED defaulting to the folder `shared` beside the repository). Needs the reference python
-(NLA_REFERENCE_PYTHON or REFERENCE_PYTHON, default ~/.cache/nla/reference/bin/python) and exits 77 without it or the folder.
+(NLA_REFERENCE, which scripts/setup.sh exports, or REFERENCE_PYTHON; default ~/.cache/nla/reference/bin/python) and exits 77 without it or the folder.
 """
 import os
 import pathlib
@@ -17,7 +17,7 @@ import unicodedata
 SKIP = 77
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 SHARED = pathlib.Path(os.environ.get("NLA_SHARED") or REPOSITORY.parent / "shared")
-PYTHON = (os.environ.get("NLA_REFERENCE_PYTHON") or os.environ.get("REFERENCE_PYTHON")
+PYTHON = (os.environ.get("NLA_REFERENCE") or os.environ.get("REFERENCE_PYTHON")
           or os.path.expanduser("~/.cache/nla/reference/bin/python"))
 
 # Text of this Debian: Python's library and its documentation, licences, locale data, C headers, the repository itself.

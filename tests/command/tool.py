@@ -8,6 +8,7 @@ tool.py golden-set SET OUT            a copy of SET that holds the golden vector
 tool.py get FILE KEY                  the value at a dotted key of a JSON file
 tool.py set FILE KEY JSON             change it
 tool.py drop-key FILE KEY             take it out
+tool.py lengthen SET COUNT TEXT       give the first rows another explanation
 tool.py unexplain SET                 take the explanations out
 tool.py lines A B [KEY ...]           two metrics.jsonl say the same but for timings (and the keys named)
 tool.py vector FILE WIDTH             one tensor of that many numbers
@@ -72,6 +73,13 @@ def explain(folder):
     rows = read_rows(folder)
     for number, row in enumerate(rows):
         row["explanation"] = "ab"[number % 2]
+    write_rows(folder, rows)
+
+
+def lengthen(folder, count, text):
+    rows = read_rows(folder)
+    for row in rows[:int(count)]:
+        row["explanation"] = text
     write_rows(folder, rows)
 
 
@@ -271,7 +279,7 @@ def lines(a, b, *keys):
             assert TIMINGS.search(key) or one[key] == other[key], f"step {one['step']}: {key} is {one[key]} and {other[key]}"
 
 
-JOBS = {"corpus": corpus, "golden": golden, "explain": explain, "unexplain": unexplain, "golden-set": golden_set, "get": get,
+JOBS = {"corpus": corpus, "golden": golden, "explain": explain, "lengthen": lengthen, "unexplain": unexplain, "golden-set": golden_set, "get": get,
         "set": put, "drop-key": drop_key, "lines": lines, "vector": vector, "tensors": tensors, "equal": equal, "edit": edit,
         "nano": nano, "rekey": rekey, "near": near, "retype": retype, "clip": clip, "interrupt": interrupt}
 

@@ -25,11 +25,11 @@ static void test_encode(void **state)
 	cJSON *json = golden_json(&text);
 	const int64_t *offset = golden_i64(t, "ar.offsets", M + 1), *want = golden_i64(t, "ar.ids", (size_t)offset[M]);
 	struct nla_i32s ids = { 0 };
-	bool too_long = true;
+	enum nla_ar_fit fit = NLA_AR_MERGES;
 	for (int i = 0; i < M; i++, text = text->next) {
 		size_t before = ids.n;
-		assert_ok(nla_ar_encode(&t->ar, text->valuestring, strlen(text->valuestring), &ids, &too_long, &err));
-		assert_false(too_long);
+		assert_ok(nla_ar_encode(&t->ar, text->valuestring, strlen(text->valuestring), &ids, &fit, &err));
+		assert_int_equal(fit, NLA_AR_FITS);
 		assert_int_equal(before, offset[i]);
 		assert_int_equal(ids.n, offset[i + 1]);
 	}
@@ -46,28 +46,34 @@ static char *digits(size_t n) /* one token each */
 	return s;
 }
 
-/* 1024 ids pass, 1025 are too long: told, not cut. */
+/* As many ids as the model has positions pass, one more is too long: told, not cut. White space around a text is none of it. */
 static void test_too_long(void **state)
 {
 	struct tiny *t = *state;
 	struct nla_i32s ids = { 0 };
-	bool too_long;
+	enum nla_ar_fit fit;
 	char *one = digits(1);
-	assert_ok(nla_ar_encode(&t->ar, one, 1, &ids, &too_long, &err));
+	assert_ok(nla_ar_encode(&t->ar, one, 1, &ids, &fit, &err));
 	size_t around = ids.n - 1;
-	char *most = digits(NLA_AR_MAX_IDS - around), *more = digits(NLA_AR_MAX_IDS - around + 1);
+	size_t limit = (size_t)nla_ar_max_ids(&t->ar);
+	assert_int_equal(limit, 512);
+	char *most = digits(limit - around), *more = digits(limit - around + 1), *spaced = nla_format(" \n%s\t\xc2\xa0", most);
 	ids.n = 0;
-	assert_ok(nla_ar_encode(&t->ar, most, strlen(most), &ids, &too_long, &err));
-	assert_int_equal(ids.n, NLA_AR_MAX_IDS);
-	assert_false(too_long);
+	assert_ok(nla_ar_encode(&t->ar, most, strlen(most), &ids, &fit, &err));
+	assert_int_equal(ids.n, limit);
+	assert_int_equal(fit, NLA_AR_FITS);
 	ids.n = 0;
-	assert_ok(nla_ar_encode(&t->ar, more, strlen(more), &ids, &too_long, &err));
-	assert_int_equal(ids.n, NLA_AR_MAX_IDS + 1);
-	assert_true(too_long);
+	assert_ok(nla_ar_encode(&t->ar, spaced, strlen(spaced), &ids, &fit, &err));
+	assert_int_equal(ids.n, limit);
+	ids.n = 0;
+	assert_ok(nla_ar_encode(&t->ar, more, strlen(more), &ids, &fit, &err));
+	assert_int_equal(ids.n, limit + 1);
+	assert_int_equal(fit, NLA_AR_TOO_LONG);
 	nla_i32s_release(&ids);
 	free(one);
 	free(most);
 	free(more);
+	free(spaced);
 }
 
 /* The closing ids are checked against the live tokenizer at load, and at every prompt. */
@@ -77,19 +83,20 @@ static void test_suffix(void **state)
 	struct nla_sidecar meta;
 	struct nla_ar ar;
 	struct nla_i32s ids = { 0 };
-	bool too_long;
+	enum nla_ar_fit fit;
 	nla_sidecar_init(&meta);
 	nla_sidecar_copy(&meta, &t->ar.meta);
 	meta.suffix.data[meta.suffix.n - 1] = 26;
 	assert_fails(nla_ar_new(&ar, &t->target, &meta, &err), "ends in ids 336 296 25, critic_suffix_ids says 336 296 26");
 	nla_sidecar_copy(&meta, &t->ar.meta);
-	meta.critic_layer = K + 1;
-	assert_fails(nla_ar_new(&ar, &t->target, &meta, &err), "extraction_layer_index is 3, extraction.layer_index is 2");
+	meta.critic_layer = BLOCKS; /* the critic's own word alone, as kitft's sidecars have it */
+	meta.layer = -1;
+	assert_fails(nla_ar_new(&ar, &t->target, &meta, &err), "critic.extraction_layer_index is 5, the model has blocks 0 to 4");
 	nla_sidecar_release(&meta);
 	t->ar.meta.suffix.data[0]++;
-	too_long = false; /* a text that merges with the template's end is a failed row, not the end of the run */
-	assert_ok(nla_ar_encode(&t->ar, "fox", 3, &ids, &too_long, &err));
-	assert_true(too_long);
+	/* a text that merges with the template's end is a failed row, not the end of the run */
+	assert_ok(nla_ar_encode(&t->ar, "fox", 3, &ids, &fit, &err));
+	assert_int_equal(fit, NLA_AR_MERGES);
 	nla_i32s_release(&ids);
 	assert_fails(nla_ar_open(&ar, &t->target, TINY "/av", &err), "role is 'av', want an AR");
 }

@@ -57,6 +57,7 @@ static void test_contract(void **state)
 	assert_fails(reopen(t, &meta), "d_model is 64, the model's width is 48");
 	nla_sidecar_copy(&meta, &t->av.meta);
 	meta.layer = BLOCKS;
+	meta.critic_layer = -1;
 	assert_fails(reopen(t, &meta), "layer_index is 5, the model has blocks 0 to 4");
 	nla_sidecar_release(&meta);
 }
@@ -319,6 +320,8 @@ static void test_find_explanation(void **state)
 		{ "<explanation>one</explanation><explanation>two</explanation>", "one" },
 		{ "<explanation> \n\t </explanation>", "" },
 		{ "<explanation></explanation>", "" },
+		{ "<explanation>\v\f\xc2\xa0\x1c fox\xe3\x80\x80\xe2\x80\xa8\x85</explanation>", "fox\xe3\x80\x80\xe2\x80\xa8\x85" }, /* 0x85 alone is no text */
+		{ "<explanation>\xc2\xa0 fox \xc2\x85\xe3\x80\x80</explanation>", "fox" },
 		{ "<explanation>never closed", NULL },
 		{ "</explanation>backwards<explanation>", NULL },
 		{ "no tags", NULL },
@@ -328,12 +331,17 @@ static void test_find_explanation(void **state)
 	for (size_t i = 0; i < NLA_LEN(cases); i++) {
 		const char *start = NULL, *want = cases[i].explanation;
 		size_t length = 0;
-		assert_int_equal(nla_find_explanation(cases[i].response, &start, &length), want != NULL);
+		assert_int_equal(nla_find_explanation(cases[i].response, strlen(cases[i].response), &start, &length), want != NULL);
 		if (!want)
 			continue;
 		assert_int_equal(length, strlen(want));
 		assert_memory_equal(start, want, length);
 	}
+	const char nul[] = "a\0b<explanation> a\0b </explanation>", *start;
+	size_t length;
+	assert_true(nla_find_explanation(nul, sizeof(nul) - 1, &start, &length));
+	assert_int_equal(length, 3);
+	assert_memory_equal(start, "a\0b", 3);
 }
 
 int main(void)

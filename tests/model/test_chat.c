@@ -142,7 +142,9 @@ static void test_override(void **state)
 		const cJSON *item = cJSON_GetArrayItem(json, i);
 		const char *name = nla_json_at(item, "name")->valuestring;
 
-		write_template(nla_json_at(item, "template")->valuestring, NULL, true);
+		const cJSON *bos = nla_json_at(item, "bos_token");
+
+		write_template(nla_json_at(item, "template")->valuestring, bos ? bos->valuestring : NULL, true);
 		if (!strcmp(name, "qwen2.5"))
 			expect_prompt(scratch, small, &no_system, "<|im_start|>user\n Hi<|im_end|>\n<|im_start|>assistant\n");
 		if (!strcmp(name, "llama3.2"))
@@ -220,13 +222,68 @@ static void expect_error(const struct nla_tokenizer *tok, const struct nla_chat_
 #define TURNS "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
 #define OPEN "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 #define HEADER "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n\\n' + m['content'] + '<|eot_id|>' }}"
+#define CHATML(END) "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + " END " }}{% endfor %}" OPEN
+#define HEADERS(END) "{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n\\n' + m['content'] + " END \
+	" }}{% endfor %}" HEADER_OPEN
+#define CHANGED "changes a message in another way than to strip it; set 'chat.format'"
+#define ANOTHER_TURN "prints a turn in another way; set 'chat.format'"
 #define HEADER_OPEN "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
+
+struct untold {
+	const char *template, *message;
+};
+
+static void check_untold(const struct nla_tokenizer *tok, const struct untold *bad, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		for (int beside = 0; beside < 2; beside++) {
+			write_template(bad[i].template, NULL, beside);
+			expect_error(tok, &automatic, bad[i].message);
+		}
+}
+
+/* A user's turn that is not the format's, letter by letter. */
+static void test_other_turns(void **state)
+{
+	static const struct untold bad[] = {
+		{ CHATML("'<|im_end|>'"), "it has the tokens of ChatML, but " ANOTHER_TURN },
+		{ CHATML("'<|im_end|>' + eos_token"), ANOTHER_TURN },
+		{ CHATML("'<|im_end|>' + eos_token + '\\n'"), ANOTHER_TURN },
+		{ CHATML("'<|im_end|>\\n' + eos_token"), ANOTHER_TURN },
+		{ CHATML("'<|im_end|>\\n\\n'"), ANOTHER_TURN },
+		{ CHATML("'<|im_end|>' + ('\\n' if not loop.last else '')"), ANOTHER_TURN },
+		{ CHATML("'\\n<|im_end|>\\n'"), ANOTHER_TURN },
+		{ CHATML("'<|im_end|>' }}{% if not loop.last %}{{ '\\n' }}{% endif %}{{ ''"), ANOTHER_TURN },
+		{ "{% for m in messages %}\n{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}\n{% endfor %}\n" OPEN, ANOTHER_TURN },
+		{ "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ':\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}" OPEN, ANOTHER_TURN },
+		{ "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\nQ: ' + m['content'] + '<|im_end|>\\n' }}{% endfor %}" OPEN, ANOTHER_TURN },
+		{ "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
+		  "{% else %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' }}{% endif %}{% endfor %}" OPEN, ANOTHER_TURN },
+		{ "{% for m in messages %}\n  {{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}" OPEN, ANOTHER_TURN },
+		{ "{% for m in messages %}{{ today }}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}" OPEN, ANOTHER_TURN },
+		{ "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.role + m.content + '<|im_end|>\\n' }}{% endfor %}" OPEN, ANOTHER_TURN },
+		{ "{% for m in messages %}{{ ('<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n') | trim }}{% endfor %}" OPEN, ANOTHER_TURN },
+		{ "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content.lstrip() + '<|im_end|>\\n' }}{% endfor %}" OPEN, CHANGED },
+		{ "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m['content'] | upper + '<|im_end|>\\n' }}{% endfor %}" OPEN, CHANGED },
+		{ "{% for m in messages %}{{ '<|im_start|>' + m.role | capitalize + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}" OPEN, CHANGED },
+		{ "{% set content = m.content | trim | lower %}" TURNS OPEN, CHANGED },
+		{ HEADERS("'<|eot_id|>\\n'"), "it has the tokens of Llama 3, but " ANOTHER_TURN },
+		{ HEADERS("'<|eot_id|>' + eos_token"), ANOTHER_TURN },
+		{ HEADERS("'\\n<|eot_id|>'"), ANOTHER_TURN },
+		{ HEADERS("'<|eot_id|>' }}\n{{ ''"), ANOTHER_TURN },
+		{ "{{ bos_token + '[INST] ' + '<<SYS>>\\n' }}{{ '[INST] ' + messages[0]['content'] + ' [/INST]' + ' ' }}", ANOTHER_TURN },
+	};
+	struct nla_tokenizer *small = load(TOKENIZERS "small");
+
+	check_untold(small, bad, NLA_LEN(bad));
+	remove_file("chat_template.jinja");
+	remove_file("tokenizer_config.json");
+	nla_tokenizer_free(small);
+}
 
 static void test_untold(void **state)
 {
-	static const struct {
-		const char *template, *message;
-	} bad[] = {
+	static const struct untold bad[] = {
 		{ "{{ 'Human: ' + messages[0]['content'] }}", "its template is not ChatML, Llama 3's or Llama 2's; set 'chat.format'" },
 		{ "{# <|im_start|> <|im_end|> #}x", "is not ChatML" },
 		{ "", "is not ChatML" },
@@ -241,18 +298,14 @@ static void test_untold(void **state)
 		{ "{{ '<|im_start|>system\\nToday is ' + today + '<|im_end|>\\n' }}" TURNS OPEN, "set 'chat.system'" },
 		{ "{{ '<|im_start|>system\\n' }}{{ today }}{{ '<|im_end|>\\n' }}" TURNS OPEN, "set 'chat.system'" },
 		{ "{% if tools %}x{% else %}{{ '<|im_start|>system\\n' }}{% endif %}" TURNS OPEN, "set 'chat.system'" },
-		{ "{{ 'Cutting Knowledge Date: x' + today }}" HEADER HEADER_OPEN, "it prints a date in a way we do not know" },
+		{ "{{ 'Cutting Knowledge Date: x' + today }}{% for m in messages %}" HEADER "{% endfor %}" HEADER_OPEN, "it prints a date in a way we do not know" },
 		{ "{{ 'unclosed", "is not ChatML" },
 	};
 	struct nla_tokenizer *small = load(TOKENIZERS "small"), *llama = load(TOKENIZERS "llama"), *llama2 = load(TOKENIZERS "llama2");
 	struct nla_chat_cfg given = { NLA_CHAT_AUTO, "" }, three = { NLA_CHAT_LLAMA3, "auto" };
 	struct nla_chat chat;
 
-	for (size_t i = 0; i < NLA_LEN(bad); i++)
-		for (int beside = 0; beside < 2; beside++) {
-			write_template(bad[i].template, NULL, beside);
-			expect_error(small, &automatic, bad[i].message);
-		}
+	check_untold(small, bad, NLA_LEN(bad));
 	write_template("{% set system_message = 'Be good.' %}" TURNS OPEN, NULL, true);
 	chat_load(&chat, scratch, small, &given);
 	nla_chat_release(&chat);
@@ -270,11 +323,57 @@ static void test_untold(void **state)
 	nla_tokenizer_free(llama2);
 }
 
+/* Templates that print a plain prompt in their own way: where the white space goes, and where the bos comes from. */
+static void test_printed(void **state)
+{
+#define PLAIN "<|im_start|>user\n Hi<|im_end|>\n<|im_start|>assistant\n"
+#define STRIPPED "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+#define BRANCH(COND, VALUE) "{%- if " COND " %}{{ '<|im_start|>' + m.role + '\\n' + " VALUE " + '<|im_end|>\\n' }}"
+#define ELSE(VALUE) "{%- else %}{{ '<|im_start|>' + m.role + '\\n' + " VALUE " + '<|im_end|>\\n' }}{%- endif %}"
+#define LOOP(INNER) "{% for m in messages %}" INNER "{% endfor %}" OPEN
+	static const struct {
+		const char *template, *bos, *want;
+	} good[] = {
+		{ TURNS OPEN, "<|im_start|>", PLAIN },
+		{ LOOP("{{ '<|im_start|>' + m['role'] + '\\n' + m['content']}}{% if loop.last or not loop.last %}{{ '<|im_end|>' + '\\n'}}{% endif %}"),
+		  NULL, PLAIN },
+		{ LOOP(BRANCH("m.role == 'assistant'", "m.content + '<|x|>'") ELSE("m.content")), NULL, PLAIN },
+		{ LOOP("\n    {%- if true %}\n        {{- '<|im_start|>' ~ m.role ~ '\\n' ~ m.content ~ '<|im_end|>\\n' -}}\n    {% endif %}\n"), NULL, PLAIN },
+		{ LOOP("\n    {%- if true %}\n        {{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}    {%- endif %}\n"), NULL, PLAIN },
+		/* a trim that is not the user's */
+		{ LOOP(BRANCH("m.role == 'user'", "m.content") ELSE("m.content | trim")), NULL, PLAIN },
+		{ LOOP(BRANCH("m['role'] == \"assistant\" or m.role == 'tool'", "m.content.strip()") ELSE("m.content")), NULL, PLAIN },
+		{ LOOP(BRANCH("m.role != 'user'", "m['content'] | trim") ELSE("m['content']")), NULL, PLAIN },
+		{ "{# m.content | trim #}" TURNS OPEN, NULL, PLAIN },
+		{ LOOP(BRANCH("m.role == 'user'", "m.content | trim") ELSE("m.content")), NULL, STRIPPED },
+		{ LOOP(BRANCH("not (m.role == 'tool' or 'calls' in m)", "m.content.strip()") ELSE("m.content")), NULL, STRIPPED },
+		{ LOOP("{% set content = m['content'] | trim %}{{ '<|im_start|>' + m.role + '\\n' + content + '<|im_end|>\\n' }}"), NULL, STRIPPED },
+		/* bos_token */
+		{ "{{ bos_token }}" TURNS OPEN, "<|im_end|>", "<|im_end|>" PLAIN },
+		{ "{{ bos_token }}" TURNS OPEN, NULL, PLAIN },
+		{ "{# bos_token #}" TURNS OPEN, "<|im_end|>", PLAIN },
+		{ "{% if bos_token %}{% endif %}" TURNS OPEN, "<|im_end|>", PLAIN },
+	};
+	struct nla_tokenizer *small = load(TOKENIZERS "small");
+
+	for (size_t i = 0; i < NLA_LEN(good); i++) {
+		write_template(good[i].template, good[i].bos, true);
+		expect_prompt(scratch, small, &automatic, good[i].want);
+	}
+	write_text("special_tokens_map.json", "{\"bos_token\": {\"content\": \"<|im_end|>\"}}");
+	write_template("{{ bos_token }}" TURNS OPEN, NULL, true);
+	expect_prompt(scratch, small, &automatic, "<|im_end|>" PLAIN);
+	remove_file("special_tokens_map.json");
+	remove_file("chat_template.jinja");
+	remove_file("tokenizer_config.json");
+	nla_tokenizer_free(small);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_qwen3), cmocka_unit_test(test_templates), cmocka_unit_test(test_override), cmocka_unit_test(test_stop_ids),
-		cmocka_unit_test(test_bad_stop_ids), cmocka_unit_test(test_untold),
+		cmocka_unit_test(test_bad_stop_ids), cmocka_unit_test(test_untold), cmocka_unit_test(test_other_turns), cmocka_unit_test(test_printed),
 	};
 
 	return cmocka_run_group_tests(tests, make_scratch, remove_scratch);

@@ -298,8 +298,8 @@ static void test_broken(void **state)
 	assert_fails(nla_actset_open(&set, dir, 0, &err), "3 vectors, but 4 lines");
 	rows(ROW "{\"doc_id\":1,\"n_raw_tokens\":7}\n" ROW);
 	assert_fails(nla_actset_open(&set, dir, 0, &err), "rows.jsonl.gz:2': 'doc_id' is a number");
-	rows(ROW ROW "{\"doc_id\":\"a\"}\n");
-	assert_fails(nla_actset_open(&set, dir, 0, &err), "n_raw_tokens");
+	rows(ROW ROW "{\"doc_id\":\"a\",\"n_raw_tokens\":\"7\"}\n");
+	assert_fails(nla_actset_open(&set, dir, 0, &err), "'n_raw_tokens' is a string");
 	rows(ROW ROW "{\"doc_id\":\"a\",\"n_raw_tokens\":-1}\n");
 	assert_fails(nla_actset_open(&set, dir, 0, &err), "'n_raw_tokens' is -1");
 	rows(ROW ROW "{\"doc_id\":\n");
@@ -311,6 +311,11 @@ static void test_broken(void **state)
 	assert_ok(nla_actset_open(&set, dir, 0, &err));
 	assert_true(!*set.rows[2].text && !set.rows[2].explanation && set.rows[2].n_raw_tokens == 7);
 	nla_actset_close(&set);
+	rows(ROW ROW "{\"doc_id\":\"a\"}\n"); /* an imported set need not have counted */
+	assert_ok(nla_actset_open(&set, dir, 0, &err));
+	assert_true(set.rows[2].n_raw_tokens == -1);
+	nla_actset_close(&set);
+	rows(ROW ROW ROW);
 	put_text("bad/nla_meta.yaml", META "row_count: 4\n");
 	assert_fails(nla_actset_open(&set, dir, 0, &err), "3 vectors, but its sidecar says 4");
 	put_text("bad/nla_meta.yaml", "kind: nla_model\nd_model: 2\n");

@@ -1,6 +1,8 @@
 /* Errors, strings, arrays, nearest names. */
 #include "scratch.h"
 
+#include "base/utf8.h"
+
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -14,6 +16,22 @@ static void test_error_text(void **state)
 	assert_int_equal(nla_usage(&err, "%s!", err.text), NLA_USAGE); /* the old text as an argument */
 	assert_string_equal(err.text, "step 7: cannot read 'a'!");
 	assert_int_equal(nla_err_context(&err, "x"), NLA_USAGE);
+}
+
+static void test_strip(void **state)
+{
+	static const char *const cases[][2] = {
+		{ "", "" }, { " \t\r\n\v\f", "" }, { "a", "a" }, { "  a b ", "a b" }, { "\x1c\x1f" "a\x1e", "a" }, { "\xc2\xa0 a\xc2\x85", "a" },
+		{ "\xe2\x80\x83" "a\xe3\x80\x80\xe2\x80\xa9", "a" }, { "\xe2\x80\x8b" "a", "\xe2\x80\x8b" "a" }, { " \xff ", "\xff" }, { "\x1b", "\x1b" },
+	};
+
+	for (size_t i = 0; i < NLA_LEN(cases); i++) {
+		size_t n;
+		const char *text = nla_utf8_strip(cases[i][0], strlen(cases[i][0]), &n);
+
+		assert_int_equal(n, strlen(cases[i][1]));
+		assert_memory_equal(text, cases[i][1], n);
+	}
 }
 
 /* A chain too long for the buffer keeps its cause, which stands at the end. */
@@ -192,7 +210,7 @@ static void test_clock(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_error_text), cmocka_unit_test(test_error_too_long), cmocka_unit_test(test_str),
+		cmocka_unit_test(test_error_text), cmocka_unit_test(test_strip), cmocka_unit_test(test_error_too_long), cmocka_unit_test(test_str),
 		cmocka_unit_test(test_copies),     cmocka_unit_test(test_arrays),         cmocka_unit_test(test_nearest),
 		cmocka_unit_test(test_bugs_abort), cmocka_unit_test(test_clock),
 	};
