@@ -28,9 +28,9 @@ teach='"prompt": "{text}\n\nWrite a title for this text, in three to eight words
 	"max_new_tokens": 24, "context": 48, "temperature": 0.6, "max_end": 8, "max_next": 4, "batch": 128, "tries": 1'
 lora='"rank": 16, "alpha": 32, "targets": "q,k,v,o,gate,up,down"'
 ar_steps=240 ar='"lr": 8e-4, "batch": 32, "warmup": 20, "held_every": 40, "held_out": 0.05'
-av_steps=400 av='"lr": 8e-4, "batch": 24, "warmup": 20, "held_every": 50, "held_out": 0.05'
+av_steps=300 av='"lr": 8e-4, "batch": 24, "warmup": 20, "held_every": 50, "held_out": 0.05'
 lambdas='0 0.003 0.01' # in units of FVE a token
-rl_steps=60
+rl_steps=40
 rl='"lora": {"rank": 16, "alpha": 32, "targets": "q,k,v,o"}, "rollout": {"prompts": 8, "group": 6, "max_new_tokens": 80},
 	"reward": {"score": "fve"}, "update": {"lr": 1.5e-4, "kl": 0.01}'
 data_seed=0 warm_seed=1 # positions and answers; the order of the warm start's rows. RL: seed 0

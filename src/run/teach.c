@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "base/progress.h"
+#include "base/utf8.h"
 #include "nla/av.h"
 #include "run/teach_impl.h"
 
@@ -97,13 +98,8 @@ enum nla_unfit nla_teach_clean(const char *answer, bool stopped, char **out)
 	const char *start = answer;
 	size_t length = strlen(answer);
 	bool whole = nla_find_explanation(answer, length, &start, &length) || stopped;
-	if (start == answer) {
-		while (isspace((unsigned char)*start))
-			start++;
-		length = strlen(start);
-		while (length && isspace((unsigned char)start[length - 1]))
-			length--;
-	}
+	if (start == answer)
+		start = nla_utf8_strip(answer, strlen(answer), &length);
 	char *text = *out = nla_strndup(start, length);
 	return !length ? NLA_ANSWER_EMPTY : strstr(text, open_tag) || strstr(text, close_tag) ? NLA_ANSWER_TAGS : whole ? NLA_ANSWER_OK : NLA_ANSWER_TRUNCATED;
 }
