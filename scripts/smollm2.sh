@@ -31,8 +31,8 @@ ar_steps=240 ar='"lr": 8e-4, "batch": 32, "warmup": 20, "held_every": 40, "held_
 av_steps=300 av='"lr": 8e-4, "batch": 24, "warmup": 20, "held_every": 50, "held_out": 0.05'
 lambdas='0 0.003 0.01' # in units of FVE a token
 rl_steps=40
-rl='"lora": {"rank": 16, "alpha": 32, "targets": "q,k,v,o"}, "rollout": {"prompts": 8, "group": 6, "max_new_tokens": 80},
-	"reward": {"score": "fve"}, "update": {"lr": 1.5e-4, "kl": 0.01}'
+rl='"lora": {"rank": 16, "alpha": 32, "targets": "q,k,v,o"}, "rollout": {"prompts": 8, "group": 4, "max_new_tokens": 80},
+	"reward": {"score": "fve"}, "update": {"lr": 3e-4, "kl": 0.01}'
 data_seed=0 warm_seed=1 # positions and answers; the order of the warm start's rows. RL: seed 0
 # ----------------------------------------------------------------------------------------------------------------------
 
