@@ -38,7 +38,7 @@ reference=$cache/reference
 cpu_pins="torch==$torch_version nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85"
 gpu_pins="torch==$torch_version"
 reference_pins="torch==$torch_version transformers==5.23.0 peft==0.21.2 tokenizers==0.23.3 safetensors==0.8.0"
-reference_pins="$reference_pins numpy sentencepiece pyarrow pyyaml"
+reference_pins="$reference_pins numpy sentencepiece protobuf pyarrow pyyaml"
 
 say() { echo "setup: $*" >&2; }
 die() { echo "setup: error: $*" >&2; exit 1; }
@@ -163,6 +163,8 @@ pip_install() { # VENV LOG PINS [pip options]
 pip_error() { # LOG: one line
 	if grep -qE 'NewConnectionError|NameResolution|ConnectTimeout|Temporary failure|Network is unreachable' "$1"; then
 		echo "no network, or the package index cannot be reached"
+	elif grep -q CERTIFICATE_VERIFY_FAILED "$1"; then
+		echo "the package index's certificate is not trusted here (behind a proxy, set PIP_CERT)"
 	else
 		grep -E '^ERROR|Error' "$1" | tail -n 1
 	fi
