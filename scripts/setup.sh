@@ -35,8 +35,9 @@ cmake_wanted=3.25
 torch_venv=$cache/torch-$torch_version
 reference=$cache/reference
 
-cpu_pins="torch==$torch_version nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85"
-gpu_pins="torch==$torch_version"
+cuda_headers="nvidia-cuda-crt==13.0.88" # of cuda_runtime.h, which no other wheel has
+cpu_pins="torch==$torch_version nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85 $cuda_headers"
+gpu_pins="torch==$torch_version $cuda_headers"
 reference_pins="torch==$torch_version transformers==5.23.0 peft==0.21.2 tokenizers==0.23.3 safetensors==0.8.0"
 reference_pins="$reference_pins numpy sentencepiece protobuf pyarrow pyyaml"
 

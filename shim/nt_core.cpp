@@ -6,7 +6,7 @@
 #include <ATen/Parallel.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
-#if __has_include(<cuda_runtime_api.h>)
+#if __has_include(<cuda_runtime_api.h>) && __has_include(<crt/host_config.h>)
 #include <c10/cuda/CUDACachingAllocator.h>
 #define HAVE_CUDA_HEADERS 1
 #endif
