@@ -140,3 +140,17 @@ make_set train 0 20
 run nla-train "$@" --out "$work/changed" --steps 5 --resume
 [ "$code" -eq 2 ] || fail "another set at the same path: exits $code"
 said "cannot resume: the data had [0-9]* rows to train on"
+
+# An extraction that was stopped keeps its rows, but is no success: who waits for the whole set must see it.
+tool corpus 1000 40000 >"$work/big.jsonl"
+"$BUILD_DIR/nla-extract" --model "$tiny/model" --corpus "$work/big.jsonl" --layer 2 --extract.min_position 5 --threads 1 --device cpu \
+	--templates.av "$(tool golden av_template)" --templates.ar "$(tool golden ar_template)" --templates.marker "$(tool golden marker)" \
+	--out "$work/stopped-set" >"$work/stdout" 2>"$work/stderr" &
+pid=$!
+until grep -q '^extract ' "$work/stderr" || ! kill -0 $pid; do sleep 0.1; done
+kill -TERM $pid
+code=0 program=nla-extract
+wait $pid || code=$?
+[ "$code" -eq 1 ] || fail "a stopped extraction exits $code"
+said "stopped after [0-9]* documents: '.*stopped-set' holds their [0-9]* rows"
+[ -e "$work/stopped-set/nla_meta.yaml" ] || fail "the rows of a stopped extraction are gone"
