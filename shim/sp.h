@@ -1,6 +1,6 @@
 /*
  * sp - a C face of sentencepiece as a BPE merge engine. Only pointers and sizes cross. The model is a serialised ModelProto that
- * src/lm/tokenizer_proto.c has built in memory.
+ * src/text/tokenizer_proto.c has built in memory.
  *
  * Errors: NULL or a negative count; sp_error() has the text (thread-local). A model is never changed after it is made, so any
  * number of threads may use it at once.

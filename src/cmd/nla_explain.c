@@ -6,7 +6,7 @@
 
 #include "base/json.h"
 #include "base/safetensors.h"
-#include "data/actset.h"
+#include "nla/actset.h"
 #include "nla/extract.h"
 #include "rl/score.h"
 #include "run/program.h"

@@ -10,8 +10,8 @@
 #ifndef NLA_EXTRACT_H
 #define NLA_EXTRACT_H
 
-#include "data/actset.h"
-#include "data/corpus.h"
+#include "nla/actset.h"
+#include "text/corpus.h"
 #include "nla/target.h"
 
 struct nla_extract_cfg {

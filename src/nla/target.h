@@ -4,8 +4,8 @@
 #ifndef NLA_TARGET_H
 #define NLA_TARGET_H
 
-#include "data/sidecar.h"
-#include "lm/chat.h"
+#include "nla/sidecar.h"
+#include "text/chat.h"
 #include "lm/lora.h"
 
 struct nla_target {

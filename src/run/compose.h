@@ -12,7 +12,7 @@
 #define NLA_COMPOSE_H
 
 #include "base/base.h"
-#include "data/actset.h"
+#include "nla/actset.h"
 
 #define NLA_SLOT_ANSWER "{answer}"
 #define NLA_SLOT_END "{end}"

@@ -6,7 +6,7 @@
 #define NLA_CONFIG_H
 
 #include "base/options.h"
-#include "lm/chat.h"
+#include "text/chat.h"
 #include "lm/lora.h"
 #include "rl/advantage.h"
 #include "rl/reward.h"

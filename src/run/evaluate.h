@@ -8,7 +8,7 @@
 #ifndef NLA_EVALUATE_H
 #define NLA_EVALUATE_H
 
-#include "data/actset.h"
+#include "nla/actset.h"
 #include "rl/score.h"
 #include "run/config.h"
 

@@ -11,7 +11,7 @@
 #ifndef NLA_SFT_H
 #define NLA_SFT_H
 
-#include "data/batch.h"
+#include "nla/batch.h"
 #include "run/folder.h"
 
 struct nla_sft {

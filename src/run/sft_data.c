@@ -4,7 +4,7 @@
 
 #include "base/progress.h"
 #include "base/rng.h"
-#include "data/corpus.h"
+#include "text/corpus.h"
 #include "run/sft_impl.h"
 
 char *nla_sft_response(const char *explanation) { return nla_format("<explanation>\n%s\n</explanation>", explanation); }

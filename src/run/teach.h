@@ -18,7 +18,7 @@
 #define NLA_TEACH_H
 
 #include "base/file.h"
-#include "data/actset.h"
+#include "nla/actset.h"
 #include "lm/decode.h"
 #include "nla/target.h"
 #include "run/config.h"

@@ -15,7 +15,7 @@
 #ifndef NLA_TRAIN_H
 #define NLA_TRAIN_H
 
-#include "data/batch.h"
+#include "nla/batch.h"
 #include "run/evaluate.h"
 #include "run/folder.h"
 

@@ -4,7 +4,7 @@
  */
 #include "model/golden.h"
 
-#include "data/actset.h"
+#include "nla/actset.h"
 #include "rl/score.h"
 
 /* golden.json, and in it the first of the golden explanations. */

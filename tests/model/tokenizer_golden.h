@@ -17,8 +17,8 @@
 
 #include "base/file.h"
 #include "base/json.h"
-#include "lm/chat.h"
-#include "lm/tokenizer.h"
+#include "text/chat.h"
+#include "text/tokenizer.h"
 
 #define TOKENIZERS TEST_DATA "/tokenizer/"
 

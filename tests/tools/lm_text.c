@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "lm/decode.h"
-#include "lm/tokenizer.h"
+#include "text/tokenizer.h"
 
 /* All documents together, as a rollout decodes them. */
 static enum nla_status greedy(const struct nla_view *view, struct nla_pack *prompts, int64_t n_new, struct nla_err *err)

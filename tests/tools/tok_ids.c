@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "lm/tokenizer.h"
+#include "text/tokenizer.h"
 
 static int answer(const struct nla_tokenizer *tok, const char *text, size_t n, bool decode, double *seconds,
 		  struct nla_err *err)

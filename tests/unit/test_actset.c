@@ -1,7 +1,7 @@
 /* actset: baselines by hand and against two passes, what is written reads back, unfinished and broken sets are refused. */
 #include "scratch.h"
 
-#include "data/actset.h"
+#include "nla/actset.h"
 
 static struct nla_err err;
 

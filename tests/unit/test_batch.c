@@ -2,7 +2,7 @@
 #include "scratch.h"
 
 #include "base/rng.h"
-#include "data/batch.h"
+#include "nla/batch.h"
 
 static struct nla_err err;
 

@@ -1,7 +1,7 @@
 /* corpus: both formats, plain and gzip, give the same documents, and bad ones are named by file and line. */
 #include "scratch.h"
 
-#include "data/corpus.h"
+#include "text/corpus.h"
 
 static struct nla_err err;
 

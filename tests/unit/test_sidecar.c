@@ -1,7 +1,7 @@
 /* sidecar: both versions and other stacks' spellings are read, what is written reads back, wrong files are named. */
 #include "scratch.h"
 
-#include "data/sidecar.h"
+#include "nla/sidecar.h"
 
 static struct nla_err err;
 

@@ -20,7 +20,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
-#include "lm/chat_impl.h"
+#include "text/chat_impl.h"
 
 #define OVERRIDE "set 'chat.format' to chatml, llama3 or llama2"
 

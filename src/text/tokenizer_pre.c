@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "lm/tokenizer_impl.h"
+#include "text/tokenizer_impl.h"
 
 #define BYTE_LEVEL_REGEX "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 

@@ -14,7 +14,7 @@
 
 #include "base/file.h"
 #include "base/utf8.h"
-#include "lm/tokenizer_impl.h"
+#include "text/tokenizer_impl.h"
 
 enum { MODEL_PIECE = 1, MODEL_TRAINER = 2, MODEL_NORMALIZER = 3 };
 enum { TYPE_NORMAL = 1, TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_USER = 4, TYPE_BYTE = 6 };

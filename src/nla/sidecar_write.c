@@ -3,7 +3,7 @@
  * that no reader's idea of line folding, byte order marks or printable characters can change a template. Floats always have a point:
  * YAML 1.1 reads 1e-05 as a string.
  */
-#include "data/sidecar.h"
+#include "nla/sidecar.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -15,7 +15,7 @@
 #ifndef NLA_CHAT_H
 #define NLA_CHAT_H
 
-#include "lm/tokenizer.h"
+#include "text/tokenizer.h"
 
 enum nla_chat_format { NLA_CHAT_AUTO, NLA_CHAT_CHATML, NLA_CHAT_LLAMA3, NLA_CHAT_LLAMA2 };
 #define NLA_CHAT_FORMATS "auto|chatml|llama3|llama2"

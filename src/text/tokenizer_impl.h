@@ -20,7 +20,7 @@
 #include <pcre2.h>
 
 #include "base/json.h"
-#include "lm/tokenizer.h"
+#include "text/tokenizer.h"
 #include "shim/sp.h"
 
 /* Ids from here on are refused: a score is an fp32 -rank, exact up to 2^24, and a wild id must not take all memory. */

@@ -5,7 +5,7 @@
  * reads as the list of fields. A key that is absent, or null, leaves the field at what nla_sidecar_init set. The two versions,
  * and the sidecars of data sets made by other stacks, differ only in names: each field lists the names it goes by.
  */
-#include "data/sidecar.h"
+#include "nla/sidecar.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -11,7 +11,7 @@
 
 #include <utf8proc.h>
 
-#include "lm/tokenizer_impl.h"
+#include "text/tokenizer_impl.h"
 
 #define MATCH_LIMIT 1000000000 /* steps of the interpreter: minutes; only a hostile pattern comes near */
 

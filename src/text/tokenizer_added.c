@@ -9,7 +9,7 @@
 #include <utf8proc.h>
 
 #include "base/utf8.h"
-#include "lm/tokenizer_impl.h"
+#include "text/tokenizer_impl.h"
 
 void nla_tok_added_push(struct nla_tok_added_set *set, struct nla_tok_added token)
 {

@@ -11,7 +11,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
-#include "data/actset_impl.h"
+#include "nla/actset_impl.h"
 
 static enum nla_status copy_file(const char *from, const char *to, struct nla_err *err)
 {

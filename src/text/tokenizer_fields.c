@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "lm/tokenizer_impl.h"
+#include "text/tokenizer_impl.h"
 
 enum nla_status nla_tok_fail_field(const struct nla_tok_place *p, const char *key, const char *want, struct nla_err *err)
 {

@@ -1,5 +1,5 @@
 /* batch - see batch.h. */
-#include "data/batch.h"
+#include "nla/batch.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

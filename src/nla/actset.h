@@ -16,7 +16,7 @@
 #define NLA_ACTSET_H
 
 #include "base/safetensors.h"
-#include "data/sidecar.h"
+#include "nla/sidecar.h"
 
 struct nla_row {
 	char *doc_id;

@@ -8,7 +8,7 @@
 #ifndef NLA_BATCH_H
 #define NLA_BATCH_H
 
-#include "data/actset.h"
+#include "nla/actset.h"
 
 struct nla_split {
 	int64_t *train, *held; /* row numbers, ascending; owned */

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "lm/tokenizer_impl.h"
+#include "text/tokenizer_impl.h"
 
 #define SPACE "\xe2\x96\x81" /* U+2581, a space in the vocabulary of a metaspace tokenizer */
 

@@ -12,7 +12,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
-#include "lm/tokenizer_impl.h"
+#include "text/tokenizer_impl.h"
 
 static enum nla_status read_id(const struct nla_tok_place *p, const cJSON *value, const char *token, int64_t *id,
 			       struct nla_err *err)

@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "lm/tokenizer_impl.h"
+#include "text/tokenizer_impl.h"
 
 enum { WIRE_VARINT = 0, WIRE_BYTES = 2, WIRE_FIXED32 = 5 };
 enum { PROTO_PIECES = 1, PROTO_TRAINER = 2, PROTO_NORMALIZER = 3 };

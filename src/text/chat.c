@@ -5,7 +5,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/utf8.h"
-#include "lm/chat_impl.h"
+#include "text/chat_impl.h"
 
 const struct nla_chat_row nla_chat_rows[NLA_CHAT_ROWS] = {
 	[NLA_CHAT_CHATML] = {

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "lm/tokenizer_impl.h"
+#include "text/tokenizer_impl.h"
 
 /* One of the files. */
 struct beside {

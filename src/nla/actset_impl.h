@@ -2,7 +2,7 @@
 #ifndef NLA_ACTSET_IMPL_H
 #define NLA_ACTSET_IMPL_H
 
-#include "data/actset.h"
+#include "nla/actset.h"
 
 #define META_NAME "nla_meta.yaml"
 #define ROWS_NAME "rows.jsonl.gz"

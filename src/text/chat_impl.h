@@ -4,7 +4,7 @@
 #ifndef NLA_CHAT_IMPL_H
 #define NLA_CHAT_IMPL_H
 
-#include "lm/chat.h"
+#include "text/chat.h"
 
 /* One row a format: what stands around each part of a prompt. */
 struct nla_chat_row {

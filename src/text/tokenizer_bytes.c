@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "base/utf8.h"
-#include "lm/tokenizer_impl.h"
+#include "text/tokenizer_impl.h"
 
 static bool stands_for_itself(int b)
 {

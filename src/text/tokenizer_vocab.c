@@ -12,7 +12,7 @@
 
 #include "base/rng.h"
 #include "base/utf8.h"
-#include "lm/tokenizer_impl.h"
+#include "text/tokenizer_impl.h"
 
 void nla_tok_vocab_release(struct nla_tok_vocab *v)
 {

@@ -5,7 +5,7 @@
  * temporary names; finish gives the vectors, then the rows, then the sidecar their names, in this order, so that a sidecar in
  * the folder means a whole set.
  */
-#include "data/actset.h"
+#include "nla/actset.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "base/json.h"
-#include "data/actset_impl.h"
+#include "nla/actset_impl.h"
 
 #define ROWS_TMP "rows.tmp.jsonl.gz" /* ends in .gz, which is what tells nla_log to compress */
 #define MAX_CHECKED (64 << 20) /* numbers looked at when a set is opened */

@@ -1,5 +1,5 @@
 /* corpus - see corpus.h. */
-#include "data/corpus.h"
+#include "text/corpus.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "lm/chat_impl.h"
+#include "text/chat_impl.h"
 
 enum truth { NO, MAYBE, YES };
 
