@@ -4,7 +4,7 @@
 
 #include "base/file.h"
 #include "run/export.h"
-#include "run/program.h"
+#include "cmd/program.h"
 
 static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 {
@@ -15,13 +15,10 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 		return nla_usage(err, "neither 'av' nor 'ar' is set: give one to export it to out, or both to export them to out/av and out/ar");
 	nt_set_threads((int)cfg->threads);
 	char *av = both ? nla_path_join(cfg->out, "av") : nla_strdup(cfg->out), *ar = both ? nla_path_join(cfg->out, "ar") : nla_strdup(cfg->out);
-	if ((*cfg->av && nla_export_av(cfg, av, err)) || (*cfg->ar && nla_export_ar(cfg, ar, err)))
-		goto out;
-	if (*cfg->av)
+	if (*cfg->av && !nla_export_av(cfg, av, err))
 		puts(av);
-	if (*cfg->ar)
+	if (*cfg->ar && !err->status && !nla_export_ar(cfg, ar, err))
 		puts(ar);
-out:
 	free(av);
 	free(ar);
 	return err->status;

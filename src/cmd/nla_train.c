@@ -3,7 +3,7 @@
 
 #include "base/progress.h"
 #include "run/check.h"
-#include "run/program.h"
+#include "cmd/program.h"
 #include "run/stop.h"
 #include "run/train.h"
 
