@@ -1,3 +1,8 @@
+/*
+ * The memory plan's arithmetic (plan.h): a model's sizes, a packed batch's, what one block holds, the stages, and the choice.
+ *
+ *	arch, adapters, B x G x T  ->  bytes of each stage  ->  copies, recomputation, micro-batch, rows that decode at once
+ */
 #include "run/plan.h"
 
 #include <string.h>
@@ -12,14 +17,15 @@
 
 /* ---- sizes of the model ---- */
 
-static int64_t element(const struct nla_plan_in *in) { return in->dtype == NT_F32 ? 4 : 2; }
+static int64_t size_of(nt_dtype dtype) { return dtype == NT_F32 ? 4 : 2; }
+static int64_t element(const struct nla_plan_in *in) { return size_of(in->dtype); }
 static bool plain(const struct nla_plan_in *in) { return in->gpu || in->plain || in->dtype != NT_F32; }
 static int64_t q_width(const struct nla_arch *a) { return a->n_heads * a->head_dim; }
 static int64_t kv_width(const struct nla_arch *a) { return a->n_kv_heads * a->head_dim; }
 
 int64_t nla_plan_weights(const struct nla_arch *arch, nt_dtype dtype)
 {
-	return nla_arch_n_params(arch) * (dtype == NT_F32 ? 4 : 2) + NLA_MIN(arch->max_position, NLA_MAX_POSITIONS) * arch->head_dim * 4;
+	return nla_arch_n_params(arch) * size_of(dtype) + NLA_MIN(arch->max_position, NLA_MAX_POSITIONS) * arch->head_dim * 4;
 }
 
 int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_av *av, const struct nla_ar *ar)
@@ -28,12 +34,13 @@ int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_av *av
 	       (ar->own.blocks ? nla_plan_weights(&ar->own.arch, ar->own.dtype) : 0);
 }
 
-int64_t nla_plan_copy(const struct nla_arch *arch, nt_dtype dtype)
+/* Of one copy of the model whose projections are its own. */
+static int64_t copy(const struct nla_arch *arch, nt_dtype dtype)
 {
-	int64_t per_block = 0;
+	int64_t n = 0;
 	for (int p = 0; p < NLA_N_PROJ; p++)
-		per_block += nla_proj_in(arch, p) * nla_proj_out(arch, p);
-	return per_block * arch->n_layers * (dtype == NT_F32 ? 4 : 2);
+		n += nla_proj_in(arch, p) * nla_proj_out(arch, p);
+	return n * arch->n_layers * size_of(dtype);
 }
 
 static int64_t adapter_params(const struct nla_arch *arch, const struct nla_adapter *a)
@@ -150,7 +157,7 @@ static int64_t block_gradients(const struct nla_plan_in *in, const struct shape 
 
 /* ---- the update ---- */
 
-/* The peak is at the last block's backward pass, or before it, when only the chunk's logits stand beside what is kept. */
+/* The peak is at the last block's backward pass, or before it, when only the chunk's logits add to what is kept. */
 static int64_t backward(const struct nla_plan_in *in, const struct who *w, const struct shape *s, int64_t blocks, bool recompute,
 			int64_t logits)
 {
@@ -207,33 +214,30 @@ static int64_t score(const struct nla_plan_in *in)
 
 /* ---- the choice ---- */
 
-/* The sizes that do not depend on the stages. */
-static void standing(const struct nla_plan_in *in, struct nla_plan *p)
+/* The sizes that do not depend on the stages; returns their sum. */
+static int64_t standing(const struct nla_plan_in *in, struct nla_plan *p)
 {
 	const struct nla_arch *a = in->arch;
 	int64_t head = in->ar_depth ? a->d_model * a->d_model * 4 : 0, trained = adapter_params(a, in->trained) * 4;
 	int useful = 1 + (in->dtype == NT_F32 && p->copies > 1 ? (in->av != NULL) + (in->ar && !in->ar_trained) : 0);
 	p->weights = in->weights;
-	p->merged = p->copies ? useful * nla_plan_copy(a, in->dtype) : 0;
+	p->merged = p->copies ? useful * copy(a, in->dtype) : 0;
 	p->adapters = (adapter_params(a, in->av) + adapter_params(a, in->ar)) * 4 + head;
 	p->optimizer = 4 * trained + (in->ar_trained ? 3 * 4 * adapter_params(a, in->ar) : 0) + (in->head_trained ? 3 * head : 0);
+	return p->weights + p->merged + p->adapters + p->optimizer + (in->gpu ? NLA_PLAN_CONTEXT : PROGRAM);
 }
 
 /* Everything for one choice of copies, recomputation and micro-batch, with as many rows decoded at once as fit. */
 static void fill(const struct nla_plan_in *asked, int64_t room, int copies, bool recompute, int64_t micro, struct nla_plan *p)
 {
 	struct nla_plan_in in = *asked;
-	int64_t rows = NLA_MAX(in.prompts * in.group, in.eval_rows), stage, fixed;
+	int64_t rows = NLA_MAX(in.prompts * in.group, in.eval_rows), stage;
 	in.copies = copies;
-	p->copies = copies;
-	p->recompute = recompute;
-	p->micro_batch = micro;
-	p->room = room;
+	*p = (struct nla_plan){ .copies = copies, .recompute = recompute, .micro_batch = micro, .room = room };
+	int64_t fixed = standing(&in, p);
 	p->chunk = !in.gpu ? NT_CHUNK_CPU : NLA_MIN(NLA_MAX(room / 128, 64 * MIB), NT_CHUNK_GPU);
-	standing(&in, p);
 	p->update = nla_plan_update(&in, micro, recompute, p->chunk, &p->logits);
 	p->score = in.rollout ? score(&in) : 0;
-	fixed = p->weights + p->merged + p->adapters + p->optimizer + (in.gpu ? NLA_PLAN_CONTEXT : PROGRAM);
 	for (p->rows = in.rollout ? rows : 0;; p->rows = (p->rows + 1) / 2) {
 		p->cache = nla_plan_cache(&in, p->rows);
 		p->decoding = in.rollout ? nla_plan_decoding(&in, p->rows) : 0;
@@ -268,29 +272,25 @@ void nla_plan_make(const struct nla_plan_in *in, int64_t room, struct nla_plan *
 		bool recompute;
 	} order[] = { { 3, false }, { 1, false }, { 3, true }, { 1, true }, { 0, false }, { 0, true } };
 	int64_t few = NLA_MIN(FEW, in->prompts * in->group), rows = in->rollout ? NLA_MIN(MANY, in->prompts * in->group) : 0;
-	struct nla_plan smallest = { 0 };
-	for (int pass = 0; pass < 2; pass++)
-		for (size_t k = 0; k < NLA_LEN(order); k++) {
-			size_t i = pass ? NLA_LEN(order) - 1 - k : k;
-			int choice = order[i].recompute ? NLA_RECOMPUTE_TRUE : NLA_RECOMPUTE_FALSE;
-			bool all = order[i].copies == NLA_PLAN_ALL_COPIES;
-			if (order[i].copies > in->copies || (all && in->dtype != NT_F32) || (in->recompute != NLA_RECOMPUTE_AUTO && in->recompute != choice))
-				continue;
-			fill_micro(in, room, order[i].copies, order[i].recompute, plan);
-			bool ample = (plan->micro_batch >= few || in->micro_batch) && plan->rows >= rows;
-			if (plan->fits && (pass || ample))
-				return;
-			if (pass && (!smallest.total || plan->total < smallest.total))
-				smallest = *plan;
-		}
-	*plan = smallest;
+	struct nla_plan p;
+	*plan = (struct nla_plan){ 0 };
+	for (size_t i = 0; i < NLA_LEN(order); i++) {
+		int choice = order[i].recompute ? NLA_RECOMPUTE_TRUE : NLA_RECOMPUTE_FALSE;
+		bool all = order[i].copies == NLA_PLAN_ALL_COPIES;
+		if (order[i].copies > in->copies || (all && in->dtype != NT_F32) || (in->recompute != NLA_RECOMPUTE_AUTO && in->recompute != choice))
+			continue;
+		fill_micro(in, room, order[i].copies, order[i].recompute, &p);
+		if (p.fits || (!plan->fits && (!plan->total || p.total <= plan->total))) /* of those that are not ample, the leanest */
+			*plan = p;
+		if (p.fits && p.rows >= rows && (p.micro_batch >= few || in->micro_batch))
+			return;
+	}
 }
 
 int64_t nla_plan_rows(const struct nla_plan_in *in, int64_t rows, int64_t room)
 {
 	struct nla_plan p = { .copies = in->copies };
-	standing(in, &p);
-	int64_t fixed = p.weights + p.merged + p.adapters + p.optimizer + (in->gpu ? NLA_PLAN_CONTEXT : PROGRAM);
+	int64_t fixed = standing(in, &p);
 	while (rows > 1 && fixed + (nla_plan_cache(in, rows) + nla_plan_decoding(in, rows)) / 10 * 11 > room)
 		rows = (rows + 1) / 2;
 	return rows;

@@ -57,19 +57,17 @@ struct nla_plan {
 	bool fits;
 };
 
-/* The best plan for `room` bytes; fits says whether there is one, else what stands is the smallest that was found. */
+/* The best plan for `room` bytes; fits says whether there is one, else it is the smallest that was found. */
 void nla_plan_make(const struct nla_plan_in *in, int64_t room, struct nla_plan *plan);
-/* Bytes of a model's weights; below, of one copy with projections of its own. */
+/* Bytes of a model's weights; of all models loaded: the target, and a whole AV's and AR's own. */
 int64_t nla_plan_weights(const struct nla_arch *arch, nt_dtype dtype);
-/* Of all models loaded: the target, and a whole AV's and AR's own. */
 int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_av *av, const struct nla_ar *ar);
-int64_t nla_plan_copy(const struct nla_arch *arch, nt_dtype dtype);
 /* Of that many rows, how many can decode at once (in->copies, no update). */
 int64_t nla_plan_rows(const struct nla_plan_in *in, int64_t rows, int64_t room);
 /* In words: "19.0 of 24.0 GiB: no merged copies, 32 rows decode at once, 8 responses a backward pass, blocks recomputed"; owned. */
 char *nla_plan_words(const struct nla_plan_in *in, const struct nla_plan *plan);
-/* Update stage of a micro-batch: *logits (or NULL) receives the chunk's part, which stands beside all that is kept, but not beside what
- * a block needs while it runs. A test holds this against what was measured. */
+/* Update stage of a micro-batch: *logits (or NULL) receives the chunk's part, which adds to all that is kept, but not to what a block
+ * needs while it runs. A test holds this against what was measured. */
 int64_t nla_plan_update(const struct nla_plan_in *in, int64_t micro_batch, bool recompute, int64_t chunk, int64_t *logits);
 /* Rollout stage: cache and intermediates of so many rows. */
 int64_t nla_plan_cache(const struct nla_plan_in *in, int64_t rows);
