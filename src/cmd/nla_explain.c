@@ -9,13 +9,15 @@
 #include "cmd/program.h"
 #include "run/models.h"
 
+static cJSON *string(const char *s) { return s ? cJSON_CreateString(s) : cJSON_CreateNull(); }
+
 static void print_one(const struct nla_rollout *r, const struct nla_score *score, const struct nla_subject *s, int64_t i)
 {
 	cJSON *json = cJSON_CreateObject();
 	if (s->text)
 		cJSON_AddStringToObject(json, "text", s->text);
-	cJSON_AddItemToObject(json, "explanation", r->explanation[i] ? cJSON_CreateString(r->explanation[i]) : cJSON_CreateNull());
-	cJSON_AddItemToObject(json, "failed", r->failed[i] ? cJSON_CreateString(nla_failure_names[r->failed[i]]) : cJSON_CreateNull());
+	cJSON_AddItemToObject(json, "explanation", string(r->explanation[i]));
+	cJSON_AddItemToObject(json, "failed", string(nla_failure_names[r->failed[i]]));
 	cJSON_AddNumberToObject(json, "response_tokens", (double)r->tokens.length[i]);
 	cJSON_AddNumberToObject(json, "mse", score->mse[i]);
 	cJSON_AddNumberToObject(json, "cosine", score->cosine[i]);
@@ -27,7 +29,8 @@ static void print_one(const struct nla_rollout *r, const struct nla_score *score
 	cJSON_Delete(json);
 }
 
-static enum nla_status explain(const struct nla_config *cfg, const struct nla_models *m, const struct nla_subject *s, struct nla_err *err)
+static enum nla_status explain(const struct nla_config *cfg, const struct nla_models *m, const struct nla_subject *s,
+			       struct nla_err *err)
 {
 	struct nla_rollout_cfg once = cfg->rollout;
 	struct nla_rng rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL };
@@ -64,7 +67,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 int main(int argc, char **argv)
 {
 	return nla_program("nla-explain", NLA_CMD_EXPLAIN,
-			   "Explain one activation: a row of a set (--data --row), a text at a token (--text --position), or a file\n"
-			   "(--vector). One JSON object a sample on stdout.",
+			   "Explain one activation: a row of a set (--data --row), a text at a token (--text --position), or\n"
+			   "a file (--vector). One JSON object a sample on stdout.",
 			   argc, argv, run);
 }

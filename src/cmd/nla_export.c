@@ -12,9 +12,11 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->out, "out", err))
 		return err->status;
 	if (!*cfg->av && !*cfg->ar)
-		return nla_usage(err, "neither 'av' nor 'ar' is set: give one to export it to out, or both to export them to out/av and out/ar");
+		return nla_usage(err,
+				 "neither 'av' nor 'ar' is set: give one to export it to out, or both, for out/av and out/ar");
 	nt_set_threads((int)cfg->threads);
-	char *av = both ? nla_path_join(cfg->out, "av") : nla_strdup(cfg->out), *ar = both ? nla_path_join(cfg->out, "ar") : nla_strdup(cfg->out);
+	char *av = both ? nla_path_join(cfg->out, "av") : nla_strdup(cfg->out);
+	char *ar = both ? nla_path_join(cfg->out, "ar") : nla_strdup(cfg->out);
 	if (*cfg->av && !nla_export_av(cfg, av, err))
 		puts(av);
 	if (*cfg->ar && !err->status && !nla_export_ar(cfg, ar, err))
@@ -27,7 +29,8 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 int main(int argc, char **argv)
 {
 	return nla_program("nla-export", NLA_CMD_EXPORT,
-			   "AV or AR -> a whole checkpoint in Hugging Face's layout: the adapter added into the weights, tensor by tensor. An AR\n"
-			   "is cut after its block, with value_head.safetensors beside it. Both: OUT/av and OUT/ar.",
+			   "AV or AR -> a whole checkpoint in Hugging Face's layout: the adapter added into the weights,\n"
+			   "tensor by tensor. An AR is cut after its block, with a value_head.safetensors. Both: OUT/av and\n"
+			   "OUT/ar.",
 			   argc, argv, run);
 }

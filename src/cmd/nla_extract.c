@@ -22,31 +22,34 @@ static enum nla_status fill(const struct nla_config *cfg, const struct nla_targe
 			    struct nla_actset_writer *w, struct nla_err *err)
 {
 	struct nla_extract_cfg x = { .layer = layer, .per_doc = cfg->extract.per_doc, .min_position = cfg->extract.min_position,
-				     .max_tokens = cfg->extract.max_tokens, .next = cfg->extract.next, .max_rows = cfg->extract.rows,
-				     .seed = (uint64_t)cfg->seed, .last = cfg->extract.at };
+				     .max_tokens = cfg->extract.max_tokens, .next = cfg->extract.next,
+				     .max_rows = cfg->extract.rows, .seed = (uint64_t)cfg->seed, .last = cfg->extract.at };
 	struct nla_progress p;
 	struct nla_extract_count n;
 	nla_progress_start(&p, "extract", cfg->extract.rows);
 	if (!nla_extract(t, corpus, &x, w, show, &p, &n, err) && n.rows == 0)
 		nla_fail(err, "'%s' gave no row: its %lld %s = %lld tokens", cfg->extract.corpus, (long long)n.docs,
-			 x.last ? "texts are empty or longer than extract.max_tokens" : "documents are empty or shorter than extract.min_position",
+			 x.last ? "texts are empty or longer than extract.max_tokens"
+				: "documents are empty or shorter than extract.min_position",
 			 (long long)(x.last ? x.max_tokens : x.min_position));
 	if (err->status) {
 		nla_actset_abort(w);
 		return err->status;
 	}
 	if (n.too_long)
-		nla_say("%lld texts are longer than extract.max_tokens = %lld tokens: left out", (long long)n.too_long, (long long)x.max_tokens);
+		nla_say("%lld texts are longer than extract.max_tokens = %lld tokens: left out", (long long)n.too_long,
+			(long long)x.max_tokens);
 	if (n.other_tokens)
-		nla_say("%lld of %lld texts are another number of tokens here than their n_raw_tokens: another tokenizer, or text that does not encode back",
+		nla_say("%lld of %lld texts are another number of tokens here than their n_raw_tokens: another tokenizer, or "
+			"text that does not encode back",
 			(long long)n.other_tokens, (long long)n.rows);
 	if (nla_actset_finish(w, err))
 		return err->status;
 	nla_progress_end(&p, "%lld rows from %lld documents, block %lld, width %lld", (long long)n.rows, (long long)n.docs,
 			 (long long)layer, (long long)t->lm.arch.d_model);
 	if (nla_stop_asked()) /* not what was asked for: a script that waits for the whole set must see it */
-		nla_fail(err, "stopped after %lld documents: '%s' holds their %lld rows; --overwrite extracts anew", (long long)n.docs, cfg->out,
-			 (long long)n.rows);
+		nla_fail(err, "stopped after %lld documents: '%s' holds their %lld rows; --overwrite extracts anew",
+			 (long long)n.docs, cfg->out, (long long)n.rows);
 	return err->status;
 }
 
@@ -62,13 +65,14 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	nla_sidecar_init(&meta);
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->extract.corpus, "extract.corpus", err) ||
 	    nla_config_need(cfg->out, "out", err) || nla_config_device(cfg, &device, &dtype, err) ||
-	    nla_target_open(&target, cfg->model, &cfg->chat, device, dtype, -1, err) || nla_newset_describe(&meta, &target, cfg, err) ||
-	    nla_corpus_open(&corpus, cfg->extract.corpus, err) || (cfg->overwrite && nla_actset_remove(cfg->out, err)) ||
+	    nla_target_open(&target, cfg->model, &cfg->chat, device, dtype, -1, err) ||
+	    nla_newset_describe(&meta, &target, cfg, err) || nla_corpus_open(&corpus, cfg->extract.corpus, err) ||
+	    (cfg->overwrite && nla_actset_remove(cfg->out, err)) ||
 	    nla_actset_create(&w, cfg->out, &meta, cfg->extract.dtype ? NLA_ST_F32 : NLA_ST_BF16, err) ||
 	    fill(cfg, &target, &corpus, meta.layer, w, err) || nla_sidecar_read(&made, cfg->out, err))
 		goto out;
-	printf("{\"rows\": %lld, \"d_model\": %lld, \"layer\": %lld, \"baseline_var\": %.9g, \"baseline_mean\": %.9g}\n", (long long)made.n_rows,
-	       (long long)made.d_model, (long long)made.layer, made.baseline_var, made.baseline_mean);
+	printf("{\"rows\": %lld, \"d_model\": %lld, \"layer\": %lld, \"baseline_var\": %.9g, \"baseline_mean\": %.9g}\n",
+	       (long long)made.n_rows, (long long)made.d_model, (long long)made.layer, made.baseline_var, made.baseline_mean);
 	nla_sidecar_release(&made);
 out:
 	nla_corpus_close(&corpus);
@@ -80,6 +84,6 @@ out:
 int main(int argc, char **argv)
 {
 	return nla_program("nla-extract", NLA_CMD_EXTRACT,
-			   "Corpus -> activation set: the target's residual stream after block K at chosen tokens of each document.", argc,
-			   argv, run);
+			   "Corpus -> activation set: the target's residual stream after block K at chosen tokens.", argc, argv,
+			   run);
 }

@@ -36,8 +36,9 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	struct nla_teach t;
 	nla_stop_catch();
 	if (!nla_teach_open(&t, cfg, err)) {
-		nla_say("nla-teach: %s on %s, %lld of %lld rows to explain, %lld have an explanation, seed %lld", t.teacher.folder,
-			nt_device_name(t.teacher.lm.device), (long long)t.n_asked, (long long)t.set.n, (long long)t.n_kept, (long long)cfg->seed);
+		nla_say("nla-teach: %s on %s, %lld of %lld rows to explain, %lld have an explanation, seed %lld",
+			t.teacher.folder, nt_device_name(t.teacher.lm.device), (long long)t.n_asked, (long long)t.set.n,
+			(long long)t.n_kept, (long long)cfg->seed);
 		for (int64_t try = 0; try < cfg->teach.tries && !err->status && !nla_stop_asked(); try++)
 			ask(&t, try, err);
 		if (!err->status && nla_stop_asked())
@@ -55,7 +56,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 int main(int argc, char **argv)
 {
 	return nla_program("nla-teach", NLA_CMD_TEACH,
-			   "A local instruct model (--teacher) writes explanations of an activation set's texts for the warm start:\n"
-			   "the rows of --data, explained, become the set --out. OUT/teach.jsonl has every answer, which --resume starts from.",
+			   "A local instruct model (--teacher) writes explanations of an activation set's texts, for the warm\n"
+			   "start: the rows of --data become the set --out. --resume continues from OUT/teach.jsonl.",
 			   argc, argv, run);
 }

@@ -32,7 +32,7 @@ int nla_program(const char *name, enum nla_command command, const char *purpose,
 		print_options(NLA_CMD_ALL, true);
 		return 0;
 	}
-	/* A step frees and asks again for arrays of megabytes: keep the pages, instead of having the kernel clear them each time. */
+	/* A step frees and asks again for arrays of megabytes: keep the pages, or the kernel clears them each time. */
 	mallopt(M_MMAP_THRESHOLD, 32 << 20);
 	mallopt(M_TRIM_THRESHOLD, 1 << 30);
 	nla_config_read(&cfg, command, argc, argv, &help, &err);

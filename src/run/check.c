@@ -12,18 +12,20 @@
 static void write_plan(FILE *out, const struct nla_plan_in *in, const struct nla_plan *p, const char *where)
 {
 #define ROW(what, bytes, note, ...) fprintf(out, "  %-26s %8.3f   " note "\n", what, (double)(bytes) / GIB, __VA_ARGS__)
-	const char *copies = !p->copies ? "none: they do not fit" : p->copies == 1 ? "for decoding" : "for decoding, the anchor, the AR";
+	static const char *const copies[] = { "none: they do not fit", "for decoding", "", "for decoding, the anchor, the AR" };
 	fprintf(out, "memory plan in GiB for %s, %s: %lld x %lld responses of at most %lld tokens\n", where,
 		in->dtype == NT_F32 ? "fp32" : "bf16", (long long)in->prompts, (long long)in->group, (long long)in->new_tokens);
 	ROW("weights", p->weights, "%s", "once: AV, reference and AR share them");
-	ROW("copies, adapters merged in", p->merged, "%s", copies);
+	ROW("copies, adapters merged in", p->merged, "%s", copies[p->copies]);
 	ROW("adapters, AR head", p->adapters, "%s", "as they were loaded");
 	ROW("optimizer", p->optimizer, "%s", "the trained adapter with gradient and two moments");
-	ROW("rollout: cache", p->cache, "%lld rows of %lld tokens at once", (long long)p->rows, (long long)(in->prompt + in->new_tokens));
+	ROW("rollout: cache", p->cache, "%lld rows of %lld tokens at once", (long long)p->rows,
+	    (long long)(in->prompt + in->new_tokens));
 	ROW("rollout: intermediates", p->decoding, "%s", "of one token a row, or of the prompts");
 	ROW("score: intermediates", p->score, "%s", "of a batch of texts");
-	ROW("update: activations", p->update - p->logits, "%lld of %lld responses a backward pass, %s", (long long)p->micro_batch,
-	    (long long)(in->prompts * in->group), p->recompute ? "blocks recomputed" : "all blocks kept");
+	ROW("update: activations", p->update - p->logits, "%lld of %lld responses a backward pass, %s",
+	    (long long)p->micro_batch, (long long)(in->prompts * in->group),
+	    p->recompute ? "blocks recomputed" : "all blocks kept");
 	ROW("update: log-prob chunk", p->logits, "%lld MiB of logits at a time", (long long)(p->chunk >> 20));
 	ROW("head room", p->head_room, "%s", in->gpu ? "CUDA context, fragmentation" : "libraries, fragmentation");
 	ROW("total", p->total, "of %.3f: the stages follow one another, so the largest counts", (double)p->room / GIB);
@@ -38,8 +40,11 @@ static void write_larger(FILE *out, const struct nla_plan_in *in, int64_t room)
 	more.prompts = more.group = 16;
 	nla_plan_make(&more, room, &p);
 	if (p.fits)
-		fprintf(out, "room: 16 x 16 responses fit too, %lld rows decoding at once (%lld batches), %lld responses a backward pass, %.1f GiB\n",
-			(long long)p.rows, (long long)((256 + p.rows - 1) / p.rows), (long long)p.micro_batch, (double)p.total / GIB);
+		fprintf(out,
+			"room: 16 x 16 responses fit too, %lld rows decoding at once (%lld batches), %lld responses a backward "
+			"pass, %.1f GiB\n",
+			(long long)p.rows, (long long)((256 + p.rows - 1) / p.rows), (long long)p.micro_batch,
+			(double)p.total / GIB);
 	else
 		fprintf(out, "room: 16 x 16 responses do not fit, they need %.1f GiB\n", (double)p.total / GIB);
 }
@@ -56,7 +61,8 @@ static void advise(const struct nla_plan_in *asked, int64_t room, struct nla_str
 	if (!p.fits && in.micro_batch > 1) {
 		in.micro_batch = 0;
 		nla_plan_make(&in, room, &p);
-		nla_str_addf(s, "lower update.micro_batch from %lld to %lld, ", (long long)asked->micro_batch, (long long)p.micro_batch);
+		nla_str_addf(s, "lower update.micro_batch from %lld to %lld, ", (long long)asked->micro_batch,
+			     (long long)p.micro_batch);
 	}
 	if (!p.fits && in.dtype == NT_F32) {
 		in.dtype = NT_BF16;
@@ -69,7 +75,8 @@ static void advise(const struct nla_plan_in *asked, int64_t room, struct nla_str
 		nla_plan_make(&in, room, &p);
 	}
 	if (p.fits && in.new_tokens < asked->new_tokens)
-		nla_str_addf(s, "lower rollout.max_new_tokens from %lld to %lld, ", (long long)asked->new_tokens, (long long)in.new_tokens);
+		nla_str_addf(s, "lower rollout.max_new_tokens from %lld to %lld, ", (long long)asked->new_tokens,
+			     (long long)in.new_tokens);
 	nla_str_addf(s, p.fits ? "and it takes %.1f GiB" : "and still it needs %.1f GiB", (double)p.total / GIB);
 }
 
@@ -86,16 +93,18 @@ static enum nla_status try_step(FILE *out, struct nla_train *t, const struct nla
 		int64_t before = nt_peak(device);
 		if (!nla_train_batch(t, &s, err) && !nla_train_rollout(t, &s, err) && !nla_train_score(t, &s, err) &&
 		    !nla_train_reward(t, &s, err) && !nla_train_update(t, &s, err))
-			fprintf(out, "tried one prompt: %lld responses in %.1f s, scored in %.1f s, update in %.1f s; it took %.3f GiB\n",
-				(long long)s.rollout.n, s.seconds[NLA_STAGE_ROLLOUT], s.seconds[NLA_STAGE_SCORE], s.seconds[NLA_STAGE_UPDATE],
-				(double)(nt_peak(device) - before) / GIB);
+			fprintf(out,
+				"tried one prompt: %lld responses in %.1f s, scored in %.1f s, update in %.1f s; "
+				"it took %.3f GiB\n",
+				(long long)s.rollout.n, s.seconds[NLA_STAGE_ROLLOUT], s.seconds[NLA_STAGE_SCORE],
+				s.seconds[NLA_STAGE_UPDATE], (double)(nt_peak(device) - before) / GIB);
 		nla_step_release(&s);
 	}
 	t->cfg = cfg;
 	return err->status;
 }
 
-/* The step is made where the model fits this device; one that plans for a GPU elsewhere must have room to spare, and be done soon. */
+/* The step is made where the model fits this device; planned for another, it must have room to spare and be done soon. */
 static enum nla_status maybe_try(FILE *out, struct nla_train *t, const struct nla_config *cfg, struct nla_err *err)
 {
 	struct nla_plan_in one = nla_train_sizes(t);
@@ -107,10 +116,11 @@ static enum nla_status maybe_try(FILE *out, struct nla_train *t, const struct nl
 	/* multiplications and additions: rollout, reference, the policy forward, again, and twice as many backward */
 	double operations = 2.0 * (double)nla_arch_n_params(one.arch) * 6 * (double)(one.prompt + one.group * one.new_tokens);
 	if (!t->plan.fits)
-		fprintf(out, "not tried: one prompt takes %.1f GiB on this machine, which has %.1f to spare\n", (double)t->plan.total / GIB,
-			(double)t->plan.room / GIB);
+		fprintf(out, "not tried: one prompt takes %.1f GiB on this machine, which has %.1f to spare\n",
+			(double)t->plan.total / GIB, (double)t->plan.room / GIB);
 	else if (other && operations > TRIAL)
-		fprintf(out, "not tried: one prompt takes %.0f x 10^12 operations, too long without a GPU\n", operations / 1e12);
+		fprintf(out, "not tried: one prompt takes %.0f x 10^12 operations, too long without a GPU\n",
+			operations / 1e12);
 	else
 		try_step(out, t, cfg, err);
 	return err->status;
@@ -151,8 +161,8 @@ enum nla_status nla_check(const struct nla_config *cfg, FILE *out, struct nla_er
 	struct nla_train t;
 	nt_peak_reset(NT_CPU); /* so that what is loaded counts when it is freed */
 	if (!nla_train_open(&t, cfg, err)) {
-		fprintf(out, "loaded: %s, AV %s, AR %s, %lld activations of block %lld\n", cfg->model, cfg->av, cfg->ar, (long long)t.set.n,
-			(long long)t.ar.depth - 1);
+		fprintf(out, "loaded: %s, AV %s, AR %s, %lld activations of block %lld\n", cfg->model, cfg->av, cfg->ar,
+			(long long)t.set.n, (long long)t.ar.depth - 1);
 		plan_and_try(out, &t, cfg, err);
 	}
 	nla_train_close(&t);

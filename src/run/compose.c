@@ -20,8 +20,8 @@ enum nla_status nla_slots_check(const char *key, const char *template, const cha
 	for (size_t i = 0; slots[i]; i++) {
 		const char *first = strstr(template, slots[i]);
 		if ((i == 0 && !first) || (first && strstr(first + 1, slots[i])))
-			return nla_usage(err, "'%s' has '%s' %s, want it %s", key, slots[i], first ? "more than once" : "nowhere",
-					 i ? "once or not at all" : "once");
+			return nla_usage(err, "'%s' has '%s' %s, want it %s", key, slots[i],
+					 first ? "more than once" : "nowhere", i ? "once or not at all" : "once");
 	}
 	return NLA_OK;
 }

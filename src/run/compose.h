@@ -1,5 +1,5 @@
 /*
- * compose - the texts around a teacher's answer: the prompt it is given, what of the answer serves, and the explanation made of it. Pure.
+ * compose - the texts around a teacher's answer: its prompt, what of the answer serves, the explanation made of it. Pure.
  *
  *	teach.prompt       {text}    the last tokens of the row's text                                         once
  *	                   {next}    the target's likeliest next tokens, in quotes
@@ -7,8 +7,8 @@
  *	                   {end}     the last words of the row's text, in quotes
  *	                   {next}    as above, white space in front of each taken off
  *
- * How much of the end and of the next tokens an explanation quotes is drawn from 1 to the most, by (seed, row): an AV that has read short
- * and long explanations of one kind can be brought from one to the other by degrees.
+ * How much of the end and of the next tokens an explanation quotes is drawn from 1 to the most, by (seed, row): an AV that has
+ * read short and long explanations of one kind can be brought from one to the other by degrees.
  */
 #ifndef NLA_COMPOSE_H
 #define NLA_COMPOSE_H

@@ -83,11 +83,14 @@ int nla_reconstruct(struct nla *nla, const char *text, float *v_hat, const float
 	float mse = 0, *zero = nla_alloc((size_t)nla_width(nla), sizeof(*zero));
 	nla_ar_texts_start(&texts);
 	if (!nla_ar_encode(&nla->m.ar, text, strlen(text), &texts.ids, &fit, &err) && fit == NLA_AR_TOO_LONG)
-		nla_fail(&err, "the text and its template are longer than the %lld tokens the reconstructor reads", (long long)nla_ar_max_ids(&nla->m.ar));
+		nla_fail(&err, "the text and its template are longer than the %lld tokens the reconstructor reads",
+			 (long long)nla_ar_max_ids(&nla->m.ar));
 	else if (!err.status && fit == NLA_AR_MERGES)
-		nla_fail(&err, "the text's end merges with the template behind it: the prompt does not end in critic_suffix_ids");
+		nla_fail(&err,
+			 "the text's end merges with the template behind it: the prompt does not end in critic_suffix_ids");
 	nla_i64s_push(&texts.offset, (int64_t)texts.ids.n);
-	if (!err.status && !nla_ar_score(&nla->m.ar, &view, &texts, v ? v : zero, NLA_AR_MAX_IDS, &mse, v_hat, &err) && v && cosine)
+	if (!err.status && !nla_ar_score(&nla->m.ar, &view, &texts, v ? v : zero, NLA_AR_MAX_IDS, &mse, v_hat, &err) && v &&
+	    cosine)
 		*cosine = 1 - mse / 2.0;
 	nla_ar_texts_release(&texts);
 	free(zero);

@@ -14,9 +14,9 @@
 #include "base/progress.h"
 
 /* Keys that may differ on resume: they change what is seen of a run, not what it computes. */
-static const char *const free_keys[] = { "steps", "threads", "resume", "overwrite", "log.", "eval.", "checkpoint.", "out", "explain.",
-					 "score", "extract.", "export.", "teach.", "templates.", "ref", "memory", "check",
-					 "update.recompute" };
+static const char *const free_keys[] = { "steps", "threads", "resume", "overwrite", "log.", "eval.", "checkpoint.", "out",
+					 "explain.", "score", "extract.", "export.", "teach.", "templates.", "ref", "memory",
+					 "check", "update.recompute" };
 
 static bool is_free(const char *key)
 {
@@ -87,17 +87,19 @@ static enum nla_status start_resumed(struct nla_folder *f, const struct nla_conf
 {
 	if (nla_checkpoint_find(f->path, &f->checkpoint, &f->resumed, err))
 		return err->status;
-	if (!nla_exists(config) && !f->checkpoint) /* nothing there yet: a command that always says --resume starts the same way */
+	if (!nla_exists(config) && !f->checkpoint) /* nothing there yet: so that one command starts and restarts */
 		return nla_config_write(cfg, config, err);
-	return same_config(config, cfg, fixed_steps, err) || cut_lines(f->path, "metrics.jsonl", f->resumed, err) ||
-	       cut_lines(f->path, "samples.jsonl.gz", f->resumed, err) || nla_config_write(cfg, config, err) ? err->status : NLA_OK;
+	if (!same_config(config, cfg, fixed_steps, err) && !cut_lines(f->path, "metrics.jsonl", f->resumed, err) &&
+	    !cut_lines(f->path, "samples.jsonl.gz", f->resumed, err))
+		nla_config_write(cfg, config, err);
+	return err->status;
 }
 
 /* Only what a run writes, never what else lies there. */
 static bool is_ours(const char *name)
 {
-	static const char *const ours[] = { "config.json", "metrics.jsonl", "samples.jsonl.gz", "log.txt", "checkpoints", "reference",
-					    "eval-[0-9]*.json", "eval-[0-9]*.rows.jsonl" };
+	static const char *const ours[] = { "config.json", "metrics.jsonl", "samples.jsonl.gz", "log.txt", "checkpoints",
+					    "reference", "eval-[0-9]*.json", "eval-[0-9]*.rows.jsonl" };
 	for (size_t i = 0; i < NLA_LEN(ours); i++)
 		if (!fnmatch(ours[i], name, 0))
 			return true;
@@ -130,7 +132,10 @@ static enum nla_status start_fresh(const struct nla_config *cfg, const char *con
 	bool there = nla_exists(config) || nla_exists(checkpoints);
 	free(checkpoints);
 	if (there && !cfg->overwrite)
-		return nla_usage(err, "'%s' holds a run already: give --resume to continue it, --overwrite to replace it, or another --out", cfg->out);
+		return nla_usage(err,
+				 "'%s' holds a run already: give --resume to continue it, --overwrite to replace it, or "
+				 "another --out",
+				 cfg->out);
 	return (cfg->overwrite && remove_run(cfg->out, err)) || nla_config_write(cfg, config, err) ? err->status : NLA_OK;
 }
 
@@ -153,7 +158,8 @@ static enum nla_status open_log(struct nla_log *log, const char *folder, const c
 enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err)
 {
 	struct nla_err ignored = NLA_ERR_INIT;
-	*f = (struct nla_folder){ .path = nla_strdup(cfg->out), .resumed = -1, .metrics.fd = -1, .samples.fd = -1, .log.fd = -1, .lock = -1 };
+	*f = (struct nla_folder){ .path = nla_strdup(cfg->out), .resumed = -1, .lock = -1 };
+	f->metrics.fd = f->samples.fd = f->log.fd = -1;
 	char *config = nla_path_join(f->path, "config.json");
 	if (!nla_mkdirs(f->path, err) && !nla_lock(f->lock = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), f->path, err) &&
 	    !(cfg->resume ? start_resumed(f, cfg, config, fixed_steps, err) : start_fresh(cfg, config, err)) &&
@@ -181,7 +187,7 @@ enum nla_status nla_folder_close(struct nla_folder *f, struct nla_err *err)
 	return err->status;
 }
 
-static enum nla_status add_line(struct nla_log *log, const cJSON *line, struct nla_err *err)
+enum nla_status nla_log_line(struct nla_log *log, const cJSON *line, struct nla_err *err)
 {
 	struct nla_str text = NLA_STR_INIT;
 	nla_json_add(&text, line, false, 0);
@@ -190,9 +196,6 @@ static enum nla_status add_line(struct nla_log *log, const cJSON *line, struct n
 	nla_str_release(&text);
 	return nla_log_flush(log, err);
 }
-
-enum nla_status nla_folder_metrics(struct nla_folder *f, const cJSON *line, struct nla_err *err) { return add_line(&f->metrics, line, err); }
-enum nla_status nla_folder_sample(struct nla_folder *f, const cJSON *line, struct nla_err *err) { return add_line(&f->samples, line, err); }
 
 /* ---- checkpoints ---- */
 
@@ -251,7 +254,8 @@ static enum nla_status sync_tree(const char *path, struct nla_err *err)
 
 static enum nla_status point_latest(const char *dir, int64_t step, struct nla_err *err)
 {
-	char *name = nla_format("step-%lld", (long long)step), *link = nla_path_join(dir, "latest"), *tmp = nla_path_join(dir, ".latest");
+	char *name = nla_format("step-%lld", (long long)step), *link = nla_path_join(dir, "latest"),
+	     *tmp = nla_path_join(dir, ".latest");
 	unlink(tmp);
 	if (symlink(name, tmp) || rename(tmp, link))
 		nla_fail(err, "cannot point '%s' to '%s': %s", link, name, strerror(errno));
@@ -261,7 +265,8 @@ static enum nla_status point_latest(const char *dir, int64_t step, struct nla_er
 	return err->status;
 }
 
-enum nla_status nla_checkpoint_commit(const struct nla_folder *f, int64_t step, const char *path, int64_t keep, struct nla_err *err)
+enum nla_status nla_checkpoint_commit(const struct nla_folder *f, int64_t step, const char *path, int64_t keep,
+				      struct nla_err *err)
 {
 	char *dir = nla_path_join(f->path, "checkpoints"), *final = nla_format("%s/step-%lld", dir, (long long)step);
 	if (!sync_tree(path, err) && !nla_rmtree(final, err) && rename(path, final))
@@ -311,7 +316,8 @@ enum nla_status nla_state_write(const struct nla_state *s, const char *folder, s
 	char *path = nla_path_join(folder, "state.json");
 	cJSON *json = cJSON_CreateObject();
 	for (size_t i = 0; i < NLA_LEN(counters); i++)
-		cJSON_AddNumberToObject(json, counters[i].key, (double)*(const int64_t *)((const char *)s + counters[i].offset));
+		cJSON_AddNumberToObject(json, counters[i].key,
+					(double)*(const int64_t *)((const char *)s + counters[i].offset));
 	nla_json_write(path, json, true, err);
 	cJSON_Delete(json);
 	free(path);
@@ -327,7 +333,7 @@ enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t 
 		if (counters[i].offset < offsetof(struct nla_state, micro_batch) || nla_json_at(json, counters[i].key))
 			nla_json_need_int(json, path, counters[i].key, (int64_t *)((char *)s + counters[i].offset), err);
 	if (!err->status && s->rows && s->rows != rows)
-		nla_usage(err, "cannot resume: the data had %lld rows to train on at '%s' and has %lld now: another set at the same path?",
+		nla_usage(err, "cannot resume: the data had %lld rows to train on at '%s' and has %lld now: another set?",
 			  (long long)s->rows, path, (long long)rows);
 	s->rows = rows;
 	cJSON_Delete(json);

@@ -11,9 +11,11 @@ enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *c
 {
 	int device;
 	nt_dtype dtype;
-	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) || nla_config_need(cfg->ar, "ar", err) ||
-	    nla_config_device(cfg, &device, &dtype, err) || nla_target_open(&m->target, cfg->model, &cfg->chat, device, dtype, -1, err) ||
-	    nla_av_open_on(&m->av, &m->target, cfg->av, cfg->av_base, err) || nla_ar_open_on(&m->ar, &m->target, cfg->ar, cfg->ar_base, err))
+	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) ||
+	    nla_config_need(cfg->ar, "ar", err) || nla_config_device(cfg, &device, &dtype, err) ||
+	    nla_target_open(&m->target, cfg->model, &cfg->chat, device, dtype, -1, err) ||
+	    nla_av_open_on(&m->av, &m->target, cfg->av, cfg->av_base, err) ||
+	    nla_ar_open_on(&m->ar, &m->target, cfg->ar, cfg->ar_base, err))
 		return err->status;
 	return nla_contract_fits(&m->av.meta, &m->target, &m->av.meta, &m->ar.meta, cfg->av, err);
 }
@@ -45,13 +47,15 @@ static enum nla_status from_file(struct nla_subject *s, const char *path, int64_
 	return err->status;
 }
 
-static enum nla_status from_row(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg, struct nla_err *err)
+static enum nla_status from_row(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg,
+				struct nla_err *err)
 {
 	struct nla_actset set;
 	if (nla_config_need(cfg->data, "data", err) || nla_actset_open(&set, cfg->data, m->target.lm.arch.d_model, err))
 		return err->status;
 	if (cfg->explain.row >= set.n)
-		nla_usage(err, "'explain.row' is %lld: '%s' has rows 0 to %lld", (long long)cfg->explain.row, cfg->data, (long long)set.n - 1);
+		nla_usage(err, "'explain.row' is %lld: '%s' has rows 0 to %lld", (long long)cfg->explain.row, cfg->data,
+			  (long long)set.n - 1);
 	else if (!nla_contract_fits(&set.meta, &m->target, &m->av.meta, &m->ar.meta, cfg->data, err) &&
 		 !nla_actset_vectors(&set, &cfg->explain.row, 1, s->v, err) && *set.rows[cfg->explain.row].text)
 		s->text = nla_strdup(set.rows[cfg->explain.row].text);
@@ -60,7 +64,8 @@ static enum nla_status from_row(struct nla_subject *s, const struct nla_models *
 	return err->status;
 }
 
-enum nla_status nla_subject_find(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg, struct nla_err *err)
+enum nla_status nla_subject_find(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg,
+				 struct nla_err *err)
 {
 	int64_t d = m->target.lm.arch.d_model;
 	struct nla_str text = NLA_STR_INIT;
@@ -88,13 +93,17 @@ static void take_templates(struct nla_sidecar *meta, const char *marker, const c
 }
 
 /* Those of another sidecar, which must fit this tokenizer, and its block. */
-static enum nla_status describe_like(struct nla_sidecar *meta, const struct nla_target *t, const char *path, struct nla_err *err)
+static enum nla_status describe_like(struct nla_sidecar *meta, const struct nla_target *t, const char *path,
+				     struct nla_err *err)
 {
 	struct nla_sidecar like;
 	if (nla_sidecar_read(&like, path, err))
 		return err->status;
 	if (!like.marker || !like.av_template || !like.ar_template) {
-		nla_fail(err, "'%s': its sidecar has no injection_char, AV template or AR template: give them as options, without extract.meta", path);
+		nla_fail(err,
+			 "'%s': its sidecar has no injection_char, AV template or AR template: give them as options, without "
+			 "extract.meta",
+			 path);
 	} else if (!nla_contract_check(&like, t, path, err)) {
 		take_templates(meta, like.marker, like.av_template, like.ar_template);
 		meta->inject = like.inject;
@@ -105,7 +114,8 @@ static enum nla_status describe_like(struct nla_sidecar *meta, const struct nla_
 	return err->status;
 }
 
-enum nla_status nla_newset_describe(struct nla_sidecar *meta, const struct nla_target *t, const struct nla_config *cfg, struct nla_err *err)
+enum nla_status nla_newset_describe(struct nla_sidecar *meta, const struct nla_target *t, const struct nla_config *cfg,
+				    struct nla_err *err)
 {
 	int64_t blocks = t->lm.arch.n_layers;
 	meta->version = 2;
@@ -117,10 +127,12 @@ enum nla_status nla_newset_describe(struct nla_sidecar *meta, const struct nla_t
 	else if (describe_like(meta, t, cfg->extract.meta, err))
 		return err->status;
 	else if (cfg->extract.layer < 0 && meta->layer < 0)
-		return nla_usage(err, "'%s': its sidecar names no block (layer_index): say which with extract.layer", cfg->extract.meta);
+		return nla_usage(err, "'%s': its sidecar names no block (layer_index): say which with extract.layer",
+				 cfg->extract.meta);
 	if (cfg->extract.layer >= 0 || meta->layer < 0)
 		meta->layer = cfg->extract.layer >= 0 ? cfg->extract.layer : 2 * blocks / 3;
 	if (meta->layer >= blocks)
-		return nla_usage(err, "'extract.layer' is %lld: '%s' has blocks 0 to %lld", (long long)meta->layer, cfg->model, (long long)blocks - 1);
+		return nla_usage(err, "'extract.layer' is %lld: '%s' has blocks 0 to %lld", (long long)meta->layer, cfg->model,
+				 (long long)blocks - 1);
 	return nla_contract_make(meta, t, err);
 }

@@ -1,6 +1,6 @@
 /*
- * models - what the commands make of a configuration before their work begins: target, verbalizer and reconstructor opened together, the
- * one activation that it points to, and the sidecar of the activation set that it asks for.
+ * models - what the commands make of a configuration before their work begins: target, verbalizer and reconstructor opened
+ * together, the one activation that it points to, and the sidecar of the activation set that it asks for.
  */
 #ifndef NLA_MODELS_H
 #define NLA_MODELS_H
@@ -26,10 +26,13 @@ struct nla_subject {
 	char *text;                /* up to the token; NULL: unknown */
 	struct nla_baselines base; /* of its data set; NaN: unknown */
 };
-enum nla_status nla_subject_find(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg, struct nla_err *err);
+enum nla_status nla_subject_find(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg,
+				 struct nla_err *err);
 void nla_subject_release(struct nla_subject *s);
 
-/* The sidecar of a new activation set: block, marker and templates of extract.meta or of the options, and the ids that follow from them. */
-enum nla_status nla_newset_describe(struct nla_sidecar *meta, const struct nla_target *t, const struct nla_config *cfg, struct nla_err *err);
+/* The sidecar of a new activation set: block, marker and templates of extract.meta or of the options, and the ids that follow
+ * from them. */
+enum nla_status nla_newset_describe(struct nla_sidecar *meta, const struct nla_target *t, const struct nla_config *cfg,
+				    struct nla_err *err);
 
 #endif

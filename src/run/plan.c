@@ -30,7 +30,8 @@ int64_t nla_plan_weights(const struct nla_arch *arch, nt_dtype dtype)
 
 int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_av *av, const struct nla_ar *ar)
 {
-	return nla_plan_weights(&target->lm.arch, target->lm.dtype) + (av->own.blocks ? nla_plan_weights(&av->own.arch, av->own.dtype) : 0) +
+	return nla_plan_weights(&target->lm.arch, target->lm.dtype) +
+	       (av->own.blocks ? nla_plan_weights(&av->own.arch, av->own.dtype) : 0) +
 	       (ar->own.blocks ? nla_plan_weights(&ar->own.arch, ar->own.dtype) : 0);
 }
 
@@ -61,7 +62,8 @@ struct shape {
 /* n responses over the prompts they need: the prompts' common head once, the rest once a prompt. */
 static struct shape responses(const struct nla_plan_in *in, int64_t n)
 {
-	int64_t prompts = n ? (n + in->group - 1) / in->group : 0, rest = in->prompt - in->prompt_head, own = in->new_tokens - 1;
+	int64_t prompts = n ? (n + in->group - 1) / in->group : 0, rest = in->prompt - in->prompt_head,
+		own = in->new_tokens - 1;
 	return (struct shape){ .tokens = in->prompt_head + prompts * rest + n * own, .rows = 1 + prompts + n,
 			       .longest = NLA_MAX(own, NLA_MAX(rest, in->prompt_head)), .context = in->prompt + own,
 			       .predicted = n * in->new_tokens };
@@ -69,7 +71,8 @@ static struct shape responses(const struct nla_plan_in *in, int64_t n)
 
 static struct shape texts(const struct nla_plan_in *in, int64_t n)
 {
-	return (struct shape){ .tokens = n * in->ar_prompt, .rows = n + 1, .longest = in->ar_prompt, .context = in->ar_prompt, .predicted = n };
+	int64_t one = in->ar_prompt;
+	return (struct shape){ .tokens = n * one, .rows = n + 1, .longest = one, .context = one, .predicted = n };
 }
 
 /* Who is run through: adapters over the weights, of which the last may be trained. */
@@ -114,8 +117,8 @@ static int64_t block_scope(const struct nla_plan_in *in, const struct who *w, co
 	int64_t d = a->d_model, q = q_width(a), kv = kv_width(a), f = a->d_ff;
 	int gate_up = NLA_MAX(over(w, NLA_GATE), over(w, NLA_UP));
 	int64_t attention = 2 * d + (q + 2 * kv) + q * over(w, NLA_Q) + kv * (over(w, NLA_K) + over(w, NLA_V)) + (q + kv) + q;
-	int64_t mlp = d * (2 + over(w, NLA_O)) + d + 2 * f + f * (over(w, NLA_GATE) + over(w, NLA_UP)) + (gate_up ? 2 * f : 0) + f +
-		      d * (2 + over(w, NLA_DOWN));
+	int64_t mlp = d * (2 + over(w, NLA_O)) + d + 2 * f + f * (over(w, NLA_GATE) + over(w, NLA_UP)) + (gate_up ? 2 * f : 0) +
+		      f + d * (2 + over(w, NLA_DOWN));
 	int64_t inside = plain(in) ? f * 2 : over(w, NLA_GATE) || over(w, NLA_UP) ? f : d; /* temporaries of one operation */
 	int64_t all = s->tokens * element(in) * (attention + mlp + inside);
 	return plain(in) ? NLA_MAX(all, s->tokens * element(in) * attention + padded(in, s)) : all;
@@ -127,14 +130,16 @@ static int64_t block_saved(const struct nla_plan_in *in, const struct who *w, co
 	const struct nla_arch *a = in->arch;
 	int64_t e = element(in), d = a->d_model, q = q_width(a), kv = kv_width(a), f = a->d_ff, ranks = 0, copies = 0;
 	bool all_own = over(w, NLA_Q) && over(w, NLA_K) && over(w, NLA_V);
-	bool train_qkv = trains(w, NLA_Q) || trains(w, NLA_K) || trains(w, NLA_V), train_gu = trains(w, NLA_GATE) || trains(w, NLA_UP);
+	bool train_qkv = trains(w, NLA_Q) || trains(w, NLA_K) || trains(w, NLA_V),
+	     train_gu = trains(w, NLA_GATE) || trains(w, NLA_UP);
 	for (int p = 0; p < NLA_N_PROJ; p++)
 		for (int i = 0; i < w->n; i++) {
 			int64_t r = w->adapters[i]->rank[p];
 			ranks += w->trained && i == w->n - 1 ? r : 0;
-			copies += e < 4 ? r * (nla_proj_in(a, p) + nla_proj_out(a, p)) * e : 0; /* A and B in the weights' type */
+			copies += e < 4 ? r * (nla_proj_in(a, p) + nla_proj_out(a, p)) * e : 0; /* A and B in this type */
 		}
-	int64_t own = (over(w, NLA_Q) ? q : 0) + (over(w, NLA_K) ? kv : 0) + (over(w, NLA_V) ? kv : 0) + (all_own ? 0 : q + 2 * kv);
+	int64_t own = (over(w, NLA_Q) ? q : 0) + (over(w, NLA_K) ? kv : 0) + (over(w, NLA_V) ? kv : 0) +
+		      (all_own ? 0 : q + 2 * kv);
 	int64_t token = e * (ranks + (train_qkv ? d : 0) + (train_gu ? d : 0) + 2 * f + (trains(w, NLA_DOWN) ? f : 0));
 	if (plain(in)) {
 		token += 2 * 4 * d;                                                /* what both norms read, in fp32 */
@@ -158,8 +163,8 @@ static int64_t block_gradients(const struct nla_plan_in *in, const struct shape 
 /* ---- the update ---- */
 
 /* The peak is at the last block's backward pass, or before it, when only the chunk's logits add to what is kept. */
-static int64_t backward(const struct nla_plan_in *in, const struct who *w, const struct shape *s, int64_t blocks, bool recompute,
-			int64_t logits)
+static int64_t backward(const struct nla_plan_in *in, const struct who *w, const struct shape *s, int64_t blocks,
+			bool recompute, int64_t logits)
 {
 	int64_t e = element(in), d = in->arch->d_model, saved = block_saved(in, w, s), scope = block_scope(in, w, s);
 	int64_t inputs = blocks * s->tokens * d * e, all = recompute ? inputs : blocks * saved;
@@ -193,7 +198,8 @@ int64_t nla_plan_decoding(const struct nla_plan_in *in, int64_t rows)
 	struct who w = policy(in, 0);
 	if (in->copies)
 		w.n = 0;
-	int64_t prompts = in->eval_rows ? rows : NLA_MIN(rows, in->prompts), slab = in->prompt + in->new_tokens, e = element(in);
+	int64_t prompts = in->eval_rows ? rows : NLA_MIN(rows, in->prompts), slab = in->prompt + in->new_tokens,
+		e = element(in);
 	struct shape prefill = { .tokens = in->prompt_head + prompts * (in->prompt - in->prompt_head), .rows = 1 + prompts,
 				 .longest = NLA_MAX(in->prompt_head, in->prompt - in->prompt_head), .context = in->prompt };
 	struct shape step = { .tokens = rows, .rows = 0, .longest = 0, .context = 0 };
@@ -207,7 +213,8 @@ int64_t nla_plan_decoding(const struct nla_plan_in *in, int64_t rows)
 static int64_t score(const struct nla_plan_in *in)
 {
 	struct who w = { .adapters = { in->ar }, .n = in->ar != NULL };
-	int64_t n = NLA_MIN(NLA_MAX(NLA_SCORE_TOKENS / NLA_MAX(in->ar_prompt, 1), 1), NLA_MAX(in->prompts * in->group, in->eval_rows));
+	int64_t n = NLA_MIN(NLA_MAX(NLA_SCORE_TOKENS / NLA_MAX(in->ar_prompt, 1), 1),
+			    NLA_MAX(in->prompts * in->group, in->eval_rows));
 	struct shape s = texts(in, n);
 	return block_scope(in, &w, &s);
 }
@@ -223,7 +230,8 @@ static int64_t standing(const struct nla_plan_in *in, struct nla_plan *p)
 	p->weights = in->weights;
 	p->merged = p->copies ? useful * copy(a, in->dtype) : 0;
 	p->adapters = (adapter_params(a, in->av) + adapter_params(a, in->ar)) * 4 + head;
-	p->optimizer = 4 * trained + (in->ar_trained ? 3 * 4 * adapter_params(a, in->ar) : 0) + (in->head_trained ? 3 * head : 0);
+	p->optimizer = 4 * trained + (in->ar_trained ? 3 * 4 * adapter_params(a, in->ar) : 0) +
+		       (in->head_trained ? 3 * head : 0);
 	return p->weights + p->merged + p->adapters + p->optimizer + (in->gpu ? NLA_PLAN_CONTEXT : PROGRAM);
 }
 
@@ -262,8 +270,8 @@ static void fill_micro(const struct nla_plan_in *in, int64_t room, int copies, b
 }
 
 /*
- * In order of speed. Recomputing costs a forward pass (a third of the update) and copies save the adapters' products in decoding, so
- * copies go before recomputation, and both before backward passes of a few responses.
+ * In order of speed. Recomputing costs a forward pass (a third of the update) and copies save the adapters' products in
+ * decoding, so copies go before recomputation, and both before backward passes of a few responses.
  */
 void nla_plan_make(const struct nla_plan_in *in, int64_t room, struct nla_plan *plan)
 {
@@ -277,10 +285,11 @@ void nla_plan_make(const struct nla_plan_in *in, int64_t room, struct nla_plan *
 	for (size_t i = 0; i < NLA_LEN(order); i++) {
 		int choice = order[i].recompute ? NLA_RECOMPUTE_TRUE : NLA_RECOMPUTE_FALSE;
 		bool all = order[i].copies == NLA_PLAN_ALL_COPIES;
-		if (order[i].copies > in->copies || (all && in->dtype != NT_F32) || (in->recompute != NLA_RECOMPUTE_AUTO && in->recompute != choice))
+		if (order[i].copies > in->copies || (all && in->dtype != NT_F32) ||
+		    (in->recompute != NLA_RECOMPUTE_AUTO && in->recompute != choice))
 			continue;
 		fill_micro(in, room, order[i].copies, order[i].recompute, &p);
-		if (p.fits || (!plan->fits && (!plan->total || p.total <= plan->total))) /* of those that are not ample, the leanest */
+		if (p.fits || (!plan->fits && (!plan->total || p.total <= plan->total))) /* the leanest, if none is ample */
 			*plan = p;
 		if (p.fits && p.rows >= rows && (p.micro_batch >= few || in->micro_batch))
 			return;
@@ -301,8 +310,8 @@ char *nla_plan_words(const struct nla_plan_in *in, const struct nla_plan *p)
 	struct nla_str s = NLA_STR_INIT;
 	nla_str_addf(&s, "%.1f of %.1f GiB: ", (double)p->total / GIB, (double)p->room / GIB);
 	if (in->rollout)
-		nla_str_addf(&s, "%s, %lld rows decode at once, ", p->merged ? "adapters merged into copies" : "no merged copies",
-			     (long long)p->rows);
+		nla_str_addf(&s, "%s, %lld rows decode at once, ",
+			     p->merged ? "adapters merged into copies" : "no merged copies", (long long)p->rows);
 	nla_str_addf(&s, "%lld %s a backward pass, blocks %s", (long long)p->micro_batch, in->rollout ? "responses" : "rows",
 		     p->recompute ? "recomputed" : "kept");
 	return nla_str_detach(&s);

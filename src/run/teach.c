@@ -1,7 +1,7 @@
 /*
  * A teacher's run: opening it (which rows, the log of an earlier start), asking a batch, and writing the set.
  *
- *	texts [n] -> prompts, one pack [tokens] -> decoded ids [n, max_new_tokens] -> answers, one line each -> a row's explanation
+ *	texts [n] -> prompts, one pack [tokens] -> ids [n, max_new_tokens] -> answers, a line each -> explanations
  */
 #include "run/teach.h"
 
@@ -48,7 +48,8 @@ static void take(struct nla_teach *t, const struct answer *a)
 
 static void add_line(struct nla_str *out, const struct answer *a)
 {
-	nla_str_addf(out, "{\"row\":%lld,\"try\":%lld,\"tokens\":%lld,\"failed\":", (long long)a->row, (long long)a->try, (long long)a->tokens);
+	nla_str_addf(out, "{\"row\":%lld,\"try\":%lld,\"tokens\":%lld,\"failed\":", (long long)a->row, (long long)a->try,
+		     (long long)a->tokens);
 	nla_str_addf(out, a->unfit ? "\"%s\"" : "null", a->unfit ? unfit_names[a->unfit] : "");
 	nla_str_add(out, ",\"text\":");
 	nla_json_add_str(out, a->text, strlen(a->text));
@@ -67,7 +68,8 @@ static enum nla_status take_line(struct nla_teach *t, const cJSON *json, const c
 	if (a.unfit == NLA_N_UNFIT)
 		return nla_fail(err, "'%s': 'failed' is '%s'", name, failed);
 	if (a.row < 0 || a.row >= t->set.n)
-		return nla_fail(err, "'%s': 'row' is %lld: '%s' has rows 0 to %lld", name, (long long)a.row, t->set.path, (long long)t->set.n - 1);
+		return nla_fail(err, "'%s': 'row' is %lld: '%s' has rows 0 to %lld", name, (long long)a.row, t->set.path,
+				(long long)t->set.n - 1);
 	a.text = nla_strdup(text);
 	take(t, &a);
 	free(a.text);
@@ -147,13 +149,8 @@ static enum nla_status start_log(struct nla_teach *t, struct nla_err *err)
 	}
 	if (!err->status && whole < log.len && ftruncate(t->log.fd, (off_t)whole))
 		nla_fail(err, "cannot write '%s': %s", t->log.path, strerror(errno));
-	nla_str_reset(&log);
-	if (!err->status && !whole) {
-		nla_json_add(&log, now, false, 0);
-		nla_str_addc(&log, '\n');
-		nla_log_add(&t->log, log.buf, log.len);
-		nla_log_flush(&t->log, err);
-	}
+	if (!err->status && !whole)
+		nla_log_line(&t->log, now, err);
 	nla_str_release(&log);
 	cJSON_Delete(now);
 	return err->status;
@@ -165,7 +162,7 @@ static enum nla_status start_log(struct nla_teach *t, struct nla_err *err)
 static enum nla_status choose_rows(struct nla_teach *t, struct nla_err *err)
 {
 	const struct nla_config *cfg = t->cfg;
-	const char *next = strstr(cfg->teach.prompt, NLA_SLOT_NEXT) ? "teach.prompt" : strstr(cfg->teach.explanation, NLA_SLOT_NEXT) ? "teach.explanation" : NULL;
+	const bool asks = strstr(cfg->teach.prompt, NLA_SLOT_NEXT), says = strstr(cfg->teach.explanation, NLA_SLOT_NEXT);
 	t->rows = nla_alloc((size_t)t->set.n, sizeof(*t->rows));
 	for (int64_t i = 0; i < t->set.n; i++) {
 		const struct nla_row *row = &t->set.rows[i];
@@ -174,9 +171,10 @@ static enum nla_status choose_rows(struct nla_teach *t, struct nla_err *err)
 		t->n_no_text += !kept && !*row->text;
 		t->rows[i].asked = !kept && *row->text && (!cfg->teach.rows || t->n_asked < cfg->teach.rows);
 		t->n_asked += t->rows[i].asked;
-		if (t->rows[i].asked && next && !row->next.n)
-			return nla_fail(err, "'%s' has '" NLA_SLOT_NEXT "', but row %lld of '%s' has no next tokens (nla-extract keeps them "
-					"with extract.next)", next, (long long)i, cfg->data);
+		if (t->rows[i].asked && (asks || says) && !row->next.n)
+			return nla_fail(err, "'%s' has '{next}', but row %lld of '%s' has no next tokens: nla-extract keeps "
+					"them with extract.next", asks ? "teach.prompt" : "teach.explanation", (long long)i,
+					cfg->data);
 	}
 	if (!t->n_asked && t->n_no_text)
 		return nla_fail(err, "cannot teach '%s': its rows have no texts", cfg->data);
@@ -192,9 +190,10 @@ static enum nla_status open_out(struct nla_teach *t, struct nla_err *err)
 	if (nla_same_folder(out, cfg->data))
 		nla_usage(err, "'out' and 'data' are both '%s': give another --out, the set is left as it is", out);
 	else if (nla_exists(meta) && !nla_exists(log) && !cfg->overwrite)
-		nla_usage(err, "'%s' holds an activation set that nla-teach did not write: give another --out, or --overwrite to replace it", out);
+		nla_usage(err, "'%s' holds an activation set that nla-teach did not write: another --out, or --overwrite", out);
 	else if (nla_exists(log) && !cfg->overwrite && !cfg->resume)
-		nla_usage(err, "'%s' exists already: give --resume to continue it, --overwrite to replace it, or another --out", log);
+		nla_usage(err, "'%s' exists already: give --resume to continue it, --overwrite to replace it, or another --out",
+			  log);
 	else if (!nla_mkdirs(out, err) && !nla_log_open(&t->log, log, err) && !nla_lock(t->log.fd, out, err)) {
 		if (cfg->overwrite && (ftruncate(t->log.fd, 0) || nla_actset_remove(out, err)) && !err->status)
 			nla_fail(err, "cannot write '%s': %s", log, strerror(errno));
@@ -214,11 +213,12 @@ enum nla_status nla_teach_open(struct nla_teach *t, const struct nla_config *cfg
 	int device;
 	nt_dtype dtype;
 	*t = (struct nla_teach){ .cfg = cfg, .log.fd = -1, .started = nla_seconds() };
-	if (nla_config_need(model, "model", err) || nla_config_need(cfg->data, "data", err) || nla_config_need(cfg->out, "out", err) ||
+	if (nla_config_need(model, "model", err) || nla_config_need(cfg->data, "data", err) ||
+	    nla_config_need(cfg->out, "out", err) ||
 	    nla_slots_check("teach.prompt", cfg->teach.prompt, nla_prompt_slots, err) ||
 	    nla_slots_check("teach.explanation", cfg->teach.explanation, nla_explanation_slots, err) ||
-	    nla_config_device(cfg, &device, &dtype, err) || nla_actset_open(&t->set, cfg->data, 0, err) || choose_rows(t, err) ||
-	    nla_target_open(&t->teacher, model, &chat, device, dtype, -1, err))
+	    nla_config_device(cfg, &device, &dtype, err) || nla_actset_open(&t->set, cfg->data, 0, err) ||
+	    choose_rows(t, err) || nla_target_open(&t->teacher, model, &chat, device, dtype, -1, err))
 		return err->status;
 	return open_out(t, err);
 }
@@ -237,8 +237,8 @@ void nla_teach_close(struct nla_teach *t)
 
 /* ---- a batch ---- */
 
-/* The last `context` tokens of a text, from the start of a word on when the cut is inside the text. Special tokens of the teacher's, which
- * would end the user's turn, have no place in it. */
+/* The last `context` tokens of a text, from the start of a word on when the cut is inside the text. Special tokens of the
+ * teacher's, which would end the user's turn, have no place in it. */
 static char *text_tail(const struct nla_teach *t, const char *text, struct nla_err *err)
 {
 	struct nla_str tail = NLA_STR_INIT;
@@ -258,11 +258,13 @@ static char *text_tail(const struct nla_teach *t, const char *text, struct nla_e
 
 static enum nla_status make_prompt(const struct nla_teach *t, int64_t row, struct nla_i32s *ids, struct nla_err *err)
 {
-	char *text = text_tail(t, t->set.rows[row].text, err), *content = nla_compose_prompt(t->cfg->teach.prompt, &t->set.rows[row], text);
+	char *text = text_tail(t, t->set.rows[row].text, err),
+	     *content = nla_compose_prompt(t->cfg->teach.prompt, &t->set.rows[row], text);
 	int64_t room = nt_size(t->teacher.lm.cos, 0), most = t->cfg->teach.max_new_tokens;
-	if (!err->status && !nla_chat_prompt(&t->teacher.chat, t->teacher.tok, content, ids, err) && (int64_t)ids->n + most > room)
-		nla_fail(err, "a prompt of %zu tokens and an answer of %lld are more than the teacher's %lld positions: lower 'teach.context'",
-			 ids->n, (long long)most, (long long)room);
+	if (!err->status && !nla_chat_prompt(&t->teacher.chat, t->teacher.tok, content, ids, err) &&
+	    (int64_t)ids->n + most > room)
+		nla_fail(err, "a prompt of %zu tokens and an answer of %lld are more than the teacher's %lld positions: lower "
+			 "'teach.context'", ids->n, (long long)most, (long long)room);
 	if (err->status)
 		nla_err_context(err, "row %lld", (long long)row);
 	free(text);
@@ -283,8 +285,8 @@ static int64_t shared_head(const struct nla_i32s *prompts, int64_t n)
 	return (int64_t)shared;
 }
 
-static enum nla_status decode(const struct nla_teach *t, const struct nla_i32s *prompts, const int64_t *rows, int64_t n, struct nla_decoded *out,
-			      struct nla_err *err)
+static enum nla_status decode(const struct nla_teach *t, const struct nla_i32s *prompts, const int64_t *rows, int64_t n,
+			      struct nla_decoded *out, struct nla_err *err)
 {
 	const struct nla_chat *chat = &t->teacher.chat;
 	struct nla_view view = { .lm = &t->teacher.lm };
@@ -300,8 +302,10 @@ static enum nla_status decode(const struct nla_teach *t, const struct nla_i32s *
 	nt_scope_push();
 	if (!nla_pack_ready(&pack, &t->teacher.lm, err)) {
 		struct nla_decode d = { .view = &view, .prompts = &pack, .prompt_row = at, .key = keys, .n = n,
-					.max_new_tokens = t->cfg->teach.max_new_tokens, .temperature = t->cfg->teach.temperature,
-					.rng = { (uint64_t)t->cfg->seed, NLA_STREAM_TEACH }, .step = (uint32_t)t->rows[rows[0]].tries,
+					.max_new_tokens = t->cfg->teach.max_new_tokens,
+					.temperature = t->cfg->teach.temperature,
+					.rng = { (uint64_t)t->cfg->seed, NLA_STREAM_TEACH },
+					.step = (uint32_t)t->rows[rows[0]].tries,
 					.stop = chat->stop.data, .n_stop = chat->stop.n };
 		nla_decode(&d, out, err);
 	}
@@ -312,34 +316,28 @@ static enum nla_status decode(const struct nla_teach *t, const struct nla_i32s *
 	return err->status;
 }
 
-/* A model's vocabulary may be padded beyond the tokenizer's; a padded id has no text, and an answer with one does not serve. */
-static void read_answer(const struct nla_teach *t, const struct nla_decoded *d, int64_t i, struct answer *a)
-{
-	struct nla_err no_text = NLA_ERR_INIT;
-	struct nla_str text = NLA_STR_INIT;
-	a->tokens = d->length[i];
-	if (nla_tokenizer_decode(t->teacher.tok, d->ids + i * d->width, (size_t)(a->tokens - d->stopped[i]), true, &text, &no_text))
-		nla_str_reset(&text);
-	a->unfit = nla_answer_clean(text.buf, d->stopped[i], &a->text);
-	nla_str_release(&text);
-}
-
 static void show(const struct nla_teach *t, const struct answer *a)
 {
 	const char *text = t->set.rows[a->row].text;
 	size_t n = strlen(text), skip = n > 200 ? n - 200 : 0;
 	while (skip && ((unsigned char)text[skip] & 0xC0) == 0x80) /* not inside a character */
 		skip++;
-	nla_say("row %lld: %s%s\n  -> %s%s%s", (long long)a->row, skip ? "..." : "", text + skip, a->unfit ? unfit_names[a->unfit] : "",
-		a->unfit ? ": " : "", a->text);
+	nla_say("row %lld: %s%s\n  -> %s%s%s", (long long)a->row, skip ? "..." : "", text + skip,
+		a->unfit ? unfit_names[a->unfit] : "", a->unfit ? ": " : "", a->text);
 }
 
-static enum nla_status take_answers(struct nla_teach *t, const int64_t *rows, int64_t n, const struct nla_decoded *d, struct nla_err *err)
+static enum nla_status take_answers(struct nla_teach *t, const int64_t *rows, int64_t n, const struct nla_decoded *d,
+				    struct nla_err *err)
 {
-	struct nla_str lines = NLA_STR_INIT;
+	struct nla_str lines = NLA_STR_INIT, text = NLA_STR_INIT;
 	for (int64_t i = 0; i < n; i++) {
-		struct answer a = { .row = rows[i], .try = t->rows[rows[i]].tries, .left = n - 1 - i };
-		read_answer(t, d, i, &a);
+		struct answer a = { .row = rows[i], .try = t->rows[rows[i]].tries, .tokens = d->length[i], .left = n - 1 - i };
+		struct nla_err no_text = NLA_ERR_INIT; /* of an id that pads the vocabulary: that answer does not serve */
+		nla_str_reset(&text);
+		if (nla_tokenizer_decode(t->teacher.tok, d->ids + i * d->width, (size_t)(a.tokens - d->stopped[i]), true, &text,
+					 &no_text))
+			nla_str_reset(&text);
+		a.unfit = nla_answer_clean(text.buf, d->stopped[i], &a.text);
 		add_line(&lines, &a);
 		take(t, &a);
 		if (t->shown++ < t->cfg->teach.show)
@@ -349,6 +347,7 @@ static enum nla_status take_answers(struct nla_teach *t, const int64_t *rows, in
 	}
 	nla_log_add(&t->log, lines.buf, lines.len);
 	nla_str_release(&lines);
+	nla_str_release(&text);
 	return nla_log_flush(&t->log, err);
 }
 
@@ -369,28 +368,22 @@ enum nla_status nla_teach_batch(struct nla_teach *t, const int64_t *rows, int64_
 
 /* ---- which rows, in which order ---- */
 
-struct pending {
-	int64_t row, length;
-};
-
-static int longest_first(const void *a, const void *b)
+static int ascending(const void *a, const void *b)
 {
-	const struct pending *x = a, *y = b;
-	return x->length != y->length ? (x->length < y->length) - (x->length > y->length) : (x->row > y->row) - (x->row < y->row);
+	const int64_t *x = a, *y = b;
+	return (*x > *y) - (*x < *y);
 }
 
 int64_t *nla_teach_pending(const struct nla_teach *t, int64_t try, int64_t *n)
 {
-	struct pending *list = nla_alloc((size_t)t->set.n, sizeof(*list));
-	int64_t *rows = nla_alloc((size_t)t->set.n, sizeof(*rows));
+	int64_t *rows = nla_alloc((size_t)t->set.n, sizeof(*rows)), context = t->cfg->teach.context;
 	*n = 0;
-	for (int64_t i = 0; i < t->set.n; i++)
+	for (int64_t i = 0; i < t->set.n; i++) /* longest first, then by number: both in one key */
 		if (t->rows[i].asked && !t->rows[i].served && t->rows[i].tries == try)
-			list[(*n)++] = (struct pending){ i, NLA_MIN(t->set.rows[i].n_raw_tokens, t->cfg->teach.context) };
-	qsort(list, (size_t)*n, sizeof(*list), longest_first);
+			rows[(*n)++] = (context - NLA_MIN(t->set.rows[i].n_raw_tokens, context)) * t->set.n + i;
+	qsort(rows, (size_t)*n, sizeof(*rows), ascending);
 	for (int64_t i = 0; i < *n; i++)
-		rows[i] = list[i].row;
-	free(list);
+		rows[i] %= t->set.n;
 	return rows;
 }
 

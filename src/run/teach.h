@@ -3,14 +3,14 @@
  *
  *	texts --prompt, chat format--> ids --decode--> answers --clean--> explanations --> a new set: OUT
  *
- * A batch of prompts shares what they begin with. Every answer is a line of OUT/teach.jsonl, a batch at a time, behind a first line that
- * holds the settings and the identity of the teacher and the set:
+ * A batch of prompts shares what they begin with. Every answer is a line of OUT/teach.jsonl, a batch at a time, behind a first
+ * line that holds the settings and the identity of the teacher and the set:
  *
  *	{"row":7,"try":0,"tokens":41,"failed":null,"text":"A recipe for ...","left":63}
  *
- * left: answers of its batch that follow. What stands behind the last line with 0 is of a batch that was cut short, and a resumed run
- * asks for it again. The rows of try t are those that t answers did not serve, longest text first, so a resumed run has the same batches
- * as an uninterrupted one; an answer's random numbers depend on (seed, try, row), not on its batch.
+ * left: answers of its batch that follow. What follows the last line with 0 is of a batch that was cut short, and a
+ * resumed run asks for it again. The rows of try t are those that t answers did not serve, longest text first, so a resumed run
+ * has the same batches as an uninterrupted one; an answer's random numbers depend on (seed, try, row), not on its batch.
  *
  * OUT is an activation set only at the end; the source set is never written to.
  */
