@@ -42,7 +42,7 @@ static enum nla_status from_file(const char *path, int64_t d, float *v, struct n
 	return err->status;
 }
 
-static enum nla_status from_row(const struct nla_config *cfg, const struct nla_av *av, const struct nla_ar *ar, struct subject *s,
+static enum nla_status from_row(const struct nla_config *cfg, const struct nla_half *av, const struct nla_half *ar, struct subject *s,
 				struct nla_err *err)
 {
 	struct nla_actset set;
@@ -58,7 +58,7 @@ static enum nla_status from_row(const struct nla_config *cfg, const struct nla_a
 	return err->status;
 }
 
-static enum nla_status find_subject(const struct nla_config *cfg, const struct nla_av *av, const struct nla_ar *ar, struct subject *s,
+static enum nla_status find_subject(const struct nla_config *cfg, const struct nla_half *av, const struct nla_half *ar, struct subject *s,
 				    struct nla_err *err)
 {
 	const struct nla_target *t = av->target;
@@ -94,13 +94,13 @@ static void print_one(const struct nla_rollout *r, const struct nla_score *score
 	cJSON_Delete(json);
 }
 
-static enum nla_status explain(const struct nla_config *cfg, const struct nla_av *av, const struct nla_ar *ar, const struct subject *s,
+static enum nla_status explain(const struct nla_config *cfg, const struct nla_half *av, const struct nla_half *ar, const struct subject *s,
 			       struct nla_err *err)
 {
 	int64_t n = cfg->explain.samples;
 	struct nla_rollout_cfg once = cfg->rollout;
 	struct nla_rng rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL };
-	struct nla_view av_view = nla_av_view(av), ar_view = nla_ar_view(ar);
+	struct nla_view av_view = nla_half_view(av), ar_view = nla_half_view(ar);
 	struct nla_rollout r;
 	struct nla_score score;
 	uint32_t *keys = nla_alloc((size_t)n, sizeof(*keys));
@@ -122,21 +122,21 @@ static enum nla_status explain(const struct nla_config *cfg, const struct nla_av
 static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 {
 	struct nla_target target = { 0 };
-	struct nla_av av = { 0 };
-	struct nla_ar ar = { 0 };
+	struct nla_half av = { 0 };
+	struct nla_half ar = { 0 };
 	struct subject s = { .text = NLA_STR_INIT };
 	int device;
 	nt_dtype dtype;
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) || nla_config_need(cfg->ar, "ar", err) ||
 	    nla_config_device(cfg, &device, &dtype, err))
 		return err->status;
-	if (!nla_target_open(&target, cfg->model, &cfg->chat, device, dtype, -1, err) && !nla_av_open_on(&av, &target, cfg->av, cfg->av_base, err) &&
-	    !nla_ar_open_on(&ar, &target, cfg->ar, cfg->ar_base, err) && !find_subject(cfg, &av, &ar, &s, err))
+	if (!nla_target_open(&target, cfg->model, &cfg->chat, device, dtype, -1, err) && !nla_half_open(&av, NLA_AV, &target, cfg->av, cfg->av_base, err) &&
+	    !nla_half_open(&ar, NLA_AR, &target, cfg->ar, cfg->ar_base, err) && !find_subject(cfg, &av, &ar, &s, err))
 		explain(cfg, &av, &ar, &s, err);
 	nla_str_release(&s.text);
 	free(s.v);
-	nla_av_release(&av);
-	nla_ar_release(&ar);
+	nla_half_release(&av);
+	nla_half_release(&ar);
 	nla_target_close(&target);
 	return err->status;
 }
