@@ -215,7 +215,8 @@ enum nla_status nla_contract_make(struct nla_sidecar *meta, const struct nla_tar
 }
 
 const char *const nla_beside[] = { "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
-				   "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", NULL };
+				   "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
+				   "nla_chat.json", NULL };
 
 enum nla_status nla_copy_beside(const char *from, const char *to, const char *skip, struct nla_err *err)
 {
