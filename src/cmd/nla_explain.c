@@ -34,7 +34,7 @@ static enum nla_status explain(const struct nla_config *cfg, const struct nla_mo
 {
 	struct nla_rollout_cfg once = cfg->rollout;
 	struct nla_rng rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL };
-	struct nla_view av = nla_av_view(&m->av), ar = nla_ar_view(&m->ar);
+	struct nla_view av = nla_half_view(&m->av), ar = nla_half_view(&m->ar);
 	struct nla_rollout r;
 	struct nla_score score;
 	once.group = cfg->explain.samples;

@@ -25,7 +25,8 @@ int nla_open(struct nla **out, const char *model, const char *av, const char *ar
 	if (nt_device_open(device, &index))
 		nla_nt_fail(&err, "cannot use device '%s'", device);
 	else if (!nla_target_open(&nla->m.target, model, NULL, index, index == NT_CPU ? NT_F32 : NT_BF16, -1, &err) &&
-		 !nla_av_open(&nla->m.av, &nla->m.target, av, &err) && !nla_ar_open(&nla->m.ar, &nla->m.target, ar, &err))
+		 !nla_half_open(&nla->m.av, NLA_AV, &nla->m.target, av, NULL, &err) &&
+		 !nla_half_open(&nla->m.ar, NLA_AR, &nla->m.target, ar, NULL, &err))
 		nla_contract_fits(&nla->m.av.meta, &nla->m.target, &nla->m.av.meta, &nla->m.ar.meta, av, &err);
 	if (err.status) {
 		nla_close(nla);
@@ -59,7 +60,7 @@ char *nla_explain(struct nla *nla, const float *v, int64_t max_new_tokens, doubl
 	struct nla_rollout_cfg cfg = { .prompts = 1, .group = 1, .max_new_tokens = max_new_tokens, .temperature = temperature,
 				       .truncated = NLA_TRUNCATED_SCORE };
 	struct nla_rng rng = { seed, NLA_STREAM_EVAL };
-	struct nla_view view = nla_av_view(&nla->m.av);
+	struct nla_view view = nla_half_view(&nla->m.av);
 	struct nla_rollout r;
 	char *text = NULL;
 	const uint32_t key = 0;
@@ -77,7 +78,7 @@ char *nla_explain(struct nla *nla, const float *v, int64_t max_new_tokens, doubl
 int nla_reconstruct(struct nla *nla, const char *text, float *v_hat, const float *v, double *cosine, char *message)
 {
 	struct nla_err err = NLA_ERR_INIT;
-	struct nla_view view = nla_ar_view(&nla->m.ar);
+	struct nla_view view = nla_half_view(&nla->m.ar);
 	struct nla_ar_texts texts;
 	enum nla_ar_fit fit = NLA_AR_FITS;
 	float mse = 0, *zero = nla_alloc((size_t)nla_width(nla), sizeof(*zero));
@@ -89,8 +90,7 @@ int nla_reconstruct(struct nla *nla, const char *text, float *v_hat, const float
 		nla_fail(&err,
 			 "the text's end merges with the template behind it: the prompt does not end in critic_suffix_ids");
 	nla_i64s_push(&texts.offset, (int64_t)texts.ids.n);
-	if (!err.status && !nla_ar_score(&nla->m.ar, &view, &texts, v ? v : zero, NLA_AR_MAX_IDS, &mse, v_hat, &err) && v &&
-	    cosine)
+	if (!err.status && !nla_ar_score(&nla->m.ar, &view, &texts, v ? v : zero, &mse, v_hat, &err) && v && cosine)
 		*cosine = 1 - mse / 2.0;
 	nla_ar_texts_release(&texts);
 	free(zero);

@@ -14,16 +14,16 @@ enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *c
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) ||
 	    nla_config_need(cfg->ar, "ar", err) || nla_config_device(cfg, &device, &dtype, err) ||
 	    nla_target_open(&m->target, cfg->model, &cfg->chat, device, dtype, -1, err) ||
-	    nla_av_open_on(&m->av, &m->target, cfg->av, cfg->av_base, err) ||
-	    nla_ar_open_on(&m->ar, &m->target, cfg->ar, cfg->ar_base, err))
+	    nla_half_open(&m->av, NLA_AV, &m->target, cfg->av, cfg->av_base, err) ||
+	    nla_half_open(&m->ar, NLA_AR, &m->target, cfg->ar, cfg->ar_base, err))
 		return err->status;
 	return nla_contract_fits(&m->av.meta, &m->target, &m->av.meta, &m->ar.meta, cfg->av, err);
 }
 
 void nla_models_close(struct nla_models *m)
 {
-	nla_av_release(&m->av);
-	nla_ar_release(&m->ar);
+	nla_half_release(&m->av);
+	nla_half_release(&m->ar);
 	nla_target_close(&m->target);
 }
 

@@ -28,7 +28,7 @@ int64_t nla_plan_weights(const struct nla_arch *arch, nt_dtype dtype)
 	return nla_arch_n_params(arch) * size_of(dtype) + NLA_MIN(arch->max_position, NLA_MAX_POSITIONS) * arch->head_dim * 4;
 }
 
-int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_av *av, const struct nla_ar *ar)
+int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_half *av, const struct nla_half *ar)
 {
 	return nla_plan_weights(&target->lm.arch, target->lm.dtype) +
 	       (av->own.blocks ? nla_plan_weights(&av->own.arch, av->own.dtype) : 0) +

@@ -62,7 +62,7 @@ struct nla_plan {
 void nla_plan_make(const struct nla_plan_in *in, int64_t room, struct nla_plan *plan);
 /* Bytes of a model's weights; of all models loaded: the target, and a whole AV's and AR's own. */
 int64_t nla_plan_weights(const struct nla_arch *arch, nt_dtype dtype);
-int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_av *av, const struct nla_ar *ar);
+int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_half *av, const struct nla_half *ar);
 /* Of that many rows, how many can decode at once (in->copies, no update). */
 int64_t nla_plan_rows(const struct nla_plan_in *in, int64_t rows, int64_t room);
 /* In words: "19.0 of 24.0 GiB: no merged copies, 32 rows decode at once, 8 responses a backward pass, blocks kept"; owned. */

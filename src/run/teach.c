@@ -13,7 +13,7 @@
 
 #include "base/json.h"
 #include "base/progress.h"
-#include "nla/weights.h"
+#include "nla/half.h"
 #include "run/folder.h"
 #include "run/same.h"
 
