@@ -132,8 +132,8 @@ static enum nla_status same_input(const char *key, const char *folder, const cJS
 	if (cJSON_Compare(was, now, true))
 		return NLA_OK;
 	if (!own || (strcmp(key, "av") && strcmp(key, "ar")))
-		return nla_usage(err, "cannot resume: '%s' of the run in '%s' had another content than '%s' has", key, folder,
-				 path);
+		return nla_usage(err, "cannot resume: '%s' has another content than the '%s' that the run in '%s' began with: "
+				 "give that, or another --out", path, key, folder);
 	nla_say("'%s' has another content than at the start of the run, which resumes with its own %s", path, key);
 	return NLA_OK;
 }

@@ -26,6 +26,7 @@ void nla_stop_catch(void)
 {
 	static const int caught[] = { SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGHUP };
 	struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART }, before;
+	sigemptyset(&action.sa_mask);
 	for (size_t i = 0; i < NLA_LEN(caught); i++) /* each blocks the others: the handler is not interrupted */
 		sigaddset(&action.sa_mask, caught[i]);
 	for (size_t i = 0; i < NLA_LEN(caught); i++)

@@ -150,7 +150,7 @@ mv "$work/train" "$work/train.kept"
 make_set train 0 20
 run nla-train "$@" --out "$work/changed" --steps 5 --resume
 [ "$code" -eq 2 ] || fail "another set at the same path: exits $code"
-said "cannot resume: 'data' of the run in '.*changed' had another content than '.*train' has"
+said "cannot resume: '.*train' has another content than the 'data' that the run in '.*changed' began with"
 
 # An extraction that was stopped keeps its rows, but is no success: who waits for the whole set must see it.
 tool corpus 1000 2000 >"$work/big.jsonl"
