@@ -14,34 +14,16 @@
 char nla_str_empty[1];
 
 /* The text goes through a buffer of its own: an argument may be the old text. */
-static enum nla_status err_set(struct nla_err *err, enum nla_status status, const char *fmt, va_list ap)
+enum nla_status nla_err_set(struct nla_err *err, enum nla_status status, const char *fmt, ...)
 {
 	char text[sizeof(err->text)];
+	va_list ap;
 
+	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
 	memcpy(err->text, text, sizeof(text));
-	err->status = status;
-	return status;
-}
-
-enum nla_status nla_fail(struct nla_err *err, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	err_set(err, NLA_FAIL, fmt, ap);
-	va_end(ap);
-	return err->status;
-}
-
-enum nla_status nla_usage(struct nla_err *err, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	err_set(err, NLA_USAGE, fmt, ap);
-	va_end(ap);
-	return err->status;
+	return err->status = status;
 }
 
 enum nla_status nla_err_context(struct nla_err *err, const char *fmt, ...)
@@ -113,26 +95,15 @@ char *nla_strndup(const char *s, size_t n)
 	return copy;
 }
 
-static char *format_va(const char *fmt, va_list ap, size_t *len)
-{
-	char *text;
-	int n = vasprintf(&text, fmt, ap);
-
-	if (n < 0)
-		NLA_BUG("cannot format '%s'", fmt);
-	*len = (size_t)n;
-	return text;
-}
-
 char *nla_format(const char *fmt, ...)
 {
+	struct nla_str s = NLA_STR_INIT;
 	va_list ap;
-	size_t len;
 
 	va_start(ap, fmt);
-	char *text = format_va(fmt, ap, &len);
+	nla_str_addv(&s, fmt, ap);
 	va_end(ap);
-	return text;
+	return nla_str_detach(&s);
 }
 
 void nla_str_init(struct nla_str *s)
@@ -187,16 +158,24 @@ void nla_str_addc(struct nla_str *s, char c)
 	nla_str_addn(s, &c, 1);
 }
 
+void nla_str_addv(struct nla_str *s, const char *fmt, va_list ap)
+{
+	char *text;
+	int n = vasprintf(&text, fmt, ap);
+
+	if (n < 0)
+		NLA_BUG("cannot format '%s'", fmt);
+	nla_str_addn(s, text, (size_t)n);
+	free(text);
+}
+
 void nla_str_addf(struct nla_str *s, const char *fmt, ...)
 {
 	va_list ap;
-	size_t len;
 
 	va_start(ap, fmt);
-	char *text = format_va(fmt, ap, &len);
+	nla_str_addv(s, fmt, ap);
 	va_end(ap);
-	nla_str_addn(s, text, len);
-	free(text);
 }
 
 char *nla_str_detach(struct nla_str *s)
@@ -217,6 +196,28 @@ bool nla_ends_with(const char *s, const char *suffix)
 	size_t n = strlen(s), m = strlen(suffix);
 
 	return n >= m && !memcmp(s + n - m, suffix, m);
+}
+
+const char *nla_word_at(const char *words, int index, size_t *length)
+{
+	for (int i = 0; i < index && words; i++)
+		words = (words = strchr(words, '|')) ? words + 1 : NULL;
+	if (index < 0 || !words)
+		NLA_BUG("there is no choice %d", index);
+	*length = strcspn(words, "|");
+	return words;
+}
+
+int nla_word_index(const char *words, const char *word)
+{
+	size_t n = strlen(word);
+
+	for (int i = 0; words; i++) {
+		if (strcspn(words, "|") == n && !memcmp(words, word, n))
+			return i;
+		words = (words = strchr(words, '|')) ? words + 1 : NULL;
+	}
+	return -1;
 }
 
 /* Edits (insert, delete, replace, swap of neighbours) from a to b; rows holds 3 * (strlen(b) + 1) numbers. */

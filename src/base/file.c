@@ -38,21 +38,6 @@ char *nla_path_join(const char *dir, const char *name)
 	return nla_format("%s%s%s", dir, nla_ends_with(dir, "/") ? "" : "/", name);
 }
 
-char *nla_path_dir(const char *path)
-{
-	size_t n = strlen(path);
-
-	while (n > 1 && path[n - 1] == '/')
-		n--;
-	while (n > 0 && path[n - 1] != '/')
-		n--;
-	if (!n)
-		return nla_strdup(".");
-	while (n > 1 && path[n - 1] == '/')
-		n--;
-	return nla_strndup(path, n);
-}
-
 const char *nla_path_base(const char *path)
 {
 	size_t n = strlen(path);
@@ -62,6 +47,15 @@ const char *nla_path_base(const char *path)
 	while (n > 0 && path[n - 1] != '/')
 		n--;
 	return path + n;
+}
+
+char *nla_path_dir(const char *path)
+{
+	size_t n = (size_t)(nla_path_base(path) - path);
+
+	while (n > 1 && path[n - 1] == '/')
+		n--;
+	return n ? nla_strndup(path, n) : nla_strdup(".");
 }
 
 enum nla_status nla_gz_error(void *gz, const char *path, struct nla_err *err)

@@ -6,6 +6,9 @@
 
 #include "base/base.h"
 
+/* Length of the well-formed character at s[0..n), n > 0; or minus the length of the longest start of one that is cut or wrong there
+ * (at least 1): Unicode 15, table 3-7 and the practice of section 3.9, so that other programs count the same replacements. */
+int nla_utf8_length(const char *s, size_t n);
 /* The code point at the start of s[0..n) and its length in bytes, 1 to 4; 0 when the bytes are not valid or n is 0. */
 size_t nla_utf8_next(const char *s, size_t n, uint32_t *code);
 bool nla_utf8_valid(const char *s, size_t n);

@@ -37,7 +37,6 @@ static enum nla_status describe_like(const struct nla_config *cfg, const struct 
 /* The sidecar of the set: layer, templates, and the ids that follow from them. */
 static enum nla_status describe(const struct nla_config *cfg, const struct nla_target *t, struct nla_sidecar *meta, struct nla_err *err)
 {
-	meta->version = 2;
 	meta->kind = nla_strdup("nla_dataset");
 	meta->stage = nla_strdup("extract");
 	meta->base_checkpoint = nla_strdup(nla_path_base(cfg->model));
