@@ -11,17 +11,10 @@
 #include "base/json.h"
 #include "base/progress.h"
 
-/* Keys that may differ when a run goes on: they change what is seen of it, not what it computes. */
-static const char *const free_keys[] = { "steps", "threads", "resume", "overwrite", "log.", "eval.", "checkpoint.", "out", "explain.",
-					 "score", "extract.", "export.", "teach.", "templates.", "ref", "memory", "check",
-					 "update.recompute" };
-
-static bool is_free(const char *key)
+/* Options that are marked so, or that training does not read, may differ. */
+static bool is_free(const struct nla_option *o)
 {
-	for (size_t i = 0; i < NLA_LEN(free_keys); i++)
-		if (!strcmp(key, free_keys[i]) || (nla_ends_with(free_keys[i], ".") && nla_starts_with(key, free_keys[i])))
-			return true;
-	return false;
+	return o->commands & NLA_OPT_MAY_CHANGE || !(o->commands & (NLA_CMD_TRAIN | NLA_CMD_SFT));
 }
 
 /* A key that the file lacks is younger than the run, which did what is the default now. */
@@ -36,7 +29,7 @@ static enum nla_status same_config(const char *path, const struct nla_config *cf
 			const char *key = nla_config_table[i].key;
 			const cJSON *a = nla_json_at(was, key), *b = nla_json_at(now, key);
 			a = a ? a : nla_json_at(usual, key);
-			if ((is_free(key) && !(fixed_steps && !strcmp(key, "steps"))) || cJSON_Compare(a, b, true))
+			if ((is_free(&nla_config_table[i]) && !(fixed_steps && !strcmp(key, "steps"))) || cJSON_Compare(a, b, true))
 				continue;
 			char *before = cJSON_PrintUnformatted(a), *after = cJSON_PrintUnformatted(b);
 			nla_usage(err, "cannot resume: '%s' is %s in '%s' and %s now", key, before, path, after);
