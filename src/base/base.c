@@ -220,27 +220,20 @@ int nla_word_index(const char *words, const char *word)
 	return -1;
 }
 
-/* Edits (insert, delete, replace, swap of neighbours) from a to b; rows holds 3 * (strlen(b) + 1) numbers. */
-static size_t edit_distance(const char *a, const char *b, size_t *rows)
+/* Edits (insert, delete, replace) from a to b; row holds strlen(b) + 1 numbers. */
+static size_t edit_distance(const char *a, const char *b, size_t *row)
 {
-	size_t n = strlen(a), m = strlen(b);
-	size_t *before = rows, *above = rows + m + 1, *row = rows + 2 * (m + 1);
+	size_t m = strlen(b);
 
 	for (size_t j = 0; j <= m; j++)
 		row[j] = j;
-	for (size_t i = 1; i <= n; i++) {
-		size_t *spare = before;
-		before = above;
-		above = row;
-		row = spare;
+	for (size_t i = 1; *a; i++, a++) {
+		size_t corner = row[0];
 		row[0] = i;
 		for (size_t j = 1; j <= m; j++) {
-			size_t d = above[j - 1] + (a[i - 1] != b[j - 1]);
-			d = NLA_MIN(d, above[j] + 1);
-			d = NLA_MIN(d, row[j - 1] + 1);
-			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-				d = NLA_MIN(d, before[j - 2] + 1);
-			row[j] = d;
+			size_t above = row[j], d = corner + (*a != b[j - 1]);
+			row[j] = NLA_MIN(d, NLA_MIN(above, row[j - 1]) + 1);
+			corner = above;
 		}
 	}
 	return row[m];
@@ -249,21 +242,17 @@ static size_t edit_distance(const char *a, const char *b, size_t *rows)
 /* Close is: at most one edit for every three letters of the word, rounded up, and not all of it. */
 const char *nla_nearest(const char *word, const char *const *names, size_t n)
 {
-	size_t length = strlen(word), best = (length + 2) / 3 + 1, longest = 0;
+	size_t length = strlen(word), best = NLA_MIN((length + 2) / 3 + 1, length);
 	const char *nearest = NULL;
 
-	best = NLA_MIN(best, length);
-	for (size_t i = 0; i < n; i++)
-		longest = NLA_MAX(longest, strlen(names[i]));
-	size_t *rows = nla_alloc(3 * (longest + 1), sizeof(*rows));
 	for (size_t i = 0; i < n; i++) {
-		size_t d = edit_distance(word, names[i], rows);
+		size_t *row = nla_alloc(strlen(names[i]) + 1, sizeof(*row)), d = edit_distance(word, names[i], row);
+		free(row);
 		if (d < best) {
 			best = d;
 			nearest = names[i];
 		}
 	}
-	free(rows);
 	return nearest;
 }
 

@@ -14,8 +14,8 @@
  * The escape \u0000 in a string reads as U+FFFD, since C strings end at NUL. */
 enum nla_status nla_json_parse(const char *text, size_t n, const char *name, cJSON **out, struct nla_err *err);
 enum nla_status nla_json_read(const char *path, cJSON **out, struct nla_err *err);
-/* A YAML file as the same tree. A plain scalar that is a number, true, false or null becomes one, and keeps its text in valuestring:
- * so that a string getter reads `stage: 3`. Aliases are resolved; a key that is there twice is an error. */
+/* A YAML file as the same tree. A plain scalar that is a number, true, false or null becomes one, and keeps its text in
+ * valuestring, so that a string getter reads `stage: 3`. Aliases are resolved; a key that is there twice is an error. */
 enum nla_status nla_yaml_read(const char *path, cJSON **out, struct nla_err *err);
 /* Write compactly or indented, with a newline at the end, through nla_file_write (a name that ends in .gz: compressed). Every
  * double reads back as it was. */
@@ -25,10 +25,11 @@ enum nla_status nla_json_write(const char *path, const cJSON *json, bool pretty,
  * nla_json_need_int(json, name, key, &out, err)    nla_json_int(json, name, key, def, &out, err)    likewise num, bool, str
  * name: the file for the message. key may be dotted ("tokens.injection_token_id"). Returned strings are borrowed from json.
  */
-#define NLA_JSON_GETTERS(type, ctype)                                                                                          \
-	enum nla_status nla_json_need_##type(const cJSON *json, const char *name, const char *key, ctype *out, struct nla_err *err); \
-	enum nla_status nla_json_##type(const cJSON *json, const char *name, const char *key, ctype def, ctype *out,           \
-					struct nla_err *err)
+#define NLA_JSON_GETTERS(type, ctype)                                                                          \
+	enum nla_status nla_json_need_##type(const cJSON *json, const char *name, const char *key, ctype *out, \
+					     struct nla_err *err);                                             \
+	enum nla_status nla_json_##type(const cJSON *json, const char *name, const char *key, ctype def,       \
+					ctype *out, struct nla_err *err)
 
 NLA_JSON_GETTERS(int, int64_t);
 NLA_JSON_GETTERS(num, double);

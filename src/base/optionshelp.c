@@ -155,16 +155,17 @@ static bool opens_section(const struct nla_option *table, size_t i, unsigned com
 void nla_options_help(const struct nla_option *table, size_t n, unsigned command, bool markdown, struct nla_str *out)
 {
 	if (markdown)
-		nla_str_add(out, "# Options\n\nEvery program takes a JSON file with these keys (`reward.lambda` is `{\"reward\": "
-				 "{\"lambda\": 0.002}}`), and\nflags: `--KEY VALUE`, or the short flag. `PROGRAM --help` lists "
-				 "those it uses. This page is the output of\n`nla-train --help-markdown`.\n\n"
+		nla_str_add(out, "# Options\n\nEvery program takes a JSON file with these keys (`reward.lambda` is\n"
+				 "`{\"reward\": {\"lambda\": 0.002}}`), and flags: `--KEY VALUE`, or the short flag.\n"
+				 "`PROGRAM --help` lists those it uses. `nla-train --help-markdown` writes this page.\n\n"
 				 "| key | short flag | value | default | meaning |\n|---|---|---|---|---|\n");
 	for (size_t i = 0; i < n; i++) {
 		size_t length = section_length(&table[i]);
 		if (!opens_section(table, i, command))
 			continue;
 		if (!markdown)
-			nla_str_addf(out, "%s%.*s%s:\n", out->len ? "\n" : "", (int)length, table[i].key, length ? "" : "general");
+			nla_str_addf(out, "%s%.*s%s:\n", out->len ? "\n" : "", (int)length, table[i].key,
+				     length ? "" : "general");
 		for (size_t j = i; j < n; j++)
 			if (table[j].commands & command && same_section(&table[i], &table[j]))
 				markdown ? add_row(&table[j], out) : add_option(&table[j], out);

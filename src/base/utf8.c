@@ -1,10 +1,11 @@
-/* utf8 - see utf8.h. */
+/* utf8 - strict decoding, and white space, of UTF-8. See utf8.h. */
 #include "base/utf8.h"
 
 int nla_utf8_length(const char *s, size_t n)
 {
 	const unsigned char *p = (const unsigned char *)s;
-	unsigned char c = p[0], low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80, high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
+	unsigned char c = p[0], low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
+	unsigned char high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
 	int length = c < 0x80 ? 1 : c < 0xc2 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : c < 0xf5 ? 4 : 0;
 
 	for (int i = 1; i < length; i++) {

@@ -1,7 +1,7 @@
 /*
  * yaml - nla_yaml_read of json.h: libyaml's document as a tree of cJSON.
  *
- * An alias reads as what its anchor holds. It can make a loop, or a few lines that unfold to millions of nodes: depth and number of
+ * An alias reads as what its anchor holds. It can make a loop, or unfold a few lines to millions of nodes: depth and number of
  * nodes are bounded.
  */
 #include "base/json.h"
@@ -52,14 +52,17 @@ static cJSON *convert(struct yaml *y, int id, int depth);
 
 static void add_pairs(struct yaml *y, const yaml_node_t *map, cJSON *out, int depth)
 {
-	for (yaml_node_pair_t *p = map->data.mapping.pairs.start; p < map->data.mapping.pairs.top && !y->err->status; p++) {
+	const yaml_node_pair_t *end = map->data.mapping.pairs.top;
+
+	for (yaml_node_pair_t *p = map->data.mapping.pairs.start; p < end && !y->err->status; p++) {
 		const yaml_node_t *name = yaml_document_get_node(&y->doc, p->key);
 		const char *key = (const char *)name->data.scalar.value;
 
 		if (name->type != YAML_SCALAR_NODE)
 			continue;
 		if (cJSON_GetObjectItemCaseSensitive(out, key)) /* it would say two things */
-			nla_fail(y->err, "cannot read '%s': line %zu: key '%s' is there twice", y->path, name->start_mark.line + 1, key);
+			nla_fail(y->err, "cannot read '%s': line %zu: key '%s' is there twice", y->path,
+				 name->start_mark.line + 1, key);
 		else
 			cJSON_AddItemToObject(out, key, convert(y, p->value, depth));
 	}
@@ -78,7 +81,8 @@ static cJSON *convert(struct yaml *y, int id, int depth)
 		add_pairs(y, node, out, depth + 1);
 	} else if (node->type == YAML_SEQUENCE_NODE) {
 		out = cJSON_CreateArray();
-		for (yaml_node_item_t *i = node->data.sequence.items.start; i < node->data.sequence.items.top && !y->err->status; i++)
+		const yaml_node_item_t *end = node->data.sequence.items.top;
+		for (yaml_node_item_t *i = node->data.sequence.items.start; i < end && !y->err->status; i++)
 			cJSON_AddItemToArray(out, convert(y, *i, depth + 1));
 	} else if (memchr(node->data.scalar.value, 0, node->data.scalar.length)) {
 		refuse(y, node, "a NUL character");

@@ -1,12 +1,12 @@
 /*
- * sidecar - see sidecar.h. nla_meta.yaml is a table of fields, in the order of the file; reading, checking, copying and writing go
- * along it.
+ * sidecar - see sidecar.h. nla_meta.yaml is a table of fields, in the order of the file; reading, checking, copying and writing
+ * follow it.
  *
- * A key that is absent, or null, leaves the field at what nla_sidecar_init set. The two versions, and the sidecars of data sets made
- * by other stacks, differ in names only: `also` is a second name that a field is read by.
+ * A key that is absent, or null, leaves the field at what nla_sidecar_init set. The two versions, and the sidecars of data sets
+ * made by other stacks, differ in names only: `also` is a second name that a field is read by.
  *
- * Text is written in double quotes with everything but printable ASCII escaped, so that no reader's idea of line folding, byte order
- * marks or printable characters can change a template. Numbers always have a point: YAML 1.1 reads 1e-05 as a string.
+ * Text is written in double quotes with everything but printable ASCII escaped, so that no reader's idea of line folding, byte
+ * order marks or printable characters can change a template. Numbers always have a point: YAML 1.1 reads 1e-05 as a string.
  */
 #include "nla/sidecar.h"
 
@@ -131,29 +131,17 @@ double nla_scale_value(const struct nla_scale *scale, int64_t d)
 	return scale->kind == NLA_SCALE_NUMBER ? scale->value : scale->kind == NLA_SCALE_SQRT_D ? sqrt((double)d) : 0;
 }
 
-static size_t count(const char *text, const char *part)
-{
-	size_t n = 0;
-
-	for (const char *at = text; (at = strstr(at, part)); at += strlen(part))
-		n++;
-	return n;
-}
-
 enum nla_status nla_template_fill(const char *tmpl, const char *key, const char *value, char **out, struct nla_err *err)
 {
 	char *slot = nla_format("{%s}", key);
-	const size_t n = count(tmpl, slot);
+	const char *at = strstr(tmpl, slot);
 	enum nla_status status = NLA_OK;
 
 	*out = NULL;
-	if (n != 1) {
-		status = nla_fail(err, "template has '%s' %zu times, want once", slot, n);
-	} else {
-		const char *at = strstr(tmpl, slot);
-
+	if (!at || strstr(at + 1, slot))
+		status = nla_fail(err, "template has '%s' %s, want once", slot, at ? "more than once" : "nowhere");
+	else
 		*out = nla_format("%.*s%s%s", (int)(at - tmpl), tmpl, value, at + strlen(slot));
-	}
 	free(slot);
 	return status;
 }
@@ -167,31 +155,27 @@ struct reader {
 	struct nla_err *err;
 };
 
-static enum nla_status wrong(struct reader *r, const char *want)
-{
-	return nla_fail(r->err, "'%s': '%s' is not %s", r->path, r->key, want);
-}
+#define REFUSE(r, ...) (nla_fail((r)->err, __VA_ARGS__), nla_err_context((r)->err, "'%s'", (r)->path))
 
 /* A TEXT or a WORD. */
 static enum nla_status read_text(struct reader *r, const struct field *f, void *out)
 {
-	char *slot = f->slot ? nla_format("{%s}", f->slot) : NULL;
 	const char *text;
-	int index = 0;
+	char *filled;
 
-	nla_json_str(r->json, r->path, r->key, NULL, &text, r->err);
-	if (text && f->words)
-		index = nla_word_index(f->words, text);
-	if (index < 0)
-		nla_fail(r->err, "'%s': '%s' is '%s', want one of %s", r->path, r->key, text, f->words);
-	else if (text && slot && count(text, slot) != 1)
-		nla_fail(r->err, "'%s': '%s' is not a text with %s in it once", r->path, r->key, slot);
-	else if (text && f->type == WORD)
-		*(int *)out = index;
-	else if (text)
+	if (nla_json_str(r->json, r->path, r->key, NULL, &text, r->err) || !text)
+		return r->err->status;
+	if (f->words && nla_word_index(f->words, text) < 0)
+		return REFUSE(r, "'%s' is '%s', want one of %s", r->key, text, f->words);
+	if (f->slot && nla_template_fill(text, f->slot, "", &filled, r->err))
+		return nla_err_context(r->err, "'%s': '%s'", r->path, r->key);
+	if (f->slot)
+		free(filled);
+	if (f->type == WORD)
+		*(int *)out = nla_word_index(f->words, text);
+	else
 		set_text(out, text);
-	free(slot);
-	return r->err->status;
+	return NLA_OK;
 }
 
 static enum nla_status read_int(struct reader *r, const struct field *f, int64_t *out)
@@ -202,9 +186,9 @@ static enum nla_status read_int(struct reader *r, const struct field *f, int64_t
 	    nla_json_int(r->json, r->path, f->also ? f->also : r->key, *out, &other, r->err))
 		return r->err->status;
 	if (nla_json_at(r->json, r->key) && (*out < f->min || *out > max))
-		return nla_fail(r->err, "'%s': '%s' is %" PRId64 ", want %" PRId64 " to %" PRId64, r->path, r->key, *out, f->min, max);
+		return REFUSE(r, "'%s' is %" PRId64 ", want %" PRId64 " to %" PRId64, r->key, *out, f->min, max);
 	if (other != *out)
-		return nla_fail(r->err, "'%s': '%s' is %" PRId64 ", but '%s' is %" PRId64, r->path, r->key, *out, f->also, other);
+		return REFUSE(r, "'%s' is %" PRId64 ", but '%s' is %" PRId64, r->key, *out, f->also, other);
 	return NLA_OK;
 }
 
@@ -223,7 +207,7 @@ static enum nla_status read_scale(struct reader *r, struct nla_scale *out)
 	else if (cJSON_IsNumber(value) && value->valuedouble > 0 && isfinite(value->valuedouble))
 		*out = (struct nla_scale){ NLA_SCALE_NUMBER, value->valuedouble };
 	else
-		return wrong(r, "null, a positive number or sqrt_d_model");
+		return REFUSE(r, "'%s' is not null, a positive number or sqrt_d_model", r->key);
 	return NLA_OK;
 }
 
@@ -232,11 +216,11 @@ static enum nla_status read_ids(struct reader *r, struct nla_i32s *out)
 	const cJSON *list = nla_json_at(r->json, r->key), *id;
 
 	if (list && !cJSON_IsArray(list))
-		return wrong(r, "a list of token ids");
+		return REFUSE(r, "'%s' is not a list of token ids", r->key);
 	cJSON_ArrayForEach(id, list) {
 		double x = cJSON_IsNumber(id) ? id->valuedouble : -1;
 		if (!(x >= 0 && x <= INT32_MAX && x == trunc(x)))
-			return wrong(r, "a list of token ids");
+			return REFUSE(r, "'%s' is not a list of token ids", r->key);
 		nla_i32s_push(out, (int32_t)x);
 	}
 	return NLA_OK;
@@ -249,7 +233,7 @@ static enum nla_status read_field(struct reader *r, const struct field *f, struc
 
 	r->key = f->also && !nla_json_at(r->json, f->key) && nla_json_at(r->json, f->also) ? f->also : f->key;
 	if (f->need && !nla_json_at(r->json, r->key) && cJSON_IsObject(r->json))
-		return nla_fail(r->err, "'%s': '%s' is missing", r->path, f->key);
+		return REFUSE(r, "'%s' is missing", f->key);
 	switch (f->type) {
 	case CONST:
 		break;
@@ -284,20 +268,20 @@ static enum nla_status check(struct reader *r, struct nla_sidecar *s)
 	if (nla_json_int(r->json, r->path, "schema_version", 1, &version, r->err))
 		return r->err->status;
 	if (version < 1 || version > 2)
-		return nla_fail(r->err, "'%s': 'schema_version' is %" PRId64 ", want 1 or 2", r->path, version);
+		return REFUSE(r, "'schema_version' is %" PRId64 ", want 1 or 2", version);
 	if (s->marker && !*s->marker)
-		return nla_fail(r->err, "'%s': 'tokens.injection_char' is empty", r->path);
+		return REFUSE(r, "'tokens.injection_char' is empty");
 	if (s->baseline_var < 0 || s->baseline_mean < 0)
-		return nla_fail(r->err, "'%s': a variance in 'baseline' is below 0", r->path);
+		return REFUSE(r, "a variance in 'baseline' is below 0");
 	if (s->role && nla_word_index("actor|critic", s->role) >= 0)
 		set_text(&s->role, *s->role == 'a' ? "av" : "ar");
 	if (s->layer >= 0 && s->critic_layer >= 0 && s->layer != s->critic_layer)
-		return nla_fail(r->err, "'%s': 'extraction.layer_index' is %" PRId64 ", but 'critic.extraction_layer_index' is %" PRId64,
-				r->path, s->layer, s->critic_layer);
+		return REFUSE(r, "'extraction.layer_index' is %" PRId64 ", but 'critic.extraction_layer_index' is %" PRId64,
+			      s->layer, s->critic_layer);
 	if (!nla_json_at(r->json, "extraction.injection_mode") && s->injection_scale.kind != NLA_SCALE_NULL)
 		s->inject = NLA_INJECT_EMBED_REPLACE;
 	if (s->inject == NLA_INJECT_EMBED_REPLACE && s->injection_scale.kind == NLA_SCALE_NULL)
-		return nla_fail(r->err, "'%s': 'extraction.injection_mode' is embed_replace, but there is no injection_scale", r->path);
+		return REFUSE(r, "'extraction.injection_mode' is embed_replace, but there is no injection_scale");
 	return NLA_OK;
 }
 

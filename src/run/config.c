@@ -94,7 +94,7 @@ const struct nla_option nla_config_table[] = {
 	NUM(update.grad_clip, "1", 0, 1e9, NULL, TRAIN | SFT, "gradient norm to clip to; 0: off"),
 	INT(update.micro_batch, "0", 0, 65536, NULL, TRAIN | SFT, "responses (nla-sft: rows) in a backward pass; 0: by plan"),
 	ENUM(update.recompute, "auto", "auto|true|false", NULL, TRAIN | SFT | FREE,
-	     "compute blocks twice instead of keeping activations: less memory, the same gradients; auto: where the plan needs it"),
+	     "compute blocks twice instead of keeping activations: less memory, equal gradients; auto: if the plan needs it"),
 	INT(update.max_bad_steps, "10", 1, BIG, NULL, TRAIN | SFT, "non-finite gradients in a row that end the run"),
 	BOOL(ar_update.enabled, TRAIN, "co-train the AR, one step for each batch; else it is frozen"),
 	NUM(ar_update.lr, "1e-5", 0, 10, NULL, TRAIN, "learning rate of the AR"),
