@@ -70,19 +70,6 @@ char *nla_content(const char *path)
 
 /* ---- configurations ---- */
 
-/* Keys that may differ on resume: they change what is seen of a run, not what it computes. */
-static const char *const free_keys[] = { "steps", "threads", "resume", "overwrite", "log.", "eval.", "checkpoint.", "out",
-					 "explain.", "score", "extract.", "export.", "teach.", "templates.", "ref", "memory",
-					 "check", "update.recompute" };
-
-static bool is_free(const char *key)
-{
-	for (size_t i = 0; i < NLA_LEN(free_keys); i++)
-		if (!strcmp(key, free_keys[i]) || (nla_ends_with(free_keys[i], ".") && nla_starts_with(key, free_keys[i])))
-			return true;
-	return false;
-}
-
 enum nla_status nla_same_setting(const char *key, const char *path, const cJSON *was, const cJSON *now, struct nla_err *err)
 {
 	if (cJSON_Compare(was, now, true))
@@ -94,9 +81,11 @@ enum nla_status nla_same_setting(const char *key, const char *path, const cJSON 
 	return err->status;
 }
 
+/* Neither marked as one that may change, nor of no use in training. */
 static bool is_fixed(const struct nla_option *o, bool fixed_steps)
 {
-	return !is_free(o->key) || (fixed_steps && !strcmp(o->key, "steps"));
+	bool may_change = o->commands & NLA_OPT_MAY_CHANGE || !(o->commands & (NLA_CMD_TRAIN | NLA_CMD_SFT));
+	return !may_change || (fixed_steps && !strcmp(o->key, "steps"));
 }
 
 static cJSON *list_inputs(const cJSON *config)
