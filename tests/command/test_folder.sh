@@ -40,7 +40,7 @@ rm "$work/run-moved/inputs.json"
 run nla-train --model "$tiny/model" --av "$work/av-given" --ar "$tiny/ar" --prompts 3 --group 6 --max-new-tokens 40 --lora.rank 4 \
 	--lora.alpha 8 --lr 1e-3 --data "$work/link" --steps 8 --resume --out "$work/run-moved"
 [ "$code" -eq 2 ] || fail "an older run, another path: exits $code"
-said "cannot resume: 'data' is .*moved.* in '.*config.json' and .*link.* now"
+said "cannot resume: 'model' is .*tiny/../tiny/model/.* in '.*config.json' and .*tiny/model.* now"
 
 # Housekeeping: what fails behind a good checkpoint is said once, and ends neither the run nor its resumed one.
 set -- --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/moved" --prompts 3 --group 4 --max-new-tokens 20 \
