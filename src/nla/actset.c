@@ -310,7 +310,7 @@ struct nla_actset_writer {
 	char *folder, *rows, *rows_tmp, *data;
 	struct nla_sidecar meta;
 	enum nla_st_dtype dtype;
-	struct nla_st_stream *stream;
+	struct nla_st_writer *stream;
 	struct nla_log log;
 	bool log_open;
 	struct nla_str line;
@@ -340,7 +340,7 @@ void nla_actset_abort(struct nla_actset_writer *w)
 
 	if (!w)
 		return;
-	nla_st_stream_abort(w->stream);
+	nla_st_writer_abort(w->stream);
 	if (w->log_open)
 		nla_log_close(&w->log, &ignored);
 	unlink(w->rows_tmp);
@@ -419,7 +419,8 @@ enum nla_status nla_actset_create(struct nla_actset_writer **out, const char *fo
 	if (nla_log_open(&w->log, w->rows_tmp, err))
 		goto fail;
 	w->log_open = true;
-	if (nla_st_stream_open(&w->stream, w->data, "activations", dtype, meta->d_model, err))
+	const struct nla_st_entry entry = { "activations", dtype, 2, .shape = { -1, meta->d_model } };
+	if (nla_st_writer_open(&w->stream, w->data, &entry, 1, err))
 		goto fail;
 	*out = w;
 	return NLA_OK;
@@ -466,7 +467,7 @@ enum nla_status nla_actset_add(struct nla_actset_writer *w, const struct nla_row
 			return nla_fail(err, "cannot write activation set '%s': row %" PRId64 " (document '%s') has %s at "
 					"dimension %zu", w->folder, w->n, row->doc_id,
 					isnan(w->stored[i]) ? "a NaN" : "an infinity", i);
-	if (nla_st_stream_rows(w->stream, bf16 ? (const void *)w->half : w->stored, 1, err))
+	if (nla_st_writer_add(w->stream, bf16 ? (const void *)w->half : w->stored, d * nla_st_dtype_size(w->dtype), err))
 		return err->status;
 	add_line(&w->line, row, next, n_next);
 	nla_log_add(&w->log, w->line.buf, w->line.len);
@@ -480,7 +481,7 @@ enum nla_status nla_actset_add(struct nla_actset_writer *w, const struct nla_row
 
 static enum nla_status finish(struct nla_actset_writer *w, struct nla_err *err)
 {
-	struct nla_st_stream *stream = w->stream;
+	struct nla_st_writer *stream = w->stream;
 
 	if (!w->n)
 		return nla_fail(err, "cannot write activation set '%s': no rows", w->folder);
@@ -488,7 +489,7 @@ static enum nla_status finish(struct nla_actset_writer *w, struct nla_err *err)
 	if (nla_log_close(&w->log, err) || nla_sync(w->rows_tmp, err))
 		return err->status;
 	w->stream = NULL;
-	if (nla_st_stream_close(stream, err))
+	if (nla_st_writer_close(stream, err))
 		return err->status;
 	if (rename(w->rows_tmp, w->rows)) {
 		nla_fail(err, "cannot rename '%s' to '%s': %s", w->rows_tmp, w->rows, strerror(errno));

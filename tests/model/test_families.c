@@ -283,12 +283,12 @@ static void test_refused(void **state)
 	refused("llama2", "\"mlp_bias\": false", "\"mlp_bias\": true", "'mlp_bias' is true");
 	refused("llama2", "\"use_cache\"", "\"attn_logit_softcapping\": 50.0,\n \"use_cache\"", "field 'attn_logit_softcapping' is not known");
 	refused("llama2", "\"use_cache\"", "\"quantization_config\": {\"bits\": 4},\n \"use_cache\"", "field 'quantization_config' is not known");
-	refused("llama3", "\"rope_type\": \"llama3\"", "\"rope_type\": \"yarn\"", "'rope_scaling.rope_type' is 'yarn'");
+	refused("llama3", "\"rope_type\": \"llama3\"", "\"rope_type\": \"yarn\"", "rope_scaling': 'rope_type' is 'yarn'");
 	refused("llama3", "\"factor\": 4.0,", "", "'factor'");
 	refused("llama3", "\"rope_scaling\"", "\"rope_parameters\": {\"rope_type\": \"default\"},\n \"rope_scaling\"",
 		"'rope_parameters' and 'rope_scaling' differ");
 	refused("llama2", "\"max_position_embeddings\": 256", "\"max_position_embeddings\": -1", "max_position_embeddings");
-	refused("llama3", "\"factor\": 4.0,", "\"factor\": 4.0, \"attention_factor\": 2,", "field 'rope_scaling.attention_factor' is not known");
+	refused("llama3", "\"factor\": 4.0,", "\"factor\": 4.0, \"attention_factor\": 2,", "rope_scaling': field 'attention_factor' is not known");
 	refused("qwen2", "\"use_sliding_window\": false", "\"use_sliding_window\": true", "'use_sliding_window' is true");
 	refused("qwen2", "\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", "4 heads are no multiple of 3 key/value heads");
 	refused("qwen2", "\"num_key_value_heads\": 2,", "", "'num_key_value_heads' is missing");
