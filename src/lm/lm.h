@@ -2,7 +2,7 @@
  * lm - the weights of a language model, held once and shared by everybody who reads them.
  *
  *	struct nla_lm lm;
- *	if (nla_lm_load(&lm, "model/", NT_CPU, NT_F32, err)) ...
+ *	if (nla_lm_load(&lm, "model/", NULL, NT_CPU, NT_F32, NLA_LM_AUTO, err)) ...
  *	nla_lm_release(&lm);
  *
  * Projections that always run together are stored as one matrix: q, k, v as `qkv` and gate, up as `gate_up`; files hold them apart,
@@ -50,15 +50,13 @@ struct nla_lm {
  * rotary tables that old files carry, and a tied model's head when it equals the embedding. AUTO maps what takes more than a quarter
  * of the memory; MAP fails where the file must be converted; COPY is for weights that will be trained. */
 enum nla_lm_how { NLA_LM_AUTO, NLA_LM_COPY, NLA_LM_MAP };
-enum nla_status nla_lm_load(struct nla_lm *lm, const char *folder, int device, nt_dtype dtype, enum nla_lm_how how, struct nla_err *err);
-/* A reconstructor's first blocks without a head, of a folder that holds no more or of a whole model. depth: blocks wanted, an error
- * where there are fewer. norm: with the final norm. */
+/* NULL: the whole model. Else a reconstructor's first blocks without a head, of a folder that holds no more or of a whole model. */
 struct nla_lm_part {
-	int64_t depth;
-	bool norm;
+	int64_t depth; /* blocks wanted, an error where there are fewer */
+	bool norm;     /* with the final norm */
 };
-enum nla_status nla_lm_load_part(struct nla_lm *lm, const char *folder, const struct nla_lm_part *part, int device, nt_dtype dtype,
-				 struct nla_err *err);
+enum nla_status nla_lm_load(struct nla_lm *lm, const char *folder, const struct nla_lm_part *part, int device, nt_dtype dtype,
+			    enum nla_lm_how how, struct nla_err *err);
 /* Random weights for the architecture of FOLDER/config.json: normal with initializer_range, norms 1. */
 enum nla_status nla_lm_init(struct nla_lm *lm, const char *folder, uint64_t seed, int device, nt_dtype dtype, struct nla_err *err);
 /* model.safetensors in Hugging Face's names. dtype: fp32 or bf16. */
@@ -96,6 +94,7 @@ const char *nla_proj_path(enum nla_proj proj);
 const char *nla_proj_name(enum nla_proj proj);
 int64_t nla_proj_in(const struct nla_arch *a, enum nla_proj proj);
 int64_t nla_proj_out(const struct nla_arch *a, enum nla_proj proj);
+void nla_proj_slot(const struct nla_lm *lm, int64_t layer, enum nla_proj proj, struct nla_slot *slot);
 nt_tensor *nla_lm_proj(const struct nla_lm *lm, int64_t layer, enum nla_proj proj);
 
 #endif

@@ -80,7 +80,7 @@ static enum nla_status load_weights(struct nla_ar *ar, const char *folder, struc
 	const struct nla_lm *target = &ar->target->lm;
 	if (ar->weights.base && !ar->weights.shared) {
 		const struct nla_lm_part part = { .depth = ar->depth, .norm = ar->meta.final_norm };
-		if (nla_lm_load_part(&ar->own, ar->weights.base, &part, target->device, target->dtype, err))
+		if (nla_lm_load(&ar->own, ar->weights.base, &part, target->device, target->dtype, NLA_LM_AUTO, err))
 			return err->status;
 		if (ar->own.arch.d_model != target->arch.d_model || ar->own.arch.vocab < nla_tokenizer_size(ar->target->tok))
 			return nla_fail(err, "'%s' has width %lld and %lld ids, the target width %lld and %lld ids", ar->weights.base,

@@ -24,7 +24,7 @@ static enum nla_status load_weights(struct nla_av *av, const char *folder, struc
 {
 	const struct nla_lm *target = &av->target->lm;
 	if (av->weights.base && !av->weights.shared) {
-		if (nla_lm_load(&av->own, av->weights.base, target->device, target->dtype, NLA_LM_AUTO, err))
+		if (nla_lm_load(&av->own, av->weights.base, NULL, target->device, target->dtype, NLA_LM_AUTO, err))
 			return err->status;
 		if (av->own.arch.d_model != target->arch.d_model || av->own.arch.vocab < nla_tokenizer_size(av->target->tok))
 			return nla_fail(err, "'%s' has width %lld and %lld ids, the target width %lld and %lld ids", av->weights.base,

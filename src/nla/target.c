@@ -11,7 +11,7 @@ enum nla_status nla_target_open(struct nla_target *t, const char *folder, const 
 	if (nla_tokenizer_load(&t->tok, folder, err) || nla_chat_load(&t->chat, folder, t->tok, chat, err))
 		goto fail;
 	if (random_seed >= 0 ? nla_lm_init(&t->lm, folder, (uint64_t)random_seed, device, dtype, err)
-			     : nla_lm_load(&t->lm, folder, device, dtype, NLA_LM_AUTO, err))
+			     : nla_lm_load(&t->lm, folder, NULL, device, dtype, NLA_LM_AUTO, err))
 		goto fail;
 	if (nla_tokenizer_size(t->tok) > t->lm.arch.vocab) {
 		nla_fail(err, "cannot load '%s': the tokenizer has %d ids, the model %lld", folder, (int)nla_tokenizer_size(t->tok),
