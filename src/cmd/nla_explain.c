@@ -8,7 +8,7 @@
 #include "base/safetensors.h"
 #include "nla/actset.h"
 #include "nla/extract.h"
-#include "rl/score.h"
+#include "rl/step.h"
 #include "run/program.h"
 
 /* What is explained. */
@@ -73,19 +73,19 @@ static enum nla_status find_subject(const struct nla_config *cfg, const struct n
 	return from_row(cfg, av, ar, s, err);
 }
 
-static void print_one(const struct nla_rollout *r, const struct nla_score *score, const struct subject *s, int64_t i)
+static void print_one(const struct nla_step *r, const struct subject *s, int64_t i)
 {
 	cJSON *json = cJSON_CreateObject();
 	if (s->text.len)
 		cJSON_AddStringToObject(json, "text", s->text.buf);
 	cJSON_AddItemToObject(json, "explanation", r->explanation[i] ? cJSON_CreateString(r->explanation[i]) : cJSON_CreateNull());
-	cJSON_AddItemToObject(json, "failed", r->failed[i] ? cJSON_CreateString(nla_failure_names[r->failed[i]]) : cJSON_CreateNull());
+	cJSON_AddItemToObject(json, "failed", r->failed[i] ? cJSON_CreateString(nla_failures[r->failed[i]].name) : cJSON_CreateNull());
 	cJSON_AddNumberToObject(json, "response_tokens", (double)r->tokens.length[i]);
-	cJSON_AddNumberToObject(json, "mse", score->mse[i]);
-	cJSON_AddNumberToObject(json, "cosine", score->cosine[i]);
+	cJSON_AddNumberToObject(json, "mse", r->mse[i]);
+	cJSON_AddNumberToObject(json, "cosine", (float)nla_cosine(r->mse[i]));
 	if (s->base.var > 0) {
-		cJSON_AddNumberToObject(json, "fve", score->fve[i]);
-		cJSON_AddNumberToObject(json, "fve_meannorm", score->fve_meannorm[i]);
+		cJSON_AddNumberToObject(json, "fve", (float)nla_fve(r->mse[i], s->base.var));
+		cJSON_AddNumberToObject(json, "fve_meannorm", (float)nla_fve(r->mse[i], s->base.mean));
 	}
 	struct nla_str line = NLA_STR_INIT;
 	nla_json_add(&line, json, false, 0);
@@ -97,25 +97,17 @@ static void print_one(const struct nla_rollout *r, const struct nla_score *score
 static enum nla_status explain(const struct nla_config *cfg, const struct nla_av *av, const struct nla_ar *ar, const struct subject *s,
 			       struct nla_err *err)
 {
-	int64_t n = cfg->explain.samples;
-	struct nla_rollout_cfg once = cfg->rollout;
-	struct nla_rng rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL };
-	struct nla_view av_view = nla_av_view(av), ar_view = nla_ar_view(ar);
-	struct nla_rollout r;
-	struct nla_score score;
-	uint32_t *keys = nla_alloc((size_t)n, sizeof(*keys));
-	once.group = n;
-	for (int64_t i = 0; i < n; i++)
-		keys[i] = (uint32_t)i;
-	if (!nla_rollout(av, &av_view, s->v, 1, &once, &rng, 0, keys, &r, err)) {
-		if (!nla_score(ar, &ar_view, &r, &s->base, cfg->reward.fail_mse, &score, err)) {
-			for (int64_t i = 0; i < n; i++)
-				print_one(&r, &score, s, i);
-			nla_score_release(&score);
-		}
-		nla_rollout_release(&r);
-	}
-	free(keys);
+	struct nla_view view = nla_av_view(av);
+	struct nla_rl rl = { .rollout = cfg->rollout, .reward = cfg->reward, .av = av, .ar = ar, .policy = view, .sampler = view,
+			     .ar_view = nla_ar_view(ar), .rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL } };
+	const int64_t d = av->target->lm.arch.d_model;
+	struct nla_step step;
+	nla_step_start(&step, 1, cfg->explain.samples, d);
+	memcpy(step.v, s->v, (size_t)d * sizeof(*s->v));
+	if (!nla_rollout(&rl, &step, err) && !nla_score(&rl, &step, err))
+		for (int64_t i = 0; i < step.n; i++)
+			print_one(&step, s, i);
+	nla_step_release(&step);
 	return err->status;
 }
 

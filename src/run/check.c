@@ -86,11 +86,11 @@ static void print_advice(const struct nla_plan_in *asked, int64_t room, struct n
 		nla_str_addf(s, "and it takes %.1f GiB", (double)p.total / GIB);
 }
 
-static int64_t longest(const struct nla_rollout *r)
+static int64_t longest(const struct nla_step *s)
 {
 	int64_t most = 0;
-	for (int64_t i = 0; i < r->n; i++)
-		most = NLA_MAX(most, r->tokens.length[i]);
+	for (int64_t i = 0; i < s->n; i++)
+		most = NLA_MAX(most, s->tokens.length[i]);
 	return most;
 }
 
@@ -106,10 +106,9 @@ static enum nla_status try_step(struct nla_train *t, const struct nla_config *cf
 	if (!nla_train_views(t, err)) {
 		nt_peak_reset(device);
 		int64_t before = nt_peak(device);
-		if (!nla_train_batch(t, &s, err) && !nla_train_rollout(t, &s, err) && !nla_train_score(t, &s, err) &&
-		    !nla_train_reward(t, &s, err) && !nla_train_update(t, &s, err))
+		if (!t->one_step(&t->rl, &s, err))
 			printf("tried one prompt: %lld responses of up to %lld tokens in %.1f s, scored in %.1f s, update in %.1f s; it took %.3f GiB\n",
-			       (long long)s.rollout.n, (long long)longest(&s.rollout), s.seconds[NLA_STAGE_ROLLOUT],
+			       (long long)s.n, (long long)longest(&s), s.seconds[NLA_STAGE_ROLLOUT],
 			       s.seconds[NLA_STAGE_SCORE], s.seconds[NLA_STAGE_UPDATE], (double)(nt_peak(device) - before) / GIB);
 		nla_step_release(&s);
 	}
@@ -176,11 +175,11 @@ out:
 	return err->status;
 }
 
-enum nla_status nla_check(const struct nla_config *cfg, struct nla_err *err)
+enum nla_status nla_check(const struct nla_config *cfg, nla_one_step_fn *one_step, struct nla_err *err)
 {
 	struct nla_train t;
 	nt_peak_reset(NT_CPU); /* so that what is loaded counts when it is freed */
-	if (!nla_train_open(&t, cfg, err)) {
+	if (!nla_train_open(&t, cfg, one_step, err)) {
 		printf("loaded: %s, AV %s, AR %s, %lld activations of block %lld\n", cfg->model, cfg->av, cfg->ar, (long long)t.set.n,
 		       (long long)t.ar.depth - 1);
 		plan_and_try(&t, cfg, err);

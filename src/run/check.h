@@ -7,9 +7,9 @@
 #ifndef NLA_CHECK_H
 #define NLA_CHECK_H
 
-#include "run/config.h"
+#include "run/train.h"
 
 /* An error (exit code 1) when it does not fit, besides those of loading. */
-enum nla_status nla_check(const struct nla_config *cfg, struct nla_err *err);
+enum nla_status nla_check(const struct nla_config *cfg, nla_one_step_fn *one_step, struct nla_err *err);
 
 #endif
