@@ -42,7 +42,7 @@ static enum nla_status from_file(const char *path, int64_t d, float *v, struct n
 	return err->status;
 }
 
-static enum nla_status from_row(const struct nla_config *cfg, const struct nla_av *av, const struct nla_ar *ar, struct subject *s,
+static enum nla_status from_row(const struct nla_config *cfg, const struct nla_half *av, const struct nla_half *ar, struct subject *s,
 				struct nla_err *err)
 {
 	struct nla_actset set;
@@ -58,7 +58,7 @@ static enum nla_status from_row(const struct nla_config *cfg, const struct nla_a
 	return err->status;
 }
 
-static enum nla_status find_subject(const struct nla_config *cfg, const struct nla_av *av, const struct nla_ar *ar, struct subject *s,
+static enum nla_status find_subject(const struct nla_config *cfg, const struct nla_half *av, const struct nla_half *ar, struct subject *s,
 				    struct nla_err *err)
 {
 	const struct nla_target *t = av->target;
@@ -94,12 +94,12 @@ static void print_one(const struct nla_step *r, const struct subject *s, int64_t
 	cJSON_Delete(json);
 }
 
-static enum nla_status explain(const struct nla_config *cfg, const struct nla_av *av, const struct nla_ar *ar, const struct subject *s,
+static enum nla_status explain(const struct nla_config *cfg, const struct nla_half *av, const struct nla_half *ar, const struct subject *s,
 			       struct nla_err *err)
 {
-	struct nla_view view = nla_av_view(av);
+	struct nla_view view = nla_half_view(av);
 	struct nla_rl rl = { .rollout = cfg->rollout, .reward = cfg->reward, .av = av, .ar = ar, .policy = view, .sampler = view,
-			     .ar_view = nla_ar_view(ar), .rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL } };
+			     .ar_view = nla_half_view(ar), .rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL } };
 	const int64_t d = av->target->lm.arch.d_model;
 	struct nla_step step;
 	nla_step_start(&step, 1, cfg->explain.samples, d);
@@ -114,21 +114,21 @@ static enum nla_status explain(const struct nla_config *cfg, const struct nla_av
 static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 {
 	struct nla_target target = { 0 };
-	struct nla_av av = { 0 };
-	struct nla_ar ar = { 0 };
+	struct nla_half av = { 0 };
+	struct nla_half ar = { 0 };
 	struct subject s = { .text = NLA_STR_INIT };
 	int device;
 	nt_dtype dtype;
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) || nla_config_need(cfg->ar, "ar", err) ||
 	    nla_config_device(cfg, &device, &dtype, err))
 		return err->status;
-	if (!nla_target_open(&target, cfg->model, &cfg->chat, device, dtype, -1, err) && !nla_av_open_on(&av, &target, cfg->av, cfg->av_base, err) &&
-	    !nla_ar_open_on(&ar, &target, cfg->ar, cfg->ar_base, err) && !find_subject(cfg, &av, &ar, &s, err))
+	if (!nla_target_open(&target, cfg->model, &cfg->chat, device, dtype, -1, err) && !nla_half_open(&av, NLA_AV, &target, cfg->av, cfg->av_base, err) &&
+	    !nla_half_open(&ar, NLA_AR, &target, cfg->ar, cfg->ar_base, err) && !find_subject(cfg, &av, &ar, &s, err))
 		explain(cfg, &av, &ar, &s, err);
 	nla_str_release(&s.text);
 	free(s.v);
-	nla_av_release(&av);
-	nla_ar_release(&ar);
+	nla_half_release(&av);
+	nla_half_release(&ar);
 	nla_target_close(&target);
 	return err->status;
 }

@@ -72,7 +72,7 @@ static enum nla_status extract(const struct nla_config *cfg, const struct nla_ta
 {
 	struct nla_extract_cfg x = { .layer = meta->layer, .per_doc = cfg->extract.per_doc, .min_position = cfg->extract.min_position,
 				     .max_tokens = cfg->extract.max_tokens, .next = cfg->extract.next, .max_rows = cfg->extract.rows,
-				     .seed = (uint64_t)cfg->seed, .last = cfg->extract.at };
+				     .seed = (uint64_t)cfg->seed, .last = cfg->extract.at, .progress = show };
 	struct nla_actset_writer *w;
 	struct nla_corpus corpus;
 	struct nla_progress p;
@@ -82,7 +82,8 @@ static enum nla_status extract(const struct nla_config *cfg, const struct nla_ta
 	if ((!cfg->overwrite || !nla_actset_remove(cfg->out, err)) &&
 	    !nla_actset_create(&w, cfg->out, meta, cfg->extract.dtype ? NLA_ST_F32 : NLA_ST_BF16, err)) {
 		nla_progress_start(&p, "extract", cfg->extract.rows);
-		if (!nla_extract(t, &corpus, &x, w, show, &p, &n, err) && n.rows == 0)
+		x.arg = &p;
+		if (!nla_extract(t, &corpus, &x, w, &n, err) && n.rows == 0)
 			nothing(cfg, &n, err);
 		if (!err->status && n.too_long)
 			nla_say("%lld texts are longer than extract.max_tokens = %lld tokens: left out", (long long)n.too_long, (long long)x.max_tokens);

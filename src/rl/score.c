@@ -35,12 +35,13 @@ enum nla_status nla_score(struct nla_rl *rl, struct nla_step *step, struct nla_e
 	struct nla_i64s row = { 0 };
 	float *mse = NULL;
 	nla_ar_texts_start(&texts);
+	texts.max_tokens = NLA_SCORE_TOKENS;
 	for (int64_t i = 0; i < step->n; i++)
 		step->mse[i] = (float)rl->reward.fail_mse;
 	if (nla_score_texts(rl, step, &texts, &v, &row, err))
 		goto out;
 	mse = nla_alloc(row.n, sizeof(*mse));
-	if (nla_ar_score(rl->ar, &rl->ar_view, &texts, v.data, NLA_SCORE_TOKENS, mse, NULL, err))
+	if (nla_ar_score(rl->ar, &rl->ar_view, &texts, v.data, mse, NULL, err))
 		goto out;
 	for (size_t j = 0; j < row.n; j++) {
 		if (isfinite(mse[j]))

@@ -64,8 +64,8 @@ struct nla_rl {
 	struct nla_reward_cfg reward;
 	struct nla_advantage_cfg advantage;
 	struct nla_update_cfg update;
-	const struct nla_av *av;
-	const struct nla_ar *ar;
+	const struct nla_half *av;
+	const struct nla_half *ar;
 	struct nla_view policy;          /* what is trained, or evaluated */
 	struct nla_view reference;       /* the AV as it was at the start: anchor of the KL */
 	struct nla_view sampler;         /* what decodes: the policy, or `merged` */

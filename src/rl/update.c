@@ -144,7 +144,7 @@ static enum nla_status ar_micro(const struct nla_rl *rl, const struct nla_ar_tex
 	double value = 0;
 	nt_scope_push();
 	nt_grad_push(true);
-	nt_tensor *hat = nla_ar_predict(rl->ar, &rl->ar_view, texts, from, to, NULL, &re, err);
+	nt_tensor *hat = nla_ar_predict(rl->ar, &rl->ar_view, texts, from, to, &re, err);
 	if (hat) {
 		nt_tensor *target = nt_from_host(NT_F32, rl->ar_view.lm->device, v + from * shape[1], 2, shape);
 		nt_tensor *mean = nt_scale(nt_sum(nla_ar_mse(hat, target)), 1 / (double)n);

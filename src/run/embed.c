@@ -9,8 +9,7 @@
 
 struct nla {
 	struct nla_target target;
-	struct nla_av av;
-	struct nla_ar ar;
+	struct nla_half av, ar;
 };
 
 static int done(const struct nla_err *err, char *message)
@@ -27,7 +26,8 @@ int nla_open(struct nla **out, const char *model, const char *av, const char *ar
 	if (nt_device_open(device, &index))
 		nla_nt_fail(&err, "cannot use device '%s'", device);
 	else if (!nla_target_open(&nla->target, model, NULL, index, index == NT_CPU ? NT_F32 : NT_BF16, -1, &err) &&
-		 !nla_av_open(&nla->av, &nla->target, av, &err) && !nla_ar_open(&nla->ar, &nla->target, ar, &err))
+		 !nla_half_open(&nla->av, NLA_AV, &nla->target, av, NULL, &err) &&
+		 !nla_half_open(&nla->ar, NLA_AR, &nla->target, ar, NULL, &err))
 		nla_contract_fits(&nla->av.meta, &nla->target, &nla->av.meta, &nla->ar.meta, av, &err);
 	if (err.status) {
 		nla_close(nla);
@@ -40,8 +40,8 @@ void nla_close(struct nla *nla)
 {
 	if (!nla)
 		return;
-	nla_av_release(&nla->av);
-	nla_ar_release(&nla->ar);
+	nla_half_release(&nla->av);
+	nla_half_release(&nla->ar);
 	nla_target_close(&nla->target);
 	free(nla);
 }
@@ -61,7 +61,7 @@ int nla_activation(struct nla *nla, const char *text, int64_t position, float *v
 char *nla_explain(struct nla *nla, const float *v, int64_t max_new_tokens, double temperature, uint64_t seed, char *message)
 {
 	struct nla_err err = NLA_ERR_INIT;
-	struct nla_view view = nla_av_view(&nla->av);
+	struct nla_view view = nla_half_view(&nla->av);
 	struct nla_rl rl = { .rollout = { .max_new_tokens = max_new_tokens, .temperature = temperature, .truncated = NLA_TRUNCATED_SCORE },
 			     .av = &nla->av, .sampler = view, .rng = { seed, NLA_STREAM_EVAL } };
 	struct nla_step step;
@@ -80,7 +80,7 @@ char *nla_explain(struct nla *nla, const float *v, int64_t max_new_tokens, doubl
 int nla_reconstruct(struct nla *nla, const char *text, float *v_hat, const float *v, double *cosine, char *message)
 {
 	struct nla_err err = NLA_ERR_INIT;
-	struct nla_view view = nla_ar_view(&nla->ar);
+	struct nla_view view = nla_half_view(&nla->ar);
 	struct nla_ar_texts texts;
 	enum nla_ar_fit fit = NLA_AR_FITS;
 	float mse = 0, *zero = nla_alloc((size_t)nla_width(nla), sizeof(*zero));
@@ -90,7 +90,7 @@ int nla_reconstruct(struct nla *nla, const char *text, float *v_hat, const float
 	else if (!err.status && fit == NLA_AR_MERGES)
 		nla_fail(&err, "the text's end merges with the template behind it: the prompt does not end in critic_suffix_ids");
 	nla_i64s_push(&texts.offset, (int64_t)texts.ids.n);
-	if (!err.status && !nla_ar_score(&nla->ar, &view, &texts, v ? v : zero, NLA_AR_MAX_IDS, &mse, v_hat, &err) && v && cosine)
+	if (!err.status && !nla_ar_score(&nla->ar, &view, &texts, v ? v : zero, &mse, v_hat, &err) && v && cosine)
 		*cosine = nla_cosine(mse);
 	nla_ar_texts_release(&texts);
 	free(zero);

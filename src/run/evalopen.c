@@ -22,16 +22,16 @@ static enum nla_status open_models(struct nla_eval *e, const struct nla_config *
 {
 	const char *data = *cfg->eval.data ? cfg->eval.data : cfg->data;
 	if (nla_target_open(&e->target, cfg->model, &cfg->chat, device, dtype, -1, err) ||
-	    nla_av_open_on(&e->av, &e->target, cfg->av, cfg->av_base, err) || nla_ar_open_on(&e->ar, &e->target, cfg->ar, cfg->ar_base, err) ||
+	    nla_half_open(&e->av, NLA_AV, &e->target, cfg->av, cfg->av_base, err) || nla_half_open(&e->ar, NLA_AR, &e->target, cfg->ar, cfg->ar_base, err) ||
 	    nla_actset_open(&e->set, data, e->target.lm.arch.d_model, err) ||
 	    nla_contract_fits(&e->set.meta, &e->target, &e->av.meta, &e->ar.meta, data, err))
 		return err->status;
-	struct nla_view own = nla_av_view(&e->av);
+	struct nla_view own = nla_half_view(&e->av);
 	e->rl = (struct nla_rl){ .rollout = cfg->rollout, .reward = cfg->reward, .av = &e->av, .ar = &e->ar, .set = &e->set, .policy = own,
-				 .reference = own, .sampler = own, .ar_view = nla_ar_view(&e->ar), .rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL } };
+				 .reference = own, .sampler = own, .ar_view = nla_half_view(&e->ar), .rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL } };
 	char *ref = find_reference(cfg);
-	if (ref && !nla_av_open_on(&e->ref, &e->target, ref, *cfg->ref ? "" : cfg->av_base, err)) /* the run's own is over av's base */
-		e->rl.reference = nla_av_view(&e->ref);
+	if (ref && !nla_half_open(&e->ref, NLA_AV, &e->target, ref, *cfg->ref ? "" : cfg->av_base, err)) /* the run's own is over av's base */
+		e->rl.reference = nla_half_view(&e->ref);
 	else if (e->av.weights.base) /* trained over a whole AV: that is the anchor */
 		e->rl.reference.n_adapters = 0;
 	free(ref);
@@ -50,7 +50,7 @@ static enum nla_status plan(struct nla_eval *e, const struct nla_config *cfg, in
 	};
 	in.copies = lm->dtype == NT_F32 && nla_plan_rows(&in, in.eval_rows, room) == in.eval_rows;
 	e->rl.rollout.rows = nla_plan_rows(&in, in.eval_rows, room);
-	if (in.copies && !nla_lm_fork(&e->merged, nla_av_lm(&e->av), err)) {
+	if (in.copies && !nla_lm_fork(&e->merged, nla_half_lm(&e->av), err)) {
 		e->has_merged = true;
 		e->rl.merged = &e->merged;
 		e->rl.sampler = (struct nla_view){ .lm = &e->merged };
@@ -76,9 +76,9 @@ void nla_eval_close(struct nla_eval *e)
 {
 	if (e->has_merged)
 		nla_lm_release(&e->merged);
-	nla_av_release(&e->av);
-	nla_av_release(&e->ref);
-	nla_ar_release(&e->ar);
+	nla_half_release(&e->av);
+	nla_half_release(&e->ref);
+	nla_half_release(&e->ar);
 	nla_actset_close(&e->set);
 	nla_target_close(&e->target);
 	free(e->rows);

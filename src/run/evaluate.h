@@ -33,8 +33,8 @@ enum nla_status nla_eval_baselines(struct nla_rl *rl, const int64_t *rows, int64
 /* What nla-eval loads: models and set named by the configuration. */
 struct nla_eval {
 	struct nla_target target;
-	struct nla_av av, ref;
-	struct nla_ar ar;
+	struct nla_half av, ref;
+	struct nla_half ar;
 	struct nla_actset set;
 	struct nla_lm merged;            /* decodes, in fp32 */
 	bool has_merged;

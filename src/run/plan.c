@@ -22,7 +22,7 @@ int64_t nla_plan_weights(const struct nla_arch *arch, nt_dtype dtype)
 	return nla_arch_n_params(arch) * (dtype == NT_F32 ? 4 : 2) + NLA_MIN(arch->max_position, NLA_MAX_POSITIONS) * arch->head_dim * 4;
 }
 
-int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_av *av, const struct nla_ar *ar)
+int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_half *av, const struct nla_half *ar)
 {
 	return nla_plan_weights(&target->lm.arch, target->lm.dtype) + (av->own.blocks ? nla_plan_weights(&av->own.arch, av->own.dtype) : 0) +
 	       (ar->own.blocks ? nla_plan_weights(&ar->own.arch, ar->own.dtype) : 0);

@@ -62,7 +62,7 @@ void nla_plan_make(const struct nla_plan_in *in, int64_t room, struct nla_plan *
 /* Bytes of a model's weights; below, of one copy with projections of its own. */
 int64_t nla_plan_weights(const struct nla_arch *arch, nt_dtype dtype);
 /* Of all models loaded: the target, and a whole AV's and AR's own. */
-int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_av *av, const struct nla_ar *ar);
+int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_half *av, const struct nla_half *ar);
 int64_t nla_plan_copy(const struct nla_arch *arch, nt_dtype dtype);
 /* Of that many rows, how many can decode at once (in->copies, no update). */
 int64_t nla_plan_rows(const struct nla_plan_in *in, int64_t rows, int64_t room);

@@ -15,40 +15,31 @@ static const struct {
 
 /* ---- what is trained ---- */
 
-/* A new AV, or one whose training continues; it gets an adapter where it has none. */
-static enum nla_status open_av(struct nla_sft *s, const struct nla_lora_spec *spec, struct nla_err *err)
+/* A new AV or AR, or one whose training continues; it gets an adapter where it has none. */
+static enum nla_status open_half(struct nla_sft *s, const struct nla_lora_spec *spec, struct nla_err *err)
 {
 	const struct nla_config *cfg = s->cfg;
-	if (*cfg->av ? nla_av_open_on(&s->av, &s->target, cfg->av, cfg->av_base, err) ||
-			       nla_contract_fits(&s->set.meta, &s->target, &s->av.meta, NULL, cfg->data, err)
-		     : nla_av_new(&s->av, &s->target, &s->set.meta, err))
-		return err->status;
-	const struct nla_arch *a = &nla_av_lm(&s->av)->arch;
-	if (*cfg->av && s->av.adapter.layers)
-		nla_say("av: the adapter of '%s' is trained on, as it is: lora.* is not used", cfg->av);
-	return s->av.adapter.layers ? NLA_OK : nla_adapter_init(&s->av.adapter, a, a->n_layers, spec, (uint64_t)cfg->seed, s->target.lm.device, err);
-}
-
-static enum nla_status open_ar(struct nla_sft *s, const struct nla_lora_spec *spec, struct nla_err *err)
-{
-	const struct nla_config *cfg = s->cfg;
-	if (*cfg->ar ? nla_ar_open_on(&s->ar, &s->target, cfg->ar, cfg->ar_base, err) ||
-			       nla_contract_fits(&s->set.meta, &s->target, NULL, &s->ar.meta, cfg->data, err)
-		     : nla_ar_new(&s->ar, &s->target, &s->set.meta, err))
-		return err->status;
-	if (*cfg->ar && s->ar.adapter.layers)
-		nla_say("ar: the adapter of '%s' is trained on, as it is: lora.* is not used", cfg->ar);
-	return s->ar.adapter.layers ? NLA_OK : nla_adapter_init(&s->ar.adapter, &nla_ar_lm(&s->ar)->arch, s->ar.depth, spec, (uint64_t)cfg->seed + 1,
-								 s->target.lm.device, err);
+	const bool ar = cfg->sft.role == NLA_ROLE_AR;
+	const enum nla_half_role role = ar ? NLA_AR : NLA_AV;
+	const char *from = ar ? cfg->ar : cfg->av;
+	struct nla_half *half = &s->half;
+	if (*from ? nla_half_open(half, role, &s->target, from, ar ? cfg->ar_base : cfg->av_base, err) ||
+			    nla_contract_fits(&s->set.meta, &s->target, ar ? NULL : &half->meta, ar ? &half->meta : NULL, cfg->data, err)
+		  : nla_half_new(half, role, &s->target, &s->set.meta, err))
+		return nla_err_context(err, "cannot train on '%s'", cfg->data);
+	if (*from && half->adapter.layers)
+		nla_say("%s: the adapter of '%s' is trained on, as it is: lora.* is not used", s->loop.name, from);
+	return half->adapter.layers ? NLA_OK : nla_adapter_init(&half->adapter, &nla_half_lm(half)->arch, half->depth, spec,
+								(uint64_t)cfg->seed + ar, s->target.lm.device, err);
 }
 
 static int list_params(struct nla_sft *s, nt_tensor **list)
 {
 	if (s->cfg->sft.role == NLA_ROLE_LM)
 		return nla_lm_params(&s->target.lm, list);
-	int n = nla_adapter_params(s->cfg->sft.role == NLA_ROLE_AV ? &s->av.adapter : &s->ar.adapter, list, NULL);
+	int n = nla_adapter_params(&s->half.adapter, list, NULL);
 	if (s->cfg->sft.role == NLA_ROLE_AR && s->cfg->sft.train_head && n++ >= 0 && list)
-		list[n - 1] = s->ar.head;
+		list[n - 1] = s->half.head;
 	return n;
 }
 
@@ -70,6 +61,7 @@ static enum nla_status make_plan(struct nla_sft *s, int64_t room, struct nla_err
 {
 	const struct nla_config *cfg = s->cfg;
 	const struct nla_lm *lm = &s->target.lm;
+	const struct nla_half *half = &s->half, none = { 0 };
 	const bool ar = cfg->sft.role == NLA_ROLE_AR;
 	struct nla_plan plan;
 	int64_t longest = 1;
@@ -80,9 +72,9 @@ static enum nla_status make_plan(struct nla_sft *s, int64_t room, struct nla_err
 	for (int64_t i = 0; i < s->set.n; i++)
 		longest = NLA_MAX(longest, nla_sft_length(s, i));
 	struct nla_plan_in in = {
-		.arch = &lm->arch, .dtype = lm->dtype, .gpu = lm->device != NT_CPU, .weights = nla_plan_loaded(&s->target, &s->av, &s->ar),
-		.trained = ar ? &s->ar.adapter : &s->av.adapter, .ar_only = ar, .ar_depth = s->ar.depth, .head_trained = ar && cfg->sft.train_head,
-		.prompt = (int64_t)s->av.prompt.n, .prompt_head = s->av.marker, .ar_prompt = longest,
+		.arch = &lm->arch, .dtype = lm->dtype, .gpu = lm->device != NT_CPU, .weights = nla_plan_loaded(&s->target, half, &none),
+		.trained = &half->adapter, .ar_only = ar, .ar_depth = ar ? half->depth : 0, .head_trained = ar && cfg->sft.train_head,
+		.prompt = (int64_t)half->prompt.n, .prompt_head = half->marker, .ar_prompt = longest,
 		.prompts = cfg->sft.batch, .group = 1, .new_tokens = longest, .recompute = cfg->update.recompute,
 		.micro_batch = cfg->update.micro_batch ? cfg->update.micro_batch : s->loop.state.micro_batch,
 	};
@@ -184,10 +176,8 @@ static enum nla_status save(struct nla_loop *loop, const char *dir, struct nla_e
 {
 	const struct nla_sft *s = (struct nla_sft *)loop;
 	char *part = nla_path_join(dir, roles[s->cfg->sft.role].part);
-	if (s->cfg->sft.role == NLA_ROLE_AV)
-		nla_av_save(&s->av, NULL, part, "sft", err);
-	else if (s->cfg->sft.role == NLA_ROLE_AR)
-		nla_ar_save(&s->ar, part, "sft", err);
+	if (s->cfg->sft.role != NLA_ROLE_LM)
+		nla_half_save(&s->half, NULL, part, "sft", err);
 	else if (!nla_mkdirs(part, err) && !nla_lm_save(&s->target.lm, part, s->cfg->sft.save_dtype ? NT_F32 : NT_BF16, err))
 		nla_copy_beside(s->target.folder, part, NULL, err);
 	free(part);
@@ -209,8 +199,8 @@ static enum nla_status open_model(struct nla_sft *s, int device, nt_dtype dtype,
 		return err->status;
 	if (role == NLA_ROLE_LM && s->target.lm.mapped)
 		return nla_fail(err, "role lm trains every weight, and '%s' does not fit this machine's memory for that", cfg->model);
-	if (role != NLA_ROLE_LM && (role == NLA_ROLE_AV ? open_av(s, &spec, err) : open_ar(s, &spec, err)))
-		return nla_err_context(err, "cannot train on '%s'", cfg->data);
+	if (role != NLA_ROLE_LM && open_half(s, &spec, err))
+		return err->status;
 	return nla_sft_encode(s, err);
 }
 
@@ -238,8 +228,7 @@ void nla_sft_close(struct nla_sft *s)
 {
 	nla_loop_close(&s->loop);
 	nla_split_release(&s->split);
-	nla_av_release(&s->av);
-	nla_ar_release(&s->ar);
+	nla_half_release(&s->half);
 	nla_i32s_release(&s->ids);
 	nla_i64s_release(&s->offset);
 	nla_actset_close(&s->set);

@@ -20,8 +20,7 @@ struct nla_sft {
 	struct nla_target target;
 	struct nla_actset set;         /* roles av, ar */
 	struct nla_split split;        /* of what is learnt from: rows of the set, or sequences (role lm) */
-	struct nla_av av;
-	struct nla_ar ar;
+	struct nla_half half;          /* roles av, ar */
 	struct nla_i32s ids;           /* of all sequences: text (lm), response and end of turn (av), AR prompt (ar) */
 	struct nla_i64s offset;        /* [n + 1] sequence i is ids[offset[i] .. offset[i + 1]) */
 	int64_t micro_batch;           /* rows a backward pass, 0: all */

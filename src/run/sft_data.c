@@ -85,7 +85,7 @@ static enum nla_status encode_response(const struct nla_sft *s, const char *expl
 	nla_tokenizer_encode(s->target.tok, text, strlen(text), ids, err);
 	free(text);
 	nla_i32s_push(ids, s->target.chat.end_of_turn);
-	if ((int64_t)(s->av.prompt.n + ids->n - before) - 1 > nt_size(nla_av_lm(&s->av)->cos, 0)) /* the last token predicts nothing */
+	if ((int64_t)(s->half.prompt.n + ids->n - before) - 1 > nt_size(nla_half_lm(&s->half)->cos, 0)) /* the last token predicts nothing */
 		*fit = NLA_AR_TOO_LONG;
 	return err->status;
 }
@@ -100,7 +100,7 @@ static enum nla_status encode_rows(struct nla_sft *s, int *fate, struct nla_err 
 		if (e && s->cfg->sft.role == NLA_ROLE_AV)
 			encode_response(s, e, &s->ids, &fit, err);
 		else if (e)
-			nla_ar_encode(&s->ar, e, strlen(e), &s->ids, &fit, err);
+			nla_ar_encode(&s->half, e, strlen(e), &s->ids, &fit, err);
 		fate[i] = e ? (int)fit : NO_EXPLANATION;
 		if (fate[i] != NLA_AR_FITS)
 			s->ids.n = before;
@@ -134,7 +134,7 @@ enum nla_status nla_sft_encode(struct nla_sft *s, struct nla_err *err)
 	}
 	free(fate);
 	const int64_t longer = left_out[NLA_AR_TOO_LONG], merge = left_out[NLA_AR_MERGES];
-	int64_t limit = s->cfg->sft.role == NLA_ROLE_AV ? nt_size(nla_av_lm(&s->av)->cos, 0) : nla_ar_max_ids(&s->ar);
+	int64_t limit = s->cfg->sft.role == NLA_ROLE_AV ? nt_size(nla_half_lm(&s->half)->cos, 0) : nla_ar_max_ids(&s->half);
 	if (longer || merge)
 		nla_say("%lld rows left out: %lld are longer than the %lld tokens the model reads, %lld merge with the AR template's end",
 			(long long)(longer + merge), (long long)longer, (long long)limit, (long long)merge);

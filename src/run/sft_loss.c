@@ -35,7 +35,7 @@ static nt_tensor *lm_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 static nt_tensor *av_loss(struct nla_sft *s, const int64_t *rows, const int64_t *vectors, int64_t n, int64_t n_tokens,
 			  struct nla_recompute *re, struct nla_err *err)
 {
-	struct nla_view view = nla_av_view(&s->av);
+	struct nla_view view = nla_half_view(&s->half);
 	int64_t width = 0;
 	struct nla_step step;
 	nt_tensor *loss = NULL;
@@ -49,14 +49,14 @@ static nt_tensor *av_loss(struct nla_sft *s, const int64_t *rows, const int64_t 
 	}
 	struct nla_responses r = nla_step_responses(&step, 0, n, s->set.d, step.prompt_of);
 	if (!nla_actset_vectors(&s->set, vectors, (size_t)n, step.v, err))
-		loss = cross_entropy(nla_av_logprob(&s->av, &view, &r, 1, NULL, re, err), n_tokens);
+		loss = cross_entropy(nla_av_logprob(&s->half, &view, &r, 1, NULL, re, err), n_tokens);
 	nla_step_release(&step);
 	return loss;
 }
 
 static nt_tensor *ar_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int64_t n_all, struct nla_recompute *re, struct nla_err *err)
 {
-	struct nla_view view = nla_ar_view(&s->ar);
+	struct nla_view view = nla_half_view(&s->half);
 	struct nla_ar_texts texts;
 	float *v = nla_alloc((size_t)(n * s->set.d), sizeof(*v));
 	int64_t shape[2] = { n, s->set.d };
@@ -67,7 +67,7 @@ static nt_tensor *ar_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 		nla_i64s_push(&texts.offset, (int64_t)texts.ids.n);
 	}
 	if (!nla_actset_vectors(&s->set, rows, (size_t)n, v, err)) {
-		nt_tensor *hat = nla_ar_predict(&s->ar, &view, &texts, 0, n, NULL, re, err);
+		nt_tensor *hat = nla_ar_predict(&s->half, &view, &texts, 0, n, re, err);
 		loss = hat ? nt_scale(nt_sum(nla_ar_mse(hat, nt_from_host(NT_F32, s->target.lm.device, v, 2, shape))), 1.0 / (double)n_all) : NULL;
 	}
 	nla_ar_texts_release(&texts);

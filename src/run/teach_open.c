@@ -246,9 +246,9 @@ static enum nla_status open_out(struct nla_teach *t, struct nla_err *err)
 
 enum nla_status nla_teach_open(struct nla_teach *t, const struct nla_config *cfg, struct nla_err *err)
 {
-	bool own = !*cfg->teach.model; /* the target itself: chat.format is about that model */
+	bool own = !*cfg->teach.model; /* the target itself: chat.format and chat.file are about that model */
 	const char *model = own ? cfg->model : cfg->teach.model;
-	struct nla_chat_cfg chat = { own ? cfg->chat.format : NLA_CHAT_AUTO, cfg->teach.system };
+	struct nla_chat_cfg chat = { own ? cfg->chat.format : NLA_CHAT_AUTO, cfg->teach.system, own ? cfg->chat.file : NULL };
 	int device;
 	nt_dtype dtype;
 	*t = (struct nla_teach){ .cfg = cfg, .log.fd = -1, .started = nla_seconds() };

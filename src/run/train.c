@@ -40,7 +40,7 @@ static void fill_rl(struct nla_train *t)
 enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err)
 {
 	const bool all = t->plan.copies == NLA_PLAN_ALL_COPIES && t->target.lm.dtype == NT_F32;
-	struct nla_view reference = nla_av_view(&t->av), reader = nla_ar_view(&t->ar);
+	struct nla_view reference = nla_half_view(&t->av), reader = nla_half_view(&t->ar);
 	fill_rl(t);
 	if (all && reference.n_adapters) {
 		if (make_copy(&t->anchor, &t->has_anchor, &reference, err))
@@ -141,13 +141,13 @@ static enum nla_status open_optim(struct nla_optim *optim, struct nla_adapter *a
 static enum nla_status open_trained(struct nla_train *t, const struct nla_lora_spec *spec, struct nla_err *err)
 {
 	const struct nla_config *cfg = t->cfg;
-	const struct nla_arch *av = &nla_av_lm(&t->av)->arch;
+	const struct nla_arch *av = &nla_half_lm(&t->av)->arch;
 	const int device = t->target.lm.device;
 	if (nla_adapter_init(&t->adapter, av, av->n_layers, spec, (uint64_t)cfg->seed, device, err) ||
 	    open_optim(&t->loop.optim, &t->adapter, NULL, err) || !cfg->ar_update.enabled)
 		return err->status;
 	if (!t->ar.adapter.layers &&
-	    nla_adapter_init(&t->ar.adapter, &nla_ar_lm(&t->ar)->arch, t->ar.depth, spec, (uint64_t)cfg->seed + 1, device, err))
+	    nla_adapter_init(&t->ar.adapter, &nla_half_lm(&t->ar)->arch, t->ar.depth, spec, (uint64_t)cfg->seed + 1, device, err))
 		return err->status;
 	return open_optim(&t->loop.ar_optim, &t->ar.adapter, cfg->ar_update.train_head ? t->ar.head : NULL, err);
 }
@@ -157,7 +157,7 @@ static enum nla_status keep_reference(const struct nla_train *t, struct nla_err 
 {
 	char *dir = nla_path_join(t->loop.folder.path, "reference"), *meta = nla_path_join(dir, "nla_meta.yaml"); /* written last */
 	if ((!t->loop.folder.checkpoint || !nla_exists(meta)) && t->av.adapter.layers) /* one without a checkpoint is of another start */
-		nla_av_save(&t->av, NULL, dir, "reference", err);
+		nla_half_save(&t->av, NULL, dir, "reference", err);
 	free(dir);
 	free(meta);
 	return err->status;
@@ -177,8 +177,8 @@ static enum nla_status open_models(struct nla_train *t, struct nla_err *err)
 			av = nla_strdup(own);
 		}
 	}
-	if (!err->status && !nla_av_open_on(&t->av, &t->target, av, t->cfg->av_base, err))
-		nla_ar_open_on(&t->ar, &t->target, ar, t->cfg->ar_base, err);
+	if (!err->status && !nla_half_open(&t->av, NLA_AV, &t->target, av, t->cfg->av_base, err))
+		nla_half_open(&t->ar, NLA_AR, &t->target, ar, t->cfg->ar_base, err);
 	free(checkpoint);
 	free(av);
 	free(ar);
@@ -270,7 +270,7 @@ static enum nla_status save(struct nla_loop *loop, const char *dir, struct nla_e
 {
 	const struct nla_train *t = (struct nla_train *)loop;
 	char *av = nla_path_join(dir, "av"), *ar = nla_path_join(dir, "ar"), *config = nla_path_join(dir, "config.json");
-	if (!nla_av_save(&t->av, &t->adapter, av, "rl", err) && !nla_ar_save(&t->ar, ar, t->cfg->ar_update.enabled ? "rl" : t->ar.meta.stage, err))
+	if (!nla_half_save(&t->av, &t->adapter, av, "rl", err) && !nla_half_save(&t->ar, NULL, ar, t->cfg->ar_update.enabled ? "rl" : t->ar.meta.stage, err))
 		nla_config_write(t->cfg, config, err);
 	free(av);
 	free(ar);
@@ -313,8 +313,8 @@ void nla_train_close(struct nla_train *t)
 		nla_lm_release(&t->anchor);
 	if (t->has_reader)
 		nla_lm_release(&t->reader);
-	nla_av_release(&t->av);
-	nla_ar_release(&t->ar);
+	nla_half_release(&t->av);
+	nla_half_release(&t->ar);
 	nla_actset_close(&t->set);
 	nla_actset_close(&t->eval_set);
 	nla_target_close(&t->target);

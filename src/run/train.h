@@ -27,8 +27,7 @@ struct nla_train {
 	nla_one_step_fn *one_step;
 	struct nla_rl rl;                /* borrows all of: */
 	struct nla_target target;
-	struct nla_av av;
-	struct nla_ar ar;
+	struct nla_half av, ar;
 	struct nla_adapter adapter;      /* trained */
 	struct nla_lm merged, anchor, reader;
 	bool has_merged, has_anchor, has_reader;

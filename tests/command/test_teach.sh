@@ -54,11 +54,10 @@ same "$work/bare/nla_meta.yaml" "$work/taught/nla_meta.yaml"
 # The texts depend neither on the batch nor on when the run was killed.
 teach --rows 96 --batch 5 --out "$work/small"
 same "$work/taught/rows.jsonl.gz" "$work/small/rows.jsonl.gz"
-code=$(tool interrupt "$work/killed/teach.jsonl" 30 KILL "$BUILD_DIR/nla-teach" --threads 1 --device cpu --model "$demo/model" \
-	--data "$work/bare" --teach.prompt "$prompt" --max-new-tokens 60 --teach.tries 3 --rows 96 --batch 16 --out "$work/killed" \
-	2>"$work/stderr") || fail "nla-teach: $(tail -n 2 "$work/stderr")"
+signalled teach.jsonl 30 KILL nla-teach --model "$demo/model" --data "$work/bare" --teach.prompt "$prompt" --max-new-tokens 60 \
+	--teach.tries 3 --rows 96 --batch 16 --out "$work/killed"
 [ "$code" -eq 137 ] || fail "not killed: $code"
-[ ! -e "$work/killed/nla_meta.yaml" ] || fail "killed too late to tell anything"
+[ ! -e "$work/killed/nla_meta.yaml" ] || fail "killed after its end"
 printf '{"row":3,"try":0,"tokens":9,"failed":null,"text":"Not this","left":5}\n{"row":4,"tr' >>"$work/killed/teach.jsonl"
 refused 2 'teach.jsonl.*--resume' nla-teach --model "$demo/model" --data "$work/bare" --teach.prompt "$prompt" --out "$work/killed"
 refused 2 "cannot resume: 'teach.prompt'" nla-teach --model "$demo/model" --data "$work/bare" --teach.prompt "$prompt!" --resume \
