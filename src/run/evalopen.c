@@ -50,12 +50,11 @@ static enum nla_status plan(struct nla_eval *e, const struct nla_config *cfg, in
 	};
 	in.copies = lm->dtype == NT_F32 && nla_plan_rows(&in, in.eval_rows, room) == in.eval_rows;
 	e->rl.rollout.rows = nla_plan_rows(&in, in.eval_rows, room);
-	if (in.copies && !nla_lm_fork(&e->merged, nla_half_lm(&e->av), err)) {
-		e->has_merged = true;
-		e->rl.merged = &e->merged;
-		e->rl.sampler = (struct nla_view){ .lm = &e->merged };
-	}
-	return err->status;
+	if (!in.copies || nla_lm_fork(&e->merged, nla_half_lm(&e->av), err))
+		return err->status;
+	e->rl.merged = &e->merged;
+	e->rl.sampler = (struct nla_view){ .lm = &e->merged };
+	return NLA_OK;
 }
 
 enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, struct nla_err *err)
@@ -74,8 +73,7 @@ enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, 
 
 void nla_eval_close(struct nla_eval *e)
 {
-	if (e->has_merged)
-		nla_lm_release(&e->merged);
+	nla_lm_release(&e->merged);
 	nla_half_release(&e->av);
 	nla_half_release(&e->ref);
 	nla_half_release(&e->ar);

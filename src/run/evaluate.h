@@ -36,8 +36,7 @@ struct nla_eval {
 	struct nla_half av, ref;
 	struct nla_half ar;
 	struct nla_actset set;
-	struct nla_lm merged;            /* decodes, in fp32 */
-	bool has_merged;
+	struct nla_lm merged;            /* decodes, in fp32; blocks == NULL: none */
 	int64_t n, *rows;                /* to evaluate */
 	struct nla_rl rl;                /* borrows the above */
 };

@@ -10,18 +10,15 @@
 
 #include "base/json.h"
 
-/* Where rows go: one of the two is set. */
+/* Where rows go. */
 struct out {
 	cJSON *json;
-	struct nla_str *markdown;
+	struct nla_str *markdown; /* or NULL */
 };
 
 static void item(struct out *o, const char *key, cJSON *value, const char *meaning)
 {
-	if (o->json)
-		cJSON_AddItemToObject(o->json, key, value);
-	else
-		cJSON_Delete(value);
+	cJSON_AddItemToObject(o->json, key, value);
 	if (o->markdown)
 		nla_str_addf(o->markdown, "| `%s` | %s |\n", key, meaning);
 }
@@ -297,46 +294,24 @@ static void put_row(struct out *o, const struct nla_rl *rl, const struct nla_ste
 
 /* ---- lines, and their documentation ---- */
 
-cJSON *nla_report_step(const struct nla_rl *rl, const struct nla_step *s, const struct nla_state *state)
-{
-	struct out o = { .json = cJSON_CreateObject() };
-	put_step(&o, rl, s, state);
-	return o.json;
-}
-
-cJSON *nla_report_sft(const struct nla_sft_line *line, const struct nla_state *state)
-{
-	struct out o = { .json = cJSON_CreateObject() };
-	put_sft(&o, line, state);
-	return o.json;
-}
-
-cJSON *nla_report_sample(const struct nla_rl *rl, const struct nla_step *s, int64_t step, int64_t i)
-{
-	struct out o = { .json = cJSON_CreateObject() };
-	put_sample(&o, rl, s, step, i);
-	return o.json;
-}
-
-cJSON *nla_report_eval(const struct nla_rl *rl, const struct nla_step *s)
-{
-	struct out o = { .json = cJSON_CreateObject() };
-	put_eval(&o, rl, s);
-	return o.json;
-}
-
-cJSON *nla_report_row(const struct nla_rl *rl, const struct nla_step *s, int64_t i)
-{
-	struct out o = { .json = cJSON_CreateObject() };
-	put_row(&o, rl, s, i);
-	return o.json;
-}
+#define LINE(name, params, ...)                                  \
+	cJSON *nla_report_##name params                          \
+	{                                                        \
+		struct out o = { .json = cJSON_CreateObject() }; \
+		put_##name(&o, __VA_ARGS__);                     \
+		return o.json;                                   \
+	}
+LINE(step, (const struct nla_rl *rl, const struct nla_step *s, const struct nla_state *state), rl, s, state)
+LINE(sample, (const struct nla_rl *rl, const struct nla_step *s, int64_t step, int64_t i), rl, s, step, i)
+LINE(sft, (const struct nla_sft_line *line, const struct nla_state *state), line, state)
+LINE(eval, (const struct nla_rl *rl, const struct nla_step *s), rl, s)
+LINE(row, (const struct nla_rl *rl, const struct nla_step *s, int64_t i), rl, s, i)
 
 static void heading(struct nla_str *out, const char *what) { nla_str_addf(out, "\n%s\n\n| key | meaning |\n|---|---|\n", what); }
 
 void nla_report_markdown(struct nla_str *out)
 {
-	struct out o = { .markdown = out };
+	struct out o = { .json = cJSON_CreateObject(), .markdown = out };
 	const struct nla_rl rl = { 0 };
 	const struct nla_state state = { 0 };
 	const struct nla_sft_line sft = { .held = true };
@@ -356,5 +331,6 @@ void nla_report_markdown(struct nla_str *out)
 	put_eval(&o, &rl, &empty);
 	heading(out, "**rows.jsonl** of `nla-eval`, `eval-STEP.rows.jsonl` of a run:");
 	put_row(&o, &rl, &empty, 0);
+	cJSON_Delete(o.json);
 	nla_step_release(&empty);
 }

@@ -11,14 +11,14 @@
 
 /* ---- memory plan, merged copies ---- */
 
-static enum nla_status make_copy(struct nla_lm *copy, bool *has, const struct nla_view *view, struct nla_err *err)
+/* A view with its adapters merged into a copy of its weights, which then is the view. */
+static enum nla_status make_copy(struct nla_lm *copy, struct nla_view *view, struct nla_err *err)
 {
 	nt_grad_push(false);
-	if (!nla_lm_fork(copy, view->lm, err)) {
-		*has = true;
+	if (!nla_lm_fork(copy, view->lm, err))
 		nla_merge(copy, view, err);
-	}
 	nt_grad_pop();
+	*view = (struct nla_view){ .lm = copy };
 	return err->status;
 }
 
@@ -42,26 +42,16 @@ enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err)
 	const bool all = t->plan.copies == NLA_PLAN_ALL_COPIES && t->target.lm.dtype == NT_F32;
 	struct nla_view reference = nla_half_view(&t->av), reader = nla_half_view(&t->ar);
 	fill_rl(t);
-	if (all && reference.n_adapters) {
-		if (make_copy(&t->anchor, &t->has_anchor, &reference, err))
-			return err->status;
-		reference = (struct nla_view){ .lm = &t->anchor };
-	}
-	if (all && reader.n_adapters && !t->cfg->ar_update.enabled) {
-		if (make_copy(&t->reader, &t->has_reader, &reader, err))
-			return err->status;
-		reader = (struct nla_view){ .lm = &t->reader };
-	}
+	if ((all && reference.n_adapters && make_copy(&t->anchor, &reference, err)) ||
+	    (all && reader.n_adapters && !t->cfg->ar_update.enabled && make_copy(&t->reader, &reader, err)))
+		return err->status;
 	t->rl.reference = t->rl.policy = reference;
 	t->rl.ar_view = reader;
 	t->rl.policy.adapters[t->rl.policy.n_adapters++] = &t->adapter;
 	t->rl.sampler = t->rl.policy;
-	if (t->plan.copies) {
-		if (make_copy(&t->merged, &t->has_merged, &t->rl.policy, err))
-			return err->status;
-		t->rl.merged = &t->merged;
-		t->rl.sampler = (struct nla_view){ .lm = &t->merged };
-	}
+	t->rl.merged = t->plan.copies ? &t->merged : NULL;
+	if (t->rl.merged && make_copy(t->rl.merged, &t->rl.sampler, err))
+		return err->status;
 	nt_logprob_chunk(t->plan.chunk);
 	return NLA_OK;
 }
@@ -307,12 +297,9 @@ void nla_train_close(struct nla_train *t)
 	nla_step_release(&t->step);
 	nla_loop_close(&t->loop);
 	nla_adapter_release(&t->adapter);
-	if (t->has_merged)
-		nla_lm_release(&t->merged);
-	if (t->has_anchor)
-		nla_lm_release(&t->anchor);
-	if (t->has_reader)
-		nla_lm_release(&t->reader);
+	nla_lm_release(&t->merged);
+	nla_lm_release(&t->anchor);
+	nla_lm_release(&t->reader);
 	nla_half_release(&t->av);
 	nla_half_release(&t->ar);
 	nla_actset_close(&t->set);

@@ -29,8 +29,7 @@ struct nla_train {
 	struct nla_target target;
 	struct nla_half av, ar;
 	struct nla_adapter adapter;      /* trained */
-	struct nla_lm merged, anchor, reader;
-	bool has_merged, has_anchor, has_reader;
+	struct nla_lm merged, anchor, reader; /* blocks == NULL: none */
 	struct nla_actset set, eval_set;
 	bool has_eval;
 	struct nla_step step;            /* the newest */
