@@ -26,8 +26,8 @@ struct wire {
 };
 struct field {
 	unsigned number;
-	uint64_t value;    /* of a varint or a fixed one */
-	struct wire bytes; /* of a length-delimited one  */
+	uint64_t value;    /* of a number; the length of bytes */
+	struct wire bytes;
 };
 
 static uint64_t read_varint(struct wire *w)
@@ -52,8 +52,9 @@ static bool next_field(struct wire *w, struct field *f)
 		return false;
 	tag = read_varint(w);
 	type = tag & 7;
-	*f = (struct field){ .number = (unsigned)(tag >> 3), .value = type == 0 ? read_varint(w) : 0 };
-	n = type == 2 ? read_varint(w) : fixed[type];
+	n = type == 0 || type == 2 ? read_varint(w) : fixed[type];
+	*f = (struct field){ .number = (unsigned)(tag >> 3), .value = fixed[type] ? 0 : n };
+	n = type == 0 ? 0 : n;
 	w->broken |= (uint64_t)(w->end - w->at) < n || (type != 0 && type != 2 && !fixed[type]);
 	if (w->broken)
 		return false;
@@ -64,89 +65,80 @@ static bool next_field(struct wire *w, struct field *f)
 	return true;
 }
 
+/* The last field of a number, which is the one that counts. Its bytes are marked broken when the message is damaged. */
+static struct field last_field(struct wire w, unsigned number, uint64_t unsaid)
+{
+	struct field f, last = { .value = unsaid };
+
+	while (next_field(&w, &f))
+		last = f.number == number ? f : last;
+	last.bytes.broken = w.broken;
+	return last;
+}
+
 enum { PIECE = 1, TRAINER = 2, NORMALIZER = 3 };
-enum { TYPE_NORMAL = 1, TYPE_USER = 4, TYPE_UNUSED = 5, TYPE_BYTE = 6 };
+enum { TYPE_NORMAL = 1, TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_UNUSED = 5, TYPE_BYTE = 6 };
 
 static enum nla_status read_piece(struct nla_tokenizer *tok, struct wire w, int32_t id, float *last, struct nla_err *err)
 {
-	struct field f, text = {0}, bits = {0}, type = { .value = TYPE_NORMAL };
+	static const uint8_t flags[] = { [TYPE_NORMAL] = NLA_BPE_MODEL, [TYPE_UNKNOWN] = NLA_BPE_SPECIAL,
+					 [TYPE_CONTROL] = NLA_BPE_SPECIAL, [TYPE_BYTE] = NLA_BPE_BYTE };
+	struct wire text = last_field(w, 1, 0).bytes;
+	uint32_t bits = (uint32_t)last_field(w, 2, 0).value;
+	uint64_t type = last_field(w, 3, TYPE_NORMAL).value;
+	bool normal = type == TYPE_NORMAL;
 	struct nla_added mark = { .id = id };
 	enum nla_status status;
-	bool normal, user;
 	float score;
 
-	while (next_field(&w, &f)) {
-		text = f.number == 1 ? f : text;
-		bits = f.number == 2 ? f : bits;
-		type = f.number == 3 ? f : type;
-	}
-	normal = type.value == TYPE_NORMAL;
-	user = type.value == TYPE_USER;
-	memcpy(&score, &(uint32_t){ (uint32_t)bits.value }, sizeof(score));
-	if (w.broken || text.bytes.at == text.bytes.end || type.value > TYPE_BYTE || !type.value || type.value == TYPE_UNUSED)
+	memcpy(&score, &bits, sizeof(score));
+	if (text.broken || text.at == text.end || type > TYPE_BYTE || !type || type == TYPE_UNUSED)
 		return nla_fail(err, "cannot load '%s': piece %d is damaged or of an unknown type", tok->path, (int)id);
 	if (normal && score > *last)
 		return nla_fail(err, "cannot load '%s': the score of piece %d is above that of one before it, want them in order", tok->path,
 				(int)id);
 	*last = normal ? score : *last;
-	mark.text = nla_strndup((const char *)text.bytes.at, (size_t)(text.bytes.end - text.bytes.at));
+	mark.text = nla_strndup((const char *)text.at, (size_t)(text.end - text.at));
 	mark.n = strlen(mark.text);
-	status = nla_bpe_add_token(&tok->bpe, tok->path, mark.text, mark.n, id, normal ? NLA_BPE_MODEL : user ? 0 : NLA_BPE_SPECIAL, err);
-	if (!status && !normal && type.value != TYPE_BYTE)
+	status = nla_bpe_add_token(&tok->bpe, tok->path, mark.text, mark.n, id, flags[type], err);
+	if (!status && !normal && type != TYPE_BYTE)
 		nla_added_push(&tok->added[0], mark);
 	else
 		free(mark.text);
 	return status;
 }
 
-static enum nla_status check_spec(const struct nla_tokenizer *tok, struct wire trainer, struct wire normalizer, struct nla_err *err)
+static enum nla_status check_specs(const struct nla_tokenizer *tok, struct wire w, struct nla_err *err)
 {
-	uint64_t type = 1, suffix = 0, extra = 1, escape = 1;
-	bool charsmap = false;
-	struct field f;
+	static const struct {
+		unsigned spec, number;
+		uint64_t unsaid, want;
+		const char *wrong;
+	} facts[] = { { TRAINER, 3, 1, 2, "'trainer_spec.model_type' is not BPE" },
+		      { TRAINER, 24, 0, 0, "'trainer_spec.treat_whitespace_as_suffix' is set, want it false" },
+		      { NORMALIZER, 2, 0, 0, "'normalizer_spec.precompiled_charsmap' is set, want the identity" },
+		      { NORMALIZER, 4, 1, 0, "'normalizer_spec.remove_extra_whitespaces' is true, want false" },
+		      { NORMALIZER, 5, 1, 1, "'normalizer_spec.escape_whitespaces' is false, want true" } };
 
-	while (next_field(&trainer, &f)) {
-		type = f.number == 3 ? f.value : type;
-		suffix = f.number == 24 ? f.value : suffix;
-	}
-	while (next_field(&normalizer, &f)) {
-		charsmap |= f.number == 2 && f.bytes.at < f.bytes.end;
-		extra = f.number == 4 ? f.value : extra;
-		escape = f.number == 5 ? f.value : escape;
-	}
-	const struct {
-		bool wrong;
-		const char *what;
-	} checks[] = { { trainer.broken || normalizer.broken, "its trainer_spec or normalizer_spec is damaged" },
-		       { type != 2, "'trainer_spec.model_type' is not BPE" },
-		       { suffix, "'trainer_spec.treat_whitespace_as_suffix' is set, want it false" },
-		       { charsmap, "'normalizer_spec.precompiled_charsmap' is set, want the identity" },
-		       { extra, "'normalizer_spec.remove_extra_whitespaces' is true, want false" },
-		       { !escape, "'normalizer_spec.escape_whitespaces' is false, want true" } };
+	for (size_t i = 0; i < NLA_LEN(facts); i++) {
+		struct field f = last_field(last_field(w, facts[i].spec, 0).bytes, facts[i].number, facts[i].unsaid);
 
-	for (size_t i = 0; i < NLA_LEN(checks); i++)
-		if (checks[i].wrong)
-			return nla_fail(err, "cannot load '%s': %s", tok->path, checks[i].what);
+		if (f.bytes.broken || f.value != facts[i].want)
+			return nla_fail(err, "cannot load '%s': %s", tok->path, f.bytes.broken ? "it is damaged" : facts[i].wrong);
+	}
 	return NLA_OK;
 }
 
-static enum nla_status read_fields(struct nla_tokenizer *tok, const struct nla_str *file, struct nla_err *err)
+static enum nla_status read_pieces(struct nla_tokenizer *tok, struct wire w, struct nla_err *err)
 {
-	struct wire w = { (const unsigned char *)file->buf, (const unsigned char *)file->buf + file->len, false };
-	struct wire trainer = {0}, normalizer = {0};
 	float last = 1e30f;
 	struct field f;
 	int32_t id = 0;
 
-	while (next_field(&w, &f)) {
+	while (next_field(&w, &f))
 		if (f.number == PIECE && read_piece(tok, f.bytes, id++, &last, err))
 			return err->status;
-		trainer = f.number == TRAINER ? f.bytes : trainer;
-		normalizer = f.number == NORMALIZER ? f.bytes : normalizer;
-	}
-	if (w.broken || !id)
-		return nla_fail(err, "cannot load '%s': it is no sentencepiece model, or damaged", tok->path);
-	return check_spec(tok, trainer, normalizer, err);
+	return !w.broken && id ? NLA_OK : nla_fail(err, "cannot load '%s': it is no sentencepiece model, or damaged", tok->path);
 }
 
 enum nla_status nla_tokenizer_read_model(struct nla_tokenizer *tok, struct nla_err *err)
@@ -157,9 +149,12 @@ enum nla_status nla_tokenizer_read_model(struct nla_tokenizer *tok, struct nla_e
 	struct nla_str file = NLA_STR_INIT;
 	enum nla_status status;
 	bool complete;
+	struct wire w;
 
 	tok->metaspace = true;
-	status = nla_file_read(tok->path, &file, err) || read_fields(tok, &file, err) || nla_tokenizer_find_bytes(tok, &complete, err) ||
+	status = nla_file_read(tok->path, &file, err);
+	w = (struct wire){ (const unsigned char *)file.buf, (const unsigned char *)file.buf + file.len, false };
+	status = status || read_pieces(tok, w, err) || check_specs(tok, w, err) || nla_tokenizer_find_bytes(tok, &complete, err) ||
 		 nla_tokenizer_read_config(tok, err) ? err->status : NLA_OK;
 	if (!status) {
 		nla_str_addn(&file, ours, sizeof(ours) - 1);
