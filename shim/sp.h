@@ -1,7 +1,7 @@
 /*
- * sp - a C face of sentencepiece as a BPE merge engine. Only pointers and sizes cross. A model is a serialised ModelProto, and is
- * never changed after it is made, so any number of threads may use it at once. Errors: NULL or a negative count; sp_error() has the
- * text (thread-local).
+ * sp - a C face of sentencepiece as a BPE merge engine. Only pointers and sizes cross. A model is a serialised ModelProto, and
+ * is never changed after it is made, so any number of threads may use it at once. Errors: NULL or a negative count; sp_error()
+ * has the text (thread-local).
  */
 #ifndef SP_H
 #define SP_H

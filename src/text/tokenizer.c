@@ -4,8 +4,8 @@
  *	text -> added tokens | gaps -> NFC -> added tokens (normalised) | gaps -> split 0 -> split 1 -> ... -> one piece -> ids
  *
  * Each step walks its text and hands what lies between to the next, so nothing is stored but the gap's normal form. A piece
- * whose text is a token that its own merges end in needs no merging, which is most of a text: each token remembers that from the
- * first time it was merged. A metaspace tokenizer does not split its gaps.
+ * whose text is a token that its own merges end in needs no merging, which is most of a text: each token remembers that from
+ * the first time it was merged. A metaspace tokenizer does not split its gaps.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -73,7 +73,8 @@ enum nla_status nla_tokenizer_load(struct nla_tokenizer **out, const char *folde
 		tok->path = nla_strdup(model);
 		status = nla_tokenizer_read_model(tok, err);
 	} else {
-		status = nla_fail(err, "cannot load a tokenizer from '%s': it has neither tokenizer.json nor tokenizer.model", folder);
+		status = nla_fail(err, "cannot load a tokenizer from '%s': it has neither tokenizer.json nor tokenizer.model",
+				  folder);
 	}
 	sort_added(&tok->added[0]);
 	sort_added(&tok->added[1]);
@@ -153,7 +154,8 @@ static void encode_piece(struct run *r, const char *text, size_t n)
 	}
 	nla_bpe_merge(&tok->bpe, &r->work, r->ids);
 	if (token)
-		atomic_store_explicit(&token->whole, r->ids->n == before + 1 && r->ids->data[before] == id ? 1 : 2, memory_order_relaxed);
+		atomic_store_explicit(&token->whole, r->ids->n == before + 1 && r->ids->data[before] == id ? 1 : 2,
+				      memory_order_relaxed);
 }
 
 /* By sentencepiece, whose pieces have the ids of the file. */
@@ -343,7 +345,7 @@ enum nla_status nla_tokenizer_encode(const struct nla_tokenizer *tok, const char
 
 /* ---- decode ---- */
 
-/* The bytes of one token, appended. One of a byte-level vocabulary with another character than the alphabet's is its own text. */
+/* The bytes of one token, appended. A byte-level token with a character outside the alphabet is its own text. */
 static void add_piece(const struct nla_tokenizer *tok, int32_t id, struct nla_str *out)
 {
 	size_t n = 0, before = out->len, length;
@@ -385,7 +387,8 @@ static enum nla_status check_id(const struct nla_tokenizer *tok, int32_t id, str
 
 	if (nla_bpe_text(&tok->bpe, id, &n))
 		return NLA_OK;
-	return nla_fail(err, "cannot decode id %d: '%s' has no such token (highest id %d)", id, tok->path, nla_tokenizer_size(tok) - 1);
+	return nla_fail(err, "cannot decode id %d: '%s' has no such token (highest id %d)", id, tok->path,
+			nla_tokenizer_size(tok) - 1);
 }
 
 enum nla_status nla_tokenizer_decode(const struct nla_tokenizer *tok, const int32_t *ids, size_t n, bool skip_special,

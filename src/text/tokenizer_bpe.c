@@ -60,15 +60,16 @@ static void grow_slots(struct nla_bpe *bpe)
 			bpe->slots[find_slot(bpe, bpe->text.buf + bpe->tokens[id].offset, bpe->tokens[id].length)] = id;
 }
 
-enum nla_status nla_bpe_add_token(struct nla_bpe *bpe, const char *name, const char *text, size_t n, double number, uint8_t flags,
-				  struct nla_err *err)
+enum nla_status nla_bpe_add_token(struct nla_bpe *bpe, const char *name, const char *text, size_t n, double number,
+				  uint8_t flags, struct nla_err *err)
 {
 	struct nla_bpe_token *token;
 	int32_t id;
 	size_t slot;
 
 	if (!(number >= 0 && number < MAX_ID) || number != (int32_t)number)
-		return nla_fail(err, "cannot read '%s': token '%s' has id %.15g, want a whole number from 0 to %d", name, text, number, MAX_ID - 1);
+		return nla_fail(err, "cannot read '%s': token '%s' has id %.15g, want a whole number from 0 to %d", name, text,
+				number, MAX_ID - 1);
 	id = (int32_t)number;
 	grow_slots(bpe);
 	if (id >= bpe->cap) {
@@ -81,7 +82,8 @@ enum nla_status nla_bpe_add_token(struct nla_bpe *bpe, const char *name, const c
 	token = &bpe->tokens[id];
 	slot = find_slot(bpe, text, n);
 	if (token->flags)
-		return nla_fail(err, "cannot read '%s': tokens '%s' and '%s' have the same id %d", name, bpe->text.buf + token->offset, text, id);
+		return nla_fail(err, "cannot read '%s': tokens '%s' and '%s' have the same id %d", name,
+				bpe->text.buf + token->offset, text, id);
 	if (bpe->slots[slot] >= 0)
 		return nla_fail(err, "cannot read '%s': token '%s' has two ids, %d and %d", name, text, bpe->slots[slot], id);
 	bpe->slots[slot] = id;
@@ -239,7 +241,8 @@ uint32_t nla_bpe_letter(unsigned char b)
 
 int nla_bpe_byte(uint32_t letter)
 {
-	int b = letter < 0x100 ? (int)letter : letter < 0x121 ? (int)letter - 0x100 : letter < 0x143 ? (int)letter - 0x121 + 0x7f : 0xad;
+	uint32_t b = letter < 0x100 ? letter : letter < 0x121 ? letter - 0x100 : letter - 0x121 + 0x7f;
 
-	return letter <= 0x143 && nla_bpe_letter((unsigned char)b) == letter ? b : -1;
+	b = letter == 0x143 ? 0xad : b;
+	return b < 256 && nla_bpe_letter((unsigned char)b) == letter ? (int)b : -1;
 }

@@ -40,8 +40,8 @@ struct nla_bpe {
 void nla_bpe_release(struct nla_bpe *bpe);
 
 /* number: the id. Fails when it is taken or out of range, and when the text has an id. name: the file, for the message. */
-enum nla_status nla_bpe_add_token(struct nla_bpe *bpe, const char *name, const char *text, size_t n, double number, uint8_t flags,
-				  struct nla_err *err);
+enum nla_status nla_bpe_add_token(struct nla_bpe *bpe, const char *name, const char *text, size_t n, double number,
+				  uint8_t flags, struct nla_err *err);
 int32_t nla_bpe_id(const struct nla_bpe *bpe, const char *text, size_t n);       /* -1: none */
 const char *nla_bpe_text(const struct nla_bpe *bpe, int32_t id, size_t *n); /* borrowed, NUL-terminated; NULL: a hole */
 /* A pair that is listed twice counts at its later place. merged: the id of the two texts joined. */

@@ -1,7 +1,7 @@
 /*
  * tokenizer_json - reads tokenizer.json of the `tokenizers` library: a BPE model, byte-level or of sentencepiece's kind (byte
- * fallback, spaces as U+2581), with its added tokens and the steps around the model. A field, a value or an order of steps that is
- * not honoured is an error, so a file of a family we do not know fails at load, and never gives wrong ids.
+ * fallback, spaces as U+2581), with its added tokens and the steps around the model. A field, a value or an order of steps that
+ * is not honoured is an error, so a file of a family we do not know fails at load, and never gives wrong ids.
  *
  * post_processor is not looked at: every kind only puts special tokens around a text, and nla_tokenizer_encode() puts none.
  */
@@ -55,7 +55,8 @@ static enum nla_status check_rule(const struct nla_place *p, const char *rule, s
 	char *key = nla_strndup(rule, n), *want = rule[n] == '=' ? nla_strndup(rule + n + 1, strcspn(rule + n + 1, ";")) : NULL;
 	const cJSON *value = cJSON_GetObjectItemCaseSensitive(p->json, key);
 	char *text = want && value ? cJSON_PrintUnformatted(value) : NULL;
-	enum nla_status status = !want || find(want, text ? text : "null", '|', "|") ? NLA_OK : nla_place_fail(p, key, want, err);
+	enum nla_status status =
+		!want || find(want, text ? text : "null", '|', "|") ? NLA_OK : nla_place_fail(p, key, want, err);
 
 	cJSON_free(text);
 	free(key);
@@ -68,10 +69,12 @@ enum nla_status nla_place_check(const struct nla_place *p, const char *rules, st
 	const cJSON *child;
 
 	if (!cJSON_IsObject(p->json))
-		return nla_fail(err, "cannot read '%s': '%.*s' is not an object", p->path, (int)strcspn(p->where, "."), p->where);
+		return nla_fail(err, "cannot read '%s': '%.*s' is not an object", p->path, (int)strcspn(p->where, "."),
+				p->where);
 	cJSON_ArrayForEach(child, p->json)
 		if (*rules != '*' && !find(rules, child->string, ';', "=;"))
-			return nla_fail(err, "cannot read '%s': field '%s%s' is not supported", p->path, p->where, child->string);
+			return nla_fail(err, "cannot read '%s': field '%s%s' is not supported", p->path, p->where,
+					child->string);
 	for (const char *rule = rules; rule; rule = strchr(rule, ';'), rule = rule ? rule + 1 : NULL)
 		if (check_rule(p, rule, err))
 			return err->status;
@@ -87,7 +90,8 @@ static enum nla_status read_vocab(struct nla_tokenizer *tok, const struct nla_pl
 	if (!cJSON_IsObject(vocab) || !vocab->child)
 		return nla_place_fail(p, "vocab", "an object of tokens and ids", err);
 	cJSON_ArrayForEach(entry, vocab)
-		if (nla_bpe_add_token(&tok->bpe, p->path, entry->string, strlen(entry->string), cJSON_GetNumberValue(entry), NLA_BPE_MODEL, err))
+		if (nla_bpe_add_token(&tok->bpe, p->path, entry->string, strlen(entry->string), cJSON_GetNumberValue(entry),
+				      NLA_BPE_MODEL, err))
 			return err->status;
 	return NLA_OK;
 }
@@ -104,7 +108,8 @@ enum nla_status nla_tokenizer_find_bytes(struct nla_tokenizer *tok, bool *comple
 		tok->byte[b] = nla_bpe_id(&tok->bpe, name, strlen(name));
 		*complete &= tok->byte[b] >= 0;
 		if (tok->metaspace && !*complete)
-			nla_fail(err, "cannot load '%s': it has no byte token '%s', want all 256 for its byte fallback", tok->path, name);
+			nla_fail(err, "cannot load '%s': it has no byte token '%s', want all 256 for its byte fallback",
+				 tok->path, name);
 		free(name);
 		if (tok->metaspace && !*complete)
 			return NLA_FAIL;
@@ -154,8 +159,9 @@ static enum nla_status read_merges(struct nla_tokenizer *tok, const struct nla_p
 		if (!n)
 			status = nla_fail(err, "cannot read '%s': 'model.merges[%u]' is not a pair of tokens", p->path, rank);
 		else if (left < 0 || right < 0 || merged < 0)
-			status = nla_fail(err, "cannot read '%s': 'model.merges[%u]': '%.*s', '%s' or '%s' is not in the vocabulary", p->path,
-					  rank, (int)n, joined.buf, joined.buf + n, joined.buf);
+			status = nla_fail(err,
+					  "cannot read '%s': 'model.merges[%u]': '%.*s', '%s' or '%s' is not in the vocabulary",
+					  p->path, rank, (int)n, joined.buf, joined.buf + n, joined.buf);
 		if (status)
 			break;
 		nla_bpe_add_merge(&tok->bpe, rank++, left, right, merged);
@@ -166,12 +172,15 @@ static enum nla_status read_merges(struct nla_tokenizer *tok, const struct nla_p
 	return status;
 }
 
-static enum nla_status read_model(struct nla_tokenizer *tok, const struct nla_place *p, struct nla_i32s *merges, struct nla_err *err)
+static enum nla_status read_model(struct nla_tokenizer *tok, const struct nla_place *p, struct nla_i32s *merges,
+				  struct nla_err *err)
 {
+	static const char rules[] = "type=\"BPE\";dropout=null|0;unk_token;continuing_subword_prefix=null|\"\";"
+				    "end_of_word_suffix=null|\"\";fuse_unk" NLA_PLACE_BOOL ";byte_fallback" NLA_PLACE_BOOL
+				    ";ignore_merges" NLA_PLACE_BOOL ";vocab;merges";
 	bool complete;
 
-	if (nla_place_check(p, "type=\"BPE\";dropout=null|0;unk_token;continuing_subword_prefix=null|\"\";end_of_word_suffix=null|\"\";"
-			    "fuse_unk" NLA_PLACE_BOOL ";byte_fallback" NLA_PLACE_BOOL ";ignore_merges" NLA_PLACE_BOOL ";vocab;merges", err))
+	if (nla_place_check(p, rules, err))
 		return err->status;
 	tok->ignore_merges = nla_place_true(p, "ignore_merges");
 	if (tok->metaspace && tok->ignore_merges)
@@ -192,17 +201,20 @@ enum nla_status nla_tokenizer_read_added(struct nla_tokenizer *tok, const struct
 	const char *content = get_string(p, "content");
 	bool special = nla_place_true(p, "special"), said = nla_json_at(p->json, "normalized");
 	struct nla_added added = { .single_word = nla_place_true(p, "single_word"), .lstrip = nla_place_true(p, "lstrip"),
-				   .rstrip = nla_place_true(p, "rstrip"), .normalized = said ? nla_place_true(p, "normalized") : !special };
+				   .rstrip = nla_place_true(p, "rstrip"),
+				   .normalized = said ? nla_place_true(p, "normalized") : !special };
 	int32_t known = content ? nla_bpe_id(&tok->bpe, content, strlen(content)) : -1;
 	struct nla_str normal = NLA_STR_INIT;
 	enum nla_status status = nla_place_check(p, rules, err);
 
 	if (!status && (!content || !*content))
 		status = nla_place_fail(p, "content", "a text", err);
-	if (!status && added.normalized && tok->nfc && !nla_tok_split_nfc(content, strlen(content), &normal, err) && strcmp(normal.buf, content))
+	if (!status && added.normalized && tok->nfc && !nla_tok_split_nfc(content, strlen(content), &normal, err) &&
+	    strcmp(normal.buf, content))
 		status = nla_place_fail(p, "content", "a text in normal form C, as it is matched there", err);
 	nla_str_release(&normal);
-	if (status || ((known < 0 || known != id) && nla_bpe_add_token(&tok->bpe, p->path, content, strlen(content), id, 0, err)))
+	if (status ||
+	    ((known < 0 || known != id) && nla_bpe_add_token(&tok->bpe, p->path, content, strlen(content), id, 0, err)))
 		return err->status;
 	added.n = strlen(content);
 	added.id = (int32_t)id;
@@ -237,9 +249,11 @@ static enum nla_status read_added_tokens(struct nla_tokenizer *tok, const cJSON 
 enum { NORMALIZER, PRE_TOKENIZER, DECODER, N_STAGES };
 static const struct {
 	const char *name, *list, *sequence, *types;
-} stages[N_STAGES] = { { "normalizer", "normalizers", "type;normalizers", "NFC, Prepend, Replace or Sequence" },
-		       { "pre_tokenizer", "pretokenizers", "type;pretokenizers", "Split, Digits, ByteLevel, Metaspace or Sequence" },
-		       { "decoder", "decoders", "type;decoders", "ByteLevel, Replace, ByteFallback, Fuse, Strip or Sequence" } };
+} stages[N_STAGES] = {
+	{ "normalizer", "normalizers", "type;normalizers", "NFC, Prepend, Replace or Sequence" },
+	{ "pre_tokenizer", "pretokenizers", "type;pretokenizers", "Split, Digits, ByteLevel, Metaspace or Sequence" },
+	{ "decoder", "decoders", "type;decoders", "ByteLevel, Replace, ByteFallback, Fuse, Strip or Sequence" }
+};
 
 /* Each step's letter, its fields, and the values of them that are honoured. */
 static const struct {
@@ -253,8 +267,8 @@ static const struct {
 	{ PRE_TOKENIZER, 'S', "Split", "type;pattern;behavior=\"Isolated\";invert=false|null" },
 	{ PRE_TOKENIZER, 'D', "Digits", "type;individual_digits" NLA_PLACE_BOOL },
 	{ PRE_TOKENIZER, 'B', "ByteLevel", "type;add_prefix_space=false;trim_offsets;use_regex" NLA_PLACE_BOOL },
-	{ PRE_TOKENIZER, 'M', "Metaspace", "type;replacement=" SPACE ";split=false;prepend_scheme=\"never\"|\"first\"|\"always\";"
-					   "add_prefix_space" },
+	{ PRE_TOKENIZER, 'M', "Metaspace", "type;replacement=" SPACE ";split=false;add_prefix_space;"
+					   "prepend_scheme=\"never\"|\"first\"|\"always\"" },
 	{ DECODER, 'B', "ByteLevel", "type;add_prefix_space;trim_offsets;use_regex" },
 	{ DECODER, 'R', "Replace", "type;pattern={\"String\":" SPACE "};content=\" \"" },
 	{ DECODER, 'F', "ByteFallback", "type" },
@@ -265,7 +279,8 @@ static const struct {
 static enum nla_status add_split(struct nla_tokenizer *tok, const char *regex, struct nla_err *err)
 {
 	if (tok->n_splits == NLA_LEN(tok->splits))
-		return nla_fail(err, "cannot read '%s': 'pre_tokenizer' has more than %zu splits", tok->path, NLA_LEN(tok->splits));
+		return nla_fail(err, "cannot read '%s': 'pre_tokenizer' has more than %zu splits", tok->path,
+				NLA_LEN(tok->splits));
 	return nla_tok_split_compile(&tok->splits[tok->n_splits++], tok->path, regex, err);
 }
 
@@ -343,7 +358,8 @@ static enum nla_status read_stages(struct nla_tokenizer *tok, const struct nla_p
 		if (*norm && strcmp(norm, "R") && strcmp(norm, "PR"))
 			want[NORMALIZER] = "null, or Prepend and Replace of U+2581";
 		if (strcmp(pre, *norm ? "" : "M"))
-			want[PRE_TOKENIZER] = *norm ? "null behind that normaliser" : "Metaspace, or a normaliser that replaces spaces";
+			want[PRE_TOKENIZER] =
+				*norm ? "null behind that normaliser" : "Metaspace, or a normaliser that replaces spaces";
 		if (strcmp(dec, "RFU") && strcmp(dec, "RFUS"))
 			want[DECODER] = "Replace of U+2581, ByteFallback, Fuse and perhaps Strip of one space";
 	} else {
@@ -368,9 +384,8 @@ static enum nla_status read_stages(struct nla_tokenizer *tok, const struct nla_p
 
 static void add_crc(uint32_t *crc, int32_t x)
 {
-	unsigned char bytes[4] = { (unsigned char)x, (unsigned char)(x >> 8), (unsigned char)(x >> 16), (unsigned char)(x >> 24) };
-
-	*crc = (uint32_t)crc32(*crc, bytes, sizeof(bytes));
+	for (int shift = 0; shift < 32; shift += 8)
+		*crc = (uint32_t)crc32(*crc, &(Bytef){ (Bytef)((uint32_t)x >> shift) }, 1);
 }
 
 uint32_t nla_tokenizer_find_crc(const struct nla_tokenizer *tok, const struct nla_i32s *merges)
@@ -406,16 +421,18 @@ uint32_t nla_tokenizer_find_crc(const struct nla_tokenizer *tok, const struct nl
 
 enum nla_status nla_tokenizer_read_json(struct nla_tokenizer *tok, struct nla_err *err)
 {
+	static const char rules[] = "version=\"1.0\"|null;truncation=null;padding=null;added_tokens;normalizer;pre_tokenizer;"
+				    "post_processor;decoder;model";
 	struct nla_i32s merges = {0};
 	cJSON *json = NULL;
 	enum nla_status status = nla_json_read(tok->path, &json, err);
 	const struct nla_place root = { tok->path, "", json }, model = { tok->path, "model.", nla_json_at(json, "model") };
 
 	tok->metaspace = cJSON_IsTrue(nla_json_at(json, "model.byte_fallback"));
-	status = status || nla_place_check(&root, "version=\"1.0\"|null;truncation=null;padding=null;added_tokens;normalizer;pre_tokenizer;"
-					   "post_processor;decoder;model", err) ||
-		 read_stages(tok, &root, err) || read_model(tok, &model, &merges, err) ||
-		 read_added_tokens(tok, nla_json_at(json, "added_tokens"), err) || nla_tokenizer_read_config(tok, err) ? err->status : NLA_OK;
+	if (!status &&
+	    (nla_place_check(&root, rules, err) || read_stages(tok, &root, err) || read_model(tok, &model, &merges, err) ||
+	     read_added_tokens(tok, nla_json_at(json, "added_tokens"), err) || nla_tokenizer_read_config(tok, err)))
+		status = err->status;
 	tok->crc = status ? 0 : nla_tokenizer_find_crc(tok, &merges);
 	cJSON_Delete(json);
 	nla_i32s_release(&merges);

@@ -2,13 +2,14 @@
  * tokenizer_model - a sentencepiece `.model` (Llama 2), as transformers' LlamaTokenizer runs it, and the files next to any
  * tokenizer: tokenizer_config.json, special_tokens_map.json, added_tokens.json.
  *
- * sentencepiece merges, but its normaliser is not used: transformers 5 splits off added tokens, replaces spaces by U+2581, and puts
- * one in front of the text (tokenizer_config.json: `legacy` false or absent), in front of each part between added tokens (`legacy`
- * true), or nowhere (`add_prefix_space` false); also for a tokenizer.json, where `tokenizer_class` is LlamaTokenizer.
+ * sentencepiece merges, but its normaliser is not used: transformers 5 splits off added tokens, replaces spaces by U+2581, and
+ * puts one in front of the text (tokenizer_config.json: `legacy` false or absent), in front of each part between added tokens
+ * (`legacy` true), or nowhere (`add_prefix_space` false); also for a tokenizer.json, where `tokenizer_class` is LlamaTokenizer.
  *
  * Of a byte-level tokenizer, what transformers obeys in those files and we do not is an error that names it. Measured on
- * transformers 5: a special token that tokenizer.json lacks is added with a new id, another flag of added_tokens_decoder takes the
- * place of tokenizer.json's, and a tokenizer of a class of its own (Qwen2Tokenizer) has the added tokens of added_tokens_decoder alone.
+ * transformers 5: a special token that tokenizer.json lacks is added with a new id, another flag of added_tokens_decoder takes
+ * the place of tokenizer.json's, and a tokenizer of a class of its own (Qwen2Tokenizer) has the added tokens of
+ * added_tokens_decoder alone.
  */
 #include <math.h>
 #include <stdio.h>
@@ -95,8 +96,9 @@ static enum nla_status read_piece(struct nla_tokenizer *tok, struct wire w, int3
 	if (text.broken || text.at == text.end || type > TYPE_BYTE || !type || type == TYPE_UNUSED)
 		return nla_fail(err, "cannot load '%s': piece %d is damaged or of an unknown type", tok->path, (int)id);
 	if (normal && score > *last)
-		return nla_fail(err, "cannot load '%s': the score of piece %d is above that of one before it, want them in order", tok->path,
-				(int)id);
+		return nla_fail(err,
+				"cannot load '%s': the score of piece %d is above that of one before it, want them in order",
+				tok->path, (int)id);
 	*last = normal ? score : *last;
 	mark.text = nla_strndup((const char *)text.at, (size_t)(text.end - text.at));
 	mark.n = strlen(mark.text);
@@ -124,7 +126,8 @@ static enum nla_status check_specs(const struct nla_tokenizer *tok, struct wire 
 		struct field f = last_field(last_field(w, facts[i].spec, 0).bytes, facts[i].number, facts[i].unsaid);
 
 		if (f.bytes.broken || f.value != facts[i].want)
-			return nla_fail(err, "cannot load '%s': %s", tok->path, f.bytes.broken ? "it is damaged" : facts[i].wrong);
+			return nla_fail(err, "cannot load '%s': %s", tok->path,
+					f.bytes.broken ? "it is damaged" : facts[i].wrong);
 	}
 	return NLA_OK;
 }
@@ -138,7 +141,9 @@ static enum nla_status read_pieces(struct nla_tokenizer *tok, struct wire w, str
 	while (next_field(&w, &f))
 		if (f.number == PIECE && read_piece(tok, f.bytes, id++, &last, err))
 			return err->status;
-	return !w.broken && id ? NLA_OK : nla_fail(err, "cannot load '%s': it is no sentencepiece model, or damaged", tok->path);
+	if (w.broken || !id)
+		return nla_fail(err, "cannot load '%s': it is no sentencepiece model, or damaged", tok->path);
+	return NLA_OK;
 }
 
 enum nla_status nla_tokenizer_read_model(struct nla_tokenizer *tok, struct nla_err *err)
@@ -154,8 +159,9 @@ enum nla_status nla_tokenizer_read_model(struct nla_tokenizer *tok, struct nla_e
 	tok->metaspace = true;
 	status = nla_file_read(tok->path, &file, err);
 	w = (struct wire){ (const unsigned char *)file.buf, (const unsigned char *)file.buf + file.len, false };
-	status = status || read_pieces(tok, w, err) || check_specs(tok, w, err) || nla_tokenizer_find_bytes(tok, &complete, err) ||
-		 nla_tokenizer_read_config(tok, err) ? err->status : NLA_OK;
+	if (!status && (read_pieces(tok, w, err) || check_specs(tok, w, err) || nla_tokenizer_find_bytes(tok, &complete, err) ||
+			nla_tokenizer_read_config(tok, err)))
+		status = err->status;
 	if (!status) {
 		nla_str_addn(&file, ours, sizeof(ours) - 1);
 		tok->sp = sp_from_bytes(file.buf, file.len);
@@ -186,8 +192,8 @@ static const struct nla_added *find_added(const struct nla_tokenizer *tok, const
 }
 
 /* A token that a file names, perhaps with its flags and its id (NAN: not said), must be tokenizer.json's. */
-static enum nla_status check_token(const struct nla_tokenizer *tok, const struct nla_place *p, const char *key, const char *text,
-				   const cJSON *flags, double id, struct nla_err *err)
+static enum nla_status check_token(const struct nla_tokenizer *tok, const struct nla_place *p, const char *key,
+				   const char *text, const cJSON *flags, double id, struct nla_err *err)
 {
 	static const char *const names[] = { "single_word", "lstrip", "rstrip", "normalized", "special" };
 	const struct nla_added *a = find_added(tok, text);
@@ -195,18 +201,23 @@ static enum nla_status check_token(const struct nla_tokenizer *tok, const struct
 	if (!text)
 		return nla_fail(err, "cannot use '%s': '%s' has what is no token", p->path, key);
 	if (!a)
-		return nla_fail(err, "cannot use '%s': '%s' has '%.60s', which is no added token of tokenizer.json: transformers adds it; save "
-				"the tokenizer with it, or take it out", p->path, key, text);
+		return nla_fail(err,
+				"cannot use '%s': '%s' has '%.60s', which is no added token of tokenizer.json: transformers "
+				"adds it; save the tokenizer with it, or take it out",
+				p->path, key, text);
 	if (!isnan(id) && id != a->id)
-		return nla_fail(err, "cannot use '%s': '%s' has token '%s' as %.15g, tokenizer.json as %d", p->path, key, text, id, (int)a->id);
-	const bool ours[] = { a->single_word, a->lstrip, a->rstrip, a->normalized, (tok->bpe.tokens[a->id].flags & NLA_BPE_SPECIAL) != 0 };
+		return nla_fail(err, "cannot use '%s': '%s' has token '%s' as %.15g, tokenizer.json as %d", p->path, key, text,
+				id, (int)a->id);
+	const bool ours[] = { a->single_word, a->lstrip, a->rstrip, a->normalized,
+			      (tok->bpe.tokens[a->id].flags & NLA_BPE_SPECIAL) != 0 };
 
 	for (size_t i = 0; i < NLA_LEN(names); i++) {
 		const cJSON *theirs = cJSON_GetObjectItemCaseSensitive(flags, names[i]);
 
 		if (cJSON_IsBool(theirs) && cJSON_IsTrue(theirs) != ours[i])
-			return nla_fail(err, "cannot use '%s': '%s' has '%s' of token '%s' %s, tokenizer.json has it %s: make them agree", p->path,
-					key, names[i], a->text, ours[i] ? "false" : "true", ours[i] ? "true" : "false");
+			return nla_fail(err, "cannot use '%s': '%s' has '%s' of token '%s' %s, tokenizer.json has it %s: make "
+					"them agree", p->path, key, names[i], a->text, ours[i] ? "false" : "true",
+					ours[i] ? "true" : "false");
 	}
 	return NLA_OK;
 }
@@ -214,8 +225,8 @@ static enum nla_status check_token(const struct nla_tokenizer *tok, const struct
 /* Under each key a token, by its text or as an object with its flags, or a list of such. */
 static enum nla_status check_specials(const struct nla_tokenizer *tok, const struct nla_place *p, struct nla_err *err)
 {
-	static const char *const keys[] = { "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
-					    "additional_special_tokens", "extra_special_tokens" };
+	static const char *const keys[] = { "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token",
+					    "mask_token", "additional_special_tokens", "extra_special_tokens" };
 
 	for (size_t i = 0; i < NLA_LEN(keys); i++) {
 		const cJSON *value = nla_json_at(p->json, keys[i]), *content = nla_json_at(value, "content");
@@ -232,8 +243,8 @@ static enum nla_status check_specials(const struct nla_tokenizer *tok, const str
 }
 
 /* added_tokens_decoder: {"151645": {"content": .., flags}, ..} */
-static enum nla_status check_decoder(const struct nla_tokenizer *tok, const struct nla_place *p, const cJSON *tokens, const char *class,
-				     struct nla_err *err)
+static enum nla_status check_decoder(const struct nla_tokenizer *tok, const struct nla_place *p, const cJSON *tokens,
+				     const char *class, struct nla_err *err)
 {
 	bool plain = !class || !strcmp(class, "PreTrainedTokenizerFast") || !strcmp(class, "TokenizersBackend");
 	const cJSON *item;
@@ -245,13 +256,16 @@ static enum nla_status check_decoder(const struct nla_tokenizer *tok, const stru
 	for (size_t k = 0; k < 2 && !plain && tokens && tokens->child; k++)
 		for (size_t i = 0; i < tok->added[k].n; i++)
 			if (!has_id(tokens, tok->added[k].data[i].id))
-				return nla_fail(err, "cannot use '%s': 'added_tokens_decoder' lacks token '%s' of tokenizer.json, which a %s then lacks",
+				return nla_fail(err,
+						"cannot use '%s': 'added_tokens_decoder' lacks token '%s' of tokenizer.json, "
+						"which a %s then lacks",
 						p->path, tok->added[k].data[i].text, class);
 	return NLA_OK;
 }
 
 /* The same of a .model: takes the place of what the model says of these ids. */
-static enum nla_status take_decoder(struct nla_tokenizer *tok, const struct nla_place *root, const cJSON *tokens, struct nla_err *err)
+static enum nla_status take_decoder(struct nla_tokenizer *tok, const struct nla_place *root, const cJSON *tokens,
+				    struct nla_err *err)
 {
 	struct nla_added_set *set = &tok->added[0];
 	enum nla_status status = NLA_OK;
@@ -269,7 +283,8 @@ static enum nla_status take_decoder(struct nla_tokenizer *tok, const struct nla_
 		const struct nla_place p = { root->path, where, item };
 
 		if (!*item->string || item->string[strspn(item->string, "0123456789")])
-			status = nla_fail(err, "cannot read '%s': 'added_tokens_decoder' has '%s' in the place of an id", root->path, item->string);
+			status = nla_fail(err, "cannot read '%s': 'added_tokens_decoder' has '%s' in the place of an id",
+					  root->path, item->string);
 		else
 			status = nla_tokenizer_read_added(tok, &p, strtod(item->string, NULL), err);
 		free(where);
@@ -278,8 +293,8 @@ static enum nla_status take_decoder(struct nla_tokenizer *tok, const struct nla_
 }
 
 /* Byte-level. */
-static enum nla_status check_config(struct nla_tokenizer *tok, const struct nla_place *p, const char *class, const cJSON *decoder,
-				    struct nla_err *err)
+static enum nla_status check_config(struct nla_tokenizer *tok, const struct nla_place *p, const char *class,
+				    const cJSON *decoder, struct nla_err *err)
 {
 	if (nla_place_check(p, "*;split_special_tokens=false|null;add_prefix_space=false|null", err) ||
 	    check_decoder(tok, p, decoder, class, err))
@@ -287,10 +302,11 @@ static enum nla_status check_config(struct nla_tokenizer *tok, const struct nla_
 	return check_specials(tok, p, err);
 }
 
-static enum nla_status take_config(struct nla_tokenizer *tok, const struct nla_place *p, const char *class, const cJSON *decoder,
-				   struct nla_err *err)
+static enum nla_status take_config(struct nla_tokenizer *tok, const struct nla_place *p, const char *class,
+				   const cJSON *decoder, struct nla_err *err)
 {
-	bool native = !tok->bpe.n_merges, llama = !class || !strcmp(class, "LlamaTokenizer") || !strcmp(class, "LlamaTokenizerFast");
+	bool native = !tok->bpe.n_merges;
+	bool llama = !class || !strcmp(class, "LlamaTokenizer") || !strcmp(class, "LlamaTokenizerFast");
 
 	if (!llama && (native || (strcmp(class, "PreTrainedTokenizerFast") && strcmp(class, "TokenizersBackend"))))
 		return nla_place_fail(p, "tokenizer_class", "LlamaTokenizer for a sentencepiece model", err);
@@ -298,11 +314,12 @@ static enum nla_status take_config(struct nla_tokenizer *tok, const struct nla_p
 		return err->status;
 	if (llama) {
 		tok->strip_first = !cJSON_IsFalse(nla_json_at(p->json, "add_prefix_space"));
-		tok->prefix = !tok->strip_first ? NLA_PREFIX_NEVER : nla_place_true(p, "legacy") ? NLA_PREFIX_ALWAYS : NLA_PREFIX_FIRST;
+		tok->prefix = nla_place_true(p, "legacy") ? NLA_PREFIX_ALWAYS : NLA_PREFIX_FIRST;
+		tok->prefix = tok->strip_first ? tok->prefix : NLA_PREFIX_NEVER;
 	}
 	if (tok->prefix == NLA_PREFIX_PREPEND && tok->added[1].n)
-		return nla_fail(err, "cannot load '%s': added token '%s' is normalized, which is not supported behind a Prepend normaliser",
-				tok->path, tok->added[1].data[0].text);
+		return nla_fail(err, "cannot load '%s': added token '%s' is normalized, which is not supported behind a "
+				"Prepend normaliser", tok->path, tok->added[1].data[0].text);
 	return native && decoder ? take_decoder(tok, p, decoder, err) : NLA_OK;
 }
 
@@ -312,8 +329,8 @@ static enum nla_status check_added_file(const struct nla_tokenizer *tok, const s
 	const cJSON *item;
 
 	if (tok->metaspace)
-		return nla_fail(err, "cannot load '%s': '%s' is not supported without 'added_tokens_decoder' in tokenizer_config.json", tok->path,
-				p->path);
+		return nla_fail(err, "cannot load '%s': '%s' is not supported without 'added_tokens_decoder' in "
+				"tokenizer_config.json", tok->path, p->path);
 	cJSON_ArrayForEach(item, p->json)
 		if (check_token(tok, p, "", item->string, NULL, cJSON_IsNumber(item) ? item->valuedouble : -1, err))
 			return err->status;
@@ -321,7 +338,8 @@ static enum nla_status check_added_file(const struct nla_tokenizer *tok, const s
 }
 
 /* The file, or an empty object where there is none. */
-static enum nla_status open_file(const struct nla_tokenizer *tok, const char *name, char **path, cJSON **json, struct nla_err *err)
+static enum nla_status open_file(const struct nla_tokenizer *tok, const char *name, char **path, cJSON **json,
+				 struct nla_err *err)
 {
 	char *dir = nla_path_dir(tok->path);
 
@@ -334,7 +352,7 @@ static enum nla_status open_file(const struct nla_tokenizer *tok, const char *na
 	return NLA_OK;
 }
 
-/* Where the config lists all added tokens, the other files are not looked at; nor with a tokenizer.json that is not byte-level. */
+/* Where the config lists all added tokens, the other files are not looked at. */
 enum nla_status nla_tokenizer_read_config(struct nla_tokenizer *tok, struct nla_err *err)
 {
 	static const char *const names[] = { "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json" };

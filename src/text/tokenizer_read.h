@@ -1,5 +1,6 @@
 /*
- * tokenizer_read - a tokenizer as its files describe it: what tokenizer_json.c and tokenizer_model.c read, and tokenizer.c runs.
+ * tokenizer_read - a tokenizer as its files describe it: what tokenizer_json.c and tokenizer_model.c read, and tokenizer.c
+ * runs.
  */
 #ifndef NLA_TOKENIZER_READ_H
 #define NLA_TOKENIZER_READ_H

@@ -46,8 +46,9 @@ static bool in_ranges(const struct range *ranges, size_t n, uint32_t code)
  * though symbols. */
 bool nla_tok_split_is_word(uint32_t code)
 {
-	static const struct range others[] = { { 0x200c, 0x200d }, { 0x24b6, 0x24e9 }, { 0x1f130, 0x1f149 }, { 0x1f150, 0x1f169 },
-					       { 0x1f170, 0x1f189 } };
+	static const struct range others[] = {
+		{ 0x200c, 0x200d }, { 0x24b6, 0x24e9 }, { 0x1f130, 0x1f149 }, { 0x1f150, 0x1f169 }, { 0x1f170, 0x1f189 }
+	};
 	const unsigned words = 1u << UTF8PROC_CATEGORY_LU | 1u << UTF8PROC_CATEGORY_LL | 1u << UTF8PROC_CATEGORY_LT |
 			       1u << UTF8PROC_CATEGORY_LM | 1u << UTF8PROC_CATEGORY_LO | 1u << UTF8PROC_CATEGORY_MN |
 			       1u << UTF8PROC_CATEGORY_MC | 1u << UTF8PROC_CATEGORY_ME | 1u << UTF8PROC_CATEGORY_ND |
@@ -88,7 +89,8 @@ static size_t translate_escape(struct translation *t, const char *s)
 		add_property(t, s);
 		return 5;
 	}
-	if (!c || strchr("0123456789", c) || (c >= 'A' && c <= 'Z' && !strchr("DP", c)) || (c >= 'a' && c <= 'z' && !strchr("rntfdpx", c)))
+	if (!c || strchr("0123456789", c) || (c >= 'A' && c <= 'Z' && !strchr("DP", c)) ||
+	    (c >= 'a' && c <= 'z' && !strchr("rntfdpx", c)))
 		return 0;
 	nla_str_addn(&t->out, s, 2);
 	return 2;
@@ -159,8 +161,8 @@ void nla_tok_split_release(struct nla_tok_split *split)
 	memset(split, 0, sizeof(*split));
 }
 
-enum nla_status nla_tok_split_next(const struct nla_tok_split *split, pcre2_match_data *scratch, const char *text, size_t n, size_t from,
-			       size_t *start, size_t *stop, struct nla_err *err)
+enum nla_status nla_tok_split_next(const struct nla_tok_split *split, pcre2_match_data *scratch, const char *text, size_t n,
+				   size_t from, size_t *start, size_t *stop, struct nla_err *err)
 {
 	const PCRE2_SIZE *ends = pcre2_get_ovector_pointer(scratch);
 	uint32_t options = PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY;
@@ -196,7 +198,8 @@ enum nla_status nla_tok_split_nfc(const char *text, size_t n, struct nla_str *ou
 		nla_str_addn(out, text, n);
 		return NLA_OK;
 	}
-	length = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n, &composed, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+	length = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n, &composed,
+			      UTF8PROC_STABLE | UTF8PROC_COMPOSE);
 	if (length < 0)
 		return nla_fail(err, "cannot normalise a text of %zu bytes: %s", n, utf8proc_errmsg(length));
 	nla_str_addn(out, composed, (size_t)length);
