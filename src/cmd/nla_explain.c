@@ -34,13 +34,8 @@ static enum nla_status explain(const struct nla_config *cfg, const struct nla_mo
 			       struct nla_err *err)
 {
 	struct nla_view view = nla_half_view(&m->av);
-	struct nla_rl rl = { .rollout = cfg->rollout,
-			     .reward = cfg->reward,
-			     .av = &m->av,
-			     .ar = &m->ar,
-			     .policy = view,
-			     .sampler = view,
-			     .ar_view = nla_half_view(&m->ar),
+	struct nla_rl rl = { .rollout = cfg->rollout, .reward = cfg->reward, .av = &m->av, .ar = &m->ar, .policy = view,
+			     .sampler = view, .ar_view = nla_half_view(&m->ar),
 			     .rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL } };
 	const int64_t d = m->target.lm.arch.d_model;
 	struct nla_step step;

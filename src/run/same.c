@@ -23,7 +23,7 @@ static bool counts(const char *name)
 					    "*.txt", "*.txt.gz" };
 	for (size_t i = 0; i < NLA_LEN(read); i++)
 		if (!fnmatch(read[i], name, FNM_PERIOD))
-			return strcmp(name, "teach.jsonl") != 0; /* a log beside a set, which need not be copied with it */
+			return strcmp(name, "teach.jsonl") != 0; /* a log next to a set, which need not be copied with it */
 	return false;
 }
 
