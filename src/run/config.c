@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "nla/weights.h"
+#include "nla/half.h"
 
 #define ALL NLA_CMD_ALL
 #define TRAIN NLA_CMD_TRAIN
@@ -66,8 +66,9 @@ const struct nla_option nla_config_table[] = {
 	BOOL(resume, TRAIN | SFT | TEACH | FREE, "resume from the newest checkpoint in out (nla-teach: the last batch)"),
 	BOOL(overwrite, TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT | FREE, "replace what is in out"),
 
-	ENUM(chat.format, "auto", NLA_CHAT_FORMATS, NULL, ALL, "prompt format; auto: by the model's chat template or tokens"),
+	ENUM(chat.format, "auto", NLA_CHAT_FORMATS, NULL, ALL, "prompt format; auto: by nla_chat.json, template or tokens"),
 	STR(chat.system, "auto", NULL, ALL, "system turn of prompts; auto: the chat template's, if it has one; empty: none"),
+	PATH(chat.file, NULL, ALL, "output of scripts/chat-format.py; empty: nla_chat.json in the model's folder, if there"),
 
 	INT(lora.rank, "16", 1, 8192, NULL, TRAIN | SFT, "rank of the adapter to train"),
 	NUM(lora.alpha, "32", 0, 1e6, NULL, TRAIN | SFT, "scale of the adapter: alpha/sqrt(rank), without rslora alpha/rank"),
