@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/rng.h"
+#include "base/machine.h"
 #include "base/safetensors.h"
 
 const char *const nla_proj_names[NLA_N_PROJ] = { "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj" };
@@ -310,7 +311,11 @@ static bool can_map(const struct nla_lm *lm, const struct nla_st *st)
 static bool is_large(const struct nla_lm *lm)
 {
 	int64_t free_bytes, total, peak, bytes = nla_arch_n_params(&lm->arch) * (lm->dtype == NT_F32 ? 4 : 2);
-	return !nt_memory(lm->device, &free_bytes, &total, &peak) && bytes > total / 4;
+	struct nla_machine machine;
+	if (nt_memory(lm->device, &free_bytes, &total, &peak))
+		return false;
+	nla_machine_read(&machine, "");
+	return bytes > (lm->device == NT_CPU ? NLA_MIN(total, machine.memory) : total) / 4;
 }
 
 static enum nla_status load_tensors(struct nla_lm *lm, struct loading *in, struct nla_err *err)

@@ -36,6 +36,8 @@ config '{"reward": {"score": "cosine"}}'
 bad_train 2 "'reward.score' is \"cosine\".*fve.*-mse" config.json
 bad_train 2 "cannot read 'no.json': No such file" no.json
 bad_train 2 "'rollout.group' is 1: want" --group 1
+bad_train 2 "'rollout.prompts \* rollout.group \* rollout.max_new_tokens' is 4398046511104 tokens" --prompts 65536 --group 4096 --max-new-tokens 16384
+bad_train 2 "is 268435456 tokens of 268435456 rows: want at most" --prompts 65536 --group 4096 --max-new-tokens 1
 bad_train 2 "'rollout.temperature' is 0" --temperature 0
 bad_train 2 "lora.targets" --lora.targets q,z
 bad_train 2 "'device' is 'gpu'.*cuda" --device gpu
