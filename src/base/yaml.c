@@ -26,22 +26,22 @@ static void refuse(struct yaml *y, const yaml_node_t *node, const char *what)
 	nla_fail(y->err, "cannot read '%s': line %zu: %s", y->path, node->start_mark.line + 1, what);
 }
 
+/* Quoted or not: a field that wants text has it in either case. */
 static cJSON *scalar(const yaml_node_t *node)
 {
 	const char *text = (const char *)node->data.scalar.value;
 	cJSON *out = cJSON_CreateString(text);
 	char *end;
 	double x = strtod(text, &end);
+	bool plain = node->data.scalar.style == YAML_PLAIN_SCALAR_STYLE;
 
-	if (node->data.scalar.style != YAML_PLAIN_SCALAR_STYLE)
-		return out;
-	if (!*text || nla_word_index("~|null|Null|NULL", text) >= 0) {
+	if (plain && (!*text || nla_word_index("~|null|Null|NULL", text) >= 0)) {
 		out->type = cJSON_NULL;
-	} else if (!strcmp(text, "true")) {
+	} else if (nla_word_index("true|True|TRUE|yes|Yes|YES|on|On|ON", text) >= 0) {
 		out->type = cJSON_True;
-	} else if (!strcmp(text, "false")) {
+	} else if (nla_word_index("false|False|FALSE|no|No|NO|off|Off|OFF", text) >= 0) {
 		out->type = cJSON_False;
-	} else if (!*end && !text[strspn(text, "+-.0123456789eE")]) {
+	} else if (*text && !*end && !text[strspn(text, "+-.0123456789eE")]) {
 		out->type = cJSON_Number;
 		cJSON_SetNumberValue(out, x);
 	}
