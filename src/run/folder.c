@@ -13,7 +13,7 @@
 #include "base/json.h"
 #include "base/progress.h"
 
-/* Options that are marked so, or that training does not read, may differ on resume. */
+/* Options that are marked so, or that training does not read, may differ. */
 static bool is_free(const struct nla_option *o)
 {
 	return o->commands & NLA_OPT_MAY_CHANGE || !(o->commands & (NLA_CMD_TRAIN | NLA_CMD_SFT));
