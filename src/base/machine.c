@@ -33,13 +33,14 @@ static void narrow(struct nla_machine *m, const char *dir, bool v2)
 {
 	double limit = number(dir, v2 ? "memory.max" : "memory.limit_in_bytes", "");
 	double used = number(dir, v2 ? "memory.current" : "memory.usage_in_bytes", "");
-	double files = number(dir, "memory.stat", v2 ? "\ninactive_file " : "\ntotal_inactive_file ");
+	double inactive = number(dir, "memory.stat", v2 ? "\ninactive_file " : "\ntotal_inactive_file ");
+	double active = number(dir, "memory.stat", v2 ? "\nactive_file " : "\ntotal_active_file ");
 	double quota = number(dir, v2 ? "cpu.max" : "cpu.cfs_quota_us", "");
 	double period = v2 ? number(dir, "cpu.max", " ") : number(dir, "cpu.cfs_period_us", "");
 
 	if (limit >= 0 && limit < (double)m->memory)
 		m->memory = (int64_t)limit;
-	used = NLA_MAX(used - NLA_MAX(files, 0), 0);
+	used = NLA_MAX(used - NLA_MAX(inactive, 0) - NLA_MAX(active, 0), 0);
 	if (limit >= 0 && limit - used < (double)m->free)
 		m->free = (int64_t)NLA_MAX(limit - used, 0);
 	if (quota > 0 && period > 0)

@@ -2,7 +2,7 @@
  * yaml - nla_yaml_read of json.h: libyaml's document as a tree of cJSON.
  *
  * An alias reads as what its anchor holds. It can make a loop, or unfold a few lines to millions of nodes: depth and number of
- * nodes are bounded.
+ * nodes are bounded. libyaml's time grows with the square of open brackets, so those are counted before.
  */
 #include "base/json.h"
 
@@ -12,7 +12,7 @@
 
 #include "base/file.h"
 
-enum { MAX_DEPTH = 64, MAX_NODES = 1 << 16 };
+enum { MAX_DEPTH = 64, MAX_NODES = 1 << 14, MAX_OPEN = 512, MAX_BYTES = 4 << 20 };
 
 struct yaml {
 	yaml_document_t doc;
@@ -92,6 +92,18 @@ static cJSON *convert(struct yaml *y, int id, int depth)
 	return out;
 }
 
+/* Brackets in texts count too: no template has that many open. */
+static bool is_too_deep(const struct nla_str *text)
+{
+	int open = 0;
+
+	for (size_t i = 0; i < text->len && open <= MAX_OPEN; i++) {
+		char c = text->buf[i];
+		open += c == '[' || c == '{' ? 1 : open && (c == ']' || c == '}') ? -1 : 0;
+	}
+	return open > MAX_OPEN;
+}
+
 enum nla_status nla_yaml_read(const char *path, cJSON **out, struct nla_err *err)
 {
 	struct yaml y = { .path = path, .err = err };
@@ -101,6 +113,10 @@ enum nla_status nla_yaml_read(const char *path, cJSON **out, struct nla_err *err
 	*out = NULL;
 	if (nla_file_read(path, &text, err))
 		goto out;
+	if (text.len > MAX_BYTES || is_too_deep(&text)) {
+		nla_fail(err, "cannot read '%s': %s", path, text.len > MAX_BYTES ? "larger than 4 MiB" : "nested too deeply");
+		goto out;
+	}
 	if (!yaml_parser_initialize(&parser))
 		NLA_BUG("no memory for a YAML parser");
 	yaml_parser_set_input_string(&parser, (const unsigned char *)text.buf, text.len);

@@ -57,7 +57,7 @@ static void test_version_2(void **state)
 	host("v2", "0::/system.slice/job_7/step_0/task_0\n", "ffff");
 	put_at("v2", "sys/fs/cgroup/system.slice/job_7/memory.max", "8589934592\n");
 	put_at("v2", "sys/fs/cgroup/system.slice/job_7/memory.current", "3221225472\n");
-	put_at("v2", "sys/fs/cgroup/system.slice/job_7/memory.stat", "anon 7\nactive_file 5\ninactive_file 1073741824\n");
+	put_at("v2", "sys/fs/cgroup/system.slice/job_7/memory.stat", "anon 7\nactive_file 536870912\ninactive_file 536870912\nactive_anon 9\n");
 	put_at("v2", "sys/fs/cgroup/system.slice/job_7/step_0/memory.max", "17179869184\n");
 	put_at("v2", "sys/fs/cgroup/system.slice/job_7/cpu.max", "250000 100000\n");
 	put_at("v2", "sys/fs/cgroup/system.slice/job_7/step_0/task_0/cpu.max", "max 100000\n");

@@ -220,8 +220,16 @@ static void test_wrong(void **state)
 		  "d: &d [*c, *c, *c, *c, *c, *c, *c, *c]\ne: &e [*d, *d, *d, *d, *d, *d, *d, *d]\nf: [*e, *e, *e, *e, *e, *e]\n", "too many values" },
 		{ HEAD "baseline: {raw_variance: -1}\n", "a variance in 'baseline' is below 0" },
 	};
+	static const char *const deep[] = { "[", "{a: ", "{? ", "- " };
 	struct nla_sidecar s;
 
+	for (size_t i = 0; i < NLA_LEN(deep); i++) { /* at once: libyaml alone takes minutes */
+		struct nla_str text = NLA_STR_INIT;
+		for (int n = 0; n < 100000; n++)
+			nla_str_add(&text, deep[i]);
+		assert_fails(parse(&s, text.buf), "nested too deeply");
+		nla_str_release(&text);
+	}
 	for (size_t i = 0; i < NLA_LEN(cases); i++) {
 		assert_fails(parse(&s, cases[i][0]), cases[i][1]);
 		assert_non_null(strstr(err.text, "nla_meta.yaml"));
