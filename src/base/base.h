@@ -1,5 +1,5 @@
 /*
- * base - what every layer stands on: errors, strings, arrays, memory.
+ * base - what every layer uses: errors, strings, arrays, memory.
  *
  * Every function that can fail returns enum nla_status (0 is success) and takes a struct nla_err as its last parameter.
  * Calls chain with || into one `out:` label; a caller adds context on the way up:

@@ -42,7 +42,7 @@ const cJSON *nla_json_at(const cJSON *json, const char *key);
  * to the same double; NaN and infinities become null) to s: for logs written a line at a time. */
 void nla_json_add_str(struct nla_str *s, const char *text, size_t n);
 void nla_json_add_num(struct nla_str *s, double x);
-/* A whole value; pretty: indented by two spaces a level, of which depth are behind us. */
+/* A whole value; pretty: two spaces of indentation for each level below depth. */
 void nla_json_add(struct nla_str *s, const cJSON *json, bool pretty, int depth);
 /* "a string", "a number", ...: for messages. */
 const char *nla_json_type(const cJSON *json);

@@ -1,6 +1,6 @@
 /*
- * options - one table row an option: key, type, field, default, range, help. The same row parses JSON and flags, checks ranges,
- * prints help, and dumps the resolved configuration. Nothing else in the program knows how an option is spelled.
+ * options - one table row for each option: key, type, field, default, range, help. The same row parses JSON and flags, checks
+ * ranges, prints help, and dumps the resolved configuration. Nothing else in the program knows how an option is spelled.
  *
  *	{ "reward.lambda", NLA_OPT_NUM, offsetof(struct cfg, reward.lambda), "0", 0, 100, NULL, "lambda", CMD_TRAIN, "..." },
  *
@@ -43,7 +43,7 @@ void nla_options_defaults(const struct nla_option *table, size_t n, void *cfg);
 void nla_options_release(const struct nla_option *table, size_t n, void *cfg);
 /* Errors are NLA_USAGE; they name the key, and for an unknown key the nearest known one. */
 enum nla_status nla_options_json(const struct nla_option *table, size_t n, void *cfg, const char *path, struct nla_err *err);
-/* A command line: flags, and at most one bare argument, the configuration file, which is read first wherever it stands. */
+/* A command line: flags, and at most one bare argument, the configuration file, which is read first. */
 struct nla_args {
 	const struct nla_option *table;
 	size_t n;
