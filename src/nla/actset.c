@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "nla/folder.h"
 
 #define MAX_CHECKED (64 << 20) /* numbers looked at when a set is opened */
 #define CHECKED_ENDS 1024      /* rows at each end, when there are more */
@@ -234,7 +235,7 @@ enum nla_status nla_actset_open(struct nla_actset *set, const char *folder, int6
 out:
 	if (err->status)
 		nla_actset_close(set);
-	return err->status;
+	return nla_folder_lead(err, folder, NLA_SIDECAR_NAME, NULL);
 }
 
 void nla_actset_close(struct nla_actset *set)

@@ -75,6 +75,16 @@ out:
 	return logprob;
 }
 
+/* A logit less the log of the sum that it is part of, in fp32: logits of up to 8,000 give 8,000 x 2^-23 = 1e-3 at most. */
+enum nla_status nla_logprob_check(const float *logprob, int64_t n, struct nla_err *err)
+{
+	for (int64_t i = 0; i < n; i++)
+		if (logprob[i] > 1e-3f)
+			return nla_fail(err, "the log-probability of a response token is %g, above 0: the weights, or the arithmetic of the "
+					"device, are broken", logprob[i]);
+	return NLA_OK;
+}
+
 bool nla_find_explanation(const char *response, size_t n, const char **start, size_t *length)
 {
 	static const char open[] = "<explanation>", close[] = "</explanation>";

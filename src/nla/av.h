@@ -31,6 +31,10 @@ struct nla_responses {
 nt_tensor *nla_av_logprob(const struct nla_half *av, const struct nla_view *view, const struct nla_responses *r, double temperature,
 			  nt_tensor **entropy, struct nla_recompute *recompute, struct nla_err *err);
 
+/* Are log-probabilities of responses [n], on the host, what they can be? One above 0 by more than rounding is an error: the weights or
+ * the arithmetic is broken. */
+enum nla_status nla_logprob_check(const float *logprob, int64_t n, struct nla_err *err);
+
 /* The explanation in a response of n bytes: false when there are no closed tags. An empty one is found with length 0. */
 bool nla_find_explanation(const char *response, size_t n, const char **start, size_t *length);
 

@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/safetensors.h"
+#include "nla/folder.h"
 
 #define HEAD_FILE "value_head.safetensors"
 #define NANO_FILE "ar_lora_value_head.safetensors" /* nanoNLA: adapter and head in one */
@@ -73,8 +74,9 @@ static enum nla_status find_base(struct nla_weights *w, const char *folder, cons
 			return nla_fail(err, "'%s' stands on the checkpoint '%s', which is not there: say where it is with av_base or ar_base",
 					folder, w->base);
 	} else if (!w->adapter) {
-		return nla_fail(err, "'%s' holds neither an adapter (adapter_config.json) nor a whole checkpoint (config.json and model.safetensors)",
-				folder);
+		nla_fail(err, "'%s' holds neither an adapter (adapter_config.json) nor a whole checkpoint (config.json and model.safetensors)",
+			 folder);
+		return nla_folder_lead(err, folder, "adapter_config.json", NULL);
 	} else {
 		return peft_base(folder, &w->base, err);
 	}
@@ -112,7 +114,10 @@ nt_tensor *nla_ar_load_head(const char *folder, int64_t d, int device, struct nl
 	if (!nla_st_open(&st, path, err)) {
 		const struct nla_st_entry *e = nla_st_find(&st, name);
 		if (!e || e->ndim != 2 || e->shape[0] != d || e->shape[1] != d || e->dtype > NLA_ST_F16) {
-			nla_fail(err, "cannot load '%s': want a float tensor '%s' of shape [%lld, %lld]", path, name, (long long)d, (long long)d);
+			char *shape = e ? nla_st_shape_text(e->shape, e->ndim) : nla_strdup("it is not there");
+			nla_fail(err, "cannot load '%s': want a float tensor '%s' of shape [%lld, %lld]: %s%s%s", path, name, (long long)d,
+				 (long long)d, e ? nla_st_dtype_name(e->dtype) : "", e ? " " : "", shape);
+			free(shape);
 		} else {
 			nt_dtype type = e->dtype == NLA_ST_BF16 ? NT_BF16 : e->dtype == NLA_ST_F16 ? NT_F16 : NT_F32;
 			nt_scope_push();
@@ -219,6 +224,14 @@ static enum nla_status load_weights(struct nla_half *h, const char *folder, stru
 	return err->status;
 }
 
+/* Injection adds v after block 1, the second. */
+static enum nla_status check_injection(const struct nla_half *h, const char *path, struct nla_err *err)
+{
+	if (h->role == NLA_AV && h->meta.inject == NLA_INJECT_RESIDUAL_ADD && h->depth < 2)
+		return nla_fail(err, "'%s': injection_mode is residual_add, which adds the vector after block 1: the model has block 0 alone", path);
+	return NLA_OK;
+}
+
 /* A sidecar without a block (kitft's) leaves it to the depth of the truncated folder. */
 static enum nla_status find_layer(struct nla_half *h, struct nla_err *err)
 {
@@ -239,11 +252,12 @@ enum nla_status nla_half_open(struct nla_half *h, enum nla_half_role role, const
 			nla_fail(err, "'%s': role is '%s', want an %s", path, h->meta.role, role_titles[role]);
 		else if ((!ar || !nla_ar_read_meta(&h->meta, folder, err)) &&
 			 !nla_weights_find(&h->weights, folder, &h->meta, base, target->folder, err) && (!ar || !find_layer(h, err)) &&
-			 !prepare(h, path, err))
-			load_weights(h, folder, err);
+			 !prepare(h, path, err) && !load_weights(h, folder, err))
+			check_injection(h, path, err);
 	}
 	free(path);
 	if (err->status) {
+		nla_folder_lead(err, folder, NLA_SIDECAR_NAME, role_names[role]);
 		nla_err_context(err, "cannot load %s '%s'", role_titles[role], folder);
 		nla_half_release(h);
 	}
@@ -273,7 +287,7 @@ enum nla_status nla_half_new(struct nla_half *h, enum nla_half_role role, const 
 		if (!h->head)
 			nla_nt_fail(err, "cannot make the head");
 	}
-	if (err->status || prepare(h, NLA_SIDECAR_NAME, err))
+	if (err->status || prepare(h, NLA_SIDECAR_NAME, err) || check_injection(h, NLA_SIDECAR_NAME, err))
 		nla_half_release(h);
 	return err->status;
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "nla/folder.h"
 
 enum nla_status nla_target_describe(struct nla_target *t, const char *folder, const struct nla_chat_cfg *chat, struct nla_err *err)
 {
@@ -15,7 +16,7 @@ enum nla_status nla_target_describe(struct nla_target *t, const char *folder, co
 	if (nla_tokenizer_load(&t->tok, folder, err) || nla_chat_load(&t->chat, folder, t->tok, chat, err) ||
 	    nla_arch_read(&t->lm.arch, folder, err))
 		nla_target_close(t);
-	return err->status;
+	return nla_folder_lead(err, folder, "config.json", "model");
 }
 
 enum nla_status nla_target_open(struct nla_target *t, const char *folder, const struct nla_chat_cfg *chat, int device,
@@ -32,7 +33,7 @@ enum nla_status nla_target_open(struct nla_target *t, const char *folder, const 
 			 (long long)t->lm.arch.vocab);
 	if (err->status)
 		nla_target_close(t);
-	return err->status;
+	return nla_folder_lead(err, folder, "config.json", "model");
 }
 
 void nla_target_close(struct nla_target *t)
@@ -188,6 +189,9 @@ enum nla_status nla_contract_fits(const struct nla_sidecar *meta, const struct n
 		return err->status;
 	for (size_t i = 0; i < NLA_LEN(with); i++) {
 		int64_t ours = nla_sidecar_block(meta), theirs = with[i] ? nla_sidecar_block(with[i]) : -1;
+		if (ours < 0 && theirs >= 0 && meta->kind && !strcmp(meta->kind, "nla_dataset"))
+			return nla_fail(err, "'%s' names no block, the %s is of block %lld: put the block that the vectors are of into the "
+					"set's nla_meta.yaml as extraction.layer_index", path, i ? "AR" : "AV", (long long)theirs);
 		if (ours >= 0 && theirs >= 0 && ours != theirs)
 			return nla_fail(err, "'%s' is of block %lld, the %s of block %lld", path, (long long)ours, i ? "AR" : "AV",
 					(long long)theirs);
