@@ -4,7 +4,7 @@
 
 #include "base/json.h"
 #include "run/evalgiven.h"
-#include "run/program.h"
+#include "cmd/program.h"
 
 struct models {
 	struct nla_target target;

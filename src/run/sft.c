@@ -299,7 +299,7 @@ static enum nla_status log_step(struct nla_sft *s, double loss, double norm, dou
 		if (held || s->state.step % s->cfg->log.every == 0)
 			nla_say("%s %lld/%lld  loss %.4f  norm %.2f  lr %.1e  %.2f s%s", role_names[s->cfg->sft.role],
 				(long long)s->state.step, (long long)s->cfg->steps, loss, norm, lr, seconds, text.buf);
-		nla_folder_metrics(&s->folder, line, err);
+		nla_log_line(&s->folder.metrics, line, err);
 	}
 	cJSON_Delete(line);
 	nla_str_release(&text);
