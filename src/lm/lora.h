@@ -33,6 +33,8 @@ struct nla_adapter {
 	struct nla_lora (*layers)[NLA_N_PROJ]; /* [n_layers] */
 };
 
+/* "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", owned by the caller; side: 0 A, 1 B. */
+char *nla_lora_key(int64_t layer, enum nla_proj proj, int side);
 /* Names as in a configuration: "q,k,v,o,gate,up,down" or PEFT's "q_proj". Error on an unknown one. */
 enum nla_status nla_lora_targets(const char *list, unsigned *targets, struct nla_err *err);
 double nla_lora_scale(const struct nla_adapter *a, enum nla_proj proj);

@@ -10,7 +10,6 @@
 
 #include "base/file.h"
 #include "base/json.h"
-#include "base/safetensors.h"
 #include "nla/folder.h"
 
 #define HEAD_FILE "value_head.safetensors"
@@ -112,20 +111,7 @@ nt_tensor *nla_ar_load_head(const char *folder, int64_t d, int device, struct nl
 	struct nla_st st;
 	nt_tensor *head = NULL;
 	if (!nla_st_open(&st, path, err)) {
-		const struct nla_st_entry *e = nla_st_find(&st, name);
-		if (!e || e->ndim != 2 || e->shape[0] != d || e->shape[1] != d || e->dtype > NLA_ST_F16) {
-			char *shape = e ? nla_st_shape_text(e->shape, e->ndim) : nla_strdup("it is not there");
-			nla_fail(err, "cannot load '%s': want a float tensor '%s' of shape [%lld, %lld]: %s%s%s", path, name, (long long)d,
-				 (long long)d, e ? nla_st_dtype_name(e->dtype) : "", e ? " " : "", shape);
-			free(shape);
-		} else {
-			nt_dtype type = e->dtype == NLA_ST_BF16 ? NT_BF16 : e->dtype == NLA_ST_F16 ? NT_F16 : NT_F32;
-			nt_scope_push();
-			head = nt_own(nt_to(nt_from_host(type, device, e->data, 2, e->shape), NT_F32));
-			nt_scope_pop();
-			if (!head)
-				nla_nt_fail(err, "cannot load '%s'", path);
-		}
+		head = nla_tensor_read(&st, name, d, d, device, err);
 		nla_st_close(&st);
 	}
 	free(path);
@@ -134,17 +120,12 @@ nt_tensor *nla_ar_load_head(const char *folder, int64_t d, int device, struct nl
 
 enum nla_status nla_ar_save_head(const nt_tensor *head, const char *folder, struct nla_err *err)
 {
-	size_t n = (size_t)nt_numel(head);
-	float *host = nla_alloc(n, sizeof(float));
-	char name[] = "weight", *path = nla_path_join(folder, HEAD_FILE);
-	struct nla_st_entry e = { .name = name, .dtype = NLA_ST_F32, .ndim = 2, .shape = { nt_size(head, 0), nt_size(head, 1) },
-				  .data = host, .nbytes = n * sizeof(float) };
-	if (nt_to_host_f32(head, host, n))
-		nla_nt_fail(err, "cannot read the head");
-	else
-		nla_st_write(path, &e, 1, err);
+	struct nla_tensors out = { 0 };
+	char *path = nla_path_join(folder, HEAD_FILE);
+	nla_tensors_add(&out, "weight", head);
+	nla_tensors_write(&out, path, NT_F32, err);
+	nla_tensors_release(&out);
 	free(path);
-	free(host);
 	return err->status;
 }
 
@@ -204,11 +185,10 @@ static enum nla_status prepare(struct nla_half *h, const char *path, struct nla_
 static enum nla_status load_weights(struct nla_half *h, const char *folder, struct nla_err *err)
 {
 	const struct nla_lm *target = &h->target->lm;
-	const struct nla_lm_part part = { .depth = h->depth, .norm = h->meta.final_norm };
+	const struct nla_lm_part blocks = { .depth = h->depth, .norm = h->meta.final_norm }, *part = h->role == NLA_AR ? &blocks : NULL;
 	const char *base = h->weights.base;
 	if (base && !h->weights.shared) {
-		if (h->role == NLA_AR ? nla_lm_load_part(&h->own, base, &part, target->device, target->dtype, err)
-				      : nla_lm_load(&h->own, base, target->device, target->dtype, NLA_LM_AUTO, err))
+		if (nla_lm_load(&h->own, base, part, target->device, target->dtype, NLA_LM_AUTO, err))
 			return err->status;
 		if (h->own.arch.d_model != target->arch.d_model || h->own.arch.vocab < nla_tokenizer_size(h->target->tok))
 			return nla_fail(err, "'%s' has width %lld and %lld ids, the target width %lld and %lld ids", base,

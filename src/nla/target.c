@@ -27,7 +27,7 @@ enum nla_status nla_target_open(struct nla_target *t, const char *folder, const 
 	if (random_seed >= 0)
 		nla_lm_init(&t->lm, folder, (uint64_t)random_seed, device, dtype, err);
 	else
-		nla_lm_load(&t->lm, folder, device, dtype, NLA_LM_AUTO, err);
+		nla_lm_load(&t->lm, folder, NULL, device, dtype, NLA_LM_AUTO, err);
 	if (!err->status && nla_tokenizer_size(t->tok) > t->lm.arch.vocab)
 		nla_fail(err, "cannot load '%s': the tokenizer has %d ids, the model %lld", folder, (int)nla_tokenizer_size(t->tok),
 			 (long long)t->lm.arch.vocab);

@@ -143,7 +143,7 @@ static int64_t block_saved(const struct nla_plan_in *in, const struct who *w, co
 	int64_t token = e * (ranks + (train_qkv ? d : 0) + (train_gu ? d : 0) + 2 * f + (trains(w, NLA_DOWN) ? f : 0));
 	if (plain(in)) {
 		token += 2 * 4 * d;                                                /* what both norms read, in fp32 */
-		token += a->qk_norm ? (e < 4 ? 4 * (q + kv) : e * own) : 0;        /* and those of the heads */
+		token += nla_arch_has(a, "qk_norm") ? (e < 4 ? 4 * (q + kv) : e * own) : 0;        /* and those of the heads */
 		token += e * f + (trains(w, NLA_O) ? e * q : 0) + 4 * e * a->head_dim; /* silu(gate); o's input; cos and sin */
 		return s->tokens * token + padded(in, s) + copies;
 	}

@@ -185,21 +185,20 @@ static enum nla_status save_part(const struct nla_sft *s, const char *folder, st
 
 static enum nla_status checkpoint(struct nla_sft *s, struct nla_err *err)
 {
-	struct nla_st_entry *entries = NULL;
-	size_t n = 0;
+	struct nla_tensors tensors = { 0 };
 	char *dir = NULL;
 	if (nla_checkpoint_begin(&s->folder, s->state.step, &dir, err))
 		return err->status;
 	char *part = nla_path_join(dir, parts[s->cfg->sft.role]), *optim = nla_path_join(dir, "optimizer.safetensors");
 	s->state.cursor = s->cursor.position;
 	s->state.av_updates = s->optim.step;
-	if (save_part(s, part, err) || nla_optim_entries(&s->optim, role_names[s->cfg->sft.role], &entries, &n, err) ||
-	    nla_st_write(optim, entries, n, err) || nla_state_write(&s->state, dir, err) ||
+	nla_optim_list(&s->optim, role_names[s->cfg->sft.role], &tensors);
+	if (save_part(s, part, err) || nla_tensors_write(&tensors, optim, NT_F32, err) || nla_state_write(&s->state, dir, err) ||
 	    nla_checkpoint_commit(&s->folder, s->state.step, dir, s->cfg->checkpoint.keep, err)) {
 		nla_err_context(err, "cannot write checkpoint %lld", (long long)s->state.step);
 		nla_checkpoint_abandon(dir);
 	}
-	nla_optim_free_entries(entries, n);
+	nla_tensors_release(&tensors);
 	free(part);
 	free(optim);
 	free(dir);

@@ -10,17 +10,18 @@
 
 static enum nla_status save_parts(const struct nla_train *t, const char *dir, struct nla_err *err)
 {
-	struct nla_st_entry *entries = NULL;
-	size_t n = 0;
+	struct nla_tensors tensors = { 0 };
 	char *av = nla_path_join(dir, "av"), *ar = nla_path_join(dir, "ar"), *optim = nla_path_join(dir, "optimizer.safetensors");
 	char *config = nla_path_join(dir, "config.json");
-	if (nla_half_save(&t->av, &t->adapter, av, "rl", err) || nla_half_save(&t->ar, NULL, ar, t->cfg->ar_update.enabled ? "rl" : t->ar.meta.stage, err) ||
-	    nla_optim_entries(&t->optim, "av", &entries, &n, err) ||
-	    (t->cfg->ar_update.enabled && nla_optim_entries(&t->ar_optim, "ar", &entries, &n, err)) ||
-	    nla_st_write(optim, entries, n, err) || nla_config_write(t->cfg, config, err))
+	nla_optim_list(&t->optim, "av", &tensors);
+	if (t->cfg->ar_update.enabled)
+		nla_optim_list(&t->ar_optim, "ar", &tensors);
+	if (nla_half_save(&t->av, &t->adapter, av, "rl", err) ||
+	    nla_half_save(&t->ar, NULL, ar, t->cfg->ar_update.enabled ? "rl" : t->ar.meta.stage, err) ||
+	    nla_tensors_write(&tensors, optim, NT_F32, err) || nla_config_write(t->cfg, config, err))
 		goto out;
 out:
-	nla_optim_free_entries(entries, n);
+	nla_tensors_release(&tensors);
 	free(av);
 	free(ar);
 	free(optim);

@@ -36,7 +36,7 @@ static void open_family(struct family *f, const char *name, nt_dtype dtype, enum
 	memset(f, 0, sizeof(*f));
 	f->name = name;
 	assert_ok(nla_st_open(&f->golden, FAMILIES "/golden.safetensors", &err));
-	assert_ok(nla_lm_load(&f->lm, folder, NT_CPU, dtype, how, &err));
+	assert_ok(nla_lm_load(&f->lm, folder, NULL, NT_CPU, dtype, how, &err));
 	assert_ok(nla_adapter_load(&f->av, &f->lm.arch, F_BLOCKS, av, NT_CPU, &err));
 	assert_ok(nla_adapter_load(&f->ar, &f->lm.arch, F_K + 1, ar, NT_CPU, &err));
 	f->ids = nla_st_find(&f->golden, "ids")->data;
@@ -214,7 +214,7 @@ static void test_cut_ar(void **state)
 			char *folder = nla_format("%s/%s", FAMILIES, names[i]);
 			float hat[F_N * F_D];
 			open_family(&f, names[i], NT_F32, NLA_LM_COPY);
-			assert_ok(nla_lm_load_part(&cut, folder, &part, NT_CPU, NT_F32, &err));
+			assert_ok(nla_lm_load(&cut, folder, &part, NT_CPU, NT_F32, NLA_LM_AUTO, &err));
 			assert_ok(nla_lm_fork(&merged, &cut, &err));
 			struct nla_view over = { .lm = &cut, .adapters = { &f.ar }, .n_adapters = 1 }, plain = { .lm = &merged };
 			assert_ok(nla_merge(&merged, &over, &err));
@@ -245,7 +245,7 @@ static void test_mapped_merge(void **state)
 	within("qwen2 mapped, merged", worst(mine, numbers(&f, "adapter.residual_add", false, F_N * F_RESPONSE), F_N * F_RESPONSE), 1e-4);
 	nla_lm_release(&merged);
 	close_family(&f);
-	assert_fails(nla_lm_load(&f.lm, FAMILIES "/qwen2", NT_CPU, NT_BF16, NLA_LM_MAP, &err), "cannot map");
+	assert_fails(nla_lm_load(&f.lm, FAMILIES "/qwen2", NULL, NT_CPU, NT_BF16, NLA_LM_MAP, &err), "cannot map");
 }
 
 /* ---- what is refused ---- */
@@ -283,12 +283,12 @@ static void test_refused(void **state)
 	refused("llama2", "\"mlp_bias\": false", "\"mlp_bias\": true", "'mlp_bias' is true");
 	refused("llama2", "\"use_cache\"", "\"attn_logit_softcapping\": 50.0,\n \"use_cache\"", "field 'attn_logit_softcapping' is not known");
 	refused("llama2", "\"use_cache\"", "\"quantization_config\": {\"bits\": 4},\n \"use_cache\"", "field 'quantization_config' is not known");
-	refused("llama3", "\"rope_type\": \"llama3\"", "\"rope_type\": \"yarn\"", "'rope_scaling.rope_type' is 'yarn'");
+	refused("llama3", "\"rope_type\": \"llama3\"", "\"rope_type\": \"yarn\"", "rope_scaling': 'rope_type' is 'yarn'");
 	refused("llama3", "\"factor\": 4.0,", "", "'factor'");
 	refused("llama3", "\"rope_scaling\"", "\"rope_parameters\": {\"rope_type\": \"default\"},\n \"rope_scaling\"",
 		"'rope_parameters' and 'rope_scaling' differ");
 	refused("llama2", "\"max_position_embeddings\": 256", "\"max_position_embeddings\": -1", "max_position_embeddings");
-	refused("llama3", "\"factor\": 4.0,", "\"factor\": 4.0, \"attention_factor\": 2,", "field 'rope_scaling.attention_factor' is not known");
+	refused("llama3", "\"factor\": 4.0,", "\"factor\": 4.0, \"attention_factor\": 2,", "rope_scaling': field 'attention_factor' is not known");
 	refused("qwen2", "\"use_sliding_window\": false", "\"use_sliding_window\": true", "'use_sliding_window' is true");
 	refused("qwen2", "\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", "4 heads are no multiple of 3 key/value heads");
 	refused("qwen2", "\"num_key_value_heads\": 2,", "", "'num_key_value_heads' is missing");
@@ -311,8 +311,8 @@ static void test_other_family(void **state)
 		struct nla_lm lm;
 		copy_to_scratch(pairs[i].config, "config.json", pairs[i].from, pairs[i].to);
 		copy_to_scratch(pairs[i].weights, "model.safetensors", NULL, NULL);
-		assert_fails(nla_lm_load(&lm, scratch, NT_CPU, NT_F32, NLA_LM_AUTO, &err), pairs[i].want);
-		assert_fails(nla_lm_load(&lm, scratch, NT_CPU, NT_F32, NLA_LM_MAP, &err), pairs[i].want);
+		assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err), pairs[i].want);
+		assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_MAP, &err), pairs[i].want);
 	}
 }
 
@@ -329,12 +329,12 @@ static void test_second_head(void **state)
 	*head = *nla_st_find(&st, "model.embed_tokens.weight");
 	head->name = name;
 	assert_ok(nla_st_write(in_scratch("model.safetensors"), all, st.n_entries + 1, &err));
-	assert_ok(nla_lm_load(&lm, scratch, NT_CPU, NT_F32, NLA_LM_AUTO, &err));
+	assert_ok(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err));
 	nla_lm_release(&lm);
 	char *other = nla_alloc(head->nbytes, 1);
 	head->data = other;
 	assert_ok(nla_st_write(in_scratch("model.safetensors"), all, st.n_entries + 1, &err));
-	assert_fails(nla_lm_load(&lm, scratch, NT_CPU, NT_F32, NLA_LM_AUTO, &err), "'lm_head.weight' is not the embedding");
+	assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err), "'lm_head.weight' is not the embedding");
 	free(other);
 	free(all);
 	nla_st_close(&st);

@@ -181,7 +181,7 @@ static void test_rows(void **state)
 /* ---- Qwen3-8B ---- */
 
 static const struct nla_arch qwen3_8b = { .family = "qwen3", .n_layers = 36, .d_model = 4096, .n_heads = 32, .n_kv_heads = 8, .head_dim = 128,
-					  .d_ff = 12288, .vocab = 151936, .max_position = 40960, .qk_norm = true };
+					  .d_ff = 12288, .vocab = 151936, .max_position = 40960, .with = "qk_norm" };
 
 static void describe(struct nla_adapter *a, int64_t n_layers, int64_t rank, unsigned targets)
 {
