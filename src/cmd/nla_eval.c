@@ -75,10 +75,9 @@ static enum nla_status sample(struct models *m, const struct nla_config *cfg, st
 	bool merge = lm->dtype == NT_F32 && nla_plan_rows(&in, in.eval_rows, m->room) == in.eval_rows;
 	in.copies = merge;
 	who->rows = nla_plan_rows(&in, in.eval_rows, m->room);
-	if (merge && !nla_lm_fork(&m->merged, nla_half_lm(&m->av), err)) {
-		struct nla_view view = nla_half_view(&m->av);
+	const struct nla_view view = nla_half_view(&m->av);
+	if (merge && !nla_merge_copy(&m->merged, &view, m->av.depth, err)) {
 		m->has_merged = true;
-		nla_merge(&m->merged, &view, err);
 		who->av_view = (struct nla_view){ .lm = &m->merged };
 	}
 	if (!err->status)

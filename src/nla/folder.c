@@ -43,7 +43,7 @@ static char *pointer_lead(const char *folder, const struct nla_strs *names)
 		for (size_t j = 0; j < NLA_LEN(ours) && !text; j++) {
 			char *path = nla_path_join(folder, names->data[i]);
 			if (nla_ends_with(path, ours[j]) && is_pointer(path))
-				text = nla_format("'%s' is a pointer of git-lfs, not the file: run 'git lfs pull' in its repository", path);
+				text = nla_format("'%s' is a git-lfs pointer, not the file: run 'git lfs pull' there", path);
 			free(path);
 		}
 	return text;
@@ -78,7 +78,7 @@ static char *torch_lead(const char *folder, const struct nla_strs *names)
 			    (nla_ends_with(name, ".bin") || nla_ends_with(name, ".pt") || nla_ends_with(name, ".pth")))
 				found = name;
 	}
-	return found ? nla_format("it holds '%s', want safetensors: load it with transformers (an adapter: with peft) and save_pretrained() it",
+	return found ? nla_format("it holds '%s', want safetensors: load it with transformers or peft, and save_pretrained()",
 				  found) : NULL;
 }
 

@@ -7,13 +7,10 @@
 
 #include "base/progress.h"
 
-static enum nla_status make_copy(struct nla_lm *copy, bool *has, const struct nla_view *view, struct nla_err *err)
+static enum nla_status make_copy(struct nla_lm *copy, bool *has, const struct nla_view *view, int64_t depth, struct nla_err *err)
 {
 	nt_grad_push(false);
-	if (!nla_lm_fork(copy, view->lm, err)) {
-		*has = true;
-		nla_merge(copy, view, err);
-	}
+	*has = !nla_merge_copy(copy, view, depth, err);
 	nt_grad_pop();
 	return err->status;
 }
@@ -25,12 +22,12 @@ enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err)
 	t->reference = nla_half_view(&t->av);
 	t->ar_view = nla_half_view(&t->ar);
 	if (all && t->reference.n_adapters) {
-		if (make_copy(&t->anchor, &t->has_anchor, &t->reference, err))
+		if (make_copy(&t->anchor, &t->has_anchor, &t->reference, t->av.depth, err))
 			return err->status;
 		t->reference = (struct nla_view){ .lm = &t->anchor };
 	}
 	if (all && t->ar_view.n_adapters && !t->cfg->ar_update.enabled) {
-		if (make_copy(&t->reader, &t->has_reader, &t->ar_view, err))
+		if (make_copy(&t->reader, &t->has_reader, &t->ar_view, t->ar.depth, err))
 			return err->status;
 		t->ar_view = (struct nla_view){ .lm = &t->reader };
 	}
@@ -38,7 +35,7 @@ enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err)
 	t->policy.adapters[t->policy.n_adapters++] = &t->adapter;
 	t->sampler = t->policy;
 	if (t->plan.copies) {
-		if (make_copy(&t->rollout_lm, &t->has_rollout, &t->policy, err))
+		if (make_copy(&t->rollout_lm, &t->has_rollout, &t->policy, t->av.depth, err))
 			return err->status;
 		t->sampler = (struct nla_view){ .lm = &t->rollout_lm };
 	}

@@ -195,8 +195,7 @@ static void test_merged(void **state)
 {
 	struct tiny *t = *state;
 	struct nla_lm merged;
-	assert_ok(nla_lm_fork(&merged, &t->target.lm, &err));
-	assert_ok(nla_merge(&merged, &t->policy, &err));
+	assert_ok(nla_merge_copy(&merged, &t->policy, t->target.lm.arch.n_layers, &err));
 	struct nla_view view = { .lm = &merged };
 	check_logprob(t, &view, 1, "av.logp", "merged policy");
 	nla_lm_release(&merged);

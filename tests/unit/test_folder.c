@@ -59,20 +59,23 @@ static void test_files(void **state)
 {
 	file("lfs/config.json", "{}");
 	file("lfs/model-00001-of-00002.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n");
-	leads("lfs", "config.json", "model", "/lfs/model-00001-of-00002.safetensors' is a pointer of git-lfs, not the file: run 'git lfs pull'");
+	leads("lfs", "config.json", "model",
+	      "/lfs/model-00001-of-00002.safetensors' is a git-lfs pointer, not the file: run 'git lfs pull' there");
 	file("lfs/model-00001-of-00002.safetensors", "version https://git-lfs");
 	leads("lfs", "config.json", "model", "");
 	file("torch/config.json", "{}");
 	file("torch/training_args.bin", "x");
 	leads("torch", "config.json", "model", "");
 	file("torch/pytorch_model-00001-of-00002.bin", "x");
-	leads("torch", "config.json", "model", "it holds 'pytorch_model-00001-of-00002.bin', want safetensors: load it with transformers");
+	leads("torch", "config.json", "model",
+	      "it holds 'pytorch_model-00001-of-00002.bin', want safetensors: load it with transformers");
 	file("torch/model.safetensors", "x");
 	leads("torch", "config.json", "model", "");
 }
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_names), cmocka_unit_test(test_below), cmocka_unit_test(test_files) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_names), cmocka_unit_test(test_below),
+					    cmocka_unit_test(test_files) };
 	return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }
