@@ -1,7 +1,4 @@
-/*
- * sp - sentencepiece behind C. The library reports by status objects, but allocates and so may throw: guarded() is the one
- * place that catches.
- */
+/* sp - sentencepiece behind C. The library reports by status objects, but allocates and so may throw. */
 #include "shim/sp.h"
 
 #include <algorithm>
@@ -16,43 +13,30 @@ struct sp_model {
 	sentencepiece::SentencePieceProcessor processor;
 };
 
-namespace {
+static thread_local std::string last_error;
 
-thread_local std::string last_error;
-
-template <class Result, class Body>
-Result guarded(Result failure, Body body) noexcept
+/* True, with last_error set, when the status that body() returns is not ok. */
+template <class Body>
+static bool failed(Body body) noexcept
 {
 	try {
-		return body();
+		const sentencepiece::util::Status status = body();
+		if (!status.ok())
+			last_error = status.ToString();
+		return !status.ok();
 	} catch (const std::exception &e) {
-		try {
-			last_error = e.what();
-		} catch (...) {
-			last_error.clear();
-		}
-		return failure;
+		last_error = e.what();
+		return true;
 	}
 }
 
-bool failed(const sentencepiece::util::Status &status)
-{
-	if (status.ok())
-		return false;
-	last_error = status.error_message();
-	if (last_error.empty())
-		last_error = status.ToString();
-	return true;
-}
-
-} // namespace
-
 sp_model *sp_from_bytes(const void *proto, size_t n)
 {
-	return guarded<sp_model *>(nullptr, [&]() -> sp_model * {
-		auto m = std::make_unique<sp_model>();
-		return failed(m->processor.LoadFromSerializedProto({static_cast<const char *>(proto), n})) ? nullptr : m.release();
-	});
+	std::unique_ptr<sp_model> m;
+	return failed([&] {
+		m = std::make_unique<sp_model>();
+		return m->processor.LoadFromSerializedProto({static_cast<const char *>(proto), n});
+	}) ? nullptr : m.release();
 }
 
 void sp_free(sp_model *m)
@@ -62,13 +46,11 @@ void sp_free(sp_model *m)
 
 int64_t sp_encode(const sp_model *m, const char *text, size_t n, int32_t *ids, size_t cap)
 {
-	return guarded<int64_t>(-1, [&]() -> int64_t {
-		std::vector<int> found;
-		if (failed(m->processor.Encode({text, n}, &found)))
-			return -1;
-		std::copy_n(found.begin(), std::min(found.size(), cap), ids);
-		return static_cast<int64_t>(found.size());
-	});
+	std::vector<int> found;
+	if (failed([&] { return m->processor.Encode({text, n}, &found); }))
+		return -1;
+	std::copy_n(found.begin(), std::min(found.size(), cap), ids);
+	return static_cast<int64_t>(found.size());
 }
 
 const char *sp_error(void)

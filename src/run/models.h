@@ -7,7 +7,7 @@
 
 #include "nla/ar.h"
 #include "nla/av.h"
-#include "rl/score.h"
+#include "rl/step.h"
 #include "run/config.h"
 
 struct nla_models {

@@ -4,15 +4,17 @@
  *	text -> added tokens | gaps -> NFC -> added tokens (normalised) | gaps -> split 0 -> split 1 -> ... -> one piece -> ids
  *
  * Each step walks its text and hands what lies between to the next, so nothing is stored but the gap's normal form. A piece
- * that is a token reached by its own merges is that token; sentencepiece merges the rest.
+ * whose text is a token that its own merges end in needs no merging, which is most of a text: each token remembers that from
+ * the first time it was merged. A metaspace tokenizer does not split its gaps.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
-#include "text/tokenizer_impl.h"
+#include "base/utf8.h"
+#include "text/tokenizer_read.h"
 
-#define SPACE "\xe2\x96\x81" /* U+2581, a space in the vocabulary of a metaspace tokenizer */
+#define SPACE NLA_TOKENIZER_SPACE
 
 /* One encode call. */
 struct run {
@@ -20,53 +22,68 @@ struct run {
 	const char *text;
 	struct nla_i32s *ids;
 	struct nla_err *err;
-	struct nla_tok_matcher matchers[NLA_TOK_MAX_SPLITS];
-	struct nla_str mapped; /* a piece in the byte alphabet */
+	pcre2_match_data *match;
+	struct nla_bpe_work work;
+	struct nla_str mapped; /* a piece in the vocabulary's spelling */
 	struct nla_str normal; /* a gap in normal form */
-	int32_t *found;        /* [cap] what sentencepiece returns */
-	size_t cap;
 };
 
-static enum nla_status load(struct nla_tokenizer *tok, bool json, struct nla_err *err)
+void nla_added_push(struct nla_added_set *set, struct nla_added token)
 {
-	struct nla_str proto = NLA_STR_INIT;
-	enum nla_status status = json ? nla_tok_read_json(tok, &proto, err) : nla_tok_read_native(tok, &proto, err);
-
-	if (!status) {
-		nla_tok_added_sort(&tok->added[0]);
-		nla_tok_added_sort(&tok->added[1]);
-		tok->sp = sp_from_bytes(proto.buf, proto.len);
-		if (!tok->sp)
-			status = nla_fail(err, "cannot load '%s': %s", tok->path, sp_error());
+	if (set->n == set->cap) {
+		set->cap = NLA_MAX(16, 2 * set->cap);
+		set->data = nla_realloc(set->data, set->cap, sizeof(*set->data));
 	}
-	nla_str_release(&proto);
-	return status;
+	set->data[set->n++] = token;
+}
+
+static int compare_added(const void *a, const void *b)
+{
+	const struct nla_added *x = a, *y = b;
+	int cx = (unsigned char)x->text[0], cy = (unsigned char)y->text[0];
+
+	return cx != cy ? cx - cy : (x->n < y->n) - (x->n > y->n);
+}
+
+static void sort_added(struct nla_added_set *set)
+{
+	size_t i = 0;
+
+	if (set->n)
+		qsort(set->data, set->n, sizeof(*set->data), compare_added);
+	for (size_t b = 0; b <= 256; b++) {
+		while (i < set->n && (unsigned char)set->data[i].text[0] < b)
+			i++;
+		set->first[b] = i;
+	}
 }
 
 enum nla_status nla_tokenizer_load(struct nla_tokenizer **out, const char *folder, struct nla_err *err)
 {
 	struct nla_tokenizer *tok = nla_alloc(1, sizeof(*tok));
+	char *model = nla_path_join(folder, "tokenizer.model");
 	enum nla_status status;
-	bool json;
 
-	*out = NULL;
-	nla_str_init(&tok->vocab.text);
+	nla_str_init(&tok->bpe.text);
 	tok->path = nla_path_join(folder, "tokenizer.json");
-	json = nla_exists(tok->path);
-	if (!json) {
+	if (nla_exists(tok->path)) {
+		status = nla_tokenizer_read_json(tok, err);
+	} else if (nla_exists(model)) {
 		free(tok->path);
-		tok->path = nla_path_join(folder, "tokenizer.model");
-		if (!nla_exists(tok->path)) {
-			nla_tokenizer_free(tok);
-			return nla_fail(err, "cannot load a tokenizer from '%s': it has neither tokenizer.json nor tokenizer.model",
-					folder);
-		}
+		tok->path = nla_strdup(model);
+		status = nla_tokenizer_read_model(tok, err);
+	} else {
+		status = nla_fail(err, "cannot load a tokenizer from '%s': it has neither tokenizer.json nor tokenizer.model",
+				  folder);
 	}
-	status = load(tok, json, err);
-	if (status)
+	sort_added(&tok->added[0]);
+	sort_added(&tok->added[1]);
+	*out = tok;
+	if (status) {
 		nla_tokenizer_free(tok);
-	else
-		*out = tok;
+		*out = NULL;
+	}
+	free(model);
 	return status;
 }
 
@@ -76,23 +93,26 @@ void nla_tokenizer_free(struct nla_tokenizer *tok)
 		return;
 	if (tok->sp)
 		sp_free(tok->sp);
-	nla_tok_vocab_release(&tok->vocab);
+	nla_bpe_release(&tok->bpe);
 	for (size_t i = 0; i < tok->n_splits; i++)
 		nla_tok_split_release(&tok->splits[i]);
-	nla_tok_added_release(&tok->added[0]);
-	nla_tok_added_release(&tok->added[1]);
+	for (size_t k = 0; k < 2; k++) {
+		for (size_t i = 0; i < tok->added[k].n; i++)
+			free(tok->added[k].data[i].text);
+		free(tok->added[k].data);
+	}
 	free(tok->path);
 	free(tok);
 }
 
 int32_t nla_tokenizer_size(const struct nla_tokenizer *tok)
 {
-	return tok->vocab.n;
+	return tok->bpe.n;
 }
 
 int32_t nla_tokenizer_id(const struct nla_tokenizer *tok, const char *token)
 {
-	return nla_tok_vocab_id(&tok->vocab, token, strlen(token));
+	return nla_bpe_id(&tok->bpe, token, strlen(token));
 }
 
 uint32_t nla_tokenizer_crc(const struct nla_tokenizer *tok)
@@ -100,64 +120,82 @@ uint32_t nla_tokenizer_crc(const struct nla_tokenizer *tok)
 	return tok->crc;
 }
 
-/* Merge with sentencepiece; an id is a piece less one. */
-static enum nla_status merge(struct run *r, const char *text, size_t n)
-{
-	int64_t count = sp_encode(r->tok->sp, text, n, r->found, r->cap);
+/* ---- encode ---- */
 
-	if (count > (int64_t)r->cap) {
-		r->cap = (size_t)count;
-		r->found = nla_realloc(r->found, r->cap, sizeof(*r->found));
-		count = sp_encode(r->tok->sp, text, n, r->found, r->cap);
-	}
-	if (count < 0)
-		return nla_fail(r->err, "cannot tokenise a text of %zu bytes: %s", n, sp_error());
-	for (int64_t i = 0; i < count; i++)
-		nla_i32s_push(r->ids, r->found[i] - 1);
-	return NLA_OK;
+static const struct nla_bpe_token *find_token(const struct nla_tokenizer *tok, const char *text, size_t n, int32_t *id)
+{
+	*id = nla_bpe_id(&tok->bpe, text, n);
+	return *id >= 0 && (tok->bpe.tokens[*id].flags & NLA_BPE_MODEL) ? &tok->bpe.tokens[*id] : NULL;
 }
 
-static enum nla_status encode_piece(struct run *r, const char *text, size_t n)
+/* Byte-level. The piece in the alphabet is the texts of its bytes' tokens. */
+static void encode_piece(struct run *r, const char *text, size_t n)
 {
 	const struct nla_tokenizer *tok = r->tok;
+	struct nla_bpe_token *token;
+	size_t before = r->ids->n;
 	bool complete = true;
 	int32_t id;
 
 	nla_str_reset(&r->mapped);
 	for (size_t i = 0; i < n; i++) {
-		unsigned char b = (unsigned char)text[i];
-
-		if (tok->has_byte[b])
-			nla_str_addn(&r->mapped, tok->alphabet.utf8[b], tok->alphabet.length[b]);
-		else
-			complete = false;
+		id = tok->byte[(unsigned char)text[i]];
+		complete &= id >= 0;
+		if (id < 0)
+			continue;
+		nla_str_addn(&r->mapped, tok->bpe.text.buf + tok->bpe.tokens[id].offset, tok->bpe.tokens[id].length);
+		nla_bpe_work_add(&r->work, id);
 	}
-	if (!r->mapped.len)
-		return NLA_OK;
-	id = nla_tok_vocab_id(&tok->vocab, r->mapped.buf, r->mapped.len);
-	if (id >= 0 && (tok->vocab.flags[id] & (tok->ignore_merges && complete ? NLA_TOK_MODEL : NLA_TOK_WHOLE))) {
+	token = (struct nla_bpe_token *)find_token(tok, r->mapped.buf, r->mapped.len, &id);
+	if (token && ((tok->ignore_merges && complete) || atomic_load_explicit(&token->whole, memory_order_relaxed) == 1)) {
 		nla_i32s_push(r->ids, id);
-		return NLA_OK;
+		r->work.n = 0;
+		return;
 	}
-	return merge(r, r->mapped.buf, r->mapped.len);
+	nla_bpe_merge(&tok->bpe, &r->work, r->ids);
+	if (token)
+		atomic_store_explicit(&token->whole, r->ids->n == before + 1 && r->ids->data[before] == id ? 1 : 2,
+				      memory_order_relaxed);
 }
 
-/* A part of a text between added tokens; metaspace tokenizers do not split it. */
+/* By sentencepiece, whose pieces have the ids of the file. */
+static enum nla_status encode_model(struct run *r, const char *text, size_t n)
+{
+	int32_t *found = nla_alloc(n, sizeof(*found)); /* a token is at least a byte */
+	int64_t count = sp_encode(r->tok->sp, text, n, found, n);
+
+	if (count > 0)
+		nla_i32s_append(r->ids, found, (size_t)count);
+	free(found);
+	return count < 0 ? nla_fail(r->err, "cannot tokenise a text of %zu bytes: %s", n, sp_error()) : NLA_OK;
+}
+
 static enum nla_status encode_metaspace(struct run *r, const char *text, size_t n)
 {
-	enum nla_tok_prefix prefix = r->tok->prefix;
+	const struct nla_tokenizer *tok = r->tok;
+	bool spaced = *text == ' ' || nla_starts_with(text, SPACE), first = text == r->text;
+	size_t length;
+	uint32_t code;
+	int32_t id;
 
 	nla_str_reset(&r->mapped);
-	if (prefix == NLA_TOK_PREPEND || ((prefix == NLA_TOK_ALWAYS || (prefix == NLA_TOK_FIRST && text == r->text)) && *text != ' ' &&
-					  (n < 3 || memcmp(text, SPACE, 3))))
+	if (tok->prefix == NLA_PREFIX_PREPEND ||
+	    (!spaced && (tok->prefix == NLA_PREFIX_ALWAYS || (tok->prefix == NLA_PREFIX_FIRST && first))))
 		nla_str_add(&r->mapped, SPACE);
-	for (size_t i = 0; i < n; i++) {
-		if (text[i] == ' ')
-			nla_str_add(&r->mapped, SPACE);
+	for (size_t i = 0; i < n; i++)
+		nla_str_addn(&r->mapped, text[i] == ' ' ? SPACE : text + i, text[i] == ' ' ? 3 : 1);
+	if (tok->sp)
+		return encode_model(r, r->mapped.buf, r->mapped.len);
+	for (const char *s = r->mapped.buf, *end = s + r->mapped.len; s < end; s += length) {
+		length = nla_utf8_next(s, (size_t)(end - s), &code);
+		if (find_token(tok, s, length, &id))
+			nla_bpe_work_add(&r->work, id);
 		else
-			nla_str_addc(&r->mapped, text[i]);
+			for (size_t i = 0; i < length; i++)
+				nla_bpe_work_add(&r->work, tok->byte[(unsigned char)s[i]]);
 	}
-	return merge(r, r->mapped.buf, r->mapped.len);
+	nla_bpe_merge(&tok->bpe, &r->work, r->ids);
+	return NLA_OK;
 }
 
 /* Cut text by split `level`: each match is a piece, and what lies between two is one. */
@@ -165,10 +203,12 @@ static enum nla_status encode_splits(struct run *r, size_t level, const char *te
 {
 	size_t from = 0, start, stop;
 
-	if (level == r->tok->n_splits)
-		return encode_piece(r, text, n);
+	if (level == r->tok->n_splits) {
+		encode_piece(r, text, n);
+		return NLA_OK;
+	}
 	while (from < n) {
-		if (nla_tok_matcher_next(&r->matchers[level], text, n, from, &start, &stop, r->err))
+		if (nla_tok_split_next(&r->tok->splits[level], r->match, text, n, from, &start, &stop, r->err))
 			return r->err->status;
 		if (start > from && encode_splits(r, level + 1, text + from, start - from))
 			return r->err->status;
@@ -179,38 +219,98 @@ static enum nla_status encode_splits(struct run *r, size_t level, const char *te
 	return NLA_OK;
 }
 
+/* The character that ends at `at`, and its length; 0: there is none. */
+static uint32_t code_before(const char *text, size_t at, size_t *length)
+{
+	size_t start = at;
+	uint32_t code = 0;
+
+	while (start > 0 && ((unsigned char)text[--start] & 0xc0) == 0x80)
+		;
+	*length = at - start;
+	return nla_utf8_next(text + start, at - start, &code) ? code : 0;
+}
+
+static size_t spaces_before(const char *text, size_t at)
+{
+	size_t length, start = at;
+
+	while (start > 0 && nla_utf8_is_space(code_before(text, start, &length)))
+		start -= length;
+	return at - start;
+}
+
+static size_t spaces_after(const char *text, size_t n, size_t at)
+{
+	size_t length, stop = at;
+	uint32_t code;
+
+	while (stop < n && (length = nla_utf8_next(text + stop, n - stop, &code)) > 0 && nla_utf8_is_space(code))
+		stop += length;
+	return stop - at;
+}
+
+static bool inside_word(const char *text, size_t n, size_t start, size_t stop)
+{
+	size_t length;
+	uint32_t code;
+
+	return (start > 0 && nla_tok_split_is_word(code_before(text, start, &length))) ||
+	       (stop < n && nla_utf8_next(text + stop, n - stop, &code) && nla_tok_split_is_word(code));
+}
+
+/*
+ * The next added token at or after `from`, and its place; NULL: none. As in added_vocabulary.rs of huggingface/tokenizers: the
+ * leftmost match, the longest where several begin at one place; a single_word match inside a word is no match, but its text is
+ * passed over all the same.
+ */
+static const struct nla_added *find_added(const struct nla_added_set *set, const char *text, size_t n, size_t from, size_t *at)
+{
+	for (size_t i = from; set->n && i < n; i++) {
+		unsigned char b = (unsigned char)text[i];
+
+		for (size_t k = set->first[b]; k < set->first[b + 1]; k++) {
+			const struct nla_added *token = &set->data[k];
+
+			if (token->n > n - i || memcmp(token->text, text + i, token->n))
+				continue;
+			if (token->single_word && inside_word(text, n, i, i + token->n)) {
+				i += token->n - 1;
+				break;
+			}
+			*at = i;
+			return token;
+		}
+	}
+	return NULL;
+}
+
 static enum nla_status encode_added(struct run *r, int pass, const char *text, size_t n);
 
 static enum nla_status encode_gap(struct run *r, int pass, const char *text, size_t n)
 {
-	if (!n)
-		return NLA_OK;
 	if (pass == 1)
 		return r->tok->metaspace ? encode_metaspace(r, text, n) : encode_splits(r, 0, text, n);
 	if (!r->tok->nfc)
 		return encode_added(r, 1, text, n);
 	nla_str_reset(&r->normal);
-	if (nla_tok_nfc(text, n, &r->normal, r->err))
+	if (nla_tok_split_nfc(text, n, &r->normal, r->err))
 		return r->err->status;
 	return encode_added(r, 1, r->normal.buf, r->normal.len);
 }
 
-/* Added tokens of one pass: 0 in the raw text, 1 in its normal form. A token that strips takes the white space beside it. */
+/* Added tokens of one pass: 0 in the raw text, 1 in its normal form. A token that strips takes the white space next to it. */
 static enum nla_status encode_added(struct run *r, int pass, const char *text, size_t n)
 {
-	const struct nla_tok_added_set *set = &r->tok->added[pass];
 	size_t done = 0, from = 0, at;
-	ptrdiff_t k;
+	const struct nla_added *token;
 
-	while ((k = nla_tok_added_find(set, text, n, from, &at)) >= 0) {
-		const struct nla_tok_added *token = &set->data[k];
+	while ((token = find_added(&r->tok->added[pass], text, n, from, &at))) {
 		size_t stop = at + token->n;
 
 		from = stop;
-		if (token->lstrip)
-			at -= nla_tok_spaces_before(text, at);
-		if (token->rstrip)
-			stop += nla_tok_spaces_after(text, n, stop);
+		at -= token->lstrip ? spaces_before(text, at) : 0;
+		stop += token->rstrip ? spaces_after(text, n, stop) : 0;
 		if (at > done && encode_gap(r, pass, text + done, at - done))
 			return r->err->status;
 		nla_i32s_push(r->ids, token->id);
@@ -223,58 +323,72 @@ enum nla_status nla_tokenizer_encode(const struct nla_tokenizer *tok, const char
 				     struct nla_err *err)
 {
 	struct run r = { .tok = tok, .text = text, .ids = ids, .err = err, .mapped = NLA_STR_INIT, .normal = NLA_STR_INIT };
-	size_t valid = nla_tok_valid_utf8(text, n), before = ids->n;
+	size_t valid = nla_tok_split_valid(text, n), before = ids->n;
 	enum nla_status status;
 
 	if (valid < n)
 		return nla_fail(err, "cannot tokenise a text of %zu bytes: byte %zu is not valid UTF-8", n, valid);
-	for (size_t i = 0; i < tok->n_splits; i++)
-		nla_tok_matcher_init(&r.matchers[i], &tok->splits[i]);
+	if (n > INT32_MAX / 4)
+		return nla_fail(err, "cannot tokenise a text of %zu bytes: want at most %d", n, INT32_MAX / 4);
+	r.match = pcre2_match_data_create(1, NULL);
+	if (!r.match)
+		NLA_BUG("out of memory");
 	status = encode_added(&r, 0, text, n);
 	if (status)
 		ids->n = before;
-	for (size_t i = 0; i < tok->n_splits; i++)
-		nla_tok_matcher_release(&r.matchers[i]);
+	pcre2_match_data_free(r.match);
+	nla_bpe_work_release(&r.work);
 	nla_str_release(&r.mapped);
 	nla_str_release(&r.normal);
-	free(r.found);
 	return status;
 }
 
-static enum nla_status fail_id(const struct nla_tokenizer *tok, int32_t id, struct nla_err *err)
+/* ---- decode ---- */
+
+/* The bytes of one token, appended. A byte-level token with a character outside the alphabet is its own text. */
+static void add_piece(const struct nla_tokenizer *tok, int32_t id, struct nla_str *out)
 {
-	return nla_fail(err, "cannot decode id %d: '%s' has no such token (highest id %d)", id, tok->path,
-			nla_tokenizer_size(tok) - 1);
+	size_t n = 0, before = out->len, length;
+	const char *text = nla_bpe_text(&tok->bpe, id, &n);
+	uint32_t code = 0;
+
+	if (tok->bpe.tokens[id].flags & NLA_BPE_BYTE) {
+		nla_str_addc(out, (char)strtol(text + strlen("<0x"), NULL, 16));
+		return;
+	}
+	for (size_t i = 0; i < n; i += length) {
+		length = nla_utf8_next(text + i, n - i, &code);
+		if (tok->metaspace) {
+			nla_str_addn(out, code == 0x2581 ? " " : text + i, code == 0x2581 ? 1 : NLA_MAX(length, 1));
+		} else if (!length || nla_bpe_byte(code) < 0) {
+			out->len = before;
+			nla_str_addn(out, text, n);
+			return;
+		} else {
+			nla_str_addc(out, (char)nla_bpe_byte(code));
+		}
+		length = NLA_MAX(length, 1);
+	}
 }
 
-/* Bytes in a row: the text they are, or else one U+FFFD for each. */
+/* Byte tokens in a row: the text they are, or else one U+FFFD for each. */
 static void flush_bytes(struct nla_str *bytes, struct nla_str *out)
 {
-	if (nla_tok_valid_utf8(bytes->buf, bytes->len) == bytes->len)
-		nla_str_addn(out, bytes->buf, bytes->len);
-	else
-		for (size_t i = 0; i < bytes->len; i++)
-			nla_str_add(out, "\xef\xbf\xbd");
+	bool valid = nla_utf8_valid(bytes->buf, bytes->len);
+
+	for (size_t i = 0; i < bytes->len; i++)
+		nla_str_addn(out, valid ? bytes->buf + i : "\xef\xbf\xbd", valid ? 1 : 3);
 	nla_str_reset(bytes);
 }
 
-static void add_piece(const struct nla_tokenizer *tok, const char *text, size_t n, struct nla_str *out)
+static enum nla_status check_id(const struct nla_tokenizer *tok, int32_t id, struct nla_err *err)
 {
-	if (!tok->metaspace) {
-		nla_tok_unmap(&tok->alphabet, text, n, out);
-		return;
-	}
-	for (size_t i = 0; i < n; i++) {
-		bool space = n - i >= 3 && !memcmp(text + i, SPACE, 3);
+	size_t n;
 
-		nla_str_addc(out, space ? ' ' : text[i]);
-		i += space ? 2 : 0;
-	}
-}
-
-static char byte_of(const char *text)
-{
-	return (char)strtol(text + strlen("<0x"), NULL, 16);
+	if (nla_bpe_text(&tok->bpe, id, &n))
+		return NLA_OK;
+	return nla_fail(err, "cannot decode id %d: '%s' has no such token (highest id %d)", id, tok->path,
+			nla_tokenizer_size(tok) - 1);
 }
 
 enum nla_status nla_tokenizer_decode(const struct nla_tokenizer *tok, const int32_t *ids, size_t n, bool skip_special,
@@ -284,23 +398,20 @@ enum nla_status nla_tokenizer_decode(const struct nla_tokenizer *tok, const int3
 	enum nla_status status = NLA_OK;
 	size_t skip;
 
-	for (size_t i = 0; i < n && !status; i++) {
-		size_t length = 0;
-		const char *text = nla_tok_vocab_text(&tok->vocab, ids[i], &length);
+	for (size_t i = 0; i < n && !(status = check_id(tok, ids[i], err)); i++) {
+		uint8_t flags = tok->bpe.tokens[ids[i]].flags;
 
-		if (!text) {
-			status = fail_id(tok, ids[i], err);
-		} else if (tok->vocab.flags[ids[i]] & NLA_TOK_BYTE) {
-			nla_str_addc(&bytes, byte_of(text));
-		} else if (!skip_special || !(tok->vocab.flags[ids[i]] & NLA_TOK_SPECIAL)) {
+		if (flags & NLA_BPE_BYTE) {
+			add_piece(tok, ids[i], &bytes);
+		} else if (!skip_special || !(flags & NLA_BPE_SPECIAL)) {
 			flush_bytes(&bytes, &whole);
-			add_piece(tok, text, length, &whole);
+			add_piece(tok, ids[i], &whole);
 		}
 	}
 	flush_bytes(&bytes, &whole);
 	skip = tok->strip_first && *whole.buf == ' ';
 	if (!status)
-		nla_tok_add_lossy(out, whole.buf + skip, whole.len - skip);
+		nla_tok_split_add_lossy(out, whole.buf + skip, whole.len - skip);
 	nla_str_release(&bytes);
 	nla_str_release(&whole);
 	return status;
@@ -308,14 +419,8 @@ enum nla_status nla_tokenizer_decode(const struct nla_tokenizer *tok, const int3
 
 enum nla_status nla_tokenizer_piece(const struct nla_tokenizer *tok, int32_t id, struct nla_str *out, struct nla_err *err)
 {
-	size_t n = 0;
-	const char *text = nla_tok_vocab_text(&tok->vocab, id, &n);
-
-	if (!text)
-		return fail_id(tok, id, err);
-	if (tok->vocab.flags[id] & NLA_TOK_BYTE)
-		nla_str_addc(out, byte_of(text));
-	else
-		add_piece(tok, text, n, out);
+	if (check_id(tok, id, err))
+		return err->status;
+	add_piece(tok, id, out);
 	return NLA_OK;
 }

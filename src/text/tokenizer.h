@@ -1,12 +1,12 @@
 /*
  * tokenizer - text to ids and back, equal to the `tokenizers` library on the files of the families we load.
  *
- * Reads from a model folder a Hugging Face tokenizer.json, byte-level (Qwen, Llama 3, SmolLM2) or of sentencepiece's kind (Llama
- * 2), or a sentencepiece `.model`. A byte-level one is run as: split off added tokens, normalise (NFC or none), split by the
- * file's own regexes (PCRE2), map bytes to GPT-2's alphabet, and merge with sentencepiece. One of the other kind: split off added tokens,
- * write spaces as U+2581 and put one in front, as transformers' LlamaTokenizer does, and merge with sentencepiece; a character
- * without a token falls back on its bytes. Anything in the file that we cannot honour is an error naming the field.
- * Where a space is put in front, and what tokens are added to a `.model`, tokenizer_config.json says.
+ * Reads from a model folder a Hugging Face tokenizer.json, byte-level (Qwen, Llama 3, SmolLM2) or of sentencepiece's kind
+ * (Llama 2), or a sentencepiece `.model`. A byte-level one: split off added tokens, normalise (NFC or none), split by the
+ * file's own regexes (PCRE2), map bytes to GPT-2's alphabet, run the merges. The other kind: split off added tokens, write
+ * spaces as U+2581 and put one in front, as transformers' LlamaTokenizer does, run the merges (sentencepiece those of a
+ * `.model`); a character without a token falls back on its bytes. Anything in the file that we cannot honour is an error
+ * naming the field. Where a space is put in front, and what tokens are added to a `.model`, tokenizer_config.json says.
  *
  * Usage:
  *	struct nla_tokenizer *tok;

@@ -1,6 +1,6 @@
 /*
  * tokenizer_json - reads tokenizer.json of the `tokenizers` library: a BPE model, byte-level or of sentencepiece's kind (byte
- * fallback, spaces as U+2581), with its added tokens; tokenizer_pre.c reads what stands around the model. A field or a value that
+ * fallback, spaces as U+2581), with its added tokens and the steps around the model. A field, a value or an order of steps that
  * is not honoured is an error, so a file of a family we do not know fails at load, and never gives wrong ids.
  *
  * post_processor is not looked at: every kind only puts special tokens around a text, and nla_tokenizer_encode() puts none.
@@ -10,177 +10,232 @@
 
 #include <zlib.h>
 
-#include "base/file.h"
-#include "base/json.h"
-#include "text/tokenizer_impl.h"
+#include "text/tokenizer_read.h"
 
-static enum nla_status read_id(const struct nla_tok_place *p, const cJSON *value, const char *token, int64_t *id,
-			       struct nla_err *err)
+#define SPACE "\"" NLA_TOKENIZER_SPACE "\"" /* as a JSON text */
+#define BYTE_LEVEL_REGEX "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+
+/* ---- objects ---- */
+
+enum nla_status nla_place_fail(const struct nla_place *p, const char *key, const char *want, struct nla_err *err)
 {
-	if (!cJSON_IsNumber(value) || !(value->valuedouble >= 0 && value->valuedouble < NLA_TOK_MAX_ID) ||
-	    value->valuedouble != (double)(int64_t)value->valuedouble)
-		return nla_fail(err, "cannot read '%s': token '%s' of '%.*s' has no whole id from 0 to %d", p->path, token,
-				(int)strcspn(p->where, "."), p->where, NLA_TOK_MAX_ID - 1);
-	*id = (int64_t)value->valuedouble;
+	const cJSON *value = cJSON_GetObjectItemCaseSensitive(p->json, key);
+	char *text = value ? cJSON_PrintUnformatted(value) : NULL;
+	enum nla_status status = nla_fail(err, "cannot read '%s': field '%s%s' is %.80s, want %s", p->path, p->where, key,
+					  text ? text : "missing", want);
+
+	cJSON_free(text);
+	return status;
+}
+
+bool nla_place_true(const struct nla_place *p, const char *key)
+{
+	return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(p->json, key));
+}
+
+static const char *get_string(const struct nla_place *p, const char *key)
+{
+	return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(p->json, key));
+}
+
+/* Where in a list word is an element, which ends at one of ends. */
+static const char *find(const char *list, const char *word, char separator, const char *ends)
+{
+	size_t n = strlen(word);
+
+	for (const char *s = list; s; s = strchr(s, separator), s = s ? s + 1 : NULL)
+		if (!strncmp(s, word, n) && strchr(ends, s[n]))
+			return s;
+	return NULL;
+}
+
+static enum nla_status check_rule(const struct nla_place *p, const char *rule, struct nla_err *err)
+{
+	size_t n = strcspn(rule, "=;");
+	char *key = nla_strndup(rule, n), *want = rule[n] == '=' ? nla_strndup(rule + n + 1, strcspn(rule + n + 1, ";")) : NULL;
+	const cJSON *value = cJSON_GetObjectItemCaseSensitive(p->json, key);
+	char *text = want && value ? cJSON_PrintUnformatted(value) : NULL;
+	enum nla_status status =
+		!want || find(want, text ? text : "null", '|', "|") ? NLA_OK : nla_place_fail(p, key, want, err);
+
+	cJSON_free(text);
+	free(key);
+	free(want);
+	return status;
+}
+
+enum nla_status nla_place_check(const struct nla_place *p, const char *rules, struct nla_err *err)
+{
+	const cJSON *child;
+
+	if (!cJSON_IsObject(p->json))
+		return nla_fail(err, "cannot read '%s': '%.*s' is not an object", p->path, (int)strcspn(p->where, "."),
+				p->where);
+	cJSON_ArrayForEach(child, p->json)
+		if (*rules != '*' && !find(rules, child->string, ';', "=;"))
+			return nla_fail(err, "cannot read '%s': field '%s%s' is not supported", p->path, p->where,
+					child->string);
+	for (const char *rule = rules; rule; rule = strchr(rule, ';'), rule = rule ? rule + 1 : NULL)
+		if (check_rule(p, rule, err))
+			return err->status;
 	return NLA_OK;
 }
 
-static enum nla_status read_vocab(struct nla_tokenizer *tok, const struct nla_tok_place *p, struct nla_err *err)
+/* ---- the model ---- */
+
+static enum nla_status read_vocab(struct nla_tokenizer *tok, const struct nla_place *p, struct nla_err *err)
 {
 	const cJSON *entry, *vocab = cJSON_GetObjectItemCaseSensitive(p->json, "vocab");
-	int64_t id;
 
 	if (!cJSON_IsObject(vocab) || !vocab->child)
-		return nla_tok_fail_field(p, "vocab", "an object of tokens and ids", err);
-	cJSON_ArrayForEach(entry, vocab) {
-		if (read_id(p, entry, entry->string, &id, err) ||
-		    nla_tok_vocab_add(&tok->vocab, p->path, entry->string, strlen(entry->string), id, NLA_TOK_MODEL, err))
+		return nla_place_fail(p, "vocab", "an object of tokens and ids", err);
+	cJSON_ArrayForEach(entry, vocab)
+		if (nla_bpe_add_token(&tok->bpe, p->path, entry->string, strlen(entry->string), cJSON_GetNumberValue(entry),
+				      NLA_BPE_MODEL, err))
 			return err->status;
-	}
 	return NLA_OK;
 }
 
-/* Every byte needs a token, else an unknown one would have to stand for it; without such a token it leaves no trace. */
-static enum nla_status read_bytes(struct nla_tokenizer *tok, const struct nla_tok_place *p, struct nla_err *err)
+enum nla_status nla_tokenizer_find_bytes(struct nla_tokenizer *tok, bool *complete, struct nla_err *err)
 {
-	bool complete = true;
-
-	if (tok->metaspace)
-		return nla_tok_find_bytes(tok, err);
+	*complete = true;
 	for (int b = 0; b < 256; b++) {
-		tok->has_byte[b] = nla_tok_vocab_id(&tok->vocab, tok->alphabet.utf8[b], tok->alphabet.length[b]) >= 0;
-		complete &= tok->has_byte[b];
+		uint32_t letter = nla_bpe_letter((unsigned char)b);
+		char *name = tok->metaspace ? nla_format("<0x%02X>", (unsigned)b) :
+			     letter < 0x80  ? nla_format("%c", (int)letter) :
+					      nla_format("%c%c", (int)(0xc0 | letter >> 6), (int)(0x80 | (letter & 0x3f)));
+
+		tok->byte[b] = nla_bpe_id(&tok->bpe, name, strlen(name));
+		*complete &= tok->byte[b] >= 0;
+		if (tok->metaspace && !*complete)
+			nla_fail(err, "cannot load '%s': it has no byte token '%s', want all 256 for its byte fallback",
+				 tok->path, name);
+		free(name);
+		if (tok->metaspace && !*complete)
+			return NLA_FAIL;
+		if (tok->metaspace)
+			tok->bpe.tokens[tok->byte[b]].flags |= NLA_BPE_BYTE;
 	}
-	if (!complete && cJSON_IsString(cJSON_GetObjectItemCaseSensitive(p->json, "unk_token")))
-		return nla_tok_fail_field(p, "unk_token", "null where bytes have no token", err);
 	return NLA_OK;
 }
 
-/* A merge is ["a", "b"], or "a b" in older files. */
-static bool merge_parts(const cJSON *item, const char **left, size_t *n_left, const char **right)
+/* A merge is ["a", "b"], or "a b" in older files. joined: the two texts, appended; returns the length of the first, 0: none. */
+static size_t read_pair(const cJSON *item, struct nla_str *joined)
 {
-	const char *text = cJSON_GetStringValue(item), *space = text ? strchr(text, ' ') : NULL;
+	const char *left = cJSON_GetStringValue(item), *right = left ? strchr(left, ' ') : NULL;
+	size_t n = right ? (size_t)(right - left) : 0;
 
 	if (cJSON_IsArray(item) && cJSON_GetArraySize(item) == 2) {
-		*left = cJSON_GetStringValue(item->child);
-		*right = cJSON_GetStringValue(item->child->next);
-		*n_left = *left ? strlen(*left) : 0;
-		return *left && *right;
+		left = cJSON_GetStringValue(item->child);
+		right = cJSON_GetStringValue(item->child->next);
+		n = left && right ? strlen(left) : 0;
+	} else if (right && strchr(++right, ' ')) {
+		n = 0;
 	}
-	if (!space || strchr(space + 1, ' '))
-		return false;
-	*left = text;
-	*n_left = (size_t)(space - text);
-	*right = space + 1;
-	return true;
+	nla_str_addn(joined, n ? left : "", n);
+	nla_str_add(joined, n ? right : "");
+	return n;
 }
 
-static enum nla_status read_merges(const struct nla_tokenizer *tok, const struct nla_tok_place *p, struct nla_tok_merges *merges,
+static enum nla_status read_merges(struct nla_tokenizer *tok, const struct nla_place *p, struct nla_i32s *merges,
 				   struct nla_err *err)
 {
 	const cJSON *item, *list = cJSON_GetObjectItemCaseSensitive(p->json, "merges");
-	const char *left, *right;
-	struct nla_str whole = NLA_STR_INIT;
+	struct nla_str joined = NLA_STR_INIT;
 	enum nla_status status = NLA_OK;
-	size_t n_left;
+	uint32_t rank = 0;
 
 	if (!cJSON_IsArray(list))
-		return nla_tok_fail_field(p, "merges", "a list of pairs", err);
+		return nla_place_fail(p, "merges", "a list of pairs", err);
 	cJSON_ArrayForEach(item, list) {
-		struct nla_tok_merge merge;
+		int32_t left, right, merged;
+		size_t n;
 
-		if (!merge_parts(item, &left, &n_left, &right)) {
-			status = nla_fail(err, "cannot read '%s': 'model.merges[%d]' is not a pair of tokens", p->path, merges->n);
+		nla_str_reset(&joined);
+		n = read_pair(item, &joined);
+		left = nla_bpe_id(&tok->bpe, joined.buf, n);
+		right = nla_bpe_id(&tok->bpe, joined.buf + n, joined.len - n);
+		merged = nla_bpe_id(&tok->bpe, joined.buf, joined.len);
+		if (!n)
+			status = nla_fail(err, "cannot read '%s': 'model.merges[%u]' is not a pair of tokens", p->path, rank);
+		else if (left < 0 || right < 0 || merged < 0)
+			status = nla_fail(err,
+					  "cannot read '%s': 'model.merges[%u]': '%.*s', '%s' or '%s' is not in the vocabulary",
+					  p->path, rank, (int)n, joined.buf, joined.buf + n, joined.buf);
+		if (status)
 			break;
-		}
-		nla_str_reset(&whole);
-		nla_str_addn(&whole, left, n_left);
-		nla_str_add(&whole, right);
-		merge.left = nla_tok_vocab_id(&tok->vocab, left, n_left);
-		merge.right = nla_tok_vocab_id(&tok->vocab, right, strlen(right));
-		merge.result = nla_tok_vocab_id(&tok->vocab, whole.buf, whole.len);
-		if (merge.left < 0 || merge.right < 0 || merge.result < 0) {
-			status = nla_fail(err, "cannot read '%s': 'model.merges[%d]': '%.*s', '%s' or '%s' is not in the vocabulary",
-					  p->path, merges->n, (int)n_left, left, right, whole.buf);
-			break;
-		}
-		nla_tok_merges_push(merges, merge);
+		nla_bpe_add_merge(&tok->bpe, rank++, left, right, merged);
+		nla_i32s_push(merges, left);
+		nla_i32s_push(merges, right);
 	}
-	nla_str_release(&whole);
+	nla_str_release(&joined);
 	return status;
 }
 
-static enum nla_status read_model(struct nla_tokenizer *tok, const struct nla_tok_place *p, struct nla_tok_merges *merges,
+static enum nla_status read_model(struct nla_tokenizer *tok, const struct nla_place *p, struct nla_i32s *merges,
 				  struct nla_err *err)
 {
-	static const struct nla_tok_rule rules[] = { { "type", "\"BPE\"" }, { "dropout", "null|0" }, { "unk_token", NULL },
-					     { "continuing_subword_prefix", "null|\"\"" }, { "end_of_word_suffix", "null|\"\"" },
-					     { "fuse_unk", "false|true|null" }, { "byte_fallback", "false|true|null" },
-					     { "ignore_merges", NULL }, { "vocab", NULL }, { "merges", NULL } };
+	static const char rules[] = "type=\"BPE\";dropout=null|0;unk_token;continuing_subword_prefix=null|\"\";"
+				    "end_of_word_suffix=null|\"\";fuse_unk" NLA_PLACE_BOOL ";byte_fallback" NLA_PLACE_BOOL
+				    ";ignore_merges" NLA_PLACE_BOOL ";vocab;merges";
+	bool complete;
 
-	if (nla_tok_check(p, rules, NLA_LEN(rules), err) || nla_tok_read_bool(p, "ignore_merges", false, &tok->ignore_merges, err))
+	if (nla_place_check(p, rules, err))
 		return err->status;
+	tok->ignore_merges = nla_place_true(p, "ignore_merges");
 	if (tok->metaspace && tok->ignore_merges)
-		return nla_tok_fail_field(p, "ignore_merges", "false beside byte_fallback", err);
-	if (read_vocab(tok, p, err) || read_bytes(tok, p, err) || read_merges(tok, p, merges, err))
+		return nla_place_fail(p, "ignore_merges", "false next to byte_fallback", err);
+	if (read_vocab(tok, p, err) || nla_tokenizer_find_bytes(tok, &complete, err))
 		return err->status;
-	return NLA_OK;
+	if (!complete && get_string(p, "unk_token")) /* it would take the place of a byte that has none */
+		return nla_place_fail(p, "unk_token", "null where bytes have no token", err);
+	return read_merges(tok, p, merges, err);
 }
 
-static enum nla_status is_normal(const char *text, bool *normal, struct nla_err *err)
+/* ---- added tokens ---- */
+
+enum nla_status nla_tokenizer_read_added(struct nla_tokenizer *tok, const struct nla_place *p, double id, struct nla_err *err)
 {
-	struct nla_str composed = NLA_STR_INIT;
-	enum nla_status status = nla_tok_nfc(text, strlen(text), &composed, err);
+	static const char rules[] = "id;content;single_word" NLA_PLACE_BOOL ";lstrip" NLA_PLACE_BOOL ";rstrip" NLA_PLACE_BOOL
+				    ";normalized" NLA_PLACE_BOOL ";special" NLA_PLACE_BOOL;
+	const char *content = get_string(p, "content");
+	bool special = nla_place_true(p, "special"), said = nla_json_at(p->json, "normalized");
+	struct nla_added added = { .single_word = nla_place_true(p, "single_word"), .lstrip = nla_place_true(p, "lstrip"),
+				   .rstrip = nla_place_true(p, "rstrip"),
+				   .normalized = said ? nla_place_true(p, "normalized") : !special };
+	int32_t known = content ? nla_bpe_id(&tok->bpe, content, strlen(content)) : -1;
+	struct nla_str normal = NLA_STR_INIT;
+	enum nla_status status = nla_place_check(p, rules, err);
 
-	*normal = !status && !strcmp(composed.buf, text);
-	nla_str_release(&composed);
-	return status;
-}
-
-enum nla_status nla_tok_read_added_token(struct nla_tokenizer *tok, const struct nla_tok_place *p, const cJSON *number,
-					 struct nla_err *err)
-{
-	static const struct nla_tok_rule rules[] = { { "id", NULL }, { "content", NULL }, { "single_word", NULL }, { "lstrip", NULL },
-					     { "rstrip", NULL }, { "normalized", NULL }, { "special", NULL } };
-	const char *content = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(p->json, "content"));
-	struct nla_tok_added added = {0};
-	bool special, normal;
-	int64_t id;
-
-	if (nla_tok_check(p, rules, NLA_LEN(rules), err))
+	if (!status && (!content || !*content))
+		status = nla_place_fail(p, "content", "a text", err);
+	if (!status && added.normalized && tok->nfc && !nla_tok_split_nfc(content, strlen(content), &normal, err) &&
+	    strcmp(normal.buf, content))
+		status = nla_place_fail(p, "content", "a text in normal form C, as it is matched there", err);
+	nla_str_release(&normal);
+	if (status ||
+	    ((known < 0 || known != id) && nla_bpe_add_token(&tok->bpe, p->path, content, strlen(content), id, 0, err)))
 		return err->status;
-	if (!content || !*content)
-		return nla_tok_fail_field(p, "content", "a text", err);
-	if (nla_tok_read_bool(p, "special", false, &special, err) || nla_tok_read_bool(p, "single_word", false, &added.single_word, err) ||
-	    nla_tok_read_bool(p, "lstrip", false, &added.lstrip, err) || nla_tok_read_bool(p, "rstrip", false, &added.rstrip, err) ||
-	    nla_tok_read_bool(p, "normalized", !special, &added.normalized, err) ||
-	    read_id(p, number, content, &id, err) ||
-	    is_normal(content, &normal, err))
-		return err->status;
-	if (added.normalized && tok->nfc && !normal)
-		return nla_tok_fail_field(p, "content", "a text in normal form C, as it is matched there", err);
-	added.id = nla_tok_vocab_id(&tok->vocab, content, strlen(content));
-	if (added.id != id && nla_tok_vocab_add(&tok->vocab, p->path, content, strlen(content), id, 0, err))
-		return err->status;
-	added.id = (int32_t)id;
-	tok->vocab.flags[id] = (uint8_t)((tok->vocab.flags[id] & ~NLA_TOK_SPECIAL) | NLA_TOK_ADDED | (special ? NLA_TOK_SPECIAL : 0));
 	added.n = strlen(content);
+	added.id = (int32_t)id;
 	added.text = nla_strdup(content);
-	nla_tok_added_push(&tok->added[added.normalized], added);
+	nla_added_push(&tok->added[added.normalized], added);
+	tok->bpe.tokens[added.id].flags &= (uint8_t)~NLA_BPE_SPECIAL;
+	tok->bpe.tokens[added.id].flags |= special ? NLA_BPE_SPECIAL : 0;
 	return NLA_OK;
 }
 
-static enum nla_status read_added(struct nla_tokenizer *tok, const struct nla_tok_place *p, struct nla_err *err)
+static enum nla_status read_added_tokens(struct nla_tokenizer *tok, const cJSON *list, struct nla_err *err)
 {
 	const cJSON *child;
 	int i = 0;
 
-	if (p->json && !cJSON_IsArray(p->json) && !cJSON_IsNull(p->json))
-		return nla_fail(err, "cannot read '%s': 'added_tokens' is not a list", p->path);
-	cJSON_ArrayForEach(child, p->json) {
+	if (list && !cJSON_IsArray(list))
+		return nla_fail(err, "cannot read '%s': 'added_tokens' is not a list", tok->path);
+	cJSON_ArrayForEach(child, list) {
 		char *where = nla_format("added_tokens[%d].", i++);
-		struct nla_tok_place inner = { p->path, where, child };
-		enum nla_status status = nla_tok_read_added_token(tok, &inner, cJSON_GetObjectItemCaseSensitive(child, "id"), err);
+		const struct nla_place p = { tok->path, where, child };
+		enum nla_status status = nla_tokenizer_read_added(tok, &p, cJSON_GetNumberValue(nla_json_at(child, "id")), err);
 
 		free(where);
 		if (status)
@@ -189,89 +244,197 @@ static enum nla_status read_added(struct nla_tokenizer *tok, const struct nla_to
 	return NLA_OK;
 }
 
-static void crc_add(uint32_t *crc, const void *bytes, size_t n)
+/* ---- the steps around the model ---- */
+
+enum { NORMALIZER, PRE_TOKENIZER, DECODER, N_STAGES };
+static const struct {
+	const char *name, *list, *sequence, *types;
+} stages[N_STAGES] = {
+	{ "normalizer", "normalizers", "type;normalizers", "NFC, Prepend, Replace or Sequence" },
+	{ "pre_tokenizer", "pretokenizers", "type;pretokenizers", "Split, Digits, ByteLevel, Metaspace or Sequence" },
+	{ "decoder", "decoders", "type;decoders", "ByteLevel, Replace, ByteFallback, Fuse, Strip or Sequence" }
+};
+
+/* Each step's letter, its fields, and the values of them that are honoured. */
+static const struct {
+	int stage;
+	char letter;
+	const char *type, *rules;
+} steps[] = {
+	{ NORMALIZER, 'N', "NFC", "type" },
+	{ NORMALIZER, 'P', "Prepend", "type;prepend=" SPACE },
+	{ NORMALIZER, 'R', "Replace", "type;pattern={\"String\":\" \"};content=" SPACE },
+	{ PRE_TOKENIZER, 'S', "Split", "type;pattern;behavior=\"Isolated\";invert=false|null" },
+	{ PRE_TOKENIZER, 'D', "Digits", "type;individual_digits" NLA_PLACE_BOOL },
+	{ PRE_TOKENIZER, 'B', "ByteLevel", "type;add_prefix_space=false;trim_offsets;use_regex" NLA_PLACE_BOOL },
+	{ PRE_TOKENIZER, 'M', "Metaspace", "type;replacement=" SPACE ";split=false;add_prefix_space;"
+					   "prepend_scheme=\"never\"|\"first\"|\"always\"" },
+	{ DECODER, 'B', "ByteLevel", "type;add_prefix_space;trim_offsets;use_regex" },
+	{ DECODER, 'R', "Replace", "type;pattern={\"String\":" SPACE "};content=\" \"" },
+	{ DECODER, 'F', "ByteFallback", "type" },
+	{ DECODER, 'U', "Fuse", "type" },
+	{ DECODER, 'S', "Strip", "type;content=\" \";start=1;stop=0" },
+};
+
+static enum nla_status add_split(struct nla_tokenizer *tok, const char *regex, struct nla_err *err)
 {
-	*crc = (uint32_t)crc32(*crc, bytes, (uInt)n);
+	if (tok->n_splits == NLA_LEN(tok->splits))
+		return nla_fail(err, "cannot read '%s': 'pre_tokenizer' has more than %zu splits", tok->path,
+				NLA_LEN(tok->splits));
+	return nla_tok_split_compile(&tok->splits[tok->n_splits++], tok->path, regex, err);
 }
 
-static void crc_add_int(uint32_t *crc, int32_t x)
+static enum nla_status add_pre_tokenizer(struct nla_tokenizer *tok, const struct nla_place *p, char letter, struct nla_err *err)
 {
-	unsigned char bytes[4] = { (unsigned char)x, (unsigned char)(x >> 8), (unsigned char)(x >> 16), (unsigned char)(x >> 24) };
+	const char *regex = cJSON_GetStringValue(nla_json_at(p->json, "pattern.Regex"));
+	const cJSON *use_regex = nla_json_at(p->json, "use_regex");
 
-	crc_add(crc, bytes, sizeof(bytes));
+	switch (letter) {
+	case 'S':
+		return regex ? add_split(tok, regex, err) : nla_place_fail(p, "pattern", "{\"Regex\": ...}", err);
+	case 'D':
+		return add_split(tok, nla_place_true(p, "individual_digits") ? "\\p{N}" : "\\p{N}+", err);
+	case 'B':
+		return cJSON_IsFalse(use_regex) ? NLA_OK : add_split(tok, BYTE_LEVEL_REGEX, err);
+	default:
+		tok->prefix = strcmp(get_string(p, "prepend_scheme"), "first") ? NLA_PREFIX_ALWAYS : NLA_PREFIX_FIRST;
+		tok->prefix = strcmp(get_string(p, "prepend_scheme"), "never") ? tok->prefix : NLA_PREFIX_NEVER;
+		return NLA_OK;
+	}
 }
 
-uint32_t nla_tok_crc(const struct nla_tokenizer *tok, const struct nla_tok_merges *merges)
+/* Check the steps of a stage, those of a Sequence in order, and append their letters. */
+static enum nla_status read_stage(struct nla_tokenizer *tok, const struct nla_place *p, int stage, struct nla_str *letters,
+				  struct nla_err *err)
+{
+	const char *type = get_string(p, "type");
+	const cJSON *child;
+	int n = 0;
+
+	if (type && !strcmp(type, "Sequence")) {
+		if (nla_place_check(p, stages[stage].sequence, err))
+			return err->status;
+		cJSON_ArrayForEach(child, cJSON_GetObjectItemCaseSensitive(p->json, stages[stage].list)) {
+			char *where = nla_format("%s%s[%d].", p->where, stages[stage].list, n++);
+			const struct nla_place inner = { p->path, where, child };
+			enum nla_status status = read_stage(tok, &inner, stage, letters, err);
+
+			free(where);
+			if (status)
+				return status;
+		}
+		return NLA_OK;
+	}
+	for (size_t i = 0; type && i < NLA_LEN(steps); i++) {
+		if (steps[i].stage != stage || strcmp(steps[i].type, type))
+			continue;
+		nla_str_addc(letters, steps[i].letter);
+		if (nla_place_check(p, steps[i].rules, err))
+			return err->status;
+		return stage == PRE_TOKENIZER ? add_pre_tokenizer(tok, p, steps[i].letter, err) : NLA_OK;
+	}
+	return nla_place_fail(p, "type", stages[stage].types, err);
+}
+
+/*
+ * Two orders of steps are honoured. Byte-level: NFC or none; splits, then ByteLevel. Metaspace: spaces are replaced by the
+ * normaliser (transformers 4) or by the pre-tokeniser (transformers 5).
+ */
+static enum nla_status read_stages(struct nla_tokenizer *tok, const struct nla_place *root, struct nla_err *err)
+{
+	struct nla_str found[N_STAGES] = { NLA_STR_INIT, NLA_STR_INIT, NLA_STR_INIT };
+	const char *norm, *pre, *dec, *want[N_STAGES] = { NULL, NULL, NULL };
+	enum nla_status status = NLA_OK;
+
+	for (int i = 0; i < N_STAGES && !status; i++) {
+		char *where = nla_format("%s.", stages[i].name);
+		const struct nla_place p = { root->path, where, nla_json_at(root->json, stages[i].name) };
+
+		status = p.json ? read_stage(tok, &p, i, &found[i], err) : NLA_OK;
+		free(where);
+	}
+	norm = found[NORMALIZER].buf, pre = found[PRE_TOKENIZER].buf, dec = found[DECODER].buf;
+	if (tok->metaspace) {
+		if (*norm && strcmp(norm, "R") && strcmp(norm, "PR"))
+			want[NORMALIZER] = "null, or Prepend and Replace of U+2581";
+		if (strcmp(pre, *norm ? "" : "M"))
+			want[PRE_TOKENIZER] =
+				*norm ? "null behind that normaliser" : "Metaspace, or a normaliser that replaces spaces";
+		if (strcmp(dec, "RFU") && strcmp(dec, "RFUS"))
+			want[DECODER] = "Replace of U+2581, ByteFallback, Fuse and perhaps Strip of one space";
+	} else {
+		if (norm[strspn(norm, "N")])
+			want[NORMALIZER] = "NFC or null for a byte-level model";
+		if (strcmp(pre + strspn(pre, "SD"), "B"))
+			want[PRE_TOKENIZER] = "Split and Digits if any, and ByteLevel as the last";
+		if (strcmp(dec, "B"))
+			want[DECODER] = "ByteLevel alone";
+	}
+	for (int i = 0; i < N_STAGES && !status; i++)
+		status = want[i] ? nla_place_fail(root, stages[i].name, want[i], err) : NLA_OK;
+	tok->nfc = *norm == 'N';
+	tok->strip_first = !strcmp(dec, "RFUS");
+	tok->prefix = *norm == 'P' ? NLA_PREFIX_PREPEND : tok->prefix;
+	for (int i = 0; i < N_STAGES; i++)
+		nla_str_release(&found[i]);
+	return status;
+}
+
+/* ---- the whole ---- */
+
+static void add_crc(uint32_t *crc, int32_t x)
+{
+	for (int shift = 0; shift < 32; shift += 8)
+		*crc = (uint32_t)crc32(*crc, &(Bytef){ (Bytef)((uint32_t)x >> shift) }, 1);
+}
+
+uint32_t nla_tokenizer_find_crc(const struct nla_tokenizer *tok, const struct nla_i32s *merges)
 {
 	uint32_t crc = 0;
 
-	for (int32_t id = 0; id < tok->vocab.n; id++) {
+	for (int32_t id = 0; id < tok->bpe.n; id++) {
 		size_t n = 0;
-		const char *text = nla_tok_vocab_text(&tok->vocab, id, &n);
+		const char *text = nla_bpe_text(&tok->bpe, id, &n);
 
-		if (text) {
-			crc_add_int(&crc, id);
-			crc_add(&crc, text, n + 1);
-		}
+		if (!text)
+			continue;
+		add_crc(&crc, id);
+		crc = (uint32_t)crc32(crc, (const Bytef *)text, (uInt)n + 1);
 	}
-	for (int32_t i = 0; i < merges->n; i++) {
-		crc_add_int(&crc, merges->data[i].left);
-		crc_add_int(&crc, merges->data[i].right);
-	}
+	for (size_t i = 0; i < merges->n; i++)
+		add_crc(&crc, merges->data[i]);
 	for (int k = 0; k < 2; k++) {
 		for (size_t i = 0; i < tok->added[k].n; i++) {
-			const struct nla_tok_added *a = &tok->added[k].data[i];
+			const struct nla_added *a = &tok->added[k].data[i];
 
-			crc_add_int(&crc, a->id);
-			crc_add_int(&crc, a->single_word | a->lstrip << 1 | a->rstrip << 2 | a->normalized << 3);
+			add_crc(&crc, a->id);
+			add_crc(&crc, a->single_word | a->lstrip << 1 | a->rstrip << 2 | a->normalized << 3);
 		}
 	}
-	crc_add_int(&crc, tok->nfc | tok->ignore_merges << 1);
+	add_crc(&crc, tok->nfc | tok->ignore_merges << 1);
 	if (tok->metaspace)
-		crc_add_int(&crc, 1 + (int32_t)tok->prefix);
+		add_crc(&crc, 1 + (int32_t)tok->prefix);
 	for (size_t i = 0; i < tok->n_splits; i++)
-		crc_add(&crc, tok->splits[i].pattern, strlen(tok->splits[i].pattern) + 1);
+		crc = (uint32_t)crc32(crc, (const Bytef *)tok->splits[i].pattern, (uInt)strlen(tok->splits[i].pattern) + 1);
 	return crc;
 }
 
-static enum nla_status read_root(struct nla_tokenizer *tok, const cJSON *json, struct nla_tok_merges *merges,
-				 struct nla_err *err)
+enum nla_status nla_tokenizer_read_json(struct nla_tokenizer *tok, struct nla_err *err)
 {
-	static const struct nla_tok_rule rules[] = { { "version", "\"1.0\"|null" }, { "truncation", "null" }, { "padding", "null" },
-					     { "added_tokens", NULL }, { "normalizer", NULL }, { "pre_tokenizer", NULL },
-					     { "post_processor", NULL }, { "decoder", NULL }, { "model", NULL } };
-	const struct nla_tok_place root = { tok->path, "", json };
-	const struct nla_tok_place model = { tok->path, "model.", nla_json_at(json, "model") };
-	const struct nla_tok_place added = { tok->path, "added_tokens", nla_json_at(json, "added_tokens") };
-
-	if (nla_tok_check(&root, rules, NLA_LEN(rules), err) || nla_tok_read_pipeline(tok, json, err) ||
-	    read_model(tok, &model, merges, err) || read_added(tok, &added, err))
-		return err->status;
-	return tok->metaspace ? nla_tok_llama_config(tok, err) : nla_tok_check_beside(tok, err);
-}
-
-enum nla_status nla_tok_read_json(struct nla_tokenizer *tok, struct nla_str *proto, struct nla_err *err)
-{
-	struct nla_tok_merges merges = {0};
-	enum nla_status status;
+	static const char rules[] = "version=\"1.0\"|null;truncation=null;padding=null;added_tokens;normalizer;pre_tokenizer;"
+				    "post_processor;decoder;model";
+	struct nla_i32s merges = {0};
 	cJSON *json = NULL;
+	enum nla_status status = nla_json_read(tok->path, &json, err);
+	const struct nla_place root = { tok->path, "", json }, model = { tok->path, "model.", nla_json_at(json, "model") };
 
-	nla_tok_alphabet_init(&tok->alphabet);
-	status = nla_json_read(tok->path, &json, err);
-	if (!status)
-		status = read_root(tok, json, &merges, err);
-	if (!status) {
-		int32_t *rank = nla_alloc((size_t)tok->vocab.n, sizeof(*rank));
-
-		if (tok->metaspace)
-			status = nla_tok_rank_pieces(tok, &merges, rank, err);
-		else
-			nla_tok_reach(&tok->vocab, &merges, &tok->alphabet, rank);
-		nla_tok_proto(&tok->vocab, rank, proto);
-		tok->crc = nla_tok_crc(tok, &merges);
-		free(rank);
-	}
+	tok->metaspace = cJSON_IsTrue(nla_json_at(json, "model.byte_fallback"));
+	if (!status &&
+	    (nla_place_check(&root, rules, err) || read_stages(tok, &root, err) || read_model(tok, &model, &merges, err) ||
+	     read_added_tokens(tok, nla_json_at(json, "added_tokens"), err) || nla_tokenizer_read_config(tok, err)))
+		status = err->status;
+	tok->crc = status ? 0 : nla_tokenizer_find_crc(tok, &merges);
 	cJSON_Delete(json);
-	nla_tok_merges_release(&merges);
+	nla_i32s_release(&merges);
 	return status;
 }

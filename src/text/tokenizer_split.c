@@ -1,5 +1,5 @@
 /*
- * tokenizer_split - normal form C, and the file's regexes.
+ * tokenizer_split - see tokenizer_split.h.
  *
  * The regexes are written for Oniguruma (Ruby syntax, Unicode 16), and run here by PCRE2 (10.42: Unicode 14). So they are
  * translated: \s becomes the White_Space property, because PCRE2's \s also has U+180E; \p{L} and \p{N} get the characters that
@@ -11,7 +11,8 @@
 
 #include <utf8proc.h>
 
-#include "text/tokenizer_impl.h"
+#include "base/utf8.h"
+#include "text/tokenizer_split.h"
 
 #define MATCH_LIMIT 1000000000 /* steps of the interpreter: minutes; only a hostile pattern comes near */
 
@@ -33,23 +34,28 @@ static const struct range new_numbers[] = {
 	{ 0x16d70, 0x16d79 }, { 0x1ccf0, 0x1ccf9 }, { 0x1d2c0, 0x1d2d3 }, { 0x1e4f0, 0x1e4f9 }, { 0x1e5f1, 0x1e5fa },
 };
 
-static bool in_ranges(const struct range *ranges, size_t n, uint32_t cp)
+static bool in_ranges(const struct range *ranges, size_t n, uint32_t code)
 {
 	for (size_t i = 0; i < n; i++)
-		if (cp >= ranges[i].first && cp <= ranges[i].last)
+		if (code >= ranges[i].first && code <= ranges[i].last)
 			return true;
 	return false;
 }
 
-bool nla_tok_is_new(uint32_t cp)
+/* UTS 18 annex C: letters, marks, decimal and letter numbers, connectors, joiners, and the enclosed letters that are alphabetic
+ * though symbols. */
+bool nla_tok_split_is_word(uint32_t code)
 {
-	return in_ranges(new_letters, NLA_LEN(new_letters), cp) || in_ranges(new_numbers, NLA_LEN(new_numbers), cp);
-}
+	static const struct range others[] = {
+		{ 0x200c, 0x200d }, { 0x24b6, 0x24e9 }, { 0x1f130, 0x1f149 }, { 0x1f150, 0x1f169 }, { 0x1f170, 0x1f189 }
+	};
+	const unsigned words = 1u << UTF8PROC_CATEGORY_LU | 1u << UTF8PROC_CATEGORY_LL | 1u << UTF8PROC_CATEGORY_LT |
+			       1u << UTF8PROC_CATEGORY_LM | 1u << UTF8PROC_CATEGORY_LO | 1u << UTF8PROC_CATEGORY_MN |
+			       1u << UTF8PROC_CATEGORY_MC | 1u << UTF8PROC_CATEGORY_ME | 1u << UTF8PROC_CATEGORY_ND |
+			       1u << UTF8PROC_CATEGORY_NL | 1u << UTF8PROC_CATEGORY_PC;
 
-static void add_ranges(struct nla_str *out, const struct range *ranges, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		nla_str_addf(out, "\\x{%x}-\\x{%x}", ranges[i].first, ranges[i].last);
+	return words >> utf8proc_category((utf8proc_int32_t)code) & 1 || in_ranges(others, NLA_LEN(others), code) ||
+	       in_ranges(new_letters, NLA_LEN(new_letters), code) || in_ranges(new_numbers, NLA_LEN(new_numbers), code);
 }
 
 struct translation {
@@ -57,30 +63,34 @@ struct translation {
 	bool in_class;
 };
 
+static void add_property(struct translation *t, const char *escape)
+{
+	bool letters = escape[3] == 'L';
+	const struct range *ranges = letters ? new_letters : new_numbers;
+
+	nla_str_addf(&t->out, "%s\\p{%c}", t->in_class ? "" : escape[1] == 'P' ? "[^" : "[", escape[3]);
+	for (size_t i = 0; i < (letters ? NLA_LEN(new_letters) : NLA_LEN(new_numbers)); i++)
+		nla_str_addf(&t->out, "\\x{%x}-\\x{%x}", ranges[i].first, ranges[i].last);
+	nla_str_add(&t->out, t->in_class ? "" : "]");
+}
+
 /* One escape at s, which is a backslash. Returns its length, 0 when it is not supported. */
 static size_t translate_escape(struct translation *t, const char *s)
 {
-	bool letters = !strncmp(s + 1, "p{L}", 4) || !strncmp(s + 1, "P{L}", 4);
-	bool numbers = !strncmp(s + 1, "p{N}", 4) || !strncmp(s + 1, "P{N}", 4);
+	char c = s[1];
 
-	if (s[1] == 's' || s[1] == 'S') {
-		nla_str_add(&t->out, s[1] == 's' ? "\\p{White_Space}" : "\\P{White_Space}");
+	if (c == 's' || c == 'S') {
+		nla_str_addf(&t->out, "\\%c{White_Space}", c == 's' ? 'p' : 'P');
 		return 2;
 	}
-	if (letters || numbers) {
-		if (t->in_class && s[1] == 'P')
+	if ((c == 'p' || c == 'P') && (!strncmp(s + 2, "{L}", 3) || !strncmp(s + 2, "{N}", 3))) {
+		if (t->in_class && c == 'P')
 			return 0;
-		nla_str_add(&t->out, t->in_class ? "" : s[1] == 'P' ? "[^" : "[");
-		nla_str_addf(&t->out, "\\p{%c}", s[3]);
-		if (letters)
-			add_ranges(&t->out, new_letters, NLA_LEN(new_letters));
-		else
-			add_ranges(&t->out, new_numbers, NLA_LEN(new_numbers));
-		nla_str_add(&t->out, t->in_class ? "" : "]");
+		add_property(t, s);
 		return 5;
 	}
-	if (s[1] == '\0' || (strchr("0123456789", s[1])) || (s[1] >= 'A' && s[1] <= 'Z' && !strchr("DP", s[1])) ||
-	    (s[1] >= 'a' && s[1] <= 'z' && !strchr("rntfdpx", s[1])))
+	if (!c || strchr("0123456789", c) || (c >= 'A' && c <= 'Z' && !strchr("DP", c)) ||
+	    (c >= 'a' && c <= 'z' && !strchr("rntfdpx", c)))
 		return 0;
 	nla_str_addn(&t->out, s, 2);
 	return 2;
@@ -136,6 +146,10 @@ enum nla_status nla_tok_split_compile(struct nla_tok_split *split, const char *n
 		return nla_fail(err, "cannot read '%s': regex '%s': %s", name, regex, (const char *)reason);
 	}
 	pcre2_jit_compile(split->code, PCRE2_JIT_COMPLETE); /* where there is no JIT, matching interprets */
+	split->limits = pcre2_match_context_create(NULL);
+	if (!split->limits)
+		NLA_BUG("out of memory");
+	pcre2_set_match_limit(split->limits, MATCH_LIMIT);
 	return NLA_OK;
 }
 
@@ -143,36 +157,20 @@ void nla_tok_split_release(struct nla_tok_split *split)
 {
 	free(split->pattern);
 	pcre2_code_free(split->code);
+	pcre2_match_context_free(split->limits);
 	memset(split, 0, sizeof(*split));
 }
 
-void nla_tok_matcher_init(struct nla_tok_matcher *m, const struct nla_tok_split *split)
+enum nla_status nla_tok_split_next(const struct nla_tok_split *split, pcre2_match_data *scratch, const char *text, size_t n,
+				   size_t from, size_t *start, size_t *stop, struct nla_err *err)
 {
-	m->split = split;
-	m->data = pcre2_match_data_create(1, NULL);
-	m->context = pcre2_match_context_create(NULL);
-	if (!m->data || !m->context)
-		NLA_BUG("out of memory");
-	pcre2_set_match_limit(m->context, MATCH_LIMIT);
-}
-
-void nla_tok_matcher_release(struct nla_tok_matcher *m)
-{
-	pcre2_match_data_free(m->data);
-	pcre2_match_context_free(m->context);
-	memset(m, 0, sizeof(*m));
-}
-
-enum nla_status nla_tok_matcher_next(struct nla_tok_matcher *m, const char *text, size_t n, size_t from, size_t *start,
-				     size_t *stop, struct nla_err *err)
-{
-	PCRE2_UCHAR reason[256];
-	PCRE2_SIZE *ends = pcre2_get_ovector_pointer(m->data);
+	const PCRE2_SIZE *ends = pcre2_get_ovector_pointer(scratch);
 	uint32_t options = PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY;
-	int rc = pcre2_match(m->split->code, (PCRE2_SPTR)text, n, from, options, m->data, m->context);
+	PCRE2_UCHAR reason[256];
+	int rc = pcre2_match(split->code, (PCRE2_SPTR)text, n, from, options, scratch, split->limits);
 
 	if (rc == PCRE2_ERROR_JIT_STACKLIMIT)
-		rc = pcre2_match(m->split->code, (PCRE2_SPTR)text, n, from, options | PCRE2_NO_JIT, m->data, m->context);
+		rc = pcre2_match(split->code, (PCRE2_SPTR)text, n, from, options | PCRE2_NO_JIT, scratch, split->limits);
 	if (rc < 0 && rc != PCRE2_ERROR_NOMATCH) {
 		pcre2_get_error_message(rc, reason, sizeof(reason));
 		return nla_fail(err, "cannot split the text at byte %zu of %zu: %s", from, n, (const char *)reason);
@@ -191,7 +189,7 @@ static bool is_plainly_nfc(const char *text, size_t n)
 	return true;
 }
 
-enum nla_status nla_tok_nfc(const char *text, size_t n, struct nla_str *out, struct nla_err *err)
+enum nla_status nla_tok_split_nfc(const char *text, size_t n, struct nla_str *out, struct nla_err *err)
 {
 	utf8proc_uint8_t *composed = NULL;
 	utf8proc_ssize_t length;
@@ -200,10 +198,54 @@ enum nla_status nla_tok_nfc(const char *text, size_t n, struct nla_str *out, str
 		nla_str_addn(out, text, n);
 		return NLA_OK;
 	}
-	length = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n, &composed, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+	length = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n, &composed,
+			      UTF8PROC_STABLE | UTF8PROC_COMPOSE);
 	if (length < 0)
 		return nla_fail(err, "cannot normalise a text of %zu bytes: %s", n, utf8proc_errmsg(length));
 	nla_str_addn(out, composed, (size_t)length);
 	free(composed);
 	return NLA_OK;
+}
+
+size_t nla_tok_split_valid(const char *s, size_t n)
+{
+	size_t length, i = 0;
+	uint32_t cp;
+
+	while (i < n && (length = nla_utf8_next(s + i, n - i, &cp)) > 0)
+		i += length;
+	return i;
+}
+
+/* Length of the invalid bytes at s that one U+FFFD stands for: the longest start of any well-formed sequence (Unicode table
+ * 3-7: the second byte's range depends on the first), at least 1. */
+static size_t invalid_length(const char *s, size_t n)
+{
+	const unsigned char *u = (const unsigned char *)s;
+	unsigned char lo = u[0] == 0xe0 ? 0xa0 : u[0] == 0xf0 ? 0x90 : 0x80;
+	unsigned char hi = u[0] == 0xed ? 0x9f : u[0] == 0xf4 ? 0x8f : 0xbf;
+	size_t want = u[0] < 0xe0 ? 2 : u[0] < 0xf0 ? 3 : 4, i = 1;
+
+	if (u[0] < 0xc2 || u[0] > 0xf4)
+		return 1;
+	for (; i < want && i < n && u[i] >= lo && u[i] <= hi; i++) {
+		lo = 0x80;
+		hi = 0xbf;
+	}
+	return i;
+}
+
+void nla_tok_split_add_lossy(struct nla_str *out, const char *s, size_t n)
+{
+	while (n) {
+		size_t skip = nla_tok_split_valid(s, n);
+
+		nla_str_addn(out, s, skip);
+		if (skip < n) {
+			nla_str_addn(out, "\xef\xbf\xbd", 3);
+			skip += invalid_length(s + skip, n - skip);
+		}
+		s += skip;
+		n -= skip;
+	}
 }

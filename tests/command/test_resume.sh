@@ -32,7 +32,7 @@ rl() { # CO-TRAINED
 	echo torn >"$out/checkpoints/.tmp-15/optimizer.safetensors"
 	mkdir "$out/checkpoints/step-15"                       # and one that has it, but no state
 	ok nla-train "$@" --out "$out" --resume
-	grep -q "going on from step 10" "$work/stderr" || fail "it did not go on from step 10: $(head -n 3 "$work/stderr")"
+	grep -q "resuming from step 10" "$work/stderr" || fail "it did not resume from step 10: $(head -n 3 "$work/stderr")"
 	same_end $parts
 	gzip -dc "$work/whole/samples.jsonl.gz" >"$work/samples.whole"
 	gzip -dc "$out/samples.jsonl.gz" >"$work/samples.killed"
@@ -50,7 +50,7 @@ stop() {
 	rm -rf "$out"
 	signalled metrics.jsonl 7 "$signal" nla-train "$@" --out "$out"
 	[ "$code" -eq 0 ] || fail "SIG$signal: exits $code"
-	grep -q "stopped after step 7: go on with --resume" "$work/stderr" || fail "SIG$signal: $(tail -n 1 "$work/stderr")"
+	grep -q "stopped after step 7: --resume continues it" "$work/stderr" || fail "SIG$signal: $(tail -n 1 "$work/stderr")"
 	[ "$(readlink "$out/checkpoints/latest")" = step-7 ] || fail "SIG$signal left no checkpoint of step 7"
 	ok nla-train "$@" --out "$out" --resume
 	same_end $parts

@@ -5,7 +5,6 @@
 #include "model/golden.h"
 
 #include "nla/actset.h"
-#include "rl/score.h"
 
 /* golden.json, and in it the first of the golden explanations. */
 static cJSON *golden_json(const cJSON **first)
@@ -210,73 +209,67 @@ static double cosine(const float *a, const float *b)
  * Texts as a rollout gives them: failed ones keep their cause and score fail_mse, an over-long one and one without a finite
  * score become failures, and neither touches its neighbours.
  */
-static void test_score_texts(void **state)
+static void test_score(void **state)
 {
 	struct tiny *t = *state;
 	const cJSON *text;
 	cJSON *json = golden_json(&text);
 	const float *golden_mse = golden_f32(t, "ar.mse", M), *hat = golden_f32(t, "ar.v_hat", M * D);
-	struct nla_view view = nla_half_view(&t->ar);
-	struct nla_baselines base = { 0.75, 0.5 };
-	struct nla_score s;
-	enum nla_failure failed[M] = { 0 };
-	char *explanation[M], *much = digits(2000);
-	float v[M * D];
-	memcpy(v, golden_f32(t, "ar.targets", M * D), sizeof(v));
+	struct nla_rl rl = golden_rl(t, &golden_cfg, NULL);
+	struct nla_step s;
+	char *much = digits(2000);
+	nla_step_start(&s, M, 1, D);
+	memcpy(s.v, golden_f32(t, "ar.targets", M * D), M * D * sizeof(*s.v));
 	for (int i = 0; i < M; i++, text = text->next)
-		explanation[i] = text->valuestring;
-	explanation[1] = NULL;
-	failed[1] = NLA_ROW_NO_TAGS;
-	failed[3] = NLA_ROW_TRUNCATED; /* has a text all the same */
-	explanation[4] = much;
-	v[6 * D + 5] = NAN;
-	assert_ok(nla_score_texts(&t->ar, &view, explanation, v, M, failed, &base, 2, &s, &err));
+		s.explanation[i] = i == 1 ? NULL : nla_strdup(i == 4 ? much : text->valuestring);
+	s.failed[1] = NLA_ROW_NO_TAGS;
+	s.failed[3] = NLA_ROW_TRUNCATED; /* has a text all the same */
+	s.v[6 * D + 5] = NAN;
+	assert_ok(nla_score(&rl, &s, &err));
 	static const enum nla_failure want[M] = { 0, NLA_ROW_NO_TAGS, 0, NLA_ROW_TRUNCATED, NLA_ROW_OVER_LONG, 0,
 						  NLA_ROW_NON_FINITE, 0 };
 	double most = 0;
 	for (int i = 0; i < M; i++) {
 		double mse = want[i] ? 2 : golden_mse[i];
-		assert_int_equal(failed[i], want[i]);
+		assert_int_equal(s.failed[i], want[i]);
 		most = fmax(most, fabs(s.mse[i] - mse));
-		assert_close(s.cosine[i], want[i] ? 0 : cosine(hat + i * D, v + i * D), 2e-5);
-		assert_close(s.fve[i], 1 - mse / 0.75, 2e-5);
-		assert_close(s.fve_meannorm[i], 1 - mse / 0.5, 2e-5);
+		assert_close(nla_cosine(s.mse[i]), want[i] ? 0 : cosine(hat + i * D, s.v + i * D), 2e-5);
+		assert_close(nla_fve(s.mse[i], 0.75), 1 - mse / 0.75, 2e-5);
 	}
 	within("mse among failed rows", most, 1e-5);
-	nla_score_release(&s);
 	for (int i = 0; i < M; i++)
-		failed[i] = NLA_ROW_EMPTY;
-	assert_ok(nla_score_texts(&t->ar, &view, explanation, v, M, failed, &base, 2, &s, &err));
+		s.failed[i] = NLA_ROW_EMPTY;
+	assert_ok(nla_score(&rl, &s, &err));
 	for (int i = 0; i < M; i++)
 		assert_true(s.mse[i] == 2);
-	nla_score_release(&s);
+	t->ar.meta.suffix.data[0]++; /* no prompt ends in it: as if all merged with the template's end */
+	for (int i = 0; i < M; i++)
+		s.failed[i] = i == 1 ? NLA_ROW_NO_TAGS : NLA_ROW_OK;
+	assert_ok(nla_score(&rl, &s, &err));
+	for (int i = 0; i < M; i++)
+		assert_int_equal(s.failed[i], i == 1 ? NLA_ROW_NO_TAGS : i == 4 ? NLA_ROW_OVER_LONG : NLA_ROW_MERGES);
+	nla_step_release(&s);
 	free(much);
 	cJSON_Delete(json);
 }
 
-/* A rollout's rows are scored against their own prompt's vector. */
-static void test_score_rollout(void **state)
+/* A group's rows are scored against their own prompt's vector. */
+static void test_score_groups(void **state)
 {
 	struct tiny *t = *state;
 	const cJSON *text;
 	cJSON *json = golden_json(&text);
-	struct nla_view view = nla_half_view(&t->ar);
-	struct nla_baselines base = { 0.75, 0.5 };
-	struct nla_score s;
+	struct nla_rl rl = golden_rl(t, &golden_cfg, NULL);
+	struct nla_step s;
 	const float *hat = golden_f32(t, "ar.v_hat", M * D);
-	char *explanation[M];
-	enum nla_failure failed[M] = { 0 };
-	int64_t prompt_of[M];
-	for (int i = 0; i < M; i++, text = text->next) {
-		explanation[i] = text->valuestring;
-		prompt_of[i] = i / 4;
-	}
-	struct nla_rollout r = { .n_prompts = 2, .group = 4, .n = M, .v = t->responses.v, .prompt_of = prompt_of,
-				 .explanation = explanation, .failed = failed };
-	assert_ok(nla_score(&t->ar, &view, &r, &base, 2, &s, &err));
+	nla_step_start(&s, 2, 4, D);
+	memcpy(s.v, t->responses.v, 2 * D * sizeof(*s.v));
+	for (int i = 0; i < M; i++, text = text->next)
+		s.explanation[i] = nla_strdup(text->valuestring);
+	assert_ok(nla_score(&rl, &s, &err));
 	for (int i = 0; i < M; i++)
-		assert_close(s.cosine[i], cosine(hat + i * D, t->responses.v + i / 4 * D), 2e-5);
-	nla_score_release(&s);
+		assert_close(nla_cosine(s.mse[i]), cosine(hat + i * D, s.v + i / 4 * D), 2e-5);
+	nla_step_release(&s);
 	cJSON_Delete(json);
 }
 
@@ -305,8 +298,8 @@ int main(void)
 		TINY_TEST(test_batches),
 		TINY_TEST(test_save),
 		TINY_TEST(test_mse),
-		TINY_TEST(test_score_texts),
-		TINY_TEST(test_score_rollout),
+		TINY_TEST(test_score),
+		TINY_TEST(test_score_groups),
 		TINY_TEST(test_baselines),
 	};
 	return run_tiny(tests);

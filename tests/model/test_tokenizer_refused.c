@@ -30,9 +30,9 @@ static void test_refused(void **state)
 		{ "truncation", "{\"max_length\":4}", "field 'truncation' is {\"max_length\":4}, want null" },
 		{ "padding", "{\"pad_id\":0}", "field 'padding'" },
 		{ "surprise", "1", "field 'surprise' is not supported" },
-		{ "normalizer", "{\"type\":\"NFKC\"}", "field 'normalizer.type' is \"NFKC\", want \"NFC\"" },
-		{ "pre_tokenizer", "null", "field 'pre_tokenizer.type' is missing" },
-		{ "pre_tokenizer.type", "\"Metaspace\"", "field 'pre_tokenizer.type' is \"Metaspace\"" },
+		{ "normalizer", "{\"type\":\"NFKC\"}", "field 'normalizer.type' is \"NFKC\", want NFC" },
+		{ "pre_tokenizer", "null", "field 'pre_tokenizer' is null, want Split and Digits if any, and ByteLevel" },
+		{ "pre_tokenizer.type", "\"Metaspace\"", "field 'pre_tokenizer.pretokenizers' is not supported" },
 		{ "pre_tokenizer.pretokenizers.0.type", "\"Whitespace\"", "field 'pre_tokenizer.pretokenizers[0].type' is \"Whitespace\"" },
 		{ "pre_tokenizer.pretokenizers.0.behavior", "\"Removed\"", "pretokenizers[0].behavior' is \"Removed\", want \"Isolated\"" },
 		{ "pre_tokenizer.pretokenizers.0.invert", "true", "pretokenizers[0].invert' is true" },
@@ -42,13 +42,13 @@ static void test_refused(void **state)
 		{ "pre_tokenizer.pretokenizers.0.pattern.Regex", "\"a{,3}\"", "is not supported from '{,3}' on" },
 		{ "pre_tokenizer.pretokenizers.0.pattern.Regex", "\"^a\"", "is not supported from '^a' on" },
 		{ "pre_tokenizer.pretokenizers.1.add_prefix_space", "true", "pretokenizers[1].add_prefix_space' is true" },
-		{ "pre_tokenizer.pretokenizers.1", "{\"type\":\"Digits\"}", "'pre_tokenizer' has no ByteLevel" },
-		{ "pre_tokenizer.pretokenizers.0", "{\"type\":\"ByteLevel\",\"add_prefix_space\":false}", "[1].type' follows ByteLevel" },
-		{ "decoder.type", "\"Metaspace\"", "field 'decoder.type' is \"Metaspace\"" },
-		{ "decoder", "null", "'decoder' is not an object" },
+		{ "pre_tokenizer.pretokenizers.1", "{\"type\":\"Digits\"}", "field 'pre_tokenizer' is {\"type\":\"Sequence\"" },
+		{ "pre_tokenizer.pretokenizers.0", "{\"type\":\"ByteLevel\",\"add_prefix_space\":false}", "field 'pre_tokenizer' is {\"type\":\"Sequence\"" },
+		{ "decoder.type", "\"Metaspace\"", "field 'decoder.type' is \"Metaspace\", want ByteLevel" },
+		{ "decoder", "null", "field 'decoder' is null, want ByteLevel alone" },
 		{ "normalizer", "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},{\"type\":\"Lowercase\"}]}",
 		  "'normalizer.normalizers[1].type' is \"Lowercase\"" },
-		{ "decoder", "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"ByteLevel\"},{\"type\":\"Fuse\"}]}", "field 'decoder.decoders'" },
+		{ "decoder", "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"ByteLevel\"},{\"type\":\"Fuse\"}]}", "field 'decoder' is {\"type\":\"Sequence\"" },
 	};
 
 	check_refused(cases, NLA_LEN(cases));
@@ -64,11 +64,11 @@ static void test_model_refused(void **state)
 		{ "model.byte_fallback", "true", "field 'normalizer' is {\"type\":\"NFC\"}, want null, or Prepend and Replace" },
 		{ "model.byte_fallback", "1", "field 'model.byte_fallback' is 1" },
 		{ "model.fuse_unk", "7", "field 'model.fuse_unk' is 7" },
-		{ "model.ignore_merges", "1", "field 'model.ignore_merges' is 1, want true or false" },
+		{ "model.ignore_merges", "1", "field 'model.ignore_merges' is 1, want true|false|null" },
 		{ "model.vocab", "[]", "field 'model.vocab'" },
-		{ "model.vocab.a", "-1", "token 'a' of 'model' has no whole id" },
-		{ "model.vocab.a", "1.5", "token 'a' of 'model' has no whole id" },
-		{ "model.vocab.a", "99999999", "token 'a' of 'model' has no whole id" },
+		{ "model.vocab.a", "-1", "token 'a' has id -1, want a whole number from 0 to 16777215" },
+		{ "model.vocab.a", "1.5", "token 'a' has id 1.5, want a whole number" },
+		{ "model.vocab.a", "99999999", "token 'a' has id 99999999" },
 		{ "model.vocab.a", "0", "tokens '!' and 'a' have the same id 0" },
 		{ "model.merges", "null", "field 'model.merges' is null" },
 		{ "model.merges.3", "\"a b c\"", "'model.merges[3]' is not a pair" },
@@ -118,7 +118,7 @@ static void test_beside_refused(void **state)
 		{ "\"bos_token\":1", "'bos_token' has what is no token" },
 		{ "\"additional_special_tokens\":[\"<|im_end|>\",\"<X>\"]", "'additional_special_tokens' has '<X>'" },
 		{ "\"extra_special_tokens\":{\"x_token\":\"<X>\"}", "'extra_special_tokens' has '<X>'" },
-		{ "\"added_tokens_decoder\":[1]", "'added_tokens_decoder' is not an object" },
+		{ "\"added_tokens_decoder\":[1]", "field 'added_tokens_decoder' is [1], want an object" },
 		{ "\"added_tokens_decoder\":{\"599\":1}", "'added_tokens_decoder' has what is no token" },
 		{ "\"added_tokens_decoder\":{\"600\":{\"content\":\"<X>\"}}", "'added_tokens_decoder' has '<X>'" },
 		{ "\"added_tokens_decoder\":{\"5\":{" IM_END "}}", "has token '<|im_end|>' as 5, tokenizer.json as 599" },
@@ -154,7 +154,7 @@ static void test_beside_refused(void **state)
 	remove_file("special_tokens_map.json");
 	write_text("tokenizer_config.json", "{}");
 	write_text("added_tokens.json", "{\"<|im_end|>\": 598}");
-	expect_refused("added_tokens.json", "another id", "its token '<|im_end|>' is not that of tokenizer.json");
+	expect_refused("added_tokens.json", "another id", "has token '<|im_end|>' as 598, tokenizer.json as 599");
 	write_text("added_tokens.json", "{\"<|im_end|>\": 599}");
 	nla_tokenizer_free(load(scratch));
 	remove_file("added_tokens.json");
@@ -164,13 +164,12 @@ static void test_beside_refused(void **state)
 static void test_metaspace_refused(void **state)
 {
 	static const char *const cases[][3] = {
-		{ "normalizer", "{\"type\":\"NFKC\"}", "field 'normalizer' is {\"type\":\"NFKC\"}" },
-		{ "normalizer", "null", "'pre_tokenizer' is not an object" },
+		{ "normalizer", "{\"type\":\"NFKC\"}", "field 'normalizer.type' is \"NFKC\", want NFC, Prepend" },
+		{ "normalizer", "null", "field 'pre_tokenizer' is null, want Metaspace" },
 		{ "pre_tokenizer", "{\"type\":\"Digits\"}", "field 'pre_tokenizer' is {\"type\":\"Digits\"}, want null behind that normaliser" },
 		{ "decoder", "{\"type\":\"Fuse\"}", "field 'decoder' is {\"type\":\"Fuse\"}" },
 		{ "added_tokens.1.normalized", "true", "added token '<s>' is normalized" },
-		{ "model.ignore_merges", "true", "field 'model.ignore_merges' is true, want false beside byte_fallback" },
-		{ "model.merges.0", "[\"r\",\"e\"]", "are not those of a sentencepiece model; put its tokenizer.model" },
+		{ "model.ignore_merges", "true", "field 'model.ignore_merges' is true, want false next to byte_fallback" },
 	};
 
 	write_text("tokenizer_config.json", "{\"tokenizer_class\": \"PreTrainedTokenizerFast\"}");
@@ -182,7 +181,7 @@ static void test_metaspace_refused(void **state)
 	write_text("tokenizer_config.json", "{\"tokenizer_class\": \"GemmaTokenizer\"}");
 	expect_refused("tokenizer_config.json", "class", "field 'tokenizer_class' is \"GemmaTokenizer\", want LlamaTokenizer");
 	write_text("tokenizer_config.json", "{\"legacy\": \"yes\"}");
-	expect_refused("tokenizer_config.json", "legacy", "field 'legacy' is \"yes\", want true or false");
+	expect_refused("tokenizer_config.json", "legacy", "field 'legacy' is \"yes\", want true|false|null");
 	write_text("tokenizer_config.json", "{\"legacy\": ");
 	expect_refused("tokenizer_config.json", "half a file", "tokenizer_config.json");
 	remove_file("tokenizer_config.json");

@@ -1,0 +1,248 @@
+/*
+ * tokenizer_bpe - see tokenizer_bpe.h. The symbols of a piece are a linked list, the pairs that can be merged a heap of (rank,
+ * place), so no text takes quadratic time. A heap's entry is stale when the rank at its place has changed since.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+#include "text/tokenizer_bpe.h"
+
+#define MAX_ID (1 << 24) /* so that a wild id does not take all memory */
+
+struct nla_bpe_pair {
+	int32_t left, right; /* left -1: free */
+	int32_t merged;
+	uint32_t rank;
+};
+struct nla_bpe_symbol {
+	int32_t id;         /* -1: merged into one to its left     */
+	uint32_t rank;      /* of the merge with the next one      */
+	int32_t prev, next; /* -1: none                            */
+};
+
+void nla_bpe_release(struct nla_bpe *bpe)
+{
+	free(bpe->tokens);
+	free(bpe->slots);
+	free(bpe->pairs);
+	nla_str_release(&bpe->text);
+	memset(bpe, 0, sizeof(*bpe));
+	nla_str_init(&bpe->text);
+}
+
+/* ---- vocabulary ---- */
+
+static size_t find_slot(const struct nla_bpe *bpe, const char *text, size_t n)
+{
+	size_t mask = bpe->n_slots - 1, i = nla_hash(text, n) & mask;
+
+	for (; bpe->slots[i] >= 0; i = (i + 1) & mask) {
+		const struct nla_bpe_token *token = &bpe->tokens[bpe->slots[i]];
+
+		if (token->length == n && !memcmp(bpe->text.buf + token->offset, text, n))
+			break;
+	}
+	return i;
+}
+
+/* At most a third full: most look-ups miss, and a miss should end at the first slot. */
+static void grow_slots(struct nla_bpe *bpe)
+{
+	if (bpe->n_tokens * 3 < bpe->n_slots)
+		return;
+	free(bpe->slots);
+	bpe->n_slots = bpe->n_slots ? bpe->n_slots * 4 : 1024;
+	bpe->slots = nla_alloc(bpe->n_slots, sizeof(*bpe->slots));
+	memset(bpe->slots, 0xff, bpe->n_slots * sizeof(*bpe->slots));
+	for (int32_t id = 0; id < bpe->n; id++)
+		if (bpe->tokens[id].flags)
+			bpe->slots[find_slot(bpe, bpe->text.buf + bpe->tokens[id].offset, bpe->tokens[id].length)] = id;
+}
+
+enum nla_status nla_bpe_add_token(struct nla_bpe *bpe, const char *name, const char *text, size_t n, double number,
+				  uint8_t flags, struct nla_err *err)
+{
+	struct nla_bpe_token *token;
+	int32_t id;
+	size_t slot;
+
+	if (!(number >= 0 && number < MAX_ID) || number != (int32_t)number)
+		return nla_fail(err, "cannot read '%s': token '%s' has id %.15g, want a whole number from 0 to %d", name, text,
+				number, MAX_ID - 1);
+	id = (int32_t)number;
+	grow_slots(bpe);
+	if (id >= bpe->cap) {
+		int32_t cap = NLA_MAX(id + 1, NLA_MAX(1024, 2 * bpe->cap));
+
+		bpe->tokens = nla_realloc(bpe->tokens, (size_t)cap, sizeof(*bpe->tokens));
+		memset(bpe->tokens + bpe->cap, 0, (size_t)(cap - bpe->cap) * sizeof(*bpe->tokens));
+		bpe->cap = cap;
+	}
+	token = &bpe->tokens[id];
+	slot = find_slot(bpe, text, n);
+	if (token->flags)
+		return nla_fail(err, "cannot read '%s': tokens '%s' and '%s' have the same id %d", name,
+				bpe->text.buf + token->offset, text, id);
+	if (bpe->slots[slot] >= 0)
+		return nla_fail(err, "cannot read '%s': token '%s' has two ids, %d and %d", name, text, bpe->slots[slot], id);
+	bpe->slots[slot] = id;
+	bpe->n = NLA_MAX(bpe->n, id + 1);
+	bpe->n_tokens++;
+	token->offset = bpe->text.len;
+	token->length = (uint32_t)n;
+	token->flags = flags | NLA_BPE_USED;
+	nla_str_addn(&bpe->text, text, n);
+	nla_str_addc(&bpe->text, '\0');
+	return NLA_OK;
+}
+
+int32_t nla_bpe_id(const struct nla_bpe *bpe, const char *text, size_t n)
+{
+	return bpe->n_slots ? bpe->slots[find_slot(bpe, text, n)] : -1;
+}
+
+const char *nla_bpe_text(const struct nla_bpe *bpe, int32_t id, size_t *n)
+{
+	if (id < 0 || id >= bpe->n || !bpe->tokens[id].flags)
+		return NULL;
+	*n = bpe->tokens[id].length;
+	return bpe->text.buf + bpe->tokens[id].offset;
+}
+
+/* ---- merges ---- */
+
+static struct nla_bpe_pair *find_pair(const struct nla_bpe *bpe, int32_t left, int32_t right)
+{
+	uint64_t key = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9e3779b97f4a7c15u;
+	size_t mask = bpe->n_pairs - 1, i = (size_t)(key >> 32) & mask;
+
+	while (bpe->pairs[i].left >= 0 && (bpe->pairs[i].left != left || bpe->pairs[i].right != right))
+		i = (i + 1) & mask;
+	return &bpe->pairs[i];
+}
+
+static void grow_pairs(struct nla_bpe *bpe)
+{
+	struct nla_bpe_pair *old = bpe->pairs;
+	size_t n = bpe->n_pairs;
+
+	if (bpe->n_merges * 2 < n)
+		return;
+	bpe->n_pairs = n ? n * 4 : 1024;
+	bpe->pairs = nla_alloc(bpe->n_pairs, sizeof(*bpe->pairs));
+	memset(bpe->pairs, 0xff, bpe->n_pairs * sizeof(*bpe->pairs));
+	for (size_t i = 0; i < n; i++)
+		if (old[i].left >= 0)
+			*find_pair(bpe, old[i].left, old[i].right) = old[i];
+	free(old);
+}
+
+void nla_bpe_add_merge(struct nla_bpe *bpe, uint32_t rank, int32_t left, int32_t right, int32_t merged)
+{
+	grow_pairs(bpe);
+	*find_pair(bpe, left, right) = (struct nla_bpe_pair){ left, right, merged, rank };
+	bpe->n_merges++;
+}
+
+void nla_bpe_work_add(struct nla_bpe_work *work, int32_t id)
+{
+	if (work->n == work->cap) {
+		work->cap = NLA_MAX(64, 2 * work->cap);
+		work->symbols = nla_realloc(work->symbols, work->cap, sizeof(*work->symbols));
+	}
+	work->symbols[work->n++].id = id;
+}
+
+void nla_bpe_work_release(struct nla_bpe_work *work)
+{
+	free(work->symbols);
+	free(work->heap);
+	memset(work, 0, sizeof(*work));
+}
+
+/* Rank the pair that begins at a place, and queue it. */
+static void heap_push(const struct nla_bpe *bpe, struct nla_bpe_work *work, int32_t at)
+{
+	struct nla_bpe_symbol *s = &work->symbols[at];
+	uint64_t entry;
+	size_t i;
+
+	s->rank = s->next < 0 ? UINT32_MAX : find_pair(bpe, s->id, work->symbols[s->next].id)->rank;
+	if (s->rank == UINT32_MAX) /* no merge, as in a free place of the table */
+		return;
+	if (work->n_heap == work->cap_heap) {
+		work->cap_heap = NLA_MAX(work->n, 2 * work->cap_heap);
+		work->heap = nla_realloc(work->heap, work->cap_heap, sizeof(*work->heap));
+	}
+	entry = (uint64_t)s->rank << 32 | (uint32_t)at;
+	for (i = work->n_heap++; i > 0 && work->heap[(i - 1) / 2] > entry; i = (i - 1) / 2)
+		work->heap[i] = work->heap[(i - 1) / 2];
+	work->heap[i] = entry;
+}
+
+static uint64_t heap_pop(struct nla_bpe_work *work)
+{
+	uint64_t *heap = work->heap, top = heap[0], last = heap[--work->n_heap];
+	size_t i = 0;
+
+	for (size_t child = 1; child < work->n_heap; child = 2 * i + 1) {
+		child += child + 1 < work->n_heap && heap[child + 1] < heap[child];
+		if (heap[child] >= last)
+			break;
+		heap[i] = heap[child];
+		i = child;
+	}
+	heap[i] = last;
+	return top;
+}
+
+void nla_bpe_merge(const struct nla_bpe *bpe, struct nla_bpe_work *work, struct nla_i32s *ids)
+{
+	struct nla_bpe_symbol *s = work->symbols;
+
+	for (size_t i = 0; i < work->n; i++) {
+		s[i].prev = (int32_t)i - 1;
+		s[i].next = i + 1 < work->n ? (int32_t)i + 1 : -1;
+	}
+	for (size_t i = 0; bpe->n_merges && i < work->n; i++)
+		heap_push(bpe, work, (int32_t)i);
+	while (work->n_heap) {
+		uint64_t entry = heap_pop(work);
+		int32_t at = (int32_t)(uint32_t)entry, right = s[at].next;
+
+		if (s[at].id < 0 || s[at].rank != entry >> 32)
+			continue;
+		s[at].id = find_pair(bpe, s[at].id, s[right].id)->merged;
+		s[at].next = s[right].next;
+		s[right].id = -1;
+		if (s[at].next >= 0)
+			s[s[at].next].prev = at;
+		heap_push(bpe, work, at);
+		if (s[at].prev >= 0)
+			heap_push(bpe, work, s[at].prev);
+	}
+	for (size_t i = 0; i < work->n; i++)
+		if (s[i].id >= 0)
+			nla_i32s_push(ids, s[i].id);
+	work->n = 0;
+}
+
+/* ---- the alphabet: printable bytes of Latin-1 stand for themselves, the other 68 become U+0100, U+0101, ... in order ---- */
+
+uint32_t nla_bpe_letter(unsigned char b)
+{
+	if (b < 0x21)
+		return 0x100u + b;
+	if (b >= 0x7f && b <= 0xa0)
+		return 0x121u + (b - 0x7fu);
+	return b == 0xad ? 0x143u : b;
+}
+
+int nla_bpe_byte(uint32_t letter)
+{
+	uint32_t b = letter < 0x100 ? letter : letter < 0x121 ? letter - 0x100 : letter - 0x121 + 0x7f;
+
+	b = letter == 0x143 ? 0xad : b;
+	return b < 256 && nla_bpe_letter((unsigned char)b) == letter ? (int)b : -1;
+}

@@ -1,0 +1,384 @@
+/*
+ * tokenizer_model - a sentencepiece `.model` (Llama 2), as transformers' LlamaTokenizer runs it, and the files next to any
+ * tokenizer: tokenizer_config.json, special_tokens_map.json, added_tokens.json.
+ *
+ * sentencepiece merges, but its normaliser is not used: transformers 5 splits off added tokens, replaces spaces by U+2581, and
+ * puts one in front of the text (tokenizer_config.json: `legacy` false or absent), in front of each part between added tokens
+ * (`legacy` true), or nowhere (`add_prefix_space` false); also for a tokenizer.json, where `tokenizer_class` is LlamaTokenizer.
+ *
+ * Of a byte-level tokenizer, what transformers obeys in those files and we do not is an error that names it. Measured on
+ * transformers 5: a special token that tokenizer.json lacks is added with a new id, another flag of added_tokens_decoder takes
+ * the place of tokenizer.json's, and a tokenizer of a class of its own (Qwen2Tokenizer) has the added tokens of
+ * added_tokens_decoder alone.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "text/tokenizer_read.h"
+
+/* ---- protobuf's wire format, and sentencepiece_model.proto ---- */
+
+struct wire {
+	const unsigned char *at, *end;
+	bool broken;
+};
+struct field {
+	unsigned number;
+	uint64_t value;    /* of a number; the length of bytes */
+	struct wire bytes;
+};
+
+static uint64_t read_varint(struct wire *w)
+{
+	uint64_t x = 0;
+
+	for (int shift = 0; shift < 64 && w->at < w->end; shift += 7) {
+		x |= (uint64_t)(*w->at & 0x7f) << shift;
+		if (!(*w->at++ & 0x80))
+			return x;
+	}
+	w->broken = true;
+	return 0;
+}
+
+static bool next_field(struct wire *w, struct field *f)
+{
+	static const uint8_t fixed[8] = { [1] = 8, [5] = 4 };
+	uint64_t tag, type, n;
+
+	if (w->broken || w->at == w->end)
+		return false;
+	tag = read_varint(w);
+	type = tag & 7;
+	n = type == 0 || type == 2 ? read_varint(w) : fixed[type];
+	*f = (struct field){ .number = (unsigned)(tag >> 3), .value = fixed[type] ? 0 : n };
+	n = type == 0 ? 0 : n;
+	w->broken |= (uint64_t)(w->end - w->at) < n || (type != 0 && type != 2 && !fixed[type]);
+	if (w->broken)
+		return false;
+	f->bytes = (struct wire){ w->at, w->at + n, false };
+	w->at += n;
+	for (uint64_t i = 0; i < fixed[type]; i++)
+		f->value |= (uint64_t)f->bytes.at[i] << 8 * i;
+	return true;
+}
+
+/* The last field of a number, which is the one that counts. Its bytes are marked broken when the message is damaged. */
+static struct field last_field(struct wire w, unsigned number, uint64_t unsaid)
+{
+	struct field f, last = { .value = unsaid };
+
+	while (next_field(&w, &f))
+		last = f.number == number ? f : last;
+	last.bytes.broken = w.broken;
+	return last;
+}
+
+enum { PIECE = 1, TRAINER = 2, NORMALIZER = 3 };
+enum { TYPE_NORMAL = 1, TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_UNUSED = 5, TYPE_BYTE = 6 };
+
+static enum nla_status read_piece(struct nla_tokenizer *tok, struct wire w, int32_t id, float *last, struct nla_err *err)
+{
+	static const uint8_t flags[] = { [TYPE_NORMAL] = NLA_BPE_MODEL, [TYPE_UNKNOWN] = NLA_BPE_SPECIAL,
+					 [TYPE_CONTROL] = NLA_BPE_SPECIAL, [TYPE_BYTE] = NLA_BPE_BYTE };
+	struct wire text = last_field(w, 1, 0).bytes;
+	uint32_t bits = (uint32_t)last_field(w, 2, 0).value;
+	uint64_t type = last_field(w, 3, TYPE_NORMAL).value;
+	bool normal = type == TYPE_NORMAL;
+	struct nla_added mark = { .id = id };
+	enum nla_status status;
+	float score;
+
+	memcpy(&score, &bits, sizeof(score));
+	if (text.broken || text.at == text.end || type > TYPE_BYTE || !type || type == TYPE_UNUSED)
+		return nla_fail(err, "cannot load '%s': piece %d is damaged or of an unknown type", tok->path, (int)id);
+	if (normal && score > *last)
+		return nla_fail(err,
+				"cannot load '%s': the score of piece %d is above that of one before it, want them in order",
+				tok->path, (int)id);
+	*last = normal ? score : *last;
+	mark.text = nla_strndup((const char *)text.at, (size_t)(text.end - text.at));
+	mark.n = strlen(mark.text);
+	status = nla_bpe_add_token(&tok->bpe, tok->path, mark.text, mark.n, id, flags[type], err);
+	if (!status && !normal && type != TYPE_BYTE)
+		nla_added_push(&tok->added[0], mark);
+	else
+		free(mark.text);
+	return status;
+}
+
+static enum nla_status check_specs(const struct nla_tokenizer *tok, struct wire w, struct nla_err *err)
+{
+	static const struct {
+		unsigned spec, number;
+		uint64_t unsaid, want;
+		const char *wrong;
+	} facts[] = { { TRAINER, 3, 1, 2, "'trainer_spec.model_type' is not BPE" },
+		      { TRAINER, 24, 0, 0, "'trainer_spec.treat_whitespace_as_suffix' is set, want it false" },
+		      { NORMALIZER, 2, 0, 0, "'normalizer_spec.precompiled_charsmap' is set, want the identity" },
+		      { NORMALIZER, 4, 1, 0, "'normalizer_spec.remove_extra_whitespaces' is true, want false" },
+		      { NORMALIZER, 5, 1, 1, "'normalizer_spec.escape_whitespaces' is false, want true" } };
+
+	for (size_t i = 0; i < NLA_LEN(facts); i++) {
+		struct field f = last_field(last_field(w, facts[i].spec, 0).bytes, facts[i].number, facts[i].unsaid);
+
+		if (f.bytes.broken || f.value != facts[i].want)
+			return nla_fail(err, "cannot load '%s': %s", tok->path,
+					f.bytes.broken ? "it is damaged" : facts[i].wrong);
+	}
+	return NLA_OK;
+}
+
+static enum nla_status read_pieces(struct nla_tokenizer *tok, struct wire w, struct nla_err *err)
+{
+	float last = 1e30f;
+	struct field f;
+	int32_t id = 0;
+
+	while (next_field(&w, &f))
+		if (f.number == PIECE && read_piece(tok, f.bytes, id++, &last, err))
+			return err->status;
+	if (w.broken || !id)
+		return nla_fail(err, "cannot load '%s': it is no sentencepiece model, or damaged", tok->path);
+	return NLA_OK;
+}
+
+enum nla_status nla_tokenizer_read_model(struct nla_tokenizer *tok, struct nla_err *err)
+{
+	/* Later fields count: byte_fallback true; add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces false. */
+	static const char ours[] = "\x12\x03\x98\x02\x01\x1a\x06\x18\x00\x20\x00\x28\x00";
+	static const struct nla_i32s none = {0};
+	struct nla_str file = NLA_STR_INIT;
+	enum nla_status status;
+	bool complete;
+	struct wire w;
+
+	tok->metaspace = true;
+	status = nla_file_read(tok->path, &file, err);
+	w = (struct wire){ (const unsigned char *)file.buf, (const unsigned char *)file.buf + file.len, false };
+	if (!status && (read_pieces(tok, w, err) || check_specs(tok, w, err) || nla_tokenizer_find_bytes(tok, &complete, err) ||
+			nla_tokenizer_read_config(tok, err)))
+		status = err->status;
+	if (!status) {
+		nla_str_addn(&file, ours, sizeof(ours) - 1);
+		tok->sp = sp_from_bytes(file.buf, file.len);
+		tok->crc = nla_tokenizer_find_crc(tok, &none);
+		status = tok->sp ? NLA_OK : nla_fail(err, "cannot load '%s': %s", tok->path, sp_error());
+	}
+	nla_str_release(&file);
+	return status;
+}
+
+/* ---- the files next to it ---- */
+
+static bool has_id(const cJSON *tokens, int32_t id)
+{
+	char key[16];
+
+	snprintf(key, sizeof(key), "%d", (int)id);
+	return cJSON_GetObjectItemCaseSensitive(tokens, key) != NULL;
+}
+
+static const struct nla_added *find_added(const struct nla_tokenizer *tok, const char *text)
+{
+	for (size_t k = 0; text && k < 2; k++)
+		for (size_t i = 0; i < tok->added[k].n; i++)
+			if (!strcmp(tok->added[k].data[i].text, text))
+				return &tok->added[k].data[i];
+	return NULL;
+}
+
+/* A token that a file names, perhaps with its flags and its id (NAN: not said), must be tokenizer.json's. */
+static enum nla_status check_token(const struct nla_tokenizer *tok, const struct nla_place *p, const char *key,
+				   const char *text, const cJSON *flags, double id, struct nla_err *err)
+{
+	static const char *const names[] = { "single_word", "lstrip", "rstrip", "normalized", "special" };
+	const struct nla_added *a = find_added(tok, text);
+
+	if (!text)
+		return nla_fail(err, "cannot use '%s': '%s' has what is no token", p->path, key);
+	if (!a)
+		return nla_fail(err,
+				"cannot use '%s': '%s' has '%.60s', which is no added token of tokenizer.json: transformers "
+				"adds it; save the tokenizer with it, or take it out",
+				p->path, key, text);
+	if (!isnan(id) && id != a->id)
+		return nla_fail(err, "cannot use '%s': '%s' has token '%s' as %.15g, tokenizer.json as %d", p->path, key, text,
+				id, (int)a->id);
+	const bool ours[] = { a->single_word, a->lstrip, a->rstrip, a->normalized,
+			      (tok->bpe.tokens[a->id].flags & NLA_BPE_SPECIAL) != 0 };
+
+	for (size_t i = 0; i < NLA_LEN(names); i++) {
+		const cJSON *theirs = cJSON_GetObjectItemCaseSensitive(flags, names[i]);
+
+		if (cJSON_IsBool(theirs) && cJSON_IsTrue(theirs) != ours[i])
+			return nla_fail(err, "cannot use '%s': '%s' has '%s' of token '%s' %s, tokenizer.json has it %s: make "
+					"them agree", p->path, key, names[i], a->text, ours[i] ? "false" : "true",
+					ours[i] ? "true" : "false");
+	}
+	return NLA_OK;
+}
+
+/* Under each key a token, by its text or as an object with its flags, or a list of such. */
+static enum nla_status check_specials(const struct nla_tokenizer *tok, const struct nla_place *p, struct nla_err *err)
+{
+	static const char *const keys[] = { "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token",
+					    "mask_token", "additional_special_tokens", "extra_special_tokens" };
+
+	for (size_t i = 0; i < NLA_LEN(keys); i++) {
+		const cJSON *value = nla_json_at(p->json, keys[i]), *content = nla_json_at(value, "content");
+		bool list = cJSON_IsArray(value) || (cJSON_IsObject(value) && !content);
+
+		for (const cJSON *item = list ? value->child : value; item; item = list ? item->next : NULL) {
+			const char *text = cJSON_GetStringValue(cJSON_IsObject(item) ? nla_json_at(item, "content") : item);
+
+			if (!(text && !*text) && check_token(tok, p, keys[i], text, item, NAN, err))
+				return err->status;
+		}
+	}
+	return NLA_OK;
+}
+
+/* added_tokens_decoder: {"151645": {"content": .., flags}, ..} */
+static enum nla_status check_decoder(const struct nla_tokenizer *tok, const struct nla_place *p, const cJSON *tokens,
+				     const char *class, struct nla_err *err)
+{
+	bool plain = !class || !strcmp(class, "PreTrainedTokenizerFast") || !strcmp(class, "TokenizersBackend");
+	const cJSON *item;
+
+	cJSON_ArrayForEach(item, tokens)
+		if (check_token(tok, p, "added_tokens_decoder", cJSON_GetStringValue(nla_json_at(item, "content")), item,
+				item->string ? strtod(item->string, NULL) : -1, err))
+			return err->status;
+	for (size_t k = 0; k < 2 && !plain && tokens && tokens->child; k++)
+		for (size_t i = 0; i < tok->added[k].n; i++)
+			if (!has_id(tokens, tok->added[k].data[i].id))
+				return nla_fail(err,
+						"cannot use '%s': 'added_tokens_decoder' lacks token '%s' of tokenizer.json, "
+						"which a %s then lacks",
+						p->path, tok->added[k].data[i].text, class);
+	return NLA_OK;
+}
+
+/* The same of a .model: takes the place of what the model says of these ids. */
+static enum nla_status take_decoder(struct nla_tokenizer *tok, const struct nla_place *root, const cJSON *tokens,
+				    struct nla_err *err)
+{
+	struct nla_added_set *set = &tok->added[0];
+	enum nla_status status = NLA_OK;
+	size_t kept = 0;
+
+	for (size_t i = 0; i < set->n; i++) {
+		if (has_id(tokens, set->data[i].id))
+			free(set->data[i].text);
+		else
+			set->data[kept++] = set->data[i];
+	}
+	set->n = kept;
+	for (const cJSON *item = tokens->child; item && !status; item = item->next) {
+		char *where = nla_format("added_tokens_decoder.%s.", item->string);
+		const struct nla_place p = { root->path, where, item };
+
+		if (!*item->string || item->string[strspn(item->string, "0123456789")])
+			status = nla_fail(err, "cannot read '%s': 'added_tokens_decoder' has '%s' in the place of an id",
+					  root->path, item->string);
+		else
+			status = nla_tokenizer_read_added(tok, &p, strtod(item->string, NULL), err);
+		free(where);
+	}
+	return status;
+}
+
+/* Byte-level. */
+static enum nla_status check_config(struct nla_tokenizer *tok, const struct nla_place *p, const char *class,
+				    const cJSON *decoder, struct nla_err *err)
+{
+	if (nla_place_check(p, "*;split_special_tokens=false|null;add_prefix_space=false|null", err) ||
+	    check_decoder(tok, p, decoder, class, err))
+		return err->status;
+	return check_specials(tok, p, err);
+}
+
+static enum nla_status take_config(struct nla_tokenizer *tok, const struct nla_place *p, const char *class,
+				   const cJSON *decoder, struct nla_err *err)
+{
+	bool native = !tok->bpe.n_merges;
+	bool llama = !class || !strcmp(class, "LlamaTokenizer") || !strcmp(class, "LlamaTokenizerFast");
+
+	if (!llama && (native || (strcmp(class, "PreTrainedTokenizerFast") && strcmp(class, "TokenizersBackend"))))
+		return nla_place_fail(p, "tokenizer_class", "LlamaTokenizer for a sentencepiece model", err);
+	if (nla_place_check(p, "*;legacy" NLA_PLACE_BOOL ";add_prefix_space" NLA_PLACE_BOOL, err))
+		return err->status;
+	if (llama) {
+		tok->strip_first = !cJSON_IsFalse(nla_json_at(p->json, "add_prefix_space"));
+		tok->prefix = nla_place_true(p, "legacy") ? NLA_PREFIX_ALWAYS : NLA_PREFIX_FIRST;
+		tok->prefix = tok->strip_first ? tok->prefix : NLA_PREFIX_NEVER;
+	}
+	if (tok->prefix == NLA_PREFIX_PREPEND && tok->added[1].n)
+		return nla_fail(err, "cannot load '%s': added token '%s' is normalized, which is not supported behind a "
+				"Prepend normaliser", tok->path, tok->added[1].data[0].text);
+	return native && decoder ? take_decoder(tok, p, decoder, err) : NLA_OK;
+}
+
+/* added_tokens.json: {"<|im_end|>": 151645, ..} */
+static enum nla_status check_added_file(const struct nla_tokenizer *tok, const struct nla_place *p, struct nla_err *err)
+{
+	const cJSON *item;
+
+	if (tok->metaspace)
+		return nla_fail(err, "cannot load '%s': '%s' is not supported without 'added_tokens_decoder' in "
+				"tokenizer_config.json", tok->path, p->path);
+	cJSON_ArrayForEach(item, p->json)
+		if (check_token(tok, p, "", item->string, NULL, cJSON_IsNumber(item) ? item->valuedouble : -1, err))
+			return err->status;
+	return NLA_OK;
+}
+
+/* The file, or an empty object where there is none. */
+static enum nla_status open_file(const struct nla_tokenizer *tok, const char *name, char **path, cJSON **json,
+				 struct nla_err *err)
+{
+	char *dir = nla_path_dir(tok->path);
+
+	*path = nla_path_join(dir, name);
+	*json = NULL;
+	free(dir);
+	if (nla_exists(*path))
+		return nla_json_read(*path, json, err);
+	*json = cJSON_CreateObject();
+	return NLA_OK;
+}
+
+/* Where the config lists all added tokens, the other files are not looked at. */
+enum nla_status nla_tokenizer_read_config(struct nla_tokenizer *tok, struct nla_err *err)
+{
+	static const char *const names[] = { "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json" };
+	enum nla_status status = NLA_OK;
+	bool complete = false;
+
+	for (size_t i = 0; i < NLA_LEN(names) && !status && !complete; i++) {
+		char *path;
+		cJSON *json;
+
+		status = open_file(tok, names[i], &path, &json, err);
+		const struct nla_place p = { path, "", json };
+		const char *class = cJSON_GetStringValue(nla_json_at(json, "tokenizer_class"));
+		const cJSON *decoder = nla_json_at(json, "added_tokens_decoder");
+
+		if (!status && decoder && !cJSON_IsObject(decoder))
+			status = nla_place_fail(&p, "added_tokens_decoder", "an object of ids and tokens", err);
+		else if (!status && i == 0)
+			status = (tok->metaspace ? take_config : check_config)(tok, &p, class, decoder, err);
+		else if (!status && i == 1 && !tok->metaspace)
+			status = check_specials(tok, &p, err);
+		else if (!status && i == 2 && json->child && !(tok->metaspace && tok->bpe.n_merges))
+			status = check_added_file(tok, &p, err);
+		complete = decoder;
+		cJSON_Delete(json);
+		free(path);
+	}
+	return status;
+}

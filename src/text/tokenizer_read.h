@@ -1,0 +1,79 @@
+/*
+ * tokenizer_read - a tokenizer as its files describe it: what tokenizer_json.c and tokenizer_model.c read, and tokenizer.c
+ * runs.
+ */
+#ifndef NLA_TOKENIZER_READ_H
+#define NLA_TOKENIZER_READ_H
+
+#include "base/json.h"
+#include "shim/sp.h"
+#include "text/tokenizer.h"
+#include "text/tokenizer_bpe.h"
+#include "text/tokenizer_split.h"
+
+#define NLA_TOKENIZER_SPACE "\xe2\x96\x81" /* U+2581, a space in the vocabulary of a metaspace tokenizer */
+
+/* Where a metaspace tokenizer puts a space in front (a text that begins with one gets none, but for PREPEND). */
+enum nla_prefix {
+	NLA_PREFIX_NEVER,
+	NLA_PREFIX_FIRST,   /* at the beginning of the text      */
+	NLA_PREFIX_ALWAYS,  /* also behind each added token      */
+	NLA_PREFIX_PREPEND, /* the same, and to any text at all  */
+};
+
+struct nla_added {
+	char *text; /* owned */
+	size_t n;
+	int32_t id;
+	bool single_word, lstrip, rstrip, normalized;
+};
+struct nla_added_set {
+	struct nla_added *data; /* by first byte, the longest first */
+	size_t n, cap;
+	size_t first[257];      /* data[first[b] .. first[b + 1]) begin with byte b */
+};
+void nla_added_push(struct nla_added_set *set, struct nla_added token);
+
+struct nla_tokenizer {
+	char *path;
+	struct nla_bpe bpe;
+	sp_model *sp;                      /* a .model: merges in the place of bpe */
+	bool metaspace;                    /* spaces are U+2581, characters fall back on bytes; else byte-level */
+	enum nla_prefix prefix;            /* metaspace */
+	bool strip_first;                  /* metaspace: a decoded text loses the space that prefix has put in front */
+	bool nfc, ignore_merges;           /* byte-level */
+	int32_t byte[256];                 /* ids; -1 (byte-level): leaves no trace, as in the reference */
+	struct nla_tok_split splits[8];        /* byte-level: each cuts the pieces of the one before */
+	size_t n_splits;
+	struct nla_added_set added[2];     /* looked for in the raw text, and then in the normalised text */
+	uint32_t crc;
+};
+
+/* Fill tok, of which path is set. */
+enum nla_status nla_tokenizer_read_json(struct nla_tokenizer *tok, struct nla_err *err);
+enum nla_status nla_tokenizer_read_model(struct nla_tokenizer *tok, struct nla_err *err);
+/* The files next to it: tokenizer_config.json, special_tokens_map.json, added_tokens.json. */
+enum nla_status nla_tokenizer_read_config(struct nla_tokenizer *tok, struct nla_err *err);
+
+/* An object of a file, and where it is, for messages: "" or "model." or "pre_tokenizer.pretokenizers[0].". */
+struct nla_place {
+	const char *path, *where;
+	const cJSON *json;
+};
+/*
+ * Fails on a field that is not in rules, or has another value than those honoured. rules: fields separated by ';', "key" or
+ * "key=VALUE|VALUE", values being JSON texts, null also of a missing field; a first '*': other fields are fine.
+ */
+enum nla_status nla_place_check(const struct nla_place *p, const char *rules, struct nla_err *err);
+enum nla_status nla_place_fail(const struct nla_place *p, const char *key, const char *want, struct nla_err *err);
+bool nla_place_true(const struct nla_place *p, const char *key);
+#define NLA_PLACE_BOOL "=true|false|null"
+
+/* p: the token's object. */
+enum nla_status nla_tokenizer_read_added(struct nla_tokenizer *tok, const struct nla_place *p, double id, struct nla_err *err);
+/* The tokens of the 256 bytes, complete: if all have one. Metaspace: else an error. */
+enum nla_status nla_tokenizer_find_bytes(struct nla_tokenizer *tok, bool *complete, struct nla_err *err);
+/* merges: pairs of ids in order. */
+uint32_t nla_tokenizer_find_crc(const struct nla_tokenizer *tok, const struct nla_i32s *merges);
+
+#endif

@@ -1,0 +1,34 @@
+/*
+ * tokenizer_split - the regexes that cut a text into pieces, normal form C, and UTF-8 that may be broken. Texts that go in are
+ * valid UTF-8 unless something else is said.
+ */
+#ifndef NLA_TOKENIZER_SPLIT_H
+#define NLA_TOKENIZER_SPLIT_H
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+#include "base/base.h"
+
+struct nla_tok_split {
+	char *pattern; /* owned; as translated for PCRE2 */
+	pcre2_code *code;
+	pcre2_match_context *limits;
+};
+/* regex: as the tokenizers library has it, in Oniguruma's syntax. name: the file, for the message. */
+enum nla_status nla_tok_split_compile(struct nla_tok_split *split, const char *name, const char *regex, struct nla_err *err);
+void nla_tok_split_release(struct nla_tok_split *split);
+/* The next match at or after `from`, never empty; *start == *stop == n when there is none. scratch: one thread's. */
+enum nla_status nla_tok_split_next(const struct nla_tok_split *split, pcre2_match_data *scratch, const char *text, size_t n,
+				   size_t from, size_t *start, size_t *stop, struct nla_err *err);
+
+/* A word character, as the boundaries of a single_word token have it. */
+bool nla_tok_split_is_word(uint32_t code);
+/* Append in normal form C. */
+enum nla_status nla_tok_split_nfc(const char *text, size_t n, struct nla_str *out, struct nla_err *err);
+/* Bytes before the first that is not valid UTF-8: n when all is well. */
+size_t nla_tok_split_valid(const char *text, size_t n);
+/* Append, each invalid sequence as U+FFFD: one for each longest prefix of a valid sequence (Unicode 3.9, table 3-8). */
+void nla_tok_split_add_lossy(struct nla_str *out, const char *text, size_t n);
+
+#endif
