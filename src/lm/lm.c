@@ -88,6 +88,7 @@ struct source {
 	struct nla_rng rng;
 	uint32_t tensor; /* of the random numbers */
 	const struct nla_lm *from;
+	unsigned targets; /* whose matrices are copied of it */
 };
 
 /* All slots, then what is not in one. Whatever fails releases the model. */
@@ -275,11 +276,22 @@ enum nla_status nla_lm_save(const struct nla_lm *lm, const char *folder, nt_dtyp
 
 /* ---- copies and lists ---- */
 
+static bool is_copied(const struct source *src, const struct nla_slot *s)
+{
+	for (int p = 0; p < NLA_N_PROJ; p++) {
+		struct nla_slot target;
+		nla_proj_slot(src->lm, s->layer, p, &target);
+		if (src->targets & 1u << p && s->layer >= 0 && target.at == s->at)
+			return true;
+	}
+	return false;
+}
+
 static enum nla_status fork_slot(const struct nla_slot *s, void *arg, struct nla_err *err)
 {
 	const struct source *src = arg;
 	nt_scope_push();
-	if (s->proj >= 0)
+	if (is_copied(src, s))
 		nt_copy_into(room(src, s), nla_lm_proj(src->from, s->layer, s->proj));
 	else if (!s->row)
 		*handle(src->lm, s) = nt_own(nt_share(*handle(src->from, s)));
@@ -287,10 +299,11 @@ static enum nla_status fork_slot(const struct nla_slot *s, void *arg, struct nla
 	return NLA_OK;
 }
 
-enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, struct nla_err *err)
+enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, int64_t depth, unsigned targets, struct nla_err *err)
 {
-	struct source src = { .lm = lm, .from = from };
-	*lm = (struct nla_lm){ .arch = from->arch, .device = from->device, .dtype = from->dtype };
+	struct source src = { .lm = lm, .from = from, .targets = targets };
+	*lm = (struct nla_lm){ .arch = from->arch, .device = from->device, .dtype = from->dtype, .mapped = from->mapped };
+	lm->arch.n_layers = depth;
 	lm->cos = nt_own(nt_share(from->cos));
 	lm->sin = nt_own(nt_share(from->sin));
 	return make(&src, fork_slot, "copy the model's projections", err);

@@ -63,8 +63,9 @@ enum nla_status nla_lm_init(struct nla_lm *lm, const char *folder, uint64_t seed
 enum nla_status nla_lm_save(const struct nla_lm *lm, const char *folder, nt_dtype dtype, struct nla_err *err);
 void nla_lm_release(struct nla_lm *lm);
 
-/* A copy with projections of its own; embedding, norms and head are shared with `from`, which must outlive it. For merging adapters. */
-enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, struct nla_err *err);
+/* The first `depth` blocks again, with matrices of their own where one of `targets` (a bit per enum nla_proj) is in them; all else is
+ * shared with `from`, which must outlive it. For merging adapters (nla_merge_copy). */
+enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, int64_t depth, unsigned targets, struct nla_err *err);
 /* Every trainable tensor, for pre-training; returns how many (list may be NULL to count). */
 int nla_lm_params(const struct nla_lm *lm, nt_tensor **list);
 /* Weights of the whole model. */

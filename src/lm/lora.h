@@ -64,7 +64,9 @@ struct nla_view {
 	int n_adapters;
 };
 
-/* lm's projections become those of the view with its adapters added in (lm must come from nla_lm_fork). */
+/* The first `depth` blocks of the view as weights with its adapters added in; what no adapter touches is shared. Again, when the
+ * adapters have changed: nla_merge. */
+enum nla_status nla_merge_copy(struct nla_lm *lm, const struct nla_view *view, int64_t depth, struct nla_err *err);
 enum nla_status nla_merge(struct nla_lm *lm, const struct nla_view *view, struct nla_err *err);
 
 #endif

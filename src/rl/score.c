@@ -17,7 +17,7 @@ enum nla_status nla_score_texts(const struct nla_rl *rl, struct nla_step *step, 
 		if (nla_ar_encode(rl->ar, step->explanation[i], strlen(step->explanation[i]), &texts->ids, &fit, err))
 			return err->status;
 		if (fit != NLA_AR_FITS) {
-			step->failed[i] = NLA_ROW_OVER_LONG;
+			step->failed[i] = fit == NLA_AR_MERGES ? NLA_ROW_MERGES : NLA_ROW_OVER_LONG;
 			texts->ids.n = before;
 			continue;
 		}

@@ -105,6 +105,8 @@ static enum nla_status micro(const struct nla_rl *rl, const struct nla_step *s, 
 		nt_to_host_f32(ref, t->ref, (size_t)t->n);
 		nt_to_host_f32(entropy, t->entropy, (size_t)t->n);
 		nt_item(loss, &value);
+		nla_logprob_check(t->logp, t->n, err);
+		nla_logprob_check(t->ref, t->n, err);
 		if (!s->old)
 			memcpy(t->old, t->logp, (size_t)t->n * sizeof(float));
 		add_stats(sum, t, s, rl->update.clip);

@@ -50,7 +50,7 @@ static enum nla_status plan(struct nla_eval *e, const struct nla_config *cfg, in
 	};
 	in.copies = lm->dtype == NT_F32 && nla_plan_rows(&in, in.eval_rows, room) == in.eval_rows;
 	e->rl.rollout.rows = nla_plan_rows(&in, in.eval_rows, room);
-	if (!in.copies || nla_lm_fork(&e->merged, nla_half_lm(&e->av), err))
+	if (!in.copies || nla_merge_copy(&e->merged, &e->rl.policy, e->av.depth, err))
 		return err->status;
 	e->rl.merged = &e->merged;
 	e->rl.sampler = (struct nla_view){ .lm = &e->merged };

@@ -12,11 +12,10 @@
 /* ---- memory plan, merged copies ---- */
 
 /* A view with its adapters merged into a copy of its weights, which then is the view. */
-static enum nla_status make_copy(struct nla_lm *copy, struct nla_view *view, struct nla_err *err)
+static enum nla_status make_copy(struct nla_lm *copy, struct nla_view *view, int64_t depth, struct nla_err *err)
 {
 	nt_grad_push(false);
-	if (!nla_lm_fork(copy, view->lm, err))
-		nla_merge(copy, view, err);
+	nla_merge_copy(copy, view, depth, err);
 	nt_grad_pop();
 	*view = (struct nla_view){ .lm = copy };
 	return err->status;
@@ -42,15 +41,15 @@ enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err)
 	const bool all = t->plan.copies == NLA_PLAN_ALL_COPIES && t->target.lm.dtype == NT_F32;
 	struct nla_view reference = nla_half_view(&t->av), reader = nla_half_view(&t->ar);
 	fill_rl(t);
-	if ((all && reference.n_adapters && make_copy(&t->anchor, &reference, err)) ||
-	    (all && reader.n_adapters && !t->cfg->ar_update.enabled && make_copy(&t->reader, &reader, err)))
+	if ((all && reference.n_adapters && make_copy(&t->anchor, &reference, t->av.depth, err)) ||
+	    (all && reader.n_adapters && !t->cfg->ar_update.enabled && make_copy(&t->reader, &reader, t->ar.depth, err)))
 		return err->status;
 	t->rl.reference = t->rl.policy = reference;
 	t->rl.ar_view = reader;
 	t->rl.policy.adapters[t->rl.policy.n_adapters++] = &t->adapter;
 	t->rl.sampler = t->rl.policy;
 	t->rl.merged = t->plan.copies ? &t->merged : NULL;
-	if (t->rl.merged && make_copy(t->rl.merged, &t->rl.sampler, err))
+	if (t->rl.merged && make_copy(t->rl.merged, &t->rl.sampler, t->av.depth, err))
 		return err->status;
 	nt_logprob_chunk(t->plan.chunk);
 	return NLA_OK;

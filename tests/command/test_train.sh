@@ -40,7 +40,8 @@ lines = [json.loads(line) for line in open(sys.argv[1])]
 assert [line["step"] for line in lines] == [1, 2, 3, 4]
 wanted = """step reward_mean reward_std fve fve_meannorm fve_all mse cosine response_tokens_mean response_tokens_p10
 response_tokens_p50 response_tokens_p90 explanation_tokens_mean penalty_mean score_within_std penalty_within_std failed_rate
-failed_no_tags failed_empty failed_truncated failed_over_long unique_explanations kl entropy clip_frac sampler_gap loss
+failed_no_tags failed_empty failed_truncated failed_over_long failed_merges unique_explanations kl entropy clip_frac
+sampler_gap loss
 grad_norm lr skipped_steps ar_loss seconds_rollout seconds_score seconds_update seconds_eval seconds_checkpoint seconds
 tokens_per_second peak_memory_bytes""".split()
 for line in lines:

@@ -242,6 +242,12 @@ static void test_score(void **state)
 	assert_ok(nla_score(&rl, &s, &err));
 	for (int i = 0; i < M; i++)
 		assert_true(s.mse[i] == 2);
+	t->ar.meta.suffix.data[0]++; /* no prompt ends in it: as if all merged with the template's end */
+	for (int i = 0; i < M; i++)
+		s.failed[i] = i == 1 ? NLA_ROW_NO_TAGS : NLA_ROW_OK;
+	assert_ok(nla_score(&rl, &s, &err));
+	for (int i = 0; i < M; i++)
+		assert_int_equal(s.failed[i], i == 1 ? NLA_ROW_NO_TAGS : i == 4 ? NLA_ROW_OVER_LONG : NLA_ROW_MERGES);
 	nla_step_release(&s);
 	free(much);
 	cJSON_Delete(json);

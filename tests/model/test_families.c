@@ -215,9 +215,8 @@ static void test_cut_ar(void **state)
 			float hat[F_N * F_D];
 			open_family(&f, names[i], NT_F32, NLA_LM_COPY);
 			assert_ok(nla_lm_load(&cut, folder, &part, NT_CPU, NT_F32, NLA_LM_AUTO, &err));
-			assert_ok(nla_lm_fork(&merged, &cut, &err));
 			struct nla_view over = { .lm = &cut, .adapters = { &f.ar }, .n_adapters = 1 }, plain = { .lm = &merged };
-			assert_ok(nla_merge(&merged, &over, &err));
+			assert_ok(nla_merge_copy(&merged, &over, cut.arch.n_layers, &err));
 			reconstruct(&f, &over, kept, hat);
 			compare(&f, kept ? "ar.kept" : "ar", hat, F_N * F_D, NULL);
 			reconstruct(&f, &plain, kept, hat);
@@ -237,8 +236,7 @@ static void test_mapped_merge(void **state)
 	float mine[F_N * F_RESPONSE];
 	open_family(&f, "qwen2", NT_F32, NLA_LM_MAP);
 	struct nla_view view = { .lm = &f.lm, .adapters = { &f.av }, .n_adapters = 1 };
-	assert_ok(nla_lm_fork(&merged, &f.lm, &err));
-	assert_ok(nla_merge(&merged, &view, &err));
+	assert_ok(nla_merge_copy(&merged, &view, f.lm.arch.n_layers, &err));
 	struct family plain = f;
 	plain.lm = merged;
 	logprobs(&plain, false, NLA_INJECT_AT_BLOCK, mine);

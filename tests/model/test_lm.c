@@ -306,7 +306,7 @@ static void test_merge(void **state)
 	struct nla_lm merged;
 	struct nla_view bare = { .lm = &t->target.lm }, view = { .lm = &merged };
 	float *base = adapted_logits(t, &bare), *want = adapted_logits(t, &t->policy);
-	assert_ok(nla_lm_fork(&merged, &t->target.lm, &err));
+	assert_ok(nla_lm_fork(&merged, &t->target.lm, BLOCKS, (1u << NLA_N_PROJ) - 1, &err));
 	float *forked = adapted_logits(t, &view);
 	assert_memory_equal(forked, base, T * VOCAB * sizeof(float));
 	assert_ok(nla_merge(&merged, &t->policy, &err));
