@@ -12,8 +12,7 @@
 
 struct nla_models {
 	struct nla_target target;
-	struct nla_half av;
-	struct nla_half ar;
+	struct nla_half av, ar;
 };
 
 /* On the configuration's device; model, av and ar must be set. close also after a failure, and on a zeroed struct. */
