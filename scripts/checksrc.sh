@@ -4,6 +4,7 @@
 # whitespace, paths of one machine. Prints FILE:LINE: what, and exits 1 when there is anything to say.
 #
 #	scripts/checksrc.sh [ROOT]
+# shellcheck disable=SC2086,SC2046  # lists of names without spaces
 set -u
 cd "${1:-$(dirname "$0")/..}" || exit 2
 
@@ -33,7 +34,7 @@ report()
 
 word='(^|[^[:alnum:]_])'
 for name in atoi strcpy strcat sprintf vsprintf strtok gets; do
-	report "$word$name[[:space:]]*\\(" "banned function $name" $code
+	report "${word}${name}[[:space:]]*\\(" "banned function $name" $code
 done
 report "${word}assert[[:space:]]*\\(" "assert in src: input wants an error, our own mistakes NLA_BUG" \
 	$(printf '%s\n' $code | grep '^src/')
