@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "nla/weights.h"
+#include "nla/half.h"
 
 #define AT(field) offsetof(struct nla_config, field)
 #define ALL NLA_CMD_ALL
@@ -47,8 +47,9 @@ const struct nla_option nla_config_table[] = {
 	{ "resume", NLA_OPT_BOOL, AT(resume), "false", 0, 0, NULL, "resume", TRAIN | SFT | TEACH, "go on from the newest whole checkpoint in out (nla-teach: after its last batch)" },
 	{ "overwrite", NLA_OPT_BOOL, AT(overwrite), "false", 0, 0, NULL, "overwrite", TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT, "replace what is in out" },
 
-	{ "chat.format", NLA_OPT_ENUM, AT(chat.format), "auto", 0, 0, NLA_CHAT_FORMATS, NULL, ALL, "of prompts; auto: as the model's chat template or tokens say" },
+	{ "chat.format", NLA_OPT_ENUM, AT(chat.format), "auto", 0, 0, NLA_CHAT_FORMATS, NULL, ALL, "of prompts; auto: as nla_chat.json, the model's chat template or its tokens say" },
 	{ "chat.system", NLA_OPT_STR, AT(chat.system), "auto", 0, 0, NULL, NULL, ALL, "system turn of prompts; auto: the chat template's own, if it has one; empty: none" },
+	{ "chat.file", NLA_OPT_PATH, AT(chat.file), "", 0, 0, NULL, NULL, ALL, "what scripts/chat-format.py wrote of the chat template; empty: nla_chat.json in the model's folder, if there is one" },
 
 	{ "lora.rank", NLA_OPT_INT, AT(lora.rank), "16", 1, 8192, NULL, NULL, TRAIN | SFT, "rank of the adapter to train" },
 	{ "lora.alpha", NLA_OPT_NUM, AT(lora.alpha), "32", 0, 1e6, NULL, NULL, TRAIN | SFT, "its scale: alpha/sqrt(rank), or alpha/rank without rslora" },

@@ -16,7 +16,7 @@ static enum nla_status save_parts(const struct nla_train *t, const char *dir, st
 	nla_optim_list(&t->optim, "av", &tensors);
 	if (t->cfg->ar_update.enabled)
 		nla_optim_list(&t->ar_optim, "ar", &tensors);
-	if (nla_av_save(&t->av, &t->adapter, av, "rl", err) || nla_ar_save(&t->ar, ar, t->cfg->ar_update.enabled ? "rl" : t->ar.meta.stage, err) ||
+	if (nla_half_save(&t->av, &t->adapter, av, "rl", err) || nla_half_save(&t->ar, NULL, ar, t->cfg->ar_update.enabled ? "rl" : t->ar.meta.stage, err) ||
 	    nla_tensors_write(&tensors, optim, NT_F32, err) || nla_config_write(t->cfg, config, err))
 		goto out;
 out:
