@@ -158,6 +158,8 @@ static enum nla_status logprob_batch(const struct nla_evaluated *who, const stru
 		nt_tensor *lp = nla_av_logprob(who->av, view, &resp, temperature, NULL, NULL, err);
 		if (lp && nt_to_host_f32(lp, host, (size_t)total))
 			nla_nt_fail(err, "cannot read log-probabilities");
+		else if (lp)
+			nla_lm_blame(view->lm, host, (size_t)total, err);
 	}
 	nt_scope_pop();
 	for (int64_t i = 0; i < n && !err->status; k += length[i], i++) {

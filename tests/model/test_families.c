@@ -278,11 +278,11 @@ static void refused(const char *family, const char *from, const char *to, const 
 static void test_refused(void **state)
 {
 	refused("llama2", "\"llama\"", "\"gemma3\"", "model_type 'gemma3' is not supported (supported: qwen3, qwen2, llama)");
-	refused("llama2", "\"silu\"", "\"gelu\"", "'hidden_act' is 'gelu', only 'silu' is supported");
+	refused("llama2", "\"silu\"", "\"gelu\"", "'hidden_act' is 'gelu', only 'silu'|'swish' is supported");
 	refused("llama2", "\"attention_bias\": false", "\"attention_bias\": true", "'attention_bias' is true");
 	refused("llama2", "\"mlp_bias\": false", "\"mlp_bias\": true", "'mlp_bias' is true");
 	refused("llama2", "\"use_cache\"", "\"attn_logit_softcapping\": 50.0,\n \"use_cache\"", "field 'attn_logit_softcapping' is not known");
-	refused("llama2", "\"use_cache\"", "\"quantization_config\": {\"bits\": 4},\n \"use_cache\"", "field 'quantization_config' is not known");
+	refused("llama2", "\"use_cache\"", "\"quantization_config\": {\"bits\": 4},\n \"use_cache\"", "'quantization_config' is {\"bits\":4}: the weights are quantised");
 	refused("llama3", "\"rope_type\": \"llama3\"", "\"rope_type\": \"yarn\"", "rope_scaling': 'rope_type' is 'yarn'");
 	refused("llama3", "\"factor\": 4.0,", "", "'factor'");
 	refused("llama3", "\"rope_scaling\"", "\"rope_parameters\": {\"rope_type\": \"default\"},\n \"rope_scaling\"",
