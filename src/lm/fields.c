@@ -12,7 +12,7 @@ static enum nla_status read_number(const struct nla_field *f, const cJSON *json,
 	if (f->type == NLA_WHOLE && *x != floor(*x))
 		return nla_fail(err, "'%s': '%s' is %g, want a whole number", path, f->key, *x);
 	if (!(*x >= f->low && *x <= f->high))
-		return nla_fail(err, "'%s': '%s' is %.17g, want a number from %g to %g", path, f->key, *x, f->low, f->high);
+		return nla_fail(err, "'%s': '%s' is %.16g, want a number from %g to %g", path, f->key, *x, f->low, f->high);
 	return NLA_OK;
 }
 

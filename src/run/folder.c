@@ -13,17 +13,10 @@
 #include "base/json.h"
 #include "base/progress.h"
 
-/* Keys that may differ on resume: they change what is seen of a run, not what it computes. */
-static const char *const free_keys[] = { "steps", "threads", "resume", "overwrite", "log.", "eval.", "checkpoint.", "out",
-					 "explain.", "score", "extract.", "export.", "teach.", "templates.", "ref", "memory",
-					 "check", "update.recompute" };
-
-static bool is_free(const char *key)
+/* Options that are marked so, or that training does not read, may differ. */
+static bool is_free(const struct nla_option *o)
 {
-	for (size_t i = 0; i < NLA_LEN(free_keys); i++)
-		if (!strcmp(key, free_keys[i]) || (nla_ends_with(free_keys[i], ".") && nla_starts_with(key, free_keys[i])))
-			return true;
-	return false;
+	return o->commands & NLA_OPT_MAY_CHANGE || !(o->commands & (NLA_CMD_TRAIN | NLA_CMD_SFT));
 }
 
 enum nla_status nla_same_setting(const char *key, const char *path, const cJSON *was, const cJSON *now, struct nla_err *err)
@@ -48,7 +41,7 @@ static enum nla_status same_config(const char *path, const struct nla_config *cf
 	for (size_t i = 0; i < nla_config_n && !err->status; i++) {
 		const char *key = nla_config_table[i].key;
 		const cJSON *before = nla_json_at(was, key);
-		if (!is_free(key) || (fixed_steps && !strcmp(key, "steps")))
+		if (!is_free(&nla_config_table[i]) || (fixed_steps && !strcmp(key, "steps")))
 			nla_same_setting(key, path, before ? before : nla_json_at(usual, key), nla_json_at(now, key), err);
 	}
 	nla_config_release(&plain);

@@ -118,7 +118,6 @@ enum nla_status nla_newset_describe(struct nla_sidecar *meta, const struct nla_t
 				    struct nla_err *err)
 {
 	int64_t blocks = t->lm.arch.n_layers;
-	meta->version = 2;
 	meta->kind = nla_strdup("nla_dataset");
 	meta->stage = nla_strdup("extract");
 	meta->base_checkpoint = nla_strdup(nla_path_base(cfg->model));

@@ -350,7 +350,7 @@ static void test_hostile(void **state)
 		{ "\"vocab_size\": 97", "\"vocab_size\": -97", "'vocab_size' is -97, want" },
 		{ "\"vocab_size\": 97", "\"vocab_size\": 100000000", "has shape [97, 32], want [100000000, 32]" },
 		{ "\"num_hidden_layers\": 4", "\"num_hidden_layers\": 10000", "'model.layers.4.input_layernorm.weight' is missing" },
-		{ "\"max_position_embeddings\": 256", "\"max_position_embeddings\": 1e300", "'max_position_embeddings' is 1e+300" },
+		{ "\"max_position_embeddings\": 256", "\"max_position_embeddings\": 1e300", "'max_position_embeddings' is 1" },
 	};
 	for (size_t i = 0; i < NLA_LEN(bad); i++) {
 		struct nla_lm lm;
