@@ -76,7 +76,7 @@ enum nla_status nla_lm_describe(struct nla_lm *lm, const char *folder, const str
 		return nla_fail(err, "cannot load '%s': it has %lld blocks, want %lld", folder, (long long)lm->arch.n_layers,
 				(long long)part->depth);
 	lm->arch.n_layers = part->depth;
-	lm->arch.tied = true;
+	lm->arch.tied = lm->arch.cut = true;
 	lm->arch.bare = !part->norm;
 	return NLA_OK;
 }
@@ -124,7 +124,7 @@ static enum nla_status load_slot(const struct nla_slot *s, void *arg, struct nla
 	const struct nla_st_entry *e = nla_st_find(src->st, s->name);
 	nt_scope_push();
 	if (!src->lm->mapped || s->ndim < 2)
-		nt_copy_into(room(src, s), nla_tensor_borrow(e));
+		nla_tensor_fill(room(src, s), src->st, e, err);
 	else if (nla_dtype_of(e->dtype) != src->lm->dtype || (uintptr_t)e->data % nla_st_dtype_size(e->dtype))
 		nla_fail(err, "cannot map '%s': tensor '%s' has type %s, or is not aligned: it would have to be copied", src->st->path, s->name,
 			 nla_st_dtype_name(e->dtype));
@@ -132,6 +132,20 @@ static enum nla_status load_slot(const struct nla_slot *s, void *arg, struct nla
 		*handle(src->lm, s) = nt_own(nla_tensor_borrow(e));
 	nt_scope_pop();
 	return !err->status && nt_check() ? nla_nt_fail(err, "cannot load tensor '%s'", s->name) : err->status;
+}
+
+static enum nla_status blame_slot(const struct nla_slot *s, void *arg, struct nla_err *err)
+{
+	const struct nla_st *st = arg;
+	return nla_tensor_check(st, nla_st_find(st, s->name), err);
+}
+
+enum nla_status nla_lm_blame(const struct nla_lm *lm, const float *results, size_t n, struct nla_err *err)
+{
+	size_t i = 0;
+	while (i < n && isfinite(results[i]))
+		i++;
+	return i < n && lm->mapped ? nla_lm_each(lm, blame_slot, (void *)(uintptr_t)&lm->map, err) : NLA_OK;
 }
 
 struct checking {

@@ -57,6 +57,9 @@ struct nla_lm_part {
 };
 enum nla_status nla_lm_load(struct nla_lm *lm, const char *folder, const struct nla_lm_part *part, int device, nt_dtype dtype,
 			    enum nla_lm_how how, struct nla_err *err);
+/* A copied model was checked for NaN and infinities when it was read. Of a mapped one, an error names the tensor that has one when one of
+ * these results is not finite. */
+enum nla_status nla_lm_blame(const struct nla_lm *lm, const float *results, size_t n, struct nla_err *err);
 /* Random weights for the architecture of FOLDER/config.json: normal with initializer_range, norms 1. */
 enum nla_status nla_lm_init(struct nla_lm *lm, const char *folder, uint64_t seed, int device, nt_dtype dtype, struct nla_err *err);
 /* model.safetensors in Hugging Face's names. dtype: fp32 or bf16. */

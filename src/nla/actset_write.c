@@ -106,6 +106,7 @@ enum nla_status nla_actset_create(struct nla_actset_writer **out, const char *fo
 				  enum nla_st_dtype dtype, struct nla_err *err)
 {
 	const size_t d = (size_t)meta->d_model;
+	const struct nla_st_entry entry = { "activations", dtype, 2, .shape = { -1, meta->d_model } };
 	*out = NULL;
 	if ((dtype != NLA_ST_F32 && dtype != NLA_ST_BF16) || meta->d_model < 1)
 		NLA_BUG("activation set of dtype %d, width %" PRId64, (int)dtype, meta->d_model);
@@ -121,7 +122,6 @@ enum nla_status nla_actset_create(struct nla_actset_writer **out, const char *fo
 	free(w->meta.kind);
 	w->meta.kind = nla_strdup("nla_dataset");
 	nla_baseline_init(&w->baseline, meta->d_model);
-	const struct nla_st_entry entry = { "activations", dtype, 2, .shape = { -1, meta->d_model } };
 	unlink(w->rows_tmp); /* of a run that was killed: the log would append to it */
 	w->log_open = !nla_log_open(&w->log, w->rows_tmp, err);
 	if (err->status || nla_st_writer_open(&w->stream, w->data, &entry, 1, err))

@@ -105,6 +105,8 @@ enum nla_status nla_ar_score(const struct nla_half *ar, const struct nla_view *v
 				nt_to_host_f32(hat, v_hat + from * d, (size_t)((to - from) * d));
 			if (nt_check())
 				nla_nt_fail(err, "cannot score");
+			else
+				nla_lm_blame(view->lm, mse + from, (size_t)(to - from), err);
 		}
 		nt_scope_pop();
 	}

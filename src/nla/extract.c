@@ -87,7 +87,9 @@ static enum nla_status compute(const struct nla_target *t, struct waiting *w, in
 		nt_free(tap.rows);
 	}
 	nt_scope_pop();
-	return !err->status && nt_check() ? nla_nt_fail(err, "cannot compute activations") : err->status;
+	if (!err->status && nt_check())
+		nla_nt_fail(err, "cannot compute activations");
+	return err->status || nla_lm_blame(&t->lm, v, (size_t)(n * t->lm.arch.d_model), err) ? err->status : NLA_OK;
 }
 
 static void add_next(const struct nla_target *t, struct nla_row *row, const int64_t *next, int64_t n)

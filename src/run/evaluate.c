@@ -108,7 +108,7 @@ static enum nla_status logprob_batch(const struct nla_rl *rl, const struct nla_v
 		nt_tensor *lp = nla_av_logprob(rl->av, view, &r, rl->rollout.temperature, NULL, NULL, err);
 		if (lp && nt_to_host_f32(lp, host, (size_t)total))
 			nla_nt_fail(err, "cannot read log-probabilities");
-		else if (lp)
+		else if (lp && !nla_lm_blame(view->lm, host, (size_t)total, err))
 			nla_logprob_check(host, total, err);
 	}
 	nt_scope_pop();
