@@ -1,5 +1,5 @@
 /* nla-sft: supervised training of a small target, of an AV or of an AR; the loss is in src/run/sft_loss.c, the loop in src/run/loop.c. */
-#include "run/program.h"
+#include "cmd/program.h"
 #include "run/sft.h"
 #include "run/stop.h"
 

@@ -1,8 +1,8 @@
 /* nla-train: the RL loop. One step flows from top to bottom; each stage is a file of its name in src/rl, src/run/loop.c is around it. */
 #include <stdio.h>
 
+#include "cmd/program.h"
 #include "run/check.h"
-#include "run/program.h"
 #include "run/stop.h"
 #include "run/train.h"
 
@@ -22,7 +22,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	struct nla_train train;
 	struct nla_str result = NLA_STR_INIT;
 	if (cfg->check)
-		return nla_check(cfg, one_step, err);
+		return nla_check(cfg, one_step, stdout, err);
 	nla_stop_catch();
 	if (!nla_train_open(&train, cfg, one_step, err) && !nla_loop_run(&train.loop, err) && !nla_stop_asked())
 		nla_train_result(&train, &result);

@@ -166,7 +166,7 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 		nla_say("%s %lld/%lld  loss %.4f  norm %.2f  lr %.1e  %.2f s%s", roles[l->role].name, at, (long long)cfg->steps, l->loss,
 			l->grad_norm, l->lr, l->seconds, text.buf);
 	cJSON *line = nla_report_sft(l, &loop->state);
-	nla_folder_metrics(&loop->folder, line, err);
+	nla_log_line(&loop->folder.metrics, line, err);
 	cJSON_Delete(line);
 	nla_str_release(&text);
 	return err->status;

@@ -246,11 +246,11 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 			(long long)state->step, (long long)cfg->steps, nla_json_value(line, "fve"), nla_json_value(line, "response_tokens_mean"),
 			nla_json_value(line, "reward_mean"), 100 * nla_json_value(line, "failed_rate"), s->update.kl, s->update.entropy, s->update.grad_norm,
 			nla_json_value(line, "seconds"), s->update.skipped ? "  (skipped: gradient not finite)" : s->update.ar_skipped ? "  (AR skipped: its gradient not finite)" : "");
-	nla_folder_metrics(&loop->folder, line, err);
+	nla_log_line(&loop->folder.metrics, line, err);
 	cJSON_Delete(line);
 	for (int64_t i = 0; state->step % cfg->log.samples_every == 0 && i < NLA_MIN(cfg->log.samples, s->n) && !err->status; i++) {
 		cJSON *sample = nla_report_sample(&t->rl, s, state->step, i);
-		nla_folder_sample(&loop->folder, sample, err);
+		nla_log_line(&loop->folder.samples, sample, err);
 		cJSON_Delete(sample);
 	}
 	return err->status;

@@ -103,8 +103,8 @@ END
 # ---- one clear line each ----
 bad() { w=$1 p=$2; shift 2; refused "$w" "$p" nla-teach --model "$demo/model" --data "$work/bare" "$@"; }
 bad 2 "'out' is not set"
-bad 2 "teach.prompt' has '.text.' 0 times" --teach.prompt 'Say something' --out "$work/x"
-bad 2 "teach.prompt' has '.text.' 2 times" --teach.prompt '{text}{text}' --out "$work/x"
+bad 2 "teach.prompt' has '.text.' nowhere" --teach.prompt 'Say something' --out "$work/x"
+bad 2 "teach.prompt' has '.text.' more than once" --teach.prompt '{text}{text}' --out "$work/x"
 bad 2 "'out' and 'data' are both" --out "$work/bare" --overwrite
 bad 2 "holds an activation set that nla-teach did not write" --out "$work/none"
 bad 1 "no such folder|cannot" --teacher "$work/nowhere" --out "$work/x"
