@@ -17,7 +17,7 @@
 /* Row numbers: `count` of the set's (0: all), chosen by a permutation that depends on the set's size only; ascending, owned. */
 int64_t *nla_eval_rows(const struct nla_actset *set, int64_t count, int64_t *n);
 
-/* Samples a response for each row, `batch` rows at a time, and scores it. */
+/* Samples a response for each row, `batch` rows at a time, and scores it. A signal ends it between two batches: NLA_STOPPED. */
 enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, int64_t batch, struct nla_step *out, struct nla_err *err);
 /* Scores the texts of nla-eval --score FILE.jsonl: {"row": i, "explanation": "..."} or {"row": i, "response": "..."} a line. A line of a
  * rows.jsonl serves as it is: its "ids" are scored instead of those that the tokenizer gives its text. Errors name the line. */
