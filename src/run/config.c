@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "nla/weights.h"
+#include "nla/half.h"
 
 #define AT(field) offsetof(struct nla_config, field)
 #define ALL NLA_CMD_ALL

@@ -123,7 +123,7 @@ bad_train 1 "'s': tensor 'activations' has shape \[48, 96\], want \[N, 48\]" --d
 sed -i 's/d_model: 48/d_model: 96/' s/nla_meta.yaml
 bad_train 1 "'s' has vectors of width 96, want 48" --data s
 copy train s && tool edit s/activations.safetensors nan activations 100
-bad_train 1 "'s': row 2 has a NaN at dimension 4" --data s
+bad_train 1 "'s': row 2 \(document 'doc-1'\) has a NaN at dimension 4" --data s
 copy train s && tool clip s/activations.safetensors 5
 bad_train 1 "s/activations.safetensors.* 5 bytes" --data s
 copy train s && tool clip s/rows.jsonl.gz 20
