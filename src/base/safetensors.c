@@ -189,6 +189,8 @@ static enum nla_status load_file(struct nla_st *st, const char *path, struct nla
 	const unsigned char *bytes = map->data;
 	for (int i = 7; i >= 0; i--)
 		length = length << 8 | bytes[i];
+	if (!memcmp(bytes, "version ", 8) && memmem(bytes, map->size, "git-lfs", 7))
+		return nla_fail(err, "cannot read '%s': it is a git-LFS pointer, not the weights: run 'git lfs pull' in its folder", path);
 	if (length > map->size - 8)
 		return nla_fail(err, "cannot read '%s': header length %" PRIu64 " goes beyond the file (%zu bytes): "
 				"truncated by %" PRIu64 " bytes or not a safetensors file", path, length, map->size,
@@ -252,6 +254,20 @@ static bool has(const struct nla_strs *names, const char *name)
 	return false;
 }
 
+/* Of a tensor that several shards hold, the index says which counts. `first` entries are of earlier shards. */
+static void keep_indexed(struct nla_st *st, const cJSON *weight_map, const char *shard, size_t first)
+{
+	size_t n = first;
+	for (size_t i = first; i < st->n_entries; i++) {
+		const char *other = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(weight_map, st->entries[i].name));
+		if (!other || !strcmp(other, shard))
+			st->entries[n++] = st->entries[i];
+		else
+			free(st->entries[i].name);
+	}
+	st->n_entries = n;
+}
+
 static enum nla_status load_index(struct nla_st *st, const char *index, struct nla_err *err)
 {
 	struct nla_strs shards = { 0 };
@@ -266,10 +282,12 @@ static enum nla_status load_index(struct nla_st *st, const char *index, struct n
 		if (!err->status && (!cJSON_IsString(item) || !*item->valuestring || strchr(item->valuestring, '/')))
 			nla_fail(err, "cannot read '%s': the shard of tensor '%s' is not a file name", index, item->string);
 	cJSON_ArrayForEach(item, weight_map) {
+		size_t first = st->n_entries;
 		if (err->status || has(&shards, item->valuestring))
 			continue;
 		nla_strs_push(&shards, item->valuestring);
-		load_shard(st, weight_map, index, item, err);
+		if (!load_shard(st, weight_map, index, item, err))
+			keep_indexed(st, weight_map, item->valuestring, first);
 	}
 	if (!err->status && sort_entries(st, 0, err))
 		nla_err_context(err, "cannot read '%s'", index);
@@ -278,9 +296,25 @@ static enum nla_status load_index(struct nla_st *st, const char *index, struct n
 	return err->status;
 }
 
+/* Weights in another format than ours, for the message. */
+static const char *other_format(const char *folder)
+{
+	static const char *const names[] = { "pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin", "consolidated.safetensors", "consolidated.00.pth",
+					     "tf_model.h5", "flax_model.msgpack" };
+	for (size_t i = 0; i < NLA_LEN(names); i++) {
+		char *path = nla_path_join(folder, names[i]);
+		bool there = nla_exists(path);
+		free(path);
+		if (there)
+			return names[i];
+	}
+	return NULL;
+}
+
 enum nla_status nla_st_open_folder(struct nla_st *st, const char *folder, const char *stem, struct nla_err *err)
 {
 	char *base = nla_path_join(folder, stem), *path = nla_format("%s.safetensors", base), *index = nla_format("%s.index.json", path);
+	const char *other = other_format(folder);
 	*err = (struct nla_err)NLA_ERR_INIT;
 	*st = (struct nla_st){ .path = nla_strdup(folder) };
 	if (nla_exists(path))
@@ -288,7 +322,8 @@ enum nla_status nla_st_open_folder(struct nla_st *st, const char *folder, const 
 	else if (nla_exists(index))
 		load_index(st, index, err);
 	else
-		nla_fail(err, "cannot read '%s': it holds neither %s.safetensors nor %s.safetensors.index.json", folder, stem, stem);
+		nla_fail(err, "cannot read '%s': it holds neither %s.safetensors nor %s.safetensors.index.json%s%s%s", folder, stem, stem,
+			 other ? ", only " : "", other ? other : "", other ? ": save it from Python as safetensors (save_pretrained)" : "");
 	free(index);
 	free(path);
 	free(base);
@@ -311,11 +346,27 @@ void nla_st_close(struct nla_st *st)
 
 const struct nla_st_entry *nla_st_find(const struct nla_st *st, const char *name) { return find(st->entries, st->n_entries, name); }
 
+/* For the message: a name of the file that ends as `name` does but begins otherwise, or any when none begins so. */
+static const char *similar(const struct nla_st *st, const char *name)
+{
+	size_t first = strcspn(name, ".") + 1;
+	bool own = false;
+	for (size_t i = 0; i < st->n_entries; i++) {
+		const char *other = st->entries[i].name;
+		own = own || !strncmp(other, name, first);
+		if (strlen(name) > first && nla_ends_with(other, name + first - 1))
+			return other;
+	}
+	return own || !st->n_entries ? NULL : st->entries[0].name;
+}
+
 const struct nla_st_entry *nla_st_floats(const struct nla_st *st, const char *name, int ndim, const int64_t *shape, struct nla_err *err)
 {
 	const struct nla_st_entry *e = nla_st_find(st, name);
 	if (!e) {
-		nla_fail(err, "cannot load '%s': tensor '%s' is missing", st->path, name);
+		const char *like = similar(st, name);
+		nla_fail(err, "cannot load '%s': tensor '%s' is missing%s%s%s", st->path, name, like ? ": its tensors have names like '" : "",
+			 like ? like : "", like ? "'" : "");
 	} else if (e->ndim != ndim || memcmp(e->shape, shape, (size_t)ndim * sizeof(*shape))) {
 		char *have = nla_st_shape_text(e->shape, e->ndim), *want = nla_st_shape_text(shape, ndim);
 		nla_fail(err, "cannot load '%s': tensor '%s' has shape %s, want %s", st->path, name, have, want);
@@ -325,6 +376,43 @@ const struct nla_st_entry *nla_st_floats(const struct nla_st *st, const char *na
 		nla_fail(err, "cannot load '%s': tensor '%s' has type %s, want F32, BF16 or F16", st->path, name, dtypes[e->dtype].name);
 	}
 	return err->status ? NULL : e;
+}
+
+/* NaN and the infinities have all bits of the exponent. Data may be unaligned. */
+struct __attribute__((packed)) u16 { uint16_t v; };
+struct __attribute__((packed)) u32 { uint32_t v; };
+
+static bool finite16(const struct u16 *x, size_t n, uint16_t mask)
+{
+	uint16_t bad = 0;
+	for (size_t i = 0; i < n; i++)
+		bad |= (x[i].v & mask) == mask;
+	return !bad;
+}
+
+static bool finite32(const struct u32 *x, size_t n)
+{
+	uint32_t bad = 0;
+	for (size_t i = 0; i < n; i++)
+		bad |= (x[i].v & 0x7f800000) == 0x7f800000;
+	return !bad;
+}
+
+static bool is_finite(const struct nla_st_entry *e, size_t from, size_t n)
+{
+	const char *at = (const char *)e->data + from * dtypes[e->dtype].size;
+	return e->dtype == NLA_ST_F32 ? finite32((const struct u32 *)at, n)
+				      : finite16((const struct u16 *)at, n, e->dtype == NLA_ST_BF16 ? 0x7f80 : 0x7c00);
+}
+
+int64_t nla_st_not_finite(const struct nla_st_entry *e)
+{
+	size_t n = e->nbytes / dtypes[e->dtype].size, i = 0;
+	if (is_finite(e, 0, n))
+		return -1;
+	while (is_finite(e, i, 1))
+		i++;
+	return (int64_t)i;
 }
 
 /* ---- 16-bit numbers ---- */
@@ -346,22 +434,5 @@ void nla_f32_to_bf16(const float *in, uint16_t *out, size_t n)
 			out[i] = (uint16_t)(bits >> 16 | 0x40);
 		else
 			out[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-	}
-}
-
-void nla_f16_to_f32(const uint16_t *in, float *out, size_t n)
-{
-	for (size_t i = 0; i < n; i++) {
-		const uint32_t sign = (uint32_t)(in[i] >> 15) << 31, exponent = in[i] >> 10 & 31, fraction = in[i] & 1023;
-		float x = (float)fraction * 0x1p-24f; /* zero and the subnormals */
-		uint32_t bits;
-		if (exponent == 31)
-			bits = 0x7f800000 | fraction << 13;
-		else if (exponent)
-			bits = (exponent + 112) << 23 | fraction << 13;
-		else
-			memcpy(&bits, &x, sizeof(bits));
-		bits |= sign;
-		memcpy(&out[i], &bits, sizeof(bits));
 	}
 }

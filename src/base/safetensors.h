@@ -11,7 +11,7 @@
  *	nla_st_close(&st);                                            entries die with it
  *
  * Checked at open: header length, JSON, dtypes, sizes that match shapes, offsets that fill the file without overlap or holes,
- * names that occur twice; index entries whose shard or tensor is missing. A truncated file says by how many bytes. When open
+ * names that occur twice; index entries whose shard or tensor is missing. A tensor in several shards is that of the index. A truncated file says by how many bytes. When open
  * fails there is nothing to close. Files of early writers may hold unaligned data: copy, or look at the pointer, before reading
  * numbers.
  *
@@ -55,6 +55,8 @@ void nla_st_close(struct nla_st *st);
 const struct nla_st_entry *nla_st_find(const struct nla_st *st, const char *name);
 /* The entry of that name, which must be of floats and have that shape. NULL: the error says what is wrong. */
 const struct nla_st_entry *nla_st_floats(const struct nla_st *st, const char *name, int ndim, const int64_t *shape, struct nla_err *err);
+/* The first element of floats that is NaN or infinite; -1: none. */
+int64_t nla_st_not_finite(const struct nla_st_entry *e);
 size_t nla_st_dtype_size(enum nla_st_dtype dtype);
 const char *nla_st_dtype_name(enum nla_st_dtype dtype);
 /* "[2, 3]" of a shape, owned by the caller. */
@@ -72,9 +74,8 @@ void nla_st_writer_abort(struct nla_st_writer *w); /* NULL is fine */
 /* All at once: entries with their data, the largest elements first, so that every tensor is aligned. */
 enum nla_status nla_st_write(const char *path, const struct nla_st_entry *entries, size_t n, struct nla_err *err);
 
-/* bf16 <-> fp32 on the host, round to nearest even. fp16 -> fp32. */
+/* bf16 <-> fp32 on the host, round to nearest even. */
 void nla_bf16_to_f32(const uint16_t *in, float *out, size_t n);
 void nla_f32_to_bf16(const float *in, uint16_t *out, size_t n);
-void nla_f16_to_f32(const uint16_t *in, float *out, size_t n);
 
 #endif

@@ -1,11 +1,11 @@
 /* nla-eval: held-out rows, sampled or given, to FVE, tokens and failures; one JSON object on stdout, rows in OUT/rows.jsonl. */
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/json.h"
 #include "cmd/program.h"
 #include "run/evaluate.h"
 #include "run/report.h"
+#include "run/stop.h"
 
 /* Given texts, and greedy ones, have the log-probabilities of temperature 1. */
 static enum nla_status logprob(const struct nla_eval *e, const struct nla_config *cfg, struct nla_step *step, struct nla_err *err)
@@ -19,16 +19,12 @@ static enum nla_status logprob(const struct nla_eval *e, const struct nla_config
 static enum nla_status report(const struct nla_eval *e, const struct nla_config *cfg, const struct nla_step *step, struct nla_err *err)
 {
 	char *rows = nla_path_join(cfg->out, "rows.jsonl"), *summary = nla_path_join(cfg->out, "summary.json");
-	struct nla_str text = NLA_STR_INIT;
 	cJSON *json = nla_report_eval(&e->rl, step);
 	cJSON_AddStringToObject(json, "av", cfg->av);
 	cJSON_AddStringToObject(json, "ar", cfg->ar);
 	cJSON_AddStringToObject(json, "data", e->set.path);
-	if (!nla_eval_write_rows(&e->rl, step, rows, err) && !nla_json_write(summary, json, true, err)) {
-		nla_json_add(&text, json, true, 0);
-		puts(text.buf);
-	}
-	nla_str_release(&text);
+	if (!nla_eval_write_rows(&e->rl, step, rows, err) && !nla_json_write(summary, json, true, err))
+		nla_program_print(json, true);
 	cJSON_Delete(json);
 	free(rows);
 	free(summary);
@@ -40,6 +36,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	struct nla_eval e = { 0 };
 	struct nla_step step = { 0 };
 	char *summary = nla_path_join(cfg->out, "summary.json");
+	nla_stop_catch();
 	if (*cfg->out && nla_exists(summary) && !cfg->overwrite)
 		nla_usage(err, "'%s' is there already: give --overwrite to replace it, or another --out", summary);
 	else if (!nla_eval_open(&e, cfg, err) && !nla_mkdirs(cfg->out, err) &&

@@ -3,28 +3,26 @@
  *
  *	v [D] -> rollout: G responses -> score: mse, fve [G] -> a line of JSON each
  */
-#include <stdio.h>
 #include <string.h>
 
 #include "cmd/program.h"
-#include "rl/step.h"
 #include "run/models.h"
 
 static cJSON *string(const char *s) { return s ? cJSON_CreateString(s) : cJSON_CreateNull(); }
 
-static void print_one(const struct nla_step *step, const struct nla_subject *s, int64_t i)
+static void print_one(const struct nla_step *r, const struct nla_subject *s, int64_t i)
 {
 	cJSON *json = cJSON_CreateObject();
 	if (s->text)
 		cJSON_AddStringToObject(json, "text", s->text);
-	cJSON_AddItemToObject(json, "explanation", string(step->explanation[i]));
-	cJSON_AddItemToObject(json, "failed", string(nla_failures[step->failed[i]].name));
-	cJSON_AddNumberToObject(json, "response_tokens", (double)step->tokens.length[i]);
-	cJSON_AddNumberToObject(json, "mse", step->mse[i]);
-	cJSON_AddNumberToObject(json, "cosine", (float)nla_cosine(step->mse[i]));
+	cJSON_AddItemToObject(json, "explanation", string(r->explanation[i]));
+	cJSON_AddItemToObject(json, "failed", string(nla_failures[r->failed[i]].name));
+	cJSON_AddNumberToObject(json, "response_tokens", (double)r->tokens.length[i]);
+	cJSON_AddNumberToObject(json, "mse", r->mse[i]);
+	cJSON_AddNumberToObject(json, "cosine", (float)nla_cosine(r->mse[i]));
 	if (s->base.var > 0) {
-		cJSON_AddNumberToObject(json, "fve", (float)nla_fve(step->mse[i], s->base.var));
-		cJSON_AddNumberToObject(json, "fve_meannorm", (float)nla_fve(step->mse[i], s->base.mean));
+		cJSON_AddNumberToObject(json, "fve", (float)nla_fve(r->mse[i], s->base.var));
+		cJSON_AddNumberToObject(json, "fve_meannorm", (float)nla_fve(r->mse[i], s->base.mean));
 	}
 	nla_program_print(json, false);
 	cJSON_Delete(json);
@@ -33,11 +31,8 @@ static void print_one(const struct nla_step *step, const struct nla_subject *s, 
 static enum nla_status explain(const struct nla_config *cfg, const struct nla_models *m, const struct nla_subject *s,
 			       struct nla_err *err)
 {
-	struct nla_view view = nla_half_view(&m->av);
-	struct nla_rl rl = { .rollout = cfg->rollout, .reward = cfg->reward, .av = &m->av, .ar = &m->ar, .policy = view,
-			     .sampler = view, .ar_view = nla_half_view(&m->ar),
-			     .rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL } };
 	const int64_t d = m->target.lm.arch.d_model;
+	struct nla_rl rl = nla_models_rl(m, cfg);
 	struct nla_step step;
 	nla_step_start(&step, 1, cfg->explain.samples, d);
 	memcpy(step.v, s->v, (size_t)d * sizeof(*s->v));

@@ -12,7 +12,7 @@ static const struct family {
 	const char *name;         /* model_type */
 	const char *with;         /* qk_norm: RMS norm per head on q and k, before the rotary embedding; qkv_bias: none on o */
 	int64_t default_head_dim; /* where config.json has no head_dim; 0: hidden_size / num_attention_heads */
-	bool default_kv_heads;    /* without num_key_value_heads there are as many as heads; else the key must be there */
+	bool default_kv_heads;    /* without num_key_value_heads there are as many as heads, as when it is null; else the key must be there */
 } families[] = {
 	{ .name = "qwen3", .with = "qk_norm", .default_head_dim = 128 },
 	{ .name = "qwen2", .with = "qkv_bias" },
@@ -37,56 +37,79 @@ static const struct nla_field fields[] = {
 	{ "initializer_range", NLA_REAL, A(init_std), 0.02, .low = 0, .high = 1e3 },
 	{ "tie_word_embeddings", NLA_FLAG, .at = A(tied) },
 	{ "rope_theta", NLA_REAL, A(rope_theta), 10000, .low = 1e-3, .high = 1e30 },
-	{ .key = "model_type" }, { .key = "rope_parameters" }, { .key = "rope_scaling" }, { .key = "layer_types" },
+	{ .key = "model_type|rope_parameters|rope_scaling|layer_types" },
 
-	{ "hidden_act", NLA_ONLY, .want = "'silu'" }, { "attention_bias", NLA_ONLY, .want = "false" },
-	{ "mlp_bias", NLA_ONLY, .want = "false" }, { "use_sliding_window", NLA_ONLY, .want = "false" },
-	{ "pretraining_tp", NLA_ONLY, .want = "1" }, { "rope_interleaved", NLA_ONLY, .want = "false" },
-	{ "is_llama_config", NLA_ONLY, .want = "true" }, { "partial_rotary_factor", NLA_ONLY, .want = "1" },
-	{ "qk_layernorm", NLA_ONLY, .want = "false" }, { "use_mrope", NLA_ONLY, .want = "false" },
-	{ "is_encoder_decoder", NLA_ONLY, .want = "false" }, { "add_cross_attention", NLA_ONLY, .want = "false" },
+	{ "hidden_act", NLA_ONLY, .want = "'silu'|'swish'" },
+	{ "attention_bias|mlp_bias|use_sliding_window|rope_interleaved|qk_layernorm|use_mrope|is_encoder_decoder|add_cross_attention|"
+	  "tie_encoder_decoder", NLA_ONLY, .want = "false" },
+	{ "pretraining_tp|partial_rotary_factor", NLA_ONLY, .want = "1" },
+	{ "is_llama_config", NLA_ONLY, .want = "true" },
+	{ "pruned_heads", NLA_ONLY, .want = "{}" },
+	{ "quantization_config|compression_config", NLA_ONLY, .want = "{}",
+	  .why = "the weights are quantised; save the model in bf16, or take the checkpoint that it was made from" },
 
-	{ .key = "architectures" }, { .key = "attention_dropout" }, { .key = "auto_map" }, { .key = "bos_token_id" },
-	{ .key = "chunk_size_feed_forward" }, { .key = "dtype" }, { .key = "eos_token_id" }, { .key = "id2label" },
-	{ .key = "is_decoder" }, { .key = "label2id" }, { .key = "max_window_layers" }, { .key = "name_or_path" },
-	{ .key = "output_attentions" }, { .key = "output_hidden_states" }, { .key = "pad_token_id" }, { .key = "problem_type" },
-	{ .key = "return_dict" }, { .key = "sliding_window" }, { .key = "task_specific_params" }, { .key = "torch_dtype" },
-	{ .key = "transformers_version" }, { .key = "transformers.js_config" }, { .key = "unk_token_id" },
-	{ .key = "unsloth_fixed" }, { .key = "unsloth_version" }, { .key = "use_cache" },
+	{ .key = "architectures|attention_dropout|auto_map|bad_words_ids|begin_suppress_tokens|bos_token_id|chunk_size_feed_forward|"
+		 "cross_attention_hidden_size|decoder_start_token_id|diversity_penalty|do_sample|dtype|early_stopping|"
+		 "encoder_no_repeat_ngram_size|eos_token_id|exponential_decay_length_penalty|finetuning_task|forced_bos_token_id|"
+		 "forced_eos_token_id|gradient_checkpointing|id2label|is_decoder|label2id|length_penalty|max_length|max_window_layers|"
+		 "min_length|model_max_length|name_or_path|no_repeat_ngram_size|num_beam_groups|num_beams|num_return_sequences|"
+		 "output_attentions|output_hidden_states|output_scores|pad_token_id|prefix|problem_type|remove_invalid_values|"
+		 "repetition_penalty|return_dict|return_dict_in_generate|sep_token_id|sliding_window|suppress_tokens|task_specific_params|"
+		 "temperature|tf_legacy_loss|tokenizer_class|top_k|top_p|torch_dtype|torchscript|transformers_version|"
+		 "transformers.js_config|typical_p|unk_token_id|unsloth_fixed|unsloth_version|use_bfloat16|use_cache" },
 };
 
-/* Of the rotary embedding; the rows after the first three are of Llama 3's alone. */
+/* Of the rotary embedding; the last rows are of Llama 3's alone. */
 static const struct nla_field rope_fields[] = {
 	{ "rope_theta", NLA_REAL, A(rope_theta), NLA_KEEP, .low = 1e-3, .high = 1e30 },
-	{ .key = "rope_type" },
-	{ .key = "type" },
+	{ .key = "rope_type|type" },
+	{ "partial_rotary_factor", NLA_ONLY, .want = "1" },
 	{ "factor", NLA_REAL, A(rope_factor), NLA_MUST, .low = 1e-6, .high = 1e9 },
 	{ "low_freq_factor", NLA_REAL, A(rope_low), NLA_MUST, .low = 1e-6, .high = 1e9 },
 	{ "high_freq_factor", NLA_REAL, A(rope_high), NLA_MUST, .low = 1e-6, .high = 1e9 },
 	{ "original_max_position_embeddings", NLA_WHOLE, A(rope_original), NLA_MUST, .low = 1, .high = 1e12 },
 };
 
-/* An object `rope_parameters`, or in older files `rope_scaling` with rope_theta at the top. */
-static enum nla_status read_rope(struct nla_arch *a, const cJSON *json, const char *path, struct nla_err *err)
+static enum nla_status read_rope_object(struct nla_arch *a, const cJSON *rope, const char *path, struct nla_err *err)
 {
-	const cJSON *new = nla_json_at(json, "rope_parameters"), *old = nla_json_at(json, "rope_scaling"), *rope = new ? new : old;
-	const char *object = new ? "rope_parameters" : "rope_scaling", *key = nla_json_at(rope, "rope_type") ? "rope_type" : "type", *type;
-	if (new && old && !cJSON_Compare(new, old, true))
-		return nla_fail(err, "cannot load '%s': 'rope_parameters' and 'rope_scaling' differ: remove the one that does not hold", path);
-	if (!rope)
-		return NLA_OK;
-	char *name = nla_format("%s: %s", path, object);
-	if (nla_json_str(rope, name, key, "default", &type, err) ||
-	    nla_fields_check(rope_fields, NLA_LEN(rope_fields), rope, name, false, err))
-		goto out;
+	const char *type, *older;
+	if (nla_json_str(rope, path, "type", "default", &older, err) || nla_json_str(rope, path, "rope_type", older, &type, err) ||
+	    nla_fields_check(rope_fields, NLA_LEN(rope_fields), rope, path, false, err))
+		return err->status;
+	if (nla_json_at(rope, "type") && strcmp(type, older))
+		return nla_fail(err, "cannot load '%s': 'rope_type' is '%s', 'type' is '%s'", path, type, older);
 	a->rope_llama3 = !strcmp(type, "llama3");
 	if (!a->rope_llama3 && strcmp(type, "default"))
-		nla_fail(err, "cannot load '%s': '%s' is '%s', only 'default' and 'llama3' are supported", name, key, type);
-	else if (!nla_fields_read(rope_fields, a->rope_llama3 ? NLA_LEN(rope_fields) : 3, rope, name, a, err) && a->rope_llama3 &&
-		 a->rope_high <= a->rope_low)
-		nla_fail(err, "cannot load '%s': 'high_freq_factor' is not above 'low_freq_factor'", name);
-out:
-	free(name);
+		return nla_fail(err, "cannot load '%s': 'rope_type' is '%s', only 'default' and 'llama3' are supported", path, type);
+	if (nla_fields_read(rope_fields, a->rope_llama3 ? NLA_LEN(rope_fields) : 3, rope, path, a, err))
+		return err->status;
+	return a->rope_llama3 && a->rope_high <= a->rope_low ?
+		       nla_fail(err, "cannot load '%s': 'high_freq_factor' is not above 'low_freq_factor'", path) : NLA_OK;
+}
+
+/* rope_theta at the top, and objects `rope_parameters` (transformers 5) and `rope_scaling`: what several say must be the same. */
+static enum nla_status read_rope(struct nla_arch *a, const cJSON *json, const char *path, struct nla_err *err)
+{
+	static const char *const objects[] = { "rope_parameters", "rope_scaling" };
+	const char *said = nla_json_at(json, "rope_theta") ? "rope_theta" : NULL, *before = NULL;
+	for (size_t i = 0; i < NLA_LEN(objects) && !err->status; i++) {
+		const cJSON *rope = nla_json_at(json, objects[i]);
+		struct nla_arch one = *a;
+		char *name = nla_format("%s: %s", path, objects[i]);
+		bool theta = nla_json_at(rope, "rope_theta") != NULL;
+		if (!rope || read_rope_object(&one, rope, name, err))
+			;
+		else if (theta && said && one.rope_theta != a->rope_theta)
+			nla_fail(err, "cannot load '%s': '%s' says rope_theta %g, '%s' %g", path, said, a->rope_theta, objects[i], one.rope_theta);
+		else if (before && (one.rope_llama3 != a->rope_llama3 || one.rope_factor != a->rope_factor || one.rope_low != a->rope_low ||
+				    one.rope_high != a->rope_high || one.rope_original != a->rope_original))
+			nla_fail(err, "cannot load '%s': 'rope_parameters' and 'rope_scaling' differ", path);
+		else
+			*a = one;
+		said = theta ? objects[i] : said;
+		before = rope ? objects[i] : before;
+		free(name);
+	}
 	return err->status;
 }
 
@@ -120,6 +143,9 @@ static enum nla_status read_family(struct nla_arch *a, const cJSON *json, const 
 	}
 	if (*family)
 		*a = (struct nla_arch){ .family = (*family)->name, .with = (*family)->with };
+	else if (nla_json_at(json, "text_config"))
+		nla_fail(err, "cannot load '%s': model_type '%s' is of several modalities: save its language model alone ('text_config') and "
+			 "give that folder", path, type);
 	else
 		nla_fail(err, "cannot load '%s': model_type '%s' is not supported (supported: %s)", path, type, names.buf);
 	nla_str_release(&names);
@@ -132,7 +158,7 @@ static enum nla_status read_arch(struct nla_arch *a, const cJSON *json, const ch
 	if (read_family(a, json, path, &f, err) || nla_fields_read(fields, NLA_LEN(fields), json, path, a, err) ||
 	    nla_fields_check(fields, NLA_LEN(fields), json, path, false, err))
 		return err->status;
-	if (!a->n_kv_heads && !f->default_kv_heads)
+	if (!a->n_kv_heads && !f->default_kv_heads && !cJSON_HasObjectItem(json, "num_key_value_heads"))
 		return nla_fail(err, "'%s': 'num_key_value_heads' is missing, want a number", path);
 	if (!a->n_kv_heads)
 		a->n_kv_heads = a->n_heads;

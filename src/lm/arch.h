@@ -13,7 +13,8 @@ struct nla_arch {
 	const char *family; /* model_type */
 	int64_t n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff, vocab, max_position;
 	double rope_theta, rms_eps, init_std;
-	bool tied, bare;  /* bare: no final norm (a reconstructor) */
+	bool tied;
+	bool cut, bare;   /* a reconstructor's first blocks; no final norm */
 	const char *with; /* what its tensors have more than Llama's; NULL: nothing */
 	/* Llama 3's stretching of the rotary embedding's long waves (lm.c has the formula) */
 	bool rope_llama3;

@@ -12,7 +12,7 @@ static enum nla_status read_number(const struct nla_field *f, const cJSON *json,
 	if (f->type == NLA_WHOLE && *x != floor(*x))
 		return nla_fail(err, "'%s': '%s' is %g, want a whole number", path, f->key, *x);
 	if (!(*x >= f->low && *x <= f->high))
-		return nla_fail(err, "'%s': '%s' is %.17g, want a number from %g to %g", path, f->key, *x, f->low, f->high);
+		return nla_fail(err, "'%s': '%s' is %.16g, want a number from %g to %g", path, f->key, *x, f->low, f->high);
 	return NLA_OK;
 }
 
@@ -57,23 +57,24 @@ static bool is_one_of(const char *text, const char *list)
 	return false;
 }
 
-enum nla_status nla_fields_check(const struct nla_field *fields, size_t n, const cJSON *json, const char *path, bool lenient,
+enum nla_status nla_fields_check(const struct nla_field *fields, size_t n, const cJSON *json, const char *path, bool empty,
 				 struct nla_err *err)
 {
 	for (const cJSON *field = json->child; field && !err->status; field = field->next) {
 		const struct nla_field *f = fields, *end = fields + n;
-		while (f < end && strcmp(f->key, field->string))
+		while (f < end && !is_one_of(field->string, f->key))
 			f++;
-		if (cJSON_IsNull(field) || *field->string == '_' || (f == end && lenient) || (f < end && f->type != NLA_ONLY))
+		if (cJSON_IsNull(field) || *field->string == '_' || (f < end && f->type != NLA_ONLY))
 			continue;
 		char *text = value_text(field);
-		if (f == end)
-			nla_fail(err, "cannot load '%s': field '%s' is not known: if it changes nothing in what the model computes, remove it",
-				 path, field->string);
-		else if (!is_one_of(text, f->want) && f->why)
-			nla_fail(err, "cannot load '%s': '%s' is %s: %s", path, f->key, text, f->why);
-		else if (!is_one_of(text, f->want))
-			nla_fail(err, "cannot load '%s': '%s' is %s, only %s is supported", path, f->key, text, f->want);
+		if (is_one_of(text, f < end ? f->want : empty ? "false|[]|{}" : NULL))
+			;
+		else if (f == end)
+			nla_fail(err, "cannot load '%s': field '%s' is not known, and it may change what the model computes", path, field->string);
+		else if (f->why)
+			nla_fail(err, "cannot load '%s': '%s' is %.80s: %s", path, field->string, text, f->why);
+		else
+			nla_fail(err, "cannot load '%s': '%s' is %.80s, only %s is supported", path, field->string, text, f->want);
 		free(text);
 	}
 	return err->status;

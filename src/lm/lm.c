@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/machine.h"
 #include "base/rng.h"
 
 /* Where the handle of the stored tensor is. */
@@ -75,7 +76,7 @@ enum nla_status nla_lm_describe(struct nla_lm *lm, const char *folder, const str
 		return nla_fail(err, "cannot load '%s': it has %lld blocks, want %lld", folder, (long long)lm->arch.n_layers,
 				(long long)part->depth);
 	lm->arch.n_layers = part->depth;
-	lm->arch.tied = true;
+	lm->arch.tied = lm->arch.cut = true;
 	lm->arch.bare = !part->norm;
 	return NLA_OK;
 }
@@ -87,6 +88,7 @@ struct source {
 	struct nla_rng rng;
 	uint32_t tensor; /* of the random numbers */
 	const struct nla_lm *from;
+	unsigned targets; /* whose matrices are copied of it */
 };
 
 /* All slots, then what is not in one. Whatever fails releases the model. */
@@ -122,7 +124,7 @@ static enum nla_status load_slot(const struct nla_slot *s, void *arg, struct nla
 	const struct nla_st_entry *e = nla_st_find(src->st, s->name);
 	nt_scope_push();
 	if (!src->lm->mapped || s->ndim < 2)
-		nt_copy_into(room(src, s), nla_tensor_borrow(e));
+		nla_tensor_fill(room(src, s), src->st, e, err);
 	else if (nla_dtype_of(e->dtype) != src->lm->dtype || (uintptr_t)e->data % nla_st_dtype_size(e->dtype))
 		nla_fail(err, "cannot map '%s': tensor '%s' has type %s, or is not aligned: it would have to be copied", src->st->path, s->name,
 			 nla_st_dtype_name(e->dtype));
@@ -130,6 +132,20 @@ static enum nla_status load_slot(const struct nla_slot *s, void *arg, struct nla
 		*handle(src->lm, s) = nt_own(nla_tensor_borrow(e));
 	nt_scope_pop();
 	return !err->status && nt_check() ? nla_nt_fail(err, "cannot load tensor '%s'", s->name) : err->status;
+}
+
+static enum nla_status blame_slot(const struct nla_slot *s, void *arg, struct nla_err *err)
+{
+	const struct nla_st *st = arg;
+	return nla_tensor_check(st, nla_st_find(st, s->name), err);
+}
+
+enum nla_status nla_lm_blame(const struct nla_lm *lm, const float *results, size_t n, struct nla_err *err)
+{
+	size_t i = 0;
+	while (i < n && isfinite(results[i]))
+		i++;
+	return i < n && lm->mapped ? nla_lm_each(lm, blame_slot, (void *)(uintptr_t)&lm->map, err) : NLA_OK;
 }
 
 struct checking {
@@ -192,7 +208,11 @@ static bool can_map(const struct nla_lm *lm, const struct nla_st *st)
 static bool is_large(const struct nla_lm *lm)
 {
 	int64_t free_bytes, total, peak, bytes = nla_arch_n_params(&lm->arch) * (lm->dtype == NT_F32 ? 4 : 2);
-	return !nt_memory(lm->device, &free_bytes, &total, &peak) && bytes > total / 4;
+	struct nla_machine machine;
+	if (nt_memory(lm->device, &free_bytes, &total, &peak))
+		return false;
+	nla_machine_read(&machine, "");
+	return bytes > (lm->device == NT_CPU ? NLA_MIN(total, machine.memory) : total) / 4;
 }
 
 enum nla_status nla_lm_load(struct nla_lm *lm, const char *folder, const struct nla_lm_part *part, int device, nt_dtype dtype,
@@ -270,11 +290,22 @@ enum nla_status nla_lm_save(const struct nla_lm *lm, const char *folder, nt_dtyp
 
 /* ---- copies and lists ---- */
 
+static bool is_copied(const struct source *src, const struct nla_slot *s)
+{
+	for (int p = 0; p < NLA_N_PROJ; p++) {
+		struct nla_slot target;
+		nla_proj_slot(src->lm, s->layer, p, &target);
+		if (src->targets & 1u << p && s->layer >= 0 && target.at == s->at)
+			return true;
+	}
+	return false;
+}
+
 static enum nla_status fork_slot(const struct nla_slot *s, void *arg, struct nla_err *err)
 {
 	const struct source *src = arg;
 	nt_scope_push();
-	if (s->proj >= 0)
+	if (is_copied(src, s))
 		nt_copy_into(room(src, s), nla_lm_proj(src->from, s->layer, s->proj));
 	else if (!s->row)
 		*handle(src->lm, s) = nt_own(nt_share(*handle(src->from, s)));
@@ -282,10 +313,11 @@ static enum nla_status fork_slot(const struct nla_slot *s, void *arg, struct nla
 	return NLA_OK;
 }
 
-enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, struct nla_err *err)
+enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, int64_t depth, unsigned targets, struct nla_err *err)
 {
-	struct source src = { .lm = lm, .from = from };
-	*lm = (struct nla_lm){ .arch = from->arch, .device = from->device, .dtype = from->dtype };
+	struct source src = { .lm = lm, .from = from, .targets = targets };
+	*lm = (struct nla_lm){ .arch = from->arch, .device = from->device, .dtype = from->dtype, .mapped = from->mapped };
+	lm->arch.n_layers = depth;
 	lm->cos = nt_own(nt_share(from->cos));
 	lm->sin = nt_own(nt_share(from->sin));
 	return make(&src, fork_slot, "copy the model's projections", err);

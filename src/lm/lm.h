@@ -57,14 +57,18 @@ struct nla_lm_part {
 };
 enum nla_status nla_lm_load(struct nla_lm *lm, const char *folder, const struct nla_lm_part *part, int device, nt_dtype dtype,
 			    enum nla_lm_how how, struct nla_err *err);
+/* A copied model was checked for NaN and infinities when it was read. Of a mapped one, an error names the tensor that has one when one of
+ * these results is not finite. */
+enum nla_status nla_lm_blame(const struct nla_lm *lm, const float *results, size_t n, struct nla_err *err);
 /* Random weights for the architecture of FOLDER/config.json: normal with initializer_range, norms 1. */
 enum nla_status nla_lm_init(struct nla_lm *lm, const char *folder, uint64_t seed, int device, nt_dtype dtype, struct nla_err *err);
 /* model.safetensors in Hugging Face's names. dtype: fp32 or bf16. */
 enum nla_status nla_lm_save(const struct nla_lm *lm, const char *folder, nt_dtype dtype, struct nla_err *err);
 void nla_lm_release(struct nla_lm *lm);
 
-/* A copy with projections of its own; embedding, norms and head are shared with `from`, which must outlive it. For merging adapters. */
-enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, struct nla_err *err);
+/* The first `depth` blocks again, with matrices of their own where one of `targets` (a bit per enum nla_proj) is in them; all else is
+ * shared with `from`, which must outlive it. For merging adapters (nla_merge_copy). */
+enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, int64_t depth, unsigned targets, struct nla_err *err);
 /* Every trainable tensor, for pre-training; returns how many (list may be NULL to count). */
 int nla_lm_params(const struct nla_lm *lm, nt_tensor **list);
 /* Weights of the whole model. */

@@ -143,16 +143,31 @@ enum nla_status nla_merge(struct nla_lm *lm, const struct nla_view *view, struct
 {
 	for (int64_t l = 0; l < lm->arch.n_layers; l++)
 		for (int p = 0; p < NLA_N_PROJ; p++) {
+			nt_tensor *to = NULL;
 			nt_scope_push();
-			nt_tensor *to = nla_lm_proj(lm, l, p);
-			nt_copy_into(to, nla_lm_proj(view->lm, l, p));
 			for (int i = 0; i < view->n_adapters; i++) {
 				const struct nla_adapter *a = view->adapters[i];
 				const struct nla_lora *x = l < a->n_layers ? &a->layers[l][p] : NULL;
-				if (x && x->A)
-					nt_add_into(to, nt_matmul(x->B, x->A), nla_lora_scale(a, p));
+				if (!x || !x->A)
+					continue;
+				if (!to) {
+					to = nla_lm_proj(lm, l, p);
+					nt_copy_into(to, nla_lm_proj(view->lm, l, p));
+				}
+				nt_add_into(to, nt_matmul(x->B, x->A), nla_lora_scale(a, p));
 			}
 			nt_scope_pop();
 		}
 	return nt_check() ? nla_nt_fail(err, "cannot merge an adapter into the weights") : NLA_OK;
+}
+
+enum nla_status nla_merge_copy(struct nla_lm *lm, const struct nla_view *view, int64_t depth, struct nla_err *err)
+{
+	unsigned targets = 0;
+	for (int i = 0; i < view->n_adapters; i++)
+		for (int p = 0; p < NLA_N_PROJ; p++)
+			targets |= (unsigned)(view->adapters[i]->rank[p] > 0) << p;
+	if (!nla_lm_fork(lm, view->lm, depth, targets, err) && nla_merge(lm, view, err))
+		nla_lm_release(lm);
+	return err->status;
 }

@@ -1,11 +1,12 @@
 /*
- * peft - adapters on disk in PEFT's layout; see lora.h. The keys of the file decide what the adapter holds; adapter_config.json gives rank and
- * scale, and what it names must be there.
+ * peft - adapters on disk in PEFT's layout; see lora.h. The keys of the file decide which projections of which blocks have an adapter;
+ * adapter_config.json gives rank and scale, and what it names without doubt must be in the file.
  */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/progress.h"
 #include "lm/fields.h"
 #include "lm/lora.h"
 
@@ -18,33 +19,23 @@ struct config {
 	int64_t rank;
 	double alpha;
 	bool rslora;
-	unsigned targets; /* bit per enum nla_proj */
 };
 
 #define C(field) offsetof(struct config, field)
-#define EMPTY "false|[]|{}"
 static const struct nla_field peft_fields[] = {
 	{ "r", NLA_WHOLE, C(rank), NLA_MUST, .low = 1, .high = MAX_RANK },
 	{ "lora_alpha", NLA_REAL, C(alpha), NLA_MUST, .low = -1e9, .high = 1e9 },
 	{ "use_rslora", NLA_FLAG, .at = C(rslora) },
+	{ .key = "target_modules|layers_to_transform|exclude_modules|rank_pattern|alpha_pattern" }, /* read below */
 	{ "peft_type", NLA_ONLY, .want = "'LORA'" },
 	{ "bias", NLA_ONLY, .want = "'none'" },
-	{ "use_dora", NLA_ONLY, .want = "false" },
-	{ "fan_in_fan_out", NLA_ONLY, .want = "false" },
-	{ "use_qalora", NLA_ONLY, .want = "false" },
-	{ "modules_to_save", NLA_ONLY, .want = EMPTY },
-	{ "layers_to_transform", NLA_ONLY, .want = EMPTY },
-	{ "trainable_token_indices", NLA_ONLY, .want = EMPTY },
-	{ "alora_invocation_tokens", NLA_ONLY, .want = EMPTY },
-	{ "layer_replication", NLA_ONLY, .want = EMPTY },
-	{ "target_parameters", NLA_ONLY, .want = EMPTY },
-	{ "use_bdlora", NLA_ONLY, .want = EMPTY },
-	{ "arrow_config", NLA_ONLY, .want = EMPTY },
-	{ "monteclora_config", NLA_ONLY, .want = EMPTY },
-	{ "kasa_config", NLA_ONLY, .want = EMPTY },
+	{ "modules_to_save|layer_replication|target_parameters|trainable_token_indices|alora_invocation_tokens|use_dora|use_qalora|use_bdlora|"
+	  "fan_in_fan_out|lora_bias|arrow_config|monteclora_config|kasa_config", NLA_ONLY, .want = "false|[]|{}" },
 	/* pissa, olora, corda, loftq, lora_ga take something out of the base's weights that the adapter's file does not hold */
 	{ "init_lora_weights", NLA_ONLY, .want = "true|false|'gaussian'|'eva'|'orthogonal'",
 	  .why = "it changes the base's weights; save the adapter converted to a plain one" },
+	{ .key = "auto_mapping|base_model_name_or_path|corda_config|ensure_weight_tying|eva_config|inference_mode|layers_pattern|loftq_config|"
+		 "lora_dropout|lora_ga_config|megatron_config|megatron_core|peft_version|qalora_group_size|revision|runtime_config|task_type" },
 };
 
 /* ar_meta.json of nanoNLA's AR: always rsLoRA. */
@@ -53,19 +44,29 @@ static const struct nla_field nano_fields[] = {
 	{ "lora_alpha", NLA_REAL, C(alpha), NLA_MUST, .low = -1e9, .high = 1e9 },
 };
 
-static enum nla_status read_targets(const cJSON *json, const char *path, unsigned *targets, struct nla_err *err)
+static bool holds_number(const cJSON *list, int64_t x)
 {
-	const cJSON *list = nla_json_at(json, "target_modules");
-	if (!cJSON_IsArray(list))
-		return nla_fail(err, "cannot load '%s': 'target_modules' must be a list of projections", path);
-	for (const cJSON *t = list->child; t; t = t->next) {
-		unsigned one;
-		if (!cJSON_IsString(t) || nla_lora_targets(t->valuestring, &one, err))
-			return nla_fail(err, "cannot load '%s': 'target_modules' has '%s', only q k v o gate up down_proj are supported",
-					path, cJSON_IsString(t) ? t->valuestring : "a value that is no string");
-		*targets |= one;
+	for (const cJSON *t = cJSON_IsArray(list) ? list->child : list; t; t = cJSON_IsArray(list) ? t->next : NULL)
+		if (cJSON_IsNumber(t) && t->valuedouble == (double)x)
+			return true;
+	return false;
+}
+
+/* Does the configuration name this projection without doubt? What a regular expression names is left to the keys. */
+static bool named(const cJSON *json, int64_t layer, enum nla_proj proj)
+{
+	const cJSON *targets = nla_json_at(json, "target_modules"), *layers = nla_json_at(json, "layers_to_transform");
+	const char *all = cJSON_GetStringValue(targets);
+	bool found = all && !strcmp(all, "all-linear");
+	if (nla_json_at(json, "exclude_modules") || (layers && !holds_number(layers, layer)))
+		return false;
+	char *name = nla_format(".model.layers.%lld.%s", (long long)layer, nla_proj_path(proj));
+	for (const cJSON *t = cJSON_IsArray(targets) ? targets->child : NULL; t && !found; t = t->next) {
+		size_t n = cJSON_IsString(t) ? strlen(t->valuestring) : 0;
+		found = n && n < strlen(name) && name[strlen(name) - n - 1] == '.' && nla_ends_with(name, t->valuestring);
 	}
-	return *targets ? NLA_OK : nla_fail(err, "cannot load '%s': 'target_modules' is empty, want a list of projections", path);
+	free(name);
+	return found;
 }
 
 /* rank_pattern and alpha_pattern: values for single projections, by their name ("q_proj", "self_attn.q_proj") */
@@ -86,62 +87,63 @@ static enum nla_status read_pattern(const cJSON *json, const char *path, const c
 /* Per projection, from the values that all share and the patterns. */
 static enum nla_status read_ranks(struct nla_adapter *a, const cJSON *json, const char *path, const struct config *c, struct nla_err *err)
 {
-	double rank[NLA_N_PROJ], alpha[NLA_N_PROJ];
+	double rank[NLA_N_PROJ];
 	for (int p = 0; p < NLA_N_PROJ; p++) {
 		rank[p] = (double)c->rank;
-		alpha[p] = c->alpha;
+		a->alpha[p] = c->alpha;
 	}
-	if (read_pattern(json, path, "rank_pattern", rank, err) || read_pattern(json, path, "alpha_pattern", alpha, err))
+	if (read_pattern(json, path, "rank_pattern", rank, err) || read_pattern(json, path, "alpha_pattern", a->alpha, err))
 		return err->status;
 	for (int p = 0; p < NLA_N_PROJ; p++) {
 		if (!(rank[p] >= 1 && rank[p] <= MAX_RANK && rank[p] == floor(rank[p])))
 			return nla_fail(err, "cannot load '%s': rank of '%s' is %g, want a whole number from 1 to %d", path, nla_proj_name(p),
 					rank[p], MAX_RANK);
-		if (!isfinite(alpha[p]))
-			return nla_fail(err, "cannot load '%s': alpha of '%s' is %g, want a finite number", path, nla_proj_name(p), alpha[p]);
-		a->rank[p] = c->targets & 1u << p ? (int64_t)rank[p] : 0;
-		a->alpha[p] = c->targets & 1u << p ? alpha[p] : 0;
+		if (!isfinite(a->alpha[p]))
+			return nla_fail(err, "cannot load '%s': alpha of '%s' is %g, want a finite number", path, nla_proj_name(p),
+					a->alpha[p]);
+		a->rank[p] = (int64_t)rank[p];
 	}
 	return NLA_OK;
 }
 
-static enum nla_status read_config(struct nla_adapter *a, const char *folder, bool nano, struct nla_err *err)
+static enum nla_status read_config(struct nla_adapter *a, const char *path, bool nano, cJSON **json, struct nla_err *err)
 {
-	char *path = nla_path_join(folder, nano ? "ar_meta.json" : "adapter_config.json");
+	struct config c = { .rslora = nano };
 	const struct nla_field *fields = nano ? nano_fields : peft_fields;
 	size_t n = nano ? NLA_LEN(nano_fields) : NLA_LEN(peft_fields);
-	struct config c = { .rslora = nano };
-	cJSON *json = NULL;
-	if (!nla_json_read(path, &json, err) && !nla_fields_check(fields, n, json, path, true, err) &&
-	    !nla_fields_read(fields, n, json, path, &c, err) && !read_targets(json, path, &c.targets, err))
-		read_ranks(a, json, path, &c, err);
+	if (nla_json_read(path, json, err) || (!nano && nla_fields_check(fields, n, *json, path, true, err)) ||
+	    nla_fields_read(fields, n, *json, path, &c, err))
+		return err->status;
 	a->rslora = c.rslora;
-	cJSON_Delete(json);
-	free(path);
-	return err->status;
+	return read_ranks(a, *json, path, &c, err);
 }
 
 /* ---- tensors ---- */
 
-/* A key that goes by one of the names of lora.h: which matrix it is, or NULL. */
-static const struct nla_st_entry **place_of(const struct nla_adapter *a, const char *name, const struct nla_st_entry *(*found)[NLA_N_PROJ][2])
+typedef const struct nla_st_entry *nla_pairs[NLA_N_PROJ][2]; /* A and B of a block's projections */
+
+/* A key that goes by one of the names of lora.h: its block and the projection and side of it, or false. */
+static bool take_apart(const char *key, int64_t *layer, int *proj, int *side)
 {
 	static const char *const prefixes[] = { "base_model.model.model.layers.", "base_model.model.layers.", "backbone.model.layers." };
 	static const char *const ends[] = { "lora_A.weight", "lora_B.weight", "lora_A.default.weight", "lora_B.default.weight" };
-	for (size_t i = 0; i < NLA_LEN(prefixes); i++) {
-		if (!nla_starts_with(name, prefixes[i]))
-			continue;
-		char *rest;
-		int64_t layer = strtoll(name + strlen(prefixes[i]), &rest, 10);
-		for (int p = 0; *rest == '.' && p < NLA_N_PROJ; p++) {
-			size_t n = strlen(nla_proj_path(p));
-			for (size_t e = 0; e < NLA_LEN(ends); e++)
-				if (!strncmp(rest + 1, nla_proj_path(p), n) && rest[n + 1] == '.' && !strcmp(rest + n + 2, ends[e]) &&
-				    a->rank[p] && layer >= 0 && layer < a->n_layers)
-					return &found[layer][p][e % 2];
-		}
+	size_t i = 0, n = 0;
+	char *rest;
+	while (i < NLA_LEN(prefixes) && !nla_starts_with(key, prefixes[i]))
+		i++;
+	if (i == NLA_LEN(prefixes))
+		return false;
+	*layer = strtoll(key + strlen(prefixes[i]), &rest, 10);
+	for (*proj = 0; *rest == '.' && *proj < NLA_N_PROJ; ++*proj) {
+		n = strlen(nla_proj_path(*proj));
+		if (!strncmp(rest + 1, nla_proj_path(*proj), n) && rest[n + 1] == '.')
+			break;
 	}
-	return NULL;
+	if (*rest != '.' || *proj == NLA_N_PROJ || *layer < 0)
+		return false;
+	for (*side = 0; *side < (int)NLA_LEN(ends) && strcmp(rest + n + 2, ends[*side]); ++*side)
+		;
+	return *side < (int)NLA_LEN(ends);
 }
 
 static void list_key(struct nla_str *s, size_t n, const char *key)
@@ -152,44 +154,57 @@ static void list_key(struct nla_str *s, size_t n, const char *key)
 		nla_str_add(s, ", ...");
 }
 
-/* Every entry to its place: what is over and what is wanting is an error that lists both. */
-static enum nla_status find_all(const struct nla_adapter *a, const struct nla_st *st, const struct nla_st_entry *(*found)[NLA_N_PROJ][2],
+/* Every entry to its place: what is over and what is wanting is an error that lists both. cut: blocks beyond are no error. */
+static enum nla_status find_all(const struct nla_adapter *a, const struct nla_st *st, const cJSON *json, bool cut, nla_pairs *found,
 				struct nla_err *err)
 {
 	struct nla_str missing = NLA_STR_INIT, extra = NLA_STR_INIT;
-	size_t n_missing = 0, n_extra = 0;
+	size_t n_missing = 0, n_extra = 0, n_found = 0, n_deeper = 0;
 	for (size_t i = 0; i < st->n_entries; i++) {
-		const struct nla_st_entry **place = place_of(a, st->entries[i].name, found);
-		if (place && !*place)
-			*place = &st->entries[i];
-		else if (strcmp(st->entries[i].name, "value_head.weight")) /* nanoNLA keeps the AR's head here */
-			list_key(&extra, n_extra++, st->entries[i].name);
+		const char *key = st->entries[i].name;
+		int64_t layer;
+		int p, side;
+		bool ours = take_apart(key, &layer, &p, &side);
+		if (ours && layer < a->n_layers && !found[layer][p][side % 2])
+			found[layer][p][side % 2] = &st->entries[i];
+		else if (ours && layer >= a->n_layers && cut)
+			n_deeper++;
+		else if (strcmp(key, "value_head.weight")) /* nanoNLA keeps the AR's head here */
+			list_key(&extra, n_extra++, key);
 	}
 	for (int64_t i = 0; i < a->n_layers * NLA_N_PROJ * 2; i++) {
-		int p = (int)(i / 2 % NLA_N_PROJ);
-		if (!a->rank[p] || found[0][0][i])
+		int64_t l = i / 2 / NLA_N_PROJ;
+		int p = (int)(i / 2 % NLA_N_PROJ), side = (int)(i % 2);
+		n_found += found[l][p][side] != NULL;
+		if (found[l][p][side] || (!found[l][p][!side] && !named(json, l, p)))
 			continue;
-		char *key = nla_lora_key(i / 2 / NLA_N_PROJ, p, (int)(i % 2));
+		char *key = nla_lora_key(l, p, side);
 		list_key(&missing, n_missing++, key);
 		free(key);
 	}
 	if (n_missing || n_extra)
 		nla_fail(err, "cannot load adapter '%s': %zu keys are missing%s, %zu are unexpected%s", st->path, n_missing, missing.buf,
 			 n_extra, extra.buf);
+	else if (!n_found)
+		nla_fail(err, "cannot load adapter '%s': no key of it is of blocks 0 to %lld", st->path, (long long)a->n_layers - 1);
+	else if (n_deeper)
+		nla_say("adapter '%s': %zu of its tensors are of blocks after %lld and are not read", st->path, n_deeper,
+			(long long)a->n_layers - 1);
 	nla_str_release(&missing);
 	nla_str_release(&extra);
 	return err->status;
 }
 
-static enum nla_status read_tensors(struct nla_adapter *a, const struct nla_arch *arch, const char *folder, const char *stem, int device,
+static bool is_zero(const struct nla_st_entry *e)
+{
+	const char *bytes = e->data;
+	return e->nbytes && !*bytes && !memcmp(bytes, bytes + 1, e->nbytes - 1);
+}
+
+static enum nla_status read_tensors(struct nla_adapter *a, const struct nla_arch *arch, const struct nla_st *st, nla_pairs *found, int device,
 				    struct nla_err *err)
 {
-	struct nla_st st;
-	if (nla_st_open_folder(&st, folder, stem, err))
-		return err->status;
-	const struct nla_st_entry *(*found)[NLA_N_PROJ][2] = nla_alloc((size_t)a->n_layers, sizeof(*found));
-	find_all(a, &st, found, err);
-	bool first = true;
+	bool first = true, zero = true, used[NLA_N_PROJ] = { false };
 	for (int64_t l = 0; l < a->n_layers; l++)
 		for (int p = 0; p < NLA_N_PROJ && !err->status; p++) {
 			const struct nla_st_entry *const *pair = found[l][p];
@@ -197,12 +212,17 @@ static enum nla_status read_tensors(struct nla_adapter *a, const struct nla_arch
 				continue;
 			for (int i = 0; i < 2; i++, first = false) /* one type for the whole file; fp32 where it mixes several */
 				a->stored = first || a->stored == nla_dtype_of(pair[i]->dtype) ? nla_dtype_of(pair[i]->dtype) : NT_F32;
-			a->layers[l][p].A = nla_tensor_read(&st, pair[0]->name, a->rank[p], nla_proj_in(arch, p), device, err);
+			zero = zero && is_zero(pair[1]);
+			used[p] = true;
+			a->layers[l][p].A = nla_tensor_read(st, pair[0]->name, a->rank[p], nla_proj_in(arch, p), device, err);
 			if (!err->status)
-				a->layers[l][p].B = nla_tensor_read(&st, pair[1]->name, nla_proj_out(arch, p), a->rank[p], device, err);
+				a->layers[l][p].B = nla_tensor_read(st, pair[1]->name, nla_proj_out(arch, p), a->rank[p], device, err);
 		}
-	free(found);
-	nla_st_close(&st);
+	for (int p = 0; p < NLA_N_PROJ; p++)
+		if (!used[p])
+			a->rank[p] = 0;
+	if (!err->status && zero)
+		nla_say("warning: adapter '%s': every B is zero, so it changes nothing: was it saved before training?", st->path);
 	return err->status;
 }
 
@@ -210,13 +230,20 @@ enum nla_status nla_adapter_load(struct nla_adapter *a, const struct nla_arch *a
 				 struct nla_err *err)
 {
 	char *config = nla_path_join(folder, "adapter_config.json"), *meta = nla_path_join(folder, "ar_meta.json");
-	bool nano = !nla_exists(config) && nla_exists(meta);
+	bool nano = !nla_exists(config) && nla_exists(meta), cut = arch->cut || n_layers < arch->n_layers;
+	nla_pairs *found = nla_alloc((size_t)n_layers, sizeof(*found));
+	struct nla_st st = { 0 };
+	cJSON *json = NULL;
 	*a = (struct nla_adapter){ .n_layers = n_layers, .layers = nla_alloc((size_t)n_layers, sizeof(*a->layers)) };
+	if (read_config(a, nano ? meta : config, nano, &json, err) ||
+	    nla_st_open_folder(&st, folder, nano ? "ar_lora_value_head" : "adapter_model", err) ||
+	    find_all(a, &st, json, cut, found, err) || read_tensors(a, arch, &st, found, device, err))
+		nla_adapter_release(a);
+	nla_st_close(&st);
+	cJSON_Delete(json);
+	free(found);
 	free(config);
 	free(meta);
-	if (read_config(a, folder, nano, err) ||
-	    read_tensors(a, arch, folder, nano ? "ar_lora_value_head" : "adapter_model", device, err))
-		nla_adapter_release(a);
 	return err->status;
 }
 

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define PIECE (1 << 20)
+
 _Static_assert((int)NLA_ST_F32 == NT_F32 && (int)NLA_ST_F16 == NT_F16 && (int)NLA_ST_U8 == NT_U8, "nla_dtype_of");
 
 enum nla_status nla_nt_fail(struct nla_err *err, const char *fmt, ...)
@@ -71,11 +73,37 @@ enum nla_status nla_tensors_write(const struct nla_tensors *t, const char *path,
 
 nt_tensor *nla_tensor_borrow(const struct nla_st_entry *e) { return nt_borrow(nla_dtype_of(e->dtype), e->data, e->ndim, e->shape); }
 
+enum nla_status nla_tensor_check(const struct nla_st *st, const struct nla_st_entry *e, struct nla_err *err)
+{
+	int64_t at = nla_st_not_finite(e);
+	return at < 0 ? NLA_OK : nla_fail(err, "cannot load '%s': tensor '%s' has a NaN or an infinity (element %lld)", st->path, e->name,
+					  (long long)at);
+}
+
+/* In pieces that are still in the cache when they are copied. */
+enum nla_status nla_tensor_fill(nt_tensor *to, const struct nla_st *st, const struct nla_st_entry *e, struct nla_err *err)
+{
+	int64_t rows = e->shape[0], row_bytes = (int64_t)e->nbytes / NLA_MAX(rows, 1), step = PIECE / NLA_MAX(row_bytes, 1) + 1;
+	for (int64_t from = 0; from < rows && !err->status; from += step) {
+		struct nla_st_entry part = *e;
+		part.shape[0] = NLA_MIN(step, rows - from);
+		part.data = (const char *)e->data + from * row_bytes;
+		part.nbytes = (size_t)(part.shape[0] * row_bytes);
+		nt_scope_push();
+		if (nla_st_not_finite(&part) >= 0)
+			nla_tensor_check(st, e, err);
+		else if (nt_copy_into(nt_narrow(to, 0, from, part.shape[0]), nla_tensor_borrow(&part)))
+			nla_nt_fail(err, "cannot load tensor '%s'", e->name);
+		nt_scope_pop();
+	}
+	return err->status;
+}
+
 nt_tensor *nla_tensor_read(const struct nla_st *st, const char *name, int64_t rows, int64_t cols, int device, struct nla_err *err)
 {
 	int64_t shape[2] = { rows, cols };
 	const struct nla_st_entry *e = nla_st_floats(st, name, 2, shape, err);
-	if (!e)
+	if (!e || nla_tensor_check(st, e, err))
 		return NULL;
 	nt_scope_push();
 	nt_tensor *t = nt_own(nt_to(nt_from_host(nla_dtype_of(e->dtype), device, e->data, 2, e->shape), NT_F32));

@@ -25,7 +25,11 @@ enum nla_status nla_tensors_write(const struct nla_tensors *t, const char *path,
 static inline nt_dtype nla_dtype_of(enum nla_st_dtype dtype) { return (nt_dtype)dtype; } /* both enums have one order */
 /* The numbers of an entry where they are, in the file's type: scope-owned. */
 nt_tensor *nla_tensor_borrow(const struct nla_st_entry *e);
-/* A copy in fp32, owned; NULL with err set. */
+/* NaN and infinities are an error that names the tensor. */
+enum nla_status nla_tensor_check(const struct nla_st *st, const struct nla_st_entry *e, struct nla_err *err);
+/* Checked and copied into `to`, of the entry's shape and any float type. */
+enum nla_status nla_tensor_fill(nt_tensor *to, const struct nla_st *st, const struct nla_st_entry *e, struct nla_err *err);
+/* A checked copy in fp32, owned; NULL with err set. */
 nt_tensor *nla_tensor_read(const struct nla_st *st, const char *name, int64_t rows, int64_t cols, int device, struct nla_err *err);
 
 /* Turn the shim's error into ours, with context. */

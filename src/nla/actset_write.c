@@ -1,8 +1,9 @@
 /*
  * actset_write - making and removing the files of an activation set.
  *
- * The writer streams vectors [N, D] and rows to temporary names; finish gives the vectors, then the rows, then the sidecar their names, so
- * that a sidecar in the folder means a whole set. A set with other explanations is made in the same order, every file replaced as a whole.
+ * The writer streams vectors [N, D] and rows to temporary names; finish gives the vectors, then the rows, then the sidecar
+ * their names, so that a sidecar in the folder means a whole set. A set with other explanations is made in the same order,
+ * every file replaced as a whole.
  */
 #include "nla/actset.h"
 
@@ -44,7 +45,8 @@ enum nla_status nla_actset_remove(const char *folder, struct nla_err *err)
 	for (size_t i = 0; i < names.n && !err->status; i++) {
 		const char *name = names.data[i];
 		char *path = nla_path_join(folder, name);
-		if ((i == 0 || is_data(name) || !strcmp(name, NLA_ACTSET_ROWS) || !strcmp(name, ROWS_TMP)) && unlink(path) && errno != ENOENT)
+		if ((i == 0 || is_data(name) || !strcmp(name, NLA_ACTSET_ROWS) || !strcmp(name, ROWS_TMP)) && unlink(path) &&
+		    errno != ENOENT)
 			nla_fail(err, "cannot remove '%s': %s", path, strerror(errno));
 		free(path);
 	}
@@ -60,8 +62,8 @@ static enum nla_status check_folder(const char *folder, struct nla_err *err)
 		if (nla_exists(path) && i == 0)
 			nla_fail(err, "cannot create activation set '%s': there is one already", folder);
 		else if (nla_exists(path))
-			nla_fail(err, "cannot create activation set '%s': it holds %s of a set that was not completed, remove it first",
-				 folder, names[i]);
+			nla_fail(err, "cannot create activation set '%s': it holds %s of a set that was not completed, "
+				 "remove it first", folder, names[i]);
 		free(path);
 	}
 	return err->status;
@@ -104,6 +106,7 @@ enum nla_status nla_actset_create(struct nla_actset_writer **out, const char *fo
 				  enum nla_st_dtype dtype, struct nla_err *err)
 {
 	const size_t d = (size_t)meta->d_model;
+	const struct nla_st_entry entry = { "activations", dtype, 2, .shape = { -1, meta->d_model } };
 	*out = NULL;
 	if ((dtype != NLA_ST_F32 && dtype != NLA_ST_BF16) || meta->d_model < 1)
 		NLA_BUG("activation set of dtype %d, width %" PRId64, (int)dtype, meta->d_model);
@@ -119,7 +122,6 @@ enum nla_status nla_actset_create(struct nla_actset_writer **out, const char *fo
 	free(w->meta.kind);
 	w->meta.kind = nla_strdup("nla_dataset");
 	nla_baseline_init(&w->baseline, meta->d_model);
-	const struct nla_st_entry entry = { "activations", dtype, 2, .shape = { -1, meta->d_model } };
 	unlink(w->rows_tmp); /* of a run that was killed: the log would append to it */
 	w->log_open = !nla_log_open(&w->log, w->rows_tmp, err);
 	if (err->status || nla_st_writer_open(&w->stream, w->data, &entry, 1, err))
@@ -242,7 +244,8 @@ static enum nla_status share_data(const char *from, const char *to, struct nla_e
 	return err->status;
 }
 
-static void add_explained(struct nla_str *rows, const char *line, size_t n, const char *explanation, const char *path, struct nla_err *err)
+static void add_explained(struct nla_str *rows, const char *line, size_t n, const char *explanation, const char *path,
+			  struct nla_err *err)
 {
 	cJSON *json;
 	if (nla_json_parse(line, n, path, &json, err))

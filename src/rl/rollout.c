@@ -100,7 +100,8 @@ enum nla_status nla_rollout(struct nla_rl *rl, struct nla_step *step, struct nla
 		decode_all(rl, step, err);
 	nt_grad_pop();
 	for (int64_t i = 0; i < step->n && !err->status; i++)
-		nla_rollout_read(rl, step, i, err);
+		if (!nla_logprob_check(step->tokens.logprob + i * step->tokens.width, step->tokens.length[i], err))
+			nla_rollout_read(rl, step, i, err);
 	nla_step_lap(step, NLA_STAGE_ROLLOUT);
 	return err->status;
 }

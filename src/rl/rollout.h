@@ -24,7 +24,8 @@ struct nla_rollout_cfg {
 	X(NLA_ROW_NO_TAGS, "no_tags", "the explanation tags are not there or not closed") \
 	X(NLA_ROW_EMPTY, "empty", "nothing between the tags")                           \
 	X(NLA_ROW_TRUNCATED, "truncated", "no stop token within rollout.max_new_tokens") \
-	X(NLA_ROW_OVER_LONG, "over_long", "the AR's prompt is too long, or its end merges with the template's") \
+	X(NLA_ROW_OVER_LONG, "over_long", "the AR's prompt is too long")                \
+	X(NLA_ROW_MERGES, "merges", "the explanation's end and the AR template's are one token") \
 	X(NLA_ROW_NON_FINITE, "non_finite", "the score is not a finite number")
 
 #define NLA_FAILURE_ENUM(id, name, meaning) id,

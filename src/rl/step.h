@@ -97,9 +97,10 @@ struct nla_responses nla_step_responses(const struct nla_step *s, int64_t from, 
 
 /* Of a sample whose tokens are there: response, explanation, and whether that failed. */
 enum nla_status nla_rollout_read(const struct nla_rl *rl, struct nla_step *step, int64_t i, struct nla_err *err);
-/* Samples that have not failed: AR prompts, their vectors [n, D], their numbers [n]. One that the AR cannot read becomes a failure. */
-enum nla_status nla_score_texts(const struct nla_rl *rl, struct nla_step *step, struct nla_ar_texts *texts, struct nla_f32s *v,
-				struct nla_i64s *row, struct nla_err *err);
+/* Samples that have not failed: AR prompts, their vectors [n, D], their numbers [n]. One that the AR cannot read becomes a
+ * failure. first [n]: only those that are their own; NULL: all. */
+enum nla_status nla_score_texts(const struct nla_rl *rl, struct nla_step *step, const int64_t *first, struct nla_ar_texts *texts,
+				struct nla_f32s *v, struct nla_i64s *row, struct nla_err *err);
 /* The loss's gradient, added to the policy's trained parameters; fills step->update but for the optimizer's part. */
 enum nla_status nla_update_gradient(struct nla_rl *rl, struct nla_step *step, struct nla_err *err);
 /* One step of the AR on mean mse of (text, v) pairs. */

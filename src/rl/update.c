@@ -13,7 +13,7 @@
 
 /* Sums over tokens, gathered over micro-batches. */
 struct sums {
-	double kl, entropy, clipped, gap, loss;
+	double kl, clamped, entropy, clipped, gap, loss;
 	int64_t tokens;
 };
 
@@ -48,12 +48,15 @@ static void tokens_init(struct tokens *t, const struct nla_step *s, int64_t from
 		}
 }
 
+/* ref NULL: without the KL. */
 static nt_tensor *loss_of(const struct tokens *t, nt_tensor *logp, const nt_tensor *ref, const nt_tensor *old, const struct nla_update_cfg *cfg)
 {
 	const int device = nt_device_of(logp);
 	nt_tensor *a = nt_f32(device, t->advantage, t->n), *w = nt_f32(device, t->weight, t->n);
 	nt_tensor *ratio = nt_exp(nt_sub(logp, old));
 	nt_tensor *surrogate = nt_min(nt_mul(ratio, a), nt_mul(nt_clamp(ratio, 1 - cfg->clip, 1 + cfg->clip), a));
+	if (!ref)
+		return nt_scale(nt_dot(surrogate, w), -1);
 	nt_tensor *d = nt_clamp(nt_sub(ref, logp), -INFINITY, KL_MAX_D);
 	nt_tensor *kl = nt_add_scalar(nt_sub(nt_exp(d), d), -1);
 	return nt_scale(nt_dot(nt_sub(surrogate, nt_scale(kl, cfg->kl)), w), -1);
@@ -67,6 +70,7 @@ static void add_stats(struct sums *sum, const struct tokens *t, const struct nla
 			double d = fmin((double)t->ref[k] - t->logp[k], KL_MAX_D);
 			double ratio = exp((double)t->logp[k] - t->old[k]), a = t->advantage[k];
 			sum->kl += exp(d) - d - 1;
+			sum->clamped += d >= KL_MAX_D;
 			sum->entropy += t->entropy[k];
 			sum->clipped += (a > 0 && ratio > 1 + clip) || (a < 0 && ratio < 1 - clip);
 			if (s->tokens.logprob)
@@ -91,20 +95,23 @@ static enum nla_status micro(const struct nla_rl *rl, const struct nla_step *s, 
 	int64_t *prompt_of = nla_alloc((size_t)(t->to - t->from), sizeof(*prompt_of));
 	struct nla_responses r = nla_step_responses(s, t->from, t->to, rl->av->target->lm.arch.d_model, prompt_of);
 	struct nla_recompute re = { .on = rl->update.recompute };
-	nt_tensor *entropy = NULL, *logp = NULL, *loss = NULL, *ref;
+	nt_tensor *entropy = NULL, *logp = NULL, *loss = NULL;
 	double value = 0;
 	nt_scope_push();
-	ref = reference_logprob(rl, &r, err);
+	nt_tensor *ref = rl->update.kl > 0 ? reference_logprob(rl, &r, err) : NULL;
 	nt_grad_push(true);
-	if (ref)
+	if (!err->status)
 		logp = nla_av_logprob(rl->av, &rl->policy, &r, rl->rollout.temperature, &entropy, &re, err);
 	if (logp)
 		loss = loss_of(t, logp, ref, s->old ? nt_f32(nt_device_of(logp), t->old, t->n) : nt_detach(logp), &rl->update);
 	if (loss && !nla_recompute_backward(&re, loss, err)) {
 		nt_to_host_f32(logp, t->logp, (size_t)t->n);
-		nt_to_host_f32(ref, t->ref, (size_t)t->n);
+		if (ref)
+			nt_to_host_f32(ref, t->ref, (size_t)t->n);
 		nt_to_host_f32(entropy, t->entropy, (size_t)t->n);
 		nt_item(loss, &value);
+		nla_logprob_check(t->logp, t->n, err);
+		nla_logprob_check(t->ref, t->n, err);
 		if (!s->old)
 			memcpy(t->old, t->logp, (size_t)t->n * sizeof(float));
 		add_stats(sum, t, s, rl->update.clip);
@@ -127,8 +134,8 @@ enum nla_status nla_update_gradient(struct nla_rl *rl, struct nla_step *step, st
 		micro(rl, step, &t, &sum, err);
 		free(t.advantage); /* the block's first */
 	}
-	double n = (double)sum.tokens;
-	step->update = (struct nla_update_stats){ .loss = sum.loss, .kl = sum.kl / n, .entropy = sum.entropy / n,
+	double n = (double)sum.tokens, n_ref = rl->update.kl > 0 ? n : (double)NAN;
+	step->update = (struct nla_update_stats){ .loss = sum.loss, .kl = sum.kl / n_ref, .kl_clamped = sum.clamped / n_ref, .entropy = sum.entropy / n,
 						  .clip_frac = sum.clipped / n, .ar_loss = (double)NAN,
 						  .sampler_gap = step->tokens.logprob ? sum.gap / n : (double)NAN };
 	return err->status;
@@ -178,7 +185,7 @@ static enum nla_status train_ar(struct nla_rl *rl, struct nla_step *step, struct
 	struct nla_f32s v = { 0 };
 	struct nla_i64s row = { 0 };
 	nla_ar_texts_start(&texts);
-	if (!nla_score_texts(rl, step, &texts, &v, &row, err) && row.n)
+	if (!nla_score_texts(rl, step, NULL, &texts, &v, &row, err) && row.n)
 		nla_update_ar(rl, step, &texts, v.data, err);
 	nla_ar_texts_release(&texts);
 	nla_f32s_release(&v);

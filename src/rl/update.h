@@ -22,7 +22,8 @@ struct nla_update_cfg {
 };
 
 struct nla_update_stats {
-	double loss, kl, entropy, clip_frac; /* per-token means, loss as above */
+	double loss, kl, entropy, clip_frac; /* per-token means, loss as above; kl: NaN at beta 0, where ref is not computed */
+	double kl_clamped;                   /* share of tokens with ref - logp above 12, where the KL has no gradient */
 	double sampler_gap;                  /* mean |old - sampler| over tokens; NaN without the sampler's log-probabilities */
 	double grad_norm;
 	bool skipped;                        /* non-finite gradient: nothing was changed */

@@ -3,7 +3,6 @@
 
 #include <stdlib.h>
 
-#include "run/train.h"
 
 #define GIB ((double)(1 << 30))
 #define TRIAL 2e12 /* operations: a minute or so on two cores */

@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "base/progress.h"
 #include "run/report.h"
+#include "run/stop.h"
 
 static int compare(const void *a, const void *b)
 {
@@ -76,6 +77,11 @@ enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, 
 	nla_eval_baselines(rl, rows, n, err);
 	for (int64_t from = 0; from < n && !err->status; from += batch) {
 		int64_t m = NLA_MIN(batch, n - from);
+		if (nla_stop_asked()) {
+			nla_fail(err, "stopped after %lld of %lld rows: this evaluation writes nothing", (long long)from, (long long)n);
+			err->status = NLA_STOPPED;
+			break;
+		}
 		if (!evaluate_batch(rl, out, from, m, err))
 			nla_progress_step(&p, from + m, "rows");
 		rl->merged = NULL; /* once is enough: the policy stays as it is */
@@ -108,6 +114,8 @@ static enum nla_status logprob_batch(const struct nla_rl *rl, const struct nla_v
 		nt_tensor *lp = nla_av_logprob(rl->av, view, &r, rl->rollout.temperature, NULL, NULL, err);
 		if (lp && nt_to_host_f32(lp, host, (size_t)total))
 			nla_nt_fail(err, "cannot read log-probabilities");
+		else if (lp && !nla_lm_blame(view->lm, host, (size_t)total, err))
+			nla_logprob_check(host, total, err);
 	}
 	nt_scope_pop();
 	for (int64_t i = 0; i < n; from += part.tokens.length[i], i++)
@@ -133,6 +141,11 @@ enum nla_status nla_eval_logprob(const struct nla_rl *rl, int64_t batch, struct 
 			tokens += (int64_t)rl->av->prompt.n - rl->av->marker + s->tokens.length[at.data[from + m]];
 			if (m && tokens > NLA_SCORE_TOKENS)
 				break;
+		}
+		if (nla_stop_asked()) {
+			nla_fail(err, "stopped before all log-probabilities were there: this evaluation writes nothing");
+			err->status = NLA_STOPPED;
+			break;
 		}
 		if (!logprob_batch(rl, &rl->policy, s, at.data + from, m, s->logprob, err))
 			logprob_batch(rl, &rl->reference, s, at.data + from, m, s->ref_logprob, err);

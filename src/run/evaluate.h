@@ -12,13 +12,12 @@
 #ifndef NLA_EVALUATE_H
 #define NLA_EVALUATE_H
 
-#include "rl/step.h"
-#include "run/config.h"
+#include "run/models.h"
 
 /* Row numbers: `count` of the set's (0: all), chosen by a permutation that depends on the set's size only; ascending, owned. */
 int64_t *nla_eval_rows(const struct nla_actset *set, int64_t count, int64_t *n);
 
-/* Samples a response for each row, `batch` rows at a time, and scores it. */
+/* Samples a response for each row, `batch` rows at a time, and scores it. A signal ends it between two batches: NLA_STOPPED. */
 enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, int64_t batch, struct nla_step *out, struct nla_err *err);
 /* Scores the texts of nla-eval --score FILE.jsonl: {"row": i, "explanation": "..."} or {"row": i, "response": "..."} a line. A line of a
  * rows.jsonl serves as it is: its "ids" are scored instead of those that the tokenizer gives its text. Errors name the line. */
@@ -32,9 +31,8 @@ enum nla_status nla_eval_baselines(struct nla_rl *rl, const int64_t *rows, int64
 
 /* What nla-eval loads: models and set named by the configuration. */
 struct nla_eval {
-	struct nla_target target;
-	struct nla_half av, ref;
-	struct nla_half ar;
+	struct nla_models models;
+	struct nla_half ref;
 	struct nla_actset set;
 	struct nla_lm merged;            /* decodes, in fp32; blocks == NULL: none */
 	int64_t n, *rows;                /* to evaluate */

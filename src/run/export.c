@@ -14,7 +14,7 @@
 #include "base/json.h"
 #include "base/progress.h"
 #include "base/safetensors.h"
-#include "nla/ar.h"
+#include "nla/half.h"
 
 #define ROWS_AT_ONCE 4096
 
@@ -26,11 +26,8 @@ struct item {
 
 struct export {
 	struct nla_target target; /* no weights */
-	struct nla_sidecar meta;
-	struct nla_weights weights;
-	struct nla_lm lm;         /* what is written: no weights either */
-	struct nla_adapter adapter;
-	nt_tensor *head;          /* of an AR */
+	struct nla_half half;     /* none of its base's either */
+	struct nla_lm lm;         /* what is written: described alone */
 	const char *source;       /* borrowed: folder whose weights are read */
 	struct nla_st in;
 	nt_dtype dtype;
@@ -41,31 +38,17 @@ struct export {
 
 /* ---- what is exported ---- */
 
-static enum nla_status describe(struct export *x, const struct nla_config *cfg, const char *folder, const char *role, const char *base,
-				const char *out, struct nla_err *err)
+static enum nla_status describe(struct export *x, const struct nla_config *cfg, enum nla_half_role role, const char *folder,
+				const char *base, const char *out, struct nla_err *err)
 {
-	bool is_ar = !strcmp(role, "ar");
-	if (nla_target_describe(&x->target, cfg->model, &cfg->chat, err) || nla_sidecar_read(&x->meta, folder, err))
+	if (nla_target_describe(&x->target, cfg->model, &cfg->chat, err) || nla_half_open(&x->half, role, &x->target, folder, base, err))
 		return err->status;
-	if (x->meta.role && strcmp(x->meta.role, role))
-		return nla_fail(err, "'%s/nla_meta.yaml': role is '%s', want an %s", folder, x->meta.role, is_ar ? "AR" : "AV");
-	if ((is_ar && nla_ar_read_meta(&x->meta, folder, err)) ||
-	    nla_weights_find(&x->weights, folder, &x->meta, base, cfg->model, err) || nla_contract_check(&x->meta, &x->target, folder, err))
-		return err->status;
-	x->source = x->weights.base ? x->weights.base : cfg->model;
+	const struct nla_lm_part part = { .depth = x->half.depth, .norm = x->half.meta.final_norm };
+	x->source = x->half.weights.base ? x->half.weights.base : cfg->model;
+	x->dtype = cfg->export.dtype ? NT_F32 : NT_BF16;
 	if (nla_same_folder(out, x->source))
 		return nla_usage(err, "'out' is '%s', whose weights are exported: give another --out", out);
-	struct nla_lm_part part = { .depth = nla_sidecar_block(&x->meta) + 1, .norm = x->meta.final_norm };
-	if (nla_lm_describe(&x->lm, x->source, NULL, err))
-		return err->status;
-	part.depth = part.depth > 0 ? part.depth : x->lm.arch.n_layers;
-	if ((is_ar && nla_lm_describe(&x->lm, x->source, &part, err)) ||
-	    (x->weights.adapter && nla_adapter_load(&x->adapter, &x->lm.arch, x->lm.arch.n_layers, folder, NT_CPU, err)))
-		return err->status;
-	if (is_ar)
-		x->head = nla_ar_load_head(folder, x->lm.arch.d_model, NT_CPU, err);
-	x->dtype = cfg->export.dtype ? NT_F32 : NT_BF16;
-	return err->status;
+	return nla_lm_describe(&x->lm, x->source, role == NLA_AR ? &part : NULL, err);
 }
 
 static enum nla_status add_item(const struct nla_slot *s, void *arg, struct nla_err *err)
@@ -84,7 +67,7 @@ static int by_name(const void *a, const void *b)
 /* Nothing of the architecture may be missing: who loads the export would fail, or worse, draw it at random. */
 static enum nla_status list_tensors(struct export *x, struct nla_err *err)
 {
-	if (nla_st_open_folder(&x->in, x->source, "model", err) || nla_lm_check_file(&x->lm, &x->in, !x->head, err) ||
+	if (nla_st_open_folder(&x->in, x->source, "model", err) || nla_lm_check_file(&x->lm, &x->in, !x->half.head, err) ||
 	    nla_lm_each(&x->lm, add_item, x, err))
 		return err->status;
 	qsort(x->items, x->n, sizeof(*x->items), by_name);
@@ -104,7 +87,7 @@ static enum nla_status write_tensor(const struct export *x, size_t i, struct nla
 {
 	const struct nla_slot *s = &x->items[i].slot;
 	const struct nla_st_entry *e = x->items[i].from;
-	const struct nla_lora *lora = s->proj >= 0 && s->layer < x->adapter.n_layers ? &x->adapter.layers[s->layer][s->proj] : NULL;
+	const struct nla_lora *lora = s->proj >= 0 && s->layer < x->half.adapter.n_layers ? &x->half.adapter.layers[s->layer][s->proj] : NULL;
 	size_t size = nla_st_dtype_size(x->out[i].dtype);
 	if (!(lora && lora->A) && nla_dtype_of(e->dtype) == x->dtype)
 		return nla_st_writer_add(w, e->data, e->nbytes, err);
@@ -114,7 +97,7 @@ static enum nla_status write_tensor(const struct export *x, size_t i, struct nla
 		nt_scope_push();
 		nt_tensor *t = nt_to(nt_clone(nt_narrow(nla_tensor_borrow(e), 0, from, n)), NT_F32);
 		if (lora && lora->A)
-			nt_add_into(t, nt_matmul(nt_narrow(lora->B, 0, from, n), lora->A), nla_lora_scale(&x->adapter, s->proj));
+			nt_add_into(t, nt_matmul(nt_narrow(lora->B, 0, from, n), lora->A), nla_lora_scale(&x->half.adapter, s->proj));
 		nt_to_host_raw(nt_to(t, x->dtype), bytes, (size_t)(n * s->shape[1]) * size);
 		nt_scope_pop();
 		if (nt_check())
@@ -245,15 +228,15 @@ static void clear(const char *out)
 }
 
 /* The sidecar last: a folder without one is no AV or AR yet. */
-static enum nla_status write_all(struct export *x, const struct nla_config *cfg, const char *out, const char *role, struct nla_err *err)
+static enum nla_status write_all(struct export *x, const struct nla_config *cfg, const char *out, struct nla_err *err)
 {
-	char *stage = nla_format("%s%smerged", x->meta.stage ? x->meta.stage : "", x->meta.stage ? ", " : "");
-	nla_sidecar_stamp(&x->meta, "nla_model", role, stage);
+	char *stage = nla_format("%s%smerged", x->half.meta.stage ? x->half.meta.stage : "", x->half.meta.stage ? ", " : "");
+	nla_sidecar_stamp(&x->half.meta, "nla_model", x->half.role == NLA_AR ? "ar" : "av", stage);
 	free(stage);
-	free(x->meta.base_folder);
-	x->meta.base_folder = NULL;
-	if (x->head)
-		x->meta.critic_layer = x->lm.arch.n_layers - 1;
+	free(x->half.meta.base_folder);
+	x->half.meta.base_folder = NULL;
+	if (x->half.head)
+		x->half.meta.critic_layer = x->lm.arch.n_layers - 1;
 	if (list_tensors(x, err) || nla_mkdirs(out, err))
 		return err->status;
 	if (cfg->overwrite)
@@ -261,9 +244,9 @@ static enum nla_status write_all(struct export *x, const struct nla_config *cfg,
 	if (write_weights(x, cfg, out, err) ||
 	    nla_copy_beside(x->target.folder, out, "config.json", err) || write_config(x, out, err))
 		return err->status;
-	if (x->head && (nla_ar_save_head(x->head, out, err) || (x->meta.final_norm && write_ar_meta(x, out, err))))
+	if (x->half.head && (nla_ar_save_head(x->half.head, out, err) || (x->half.meta.final_norm && write_ar_meta(x, out, err))))
 		return err->status;
-	return nla_sidecar_write(&x->meta, out, err);
+	return nla_sidecar_write(&x->half.meta, out, err);
 }
 
 static void release(struct export *x)
@@ -272,24 +255,20 @@ static void release(struct export *x)
 		nla_st_close(&x->in);
 	free(x->out);
 	free(x->items);
-	nt_free(x->head);
-	nla_adapter_release(&x->adapter);
-	nla_weights_release(&x->weights);
-	nla_sidecar_release(&x->meta);
+	nla_half_release(&x->half);
 	nla_target_close(&x->target);
 }
 
-static enum nla_status run(const struct nla_config *cfg, const char *folder, const char *base, const char *out, const char *role,
+static enum nla_status run(const struct nla_config *cfg, enum nla_half_role role, const char *folder, const char *base, const char *out,
 			   struct nla_err *err)
 {
 	struct export x = { .n = 0 };
 	char *there = nla_path_join(out, "config.json");
-	nla_sidecar_init(&x.meta);
 	if (nla_exists(there) && !cfg->overwrite)
 		nla_usage(err, "'%s' is there already: give --overwrite to replace it, or another --out", there);
 	else if (nla_same_folder(out, folder) || nla_same_folder(out, cfg->model))
 		nla_usage(err, "'out' is '%s', which is what is exported: give another --out", out);
-	else if (describe(&x, cfg, folder, role, base, out, err) || write_all(&x, cfg, out, role, err))
+	else if (describe(&x, cfg, role, folder, base, out, err) || write_all(&x, cfg, out, err))
 		nla_err_context(err, "cannot export '%s'", folder);
 	release(&x);
 	free(there);
@@ -298,10 +277,10 @@ static enum nla_status run(const struct nla_config *cfg, const char *folder, con
 
 enum nla_status nla_export_av(const struct nla_config *cfg, const char *out, struct nla_err *err)
 {
-	return run(cfg, cfg->av, cfg->av_base, out, "av", err);
+	return run(cfg, NLA_AV, cfg->av, cfg->av_base, out, err);
 }
 
 enum nla_status nla_export_ar(const struct nla_config *cfg, const char *out, struct nla_err *err)
 {
-	return run(cfg, cfg->ar, cfg->ar_base, out, "ar", err);
+	return run(cfg, NLA_AR, cfg->ar, cfg->ar_base, out, err);
 }

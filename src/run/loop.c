@@ -71,8 +71,10 @@ static enum nla_status checkpoint(struct nla_loop *l, struct nla_err *err)
 static enum nla_status evaluate(struct nla_loop *l, struct nla_err *err)
 {
 	const double started = nla_seconds();
-	if (l->evaluate)
-		l->evaluate(l, err);
+	if (l->evaluate && l->evaluate(l, err) == NLA_STOPPED) { /* the run's work is saved all the same */
+		nla_say("evaluation at step %lld: %s", (long long)l->state.step, err->text);
+		*err = (struct nla_err)NLA_ERR_INIT;
+	}
 	l->eval_seconds = nla_seconds() - started;
 	return err->status;
 }
@@ -116,9 +118,10 @@ enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err)
 			return err->status;
 	if (checkpoint(l, err))
 		return err->status;
-	if (!nla_stop_asked())
-		return evaluate(l, err);
-	nla_say("stopped after step %lld: --resume continues it", (long long)l->state.step);
+	if (!nla_stop_asked() && evaluate(l, err))
+		return err->status;
+	if (nla_stop_asked())
+		nla_say("stopped after step %lld: --resume continues it", (long long)l->state.step);
 	return NLA_OK;
 }
 

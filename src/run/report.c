@@ -144,6 +144,14 @@ static void put_percentiles(struct out *o, const struct numbers *x)
 	num(o, "response_tokens_p90", x->p90, "ninetieth percentile");
 }
 
+static double groups_failed(const struct nla_step *s)
+{
+	double n = 0;
+	for (int64_t from = 0; from < s->n; from += s->group)
+		n += nla_group_failed(s->failed + from, s->group);
+	return n;
+}
+
 static double failed_rate(const struct numbers *x) { return (x->all.n - x->failed[NLA_ROW_OK]) / x->all.n; }
 
 /* ---- the fields ---- */
@@ -167,7 +175,8 @@ static void put_rewards(struct out *o, const struct nla_rl *rl, const struct nla
 static void put_update(struct out *o, const struct nla_rl *rl, const struct nla_step *s, const struct nla_state *state)
 {
 	const struct nla_update_stats *u = &s->update;
-	num(o, "kl", u->kl, "k3 estimate of the divergence from the reference, mean over tokens");
+	num(o, "kl", u->kl, "k3 estimate of the divergence from the reference, mean over tokens; null at update.kl 0");
+	num(o, "kl_clamped", u->kl_clamped, "share of tokens that the reference finds e^12 times likelier or more: their KL has no gradient");
 	num(o, "entropy", u->entropy, "of the policy, mean over tokens");
 	num(o, "clip_frac", u->clip_frac, "share of tokens whose ratio was clipped");
 	num(o, "sampler_gap", u->sampler_gap, "mean over tokens of the difference between the trainer's and the sampler's log-probability: must stay small");
@@ -209,6 +218,7 @@ static void put_step(struct out *o, const struct nla_rl *rl, const struct nla_st
 		num(o, key, x.failed[cause] / x.all.n, nla_failures[cause].meaning);
 		free(key);
 	}
+	num(o, "groups_failed", groups_failed(s), "groups without a valid row: their advantages are 0");
 	num(o, "unique_explanations", unique_texts(s->explanation, s->n), "different explanations of the step");
 	put_update(o, rl, s, state);
 	put_seconds(o, s);

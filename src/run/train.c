@@ -12,11 +12,10 @@
 /* ---- memory plan, merged copies ---- */
 
 /* A view with its adapters merged into a copy of its weights, which then is the view. */
-static enum nla_status make_copy(struct nla_lm *copy, struct nla_view *view, struct nla_err *err)
+static enum nla_status make_copy(struct nla_lm *copy, struct nla_view *view, int64_t depth, struct nla_err *err)
 {
 	nt_grad_push(false);
-	if (!nla_lm_fork(copy, view->lm, err))
-		nla_merge(copy, view, err);
+	nla_merge_copy(copy, view, depth, err);
 	nt_grad_pop();
 	*view = (struct nla_view){ .lm = copy };
 	return err->status;
@@ -42,15 +41,15 @@ enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err)
 	const bool all = t->plan.copies == NLA_PLAN_ALL_COPIES && t->target.lm.dtype == NT_F32;
 	struct nla_view reference = nla_half_view(&t->av), reader = nla_half_view(&t->ar);
 	fill_rl(t);
-	if ((all && reference.n_adapters && make_copy(&t->anchor, &reference, err)) ||
-	    (all && reader.n_adapters && !t->cfg->ar_update.enabled && make_copy(&t->reader, &reader, err)))
+	if ((all && reference.n_adapters && make_copy(&t->anchor, &reference, t->av.depth, err)) ||
+	    (all && reader.n_adapters && !t->cfg->ar_update.enabled && make_copy(&t->reader, &reader, t->ar.depth, err)))
 		return err->status;
 	t->rl.reference = t->rl.policy = reference;
 	t->rl.ar_view = reader;
 	t->rl.policy.adapters[t->rl.policy.n_adapters++] = &t->adapter;
 	t->rl.sampler = t->rl.policy;
 	t->rl.merged = t->plan.copies ? &t->merged : NULL;
-	if (t->rl.merged && make_copy(t->rl.merged, &t->rl.sampler, err))
+	if (t->rl.merged && make_copy(t->rl.merged, &t->rl.sampler, t->av.depth, err))
 		return err->status;
 	nt_logprob_chunk(t->plan.chunk);
 	return NLA_OK;
@@ -186,6 +185,8 @@ static void say_what(const struct nla_train *t)
 		(long long)t->set.n, (long long)t->ar.depth - 1, (long long)cfg->seed);
 	nla_say("lambda %g in units of %s a token; baselines of the data: raw variance %.4f, mean-normalised %.4f", cfg->reward.lambda,
 		cfg->reward.score == NLA_REWARD_FVE ? "fve" : "-mse", t->rl.base.var, t->rl.base.mean);
+	if (cfg->update.kl == 0)
+		nla_say("update.kl is 0: the reference does not run in training, and kl is null in metrics.jsonl");
 	nla_say("memory plan: %s%s", words, t->plan.fits ? "" : "; that may be too much, see --check");
 	free(words);
 }
@@ -232,6 +233,22 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	return err->status;
 }
 
+#define FAILING_STEPS 10
+#define CLAMPED_SHARE 0.01
+
+/* What the numbers of a step say against the run. */
+static void warn(struct nla_train *t, const cJSON *line)
+{
+	const struct nla_step *s = &t->step;
+	t->failing = 2 * nla_json_value(line, "groups_failed") > (double)s->n_prompts ? t->failing + 1 : 0;
+	if (t->failing && t->failing % FAILING_STEPS == 0)
+		nla_say("warning: for %lld steps most groups had no valid row, and a group without one teaches nothing: failed_* of metrics.jsonl says why they fail",
+			(long long)t->failing);
+	if (s->update.kl_clamped > CLAMPED_SHARE)
+		nla_say("warning: %.1f%% of the tokens are beyond the KL's clamp, where it does not hold the policy: lower update.lr, or raise update.kl",
+			100 * s->update.kl_clamped);
+}
+
 static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 {
 	struct nla_train *t = (struct nla_train *)loop;
@@ -241,11 +258,14 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 	s->seconds[NLA_STAGE_EVAL] = loop->eval_seconds;
 	s->seconds[NLA_STAGE_CHECKPOINT] = loop->checkpoint_seconds;
 	cJSON *line = nla_report_step(&t->rl, s, state);
+	char *kl = cfg->update.kl > 0 ? nla_format("%.4f", s->update.kl) : nla_strdup("off");
 	if (state->step % cfg->log.every == 0 || state->step == cfg->steps)
-		nla_say("step %lld/%lld  fve %.3f  tokens %.1f  reward %.3f  failed %.0f%%  kl %.4f  entropy %.2f  norm %.2f  %.2f s%s",
+		nla_say("step %lld/%lld  fve %.3f  tokens %.1f  reward %.3f  failed %.0f%%  kl %s  entropy %.2f  norm %.2f  %.2f s%s",
 			(long long)state->step, (long long)cfg->steps, nla_json_value(line, "fve"), nla_json_value(line, "response_tokens_mean"),
-			nla_json_value(line, "reward_mean"), 100 * nla_json_value(line, "failed_rate"), s->update.kl, s->update.entropy, s->update.grad_norm,
+			nla_json_value(line, "reward_mean"), 100 * nla_json_value(line, "failed_rate"), kl, s->update.entropy, s->update.grad_norm,
 			nla_json_value(line, "seconds"), s->update.skipped ? "  (skipped: gradient not finite)" : s->update.ar_skipped ? "  (AR skipped: its gradient not finite)" : "");
+	free(kl);
+	warn(t, line);
 	nla_log_line(&loop->folder.metrics, line, err);
 	cJSON_Delete(line);
 	for (int64_t i = 0; state->step % cfg->log.samples_every == 0 && i < NLA_MIN(cfg->log.samples, s->n) && !err->status; i++) {

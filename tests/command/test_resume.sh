@@ -152,6 +152,22 @@ run nla-train "$@" --out "$work/changed" --steps 5 --resume
 [ "$code" -eq 2 ] || fail "another set at the same path: exits $code"
 said "cannot resume: '.*train' has another content than the 'data' that the run in '.*changed' began with"
 
+# A signal in an evaluation ends it between two batches: no half summary. nla-train's work is saved all the same, and --resume evaluates.
+set -- --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 4 --max-new-tokens 40 \
+	--lora.rank 4 --lr 1e-3 --steps 2 --eval.data "$work/held" --rows 8
+out=$work/evaluating
+signalled nla_meta.yaml 1 TERM nla-train "$@" --out "$out"
+[ "$code" -eq 0 ] || fail "stopped in its first evaluation: exits $code: $(tail -n 1 "$work/stderr")"
+grep -q "evaluation at step 0: stopped after 0 of 8 rows" "$work/stderr" || fail "not stopped in its evaluation: $(cat "$work/stderr")"
+[ ! -e "$out/eval-0.json" ] && [ "$(readlink "$out/checkpoints/latest")" = step-0 ] || fail "a half evaluation, or no checkpoint"
+ok nla-train "$@" --out "$out" --resume
+[ -e "$out/eval-0.json" ] && [ -e "$out/eval-2.json" ] || fail "the evaluations were not made up for"
+signalled nla_meta.yaml 1 TERM nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" --max-new-tokens 40 \
+	--out "$work/no-eval"
+[ "$code" -eq 1 ] || fail "nla-eval stopped: exits $code"
+said "stopped after 0 of [0-9]* rows: this evaluation writes nothing"
+[ -z "$(ls "$work/no-eval")" ] || fail "a stopped nla-eval left $(ls "$work/no-eval")"
+
 # An extraction that was stopped keeps its rows, but is no success: who waits for the whole set must see it.
 tool corpus 1000 2000 >"$work/big.jsonl"
 signalled big.jsonl 1000 TERM nla-extract --model "$tiny/model" --corpus "$work/big.jsonl" --layer 2 --extract.min_position 5 \

@@ -242,6 +242,12 @@ static void test_score(void **state)
 	assert_ok(nla_score(&rl, &s, &err));
 	for (int i = 0; i < M; i++)
 		assert_true(s.mse[i] == 2);
+	t->ar.meta.suffix.data[0]++; /* no prompt ends in it: as if all merged with the template's end */
+	for (int i = 0; i < M; i++)
+		s.failed[i] = i == 1 ? NLA_ROW_NO_TAGS : NLA_ROW_OK;
+	assert_ok(nla_score(&rl, &s, &err));
+	for (int i = 0; i < M; i++)
+		assert_int_equal(s.failed[i], i == 1 ? NLA_ROW_NO_TAGS : i == 4 ? NLA_ROW_OVER_LONG : NLA_ROW_MERGES);
 	nla_step_release(&s);
 	free(much);
 	cJSON_Delete(json);
@@ -265,6 +271,49 @@ static void test_score_groups(void **state)
 		assert_close(nla_cosine(s.mse[i]), cosine(hat + i * D, s.v + i / 4 * D), 2e-5);
 	nla_step_release(&s);
 	cJSON_Delete(json);
+}
+
+/* Equal texts of one vector have one score, in bf16 too, where their batches would tell them apart; of another vector their own. */
+static void check_equal_texts(const struct nla_half *ar, const char *what)
+{
+	struct nla_rl rl = { .reward = { .fail_mse = 2 }, .ar = ar, .ar_view = nla_half_view(ar) };
+	struct nla_step s, alone;
+	enum { ROWS = 200 };
+	float apart = 0;
+	char line[80];
+	nla_step_start(&s, 2, ROWS, D);
+	nla_step_start(&alone, 1, 1, D);
+	for (int i = 0; i < 2 * D; i++)
+		s.v[i] = (float)sin(1.7 * i);
+	memcpy(alone.v, s.v, D * sizeof(*s.v));
+	for (int i = 0; i < 2 * ROWS; i++) /* every fourth is the same, among longer ones that fill several batches */
+		s.explanation[i] = i % 4 ? digits(i % 100 + 40) : nla_strdup("the red fox");
+	alone.explanation[0] = nla_strdup("the red fox");
+	assert_ok(nla_score(&rl, &s, &err));
+	assert_ok(nla_score(&rl, &alone, &err));
+	for (int i = 0; i < 2 * ROWS; i += 4)
+		assert_true(s.mse[i] == s.mse[i < ROWS ? 0 : ROWS] && !s.failed[i]);
+	assert_true(s.mse[0] != s.mse[ROWS]);
+	for (int i = 1; i < ROWS; i += 100) /* texts repeat after 100 as well */
+		assert_true(s.mse[i] == s.mse[(i + 100) % ROWS]);
+	apart = fabsf(s.mse[0] - alone.mse[0]);
+	snprintf(line, sizeof(line), "mse, in a batch of its own, %s", what);
+	within(line, apart, 0.05);
+	nla_step_release(&s);
+	nla_step_release(&alone);
+}
+
+static void test_equal_texts(void **state)
+{
+	struct tiny *t = *state;
+	struct nla_target target;
+	struct nla_half ar;
+	check_equal_texts(&t->ar, "fp32");
+	assert_ok(nla_target_open(&target, TINY "/model", NULL, NT_CPU, NT_BF16, -1, &err));
+	assert_ok(nla_half_open(&ar, NLA_AR, &target, TINY "/ar", NULL, &err));
+	check_equal_texts(&ar, "bf16");
+	nla_half_release(&ar);
+	nla_target_close(&target);
 }
 
 static void test_baselines(void **state)
@@ -294,6 +343,7 @@ int main(void)
 		TINY_TEST(test_mse),
 		TINY_TEST(test_score),
 		TINY_TEST(test_score_groups),
+		TINY_TEST(test_equal_texts),
 		TINY_TEST(test_baselines),
 	};
 	return run_tiny(tests);

@@ -78,8 +78,7 @@ static void test_greedy(void **state)
 	struct tiny *t = *state;
 	struct nla_lm merged;
 	check_greedy(t, &t->policy);
-	assert_ok(nla_lm_fork(&merged, &t->target.lm, &err));
-	assert_ok(nla_merge(&merged, &t->policy, &err));
+	assert_ok(nla_merge_copy(&merged, &t->policy, t->target.lm.arch.n_layers, &err));
 	struct nla_view view = { .lm = &merged };
 	check_greedy(t, &view);
 	nt_plain(true);
@@ -141,8 +140,7 @@ static void test_merged_policy(void **state)
 	struct tiny *t = *state;
 	struct nla_lm merged;
 	struct job j = whole(t);
-	assert_ok(nla_lm_fork(&merged, &t->target.lm, &err));
-	assert_ok(nla_merge(&merged, &t->policy, &err));
+	assert_ok(nla_merge_copy(&merged, &t->policy, t->target.lm.arch.n_layers, &err));
 	struct nla_view view = { .lm = &merged };
 	j.view = &view;
 	struct nla_decoded out = run(t, &j);

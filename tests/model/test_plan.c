@@ -159,6 +159,58 @@ static void test_bf16(void **state)
 	check_all("bf16", NT_BF16, false);
 }
 
+static int64_t held(void)
+{
+	nt_peak_reset(NT_CPU);
+	return nt_peak(NT_CPU);
+}
+
+/* The bytes of a copy with the adapters merged in. */
+static int64_t measured_copy(const struct nla_view *view, int64_t depth, struct nla_lm *copy)
+{
+	int64_t before = held();
+	assert_ok(nla_merge_copy(copy, view, depth, &err));
+	return held() - before;
+}
+
+/* Copies hold the blocks that are read and the matrices that an adapter touches: qkv for q alone. */
+static void test_copies(void **state)
+{
+	struct demo d;
+	struct nla_half ar;
+	struct nla_lm rollout, anchor, reader;
+	struct nla_plan p;
+	struct nla_lora_spec q = { .rank = 4, .alpha = 4, .targets = 1u << NLA_Q };
+	struct nla_adapter alone;
+	(void)state;
+	open_demo(&d, NT_F32);
+	assert_ok(nla_half_open(&ar, NLA_AR, &d.target, DEMO "/ar", NULL, &err));
+	const struct nla_arch *a = d.in.arch;
+	struct nla_view policy = { .lm = &anchor, .adapters = { &d.trained }, .n_adapters = 1 }, reads = nla_half_view(&ar);
+	d.in.ar = &ar.adapter;
+	d.in.ar_depth = ar.depth;
+	d.in.copies = NLA_PLAN_ALL_COPIES;
+	nla_plan_make(&d.in, (int64_t)8 << 30, &p);
+	assert_int_equal(p.copies, NLA_PLAN_ALL_COPIES);
+	int64_t bytes = measured_copy(&d.reference, a->n_layers, &anchor);
+	bytes += measured_copy(&policy, a->n_layers, &rollout) + measured_copy(&reads, ar.depth, &reader);
+	compare("fp32: copies with adapters merged in", p.merged, bytes);
+	nla_lm_release(&rollout);
+	assert_ok(nla_adapter_init(&alone, a, a->n_layers, &q, 1, NT_CPU, &err));
+	policy.adapters[0] = d.in.trained = &alone;
+	d.in.av = d.in.ar = NULL;
+	d.in.copies = 1;
+	nla_plan_make(&d.in, (int64_t)8 << 30, &p);
+	assert_int_equal(p.merged, (a->n_heads + 2 * a->n_kv_heads) * a->head_dim * a->d_model * a->n_layers * 4);
+	compare("fp32: a copy with q merged in", p.merged, measured_copy(&policy, a->n_layers, &rollout));
+	nla_lm_release(&rollout);
+	nla_lm_release(&anchor);
+	nla_lm_release(&reader);
+	nla_adapter_release(&alone);
+	nla_half_release(&ar);
+	close_demo(&d);
+}
+
 /* Texts do not depend on how many rows decode at once. */
 static void test_rows(void **state)
 {
@@ -239,7 +291,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_fast), cmocka_unit_test(test_plain), cmocka_unit_test(test_bf16),
-		cmocka_unit_test(test_rows), cmocka_unit_test(test_qwen3_8b),
+		cmocka_unit_test(test_rows), cmocka_unit_test(test_copies), cmocka_unit_test(test_qwen3_8b),
 	};
 	nt_set_threads(1);
 	return cmocka_run_group_tests(tests, NULL, NULL);

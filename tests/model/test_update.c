@@ -297,6 +297,53 @@ static void test_kl(void **state)
 	nla_strs_release(&p.names);
 }
 
+/* At beta 0 the reference does not run: there need not be one. The gradient is that of a KL without weight. */
+static void test_no_reference(void **state)
+{
+	struct tiny *t = *state;
+	struct params p;
+	struct nla_update_stats stats;
+	double advantage[N];
+	struct nla_step batch = golden_step(t, advantage);
+	struct nla_update_cfg none = golden_cfg, hardly = golden_cfg;
+	size_t n;
+	params_of(&p, &t->rl);
+	none.kl = 0;
+	hardly.kl = 1e-12;
+	float *want = gradient(t, &p, &batch, &hardly, &stats, &n);
+	assert_true(isfinite(stats.kl) && isfinite(stats.kl_clamped));
+	memset(&t->reference, 0, sizeof(t->reference));
+	float *g = gradient(t, &p, &batch, &none, &stats, &n);
+	within("gradient, relative, beta 1e-12 or 0", relative(g, want, n), 1e-6);
+	assert_true(isnan(stats.kl) && isnan(stats.kl_clamped));
+	free(g);
+	free(want);
+	nla_strs_release(&p.names);
+}
+
+/* A policy far from its reference: the share of tokens at the clamp, counted from the log-probabilities themselves. */
+static void test_clamped(void **state)
+{
+	struct tiny *t = *state;
+	struct params p;
+	double advantage[N], clamped = 0;
+	struct nla_step batch = golden_step(t, advantage);
+	struct nla_rl rl = golden_rl(t, &golden_cfg, NULL);
+	size_t n;
+	params_of(&p, &t->rl);
+	rl.rollout.temperature = 0.05; /* log-probabilities are far apart */
+	assert_ok(nla_update_gradient(&rl, &batch, &err));
+	free(take_gradients(&p, &n));
+	float *logp = logprob_of(&t->av, &t->policy, &t->responses, 0.05), *ref = logprob_of(&t->av, &t->reference, &t->responses, 0.05);
+	for (int64_t i = 0; i < t->n_tokens; i++)
+		clamped += ref[i] - logp[i] >= 12;
+	assert_true(clamped > 0 && clamped < (double)t->n_tokens);
+	assert_close(batch.update.kl_clamped, clamped / (double)t->n_tokens, 1e-12);
+	free(logp);
+	free(ref);
+	nla_strs_release(&p.names);
+}
+
 /* A failed row is one of the samples drawn: it is trained on, and every mean divides by all of them. */
 static void test_every_sample_counts(void **state)
 {
@@ -363,6 +410,8 @@ int main(void)
 		TINY_TEST(test_ratio_one),
 		TINY_TEST(test_statistics),
 		TINY_TEST(test_kl),
+		TINY_TEST(test_no_reference),
+		TINY_TEST(test_clamped),
 		TINY_TEST(test_every_sample_counts),
 		TINY_TEST(test_padding),
 	};

@@ -409,7 +409,8 @@ static void test_large(void **state)
 	fseek(f, -2, SEEK_END);
 	fwrite("\x80\x7f", 1, 2, f);
 	fclose(f);
-	assert_fails(nla_actset_open(&set, in_scratch("large"), D, &err), "row 2099 (document 'a') has an infinity at dimension 32767");
+	assert_fails(nla_actset_open(&set, in_scratch("large"), D, &err),
+		     "row 2099 (document 'a') has an infinity at dimension 32767");
 	nla_str_release(&text);
 	free(v);
 }

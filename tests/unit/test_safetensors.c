@@ -142,7 +142,10 @@ static void test_folder(void **state)
 	assert_fails(nla_st_open_folder(&st, dir, "model", &err), "no object 'weight_map'");
 	make("m/two.safetensors", "{\"a\":" T("U8", "[1]", "[0,1]") ",\"b\":" T("U8", "[1]", "[1,2]") "}", 2, 0);
 	put_text("m/model.safetensors.index.json", "{\"weight_map\":{\"b\":\"one.safetensors\",\"a\":\"two.safetensors\"}}");
-	assert_fails(nla_st_open_folder(&st, dir, "model", &err), "tensor 'b' is there twice");
+	assert_ok(nla_st_open_folder(&st, dir, "model", &err)); /* both shards hold b: the index says which counts */
+	assert_int_equal(st.n_entries, 2);
+	assert_int_equal(nla_st_find(&st, "b")->nbytes, 2);
+	nla_st_close(&st);
 	make("m/model.safetensors", "{\"solo\":" T("U8", "[1]", "[0,1]") "}", 1, 0);
 	assert_ok(nla_st_open_folder(&st, dir, "model", &err));
 	assert_int_equal(st.n_entries, 1);
@@ -213,13 +216,6 @@ static void test_half(void **state)
 		{ 0x1.010002p0f, 0x3f81 },  { 3.4e38f, 0x7f80 },        { INFINITY, 0x7f80 },   { -0.0f, 0x8000 },
 		{ 0x1p-133f, 0x0001 },
 	};
-	static const struct {
-		uint16_t f16;
-		float x;
-	} halves[] = {
-		{ 0x3c00, 1 },  { 0xc000, -2 },          { 0x7bff, 65504 },      { 0x0001, 0x1p-24f },
-		{ 0x8000, 0 },  { 0x03ff, 0x3ffp-24f },  { 0x0400, 0x1p-14f },   { 0xfc00, -INFINITY },
-	};
 	uint16_t h;
 	float x, nan;
 
@@ -237,12 +233,6 @@ static void test_half(void **state)
 		else
 			assert_int_equal(h, in);
 	}
-	for (size_t i = 0; i < NLA_LEN(halves); i++) {
-		nla_f16_to_f32(&halves[i].f16, &x, 1);
-		assert_true(x == halves[i].x && !signbit(x) == !(halves[i].f16 >> 15));
-	}
-	nla_f16_to_f32((const uint16_t[]){ 0x7e00 }, &nan, 1);
-	assert_true(isnan(nan));
 	memcpy(&nan, (const uint32_t[]){ 0x7f800001 }, 4); /* only low bits: truncation would make an infinity */
 	nla_f32_to_bf16(&nan, &h, 1);
 	assert_true((h & 0x7fff) > 0x7f80);
