@@ -30,8 +30,9 @@ void nla_models_close(struct nla_models *m)
 struct nla_rl nla_models_rl(const struct nla_models *m, const struct nla_config *cfg)
 {
 	struct nla_view av = nla_half_view(&m->av);
-	return (struct nla_rl){ .rollout = cfg->rollout, .reward = cfg->reward, .av = &m->av, .ar = &m->ar, .policy = av, .reference = av,
-				.sampler = av, .ar_view = nla_half_view(&m->ar), .rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL } };
+	return (struct nla_rl){ .rollout = cfg->rollout, .reward = cfg->reward, .av = &m->av, .ar = &m->ar, .policy = av,
+				.reference = av, .sampler = av, .ar_view = nla_half_view(&m->ar),
+				.rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL } };
 }
 
 static enum nla_status from_file(struct nla_subject *s, const char *path, int64_t d, struct nla_err *err)
