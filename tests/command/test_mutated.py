@@ -145,7 +145,10 @@ def mutate_rows(rng, data):
     lines = gzip.decompress(data).split(b"\n")[:-1]
     for _ in range(rng.choice((1, 3))):
         n = rng.randrange(len(lines))
-        lines[n] = rng.choice((mutate_json, mutate_json, mutate_bytes))(rng, lines[n] or b"{}")
+        try:
+            lines[n] = rng.choice((mutate_json, mutate_json, mutate_bytes))(rng, lines[n])
+        except ValueError:      # a mutated line is no JSON any more
+            lines[n] = mutate_bytes(rng, lines[n])
     if rng.random() < 0.2:
         del lines[rng.randrange(len(lines)):]
     return gzip.compress(b"\n".join(lines) + b"\n" * rng.randrange(3), mtime=0)
