@@ -11,6 +11,7 @@ int nla_train_main(int argc, char **argv);
 
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
