@@ -14,34 +14,16 @@
 char nla_str_empty[1];
 
 /* The text goes through a buffer of its own: an argument may be the old text. */
-static enum nla_status err_set(struct nla_err *err, enum nla_status status, const char *fmt, va_list ap)
+enum nla_status nla_err_set(struct nla_err *err, enum nla_status status, const char *fmt, ...)
 {
 	char text[sizeof(err->text)];
+	va_list ap;
 
+	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
 	memcpy(err->text, text, sizeof(text));
-	err->status = status;
-	return status;
-}
-
-enum nla_status nla_fail(struct nla_err *err, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	err_set(err, NLA_FAIL, fmt, ap);
-	va_end(ap);
-	return err->status;
-}
-
-enum nla_status nla_usage(struct nla_err *err, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	err_set(err, NLA_USAGE, fmt, ap);
-	va_end(ap);
-	return err->status;
+	return err->status = status;
 }
 
 enum nla_status nla_err_context(struct nla_err *err, const char *fmt, ...)
@@ -113,26 +95,15 @@ char *nla_strndup(const char *s, size_t n)
 	return copy;
 }
 
-static char *format_va(const char *fmt, va_list ap, size_t *len)
-{
-	char *text;
-	int n = vasprintf(&text, fmt, ap);
-
-	if (n < 0)
-		NLA_BUG("cannot format '%s'", fmt);
-	*len = (size_t)n;
-	return text;
-}
-
 char *nla_format(const char *fmt, ...)
 {
+	struct nla_str s = NLA_STR_INIT;
 	va_list ap;
-	size_t len;
 
 	va_start(ap, fmt);
-	char *text = format_va(fmt, ap, &len);
+	nla_str_addv(&s, fmt, ap);
 	va_end(ap);
-	return text;
+	return nla_str_detach(&s);
 }
 
 void nla_str_init(struct nla_str *s)
@@ -187,16 +158,24 @@ void nla_str_addc(struct nla_str *s, char c)
 	nla_str_addn(s, &c, 1);
 }
 
+void nla_str_addv(struct nla_str *s, const char *fmt, va_list ap)
+{
+	char *text;
+	int n = vasprintf(&text, fmt, ap);
+
+	if (n < 0)
+		NLA_BUG("cannot format '%s'", fmt);
+	nla_str_addn(s, text, (size_t)n);
+	free(text);
+}
+
 void nla_str_addf(struct nla_str *s, const char *fmt, ...)
 {
 	va_list ap;
-	size_t len;
 
 	va_start(ap, fmt);
-	char *text = format_va(fmt, ap, &len);
+	nla_str_addv(s, fmt, ap);
 	va_end(ap);
-	nla_str_addn(s, text, len);
-	free(text);
 }
 
 char *nla_str_detach(struct nla_str *s)
@@ -219,27 +198,42 @@ bool nla_ends_with(const char *s, const char *suffix)
 	return n >= m && !memcmp(s + n - m, suffix, m);
 }
 
-/* Edits (insert, delete, replace, swap of neighbours) from a to b; rows holds 3 * (strlen(b) + 1) numbers. */
-static size_t edit_distance(const char *a, const char *b, size_t *rows)
+const char *nla_word_at(const char *words, int index, size_t *length)
 {
-	size_t n = strlen(a), m = strlen(b);
-	size_t *before = rows, *above = rows + m + 1, *row = rows + 2 * (m + 1);
+	for (int i = 0; i < index && words; i++)
+		words = (words = strchr(words, '|')) ? words + 1 : NULL;
+	if (index < 0 || !words)
+		NLA_BUG("there is no choice %d", index);
+	*length = strcspn(words, "|");
+	return words;
+}
+
+int nla_word_index(const char *words, const char *word)
+{
+	size_t n = strlen(word);
+
+	for (int i = 0; words; i++) {
+		if (strcspn(words, "|") == n && !memcmp(words, word, n))
+			return i;
+		words = (words = strchr(words, '|')) ? words + 1 : NULL;
+	}
+	return -1;
+}
+
+/* Edits (insert, delete, replace) from a to b; row holds strlen(b) + 1 numbers. */
+static size_t edit_distance(const char *a, const char *b, size_t *row)
+{
+	size_t m = strlen(b);
 
 	for (size_t j = 0; j <= m; j++)
 		row[j] = j;
-	for (size_t i = 1; i <= n; i++) {
-		size_t *spare = before;
-		before = above;
-		above = row;
-		row = spare;
+	for (size_t i = 1; *a; i++, a++) {
+		size_t corner = row[0];
 		row[0] = i;
 		for (size_t j = 1; j <= m; j++) {
-			size_t d = above[j - 1] + (a[i - 1] != b[j - 1]);
-			d = NLA_MIN(d, above[j] + 1);
-			d = NLA_MIN(d, row[j - 1] + 1);
-			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-				d = NLA_MIN(d, before[j - 2] + 1);
-			row[j] = d;
+			size_t above = row[j], d = corner + (*a != b[j - 1]);
+			row[j] = NLA_MIN(d, NLA_MIN(above, row[j - 1]) + 1);
+			corner = above;
 		}
 	}
 	return row[m];
@@ -248,21 +242,17 @@ static size_t edit_distance(const char *a, const char *b, size_t *rows)
 /* Close is: at most one edit for every three letters of the word, rounded up, and not all of it. */
 const char *nla_nearest(const char *word, const char *const *names, size_t n)
 {
-	size_t length = strlen(word), best = (length + 2) / 3 + 1, longest = 0;
+	size_t length = strlen(word), best = NLA_MIN((length + 2) / 3 + 1, length);
 	const char *nearest = NULL;
 
-	best = NLA_MIN(best, length);
-	for (size_t i = 0; i < n; i++)
-		longest = NLA_MAX(longest, strlen(names[i]));
-	size_t *rows = nla_alloc(3 * (longest + 1), sizeof(*rows));
 	for (size_t i = 0; i < n; i++) {
-		size_t d = edit_distance(word, names[i], rows);
+		size_t *row = nla_alloc(strlen(names[i]) + 1, sizeof(*row)), d = edit_distance(word, names[i], row);
+		free(row);
 		if (d < best) {
 			best = d;
 			nearest = names[i];
 		}
 	}
-	free(rows);
 	return nearest;
 }
 

@@ -34,8 +34,9 @@ struct nla_err {
 #define NLA_PRINTF(f, a) __attribute__((format(printf, f, a)))
 
 /* Set the error and return its status, so that `return nla_fail(err, ...)` reads well. err is never NULL. */
-enum nla_status nla_fail(struct nla_err *err, const char *fmt, ...) NLA_PRINTF(2, 3);
-enum nla_status nla_usage(struct nla_err *err, const char *fmt, ...) NLA_PRINTF(2, 3);
+#define nla_fail(err, ...) nla_err_set(err, NLA_FAIL, __VA_ARGS__)
+#define nla_usage(err, ...) nla_err_set(err, NLA_USAGE, __VA_ARGS__)
+enum nla_status nla_err_set(struct nla_err *err, enum nla_status status, const char *fmt, ...) NLA_PRINTF(3, 4);
 /* Prefix the text: "PREFIX: TEXT". Keeps the status and returns it. */
 enum nla_status nla_err_context(struct nla_err *err, const char *fmt, ...) NLA_PRINTF(2, 3);
 
@@ -72,10 +73,14 @@ void nla_str_add(struct nla_str *s, const char *text);
 void nla_str_addn(struct nla_str *s, const void *bytes, size_t n);
 void nla_str_addc(struct nla_str *s, char c);
 void nla_str_addf(struct nla_str *s, const char *fmt, ...) NLA_PRINTF(2, 3);
+void nla_str_addv(struct nla_str *s, const char *fmt, va_list ap) NLA_PRINTF(2, 0);
 char *nla_str_detach(struct nla_str *s); /* hand over the buffer; caller frees */
 
 bool nla_starts_with(const char *s, const char *prefix);
 bool nla_ends_with(const char *s, const char *suffix);
+/* In a '|'-separated list: the place of word, -1 when it is not there; and the word (not terminated) at a place. */
+int nla_word_index(const char *words, const char *word);
+const char *nla_word_at(const char *words, int index, size_t *length);
 /* Nearest of n names to `word` by edit distance, or NULL when none is close. For "did you mean". */
 const char *nla_nearest(const char *word, const char *const *names, size_t n);
 

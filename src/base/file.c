@@ -38,21 +38,6 @@ char *nla_path_join(const char *dir, const char *name)
 	return nla_format("%s%s%s", dir, nla_ends_with(dir, "/") ? "" : "/", name);
 }
 
-char *nla_path_dir(const char *path)
-{
-	size_t n = strlen(path);
-
-	while (n > 1 && path[n - 1] == '/')
-		n--;
-	while (n > 0 && path[n - 1] != '/')
-		n--;
-	if (!n)
-		return nla_strdup(".");
-	while (n > 1 && path[n - 1] == '/')
-		n--;
-	return nla_strndup(path, n);
-}
-
 const char *nla_path_base(const char *path)
 {
 	size_t n = strlen(path);
@@ -64,6 +49,15 @@ const char *nla_path_base(const char *path)
 	return path + n;
 }
 
+char *nla_path_dir(const char *path)
+{
+	size_t n = (size_t)(nla_path_base(path) - path);
+
+	while (n > 1 && path[n - 1] == '/')
+		n--;
+	return n ? nla_strndup(path, n) : nla_strdup(".");
+}
+
 enum nla_status nla_gz_error(void *gz, const char *path, struct nla_err *err)
 {
 	int code;
@@ -72,8 +66,8 @@ enum nla_status nla_gz_error(void *gz, const char *path, struct nla_err *err)
 
 	if (!strncmp(why, path, n) && !strncmp(why + n, ": ", 2)) /* zlib's text starts with the path it was given */
 		why += n + 2;
-	return nla_fail(err, "cannot read '%s': %s%s", path, code == Z_BUF_ERROR || code == Z_DATA_ERROR ? "damaged gzip: " : "",
-			why[0] ? why : "unknown error");
+	return nla_fail(err, "cannot read '%s': %s%s", path,
+			code == Z_BUF_ERROR || code == Z_DATA_ERROR ? "damaged gzip: " : "", why[0] ? why : "unknown error");
 }
 
 enum nla_status nla_file_read(const char *path, struct nla_str *s, struct nla_err *err)
@@ -100,25 +94,23 @@ enum nla_status nla_file_read(const char *path, struct nla_str *s, struct nla_er
 
 void nla_gzip(const void *bytes, size_t n, struct nla_str *out)
 {
-	z_stream z = { 0 };
+	z_stream z = { .next_in = (unsigned char *)bytes };
 	unsigned char chunk[1 << 15];
-	const unsigned char *in = bytes;
+	size_t piece;
 	int code;
 
 	if (deflateInit2(&z, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK)
 		NLA_BUG("cannot start gzip");
 	do {
-		uInt piece = (uInt)NLA_MIN(n, (size_t)1 << 30); /* zlib counts in 32 bits */
-		z.next_in = (unsigned char *)in;
-		z.avail_in = piece;
+		piece = NLA_MIN(n, (size_t)1 << 30); /* zlib counts in 32 bits */
+		n -= piece;
+		z.avail_in = (uInt)piece;
 		do {
 			z.next_out = chunk;
 			z.avail_out = sizeof(chunk);
-			code = deflate(&z, piece == n ? Z_FINISH : Z_NO_FLUSH);
+			code = deflate(&z, n ? Z_NO_FLUSH : Z_FINISH);
 			nla_str_addn(out, chunk, sizeof(chunk) - z.avail_out);
 		} while (!z.avail_out);
-		in += piece;
-		n -= piece;
 	} while (n);
 	if (code != Z_STREAM_END)
 		NLA_BUG("gzip stopped with code %d", code);
@@ -143,16 +135,6 @@ int nla_write_all(int fd, const void *bytes, size_t n)
 	return 0;
 }
 
-/* Renaming over a device would replace it, over a pipe would starve its reader: only a regular file is replaced. */
-static enum nla_status check_replaceable(const char *path, struct nla_err *err)
-{
-	struct stat st;
-
-	if (!stat(path, &st) && !S_ISREG(st.st_mode))
-		return nla_fail(err, "cannot write '%s': %s", path, S_ISDIR(st.st_mode) ? "it is a folder" : "not a regular file");
-	return NLA_OK;
-}
-
 /* A new name is safe from a power cut once its folder is on disk; some file systems cannot sync folders, and say EINVAL. */
 static int sync_path(const char *path)
 {
@@ -169,10 +151,12 @@ static int sync_path(const char *path)
 enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bool gz, struct nla_err *err)
 {
 	struct nla_str packed = NLA_STR_INIT;
+	struct stat st;
 	int why = 0;
 
-	if (check_replaceable(path, err))
-		return err->status;
+	/* Renaming over a device would replace it, over a pipe would starve its reader: only a regular file is replaced. */
+	if (!stat(path, &st) && !S_ISREG(st.st_mode))
+		return nla_fail(err, "cannot write '%s': it is %s", path, S_ISDIR(st.st_mode) ? "a folder" : "no regular file");
 	if (gz) {
 		nla_gzip(bytes, n, &packed);
 		bytes = packed.buf;
@@ -301,7 +285,7 @@ enum nla_status nla_map_open(struct nla_map *m, const char *path, struct nla_err
 	if (fstat(fd, &st)) {
 		status = nla_fail(err, "cannot read '%s': %s", path, strerror(errno));
 	} else if (!S_ISREG(st.st_mode)) {
-		status = nla_fail(err, "cannot map '%s': %s", path, S_ISDIR(st.st_mode) ? "it is a folder" : "not a regular file");
+		status = nla_fail(err, "cannot map '%s': it is %s", path, S_ISDIR(st.st_mode) ? "a folder" : "no regular file");
 	} else if (st.st_size) { /* a map of no bytes is an error of the system's; an empty file is none of ours */
 		void *data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
 		if (data == MAP_FAILED)

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/utf8.h"
 
 /* Does text hold the escape \u0000 (not an escaped backslash before u0000)? Then out gets the text with \ufffd instead. */
 static bool replace_nul_escapes(const char *text, size_t n, struct nla_str *out)
@@ -183,172 +184,78 @@ const cJSON *nla_json_at(const cJSON *json, const char *key)
 	return walk(json, key, &wrong, &n);
 }
 
-/* Look key up for a getter that wants `want`. A missing one is NULL: an error when need is set. */
-static enum nla_status look_up(const cJSON *json, const char *name, const char *key, const char *want, bool need,
-			       const cJSON **out, struct nla_err *err)
+enum kind { INT, NUM, BOOL, STR };
+
+/* The value at key into *out, of the type that kind says. A missing one leaves *out, and is an error when need is set. JSON
+ * numbers are doubles: beyond 2^53 an integer may not be the one that was written. */
+static enum nla_status get(const cJSON *json, const char *name, const char *key, enum kind kind, bool need, void *out,
+			   struct nla_err *err)
 {
-	const cJSON *wrong = NULL;
+	static const char *const wants[] = { "an integer", "a number", "a boolean", "a string" };
+	const cJSON *wrong = NULL, *value;
 	size_t n = 0;
 
-	*out = walk(json, key, &wrong, &n);
+	value = walk(json, key, &wrong, &n);
 	if (wrong && !n)
 		return nla_fail(err, "'%s': is %s, want an object", name, nla_json_type(wrong));
 	if (wrong)
 		return nla_fail(err, "'%s': '%.*s' is %s, want an object", name, (int)n, key, nla_json_type(wrong));
-	if (!*out && need)
-		return nla_fail(err, "'%s': '%s' is missing, want %s", name, key, want);
-	return NLA_OK;
-}
-
-static enum nla_status wrong_type(const cJSON *value, const char *name, const char *key, const char *want, struct nla_err *err)
-{
-	return nla_fail(err, "'%s': '%s' is %s, want %s", name, key, nla_json_type(value), want);
-}
-
-static enum nla_status to_num(const cJSON *value, const char *name, const char *key, double *out, struct nla_err *err)
-{
-	if (!cJSON_IsNumber(value))
-		return wrong_type(value, name, key, "a number", err);
-	if (!isfinite(value->valuedouble))
+	if (!value)
+		return need ? nla_fail(err, "'%s': '%s' is missing, want %s", name, key, wants[kind]) : NLA_OK;
+	double x = value->valuedouble;
+	if (kind == STR ? !value->valuestring : kind == BOOL ? !cJSON_IsBool(value) : !cJSON_IsNumber(value))
+		return nla_fail(err, "'%s': '%s' is %s, want %s", name, key, nla_json_type(value), wants[kind]);
+	if (kind == INT && (!(fabs(x) <= 0x1p53) || x != trunc(x)))
+		return nla_fail(err, "'%s': '%s' is %.10g, want an integer%s", name, key, x,
+				fabs(x) > 0x1p53 ? " of at most 2^53" : "");
+	if (kind == NUM && !isfinite(x))
 		return nla_fail(err, "'%s': '%s' is too large for a number", name, key);
-	*out = value->valuedouble;
+	if (kind == INT)
+		*(int64_t *)out = (int64_t)x;
+	else if (kind == NUM)
+		*(double *)out = x;
+	else if (kind == BOOL)
+		*(bool *)out = cJSON_IsTrue(value);
+	else
+		*(const char **)out = value->valuestring;
 	return NLA_OK;
 }
 
-/* JSON numbers are doubles: beyond 2^53 an integer may not be the one that was written. */
-static enum nla_status to_int(const cJSON *value, const char *name, const char *key, int64_t *out, struct nla_err *err)
-{
-	if (!cJSON_IsNumber(value))
-		return wrong_type(value, name, key, "an integer", err);
-	if (!(fabs(value->valuedouble) <= 0x1p53) || value->valuedouble != trunc(value->valuedouble))
-		return nla_fail(err, "'%s': '%s' is %.10g, want an integer%s", name, key, value->valuedouble,
-				fabs(value->valuedouble) > 0x1p53 ? " of at most 2^53" : "");
-	*out = (int64_t)value->valuedouble;
-	return NLA_OK;
-}
-
-static enum nla_status to_str(const cJSON *value, const char *name, const char *key, const char **out, struct nla_err *err)
-{
-	if (!cJSON_IsString(value))
-		return wrong_type(value, name, key, "a string", err);
-	*out = value->valuestring;
-	return NLA_OK;
-}
-
-enum nla_status nla_json_need_int(const cJSON *json, const char *name, const char *key, int64_t *out, struct nla_err *err)
-{
-	const cJSON *value;
-	enum nla_status status = look_up(json, name, key, "an integer", true, &value, err);
-
-	return status ? status : to_int(value, name, key, out, err);
-}
-
-enum nla_status nla_json_need_num(const cJSON *json, const char *name, const char *key, double *out, struct nla_err *err)
-{
-	const cJSON *value;
-	enum nla_status status = look_up(json, name, key, "a number", true, &value, err);
-
-	return status ? status : to_num(value, name, key, out, err);
-}
-
-enum nla_status nla_json_need_str(const cJSON *json, const char *name, const char *key, const char **out, struct nla_err *err)
-{
-	const cJSON *value;
-	enum nla_status status = look_up(json, name, key, "a string", true, &value, err);
-
-	return status ? status : to_str(value, name, key, out, err);
-}
-
-enum nla_status nla_json_int(const cJSON *json, const char *name, const char *key, int64_t def, int64_t *out,
-			     struct nla_err *err)
-{
-	const cJSON *value;
-	enum nla_status status = look_up(json, name, key, "an integer", false, &value, err);
-
-	*out = def;
-	return status || !value ? status : to_int(value, name, key, out, err);
-}
-
-enum nla_status nla_json_num(const cJSON *json, const char *name, const char *key, double def, double *out,
-			     struct nla_err *err)
-{
-	const cJSON *value;
-	enum nla_status status = look_up(json, name, key, "a number", false, &value, err);
-
-	*out = def;
-	return status || !value ? status : to_num(value, name, key, out, err);
-}
-
-enum nla_status nla_json_bool(const cJSON *json, const char *name, const char *key, bool def, bool *out, struct nla_err *err)
-{
-	const cJSON *value;
-	enum nla_status status = look_up(json, name, key, "a boolean", false, &value, err);
-
-	*out = def;
-	if (status || !value)
-		return status;
-	if (!cJSON_IsBool(value))
-		return wrong_type(value, name, key, "a boolean", err);
-	*out = cJSON_IsTrue(value);
-	return NLA_OK;
-}
-
-enum nla_status nla_json_str(const cJSON *json, const char *name, const char *key, const char *def, const char **out,
-			     struct nla_err *err)
-{
-	const cJSON *value;
-	enum nla_status status = look_up(json, name, key, "a string", false, &value, err);
-
-	*out = def;
-	return status || !value ? status : to_str(value, name, key, out, err);
-}
-
-/*
- * Length of the well-formed UTF-8 character at p, or minus the length of the longest start of one that is cut or wrong there
- * (at least 1): Unicode 15, table 3-7 and the practice of section 3.9, so that other programs count the same replacements.
- */
-static int utf8_length(const unsigned char *p, size_t n)
-{
-	unsigned char c = p[0], low = 0x80, high = 0xbf;
-	int length = c < 0x80 ? 1 : c < 0xc2 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : c < 0xf5 ? 4 : 0;
-
-	if (!length)
-		return -1;
-	if (c == 0xe0)
-		low = 0xa0;
-	else if (c == 0xed)
-		high = 0x9f;
-	else if (c == 0xf0)
-		low = 0x90;
-	else if (c == 0xf4)
-		high = 0x8f;
-	for (int i = 1; i < length; i++) {
-		if ((size_t)i >= n || p[i] < low || p[i] > high)
-			return -i;
-		low = 0x80;
-		high = 0xbf;
+#define GETTERS(type, ctype, kind)                                                                             \
+	enum nla_status nla_json_need_##type(const cJSON *json, const char *name, const char *key, ctype *out, \
+					     struct nla_err *err)                                              \
+	{                                                                                                      \
+		return get(json, name, key, kind, true, out, err);                                             \
+	}                                                                                                      \
+	enum nla_status nla_json_##type(const cJSON *json, const char *name, const char *key, ctype def,       \
+					ctype *out, struct nla_err *err)                                       \
+	{                                                                                                      \
+		*out = def;                                                                                    \
+		return get(json, name, key, kind, false, out, err);                                            \
 	}
-	return length;
-}
+
+GETTERS(int, int64_t, INT)
+GETTERS(num, double, NUM)
+GETTERS(bool, bool, BOOL)
+GETTERS(str, const char *, STR)
 
 void nla_json_add_str(struct nla_str *s, const char *text, size_t n)
 {
 	static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";
-	const unsigned char *p = (const unsigned char *)text;
 
 	nla_str_addc(s, '"');
 	for (size_t i = 0; i < n;) {
-		int length = utf8_length(p + i, n - i);
-		const char *escape = p[i] ? strchr(from, p[i]) : NULL;
+		int length = nla_utf8_length(text + i, n - i);
+		const char *escape = text[i] ? strchr(from, text[i]) : NULL;
 		if (length < 0) {
 			nla_str_add(s, "\xef\xbf\xbd");
 			length = -length;
 		} else if (escape) {
 			nla_str_addf(s, "\\%c", to[escape - from]);
-		} else if (p[i] < 0x20) {
-			nla_str_addf(s, "\\u%04x", p[i]);
+		} else if (length == 1 && text[i] < 0x20) {
+			nla_str_addf(s, "\\u%04x", text[i]);
 		} else {
-			nla_str_addn(s, p + i, (size_t)length);
+			nla_str_addn(s, text + i, (size_t)length);
 		}
 		i += (size_t)length;
 	}

@@ -1,5 +1,5 @@
 /*
- * json - typed, strict reading over cJSON. Every getter names the file and the full key on error:
+ * json - typed, strict reading of JSON and YAML over cJSON's tree. Every getter names the file and the full key on error:
  *	'model/config.json': 'rope_scaling.factor' is a string, want a number
  * A getter with a default accepts a missing key or null; one without ("need") does not.
  */
@@ -14,21 +14,27 @@
  * The escape \u0000 in a string reads as U+FFFD, since C strings end at NUL. */
 enum nla_status nla_json_parse(const char *text, size_t n, const char *name, cJSON **out, struct nla_err *err);
 enum nla_status nla_json_read(const char *path, cJSON **out, struct nla_err *err);
+/* A YAML file as the same tree. A plain scalar that is a number, true, false or null becomes one, and keeps its text in
+ * valuestring, so that a string getter reads `stage: 3`. Aliases are resolved; a key that is there twice is an error. */
+enum nla_status nla_yaml_read(const char *path, cJSON **out, struct nla_err *err);
 /* Write compactly or indented, with a newline at the end, through nla_file_write (a name that ends in .gz: compressed). Every
  * double reads back as it was. */
 enum nla_status nla_json_write(const char *path, const cJSON *json, bool pretty, struct nla_err *err);
 
-/* name: the file for the message. key may be dotted ("tokens.injection_token_id"). Returned strings are borrowed from json. */
-enum nla_status nla_json_need_int(const cJSON *json, const char *name, const char *key, int64_t *out, struct nla_err *err);
-enum nla_status nla_json_need_num(const cJSON *json, const char *name, const char *key, double *out, struct nla_err *err);
-enum nla_status nla_json_need_str(const cJSON *json, const char *name, const char *key, const char **out, struct nla_err *err);
-enum nla_status nla_json_int(const cJSON *json, const char *name, const char *key, int64_t def, int64_t *out,
-			     struct nla_err *err);
-enum nla_status nla_json_num(const cJSON *json, const char *name, const char *key, double def, double *out,
-			     struct nla_err *err);
-enum nla_status nla_json_bool(const cJSON *json, const char *name, const char *key, bool def, bool *out, struct nla_err *err);
-enum nla_status nla_json_str(const cJSON *json, const char *name, const char *key, const char *def, const char **out,
-			     struct nla_err *err);
+/*
+ * nla_json_need_int(json, name, key, &out, err)    nla_json_int(json, name, key, def, &out, err)    likewise num, bool, str
+ * name: the file for the message. key may be dotted ("tokens.injection_token_id"). Returned strings are borrowed from json.
+ */
+#define NLA_JSON_GETTERS(type, ctype)                                                                          \
+	enum nla_status nla_json_need_##type(const cJSON *json, const char *name, const char *key, ctype *out, \
+					     struct nla_err *err);                                             \
+	enum nla_status nla_json_##type(const cJSON *json, const char *name, const char *key, ctype def,       \
+					ctype *out, struct nla_err *err)
+
+NLA_JSON_GETTERS(int, int64_t);
+NLA_JSON_GETTERS(num, double);
+NLA_JSON_GETTERS(bool, bool);
+NLA_JSON_GETTERS(str, const char *);
 /* The value at a dotted key, or NULL when it is missing or null. */
 const cJSON *nla_json_at(const cJSON *json, const char *key);
 

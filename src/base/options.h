@@ -29,12 +29,14 @@ struct nla_option {
 	enum nla_opt_type type;
 	size_t offset;       /* of the field in the configuration struct */
 	const char *def;     /* as it would be written as a flag */
-	double min, max;     /* of INT and NUM, inclusive; ignored when min == max */
+	double min, max;     /* of INT and NUM, inclusive; none when they are equal */
 	const char *choices; /* of ENUM: "fve|-mse" */
 	const char *shortname; /* or NULL */
-	unsigned commands;   /* bit mask: which programs use it. In a file every program accepts every key: one file serves all */
+	unsigned commands;   /* bits: which programs use it. In a file every program accepts every key: one file serves all */
 	const char *help;
 };
+
+#define NLA_OPT_MAY_CHANGE (1u << 31) /* a bit of commands: a resumed run may have another value */
 
 /* Fill cfg with the defaults; release frees its strings. */
 void nla_options_defaults(const struct nla_option *table, size_t n, void *cfg);
@@ -47,8 +49,10 @@ enum nla_status nla_options_json(const struct nla_option *table, size_t n, void 
 enum nla_status nla_options_args(const struct nla_option *table, size_t n, void *cfg, unsigned command, int argc, char **argv,
 				 const char **config_path, bool *help, struct nla_err *err);
 /* The help text for one command (its bit, or several), grouped by section, with defaults and ranges, within 100 columns;
- * appended. markdown: a table for the README instead. */
+ * appended. markdown: a table for docs/options.md instead. */
 void nla_options_help(const struct nla_option *table, size_t n, unsigned command, bool markdown, struct nla_str *out);
+/* "an integer, 1 to 100": what a message says is wanted, appended. */
+void nla_option_want(const struct nla_option *o, struct nla_str *s);
 /* The resolved configuration, every key, as nla_options_json reads it (write it with nla_json_write: integers up to 2^53 stay
  * exact). Paths are made absolute. Owned by the caller. */
 cJSON *nla_options_dump(const struct nla_option *table, size_t n, const void *cfg);

@@ -35,16 +35,6 @@ static void add_duration(struct nla_str *s, double seconds)
 		nla_str_addf(s, "%ld h %02ld min", t / 3600, t / 60 % 60);
 }
 
-static void add_va(struct nla_str *s, const char *fmt, va_list ap)
-{
-	char *text;
-
-	if (vasprintf(&text, fmt, ap) < 0)
-		NLA_BUG("cannot format '%s'", fmt);
-	nla_str_add(s, text);
-	free(text);
-}
-
 void nla_progress_start(struct nla_progress *p, const char *what, int64_t total)
 {
 	double now = nla_seconds();
@@ -83,7 +73,7 @@ void nla_progress_step(struct nla_progress *p, int64_t done, const char *fmt, ..
 	}
 	nla_str_add(&line, ": ");
 	va_start(ap, fmt);
-	add_va(&line, fmt, ap);
+	nla_str_addv(&line, fmt, ap);
 	va_end(ap);
 	if (p->tty)
 		show_live(line.buf);
@@ -98,7 +88,7 @@ void nla_progress_end(struct nla_progress *p, const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	add_va(&line, fmt, ap);
+	nla_str_addv(&line, fmt, ap);
 	va_end(ap);
 	nla_str_add(&line, " in ");
 	add_duration(&line, nla_seconds() - p->started);
@@ -119,7 +109,7 @@ void nla_say(const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	add_va(&line, fmt, ap);
+	nla_str_addv(&line, fmt, ap);
 	va_end(ap);
 	clear_live();
 	fprintf(stderr, "%s\n", line.buf);

@@ -1,32 +1,33 @@
-/* utf8 - see utf8.h. */
+/* utf8 - strict decoding, and white space, of UTF-8. See utf8.h. */
 #include "base/utf8.h"
+
+int nla_utf8_length(const char *s, size_t n)
+{
+	const unsigned char *p = (const unsigned char *)s;
+	unsigned char c = p[0], low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
+	unsigned char high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
+	int length = c < 0x80 ? 1 : c < 0xc2 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : c < 0xf5 ? 4 : 0;
+
+	for (int i = 1; i < length; i++) {
+		if ((size_t)i >= n || p[i] < low || p[i] > high)
+			return -i;
+		low = 0x80;
+		high = 0xbf;
+	}
+	return length ? length : -1;
+}
 
 size_t nla_utf8_next(const char *s, size_t n, uint32_t *code)
 {
-	static const uint32_t smallest[] = { 0, 0, 0x80, 0x800, 0x10000 };
-	const unsigned char *b = (const unsigned char *)s;
-	size_t len;
-	uint32_t c;
+	static const unsigned char first[] = { 0, 0x7f, 0x1f, 0x0f, 0x07 };
+	int length = n ? nla_utf8_length(s, n) : 0;
 
-	if (!n)
+	if (length <= 0)
 		return 0;
-	if (b[0] < 0x80) {
-		*code = b[0];
-		return 1;
-	}
-	len = b[0] >> 5 == 6 ? 2 : b[0] >> 4 == 14 ? 3 : b[0] >> 3 == 30 ? 4 : 0;
-	if (!len || len > n)
-		return 0;
-	c = b[0] & (0x7fu >> len);
-	for (size_t i = 1; i < len; i++) {
-		if (b[i] >> 6 != 2)
-			return 0;
-		c = c << 6 | (b[i] & 0x3f);
-	}
-	if (c < smallest[len] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000))
-		return 0;
-	*code = c;
-	return len;
+	*code = (unsigned char)s[0] & first[length];
+	for (int i = 1; i < length; i++)
+		*code = *code << 6 | ((unsigned char)s[i] & 0x3f);
+	return (size_t)length;
 }
 
 bool nla_utf8_valid(const char *s, size_t n)

@@ -4,12 +4,12 @@
 
 #include "base/json.h"
 #include "run/evalgiven.h"
-#include "run/program.h"
+#include "cmd/program.h"
 
 struct models {
 	struct nla_target target;
-	struct nla_av av, ref;
-	struct nla_ar ar;
+	struct nla_half av, ref;
+	struct nla_half ar;
 	struct nla_actset set;
 	struct nla_lm merged;
 	bool has_ref, has_merged;
@@ -39,12 +39,12 @@ static enum nla_status load(struct models *m, const struct nla_config *cfg, stru
 	    nla_config_need(data, "eval.data", err) || nla_config_need(cfg->out, "out", err) || nla_config_device(cfg, &device, &dtype, err) ||
 	    nla_config_room(cfg, device, &m->room, err))
 		return err->status;
-	if (nla_target_open(&m->target, cfg->model, &cfg->chat, device, dtype, -1, err) || nla_av_open_on(&m->av, &m->target, cfg->av, cfg->av_base, err) ||
-	    nla_ar_open_on(&m->ar, &m->target, cfg->ar, cfg->ar_base, err) || nla_actset_open(&m->set, data, m->target.lm.arch.d_model, err) ||
+	if (nla_target_open(&m->target, cfg->model, &cfg->chat, device, dtype, -1, err) || nla_half_open(&m->av, NLA_AV, &m->target, cfg->av, cfg->av_base, err) ||
+	    nla_half_open(&m->ar, NLA_AR, &m->target, cfg->ar, cfg->ar_base, err) || nla_actset_open(&m->set, data, m->target.lm.arch.d_model, err) ||
 	    nla_contract_fits(&m->set.meta, &m->target, &m->av.meta, &m->ar.meta, data, err))
 		return err->status;
 	char *ref = find_reference(cfg);
-	if (ref && !nla_av_open_on(&m->ref, &m->target, ref, *cfg->ref ? "" : cfg->av_base, err)) /* the run's own is over av's base */
+	if (ref && !nla_half_open(&m->ref, NLA_AV, &m->target, ref, *cfg->ref ? "" : cfg->av_base, err)) /* the run's own is over av's base */
 		m->has_ref = true;
 	free(ref);
 	return err->status;
@@ -54,9 +54,9 @@ static void unload(struct models *m)
 {
 	if (m->has_merged)
 		nla_lm_release(&m->merged);
-	nla_av_release(&m->av);
-	nla_av_release(&m->ref);
-	nla_ar_release(&m->ar);
+	nla_half_release(&m->av);
+	nla_half_release(&m->ref);
+	nla_half_release(&m->ar);
 	nla_actset_close(&m->set);
 	nla_target_close(&m->target);
 }
@@ -75,8 +75,8 @@ static enum nla_status sample(struct models *m, const struct nla_config *cfg, st
 	bool merge = lm->dtype == NT_F32 && nla_plan_rows(&in, in.eval_rows, m->room) == in.eval_rows;
 	in.copies = merge;
 	who->rows = nla_plan_rows(&in, in.eval_rows, m->room);
-	if (merge && !nla_lm_fork(&m->merged, nla_av_lm(&m->av), err)) {
-		struct nla_view view = nla_av_view(&m->av);
+	if (merge && !nla_lm_fork(&m->merged, nla_half_lm(&m->av), err)) {
+		struct nla_view view = nla_half_view(&m->av);
 		m->has_merged = true;
 		nla_merge(&m->merged, &view, err);
 		who->av_view = (struct nla_view){ .lm = &m->merged };
@@ -108,10 +108,10 @@ static enum nla_status report(const struct nla_eval_result *r, const struct nla_
 
 static enum nla_status evaluate(struct models *m, const struct nla_config *cfg, struct nla_err *err)
 {
-	struct nla_view own = nla_av_view(&m->av), reference = m->has_ref ? nla_av_view(&m->ref) : own;
+	struct nla_view own = nla_half_view(&m->av), reference = m->has_ref ? nla_half_view(&m->ref) : own;
 	if (!m->has_ref && m->av.weights.base) /* trained over a whole AV: that is the anchor */
 		reference.n_adapters = 0;
-	struct nla_evaluated who = { &m->av, own, &m->ar, nla_ar_view(&m->ar), &m->set, 0 };
+	struct nla_evaluated who = { &m->av, own, &m->ar, nla_half_view(&m->ar), &m->set, 0 };
 	struct nla_eval_result r = { 0 };
 	if (*cfg->score ? nla_eval_read_given(&m->av, &m->set, cfg->score, cfg->rollout.truncated, &r, err) || nla_evaluate_given(&who, &r, cfg->reward.fail_mse, err)
 			: sample(m, cfg, &who, &r, err))

@@ -1,85 +1,23 @@
-/* nla-explain: one vector (a row, a file, or a text's token) -> explanations, their score, the reconstruction's cosine. */
-#include <math.h>
+/*
+ * nla-explain: one activation (a row, a file, or a text's token) -> explanations, their scores, the reconstructions' cosines.
+ *
+ *	v [D] -> rollout: G responses -> score: mse, fve [G] -> a line of JSON each
+ */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "base/json.h"
-#include "base/safetensors.h"
-#include "nla/actset.h"
-#include "nla/extract.h"
-#include "rl/score.h"
-#include "run/program.h"
+#include "cmd/program.h"
+#include "run/models.h"
 
-/* What is explained. */
-struct subject {
-	float *v; /* [D] */
-	struct nla_str text;
-	struct nla_baselines base; /* NaN: unknown */
-};
+static cJSON *string(const char *s) { return s ? cJSON_CreateString(s) : cJSON_CreateNull(); }
 
-static enum nla_status from_file(const char *path, int64_t d, float *v, struct nla_err *err)
-{
-	struct nla_st st;
-	if (nla_st_open(&st, path, err))
-		return err->status;
-	const struct nla_st_entry *e = st.n_entries == 1 ? &st.entries[0] : NULL;
-	int64_t n = 1;
-	for (int i = 0; e && i < e->ndim; i++)
-		n *= e->shape[i];
-	if (!e || n != d || e->dtype > NLA_ST_F16)
-		nla_fail(err, "'%s': want one float tensor of %lld numbers", path, (long long)d);
-	else if (e->dtype == NLA_ST_F32)
-		memcpy(v, e->data, (size_t)d * sizeof(*v));
-	else if (e->dtype == NLA_ST_BF16)
-		nla_bf16_to_f32(e->data, v, (size_t)d);
-	else
-		nla_f16_to_f32(e->data, v, (size_t)d);
-	for (int64_t i = 0; i < d && !err->status; i++)
-		if (!isfinite(v[i]))
-			nla_fail(err, "'%s': element %lld is not a finite number", path, (long long)i);
-	nla_st_close(&st);
-	return err->status;
-}
-
-static enum nla_status from_row(const struct nla_config *cfg, const struct nla_av *av, const struct nla_ar *ar, struct subject *s,
-				struct nla_err *err)
-{
-	struct nla_actset set;
-	if (nla_config_need(cfg->data, "data", err) || nla_actset_open(&set, cfg->data, av->target->lm.arch.d_model, err))
-		return err->status;
-	if (cfg->explain.row >= set.n)
-		nla_usage(err, "'explain.row' is %lld: '%s' has rows 0 to %lld", (long long)cfg->explain.row, cfg->data, (long long)set.n - 1);
-	else if (!nla_contract_fits(&set.meta, av->target, &av->meta, &ar->meta, cfg->data, err) &&
-		 !nla_actset_vectors(&set, &cfg->explain.row, 1, s->v, err))
-		nla_str_add(&s->text, set.rows[cfg->explain.row].text);
-	s->base = (struct nla_baselines){ set.meta.baseline_var, set.meta.baseline_mean };
-	nla_actset_close(&set);
-	return err->status;
-}
-
-static enum nla_status find_subject(const struct nla_config *cfg, const struct nla_av *av, const struct nla_ar *ar, struct subject *s,
-				    struct nla_err *err)
-{
-	const struct nla_target *t = av->target;
-	s->v = nla_alloc((size_t)t->lm.arch.d_model, sizeof(*s->v));
-	s->base = (struct nla_baselines){ (double)NAN, (double)NAN };
-	if (nla_contract_fits(&av->meta, t, &av->meta, &ar->meta, cfg->av, err))
-		return err->status;
-	if (*cfg->explain.vector)
-		return from_file(cfg->explain.vector, t->lm.arch.d_model, s->v, err);
-	if (*cfg->explain.text)
-		return nla_extract_one(t, cfg->explain.text, cfg->explain.position, ar->depth - 1, s->v, &s->text, err);
-	return from_row(cfg, av, ar, s, err);
-}
-
-static void print_one(const struct nla_rollout *r, const struct nla_score *score, const struct subject *s, int64_t i)
+static void print_one(const struct nla_rollout *r, const struct nla_score *score, const struct nla_subject *s, int64_t i)
 {
 	cJSON *json = cJSON_CreateObject();
-	if (s->text.len)
-		cJSON_AddStringToObject(json, "text", s->text.buf);
-	cJSON_AddItemToObject(json, "explanation", r->explanation[i] ? cJSON_CreateString(r->explanation[i]) : cJSON_CreateNull());
-	cJSON_AddItemToObject(json, "failed", r->failed[i] ? cJSON_CreateString(nla_failure_names[r->failed[i]]) : cJSON_CreateNull());
+	if (s->text)
+		cJSON_AddStringToObject(json, "text", s->text);
+	cJSON_AddItemToObject(json, "explanation", string(r->explanation[i]));
+	cJSON_AddItemToObject(json, "failed", string(nla_failure_names[r->failed[i]]));
 	cJSON_AddNumberToObject(json, "response_tokens", (double)r->tokens.length[i]);
 	cJSON_AddNumberToObject(json, "mse", score->mse[i]);
 	cJSON_AddNumberToObject(json, "cosine", score->cosine[i]);
@@ -87,29 +25,25 @@ static void print_one(const struct nla_rollout *r, const struct nla_score *score
 		cJSON_AddNumberToObject(json, "fve", score->fve[i]);
 		cJSON_AddNumberToObject(json, "fve_meannorm", score->fve_meannorm[i]);
 	}
-	struct nla_str line = NLA_STR_INIT;
-	nla_json_add(&line, json, false, 0);
-	puts(line.buf);
-	nla_str_release(&line);
+	nla_program_print(json, false);
 	cJSON_Delete(json);
 }
 
-static enum nla_status explain(const struct nla_config *cfg, const struct nla_av *av, const struct nla_ar *ar, const struct subject *s,
+static enum nla_status explain(const struct nla_config *cfg, const struct nla_models *m, const struct nla_subject *s,
 			       struct nla_err *err)
 {
-	int64_t n = cfg->explain.samples;
 	struct nla_rollout_cfg once = cfg->rollout;
 	struct nla_rng rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL };
-	struct nla_view av_view = nla_av_view(av), ar_view = nla_ar_view(ar);
+	struct nla_view av = nla_half_view(&m->av), ar = nla_half_view(&m->ar);
 	struct nla_rollout r;
 	struct nla_score score;
-	uint32_t *keys = nla_alloc((size_t)n, sizeof(*keys));
-	once.group = n;
-	for (int64_t i = 0; i < n; i++)
+	once.group = cfg->explain.samples;
+	uint32_t *keys = nla_alloc((size_t)once.group, sizeof(*keys));
+	for (int64_t i = 0; i < once.group; i++)
 		keys[i] = (uint32_t)i;
-	if (!nla_rollout(av, &av_view, s->v, 1, &once, &rng, 0, keys, &r, err)) {
-		if (!nla_score(ar, &ar_view, &r, &s->base, cfg->reward.fail_mse, &score, err)) {
-			for (int64_t i = 0; i < n; i++)
+	if (!nla_rollout(&m->av, &av, s->v, 1, &once, &rng, 0, keys, &r, err)) {
+		if (!nla_score(&m->ar, &ar, &r, &s->base, cfg->reward.fail_mse, &score, err)) {
+			for (int64_t i = 0; i < r.n; i++)
 				print_one(&r, &score, s, i);
 			nla_score_release(&score);
 		}
@@ -121,30 +55,19 @@ static enum nla_status explain(const struct nla_config *cfg, const struct nla_av
 
 static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 {
-	struct nla_target target = { 0 };
-	struct nla_av av = { 0 };
-	struct nla_ar ar = { 0 };
-	struct subject s = { .text = NLA_STR_INIT };
-	int device;
-	nt_dtype dtype;
-	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) || nla_config_need(cfg->ar, "ar", err) ||
-	    nla_config_device(cfg, &device, &dtype, err))
-		return err->status;
-	if (!nla_target_open(&target, cfg->model, &cfg->chat, device, dtype, -1, err) && !nla_av_open_on(&av, &target, cfg->av, cfg->av_base, err) &&
-	    !nla_ar_open_on(&ar, &target, cfg->ar, cfg->ar_base, err) && !find_subject(cfg, &av, &ar, &s, err))
-		explain(cfg, &av, &ar, &s, err);
-	nla_str_release(&s.text);
-	free(s.v);
-	nla_av_release(&av);
-	nla_ar_release(&ar);
-	nla_target_close(&target);
+	struct nla_models m = { 0 };
+	struct nla_subject s = { 0 };
+	if (!nla_models_open(&m, cfg, err) && !nla_subject_find(&s, &m, cfg, err))
+		explain(cfg, &m, &s, err);
+	nla_subject_release(&s);
+	nla_models_close(&m);
 	return err->status;
 }
 
 int main(int argc, char **argv)
 {
 	return nla_program("nla-explain", NLA_CMD_EXPLAIN,
-			   "Explain one activation: a row of a set (--data --row), a text at a token (--text --position), or a file\n"
-			   "(--vector). One JSON object a sample on stdout.",
+			   "Explain one activation: a row of a set (--data --row), a text at a token (--text --position), or\n"
+			   "a file (--vector). One JSON object a sample on stdout.",
 			   argc, argv, run);
 }

@@ -4,7 +4,7 @@
 
 #include "base/file.h"
 #include "run/export.h"
-#include "run/program.h"
+#include "cmd/program.h"
 
 static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 {
@@ -12,16 +12,15 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->out, "out", err))
 		return err->status;
 	if (!*cfg->av && !*cfg->ar)
-		return nla_usage(err, "neither 'av' nor 'ar' is set: give one to export it to out, or both to export them to out/av and out/ar");
+		return nla_usage(err,
+				 "neither 'av' nor 'ar' is set: give one to export it to out, or both, for out/av and out/ar");
 	nt_set_threads((int)cfg->threads);
-	char *av = both ? nla_path_join(cfg->out, "av") : nla_strdup(cfg->out), *ar = both ? nla_path_join(cfg->out, "ar") : nla_strdup(cfg->out);
-	if ((*cfg->av && nla_export_av(cfg, av, err)) || (*cfg->ar && nla_export_ar(cfg, ar, err)))
-		goto out;
-	if (*cfg->av)
+	char *av = both ? nla_path_join(cfg->out, "av") : nla_strdup(cfg->out);
+	char *ar = both ? nla_path_join(cfg->out, "ar") : nla_strdup(cfg->out);
+	if (*cfg->av && !nla_export_av(cfg, av, err))
 		puts(av);
-	if (*cfg->ar)
+	if (*cfg->ar && !err->status && !nla_export_ar(cfg, ar, err))
 		puts(ar);
-out:
 	free(av);
 	free(ar);
 	return err->status;
@@ -30,7 +29,8 @@ out:
 int main(int argc, char **argv)
 {
 	return nla_program("nla-export", NLA_CMD_EXPORT,
-			   "AV or AR -> a whole checkpoint in Hugging Face's layout: the adapter added into the weights, tensor by tensor. An AR\n"
-			   "is cut after its block, with value_head.safetensors beside it. Both: OUT/av and OUT/ar.",
+			   "AV or AR -> a whole checkpoint in Hugging Face's layout: the adapter added into the weights,\n"
+			   "tensor by tensor. An AR is cut after its block, with a value_head.safetensors. Both: OUT/av and\n"
+			   "OUT/ar.",
 			   argc, argv, run);
 }

@@ -1,4 +1,4 @@
-#include "run/program.h"
+#include "cmd/program.h"
 #include "run/sft.h"
 #include "run/stop.h"
 

@@ -1,8 +1,12 @@
-/* nla-teach: a local instruct model writes the warm-start explanations of an activation set's rows. */
+/*
+ * nla-teach: a local instruct model writes the warm-start explanations of an activation set's rows.
+ *
+ *	try 0: every row, a batch at a time; try 1: rows that its answers did not serve; ... -> the set OUT, a summary
+ */
 #include <stdlib.h>
 
 #include "base/progress.h"
-#include "run/program.h"
+#include "cmd/program.h"
 #include "run/stop.h"
 #include "run/teach.h"
 
@@ -32,14 +36,18 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	struct nla_teach t;
 	nla_stop_catch();
 	if (!nla_teach_open(&t, cfg, err)) {
-		nla_say("nla-teach: %s on %s, %lld of %lld rows to explain, %lld have an explanation, seed %lld", t.teacher.folder,
-			nt_device_name(t.teacher.lm.device), (long long)t.n_asked, (long long)t.set.n, (long long)t.n_kept, (long long)cfg->seed);
+		nla_say("nla-teach: %s on %s, %lld of %lld rows to explain, %lld have an explanation, seed %lld",
+			t.teacher.folder, nt_device_name(t.teacher.lm.device), (long long)t.n_asked, (long long)t.set.n,
+			(long long)t.n_kept, (long long)cfg->seed);
 		for (int64_t try = 0; try < cfg->teach.tries && !err->status && !nla_stop_asked(); try++)
 			ask(&t, try, err);
 		if (!err->status && nla_stop_asked())
-			nla_say("stopped: go on with --resume");
-		else if (!err->status && !nla_teach_finish(&t, err))
-			nla_teach_result(&t);
+			nla_say("stopped: continue with --resume");
+		else if (!err->status && !nla_teach_finish(&t, err)) {
+			cJSON *summary = nla_teach_summary(&t);
+			nla_program_print(summary, true);
+			cJSON_Delete(summary);
+		}
 	}
 	nla_teach_close(&t);
 	return err->status;
@@ -48,7 +56,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 int main(int argc, char **argv)
 {
 	return nla_program("nla-teach", NLA_CMD_TEACH,
-			   "A local instruct model (--teacher) writes explanations of an activation set's texts for the warm start:\n"
-			   "the rows of --data, explained, become the set --out. OUT/teach.jsonl has every answer; --resume goes on.",
+			   "A local instruct model (--teacher) writes explanations of an activation set's texts, for the warm\n"
+			   "start: the rows of --data become the set --out. --resume continues from OUT/teach.jsonl.",
 			   argc, argv, run);
 }

@@ -1,9 +1,10 @@
 /* nla-train: the RL loop. One step flows top to bottom; each stage is a file of the same name in src/rl. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/progress.h"
 #include "run/check.h"
-#include "run/program.h"
+#include "cmd/program.h"
 #include "run/stop.h"
 #include "run/train.h"
 
@@ -50,7 +51,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 {
 	struct nla_train train;
 	if (cfg->check)
-		return nla_check(cfg, err);
+		return nla_check(cfg, stdout, err);
 	nla_stop_catch();
 	if (!nla_train_open(&train, cfg, err)) {
 		say_what(&train, cfg);

@@ -18,11 +18,13 @@
 #include "base/safetensors.h"
 #include "nla/sidecar.h"
 
+#define NLA_ACTSET_ROWS "rows.jsonl.gz"
+
 struct nla_row {
 	char *doc_id;
 	char *text;        /* up to and including the token; "" when the set is slim */
 	char *explanation; /* NULL when absent */
-	int64_t n_raw_tokens; /* -1 when nobody counted them */
+	int64_t n_raw_tokens; /* -1 when absent */
 	struct nla_strs next; /* the target's likeliest next tokens; none when the set has none */
 };
 
@@ -38,6 +40,9 @@ struct nla_actset {
 	} *shards;
 	size_t n_shards;
 };
+void nla_row_release(struct nla_row *row);
+/* No NaN or infinity in its vector v [d]? */
+enum nla_status nla_row_finite(const float *v, int64_t d, int64_t row, const char *doc_id, struct nla_err *err);
 
 /* d: the width wanted, or 0 for any. A set of another width is an error that names both. */
 enum nla_status nla_actset_open(struct nla_actset *set, const char *folder, int64_t d, struct nla_err *err);
@@ -47,7 +52,7 @@ enum nla_status nla_actset_vectors(const struct nla_actset *set, const int64_t *
 				   struct nla_err *err);
 
 /*
- * Writing, streamed: add rows as they come; the baselines are computed and the sidecar written at close (baseline: over the
+ * Writing, streamed: add rows as they come; the baselines are computed and the sidecar written by finish (baseline: over the
  * first 50,000 rows). `meta` supplies layer, d_model, tokens, templates. The folder must not hold a set already. Until
  * finish has succeeded there is no nla_meta.yaml, and a folder without one is not a set; a failed or aborted one leaves no
  * file.
@@ -55,14 +60,12 @@ enum nla_status nla_actset_vectors(const struct nla_actset *set, const int64_t *
 struct nla_actset_writer;
 enum nla_status nla_actset_create(struct nla_actset_writer **out, const char *folder, const struct nla_sidecar *meta,
 				  enum nla_st_dtype dtype, struct nla_err *err);
-/* next: array of n_next strings written as "next" (the target's likeliest next tokens) or NULL. */
-enum nla_status nla_actset_add(struct nla_actset_writer *w, const struct nla_row *row, const float *v, const char *const *next,
-			       size_t n_next, struct nla_err *err);
+enum nla_status nla_actset_add(struct nla_actset_writer *w, const struct nla_row *row, const float *v, struct nla_err *err);
 enum nla_status nla_actset_finish(struct nla_actset_writer *w, struct nla_err *err); /* frees w also on failure */
 void nla_actset_abort(struct nla_actset_writer *w);
 /*
  * The set `from` again at `to`, row i with explanation[i] (NULL: as it was). Vectors are shared by a hard link, or copied where the file
- * system has none; whatever else a row's line holds stays. `to` becomes a set with the last file written, and may hold one already that
+ * system has none; all else that a row's line holds stays. `to` becomes a set with the last file written, and may hold one already that
  * was made this way: every file is replaced as a whole.
  */
 enum nla_status nla_actset_explain(const struct nla_actset *from, const char *to, char *const *explanation, struct nla_err *err);

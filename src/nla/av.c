@@ -1,116 +1,14 @@
+/*
+ * av - prompts with their vectors v [B, D] as rows of a pack, and log p of response tokens after them [sum of lengths].
+ */
 #include "nla/av.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/file.h"
 #include "base/utf8.h"
 
-static enum nla_status prepare(struct nla_av *av, const char *path, struct nla_err *err)
-{
-	if (!av->meta.av_template || !av->meta.marker)
-		return nla_fail(err, "'%s': has no AV template or no injection_char", path);
-	if (nla_contract_check(&av->meta, av->target, path, err) || nla_av_prompt(&av->meta, av->target, &av->prompt, &av->marker, err))
-		return err->status;
-	if (av->meta.marker_id < 0) /* the sidecar names none: the one that was found */
-		av->meta.marker_id = av->prompt.data[av->marker];
-	if (av->marker + 1 == (int64_t)av->prompt.n)
-		return nla_fail(err, "'%s': the marker is the prompt's last token", path);
-	return NLA_OK;
-}
-
-/* The base's own weights, unless they are the target's. */
-static enum nla_status load_weights(struct nla_av *av, const char *folder, struct nla_err *err)
-{
-	const struct nla_lm *target = &av->target->lm;
-	if (av->weights.base && !av->weights.shared) {
-		if (nla_lm_load(&av->own, av->weights.base, target->device, target->dtype, NLA_LM_AUTO, err))
-			return err->status;
-		if (av->own.arch.d_model != target->arch.d_model || av->own.arch.vocab < nla_tokenizer_size(av->target->tok))
-			return nla_fail(err, "'%s' has width %lld and %lld ids, the target width %lld and %lld ids", av->weights.base,
-					(long long)av->own.arch.d_model, (long long)av->own.arch.vocab, (long long)target->arch.d_model,
-					(long long)nla_tokenizer_size(av->target->tok));
-	}
-	const struct nla_arch *arch = &nla_av_lm(av)->arch;
-	return av->weights.adapter ? nla_adapter_load(&av->adapter, arch, arch->n_layers, folder, target->device, err) : NLA_OK;
-}
-
-enum nla_status nla_av_open_on(struct nla_av *av, const struct nla_target *target, const char *folder, const char *base,
-			       struct nla_err *err)
-{
-	char *path = nla_path_join(folder, "nla_meta.yaml");
-	memset(av, 0, sizeof(*av));
-	av->target = target;
-	if (!nla_sidecar_read(&av->meta, folder, err)) {
-		if (av->meta.role && strcmp(av->meta.role, "av"))
-			nla_fail(err, "'%s': role is '%s', want an AV", path, av->meta.role);
-		else if (!prepare(av, path, err) && !nla_weights_find(&av->weights, folder, &av->meta, base, target->folder, err))
-			load_weights(av, folder, err);
-	}
-	free(path);
-	if (err->status) {
-		nla_err_context(err, "cannot load AV '%s'", folder);
-		nla_av_release(av);
-	}
-	return err->status;
-}
-
-enum nla_status nla_av_open(struct nla_av *av, const struct nla_target *target, const char *folder, struct nla_err *err)
-{
-	return nla_av_open_on(av, target, folder, NULL, err);
-}
-
-enum nla_status nla_av_new(struct nla_av *av, const struct nla_target *target, const struct nla_sidecar *meta, struct nla_err *err)
-{
-	memset(av, 0, sizeof(*av));
-	av->target = target;
-	nla_sidecar_init(&av->meta);
-	nla_sidecar_copy(&av->meta, meta);
-	if (prepare(av, "nla_meta.yaml", err))
-		nla_av_release(av);
-	return err->status;
-}
-
-enum nla_status nla_av_save(const struct nla_av *av, const struct nla_adapter *extra, const char *folder, const char *stage,
-			    struct nla_err *err)
-{
-	const struct nla_adapter *own = av->adapter.layers ? &av->adapter : NULL;
-	struct nla_adapter joined = { 0 };
-	struct nla_sidecar meta;
-	nla_sidecar_init(&meta);
-	nla_sidecar_copy(&meta, &av->meta);
-	nla_sidecar_stamp(&meta, "nla_model", "av", stage);
-	nla_weights_record(&av->weights, &meta);
-	const char *name = meta.base_folder ? meta.base_folder : meta.base_checkpoint;
-	if (!(own && extra) || !nla_adapter_join(&joined, own, extra, err))
-		if (!nla_adapter_save(own && extra ? &joined : own ? own : extra, folder, name, err))
-			nla_sidecar_write(&meta, folder, err);
-	nla_adapter_release(&joined);
-	nla_sidecar_release(&meta);
-	return err->status;
-}
-
-void nla_av_release(struct nla_av *av)
-{
-	nla_sidecar_release(&av->meta);
-	nla_weights_release(&av->weights);
-	nla_lm_release(&av->own);
-	nla_adapter_release(&av->adapter);
-	nla_i32s_release(&av->prompt);
-	memset(av, 0, sizeof(*av));
-}
-
-const struct nla_lm *nla_av_lm(const struct nla_av *av) { return av->own.blocks ? &av->own : &av->target->lm; }
-
-struct nla_view nla_av_view(const struct nla_av *av)
-{
-	struct nla_view view = { .lm = nla_av_lm(av) };
-	if (av->adapter.layers)
-		view.adapters[view.n_adapters++] = &av->adapter;
-	return view;
-}
-
-enum nla_status nla_av_pack(const struct nla_av *av, const float *v, int64_t n_prompts, struct nla_pack *pack, int64_t *rows,
+enum nla_status nla_av_pack(const struct nla_half *av, const float *v, int64_t n_prompts, struct nla_pack *pack, int64_t *rows,
 			    struct nla_inject *inject, struct nla_err *err)
 {
 	int64_t d = av->target->lm.arch.d_model, shape[2] = { n_prompts, d };
@@ -149,7 +47,7 @@ static void add_responses(const struct nla_responses *r, struct nla_pack *pack, 
 	}
 }
 
-nt_tensor *nla_av_logprob(const struct nla_av *av, const struct nla_view *view, const struct nla_responses *r, double temperature,
+nt_tensor *nla_av_logprob(const struct nla_half *av, const struct nla_view *view, const struct nla_responses *r, double temperature,
 			  nt_tensor **entropy, struct nla_recompute *recompute, struct nla_err *err)
 {
 	struct nla_pack pack;

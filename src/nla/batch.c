@@ -1,7 +1,6 @@
-/* batch - see batch.h. */
+/* batch - rows of a set [n] to train on and held out, and the order of the former: see batch.h. */
 #include "nla/batch.h"
 
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,7 +11,6 @@ static double doc_uniform(uint64_t seed, const char *doc_id)
 {
 	const uint64_t hash = nla_hash(doc_id, strlen(doc_id));
 	uint32_t out[4];
-
 	nla_philox(seed, NLA_STREAM_SPLIT, (uint32_t)hash, (uint32_t)(hash >> 32), 0, out);
 	return ((double)out[0] * 0x1p21 + (double)(out[1] >> 11)) * 0x1p-53;
 }
@@ -22,19 +20,17 @@ enum nla_status nla_split_by_doc(struct nla_split *split, const struct nla_actse
 {
 	if (!(held_fraction >= 0 && held_fraction < 1))
 		NLA_BUG("held-out fraction %g", held_fraction);
-	split->n_train = split->n_held = 0;
-	split->train = nla_alloc((size_t)set->n + 1, sizeof(*split->train));
-	split->held = nla_alloc((size_t)set->n + 1, sizeof(*split->held));
-	for (int64_t i = 0; i < set->n; i++) {
+	*split = (struct nla_split){ .train = nla_alloc((size_t)set->n + 1, sizeof(*split->train)),
+				     .held = nla_alloc((size_t)set->n + 1, sizeof(*split->held)) };
+	for (int64_t i = 0; i < set->n; i++)
 		if (doc_uniform(seed, set->rows[i].doc_id) < held_fraction)
 			split->held[split->n_held++] = i;
 		else
 			split->train[split->n_train++] = i;
-	}
 	if (split->n_train && (split->n_held || held_fraction == 0))
 		return NLA_OK;
-	nla_fail(err, "cannot split activation set '%s': of its %" PRId64 " rows none would be %s at a fraction of %g: "
-		 "it needs more documents", set->path, set->n, split->n_train ? "held out" : "left to train on", held_fraction);
+	nla_fail(err, "cannot split activation set '%s': of its %lld rows none would be %s at a fraction of %g: it needs more documents",
+		 set->path, (long long)set->n, split->n_train ? "held out" : "left to train on", held_fraction);
 	nla_split_release(split);
 	return err->status;
 }
@@ -54,31 +50,23 @@ static int by_text(const void *a, const void *b)
 enum nla_status nla_disjoint_docs(const struct nla_actset *train, const struct nla_actset *eval, struct nla_err *err)
 {
 	const char **ids = nla_alloc((size_t)eval->n + 1, sizeof(*ids));
-	enum nla_status status = NLA_OK;
-
 	for (int64_t i = 0; i < eval->n; i++)
 		ids[i] = eval->rows[i].doc_id;
 	qsort(ids, (size_t)eval->n, sizeof(*ids), by_text);
-	for (int64_t i = 0; i < train->n && !status; i++) {
+	for (int64_t i = 0; i < train->n && !err->status; i++) {
 		const char *id = train->rows[i].doc_id;
-
 		if (bsearch(&id, ids, (size_t)eval->n, sizeof(*ids), by_text))
-			status = nla_fail(err, "document '%s' is in the training set '%s' and in the evaluation set '%s'", id,
-					  train->path, eval->path);
+			nla_fail(err, "document '%s' is in the training set '%s' and in the evaluation set '%s'", id, train->path, eval->path);
 	}
 	free(ids);
-	return status;
+	return err->status;
 }
 
 void nla_cursor_init(struct nla_cursor *c, uint64_t seed, int64_t n)
 {
 	if (n < 1)
-		NLA_BUG("a cursor over %" PRId64 " rows", n);
-	c->seed = seed;
-	c->n = n;
-	c->order = nla_alloc((size_t)n, sizeof(*c->order));
-	c->epoch = -1;
-	c->position = 0;
+		NLA_BUG("a cursor over %lld rows", (long long)n);
+	*c = (struct nla_cursor){ .seed = seed, .n = n, .order = nla_alloc((size_t)n, sizeof(*c->order)), .epoch = -1 };
 }
 
 void nla_cursor_release(struct nla_cursor *c)
@@ -90,7 +78,6 @@ void nla_cursor_release(struct nla_cursor *c)
 void nla_cursor_next(struct nla_cursor *c, int64_t count, int64_t *out)
 {
 	const struct nla_rng rng = { c->seed, NLA_STREAM_SHUFFLE };
-
 	for (int64_t i = 0; i < count; i++, c->position++) {
 		if (c->position / c->n != c->epoch) {
 			c->epoch = c->position / c->n;

@@ -18,19 +18,19 @@ struct nla_split {
 enum nla_status nla_split_by_doc(struct nla_split *split, const struct nla_actset *set, uint64_t seed, double held_fraction,
 				 struct nla_err *err);
 void nla_split_release(struct nla_split *split);
-/* An error naming a document that both sets hold (spec, wrong way 16). */
+/* An error naming a document that both sets hold. */
 enum nla_status nla_disjoint_docs(const struct nla_actset *train, const struct nla_actset *eval, struct nla_err *err);
 
 struct nla_cursor {
 	uint64_t seed;
-	int64_t n;       /* rows in an epoch */
-	int64_t *order;  /* [n] of the current epoch */
-	int64_t epoch;   /* of order; -1: none yet */
+	int64_t n;        /* rows in an epoch */
+	int64_t *order;   /* [n] of the current epoch */
+	int64_t epoch;    /* of order; -1: none yet */
 	int64_t position; /* rows handed out since the start: the whole state */
 };
 void nla_cursor_init(struct nla_cursor *c, uint64_t seed, int64_t n);
 void nla_cursor_release(struct nla_cursor *c);
-/* The next `count` indices in [0, n); goes on into the next epoch as needed. */
+/* The next `count` indices in [0, n), across epochs. */
 void nla_cursor_next(struct nla_cursor *c, int64_t count, int64_t *out);
 
 #endif

@@ -15,9 +15,12 @@
 #include "nla/target.h"
 
 struct nla_extract_cfg {
-	int64_t layer, per_doc, min_position, max_tokens, next, max_rows;
+	int64_t layer, per_doc, min_position, max_tokens, next, max_rows; /* max_rows 0: no limit */
 	uint64_t seed;
 	bool last;
+	/* or NULL: called after every document; returns false to stop early (what is written stays whole). */
+	bool (*progress)(int64_t docs, int64_t rows, void *arg);
+	void *arg;
 };
 
 struct nla_extract_count {
@@ -26,13 +29,9 @@ struct nla_extract_count {
 	int64_t other_tokens;    /* last: rows whose text is another number of tokens here than their n_raw_tokens says */
 };
 
-/* progress: called now and then with rows written so far; returns false to stop early (what is written stays whole). */
-typedef bool nla_extract_progress(int64_t docs, int64_t rows, void *arg);
-
-/* Writes rows to w until the corpus ends or max_rows (0: no limit). */
+/* Writes rows to w until the corpus ends. */
 enum nla_status nla_extract(const struct nla_target *t, struct nla_corpus *corpus, const struct nla_extract_cfg *cfg,
-			    struct nla_actset_writer *w, nla_extract_progress *progress, void *arg, struct nla_extract_count *count,
-			    struct nla_err *err);
+			    struct nla_actset_writer *w, struct nla_extract_count *count, struct nla_err *err);
 /* Positions chosen for a document of n tokens, ascending, into out[per_doc]; returns how many. Pure. */
 int64_t nla_extract_positions(const char *doc_id, int64_t n, const struct nla_extract_cfg *cfg, int64_t *out);
 /* The activation [D] of one text at one token (negative: from the end); prefix receives the text up to it. */

@@ -22,16 +22,15 @@ struct nla_scale {
 };
 
 struct nla_sidecar {
-	int version;                 /* 1 or 2 as read */
 	char *kind;                  /* "nla_model" | "nla_dataset" */
 	char *role;                  /* "av" | "ar" | NULL (data set) */
 	char *stage;                 /* free text, or NULL */
 	char *base_checkpoint;       /* name of the target, or NULL */
-	char *base_folder;           /* ours: the whole checkpoint that an adapter stands on; NULL: the target itself */
+	char *base_folder;           /* ours: the whole checkpoint that an adapter is based on; NULL: the target itself */
 	int64_t d_model;
 	int64_t layer;               /* K; -1 when absent */
 	int64_t critic_layer;        /* critic.extraction_layer_index; -1 when absent */
-	bool final_norm;             /* ours, critic.final_norm: the AR's head reads the residual after the model's final norm */
+	bool final_norm;             /* ours, critic.final_norm: the AR's head reads the residual after the final norm */
 	struct nla_scale injection_scale;
 	struct nla_scale mse_scale;  /* absent: sqrt_d_model */
 	enum nla_inject_mode inject; /* ours; absent: embed_replace if there is an injection_scale, else residual_add */

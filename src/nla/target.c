@@ -1,35 +1,36 @@
+/*
+ * target - the model with tokenizer and chat format, and the prompts that a sidecar's templates give under them: rendered and looked
+ * through in one place, nla_prompts_find; checking a sidecar and making one compare with what it finds.
+ */
 #include "nla/target.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum nla_status nla_target_open(struct nla_target *t, const char *folder, const struct nla_chat_cfg *chat, int device,
-				nt_dtype dtype, int64_t random_seed, struct nla_err *err)
-{
-	memset(t, 0, sizeof(*t));
-	t->folder = nla_strdup(folder);
-	if (nla_tokenizer_load(&t->tok, folder, err) || nla_chat_load(&t->chat, folder, t->tok, chat, err))
-		goto fail;
-	if (random_seed >= 0 ? nla_lm_init(&t->lm, folder, (uint64_t)random_seed, device, dtype, err)
-			     : nla_lm_load(&t->lm, folder, device, dtype, NLA_LM_AUTO, err))
-		goto fail;
-	if (nla_tokenizer_size(t->tok) > t->lm.arch.vocab) {
-		nla_fail(err, "cannot load '%s': the tokenizer has %d ids, the model %lld", folder, (int)nla_tokenizer_size(t->tok),
-			 (long long)t->lm.arch.vocab);
-		goto fail;
-	}
-	return NLA_OK;
-fail:
-	nla_target_close(t);
-	return err->status;
-}
+#include "base/file.h"
 
 enum nla_status nla_target_describe(struct nla_target *t, const char *folder, const struct nla_chat_cfg *chat, struct nla_err *err)
 {
-	memset(t, 0, sizeof(*t));
-	t->folder = nla_strdup(folder);
+	*t = (struct nla_target){ .folder = nla_strdup(folder) };
 	if (nla_tokenizer_load(&t->tok, folder, err) || nla_chat_load(&t->chat, folder, t->tok, chat, err) ||
 	    nla_arch_read(&t->lm.arch, folder, err))
+		nla_target_close(t);
+	return err->status;
+}
+
+enum nla_status nla_target_open(struct nla_target *t, const char *folder, const struct nla_chat_cfg *chat, int device,
+				nt_dtype dtype, int64_t random_seed, struct nla_err *err)
+{
+	if (nla_target_describe(t, folder, chat, err))
+		return err->status;
+	if (random_seed >= 0)
+		nla_lm_init(&t->lm, folder, (uint64_t)random_seed, device, dtype, err);
+	else
+		nla_lm_load(&t->lm, folder, device, dtype, NLA_LM_AUTO, err);
+	if (!err->status && nla_tokenizer_size(t->tok) > t->lm.arch.vocab)
+		nla_fail(err, "cannot load '%s': the tokenizer has %d ids, the model %lld", folder, (int)nla_tokenizer_size(t->tok),
+			 (long long)t->lm.arch.vocab);
+	if (err->status)
 		nla_target_close(t);
 	return err->status;
 }
@@ -43,95 +44,124 @@ void nla_target_close(struct nla_target *t)
 	memset(t, 0, sizeof(*t));
 }
 
-/* The token that the marker is in a text, -1 when it is several (n receives how many): what a byte-level vocabulary lists under the marker's own characters may
- * stand for other bytes. */
-static int32_t marker_token(const struct nla_tokenizer *tok, const char *marker, size_t *n)
+/* ---- prompts ---- */
+
+/* The ids of the marker as a text: what a byte-level vocabulary lists under its characters may stand for other bytes. */
+static enum nla_status find_marker(struct nla_prompts *p, const struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
 {
-	struct nla_err ignored = NLA_ERR_INIT;
 	struct nla_i32s ids = { 0 };
-	int32_t id = !nla_tokenizer_encode(tok, marker, strlen(marker), &ids, &ignored) && ids.n == 1 ? ids.data[0] : -1;
-	if (n)
-		*n = ids.n;
+	nla_tokenizer_encode(t->tok, meta->marker, strlen(meta->marker), &ids, err);
+	int32_t live = ids.n == 1 ? ids.data[0] : -1;
+	p->marker_id = meta->marker_id >= 0 ? meta->marker_id : live;
+	if (!err->status && p->marker_id < 0)
+		nla_fail(err, "the marker '%s' is %zu tokens: choose one that is a single token", meta->marker, ids.n);
+	else if (!err->status && live >= 0 && live != p->marker_id)
+		nla_fail(err, "injection_token_id is %d, the tokenizer gives marker '%s' the id %d", (int)p->marker_id, meta->marker, (int)live);
 	nla_i32s_release(&ids);
-	return id;
+	return err->status;
 }
 
-enum nla_status nla_av_prompt(const struct nla_sidecar *meta, const struct nla_target *t, struct nla_i32s *ids, int64_t *marker,
-			      struct nla_err *err)
+static enum nla_status find_av(struct nla_prompts *p, const struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
 {
 	char *content = NULL;
-	int32_t id = marker_token(t->tok, meta->marker, NULL);
 	int n_found = 0;
-	if (nla_template_fill(meta->av_template, "injection_char", meta->marker, &content, err) ||
-	    nla_chat_prompt(&t->chat, t->tok, content, ids, err)) {
-		free(content);
+	if (find_marker(p, meta, t, err) || nla_template_fill(meta->av_template, "injection_char", meta->marker, &content, err))
 		return err->status;
-	}
+	nla_chat_prompt(&t->chat, t->tok, content, &p->av, err);
 	free(content);
-	for (size_t i = 0; i < ids->n; i++)
-		if (ids->data[i] == (meta->marker_id >= 0 ? meta->marker_id : id)) {
-			*marker = (int64_t)i;
+	for (int64_t i = 0, n = (int64_t)p->av.n; i < n; i++)
+		if (p->av.data[i] == p->marker_id) {
+			p->at = i;
+			p->left = i > 0 ? p->av.data[i - 1] : -1;
+			p->right = i + 1 < n ? p->av.data[i + 1] : -1;
 			n_found++;
 		}
-	if (n_found != 1)
-		return nla_fail(err, "the AV prompt holds the marker '%s' %d times as one token (id %d expected, the tokenizer gives %d): want it once",
-				meta->marker, n_found, (int)meta->marker_id, (int)id);
-	return NLA_OK;
-}
-
-static enum nla_status check_marker(const struct nla_sidecar *meta, const struct nla_target *t, const char *path, struct nla_err *err)
-{
-	struct nla_i32s ids = { 0 };
-	int64_t at = 0;
-	int32_t live = marker_token(t->tok, meta->marker, NULL);
-	if (live >= 0 && meta->marker_id >= 0 && live != meta->marker_id) {
-		nla_fail(err, "'%s': injection_token_id is %d, the tokenizer gives marker '%s' the id %d", path, (int)meta->marker_id,
-			 meta->marker, (int)live);
-	} else if (nla_av_prompt(meta, t, &ids, &at, err)) {
-		nla_err_context(err, "'%s'", path);
-	} else {
-		int32_t left = at > 0 ? ids.data[at - 1] : -1, right = at + 1 < (int64_t)ids.n ? ids.data[at + 1] : -1;
-		if ((meta->left_id >= 0 && left != meta->left_id) || (meta->right_id >= 0 && right != meta->right_id))
-			nla_fail(err, "'%s': the marker's neighbours have ids %d and %d, the sidecar says %d and %d (another tokenizer or template?)",
-				 path, (int)left, (int)right, (int)meta->left_id, (int)meta->right_id);
-	}
-	nla_i32s_release(&ids);
+	if (!err->status && n_found != 1)
+		nla_fail(err, "the AV prompt holds the marker '%s' %d times as one token (id %d): want it once", meta->marker, n_found,
+			 (int)p->marker_id);
 	return err->status;
 }
 
-static enum nla_status ar_ids(const struct nla_sidecar *meta, const struct nla_target *t, const char *explanation, struct nla_i32s *ids,
-			      struct nla_err *err)
+/* The suffix is what two explanations' prompts end in both: ")" may merge with a template's end where a letter does not. */
+static enum nla_status find_ar(struct nla_prompts *p, const struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
 {
-	char *text = NULL;
-	if (!nla_template_fill(meta->ar_template, "explanation", explanation, &text, err))
-		nla_tokenizer_encode(t->tok, text, strlen(text), ids, err);
-	free(text);
+	static const char *const explanations[] = { "probe", "one", "2)" };
+	struct nla_i32s ids[NLA_LEN(explanations)] = { { 0 } };
+	const struct nla_i32s *a = &ids[1], *b = &ids[2];
+	size_t n = 0;
+	for (size_t i = 0; i < NLA_LEN(ids) && !err->status; i++) {
+		char *text = NULL;
+		if (!nla_template_fill(meta->ar_template, "explanation", explanations[i], &text, err))
+			nla_tokenizer_encode(t->tok, text, strlen(text), &ids[i], err);
+		free(text);
+	}
+	while (!err->status && n < a->n && n < b->n && a->data[a->n - 1 - n] == b->data[b->n - 1 - n])
+		n++;
+	nla_i32s_append(&p->suffix, a->data + a->n - n, n);
+	p->ar = ids[0];
+	nla_i32s_release(&ids[1]);
+	nla_i32s_release(&ids[2]);
 	return err->status;
 }
 
-static bool ends_with_ids(const struct nla_i32s *ids, const struct nla_i32s *tail)
+enum nla_status nla_prompts_find(struct nla_prompts *p, const struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
 {
-	return ids->n >= tail->n && !memcmp(ids->data + ids->n - tail->n, tail->data, tail->n * sizeof(*tail->data));
+	*p = (struct nla_prompts){ .marker_id = -1, .left = -1, .right = -1 };
+	if ((meta->av_template && meta->marker && find_av(p, meta, t, err)) || (meta->ar_template && find_ar(p, meta, t, err)))
+		nla_prompts_release(p);
+	return err->status;
 }
 
-static enum nla_status check_suffix(const struct nla_sidecar *meta, const struct nla_target *t, const char *path, struct nla_err *err)
+void nla_prompts_release(struct nla_prompts *p)
 {
-	struct nla_i32s ids = { 0 };
-	if (ar_ids(meta, t, "probe", &ids, err)) {
-		nla_err_context(err, "'%s'", path);
-	} else if (meta->suffix.n && !ends_with_ids(&ids, &meta->suffix)) {
-		struct nla_str want = NLA_STR_INIT, have = NLA_STR_INIT;
-		for (size_t i = 0; i < meta->suffix.n; i++) {
-			nla_str_addf(&want, " %d", (int)meta->suffix.data[i]);
-			if (ids.n >= meta->suffix.n)
-				nla_str_addf(&have, " %d", (int)ids.data[ids.n - meta->suffix.n + i]);
-		}
-		nla_fail(err, "'%s': the AR prompt ends in ids%s, critic_suffix_ids says%s (another tokenizer or template?)", path, have.buf,
-			 want.buf);
-		nla_str_release(&want);
-		nla_str_release(&have);
+	nla_i32s_release(&p->av);
+	nla_i32s_release(&p->ar);
+	nla_i32s_release(&p->suffix);
+}
+
+void nla_prompts_pack(struct nla_pack *pack, const struct nla_i32s *prompts, int64_t n, int64_t *row)
+{
+	size_t shared = n > 1 ? prompts[0].n - 1 : 0;
+	for (int64_t i = 1; i < n; i++) {
+		size_t same = 0, limit = NLA_MIN(shared, prompts[i].n - 1);
+		while (same < limit && prompts[i].data[same] == prompts[0].data[same])
+			same++;
+		shared = same;
 	}
-	nla_i32s_release(&ids);
+	int64_t head = nla_pack_add(pack, prompts[0].data, (int64_t)shared, -1);
+	for (int64_t i = 0; i < n; i++)
+		row[i] = nla_pack_add(pack, prompts[i].data + shared, (int64_t)(prompts[i].n - shared), head);
+}
+
+/* ---- the contract ---- */
+
+static enum nla_status check_suffix(const struct nla_i32s *want, const struct nla_i32s *ar, struct nla_err *err)
+{
+	size_t n = want->n, from = ar->n - NLA_MIN(n, ar->n);
+	struct nla_str wanted = NLA_STR_INIT, have = NLA_STR_INIT;
+	if (ar->n >= n && !memcmp(ar->data + from, want->data, n * sizeof(*want->data)))
+		return NLA_OK;
+	for (size_t i = 0; i < n; i++)
+		nla_str_addf(&wanted, " %d", (int)want->data[i]);
+	for (size_t i = from; i < ar->n; i++)
+		nla_str_addf(&have, " %d", (int)ar->data[i]);
+	nla_fail(err, "the AR prompt ends in ids%s, critic_suffix_ids says%s (another tokenizer or template?)", have.buf, wanted.buf);
+	nla_str_release(&wanted);
+	nla_str_release(&have);
+	return err->status;
+}
+
+static enum nla_status check_prompts(const struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
+{
+	struct nla_prompts p;
+	if (nla_prompts_find(&p, meta, t, err))
+		return err->status;
+	if (p.av.n && ((meta->left_id >= 0 && p.left != meta->left_id) || (meta->right_id >= 0 && p.right != meta->right_id)))
+		nla_fail(err, "the marker's neighbours have ids %d and %d, the sidecar says %d and %d (another tokenizer or template?)",
+			 (int)p.left, (int)p.right, (int)meta->left_id, (int)meta->right_id);
+	else if (p.ar.n && meta->suffix.n)
+		check_suffix(&meta->suffix, &p.ar, err);
+	nla_prompts_release(&p);
 	return err->status;
 }
 
@@ -147,11 +177,7 @@ enum nla_status nla_contract_check(const struct nla_sidecar *meta, const struct 
 	if (meta->tokenizer_crc >= 0 && (uint32_t)meta->tokenizer_crc != nla_tokenizer_crc(t->tok))
 		return nla_fail(err, "'%s': was made with another tokenizer than '%s' (checksums %08x and %08x)", path, t->folder,
 				(unsigned)meta->tokenizer_crc, (unsigned)nla_tokenizer_crc(t->tok));
-	if (meta->av_template && meta->marker && check_marker(meta, t, path, err))
-		return err->status;
-	if (meta->ar_template && check_suffix(meta, t, path, err))
-		return err->status;
-	return NLA_OK;
+	return check_prompts(meta, t, err) ? nla_err_context(err, "'%s'", path) : NLA_OK;
 }
 
 enum nla_status nla_contract_fits(const struct nla_sidecar *meta, const struct nla_target *t, const struct nla_sidecar *av,
@@ -169,39 +195,39 @@ enum nla_status nla_contract_fits(const struct nla_sidecar *meta, const struct n
 	return NLA_OK;
 }
 
-/* The ids that the AR prompt ends in whatever the explanation is: the common tail of two. */
-static enum nla_status make_suffix(struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
+enum nla_status nla_contract_make(struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
 {
-	struct nla_i32s a = { 0 }, b = { 0 };
-	if (!ar_ids(meta, t, "one", &a, err) && !ar_ids(meta, t, "2)", &b, err)) {
-		size_t n = 0;
-		while (n < a.n && n < b.n && a.data[a.n - 1 - n] == b.data[b.n - 1 - n])
-			n++;
-		nla_i32s_release(&meta->suffix);
-		nla_i32s_append(&meta->suffix, a.data + a.n - n, n);
-		if (n == 0)
-			nla_fail(err, "the AR template must end in text behind {explanation}");
-	}
-	nla_i32s_release(&a);
-	nla_i32s_release(&b);
+	struct nla_prompts p;
+	meta->marker_id = -1;
+	if (nla_prompts_find(&p, meta, t, err))
+		return err->status;
+	if (!p.suffix.n)
+		nla_fail(err, "the AR template must end in text after {explanation}");
+	nla_i32s_release(&meta->suffix);
+	nla_i32s_append(&meta->suffix, p.suffix.data, p.suffix.n);
+	meta->marker_id = p.marker_id;
+	meta->left_id = p.left;
+	meta->right_id = p.right;
+	meta->tokenizer_crc = nla_tokenizer_crc(t->tok);
+	meta->d_model = t->lm.arch.d_model;
+	nla_prompts_release(&p);
 	return err->status;
 }
 
-enum nla_status nla_contract_make(struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
+const char *const nla_beside[] = { "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
+				   "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
+				   "nla_chat.json", NULL };
+
+enum nla_status nla_copy_beside(const char *from, const char *to, const char *skip, struct nla_err *err)
 {
-	struct nla_i32s ids = { 0 };
-	int64_t at = 0;
-	size_t n_marker;
-	meta->marker_id = marker_token(t->tok, meta->marker, &n_marker);
-	if (meta->marker_id < 0)
-		return nla_fail(err, "the marker '%s' is %zu tokens: choose one that is a single token", meta->marker, n_marker);
-	if (nla_av_prompt(meta, t, &ids, &at, err) || make_suffix(meta, t, err))
-		goto out;
-	meta->left_id = at > 0 ? ids.data[at - 1] : -1;
-	meta->right_id = at + 1 < (int64_t)ids.n ? ids.data[at + 1] : -1;
-	meta->tokenizer_crc = nla_tokenizer_crc(t->tok);
-	meta->d_model = t->lm.arch.d_model;
-out:
-	nla_i32s_release(&ids);
+	for (const char *const *name = nla_beside; *name && !err->status; name++) {
+		char *in = nla_path_join(from, *name), *out = nla_path_join(to, *name);
+		struct nla_str bytes = NLA_STR_INIT;
+		if (!(skip && !strcmp(skip, *name)) && nla_exists(in) && !nla_file_read(in, &bytes, err))
+			nla_file_write(out, bytes.buf, bytes.len, false, err);
+		nla_str_release(&bytes);
+		free(in);
+		free(out);
+	}
 	return err->status;
 }

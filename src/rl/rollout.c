@@ -24,7 +24,7 @@ static enum nla_status decode_sampled(const struct nla_tokenizer *tok, const int
 	return err->status;
 }
 
-enum nla_status nla_rollout_read(const struct nla_av *av, const int32_t *ids, int64_t n, bool stopped, int truncated, char **response,
+enum nla_status nla_rollout_read(const struct nla_half *av, const int32_t *ids, int64_t n, bool stopped, int truncated, char **response,
 				 char **explanation, int64_t *n_explanation, enum nla_failure *failed, struct nla_err *err)
 {
 	struct nla_str text = NLA_STR_INIT;
@@ -55,7 +55,7 @@ out:
 }
 
 /* Decode rows [from, to) into `part`. */
-static enum nla_status sample_some(const struct nla_av *av, const struct nla_view *view, const struct nla_rollout_cfg *cfg,
+static enum nla_status sample_some(const struct nla_half *av, const struct nla_view *view, const struct nla_rollout_cfg *cfg,
 				   const struct nla_rng *rng, uint32_t step, const uint32_t *keys, const struct nla_rollout *out,
 				   int64_t from, int64_t to, struct nla_decoded *part, struct nla_err *err)
 {
@@ -83,7 +83,7 @@ static enum nla_status sample_some(const struct nla_av *av, const struct nla_vie
 }
 
 /* All rows, as many at once as the cache may hold. */
-static enum nla_status sample(const struct nla_av *av, const struct nla_view *view, const struct nla_rollout_cfg *cfg,
+static enum nla_status sample(const struct nla_half *av, const struct nla_view *view, const struct nla_rollout_cfg *cfg,
 			      const struct nla_rng *rng, uint32_t step, const uint32_t *keys, struct nla_rollout *out, struct nla_err *err)
 {
 	int64_t at_once = cfg->rows > 0 && cfg->rows < out->n ? cfg->rows : out->n;
@@ -100,7 +100,7 @@ static enum nla_status sample(const struct nla_av *av, const struct nla_view *vi
 	return err->status;
 }
 
-enum nla_status nla_rollout(const struct nla_av *av, const struct nla_view *view, const float *v, int64_t n_prompts,
+enum nla_status nla_rollout(const struct nla_half *av, const struct nla_view *view, const float *v, int64_t n_prompts,
 			    const struct nla_rollout_cfg *cfg, const struct nla_rng *rng, uint32_t step, const uint32_t *keys,
 			    struct nla_rollout *out, struct nla_err *err)
 {

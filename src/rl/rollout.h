@@ -37,14 +37,14 @@ struct nla_rollout {
 };
 
 /* keys [n_prompts * group]: the rows' random keys; step: of the random numbers. */
-enum nla_status nla_rollout(const struct nla_av *av, const struct nla_view *view, const float *v, int64_t n_prompts,
+enum nla_status nla_rollout(const struct nla_half *av, const struct nla_view *view, const float *v, int64_t n_prompts,
 			    const struct nla_rollout_cfg *cfg, const struct nla_rng *rng, uint32_t step, const uint32_t *keys,
 			    struct nla_rollout *out, struct nla_err *err);
 void nla_rollout_release(struct nla_rollout *r);
 /* The responses as nla_av_logprob wants them; borrowed. */
 struct nla_responses nla_rollout_responses(const struct nla_rollout *r);
 /* Text of a response, its explanation and its failure: also for responses that somebody else wrote. */
-enum nla_status nla_rollout_read(const struct nla_av *av, const int32_t *ids, int64_t n, bool stopped, int truncated, char **response,
+enum nla_status nla_rollout_read(const struct nla_half *av, const int32_t *ids, int64_t n, bool stopped, int truncated, char **response,
 				 char **explanation, int64_t *n_explanation, enum nla_failure *failed, struct nla_err *err);
 
 #endif

@@ -14,7 +14,7 @@ static void make(struct nla_score *s, int64_t n)
 }
 
 /* Rows that can be scored, as texts; row[j] is where text j came from. */
-static enum nla_status gather(const struct nla_ar *ar, char *const *explanation, int64_t n, enum nla_failure *failed,
+static enum nla_status gather(const struct nla_half *ar, char *const *explanation, int64_t n, enum nla_failure *failed,
 			      struct nla_ar_texts *texts, struct nla_i64s *row, struct nla_err *err)
 {
 	for (int64_t i = 0; i < n; i++) {
@@ -35,7 +35,7 @@ static enum nla_status gather(const struct nla_ar *ar, char *const *explanation,
 	return NLA_OK;
 }
 
-enum nla_status nla_score_texts(const struct nla_ar *ar, const struct nla_view *view, char *const *explanation, const float *v, int64_t n,
+enum nla_status nla_score_texts(const struct nla_half *ar, const struct nla_view *view, char *const *explanation, const float *v, int64_t n,
 				enum nla_failure *failed, const struct nla_baselines *base, double fail_mse, struct nla_score *out,
 				struct nla_err *err)
 {
@@ -43,6 +43,7 @@ enum nla_status nla_score_texts(const struct nla_ar *ar, const struct nla_view *
 	struct nla_i64s row = { 0 };
 	size_t d = (size_t)ar->target->lm.arch.d_model;
 	nla_ar_texts_start(&texts);
+	texts.max_tokens = NLA_SCORE_TOKENS;
 	make(out, n);
 	for (int64_t i = 0; i < n; i++)
 		out->mse[i] = (float)fail_mse;
@@ -53,7 +54,7 @@ enum nla_status nla_score_texts(const struct nla_ar *ar, const struct nla_view *
 	mse = nla_alloc(row.n + 1, sizeof(float));
 	for (size_t j = 0; j < row.n; j++)
 		memcpy(target + j * d, v + (size_t)row.data[j] * d, d * sizeof(float));
-	if (nla_ar_score(ar, view, &texts, target, NLA_SCORE_TOKENS, mse, NULL, err))
+	if (nla_ar_score(ar, view, &texts, target, mse, NULL, err))
 		goto out;
 	for (size_t j = 0; j < row.n; j++) {
 		if (isfinite(mse[j]))
@@ -76,7 +77,7 @@ out:
 	return err->status;
 }
 
-enum nla_status nla_score(const struct nla_ar *ar, const struct nla_view *view, struct nla_rollout *rollout, const struct nla_baselines *base,
+enum nla_status nla_score(const struct nla_half *ar, const struct nla_view *view, struct nla_rollout *rollout, const struct nla_baselines *base,
 			  double fail_mse, struct nla_score *out, struct nla_err *err)
 {
 	size_t d = (size_t)ar->target->lm.arch.d_model;

@@ -23,10 +23,10 @@ struct nla_score {
 };
 
 /* Turns rows whose AR prompt does not fit or whose score is not finite into failures. */
-enum nla_status nla_score(const struct nla_ar *ar, const struct nla_view *view, struct nla_rollout *rollout, const struct nla_baselines *base,
+enum nla_status nla_score(const struct nla_half *ar, const struct nla_view *view, struct nla_rollout *rollout, const struct nla_baselines *base,
 			  double fail_mse, struct nla_score *out, struct nla_err *err);
 /* Given texts: explanation[i] (NULL: failed already) against v [n, D]. */
-enum nla_status nla_score_texts(const struct nla_ar *ar, const struct nla_view *view, char *const *explanation, const float *v, int64_t n,
+enum nla_status nla_score_texts(const struct nla_half *ar, const struct nla_view *view, char *const *explanation, const float *v, int64_t n,
 				enum nla_failure *failed, const struct nla_baselines *base, double fail_mse, struct nla_score *out,
 				struct nla_err *err);
 void nla_score_release(struct nla_score *s);

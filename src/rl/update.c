@@ -89,7 +89,7 @@ static void gather_stats(struct sums *sum, const struct tokens *t, const struct 
 	sum->tokens += k;
 }
 
-static enum nla_status micro(const struct nla_av *av, const struct nla_view *policy, const struct nla_view *reference,
+static enum nla_status micro(const struct nla_half *av, const struct nla_view *policy, const struct nla_view *reference,
 			     const struct nla_update_batch *b, int64_t from, int64_t to, const struct nla_update_cfg *cfg, struct sums *sum,
 			     struct nla_err *err)
 {
@@ -132,7 +132,7 @@ static enum nla_status micro(const struct nla_av *av, const struct nla_view *pol
 	return err->status;
 }
 
-enum nla_status nla_update_gradient(const struct nla_av *av, const struct nla_view *policy, const struct nla_view *reference,
+enum nla_status nla_update_gradient(const struct nla_half *av, const struct nla_view *policy, const struct nla_view *reference,
 				    const struct nla_update_batch *batch, const struct nla_update_cfg *cfg, struct nla_update_stats *stats,
 				    struct nla_err *err)
 {
@@ -148,7 +148,7 @@ enum nla_status nla_update_gradient(const struct nla_av *av, const struct nla_vi
 	return NLA_OK;
 }
 
-enum nla_status nla_update(const struct nla_av *av, const struct nla_view *policy, const struct nla_view *reference,
+enum nla_status nla_update(const struct nla_half *av, const struct nla_view *policy, const struct nla_view *reference,
 			   const struct nla_update_batch *batch, const struct nla_update_cfg *cfg, struct nla_optim *optim,
 			   struct nla_update_stats *stats, struct nla_err *err)
 {
@@ -158,7 +158,7 @@ enum nla_status nla_update(const struct nla_av *av, const struct nla_view *polic
 		       : NLA_OK;
 }
 
-static enum nla_status ar_micro(const struct nla_ar *ar, const struct nla_view *view, const struct nla_ar_texts *texts, const float *v,
+static enum nla_status ar_micro(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts, const float *v,
 				int64_t from, int64_t to, bool recompute, double *loss, struct nla_err *err)
 {
 	int64_t shape[2] = { to - from, ar->target->lm.arch.d_model }, n = (int64_t)texts->offset.n - 1;
@@ -166,7 +166,7 @@ static enum nla_status ar_micro(const struct nla_ar *ar, const struct nla_view *
 	double value = 0;
 	nt_scope_push();
 	nt_grad_push(true);
-	nt_tensor *hat = nla_ar_predict(ar, view, texts, from, to, NULL, &re, err);
+	nt_tensor *hat = nla_ar_predict(ar, view, texts, from, to, &re, err);
 	if (hat) {
 		nt_tensor *target = nt_from_host(NT_F32, view->lm->device, v + from * shape[1], 2, shape);
 		nt_tensor *mean = nt_scale(nt_sum(nla_ar_mse(hat, target)), 1 / (double)n);
@@ -182,7 +182,7 @@ static enum nla_status ar_micro(const struct nla_ar *ar, const struct nla_view *
 	return err->status;
 }
 
-enum nla_status nla_update_ar(const struct nla_ar *ar, const struct nla_view *view, const struct nla_ar_texts *texts, const float *v,
+enum nla_status nla_update_ar(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts, const float *v,
 			      const struct nla_update_cfg *cfg, struct nla_optim *optim, double *loss, double *grad_norm, bool *skipped,
 			      struct nla_err *err)
 {

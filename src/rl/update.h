@@ -38,17 +38,17 @@ struct nla_update_batch {
 };
 
 /* Gradients of the loss, added to the trained parameters' .grad (policy's adapters that require it). */
-enum nla_status nla_update_gradient(const struct nla_av *av, const struct nla_view *policy, const struct nla_view *reference,
+enum nla_status nla_update_gradient(const struct nla_half *av, const struct nla_view *policy, const struct nla_view *reference,
 				    const struct nla_update_batch *batch, const struct nla_update_cfg *cfg, struct nla_update_stats *stats,
 				    struct nla_err *err);
 /* The gradient, then one optimizer step at cfg->lr. */
-enum nla_status nla_update(const struct nla_av *av, const struct nla_view *policy, const struct nla_view *reference,
+enum nla_status nla_update(const struct nla_half *av, const struct nla_view *policy, const struct nla_view *reference,
 			   const struct nla_update_batch *batch, const struct nla_update_cfg *cfg, struct nla_optim *optim,
 			   struct nla_update_stats *stats, struct nla_err *err);
 
 /* Co-trained AR: one step of mean mse on (text, v) pairs. loss receives the mean before the step; of cfg
  * lr, grad_clip, micro_batch and recompute count. */
-enum nla_status nla_update_ar(const struct nla_ar *ar, const struct nla_view *view, const struct nla_ar_texts *texts, const float *v,
+enum nla_status nla_update_ar(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts, const float *v,
 			      const struct nla_update_cfg *cfg, struct nla_optim *optim, double *loss, double *grad_norm, bool *skipped,
 			      struct nla_err *err);
 

@@ -1,61 +1,56 @@
+/* The memory plan as a table, advice where it does not fit, and a trial step: B = 1, G responses (check.h). */
 #include "run/check.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
-#include "base/progress.h"
 #include "run/train.h"
 
 #define GIB ((double)(1 << 30))
 #define TRIAL 2e12 /* operations: a minute or so on two cores */
 #define SHARE 0.75 /* of this machine's memory that a trial may need: other programs live here too */
 
-static void line(const char *what, int64_t bytes, const char *fmt, ...) NLA_PRINTF(3, 4);
-static void line(const char *what, int64_t bytes, const char *fmt, ...)
+static void write_plan(FILE *out, const struct nla_plan_in *in, const struct nla_plan *p, const char *where)
 {
-	va_list ap;
-	printf("  %-26s %8.3f   ", what, (double)bytes / GIB);
-	va_start(ap, fmt);
-	vprintf(fmt, ap);
-	va_end(ap);
-	putchar('\n');
-}
-
-static void print_plan(const struct nla_plan_in *in, const struct nla_plan *p, const char *where)
-{
-	int64_t rows = in->prompts * in->group;
-	printf("memory plan in GiB for %s, %s: %lld x %lld responses of at most %lld tokens\n", where, in->dtype == NT_F32 ? "fp32" : "bf16",
-	       (long long)in->prompts, (long long)in->group, (long long)in->new_tokens);
-	line("weights", p->weights, "once: AV, reference and AR share them");
-	line("copies, adapters merged in", p->merged, "%s", !p->copies ? "none: they do not fit" : p->copies == 1 ? "for decoding" : "for decoding, the anchor, the AR");
-	line("adapters, AR head", p->adapters, "as they were loaded");
-	line("optimizer", p->optimizer, "the trained adapter with gradient and two moments");
-	line("rollout: cache", p->cache, "%lld rows of %lld tokens at once", (long long)p->rows, (long long)(in->prompt + in->new_tokens));
-	line("rollout: intermediates", p->decoding, "of one token a row, or of the prompts");
-	line("score: intermediates", p->score, "of a batch of texts");
-	line("update: activations", p->update - p->logits, "%lld of %lld responses a backward pass, %s", (long long)p->micro_batch, (long long)rows,
-	     p->recompute ? "blocks recomputed" : "all blocks kept");
-	line("update: log-prob chunk", p->logits, "%lld MiB of logits at a time", (long long)(p->chunk >> 20));
-	line("head room", p->head_room, "%s", in->gpu ? "CUDA context, fragmentation" : "libraries, fragmentation");
-	line("total", p->total, "of %.3f: the stages follow one another, so the largest counts", (double)p->room / GIB);
+#define ROW(what, bytes, note, ...) fprintf(out, "  %-26s %8.3f   " note "\n", what, (double)(bytes) / GIB, __VA_ARGS__)
+	static const char *const copies[] = { "none: they do not fit", "for decoding", "", "for decoding, the anchor, the AR" };
+	fprintf(out, "memory plan in GiB for %s, %s: %lld x %lld responses of at most %lld tokens\n", where,
+		in->dtype == NT_F32 ? "fp32" : "bf16", (long long)in->prompts, (long long)in->group, (long long)in->new_tokens);
+	ROW("weights", p->weights, "%s", "once: AV, reference and AR share them");
+	ROW("copies, adapters merged in", p->merged, "%s", copies[p->copies]);
+	ROW("adapters, AR head", p->adapters, "%s", "as they were loaded");
+	ROW("optimizer", p->optimizer, "%s", "the trained adapter with gradient and two moments");
+	ROW("rollout: cache", p->cache, "%lld rows of %lld tokens at once", (long long)p->rows,
+	    (long long)(in->prompt + in->new_tokens));
+	ROW("rollout: intermediates", p->decoding, "%s", "of one token a row, or of the prompts");
+	ROW("score: intermediates", p->score, "%s", "of a batch of texts");
+	ROW("update: activations", p->update - p->logits, "%lld of %lld responses a backward pass, %s",
+	    (long long)p->micro_batch, (long long)(in->prompts * in->group),
+	    p->recompute ? "blocks recomputed" : "all blocks kept");
+	ROW("update: log-prob chunk", p->logits, "%lld MiB of logits at a time", (long long)(p->chunk >> 20));
+	ROW("head room", p->head_room, "%s", in->gpu ? "CUDA context, fragmentation" : "libraries, fragmentation");
+	ROW("total", p->total, "of %.3f: the stages follow one another, so the largest counts", (double)p->room / GIB);
+#undef ROW
 }
 
 /* What a rollout of 16 x 16 would take, or the largest that fits. */
-static void print_larger(const struct nla_plan_in *in, int64_t room)
+static void write_larger(FILE *out, const struct nla_plan_in *in, int64_t room)
 {
 	struct nla_plan_in more = *in;
 	struct nla_plan p;
 	more.prompts = more.group = 16;
 	nla_plan_make(&more, room, &p);
 	if (p.fits)
-		printf("room: 16 x 16 responses fit too, %lld rows decoding at once (%lld batches), %lld responses a backward pass, %.1f GiB\n",
-		       (long long)p.rows, (long long)((256 + p.rows - 1) / p.rows), (long long)p.micro_batch, (double)p.total / GIB);
+		fprintf(out,
+			"room: 16 x 16 responses fit too, %lld rows decoding at once (%lld batches), %lld responses a backward "
+			"pass, %.1f GiB\n",
+			(long long)p.rows, (long long)((256 + p.rows - 1) / p.rows), (long long)p.micro_batch,
+			(double)p.total / GIB);
 	else
-		printf("room: 16 x 16 responses do not fit, they need %.1f GiB\n", (double)p.total / GIB);
+		fprintf(out, "room: 16 x 16 responses do not fit, they need %.1f GiB\n", (double)p.total / GIB);
 }
 
 /* What to change so that it fits: each on top of those before it. */
-static void print_advice(const struct nla_plan_in *asked, int64_t room, struct nla_str *s)
+static void advise(const struct nla_plan_in *asked, int64_t room, struct nla_str *s)
 {
 	struct nla_plan_in in = *asked;
 	struct nla_plan p;
@@ -66,7 +61,8 @@ static void print_advice(const struct nla_plan_in *asked, int64_t room, struct n
 	if (!p.fits && in.micro_batch > 1) {
 		in.micro_batch = 0;
 		nla_plan_make(&in, room, &p);
-		nla_str_addf(s, "lower update.micro_batch from %lld to %lld, ", (long long)asked->micro_batch, (long long)p.micro_batch);
+		nla_str_addf(s, "lower update.micro_batch from %lld to %lld, ", (long long)asked->micro_batch,
+			     (long long)p.micro_batch);
 	}
 	if (!p.fits && in.dtype == NT_F32) {
 		in.dtype = NT_BF16;
@@ -78,53 +74,38 @@ static void print_advice(const struct nla_plan_in *asked, int64_t room, struct n
 		in.new_tokens /= 2;
 		nla_plan_make(&in, room, &p);
 	}
-	if (!p.fits)
-		nla_str_addf(s, "and still it needs %.1f GiB", (double)p.total / GIB);
-	else if (in.new_tokens < asked->new_tokens)
-		nla_str_addf(s, "lower rollout.max_new_tokens from %lld to %lld, ", (long long)asked->new_tokens, (long long)in.new_tokens);
-	if (p.fits)
-		nla_str_addf(s, "and it takes %.1f GiB", (double)p.total / GIB);
-}
-
-static int64_t longest(const struct nla_rollout *r)
-{
-	int64_t most = 0;
-	for (int64_t i = 0; i < r->n; i++)
-		most = NLA_MAX(most, r->tokens.length[i]);
-	return most;
+	if (p.fits && in.new_tokens < asked->new_tokens)
+		nla_str_addf(s, "lower rollout.max_new_tokens from %lld to %lld, ", (long long)asked->new_tokens,
+			     (long long)in.new_tokens);
+	nla_str_addf(s, p.fits ? "and it takes %.1f GiB" : "and still it needs %.1f GiB", (double)p.total / GIB);
 }
 
 /* One step of one prompt. */
-static enum nla_status try_step(struct nla_train *t, const struct nla_config *cfg, struct nla_err *err)
+static enum nla_status try_step(FILE *out, struct nla_train *t, const struct nla_config *cfg, struct nla_err *err)
 {
 	struct nla_config one = *cfg;
 	struct nla_step s;
-	const struct nla_config *all = t->cfg;
+	int device = t->target.lm.device;
 	one.rollout.prompts = 1;
 	t->cfg = &one;
-	int device = t->target.lm.device;
 	if (!nla_train_views(t, err)) {
 		nt_peak_reset(device);
 		int64_t before = nt_peak(device);
 		if (!nla_train_batch(t, &s, err) && !nla_train_rollout(t, &s, err) && !nla_train_score(t, &s, err) &&
 		    !nla_train_reward(t, &s, err) && !nla_train_update(t, &s, err))
-			printf("tried one prompt: %lld responses of up to %lld tokens in %.1f s, scored in %.1f s, update in %.1f s; it took %.3f GiB\n",
-			       (long long)s.rollout.n, (long long)longest(&s.rollout), s.seconds[NLA_STAGE_ROLLOUT],
-			       s.seconds[NLA_STAGE_SCORE], s.seconds[NLA_STAGE_UPDATE], (double)(nt_peak(device) - before) / GIB);
+			fprintf(out,
+				"tried one prompt: %lld responses in %.1f s, scored in %.1f s, update in %.1f s; "
+				"it took %.3f GiB\n",
+				(long long)s.rollout.n, s.seconds[NLA_STAGE_ROLLOUT], s.seconds[NLA_STAGE_SCORE],
+				s.seconds[NLA_STAGE_UPDATE], (double)(nt_peak(device) - before) / GIB);
 		nla_step_release(&s);
 	}
-	t->cfg = all;
+	t->cfg = cfg;
 	return err->status;
 }
 
-/* Multiplications and additions of a step: rollout, reference, the policy forward, again, and twice as many backward. */
-static double operations(const struct nla_plan_in *in)
-{
-	return 2.0 * (double)nla_arch_n_params(in->arch) * 6 * (double)(in->prompt + in->prompts * in->group * in->new_tokens);
-}
-
-/* The step is made where the model fits this device; one that only stands in for a GPU must have room to spare, and be done soon. */
-static enum nla_status maybe_try(struct nla_train *t, const struct nla_config *cfg, struct nla_err *err)
+/* The step is made where the model fits this device; planned for another, it must have room to spare and be done soon. */
+static enum nla_status maybe_try(FILE *out, struct nla_train *t, const struct nla_config *cfg, struct nla_err *err)
 {
 	struct nla_plan_in one = nla_train_sizes(t);
 	bool other = *cfg->memory && t->target.lm.device == NT_CPU;
@@ -132,58 +113,57 @@ static enum nla_status maybe_try(struct nla_train *t, const struct nla_config *c
 	one.eval_rows = 0;
 	one.copies = other ? 0 : t->plan.copies; /* a trial is over before copies pay */
 	nla_plan_make(&one, (int64_t)(other ? SHARE * (double)t->room : (double)t->room), &t->plan);
-	if (!t->plan.fits) {
-		printf("not tried: one prompt takes %.1f GiB on this machine, which has %.1f to spare\n", (double)t->plan.total / GIB,
-		       (double)t->plan.room / GIB);
-		return NLA_OK;
-	}
-	if (other && operations(&one) > TRIAL) {
-		printf("not tried: one prompt takes %.0f x 10^12 operations, too long without a GPU\n", operations(&one) / 1e12);
-		return NLA_OK;
-	}
-	return try_step(t, cfg, err);
+	/* multiplications and additions: rollout, reference, the policy forward, again, and twice as many backward */
+	double operations = 2.0 * (double)nla_arch_n_params(one.arch) * 6 * (double)(one.prompt + one.group * one.new_tokens);
+	if (!t->plan.fits)
+		fprintf(out, "not tried: one prompt takes %.1f GiB on this machine, which has %.1f to spare\n",
+			(double)t->plan.total / GIB, (double)t->plan.room / GIB);
+	else if (other && operations > TRIAL)
+		fprintf(out, "not tried: one prompt takes %.0f x 10^12 operations, too long without a GPU\n",
+			operations / 1e12);
+	else
+		try_step(out, t, cfg, err);
+	return err->status;
 }
 
-static enum nla_status plan_and_try(struct nla_train *t, const struct nla_config *cfg, struct nla_err *err)
+static enum nla_status plan_and_try(FILE *out, struct nla_train *t, const struct nla_config *cfg, struct nla_err *err)
 {
 	struct nla_plan_in in = nla_train_sizes(t);
 	struct nla_plan plan = t->plan;
 	struct nla_str advice = NLA_STR_INIT;
 	int64_t room = t->room, memory;
-	char *where = nla_strdup(nt_device_name(t->target.lm.device));
 	if (nla_config_memory(cfg, &memory, err))
-		goto out;
-	if (memory && !in.gpu) {
-		free(where);
-		where = nla_format("a GPU of %s", cfg->memory);
+		return err->status;
+	bool other = memory && !in.gpu;
+	char *where = other ? nla_format("a GPU of %s", cfg->memory) : nla_strdup(nt_device_name(t->target.lm.device));
+	if (other) {
 		in.gpu = true;
 		room = memory;
 		nla_plan_make(&in, room, &plan);
 	}
-	print_plan(&in, &plan, where);
-	if (!plan.fits) {
-		print_advice(&in, room, &advice);
+	write_plan(out, &in, &plan, where);
+	if (plan.fits) {
+		write_larger(out, &in, room);
+		maybe_try(out, t, cfg, err);
+	} else {
+		advise(&in, room, &advice);
 		nla_fail(err, "%.1f GiB do not fit into %.1f: %s", (double)plan.total / GIB, (double)room / GIB, advice.buf);
-		printf("no go: %s\n", err->text);
-		goto out;
 	}
-	print_larger(&in, room);
-	if (!maybe_try(t, cfg, err))
-		puts("go");
-out:
+	if (!err->status || !plan.fits)
+		fprintf(out, "%s%s\n", plan.fits ? "go" : "no go: ", err->text);
 	nla_str_release(&advice);
 	free(where);
 	return err->status;
 }
 
-enum nla_status nla_check(const struct nla_config *cfg, struct nla_err *err)
+enum nla_status nla_check(const struct nla_config *cfg, FILE *out, struct nla_err *err)
 {
 	struct nla_train t;
 	nt_peak_reset(NT_CPU); /* so that what is loaded counts when it is freed */
 	if (!nla_train_open(&t, cfg, err)) {
-		printf("loaded: %s, AV %s, AR %s, %lld activations of block %lld\n", cfg->model, cfg->av, cfg->ar, (long long)t.set.n,
-		       (long long)t.ar.depth - 1);
-		plan_and_try(&t, cfg, err);
+		fprintf(out, "loaded: %s, AV %s, AR %s, %lld activations of block %lld\n", cfg->model, cfg->av, cfg->ar,
+			(long long)t.set.n, (long long)t.ar.depth - 1);
+		plan_and_try(out, &t, cfg, err);
 	}
 	nla_train_close(&t);
 	return err->status;

@@ -1,3 +1,6 @@
+/*
+ * config - the option table, and what combines several options. See config.h.
+ */
 #include "run/config.h"
 
 #include <stddef.h>
@@ -5,9 +8,8 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "nla/weights.h"
+#include "nla/half.h"
 
-#define AT(field) offsetof(struct nla_config, field)
 #define ALL NLA_CMD_ALL
 #define TRAIN NLA_CMD_TRAIN
 #define SFT NLA_CMD_SFT
@@ -16,145 +18,165 @@
 #define EXPLAIN NLA_CMD_EXPLAIN
 #define TEACH NLA_CMD_TEACH
 #define EXPORT NLA_CMD_EXPORT
+#define HALVES (TRAIN | SFT | EVAL | EXPLAIN | EXPORT)
+#define SAMPLES (TRAIN | EVAL | EXPLAIN)
+#define FREE NLA_OPT_MAY_CHANGE
 #define BIG 1e15
 
 static const char av_template[] =
-	"The vector below is what a language model has in mind at one position of a text. Say what it holds, inside <explanation> tags.\n"
+	"The vector below is what a language model has in mind at one position of a text. "
+	"Say what it holds, inside <explanation> tags.\n"
 	"Vector: {injection_char}";
 static const char ar_template[] = "A text and what the model has in mind at its end: {explanation} Vector:";
 
-/* As put, models of 135M parameters answer it: instructions before the text, or several at once, they do not follow. */
+/* Models of 135M parameters answer this; instructions before the text, or several at once, they do not follow. */
 static const char teach_prompt[] =
 	"Text:\n\"\"\"\n{text}\n\"\"\"\nIn one or two short sentences: what is this text about, and what comes next?";
 
+/* A row is KIND(field, [default, [least, most or choices,]] short name, programs, help); the key is spelled as the field. */
+#define ROW(field, type, def, min, max, choices, flag, who, help) \
+	{ #field, NLA_OPT_##type, offsetof(struct nla_config, field), def, min, max, choices, flag, who, help }
+#define INT(field, def, min, max, flag, who, help) ROW(field, INT, def, min, max, NULL, flag, who, help)
+#define NUM(field, def, min, max, flag, who, help) ROW(field, NUM, def, min, max, NULL, flag, who, help)
+#define BOOL(field, who, help) ROW(field, BOOL, "false", 0, 0, NULL, NULL, who, help)
+#define STR(field, def, flag, who, help) ROW(field, STR, def, 0, 0, NULL, flag, who, help)
+#define PATH(field, flag, who, help) ROW(field, PATH, "", 0, 0, NULL, flag, who, help)
+#define ENUM(field, def, choices, flag, who, help) ROW(field, ENUM, def, 0, 0, choices, flag, who, help)
+
 /* clang-format off */
 const struct nla_option nla_config_table[] = {
-	{ "model", NLA_OPT_PATH, AT(model), "", 0, 0, NULL, "model", ALL, "target: a model folder in Hugging Face's layout; empty: av, when av and ar are both whole checkpoints (nla-train, nla-eval, nla-explain)" },
-	{ "av", NLA_OPT_PATH, AT(av), "", 0, 0, NULL, "av", TRAIN | SFT | EVAL | EXPLAIN | EXPORT, "verbalizer: adapter folder or whole checkpoint (nla-sft: where to go on from; empty: a fresh one)" },
-	{ "ar", NLA_OPT_PATH, AT(ar), "", 0, 0, NULL, "ar", TRAIN | SFT | EVAL | EXPLAIN | EXPORT, "reconstructor: adapter folder or whole (truncated) checkpoint, with head (nla-sft: where to go on from; empty: a fresh one)" },
-	{ "av_base", NLA_OPT_PATH, AT(av_base), "", 0, 0, NULL, NULL, TRAIN | SFT | EVAL | EXPLAIN | EXPORT, "whole checkpoint that av's adapter stands on; empty: as it says itself, else model" },
-	{ "ar_base", NLA_OPT_PATH, AT(ar_base), "", 0, 0, NULL, NULL, TRAIN | SFT | EVAL | EXPLAIN | EXPORT, "the same for ar" },
-	{ "ref", NLA_OPT_PATH, AT(ref), "", 0, 0, NULL, "ref", EVAL, "anchor whose log-probabilities are reported; empty: the run's own when av is its checkpoint, else av" },
-	{ "data", NLA_OPT_PATH, AT(data), "", 0, 0, NULL, "data", TRAIN | SFT | EVAL | EXPLAIN | TEACH, "activation set" },
-	{ "out", NLA_OPT_PATH, AT(out), "", 0, 0, NULL, "out", TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT, "folder to write" },
-	{ "device", NLA_OPT_STR, AT(device), "auto", 0, 0, NULL, "device", ALL, "auto, cpu, cuda or cuda:N" },
-	{ "dtype", NLA_OPT_ENUM, AT(dtype), "auto", 0, 0, "auto|fp32|bf16", "dtype", ALL & ~EXPORT, "of the weights; auto: fp32 on the CPU, bf16 on a GPU" },
-	{ "seed", NLA_OPT_INT, AT(seed), "0", 0, BIG, NULL, "seed", ALL & ~EXPORT, "of every random number" },
-	{ "threads", NLA_OPT_INT, AT(threads), "0", 0, 1024, NULL, "threads", ALL, "CPU threads; 0: all cores" },
-	{ "memory", NLA_OPT_STR, AT(memory), "", 0, 0, NULL, "memory", TRAIN | SFT | EVAL, "bytes of the device to use, as 24G (K, M, G, T: powers of 1000; Ki, Mi, Gi, Ti: of 1024); empty: what is free. A GPU keeps to it" },
-	{ "check", NLA_OPT_BOOL, AT(check), "false", 0, 0, NULL, "check", TRAIN, "load and verify everything, print the memory plan (with memory: for a GPU of that size), try one prompt, write nothing" },
-	{ "steps", NLA_OPT_INT, AT(steps), "250", 1, BIG, NULL, "steps", TRAIN | SFT, "updates to make" },
-	{ "resume", NLA_OPT_BOOL, AT(resume), "false", 0, 0, NULL, "resume", TRAIN | SFT | TEACH, "go on from the newest whole checkpoint in out (nla-teach: after its last batch)" },
-	{ "overwrite", NLA_OPT_BOOL, AT(overwrite), "false", 0, 0, NULL, "overwrite", TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT, "replace what is in out" },
+	PATH(model, NULL, ALL, "target: a model folder in Hugging Face's layout; "
+	     "empty: av, when av and ar are both whole checkpoints (nla-train, nla-eval, nla-explain)"),
+	PATH(av, NULL, HALVES, "verbalizer: adapter folder or whole checkpoint (nla-sft: what to start from; empty: fresh)"),
+	PATH(ar, NULL, HALVES, "reconstructor: adapter folder or whole (truncated) checkpoint, with head (nla-sft: as av)"),
+	PATH(av_base, NULL, HALVES, "whole checkpoint that av's adapter is based on; empty: as its folder says, or model"),
+	PATH(ar_base, NULL, HALVES, "the same for ar"),
+	PATH(ref, NULL, EVAL, "anchor of the reported log-probabilities; empty: the run's own if av is its checkpoint, or av"),
+	PATH(data, NULL, TRAIN | SFT | EVAL | EXPLAIN | TEACH, "activation set"),
+	PATH(out, NULL, TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT | FREE, "folder to write"),
+	STR(device, "auto", NULL, ALL, "auto, cpu, cuda or cuda:N"),
+	ENUM(dtype, "auto", "auto|fp32|bf16", NULL, ALL & ~EXPORT, "type of the weights; auto: fp32 on the CPU, bf16 on a GPU"),
+	INT(seed, "0", 0, BIG, NULL, ALL & ~EXPORT, "seed of all random numbers"),
+	INT(threads, "0", 0, 1024, NULL, ALL | FREE, "CPU threads; 0: one for each core"),
+	STR(memory, "", NULL, TRAIN | SFT | EVAL | FREE,
+	    "memory of the device to use, such as 24G or 24Gi; empty: what is free. On a GPU it is also a limit"),
+	BOOL(check, TRAIN | FREE,
+	     "load and verify all, print the memory plan (with memory: for a GPU of that size), try one prompt, write nothing"),
+	INT(steps, "250", 1, BIG, NULL, TRAIN | SFT | FREE, "number of updates"),
+	BOOL(resume, TRAIN | SFT | TEACH | FREE, "resume from the newest checkpoint in out (nla-teach: the last batch)"),
+	BOOL(overwrite, TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT | FREE, "replace what is in out"),
 
-	{ "chat.format", NLA_OPT_ENUM, AT(chat.format), "auto", 0, 0, NLA_CHAT_FORMATS, NULL, ALL, "of prompts; auto: as the model's chat template or tokens say" },
-	{ "chat.system", NLA_OPT_STR, AT(chat.system), "auto", 0, 0, NULL, NULL, ALL, "system turn of prompts; auto: the chat template's own, if it has one; empty: none" },
+	ENUM(chat.format, "auto", NLA_CHAT_FORMATS, NULL, ALL, "prompt format; auto: by nla_chat.json, chat template or tokens"),
+	STR(chat.system, "auto", NULL, ALL, "system turn of prompts; auto: the chat template's, if it has one; empty: none"),
+	PATH(chat.file, NULL, ALL, "the output of scripts/chat-format.py; empty: nla_chat.json in the model's folder"),
 
-	{ "lora.rank", NLA_OPT_INT, AT(lora.rank), "16", 1, 8192, NULL, NULL, TRAIN | SFT, "rank of the adapter to train" },
-	{ "lora.alpha", NLA_OPT_NUM, AT(lora.alpha), "32", 0, 1e6, NULL, NULL, TRAIN | SFT, "its scale: alpha/sqrt(rank), or alpha/rank without rslora" },
-	{ "lora.rslora", NLA_OPT_BOOL, AT(lora.rslora), "true", 0, 0, NULL, NULL, TRAIN | SFT, "scale by sqrt(rank)" },
-	{ "lora.targets", NLA_OPT_STR, AT(lora.targets), "q,k,v,o", 0, 0, NULL, NULL, TRAIN | SFT, "projections: some of q,k,v,o,gate,up,down" },
+	INT(lora.rank, "16", 1, 8192, NULL, TRAIN | SFT, "rank of the adapter to train"),
+	NUM(lora.alpha, "32", 0, 1e6, NULL, TRAIN | SFT, "scale of the adapter: alpha/sqrt(rank), without rslora alpha/rank"),
+	ROW(lora.rslora, BOOL, "true", 0, 0, NULL, NULL, TRAIN | SFT, "scale by sqrt(rank)"),
+	STR(lora.targets, "q,k,v,o", NULL, TRAIN | SFT, "projections with an adapter: some of q,k,v,o,gate,up,down"),
 
-	{ "rollout.prompts", NLA_OPT_INT, AT(rollout.prompts), "8", 1, 65536, NULL, "prompts", TRAIN, "activations a step" },
-	{ "rollout.group", NLA_OPT_INT, AT(rollout.group), "4", 2, 4096, NULL, "group", TRAIN, "responses an activation" },
-	{ "rollout.max_new_tokens", NLA_OPT_INT, AT(rollout.max_new_tokens), "160", 1, 16384, NULL, "max-new-tokens", TRAIN | EVAL | EXPLAIN, "longest response" },
-	{ "rollout.min_new_tokens", NLA_OPT_INT, AT(rollout.min_new_tokens), "0", 0, 16384, NULL, NULL, TRAIN | EVAL, "stop tokens before that many do not end a response (benchmarks)" },
-	{ "rollout.temperature", NLA_OPT_NUM, AT(rollout.temperature), "1", 0, 100, NULL, "temperature", TRAIN | EVAL | EXPLAIN, "of sampling, the full distribution; 0: greedy (not for training)" },
-	{ "rollout.truncated", NLA_OPT_ENUM, AT(rollout.truncated), "fail", 0, 0, "fail|score", NULL, TRAIN | EVAL | EXPLAIN, "a response without stop token fails, or is scored if its tags closed" },
+	INT(rollout.prompts, "8", 1, 65536, "prompts", TRAIN, "activations in a step"),
+	INT(rollout.group, "4", 2, 4096, "group", TRAIN, "responses to an activation"),
+	INT(rollout.max_new_tokens, "160", 1, 16384, "max-new-tokens", SAMPLES, "longest response"),
+	INT(rollout.min_new_tokens, "0", 0, 16384, NULL, TRAIN | EVAL, "do not stop a response before that many (benchmarks)"),
+	NUM(rollout.temperature, "1", 0, 100, "temperature", SAMPLES, "of the full distribution; 0: greedy (not for training)"),
+	ENUM(rollout.truncated, "fail", "fail|score", NULL, SAMPLES, "without stop token: fail, or score if tags are closed"),
 
-	{ "reward.score", NLA_OPT_ENUM, AT(reward.score), "fve", 0, 0, "fve|-mse", NULL, TRAIN, "what is rewarded; also the unit of lambda" },
-	{ "reward.lambda", NLA_OPT_NUM, AT(reward.lambda), "0", 0, 100, NULL, "lambda", TRAIN, "penalty a token, in units of reward.score: 0.002 of -mse is about 0.003 of fve" },
-	{ "reward.floor", NLA_OPT_INT, AT(reward.floor), "0", 0, 16384, NULL, "floor", TRAIN, "tokens that cost nothing" },
-	{ "reward.count", NLA_OPT_ENUM, AT(reward.count), "response", 0, 0, "response|explanation", NULL, TRAIN, "tokens that count: the response with its stop token, or the explanation alone" },
-	{ "reward.fail_mse", NLA_OPT_NUM, AT(reward.fail_mse), "2", 0, 4, NULL, NULL, TRAIN | EVAL, "mse of a failed row" },
-	{ "advantage.min_std", NLA_OPT_NUM, AT(advantage.min_std), "0", 0, 100, NULL, NULL, TRAIN, "groups whose rewards spread less get advantage 0" },
+	ENUM(reward.score, "fve", "fve|-mse", NULL, TRAIN, "what is rewarded; also the unit of lambda"),
+	NUM(reward.lambda, "0", 0, 100, "lambda", TRAIN, "penalty for a token, in units of reward.score"),
+	INT(reward.floor, "0", 0, 16384, "floor", TRAIN, "tokens without penalty"),
+	ENUM(reward.count, "response", "response|explanation", NULL, TRAIN, "tokens that count: all of it, or these alone"),
+	NUM(reward.fail_mse, "2", 0, 4, NULL, TRAIN | EVAL, "mse of a failed row"),
+	NUM(advantage.min_std, "0", 0, 100, NULL, TRAIN, "groups whose rewards have a smaller deviation get advantage 0"),
 
-	{ "update.lr", NLA_OPT_NUM, AT(update.lr), "1e-5", 0, 10, NULL, "lr", TRAIN, "learning rate, constant" },
-	{ "update.clip", NLA_OPT_NUM, AT(update.clip), "0.2", 0, 1, NULL, NULL, TRAIN, "ratio clip" },
-	{ "update.kl", NLA_OPT_NUM, AT(update.kl), "0.01", 0, 100, NULL, "kl", TRAIN, "weight of the KL term to the AV as it was at the start" },
-	{ "update.grad_clip", NLA_OPT_NUM, AT(update.grad_clip), "1", 0, 1e9, NULL, NULL, TRAIN | SFT, "gradient norm to clip to; 0: off" },
-	{ "update.micro_batch", NLA_OPT_INT, AT(update.micro_batch), "0", 0, 65536, NULL, NULL, TRAIN | SFT, "responses (nla-sft: rows) a backward pass; 0: as many as the memory plan allows" },
-	{ "update.recompute", NLA_OPT_ENUM, AT(update.recompute), "auto", 0, 0, "auto|true|false", NULL, TRAIN | SFT, "run blocks again in the backward pass instead of keeping their activations: less memory, the same gradients; auto: where the plan needs it" },
-	{ "update.max_bad_steps", NLA_OPT_INT, AT(update.max_bad_steps), "10", 1, BIG, NULL, NULL, TRAIN | SFT, "non-finite gradients in a row that end the run" },
-	{ "ar_update.enabled", NLA_OPT_BOOL, AT(ar_update.enabled), "false", 0, 0, NULL, NULL, TRAIN, "co-train the AR, one step a batch; else frozen" },
-	{ "ar_update.lr", NLA_OPT_NUM, AT(ar_update.lr), "1e-5", 0, 10, NULL, NULL, TRAIN, "its learning rate" },
-	{ "ar_update.train_head", NLA_OPT_BOOL, AT(ar_update.train_head), "false", 0, 0, NULL, NULL, TRAIN, "train its head too" },
+	NUM(update.lr, "1e-5", 0, 10, "lr", TRAIN, "learning rate, constant"),
+	NUM(update.clip, "0.2", 0, 1, NULL, TRAIN, "ratio clip"),
+	NUM(update.kl, "0.01", 0, 100, "kl", TRAIN, "weight of the KL term to the AV at the start of the run"),
+	NUM(update.grad_clip, "1", 0, 1e9, NULL, TRAIN | SFT, "gradient norm to clip to; 0: off"),
+	INT(update.micro_batch, "0", 0, 65536, NULL, TRAIN | SFT, "responses (nla-sft: rows) in a backward pass; 0: by plan"),
+	ENUM(update.recompute, "auto", "auto|true|false", NULL, TRAIN | SFT | FREE,
+	     "compute blocks twice instead of keeping activations: less memory, equal gradients; auto: if the plan needs it"),
+	INT(update.max_bad_steps, "10", 1, BIG, NULL, TRAIN | SFT, "non-finite gradients in a row that end the run"),
+	BOOL(ar_update.enabled, TRAIN, "co-train the AR, one step for each batch; else it is frozen"),
+	NUM(ar_update.lr, "1e-5", 0, 10, NULL, TRAIN, "learning rate of the AR"),
+	BOOL(ar_update.train_head, TRAIN, "train the AR's head too"),
 
-	{ "eval.data", NLA_OPT_PATH, AT(eval.data), "", 0, 0, NULL, NULL, TRAIN | EVAL, "held-out activation set; nla-eval: empty means data" },
-	{ "eval.rows", NLA_OPT_INT, AT(eval.rows), "0", 0, BIG, NULL, "rows", TRAIN | EVAL, "rows evaluated, the same for the same set; 0: all" },
-	{ "eval.every", NLA_OPT_INT, AT(eval.every), "0", 0, BIG, NULL, NULL, TRAIN, "steps between evaluations; 0: at start and end only, and only with eval.data" },
-	{ "eval.batch", NLA_OPT_INT, AT(eval.batch), "128", 1, 65536, NULL, NULL, TRAIN | EVAL, "rows sampled at once" },
-	{ "checkpoint.every", NLA_OPT_INT, AT(checkpoint.every), "50", 0, BIG, NULL, NULL, TRAIN | SFT, "steps between checkpoints; 0: at the end only" },
-	{ "checkpoint.keep", NLA_OPT_INT, AT(checkpoint.keep), "2", 1, BIG, NULL, NULL, TRAIN | SFT, "newest checkpoints kept" },
-	{ "log.every", NLA_OPT_INT, AT(log.every), "1", 1, BIG, NULL, NULL, TRAIN | SFT, "steps between lines for people; metrics.jsonl has all" },
-	{ "log.samples_every", NLA_OPT_INT, AT(log.samples_every), "10", 1, BIG, NULL, NULL, TRAIN, "steps between samples" },
-	{ "log.samples", NLA_OPT_INT, AT(log.samples), "4", 0, BIG, NULL, NULL, TRAIN, "responses written to samples.jsonl.gz then" },
+	PATH(eval.data, NULL, TRAIN | EVAL | FREE, "held-out activation set; nla-eval: empty means data"),
+	INT(eval.rows, "0", 0, BIG, "rows", TRAIN | EVAL | FREE, "rows to evaluate, always the same of a set; 0: all"),
+	INT(eval.every, "0", 0, BIG, NULL, TRAIN | FREE, "steps between evaluations; 0: at start and end, with eval.data only"),
+	INT(eval.batch, "128", 1, 65536, NULL, TRAIN | EVAL | FREE, "rows sampled at once"),
+	INT(checkpoint.every, "50", 0, BIG, NULL, TRAIN | SFT | FREE, "steps between checkpoints; 0: at the end only"),
+	INT(checkpoint.keep, "2", 1, BIG, NULL, TRAIN | SFT | FREE, "newest checkpoints to keep"),
+	INT(log.every, "1", 1, BIG, NULL, TRAIN | SFT | FREE, "steps between lines on stderr; metrics.jsonl has all"),
+	INT(log.samples_every, "10", 1, BIG, NULL, TRAIN | FREE, "steps between samples"),
+	INT(log.samples, "4", 0, BIG, NULL, TRAIN | FREE, "responses written to samples.jsonl.gz each time"),
 
-	{ "sft.role", NLA_OPT_ENUM, AT(sft.role), "av", 0, 0, "lm|av|ar", "role", SFT, "what to train: a small target from nothing, the AV or the AR" },
-	{ "sft.corpus", NLA_OPT_PATH, AT(sft.corpus), "", 0, 0, NULL, "corpus", SFT, "role lm: text, or a folder of texts" },
-	{ "sft.batch", NLA_OPT_INT, AT(sft.batch), "32", 1, 65536, NULL, "batch", SFT, "rows (role lm: sequences) a step" },
-	{ "sft.context", NLA_OPT_INT, AT(sft.context), "256", 2, 32768, NULL, NULL, SFT, "role lm: longest sequence; longer documents are cut into several" },
-	{ "sft.lr", NLA_OPT_NUM, AT(sft.lr), "2e-5", 0, 10, NULL, "lr", SFT, "learning rate" },
-	{ "sft.schedule", NLA_OPT_ENUM, AT(sft.schedule), "cosine", 0, 0, "constant|cosine", NULL, SFT, "of the learning rate" },
-	{ "sft.warmup", NLA_OPT_INT, AT(sft.warmup), "50", 0, BIG, NULL, NULL, SFT, "steps of linear warm-up" },
-	{ "sft.min_lr", NLA_OPT_NUM, AT(sft.min_lr), "0.1", 0, 1, NULL, NULL, SFT, "where the cosine ends, as a part of lr" },
-	{ "sft.held_out", NLA_OPT_NUM, AT(sft.held_out), "0.05", 0, 0.9, NULL, NULL, SFT, "part of the documents held out" },
-	{ "sft.held_every", NLA_OPT_INT, AT(sft.held_every), "100", 1, BIG, NULL, NULL, SFT, "steps between held-out figures" },
-	{ "sft.init", NLA_OPT_BOOL, AT(sft.init), "false", 0, 0, NULL, NULL, SFT, "role lm: begin with random weights (the model folder needs config.json and tokenizer only)" },
-	{ "sft.save_dtype", NLA_OPT_ENUM, AT(sft.save_dtype), "bf16", 0, 0, "bf16|fp32", NULL, SFT, "role lm: of the model folder that is written" },
-	{ "sft.train_head", NLA_OPT_BOOL, AT(sft.train_head), "false", 0, 0, NULL, NULL, SFT, "role ar: train the head too" },
+	ENUM(sft.role, "av", "lm|av|ar", "role", SFT, "what to train: a small target from nothing, the AV or the AR"),
+	PATH(sft.corpus, "corpus", SFT, "role lm: text, or a folder of texts"),
+	INT(sft.batch, "32", 1, 65536, "batch", SFT, "rows (role lm: sequences) in a step"),
+	INT(sft.context, "256", 2, 32768, NULL, SFT, "role lm: longest sequence; longer documents are cut into several"),
+	NUM(sft.lr, "2e-5", 0, 10, "lr", SFT, "learning rate"),
+	ENUM(sft.schedule, "cosine", "constant|cosine", NULL, SFT, "schedule of the learning rate"),
+	INT(sft.warmup, "50", 0, BIG, NULL, SFT, "steps of linear warm-up"),
+	NUM(sft.min_lr, "0.1", 0, 1, NULL, SFT, "end of the cosine, as a fraction of lr"),
+	NUM(sft.held_out, "0.05", 0, 0.9, NULL, SFT, "fraction of the documents held out"),
+	INT(sft.held_every, "100", 1, BIG, NULL, SFT, "steps between evaluations of the held-out documents"),
+	BOOL(sft.init, SFT, "role lm: start with random weights (the model folder needs config.json and tokenizer only)"),
+	ENUM(sft.save_dtype, "bf16", "bf16|fp32", NULL, SFT, "role lm: type of the written weights"),
+	BOOL(sft.train_head, SFT, "role ar: train the head too"),
 
-	{ "extract.corpus", NLA_OPT_PATH, AT(extract.corpus), "", 0, 0, NULL, "corpus", EXTRACT, "text, .jsonl or a folder of them, plain or gzip" },
-	{ "extract.meta", NLA_OPT_PATH, AT(extract.meta), "", 0, 0, NULL, NULL, EXTRACT, "folder whose nla_meta.yaml gives block, marker and templates (a slim set's); empty: the options here" },
-	{ "extract.at", NLA_OPT_ENUM, AT(extract.at), "random", 0, 0, "random|last", NULL, EXTRACT, "which tokens: some of each document, or the last of each text (slim sets)" },
-	{ "extract.layer", NLA_OPT_INT, AT(extract.layer), "-1", -1, 4096, NULL, "layer", EXTRACT, "block K whose output is taken, from 0; -1: two thirds of the depth" },
-	{ "extract.per_doc", NLA_OPT_INT, AT(extract.per_doc), "1", 1, 4096, NULL, NULL, EXTRACT, "positions a document" },
-	{ "extract.min_position", NLA_OPT_INT, AT(extract.min_position), "50", 0, 32768, NULL, NULL, EXTRACT, "first position that may be chosen" },
-	{ "extract.max_tokens", NLA_OPT_INT, AT(extract.max_tokens), "1024", 2, 32768, NULL, NULL, EXTRACT, "tokens of a document that are read" },
-	{ "extract.next", NLA_OPT_INT, AT(extract.next), "0", 0, 100, NULL, NULL, EXTRACT, "the target's likeliest next tokens to keep with a row" },
-	{ "extract.rows", NLA_OPT_INT, AT(extract.rows), "0", 0, BIG, NULL, "rows", EXTRACT, "rows to stop at; 0: the whole corpus" },
-	{ "extract.dtype", NLA_OPT_ENUM, AT(extract.dtype), "bf16", 0, 0, "bf16|fp32", NULL, EXTRACT, "of the stored activations" },
-	{ "templates.av", NLA_OPT_STR, AT(templates.av), av_template, 0, 0, NULL, NULL, EXTRACT, "AV prompt, with {injection_char} once" },
-	{ "templates.ar", NLA_OPT_STR, AT(templates.ar), ar_template, 0, 0, NULL, NULL, EXTRACT, "AR prompt, with {explanation} once and text behind it" },
-	{ "templates.marker", NLA_OPT_STR, AT(templates.marker), "\xe3\x88\x8e", 0, 0, NULL, NULL, EXTRACT, "the character put in for {injection_char}: one token" },
+	PATH(extract.corpus, "corpus", EXTRACT, "text, .jsonl or a folder of them, plain or gzip"),
+	PATH(extract.meta, NULL, EXTRACT, "folder whose nla_meta.yaml has block, marker and templates (slim sets)"),
+	ENUM(extract.at, "random", "random|last", NULL, EXTRACT, "some tokens of each document, or its last (slim sets)"),
+	INT(extract.layer, "-1", -1, 4096, "layer", EXTRACT, "block K, from 0, whose output is taken; -1: at two thirds"),
+	INT(extract.per_doc, "1", 1, 4096, NULL, EXTRACT, "positions in a document"),
+	INT(extract.min_position, "50", 0, 32768, NULL, EXTRACT, "first position that may be chosen"),
+	INT(extract.max_tokens, "1024", 2, 32768, NULL, EXTRACT, "tokens of a document that are read"),
+	INT(extract.next, "0", 0, 100, NULL, EXTRACT, "the target's likeliest next tokens to store with a row"),
+	INT(extract.rows, "0", 0, BIG, "rows", EXTRACT, "rows to stop at; 0: the whole corpus"),
+	ENUM(extract.dtype, "bf16", "bf16|fp32", NULL, EXTRACT, "type of the stored activations"),
+	STR(templates.av, av_template, NULL, EXTRACT, "AV prompt, with {injection_char} once"),
+	STR(templates.ar, ar_template, NULL, EXTRACT, "AR prompt, with {explanation} once and text after it"),
+	STR(templates.marker, "\xe3\x88\x8e", NULL, EXTRACT, "the character that replaces {injection_char}: one token"),
 
-	{ "teach.model", NLA_OPT_PATH, AT(teach.model), "", 0, 0, NULL, "teacher", TEACH, "instruct model that writes the explanations; empty: model" },
-	{ "teach.prompt", NLA_OPT_STR, AT(teach.prompt), teach_prompt, 0, 0, NULL, NULL, TEACH, "what it is asked, with {text} once and, for sets with next tokens, {next}" },
-	{ "teach.explanation", NLA_OPT_STR, AT(teach.explanation), "{answer}", 0, 0, NULL, NULL, TEACH, "the explanation made of its {answer}; may add {end}, the text's last words, and {next}, in quotes" },
-	{ "teach.system", NLA_OPT_STR, AT(teach.system), "auto", 0, 0, NULL, NULL, TEACH, "system turn before it; auto: the chat template's own, if it has one; empty: none" },
-	{ "teach.max_end", NLA_OPT_INT, AT(teach.max_end), "6", 1, 1000, NULL, NULL, TEACH, "words in {end}, at most: 1 to that many, drawn for each row" },
-	{ "teach.max_next", NLA_OPT_INT, AT(teach.max_next), "3", 1, 100, NULL, NULL, TEACH, "tokens in {next}, at most, likewise" },
-	{ "teach.context", NLA_OPT_INT, AT(teach.context), "128", 1, 32768, NULL, NULL, TEACH, "last tokens of a row's text that it reads" },
-	{ "teach.max_new_tokens", NLA_OPT_INT, AT(teach.max_new_tokens), "96", 1, 16384, NULL, "max-new-tokens", TEACH, "longest answer" },
-	{ "teach.temperature", NLA_OPT_NUM, AT(teach.temperature), "0.7", 0, 100, NULL, "temperature", TEACH, "of sampling; 0: greedy" },
-	{ "teach.tries", NLA_OPT_INT, AT(teach.tries), "2", 1, 100, NULL, NULL, TEACH, "answers asked for until one serves; then a truncated one is cut at its last sentence" },
-	{ "teach.batch", NLA_OPT_INT, AT(teach.batch), "64", 1, 65536, NULL, "batch", TEACH, "rows answered at once" },
-	{ "teach.rows", NLA_OPT_INT, AT(teach.rows), "0", 0, BIG, NULL, "rows", TEACH, "rows to teach, from the set's first that lack an explanation; 0: all" },
-	{ "teach.again", NLA_OPT_BOOL, AT(teach.again), "false", 0, 0, NULL, NULL, TEACH, "teach rows that have an explanation too" },
-	{ "teach.show", NLA_OPT_INT, AT(teach.show), "3", 0, BIG, NULL, NULL, TEACH, "first answers to print on stderr, with the end of their text" },
+	PATH(teach.model, "teacher", TEACH, "instruct model that writes the explanations; empty: model"),
+	STR(teach.prompt, teach_prompt, NULL, TEACH, "its prompt, with {text} once and, for sets with next tokens, {next}"),
+	STR(teach.explanation, "{answer}", NULL, TEACH, "made of its {answer}; may add {end} of the text and {next}"),
+	STR(teach.system, "auto", NULL, TEACH, "its system turn; auto: the chat template's, if it has one; empty: none"),
+	INT(teach.max_end, "6", 1, 1000, NULL, TEACH, "most words in {end}: 1 to that many, drawn for each row"),
+	INT(teach.max_next, "3", 1, 100, NULL, TEACH, "most tokens in {next}, likewise"),
+	INT(teach.context, "128", 1, 32768, NULL, TEACH, "last tokens of a row's text that it reads"),
+	INT(teach.max_new_tokens, "96", 1, 16384, "max-new-tokens", TEACH, "longest answer"),
+	NUM(teach.temperature, "0.7", 0, 100, "temperature", TEACH, "temperature of sampling; 0: greedy"),
+	INT(teach.tries, "2", 1, 100, NULL, TEACH, "answers until one is usable; at last, cut at its last sentence"),
+	INT(teach.batch, "64", 1, 65536, "batch", TEACH, "rows answered at once"),
+	INT(teach.rows, "0", 0, BIG, "rows", TEACH, "rows to teach, the set's first without an explanation; 0: all"),
+	BOOL(teach.again, TEACH, "teach rows that have an explanation too"),
+	INT(teach.show, "3", 0, BIG, NULL, TEACH, "first answers to print on stderr, with the end of their text"),
 
-	{ "explain.row", NLA_OPT_INT, AT(explain.row), "0", 0, BIG, NULL, "row", EXPLAIN, "row of data to explain" },
-	{ "explain.vector", NLA_OPT_PATH, AT(explain.vector), "", 0, 0, NULL, "vector", EXPLAIN, "a .safetensors file with one [D] tensor, instead of a row" },
-	{ "explain.text", NLA_OPT_STR, AT(explain.text), "", 0, 0, NULL, "text", EXPLAIN, "a text whose activation is taken, instead of a row" },
-	{ "explain.position", NLA_OPT_INT, AT(explain.position), "-1", -32768, 32768, NULL, "position", EXPLAIN, "token of the text; negative counts from its end" },
-	{ "explain.samples", NLA_OPT_INT, AT(explain.samples), "1", 1, 4096, NULL, "samples", EXPLAIN, "explanations to write" },
-	{ "export.dtype", NLA_OPT_ENUM, AT(export.dtype), "bf16", 0, 0, "bf16|fp32", NULL, EXPORT, "of the weights that are written" },
-	{ "export.shard", NLA_OPT_NUM, AT(export.shard), "5", 0.0001, 1e6, NULL, NULL, EXPORT, "GB a file holds at most, unless one tensor is larger" },
-	{ "score", NLA_OPT_PATH, AT(score), "", 0, 0, NULL, "score", EVAL, "score the texts of this .jsonl (row, and explanation or response) instead of sampling" },
+	INT(explain.row, "0", 0, BIG, "row", EXPLAIN, "row of data to explain"),
+	PATH(explain.vector, "vector", EXPLAIN, "a .safetensors file with one [D] tensor, instead of a row"),
+	STR(explain.text, "", "text", EXPLAIN, "a text whose activation is taken, instead of a row"),
+	INT(explain.position, "-1", -32768, 32768, "position", EXPLAIN, "token of the text; negative: from its end"),
+	INT(explain.samples, "1", 1, 4096, "samples", EXPLAIN, "explanations to write"),
+	ENUM(export.dtype, "bf16", "bf16|fp32", NULL, EXPORT, "type of the written weights"),
+	NUM(export.shard, "5", 0.0001, 1e6, NULL, EXPORT, "most GB in a file, unless one tensor is larger"),
+	PATH(score, NULL, EVAL, "score the texts of this .jsonl (row, and explanation or response) instead of sampling"),
 };
 /* clang-format on */
 const size_t nla_config_n = NLA_LEN(nla_config_table);
 
-/* A whole AV can stand for the target beside a whole AR. Not where activations are taken of a text: those are the target's own. */
+/* A whole AV can serve as the target, with a whole AR. Not where a text's activations are taken: those are the target's own. */
 static void find_model(struct nla_config *cfg, enum nla_command command)
 {
-	if (*cfg->model || !(command & (TRAIN | EVAL | EXPLAIN)) || *cfg->explain.text || !nla_is_whole(cfg->av) || !nla_is_whole(cfg->ar))
+	if (*cfg->model || !(command & SAMPLES) || *cfg->explain.text || !nla_is_whole(cfg->av) || !nla_is_whole(cfg->ar))
 		return;
 	free(cfg->model);
 	cfg->model = nla_strdup(cfg->av);
 }
 
-enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command, int argc, char **argv, bool *help, struct nla_err *err)
+enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command, int argc, char **argv, bool *help,
+				struct nla_err *err)
 {
 	const char *path = NULL;
 	memset(cfg, 0, sizeof(*cfg));
@@ -182,7 +204,7 @@ void nla_config_release(struct nla_config *cfg) { nla_options_release(nla_config
 
 enum nla_status nla_config_write(const struct nla_config *cfg, const char *path, struct nla_err *err)
 {
-	struct nla_config lasting = *cfg; /* what was asked of this one start must not be asked again by who reads the file */
+	struct nla_config lasting = *cfg; /* a later run that reads the file must not repeat what holds for this start only */
 	lasting.resume = lasting.overwrite = lasting.check = false;
 	cJSON *json = nla_options_dump(nla_config_table, nla_config_n, &lasting);
 	enum nla_status status = nla_json_write(path, json, true, err);
@@ -240,7 +262,7 @@ enum nla_status nla_config_device(const struct nla_config *cfg, int *device, nt_
 
 enum nla_status nla_config_room(const struct nla_config *cfg, int device, int64_t *room, struct nla_err *err)
 {
-	int64_t total, peak, limit, context = device == NT_CPU ? 0 : NLA_PLAN_CONTEXT; /* which is there already, and in the plan */
+	int64_t total, peak, limit, context = device == NT_CPU ? 0 : NLA_PLAN_CONTEXT; /* in the plan, and already in use */
 	if (nla_config_memory(cfg, &limit, err))
 		return err->status;
 	if (nt_memory(device, room, &total, &peak))

@@ -1,6 +1,6 @@
 /*
- * config - every option of every command, one table row each (base/options.h). The resolved configuration of a run is written to
- * its config.json, and one file serves all commands.
+ * config - every option of every command, one table row each (base/options.h). The resolved configuration of a run is written
+ * to its config.json, and one file serves all commands.
  */
 #ifndef NLA_CONFIG_H
 #define NLA_CONFIG_H
@@ -14,8 +14,10 @@
 #include "rl/update.h"
 #include "run/plan.h"
 
-enum nla_command { NLA_CMD_TRAIN = 1, NLA_CMD_SFT = 2, NLA_CMD_EXTRACT = 4, NLA_CMD_EVAL = 8, NLA_CMD_EXPLAIN = 16, NLA_CMD_TEACH = 32,
-		   NLA_CMD_EXPORT = 64, NLA_CMD_ALL = 127 };
+enum nla_command {
+	NLA_CMD_TRAIN = 1, NLA_CMD_SFT = 2, NLA_CMD_EXTRACT = 4, NLA_CMD_EVAL = 8, NLA_CMD_EXPLAIN = 16, NLA_CMD_TEACH = 32,
+	NLA_CMD_EXPORT = 64, NLA_CMD_ALL = 127
+};
 enum nla_dtype_choice { NLA_DTYPE_AUTO, NLA_DTYPE_FP32, NLA_DTYPE_BF16 };
 enum nla_role { NLA_ROLE_LM, NLA_ROLE_AV, NLA_ROLE_AR };
 
@@ -89,8 +91,9 @@ struct nla_config {
 extern const struct nla_option nla_config_table[];
 extern const size_t nla_config_n;
 
-/* Defaults, then file, then flags. *help: see nla_options_args. Checks what one row cannot: combinations. */
-enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command, int argc, char **argv, bool *help, struct nla_err *err);
+/* Defaults, then file, then flags; checks combinations, which no row can. *help: see nla_options_args. */
+enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command, int argc, char **argv, bool *help,
+				struct nla_err *err);
 void nla_config_release(struct nla_config *cfg);
 enum nla_status nla_config_write(const struct nla_config *cfg, const char *path, struct nla_err *err);
 /* Errors (NLA_USAGE) naming the key when a path is "". */
@@ -98,7 +101,7 @@ enum nla_status nla_config_need(const char *value, const char *key, struct nla_e
 enum nla_status nla_config_lora(const struct nla_config *cfg, struct nla_lora_spec *spec, struct nla_err *err);
 /* 'memory' in bytes; 0: not set. */
 enum nla_status nla_config_memory(const struct nla_config *cfg, int64_t *bytes, struct nla_err *err);
-/* Bytes of the device that a memory plan may use: what is free at the start, within 'memory', to which a GPU then keeps. */
+/* Bytes of the device that a memory plan may use: what is free at the start, within 'memory', which then limits a GPU. */
 enum nla_status nla_config_room(const struct nla_config *cfg, int device, int64_t *room, struct nla_err *err);
 /* Opens the device, sets threads, decides the type. */
 enum nla_status nla_config_device(const struct nla_config *cfg, int *device, nt_dtype *dtype, struct nla_err *err);

@@ -1,16 +1,14 @@
-/* libnla's public functions; see include/nla.h. */
+/* libnla's public functions (include/nla.h): the models, and the stages that a program which embeds them calls one by one. */
 #include "nla.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "nla/extract.h"
-#include "rl/score.h"
+#include "run/models.h"
 
 struct nla {
-	struct nla_target target;
-	struct nla_av av;
-	struct nla_ar ar;
+	struct nla_models m;
 };
 
 static int done(const struct nla_err *err, char *message)
@@ -26,9 +24,10 @@ int nla_open(struct nla **out, const char *model, const char *av, const char *ar
 	struct nla *nla = *out = nla_alloc(1, sizeof(*nla));
 	if (nt_device_open(device, &index))
 		nla_nt_fail(&err, "cannot use device '%s'", device);
-	else if (!nla_target_open(&nla->target, model, NULL, index, index == NT_CPU ? NT_F32 : NT_BF16, -1, &err) &&
-		 !nla_av_open(&nla->av, &nla->target, av, &err) && !nla_ar_open(&nla->ar, &nla->target, ar, &err))
-		nla_contract_fits(&nla->av.meta, &nla->target, &nla->av.meta, &nla->ar.meta, av, &err);
+	else if (!nla_target_open(&nla->m.target, model, NULL, index, index == NT_CPU ? NT_F32 : NT_BF16, -1, &err) &&
+		 !nla_half_open(&nla->m.av, NLA_AV, &nla->m.target, av, NULL, &err) &&
+		 !nla_half_open(&nla->m.ar, NLA_AR, &nla->m.target, ar, NULL, &err))
+		nla_contract_fits(&nla->m.av.meta, &nla->m.target, &nla->m.av.meta, &nla->m.ar.meta, av, &err);
 	if (err.status) {
 		nla_close(nla);
 		*out = NULL;
@@ -38,22 +37,19 @@ int nla_open(struct nla **out, const char *model, const char *av, const char *ar
 
 void nla_close(struct nla *nla)
 {
-	if (!nla)
-		return;
-	nla_av_release(&nla->av);
-	nla_ar_release(&nla->ar);
-	nla_target_close(&nla->target);
+	if (nla)
+		nla_models_close(&nla->m);
 	free(nla);
 }
 
-int64_t nla_width(const struct nla *nla) { return nla->target.lm.arch.d_model; }
-int64_t nla_layer(const struct nla *nla) { return nla->ar.depth - 1; }
+int64_t nla_width(const struct nla *nla) { return nla->m.target.lm.arch.d_model; }
+int64_t nla_layer(const struct nla *nla) { return nla->m.ar.depth - 1; }
 
 int nla_activation(struct nla *nla, const char *text, int64_t position, float *v, char *message)
 {
 	struct nla_err err = NLA_ERR_INIT;
 	struct nla_str prefix = NLA_STR_INIT;
-	nla_extract_one(&nla->target, text, position, nla->ar.depth - 1, v, &prefix, &err);
+	nla_extract_one(&nla->m.target, text, position, nla->m.ar.depth - 1, v, &prefix, &err);
 	nla_str_release(&prefix);
 	return done(&err, message);
 }
@@ -64,11 +60,11 @@ char *nla_explain(struct nla *nla, const float *v, int64_t max_new_tokens, doubl
 	struct nla_rollout_cfg cfg = { .prompts = 1, .group = 1, .max_new_tokens = max_new_tokens, .temperature = temperature,
 				       .truncated = NLA_TRUNCATED_SCORE };
 	struct nla_rng rng = { seed, NLA_STREAM_EVAL };
-	struct nla_view view = nla_av_view(&nla->av);
+	struct nla_view view = nla_half_view(&nla->m.av);
 	struct nla_rollout r;
 	char *text = NULL;
 	const uint32_t key = 0;
-	if (!nla_rollout(&nla->av, &view, v, 1, &cfg, &rng, 0, &key, &r, &err)) {
+	if (!nla_rollout(&nla->m.av, &view, v, 1, &cfg, &rng, 0, &key, &r, &err)) {
 		if (r.failed[0])
 			nla_fail(&err, "the verbalizer wrote no explanation: %s", nla_failure_names[r.failed[0]]);
 		else
@@ -82,17 +78,20 @@ char *nla_explain(struct nla *nla, const float *v, int64_t max_new_tokens, doubl
 int nla_reconstruct(struct nla *nla, const char *text, float *v_hat, const float *v, double *cosine, char *message)
 {
 	struct nla_err err = NLA_ERR_INIT;
-	struct nla_view view = nla_ar_view(&nla->ar);
+	struct nla_view view = nla_half_view(&nla->m.ar);
 	struct nla_ar_texts texts;
 	enum nla_ar_fit fit = NLA_AR_FITS;
 	float mse = 0, *zero = nla_alloc((size_t)nla_width(nla), sizeof(*zero));
 	nla_ar_texts_start(&texts);
-	if (!nla_ar_encode(&nla->ar, text, strlen(text), &texts.ids, &fit, &err) && fit == NLA_AR_TOO_LONG)
-		nla_fail(&err, "the text and its template are longer than the %lld tokens the reconstructor reads", (long long)nla_ar_max_ids(&nla->ar));
+	if (!nla_ar_encode(&nla->m.ar, text, strlen(text), &texts.ids, &fit, &err) && fit == NLA_AR_TOO_LONG)
+		nla_fail(&err, "the text and its template are longer than the %lld tokens the reconstructor reads",
+			 (long long)nla_ar_max_ids(&nla->m.ar));
 	else if (!err.status && fit == NLA_AR_MERGES)
-		nla_fail(&err, "the text's end merges with the template behind it: the prompt does not end in critic_suffix_ids");
+		nla_fail(&err,
+			 "the text's end merges with the template behind it: the prompt does not end in critic_suffix_ids");
 	nla_i64s_push(&texts.offset, (int64_t)texts.ids.n);
-	if (!err.status && !nla_ar_score(&nla->ar, &view, &texts, v ? v : zero, NLA_AR_MAX_IDS, &mse, v_hat, &err) && v && cosine)
+	if (!err.status && !nla_ar_score(&nla->m.ar, &view, &texts, v ? v : zero, &mse, v_hat, &err) && v &&
+	    cosine)
 		*cosine = 1 - mse / 2.0;
 	nla_ar_texts_release(&texts);
 	free(zero);

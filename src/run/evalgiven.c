@@ -8,7 +8,7 @@
 #include "base/utf8.h"
 
 /* Ids of a whole response as generation would have emitted them: the end-of-turn token follows unless the text ends in a stop token. */
-static enum nla_status response_ids(const struct nla_av *av, const char *text, struct nla_i32s *ids, struct nla_err *err)
+static enum nla_status response_ids(const struct nla_half *av, const char *text, struct nla_i32s *ids, struct nla_err *err)
 {
 	if (nla_tokenizer_encode(av->target->tok, text, strlen(text), ids, err))
 		return err->status;
@@ -17,7 +17,7 @@ static enum nla_status response_ids(const struct nla_av *av, const char *text, s
 	return NLA_OK;
 }
 
-static enum nla_status take_explanation(const struct nla_av *av, struct nla_eval_row *row, const char *text, struct nla_err *err)
+static enum nla_status take_explanation(const struct nla_half *av, struct nla_eval_row *row, const char *text, struct nla_err *err)
 {
 	struct nla_i32s ids = { 0 };
 	size_t n;
@@ -31,7 +31,7 @@ static enum nla_status take_explanation(const struct nla_av *av, struct nla_eval
 }
 
 /* The ids that a rows.jsonl keeps: sampled ones need not be those the tokenizer would choose for their text. */
-static enum nla_status given_ids(const struct nla_av *av, const cJSON *list, const char *name, struct nla_i32s *ids, struct nla_err *err)
+static enum nla_status given_ids(const struct nla_half *av, const cJSON *list, const char *name, struct nla_i32s *ids, struct nla_err *err)
 {
 	const double size = (double)nla_tokenizer_size(av->target->tok);
 	for (const cJSON *x = cJSON_IsArray(list) ? list->child : NULL; x; x = x->next) {
@@ -42,7 +42,7 @@ static enum nla_status given_ids(const struct nla_av *av, const cJSON *list, con
 	return ids->n ? NLA_OK : nla_fail(err, "%s: 'ids' is not a list of token ids", name);
 }
 
-static enum nla_status take_response(const struct nla_av *av, struct nla_eval_row *row, const char *text, const cJSON *list, int truncated,
+static enum nla_status take_response(const struct nla_half *av, struct nla_eval_row *row, const char *text, const cJSON *list, int truncated,
 				     const char *name, struct nla_err *err)
 {
 	struct nla_i32s ids = { 0 };
@@ -58,7 +58,7 @@ static enum nla_status take_response(const struct nla_av *av, struct nla_eval_ro
 	return err->status;
 }
 
-static enum nla_status take_line(const struct nla_av *av, const struct nla_actset *set, int truncated, const char *name, const char *line,
+static enum nla_status take_line(const struct nla_half *av, const struct nla_actset *set, int truncated, const char *name, const char *line,
 				 struct nla_eval_row *row, struct nla_err *err)
 {
 	cJSON *json = NULL;
@@ -79,7 +79,7 @@ out:
 	return err->status;
 }
 
-enum nla_status nla_eval_read_given(const struct nla_av *av, const struct nla_actset *set, const char *path, int truncated,
+enum nla_status nla_eval_read_given(const struct nla_half *av, const struct nla_actset *set, const char *path, int truncated,
 				    struct nla_eval_result *r, struct nla_err *err)
 {
 	struct nla_lines in;

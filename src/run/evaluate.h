@@ -33,9 +33,9 @@ struct nla_eval_result {
 
 /* Who is evaluated. */
 struct nla_evaluated {
-	const struct nla_av *av;
+	const struct nla_half *av;
 	struct nla_view av_view; /* what samples: merged weights make it fast */
-	const struct nla_ar *ar;
+	const struct nla_half *ar;
 	struct nla_view ar_view;
 	const struct nla_actset *set;
 	int64_t rows; /* decoded at once at most; 0: eval.batch */

@@ -1,7 +1,9 @@
+/* Opening a run folder fresh or resumed, its lines, its checkpoints and their counters (folder.h). */
 #include "run/folder.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,17 +13,21 @@
 #include "base/json.h"
 #include "base/progress.h"
 
-/* Keys that may differ when a run goes on: they change what is seen of it, not what it computes. */
-static const char *const free_keys[] = { "steps", "threads", "resume", "overwrite", "log.", "eval.", "checkpoint.", "out", "explain.",
-					 "score", "extract.", "export.", "teach.", "templates.", "ref", "memory", "check",
-					 "update.recompute" };
-
-static bool is_free(const char *key)
+/* Options that are marked so, or that training does not read, may differ. */
+static bool is_free(const struct nla_option *o)
 {
-	for (size_t i = 0; i < NLA_LEN(free_keys); i++)
-		if (!strcmp(key, free_keys[i]) || (nla_ends_with(free_keys[i], ".") && nla_starts_with(key, free_keys[i])))
-			return true;
-	return false;
+	return o->commands & NLA_OPT_MAY_CHANGE || !(o->commands & (NLA_CMD_TRAIN | NLA_CMD_SFT));
+}
+
+enum nla_status nla_same_setting(const char *key, const char *path, const cJSON *was, const cJSON *now, struct nla_err *err)
+{
+	if (cJSON_Compare(was, now, true))
+		return NLA_OK;
+	char *before = was ? cJSON_PrintUnformatted(was) : NULL, *after = cJSON_PrintUnformatted(now);
+	nla_usage(err, "cannot resume: '%s' is %.200s in '%s' and %.200s now", key, before ? before : "missing", path, after);
+	cJSON_free(before);
+	cJSON_free(after);
+	return err->status;
 }
 
 /* A key that the file lacks is younger than the run, which did what is the default now. */
@@ -31,18 +37,13 @@ static enum nla_status same_config(const char *path, const struct nla_config *cf
 	nla_options_defaults(nla_config_table, nla_config_n, &plain);
 	cJSON *was = NULL, *now = nla_options_dump(nla_config_table, nla_config_n, cfg);
 	cJSON *usual = nla_options_dump(nla_config_table, nla_config_n, &plain);
-	if (!nla_json_read(path, &was, err))
-		for (size_t i = 0; i < nla_config_n && !err->status; i++) {
-			const char *key = nla_config_table[i].key;
-			const cJSON *a = nla_json_at(was, key), *b = nla_json_at(now, key);
-			a = a ? a : nla_json_at(usual, key);
-			if ((is_free(key) && !(fixed_steps && !strcmp(key, "steps"))) || cJSON_Compare(a, b, true))
-				continue;
-			char *before = cJSON_PrintUnformatted(a), *after = cJSON_PrintUnformatted(b);
-			nla_usage(err, "cannot resume: '%s' is %s in '%s' and %s now", key, before, path, after);
-			free(before);
-			free(after);
-		}
+	nla_json_read(path, &was, err);
+	for (size_t i = 0; i < nla_config_n && !err->status; i++) {
+		const char *key = nla_config_table[i].key;
+		const cJSON *before = nla_json_at(was, key);
+		if (!is_free(&nla_config_table[i]) || (fixed_steps && !strcmp(key, "steps")))
+			nla_same_setting(key, path, before ? before : nla_json_at(usual, key), nla_json_at(now, key), err);
+	}
 	nla_config_release(&plain);
 	cJSON_Delete(usual);
 	cJSON_Delete(was);
@@ -50,65 +51,60 @@ static enum nla_status same_config(const char *path, const struct nla_config *cf
 	return err->status;
 }
 
-/* Opening a .gz log removes a last member that was cut short. */
-static enum nla_status repair(const char *path, struct nla_err *err)
-{
-	struct nla_log log;
-	return nla_log_open(&log, path, err) || nla_log_close(&log, err) ? err->status : NLA_OK;
-}
-
 /* Lines of metrics.jsonl and samples.jsonl.gz beyond the checkpoint belong to work that is done again. */
-static enum nla_status cut_lines(const char *path, int64_t step, struct nla_err *err)
+static enum nla_status cut_lines(const char *folder, const char *name, int64_t step, struct nla_err *err)
 {
+	struct nla_log log; /* opening it removes a last gzip member that was cut short */
 	struct nla_lines in;
 	struct nla_str kept = NLA_STR_INIT;
 	const char *line;
-	if (!nla_exists(path))
-		return NLA_OK;
-	if ((nla_ends_with(path, ".gz") && repair(path, err)) || nla_lines_open(&in, path, err))
-		return err->status;
+	char *path = nla_path_join(folder, name);
+	if (!nla_exists(path) || nla_log_open(&log, path, err) || nla_log_close(&log, err) || nla_lines_open(&in, path, err))
+		goto out;
 	while ((line = nla_lines_next(&in))) {
 		cJSON *json = cJSON_Parse(line);
-		const cJSON *at = json ? cJSON_GetObjectItem(json, "step") : NULL;
-		if (at && at->valuedouble <= (double)step)
+		if (nla_json_value(json, "step") <= (double)step)
 			nla_str_addf(&kept, "%s\n", line);
 		cJSON_Delete(json);
 	}
 	if (!nla_lines_close(&in, err))
-		nla_file_write(path, kept.buf, kept.len, nla_ends_with(path, ".gz"), err);
+		nla_file_write(path, kept.buf, kept.len, nla_ends_with(name, ".gz"), err);
+out:
 	nla_str_release(&kept);
+	free(path);
 	return err->status;
 }
 
-static enum nla_status start_resumed(struct nla_folder *f, const struct nla_config *cfg, const char *config, const char *metrics,
-				     const char *samples, bool fixed_steps, struct nla_err *err)
+static enum nla_status start_resumed(struct nla_folder *f, const struct nla_config *cfg, const char *config, bool fixed_steps,
+				     struct nla_err *err)
 {
 	if (nla_checkpoint_find(f->path, &f->checkpoint, &f->resumed, err))
 		return err->status;
-	if (!nla_exists(config) && !f->checkpoint) {
-		f->resumed = -1; /* nothing there yet: a resumable loop starts the same way */
+	if (!nla_exists(config) && !f->checkpoint) /* nothing there yet: so that one command starts and restarts */
 		return nla_config_write(cfg, config, err);
-	}
-	if (same_config(config, cfg, fixed_steps, err))
-		return err->status;
-	if (!f->checkpoint)
-		f->resumed = -1;
-	return cut_lines(metrics, f->resumed, err) || cut_lines(samples, f->resumed, err) || nla_config_write(cfg, config, err) ? err->status
-															 : NLA_OK;
+	if (!same_config(config, cfg, fixed_steps, err) && !cut_lines(f->path, "metrics.jsonl", f->resumed, err) &&
+	    !cut_lines(f->path, "samples.jsonl.gz", f->resumed, err))
+		nla_config_write(cfg, config, err);
+	return err->status;
 }
 
 /* Only what a run writes, never what else lies there. */
 static bool is_ours(const char *name)
 {
-	static const char *const ours[] = { "config.json", "metrics.jsonl", "samples.jsonl.gz", "log.txt", "checkpoints", "reference" };
+	static const char *const ours[] = { "config.json", "metrics.jsonl", "samples.jsonl.gz", "log.txt", "checkpoints",
+					    "reference", "eval-[0-9]*.json", "eval-[0-9]*.rows.jsonl" };
 	for (size_t i = 0; i < NLA_LEN(ours); i++)
-		if (!strcmp(name, ours[i]))
+		if (!fnmatch(ours[i], name, 0))
 			return true;
-	long long step;
-	int plain = 0, rows = 0;
-	sscanf(name, "eval-%lld.json%n", &step, &plain);
-	sscanf(name, "eval-%lld.rows.jsonl%n", &step, &rows);
-	return (plain && !name[plain]) || (rows && !name[rows]);
+	return false;
+}
+
+static enum nla_status remove_in(const char *dir, const char *name, struct nla_err *err)
+{
+	char *path = nla_path_join(dir, name);
+	nla_rmtree(path, err);
+	free(path);
+	return err->status;
 }
 
 static enum nla_status remove_run(const char *path, struct nla_err *err)
@@ -116,62 +112,63 @@ static enum nla_status remove_run(const char *path, struct nla_err *err)
 	struct nla_strs names = { 0 };
 	if (!nla_is_dir(path) || nla_list_dir(path, &names, err))
 		return err->status;
-	for (size_t i = 0; i < names.n && !err->status; i++) {
-		char *p = nla_path_join(path, names.data[i]);
+	for (size_t i = 0; i < names.n && !err->status; i++)
 		if (is_ours(names.data[i]))
-			nla_rmtree(p, err);
-		free(p);
-	}
+			remove_in(path, names.data[i], err);
 	nla_strs_release(&names);
 	return err->status;
 }
 
-static enum nla_status start_fresh(struct nla_folder *f, const struct nla_config *cfg, const char *config, struct nla_err *err)
+static enum nla_status start_fresh(const struct nla_config *cfg, const char *config, struct nla_err *err)
 {
-	char *checkpoints = nla_path_join(f->path, "checkpoints");
+	char *checkpoints = nla_path_join(cfg->out, "checkpoints");
 	bool there = nla_exists(config) || nla_exists(checkpoints);
 	free(checkpoints);
 	if (there && !cfg->overwrite)
-		return nla_usage(err, "'%s' holds a run already: give --resume to go on, --overwrite to replace it, or another --out", f->path);
-	return (cfg->overwrite && remove_run(f->path, err)) || nla_config_write(cfg, config, err) ? err->status : NLA_OK;
+		return nla_usage(err,
+				 "'%s' holds a run already: give --resume to continue it, --overwrite to replace it, or "
+				 "another --out",
+				 cfg->out);
+	return (cfg->overwrite && remove_run(cfg->out, err)) || nla_config_write(cfg, config, err) ? err->status : NLA_OK;
 }
 
-/* Held until close, or until the process is gone. A file system that knows no locks goes without. */
-static enum nla_status lock_folder(struct nla_folder *f, struct nla_err *err)
+/* A file system without locks does without. */
+enum nla_status nla_lock(int fd, const char *name, struct nla_err *err)
 {
-	if (nla_mkdirs(f->path, err))
-		return err->status;
-	f->lock = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (f->lock >= 0 && flock(f->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
-		return nla_fail(err, "'%s' is in use by another program", f->path);
+	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
+		return nla_fail(err, "'%s' is in use by another program", name);
 	return NLA_OK;
+}
+
+static enum nla_status open_log(struct nla_log *log, const char *folder, const char *name, struct nla_err *err)
+{
+	char *path = nla_path_join(folder, name);
+	nla_log_open(log, path, err);
+	free(path);
+	return err->status;
 }
 
 enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err)
 {
-	*f = (struct nla_folder){ .path = nla_strdup(cfg->out), .resumed = -1, .metrics.fd = -1, .samples.fd = -1, .log.fd = -1, .lock = -1 };
-	char *config = nla_path_join(f->path, "config.json"), *metrics = nla_path_join(f->path, "metrics.jsonl");
-	char *samples = nla_path_join(f->path, "samples.jsonl.gz"), *log = nla_path_join(f->path, "log.txt");
-	if (lock_folder(f, err) || (cfg->resume ? start_resumed(f, cfg, config, metrics, samples, fixed_steps, err) : start_fresh(f, cfg, config, err)) ||
-	    nla_log_open(&f->metrics, metrics, err) || nla_log_open(&f->samples, samples, err) || nla_log_open(&f->log, log, err))
-		goto out;
-	nla_say_tee(&f->log);
-out:
+	struct nla_err ignored = NLA_ERR_INIT;
+	*f = (struct nla_folder){ .path = nla_strdup(cfg->out), .resumed = -1, .lock = -1 };
+	f->metrics.fd = f->samples.fd = f->log.fd = -1;
+	char *config = nla_path_join(f->path, "config.json");
+	if (!nla_mkdirs(f->path, err) && !nla_lock(f->lock = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), f->path, err) &&
+	    !(cfg->resume ? start_resumed(f, cfg, config, fixed_steps, err) : start_fresh(cfg, config, err)) &&
+	    !open_log(&f->metrics, f->path, "metrics.jsonl", err) && !open_log(&f->samples, f->path, "samples.jsonl.gz", err) &&
+	    !open_log(&f->log, f->path, "log.txt", err))
+		nla_say_tee(&f->log);
 	free(config);
-	free(metrics);
-	free(samples);
-	free(log);
-	if (err->status) {
-		struct nla_err ignored = NLA_ERR_INIT;
+	if (err->status)
 		nla_folder_close(f, &ignored);
-	}
 	return err->status;
 }
 
 enum nla_status nla_folder_close(struct nla_folder *f, struct nla_err *err)
 {
-	nla_say_tee(NULL);
 	struct nla_log *logs[] = { &f->metrics, &f->samples, &f->log };
+	nla_say_tee(NULL);
 	for (size_t i = 0; i < NLA_LEN(logs); i++)
 		if (logs[i]->path)
 			nla_log_close(logs[i], err);
@@ -183,7 +180,7 @@ enum nla_status nla_folder_close(struct nla_folder *f, struct nla_err *err)
 	return err->status;
 }
 
-static enum nla_status add_line(struct nla_log *log, const cJSON *line, struct nla_err *err)
+enum nla_status nla_log_line(struct nla_log *log, const cJSON *line, struct nla_err *err)
 {
 	struct nla_str text = NLA_STR_INIT;
 	nla_json_add(&text, line, false, 0);
@@ -192,9 +189,6 @@ static enum nla_status add_line(struct nla_log *log, const cJSON *line, struct n
 	nla_str_release(&text);
 	return nla_log_flush(log, err);
 }
-
-enum nla_status nla_folder_metrics(struct nla_folder *f, const cJSON *line, struct nla_err *err) { return add_line(&f->metrics, line, err); }
-enum nla_status nla_folder_sample(struct nla_folder *f, const cJSON *line, struct nla_err *err) { return add_line(&f->samples, line, err); }
 
 /* ---- checkpoints ---- */
 
@@ -225,19 +219,13 @@ static int64_t step_of(const char *name)
 static enum nla_status drop_old(const char *dir, int64_t newest, int64_t keep, struct nla_err *err)
 {
 	struct nla_strs names = { 0 };
-	if (nla_list_dir(dir, &names, err))
-		return err->status;
+	nla_list_dir(dir, &names, err);
 	for (size_t i = 0; i < names.n && !err->status; i++) {
 		int64_t step = step_of(names.data[i]), newer = 0;
-		for (size_t j = 0; j < names.n; j++) {
-			int64_t other = step_of(names.data[j]);
-			newer += other > step && other <= newest;
-		}
-		if ((step >= 0 && step < newest && newer >= keep) || nla_starts_with(names.data[i], ".tmp-")) {
-			char *p = nla_path_join(dir, names.data[i]);
-			nla_rmtree(p, err);
-			free(p);
-		}
+		for (size_t j = 0; j < names.n; j++)
+			newer += step_of(names.data[j]) > step && step_of(names.data[j]) <= newest;
+		if ((step >= 0 && step < newest && newer >= keep) || nla_starts_with(names.data[i], ".tmp-"))
+			remove_in(dir, names.data[i], err);
 	}
 	nla_strs_release(&names);
 	return err->status;
@@ -259,7 +247,8 @@ static enum nla_status sync_tree(const char *path, struct nla_err *err)
 
 static enum nla_status point_latest(const char *dir, int64_t step, struct nla_err *err)
 {
-	char *name = nla_format("step-%lld", (long long)step), *link = nla_path_join(dir, "latest"), *tmp = nla_path_join(dir, ".latest");
+	char *name = nla_format("step-%lld", (long long)step), *link = nla_path_join(dir, "latest"),
+	     *tmp = nla_path_join(dir, ".latest");
 	unlink(tmp);
 	if (symlink(name, tmp) || rename(tmp, link))
 		nla_fail(err, "cannot point '%s' to '%s': %s", link, name, strerror(errno));
@@ -269,18 +258,14 @@ static enum nla_status point_latest(const char *dir, int64_t step, struct nla_er
 	return err->status;
 }
 
-enum nla_status nla_checkpoint_commit(const struct nla_folder *f, int64_t step, const char *path, int64_t keep, struct nla_err *err)
+enum nla_status nla_checkpoint_commit(const struct nla_folder *f, int64_t step, const char *path, int64_t keep,
+				      struct nla_err *err)
 {
 	char *dir = nla_path_join(f->path, "checkpoints"), *final = nla_format("%s/step-%lld", dir, (long long)step);
-	if (sync_tree(path, err) || nla_rmtree(final, err))
-		goto out;
-	if (rename(path, final)) {
+	if (!sync_tree(path, err) && !nla_rmtree(final, err) && rename(path, final))
 		nla_fail(err, "cannot rename '%s' to '%s': %s", path, final, strerror(errno));
-		goto out;
-	}
-	if (nla_sync(dir, err) || point_latest(dir, step, err) || drop_old(dir, step, keep, err))
-		goto out;
-out:
+	if (!err->status && !nla_sync(dir, err) && !point_latest(dir, step, err))
+		drop_old(dir, step, keep, err);
 	free(dir);
 	free(final);
 	return err->status;
@@ -310,15 +295,13 @@ enum nla_status nla_checkpoint_find(const char *run, char **path, int64_t *step,
 
 /* ---- counters ---- */
 
+#define COUNTER(name) { #name, offsetof(struct nla_state, name) }
 static const struct {
 	const char *key;
 	size_t offset;
 } counters[] = {
-	{ "step", offsetof(struct nla_state, step) },           { "cursor", offsetof(struct nla_state, cursor) },
-	{ "bad_steps", offsetof(struct nla_state, bad_steps) }, { "skipped", offsetof(struct nla_state, skipped) },
-	{ "av_updates", offsetof(struct nla_state, av_updates) }, { "ar_updates", offsetof(struct nla_state, ar_updates) },
-	{ "micro_batch", offsetof(struct nla_state, micro_batch) }, { "copies", offsetof(struct nla_state, copies) },
-	{ "rows", offsetof(struct nla_state, rows) },
+	COUNTER(step), COUNTER(cursor), COUNTER(bad_steps), COUNTER(skipped), COUNTER(av_updates), COUNTER(ar_updates),
+	COUNTER(micro_batch), COUNTER(copies), COUNTER(rows), /* which files of older versions lack */
 };
 
 enum nla_status nla_state_write(const struct nla_state *s, const char *folder, struct nla_err *err)
@@ -326,7 +309,8 @@ enum nla_status nla_state_write(const struct nla_state *s, const char *folder, s
 	char *path = nla_path_join(folder, "state.json");
 	cJSON *json = cJSON_CreateObject();
 	for (size_t i = 0; i < NLA_LEN(counters); i++)
-		cJSON_AddNumberToObject(json, counters[i].key, (double)*(const int64_t *)((const char *)s + counters[i].offset));
+		cJSON_AddNumberToObject(json, counters[i].key,
+					(double)*(const int64_t *)((const char *)s + counters[i].offset));
 	nla_json_write(path, json, true, err);
 	cJSON_Delete(json);
 	free(path);
@@ -339,10 +323,10 @@ enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t 
 	cJSON *json = NULL;
 	nla_json_read(path, &json, err);
 	for (size_t i = 0; i < NLA_LEN(counters) && !err->status; i++)
-		if (counters[i].offset < offsetof(struct nla_state, micro_batch) || nla_json_at(json, counters[i].key)) /* older ones lack the plan and the rows */
+		if (counters[i].offset < offsetof(struct nla_state, micro_batch) || nla_json_at(json, counters[i].key))
 			nla_json_need_int(json, path, counters[i].key, (int64_t *)((char *)s + counters[i].offset), err);
 	if (!err->status && s->rows && s->rows != rows)
-		nla_usage(err, "cannot resume: the data had %lld rows to train on at '%s' and has %lld now: another set at the same path?",
+		nla_usage(err, "cannot resume: the data had %lld rows to train on at '%s' and has %lld now: another set?",
 			  (long long)s->rows, path, (long long)rows);
 	s->rows = rows;
 	cJSON_Delete(json);

@@ -1,9 +1,10 @@
 /*
- * folder - a run folder: config.json (resolved), metrics.jsonl, samples.jsonl.gz, log.txt, checkpoints/step-N, checkpoints/latest.
+ * folder - a run folder: config.json (resolved), metrics.jsonl, samples.jsonl.gz, log.txt, checkpoints/step-N,
+ * checkpoints/latest.
  *
- * An existing run is never overwritten without being told to: open says so. On resume the configuration must be the one the run
- * began with, save for what does not change the mathematics (steps, logs, checkpoints, evaluation, threads). A folder that another
- * program writes at the moment is refused.
+ * An existing run is overwritten only when the configuration says so. On resume the configuration must be the one the run began
+ * with, save for what does not change the mathematics (steps, logs, checkpoints, evaluation, threads). A folder that another
+ * program writes is refused.
  *
  * A checkpoint is written to checkpoints/.tmp-N, synced, renamed to step-N; a crash or a full disk leaves the former one whole.
  */
@@ -17,21 +18,25 @@ struct nla_folder {
 	char *path;
 	struct nla_log metrics, samples, log;
 	int lock; /* of the folder: one program at a time */
-	int64_t resumed; /* step of the checkpoint to go on from, -1: a fresh run */
+	int64_t resumed; /* step of the checkpoint that the run resumes from, -1: a fresh run */
 	char *checkpoint; /* its folder, or NULL */
 };
 
 /* fixed_steps: `steps` is part of what the run computes (a cosine schedule ends there), so it may not change on resume. */
 enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err);
 enum nla_status nla_folder_close(struct nla_folder *f, struct nla_err *err);
-/* One line into metrics.jsonl, flushed. */
-enum nla_status nla_folder_metrics(struct nla_folder *f, const cJSON *line, struct nla_err *err);
-enum nla_status nla_folder_sample(struct nla_folder *f, const cJSON *line, struct nla_err *err);
+/* One line into a log of the folder, or another, flushed. */
+enum nla_status nla_log_line(struct nla_log *log, const cJSON *line, struct nla_err *err);
+/* The value of a setting that a run in the file `path` began with (NULL: missing) and that of now: a difference is an error. */
+enum nla_status nla_same_setting(const char *key, const char *path, const cJSON *was, const cJSON *now, struct nla_err *err);
+/* Held until fd is closed, or the process is gone. name: the folder, for the message when another program has it. */
+enum nla_status nla_lock(int fd, const char *name, struct nla_err *err);
 
-/* *path: a fresh folder to write into, owned by the caller. commit: syncs, renames, points `latest` to it, drops old ones. On a failure
- * in between call abandon. */
+/* *path: a fresh folder to write into, owned by the caller. commit: syncs, renames, points `latest` to it, drops old ones. On a
+ * failure in between call abandon. */
 enum nla_status nla_checkpoint_begin(const struct nla_folder *f, int64_t step, char **path, struct nla_err *err);
-enum nla_status nla_checkpoint_commit(const struct nla_folder *f, int64_t step, const char *path, int64_t keep, struct nla_err *err);
+enum nla_status nla_checkpoint_commit(const struct nla_folder *f, int64_t step, const char *path, int64_t keep,
+				      struct nla_err *err);
 void nla_checkpoint_abandon(const char *path);
 /* Newest whole checkpoint (has state.json): *path owned, NULL when there is none. */
 enum nla_status nla_checkpoint_find(const char *run, char **path, int64_t *step, struct nla_err *err);
@@ -40,10 +45,10 @@ enum nla_status nla_checkpoint_find(const char *run, char **path, int64_t *step,
 struct nla_state {
 	int64_t step, cursor, bad_steps, skipped, av_updates, ar_updates;
 	int64_t micro_batch, copies; /* what the memory plan chose; micro_batch 0: nothing yet */
-	int64_t rows;                /* of the data, which the cursor goes through; 0: an older version's, not told */
+	int64_t rows;                /* of the data, which the cursor passes through; 0: written by an older version */
 };
 enum nla_status nla_state_write(const struct nla_state *s, const char *folder, struct nla_err *err);
-/* rows: of the data as it is now. An error when the run has gone through others: a cursor means nothing there. */
+/* rows: of the data as it is now. An error when the run had another number of them: its cursor means nothing there. */
 enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t rows, struct nla_err *err);
 
 #endif

@@ -1,3 +1,8 @@
+/*
+ * The memory plan's arithmetic (plan.h): a model's sizes, a packed batch's, what one block holds, the stages, and the choice.
+ *
+ *	arch, adapters, B x G x T  ->  bytes of each stage  ->  copies, recomputation, micro-batch, rows that decode at once
+ */
 #include "run/plan.h"
 
 #include <string.h>
@@ -12,28 +17,31 @@
 
 /* ---- sizes of the model ---- */
 
-static int64_t element(const struct nla_plan_in *in) { return in->dtype == NT_F32 ? 4 : 2; }
+static int64_t size_of(nt_dtype dtype) { return dtype == NT_F32 ? 4 : 2; }
+static int64_t element(const struct nla_plan_in *in) { return size_of(in->dtype); }
 static bool plain(const struct nla_plan_in *in) { return in->gpu || in->plain || in->dtype != NT_F32; }
 static int64_t q_width(const struct nla_arch *a) { return a->n_heads * a->head_dim; }
 static int64_t kv_width(const struct nla_arch *a) { return a->n_kv_heads * a->head_dim; }
 
 int64_t nla_plan_weights(const struct nla_arch *arch, nt_dtype dtype)
 {
-	return nla_arch_n_params(arch) * (dtype == NT_F32 ? 4 : 2) + NLA_MIN(arch->max_position, NLA_MAX_POSITIONS) * arch->head_dim * 4;
+	return nla_arch_n_params(arch) * size_of(dtype) + NLA_MIN(arch->max_position, NLA_MAX_POSITIONS) * arch->head_dim * 4;
 }
 
-int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_av *av, const struct nla_ar *ar)
+int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_half *av, const struct nla_half *ar)
 {
-	return nla_plan_weights(&target->lm.arch, target->lm.dtype) + (av->own.blocks ? nla_plan_weights(&av->own.arch, av->own.dtype) : 0) +
+	return nla_plan_weights(&target->lm.arch, target->lm.dtype) +
+	       (av->own.blocks ? nla_plan_weights(&av->own.arch, av->own.dtype) : 0) +
 	       (ar->own.blocks ? nla_plan_weights(&ar->own.arch, ar->own.dtype) : 0);
 }
 
-int64_t nla_plan_copy(const struct nla_arch *arch, nt_dtype dtype)
+/* Of one copy of the model whose projections are its own. */
+static int64_t copy(const struct nla_arch *arch, nt_dtype dtype)
 {
-	int64_t per_block = 0;
+	int64_t n = 0;
 	for (int p = 0; p < NLA_N_PROJ; p++)
-		per_block += nla_proj_in(arch, p) * nla_proj_out(arch, p);
-	return per_block * arch->n_layers * (dtype == NT_F32 ? 4 : 2);
+		n += nla_proj_in(arch, p) * nla_proj_out(arch, p);
+	return n * arch->n_layers * size_of(dtype);
 }
 
 static int64_t adapter_params(const struct nla_arch *arch, const struct nla_adapter *a)
@@ -54,7 +62,8 @@ struct shape {
 /* n responses over the prompts they need: the prompts' common head once, the rest once a prompt. */
 static struct shape responses(const struct nla_plan_in *in, int64_t n)
 {
-	int64_t prompts = n ? (n + in->group - 1) / in->group : 0, rest = in->prompt - in->prompt_head, own = in->new_tokens - 1;
+	int64_t prompts = n ? (n + in->group - 1) / in->group : 0, rest = in->prompt - in->prompt_head,
+		own = in->new_tokens - 1;
 	return (struct shape){ .tokens = in->prompt_head + prompts * rest + n * own, .rows = 1 + prompts + n,
 			       .longest = NLA_MAX(own, NLA_MAX(rest, in->prompt_head)), .context = in->prompt + own,
 			       .predicted = n * in->new_tokens };
@@ -62,7 +71,8 @@ static struct shape responses(const struct nla_plan_in *in, int64_t n)
 
 static struct shape texts(const struct nla_plan_in *in, int64_t n)
 {
-	return (struct shape){ .tokens = n * in->ar_prompt, .rows = n + 1, .longest = in->ar_prompt, .context = in->ar_prompt, .predicted = n };
+	int64_t one = in->ar_prompt;
+	return (struct shape){ .tokens = n * one, .rows = n + 1, .longest = one, .context = one, .predicted = n };
 }
 
 /* Who is run through: adapters over the weights, of which the last may be trained. */
@@ -107,8 +117,8 @@ static int64_t block_scope(const struct nla_plan_in *in, const struct who *w, co
 	int64_t d = a->d_model, q = q_width(a), kv = kv_width(a), f = a->d_ff;
 	int gate_up = NLA_MAX(over(w, NLA_GATE), over(w, NLA_UP));
 	int64_t attention = 2 * d + (q + 2 * kv) + q * over(w, NLA_Q) + kv * (over(w, NLA_K) + over(w, NLA_V)) + (q + kv) + q;
-	int64_t mlp = d * (2 + over(w, NLA_O)) + d + 2 * f + f * (over(w, NLA_GATE) + over(w, NLA_UP)) + (gate_up ? 2 * f : 0) + f +
-		      d * (2 + over(w, NLA_DOWN));
+	int64_t mlp = d * (2 + over(w, NLA_O)) + d + 2 * f + f * (over(w, NLA_GATE) + over(w, NLA_UP)) + (gate_up ? 2 * f : 0) +
+		      f + d * (2 + over(w, NLA_DOWN));
 	int64_t inside = plain(in) ? f * 2 : over(w, NLA_GATE) || over(w, NLA_UP) ? f : d; /* temporaries of one operation */
 	int64_t all = s->tokens * element(in) * (attention + mlp + inside);
 	return plain(in) ? NLA_MAX(all, s->tokens * element(in) * attention + padded(in, s)) : all;
@@ -120,14 +130,16 @@ static int64_t block_saved(const struct nla_plan_in *in, const struct who *w, co
 	const struct nla_arch *a = in->arch;
 	int64_t e = element(in), d = a->d_model, q = q_width(a), kv = kv_width(a), f = a->d_ff, ranks = 0, copies = 0;
 	bool all_own = over(w, NLA_Q) && over(w, NLA_K) && over(w, NLA_V);
-	bool train_qkv = trains(w, NLA_Q) || trains(w, NLA_K) || trains(w, NLA_V), train_gu = trains(w, NLA_GATE) || trains(w, NLA_UP);
+	bool train_qkv = trains(w, NLA_Q) || trains(w, NLA_K) || trains(w, NLA_V),
+	     train_gu = trains(w, NLA_GATE) || trains(w, NLA_UP);
 	for (int p = 0; p < NLA_N_PROJ; p++)
 		for (int i = 0; i < w->n; i++) {
 			int64_t r = w->adapters[i]->rank[p];
 			ranks += w->trained && i == w->n - 1 ? r : 0;
-			copies += e < 4 ? r * (nla_proj_in(a, p) + nla_proj_out(a, p)) * e : 0; /* A and B in the weights' type */
+			copies += e < 4 ? r * (nla_proj_in(a, p) + nla_proj_out(a, p)) * e : 0; /* A and B in this type */
 		}
-	int64_t own = (over(w, NLA_Q) ? q : 0) + (over(w, NLA_K) ? kv : 0) + (over(w, NLA_V) ? kv : 0) + (all_own ? 0 : q + 2 * kv);
+	int64_t own = (over(w, NLA_Q) ? q : 0) + (over(w, NLA_K) ? kv : 0) + (over(w, NLA_V) ? kv : 0) +
+		      (all_own ? 0 : q + 2 * kv);
 	int64_t token = e * (ranks + (train_qkv ? d : 0) + (train_gu ? d : 0) + 2 * f + (trains(w, NLA_DOWN) ? f : 0));
 	if (plain(in)) {
 		token += 2 * 4 * d;                                                /* what both norms read, in fp32 */
@@ -150,9 +162,9 @@ static int64_t block_gradients(const struct nla_plan_in *in, const struct shape 
 
 /* ---- the update ---- */
 
-/* The peak is at the last block's backward pass, or before it, when only the chunk's logits stand beside what is kept. */
-static int64_t backward(const struct nla_plan_in *in, const struct who *w, const struct shape *s, int64_t blocks, bool recompute,
-			int64_t logits)
+/* The peak is at the last block's backward pass, or before it, when only the chunk's logits add to what is kept. */
+static int64_t backward(const struct nla_plan_in *in, const struct who *w, const struct shape *s, int64_t blocks,
+			bool recompute, int64_t logits)
 {
 	int64_t e = element(in), d = in->arch->d_model, saved = block_saved(in, w, s), scope = block_scope(in, w, s);
 	int64_t inputs = blocks * s->tokens * d * e, all = recompute ? inputs : blocks * saved;
@@ -186,7 +198,8 @@ int64_t nla_plan_decoding(const struct nla_plan_in *in, int64_t rows)
 	struct who w = policy(in, 0);
 	if (in->copies)
 		w.n = 0;
-	int64_t prompts = in->eval_rows ? rows : NLA_MIN(rows, in->prompts), slab = in->prompt + in->new_tokens, e = element(in);
+	int64_t prompts = in->eval_rows ? rows : NLA_MIN(rows, in->prompts), slab = in->prompt + in->new_tokens,
+		e = element(in);
 	struct shape prefill = { .tokens = in->prompt_head + prompts * (in->prompt - in->prompt_head), .rows = 1 + prompts,
 				 .longest = NLA_MAX(in->prompt_head, in->prompt - in->prompt_head), .context = in->prompt };
 	struct shape step = { .tokens = rows, .rows = 0, .longest = 0, .context = 0 };
@@ -200,40 +213,39 @@ int64_t nla_plan_decoding(const struct nla_plan_in *in, int64_t rows)
 static int64_t score(const struct nla_plan_in *in)
 {
 	struct who w = { .adapters = { in->ar }, .n = in->ar != NULL };
-	int64_t n = NLA_MIN(NLA_MAX(NLA_SCORE_TOKENS / NLA_MAX(in->ar_prompt, 1), 1), NLA_MAX(in->prompts * in->group, in->eval_rows));
+	int64_t n = NLA_MIN(NLA_MAX(NLA_SCORE_TOKENS / NLA_MAX(in->ar_prompt, 1), 1),
+			    NLA_MAX(in->prompts * in->group, in->eval_rows));
 	struct shape s = texts(in, n);
 	return block_scope(in, &w, &s);
 }
 
 /* ---- the choice ---- */
 
-/* The sizes that do not depend on the stages. */
-static void standing(const struct nla_plan_in *in, struct nla_plan *p)
+/* The sizes that do not depend on the stages; returns their sum. */
+static int64_t standing(const struct nla_plan_in *in, struct nla_plan *p)
 {
 	const struct nla_arch *a = in->arch;
 	int64_t head = in->ar_depth ? a->d_model * a->d_model * 4 : 0, trained = adapter_params(a, in->trained) * 4;
 	int useful = 1 + (in->dtype == NT_F32 && p->copies > 1 ? (in->av != NULL) + (in->ar && !in->ar_trained) : 0);
 	p->weights = in->weights;
-	p->merged = p->copies ? useful * nla_plan_copy(a, in->dtype) : 0;
+	p->merged = p->copies ? useful * copy(a, in->dtype) : 0;
 	p->adapters = (adapter_params(a, in->av) + adapter_params(a, in->ar)) * 4 + head;
-	p->optimizer = 4 * trained + (in->ar_trained ? 3 * 4 * adapter_params(a, in->ar) : 0) + (in->head_trained ? 3 * head : 0);
+	p->optimizer = 4 * trained + (in->ar_trained ? 3 * 4 * adapter_params(a, in->ar) : 0) +
+		       (in->head_trained ? 3 * head : 0);
+	return p->weights + p->merged + p->adapters + p->optimizer + (in->gpu ? NLA_PLAN_CONTEXT : PROGRAM);
 }
 
 /* Everything for one choice of copies, recomputation and micro-batch, with as many rows decoded at once as fit. */
 static void fill(const struct nla_plan_in *asked, int64_t room, int copies, bool recompute, int64_t micro, struct nla_plan *p)
 {
 	struct nla_plan_in in = *asked;
-	int64_t rows = NLA_MAX(in.prompts * in.group, in.eval_rows), stage, fixed;
+	int64_t rows = NLA_MAX(in.prompts * in.group, in.eval_rows), stage;
 	in.copies = copies;
-	p->copies = copies;
-	p->recompute = recompute;
-	p->micro_batch = micro;
-	p->room = room;
+	*p = (struct nla_plan){ .copies = copies, .recompute = recompute, .micro_batch = micro, .room = room };
+	int64_t fixed = standing(&in, p);
 	p->chunk = !in.gpu ? NT_CHUNK_CPU : NLA_MIN(NLA_MAX(room / 128, 64 * MIB), NT_CHUNK_GPU);
-	standing(&in, p);
 	p->update = nla_plan_update(&in, micro, recompute, p->chunk, &p->logits);
 	p->score = in.rollout ? score(&in) : 0;
-	fixed = p->weights + p->merged + p->adapters + p->optimizer + (in.gpu ? NLA_PLAN_CONTEXT : PROGRAM);
 	for (p->rows = in.rollout ? rows : 0;; p->rows = (p->rows + 1) / 2) {
 		p->cache = nla_plan_cache(&in, p->rows);
 		p->decoding = in.rollout ? nla_plan_decoding(&in, p->rows) : 0;
@@ -258,8 +270,8 @@ static void fill_micro(const struct nla_plan_in *in, int64_t room, int copies, b
 }
 
 /*
- * In order of speed. Recomputing costs a forward pass (a third of the update) and copies save the adapters' products in decoding, so
- * copies go before recomputation, and both before backward passes of a few responses.
+ * In order of speed. Recomputing costs a forward pass (a third of the update) and copies save the adapters' products in
+ * decoding, so copies go before recomputation, and both before backward passes of a few responses.
  */
 void nla_plan_make(const struct nla_plan_in *in, int64_t room, struct nla_plan *plan)
 {
@@ -268,29 +280,26 @@ void nla_plan_make(const struct nla_plan_in *in, int64_t room, struct nla_plan *
 		bool recompute;
 	} order[] = { { 3, false }, { 1, false }, { 3, true }, { 1, true }, { 0, false }, { 0, true } };
 	int64_t few = NLA_MIN(FEW, in->prompts * in->group), rows = in->rollout ? NLA_MIN(MANY, in->prompts * in->group) : 0;
-	struct nla_plan smallest = { 0 };
-	for (int pass = 0; pass < 2; pass++)
-		for (size_t k = 0; k < NLA_LEN(order); k++) {
-			size_t i = pass ? NLA_LEN(order) - 1 - k : k;
-			int choice = order[i].recompute ? NLA_RECOMPUTE_TRUE : NLA_RECOMPUTE_FALSE;
-			bool all = order[i].copies == NLA_PLAN_ALL_COPIES;
-			if (order[i].copies > in->copies || (all && in->dtype != NT_F32) || (in->recompute != NLA_RECOMPUTE_AUTO && in->recompute != choice))
-				continue;
-			fill_micro(in, room, order[i].copies, order[i].recompute, plan);
-			bool ample = (plan->micro_batch >= few || in->micro_batch) && plan->rows >= rows;
-			if (plan->fits && (pass || ample))
-				return;
-			if (pass && (!smallest.total || plan->total < smallest.total))
-				smallest = *plan;
-		}
-	*plan = smallest;
+	struct nla_plan p;
+	*plan = (struct nla_plan){ 0 };
+	for (size_t i = 0; i < NLA_LEN(order); i++) {
+		int choice = order[i].recompute ? NLA_RECOMPUTE_TRUE : NLA_RECOMPUTE_FALSE;
+		bool all = order[i].copies == NLA_PLAN_ALL_COPIES;
+		if (order[i].copies > in->copies || (all && in->dtype != NT_F32) ||
+		    (in->recompute != NLA_RECOMPUTE_AUTO && in->recompute != choice))
+			continue;
+		fill_micro(in, room, order[i].copies, order[i].recompute, &p);
+		if (p.fits || (!plan->fits && (!plan->total || p.total <= plan->total))) /* the leanest, if none is ample */
+			*plan = p;
+		if (p.fits && p.rows >= rows && (p.micro_batch >= few || in->micro_batch))
+			return;
+	}
 }
 
 int64_t nla_plan_rows(const struct nla_plan_in *in, int64_t rows, int64_t room)
 {
 	struct nla_plan p = { .copies = in->copies };
-	standing(in, &p);
-	int64_t fixed = p.weights + p.merged + p.adapters + p.optimizer + (in->gpu ? NLA_PLAN_CONTEXT : PROGRAM);
+	int64_t fixed = standing(in, &p);
 	while (rows > 1 && fixed + (nla_plan_cache(in, rows) + nla_plan_decoding(in, rows)) / 10 * 11 > room)
 		rows = (rows + 1) / 2;
 	return rows;
@@ -301,8 +310,8 @@ char *nla_plan_words(const struct nla_plan_in *in, const struct nla_plan *p)
 	struct nla_str s = NLA_STR_INIT;
 	nla_str_addf(&s, "%.1f of %.1f GiB: ", (double)p->total / GIB, (double)p->room / GIB);
 	if (in->rollout)
-		nla_str_addf(&s, "%s, %lld rows decode at once, ", p->merged ? "adapters merged into copies" : "no merged copies",
-			     (long long)p->rows);
+		nla_str_addf(&s, "%s, %lld rows decode at once, ",
+			     p->merged ? "adapters merged into copies" : "no merged copies", (long long)p->rows);
 	nla_str_addf(&s, "%lld %s a backward pass, blocks %s", (long long)p->micro_batch, in->rollout ? "responses" : "rows",
 		     p->recompute ? "recomputed" : "kept");
 	return nla_str_detach(&s);

@@ -20,11 +20,11 @@ static const char *const parts[] = { "model", "av", "ar" }; /* of a checkpoint *
 static enum nla_status open_av(struct nla_sft *s, const struct nla_lora_spec *spec, struct nla_err *err)
 {
 	const struct nla_config *cfg = s->cfg;
-	if (*cfg->av ? nla_av_open_on(&s->av, &s->target, cfg->av, cfg->av_base, err) ||
+	if (*cfg->av ? nla_half_open(&s->av, NLA_AV, &s->target, cfg->av, cfg->av_base, err) ||
 			       nla_contract_fits(&s->set.meta, &s->target, &s->av.meta, NULL, cfg->data, err)
-		     : nla_av_new(&s->av, &s->target, &s->set.meta, err))
+		     : nla_half_new(&s->av, NLA_AV, &s->target, &s->set.meta, err))
 		return err->status;
-	const struct nla_arch *a = &nla_av_lm(&s->av)->arch;
+	const struct nla_arch *a = &nla_half_lm(&s->av)->arch;
 	if (*cfg->av && s->av.adapter.layers)
 		nla_say("av: the adapter of '%s' is trained on, as it is: lora.* is not used", cfg->av);
 	if (!s->av.adapter.layers)
@@ -35,14 +35,14 @@ static enum nla_status open_av(struct nla_sft *s, const struct nla_lora_spec *sp
 static enum nla_status open_ar(struct nla_sft *s, const struct nla_lora_spec *spec, struct nla_err *err)
 {
 	const struct nla_config *cfg = s->cfg;
-	if (*cfg->ar ? nla_ar_open_on(&s->ar, &s->target, cfg->ar, cfg->ar_base, err) ||
+	if (*cfg->ar ? nla_half_open(&s->ar, NLA_AR, &s->target, cfg->ar, cfg->ar_base, err) ||
 			       nla_contract_fits(&s->set.meta, &s->target, NULL, &s->ar.meta, cfg->data, err)
-		     : nla_ar_new(&s->ar, &s->target, &s->set.meta, err))
+		     : nla_half_new(&s->ar, NLA_AR, &s->target, &s->set.meta, err))
 		return err->status;
 	if (*cfg->ar && s->ar.adapter.layers)
 		nla_say("ar: the adapter of '%s' is trained on, as it is: lora.* is not used", cfg->ar);
 	if (!s->ar.adapter.layers)
-		nla_adapter_init(&s->ar.adapter, &nla_ar_lm(&s->ar)->arch, s->ar.depth, spec, (uint64_t)cfg->seed + 1, s->target.lm.device, err);
+		nla_adapter_init(&s->ar.adapter, &nla_half_lm(&s->ar)->arch, s->ar.depth, spec, (uint64_t)cfg->seed + 1, s->target.lm.device, err);
 	return err->status ? err->status : nla_adapter_train(&s->ar.adapter, true, err);
 }
 
@@ -160,8 +160,8 @@ void nla_sft_close(struct nla_sft *s)
 	nla_optim_release(&s->optim);
 	nla_cursor_release(&s->cursor);
 	nla_split_release(&s->split);
-	nla_av_release(&s->av);
-	nla_ar_release(&s->ar);
+	nla_half_release(&s->av);
+	nla_half_release(&s->ar);
 	nla_i32s_release(&s->ids);
 	nla_i64s_release(&s->offset);
 	nla_actset_close(&s->set);
@@ -178,8 +178,8 @@ static enum nla_status save_part(const struct nla_sft *s, const char *folder, st
 	case NLA_ROLE_LM:
 		return nla_mkdirs(folder, err) || nla_lm_save(&s->target.lm, folder, s->cfg->sft.save_dtype ? NT_F32 : NT_BF16, err) ||
 				       nla_copy_beside(s->target.folder, folder, NULL, err) ? err->status : NLA_OK;
-	case NLA_ROLE_AV: return nla_av_save(&s->av, NULL, folder, "sft", err);
-	default: return nla_ar_save(&s->ar, folder, "sft", err);
+	case NLA_ROLE_AV: return nla_half_save(&s->av, NULL, folder, "sft", err);
+	default: return nla_half_save(&s->ar, NULL, folder, "sft", err);
 	}
 }
 
@@ -299,7 +299,7 @@ static enum nla_status log_step(struct nla_sft *s, double loss, double norm, dou
 		if (held || s->state.step % s->cfg->log.every == 0)
 			nla_say("%s %lld/%lld  loss %.4f  norm %.2f  lr %.1e  %.2f s%s", role_names[s->cfg->sft.role],
 				(long long)s->state.step, (long long)s->cfg->steps, loss, norm, lr, seconds, text.buf);
-		nla_folder_metrics(&s->folder, line, err);
+		nla_log_line(&s->folder.metrics, line, err);
 	}
 	cJSON_Delete(line);
 	nla_str_release(&text);

@@ -19,8 +19,8 @@ struct nla_sft {
 	struct nla_target target;
 	struct nla_actset set;         /* roles av, ar */
 	struct nla_split split;
-	struct nla_av av;
-	struct nla_ar ar;
+	struct nla_half av;
+	struct nla_half ar;
 	struct nla_i32s ids;           /* role lm: all sequences */
 	struct nla_i64s offset;        /* role lm: [n + 1] */
 	struct nla_i32s *responses;    /* role av: [n rows] ids of response + end of turn */

@@ -114,7 +114,7 @@ static enum nla_status row_fits(const struct nla_sft *s, int64_t row, enum nla_a
 	const char *e = s->set.rows[row].explanation;
 	struct nla_i32s ids = { 0 };
 	if (s->cfg->sft.role == NLA_ROLE_AV) /* the last token predicts nothing */
-		*fit = (int64_t)(s->av.prompt.n + s->responses[row].n) - 1 > nt_size(nla_av_lm(&s->av)->cos, 0) ? NLA_AR_TOO_LONG : NLA_AR_FITS;
+		*fit = (int64_t)(s->av.prompt.n + s->responses[row].n) - 1 > nt_size(nla_half_lm(&s->av)->cos, 0) ? NLA_AR_TOO_LONG : NLA_AR_FITS;
 	else
 		nla_ar_encode(&s->ar, e, strlen(e), &ids, fit, err);
 	nla_i32s_release(&ids);
@@ -143,7 +143,7 @@ enum nla_status nla_sft_leave_out(struct nla_sft *s, struct nla_err *err)
 	int64_t left_out[NLA_AR_MERGES + 1] = { 0 }, *longer = &left_out[NLA_AR_TOO_LONG], *merge = &left_out[NLA_AR_MERGES];
 	if (s->cfg->sft.role == NLA_ROLE_LM)
 		return NLA_OK;
-	int64_t limit = s->cfg->sft.role == NLA_ROLE_AV ? nt_size(nla_av_lm(&s->av)->cos, 0) : nla_ar_max_ids(&s->ar);
+	int64_t limit = s->cfg->sft.role == NLA_ROLE_AV ? nt_size(nla_half_lm(&s->av)->cos, 0) : nla_ar_max_ids(&s->ar);
 	if (keep_fitting(s, s->split.train, &s->split.n_train, left_out, err) || keep_fitting(s, s->split.held, &s->split.n_held, left_out, err))
 		return err->status;
 	if (*longer || *merge)

@@ -36,7 +36,7 @@ static nt_tensor *lm_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 static nt_tensor *av_loss(struct nla_sft *s, const int64_t *rows, const int64_t *vectors, int64_t n, int64_t n_tokens,
 			  struct nla_recompute *re, struct nla_err *err)
 {
-	struct nla_view view = nla_av_view(&s->av);
+	struct nla_view view = nla_half_view(&s->av);
 	int64_t width = 0, d = s->set.d;
 	for (int64_t i = 0; i < n; i++)
 		width = NLA_MAX(width, (int64_t)s->responses[rows[i]].n);
@@ -62,7 +62,7 @@ static nt_tensor *av_loss(struct nla_sft *s, const int64_t *rows, const int64_t 
 static nt_tensor *ar_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int64_t n_all, struct nla_recompute *re,
 			  struct nla_err *err)
 {
-	struct nla_view view = nla_ar_view(&s->ar);
+	struct nla_view view = nla_half_view(&s->ar);
 	struct nla_ar_texts texts;
 	float *v = nla_alloc((size_t)(n * s->set.d), sizeof(*v));
 	int64_t shape[2] = { n, s->set.d };
@@ -75,7 +75,7 @@ static nt_tensor *ar_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 		nla_i64s_push(&texts.offset, (int64_t)texts.ids.n);
 	}
 	if (!err->status && !nla_actset_vectors(&s->set, rows, (size_t)n, v, err)) {
-		nt_tensor *hat = nla_ar_predict(&s->ar, &view, &texts, 0, n, NULL, re, err);
+		nt_tensor *hat = nla_ar_predict(&s->ar, &view, &texts, 0, n, re, err);
 		if (hat)
 			loss = nt_scale(nt_sum(nla_ar_mse(hat, nt_from_host(NT_F32, s->target.lm.device, v, 2, shape))), 1.0 / (double)n_all);
 	}

@@ -132,7 +132,7 @@ static enum nla_status write_samples(struct nla_train *t, const struct nla_step 
 		cJSON_AddNumberToObject(json, "tokens", (double)s->rollout.tokens.length[i]);
 		cJSON_AddNumberToObject(json, "reward", s->reward[i]);
 		cJSON_AddNumberToObject(json, "advantage", s->advantage[i]);
-		nla_folder_sample(&t->folder, json, err);
+		nla_log_line(&t->folder.samples, json, err);
 		cJSON_Delete(json);
 	}
 	return err->status;
@@ -148,7 +148,7 @@ enum nla_status nla_train_log(struct nla_train *t, struct nla_step *s, struct nl
 			(long long)t->state.step, (long long)t->cfg->steps, nla_json_value(line, "fve"), nla_json_value(line, "response_tokens_mean"),
 			nla_json_value(line, "reward_mean"), 100 * nla_json_value(line, "failed_rate"), s->stats.kl, s->stats.entropy, s->stats.grad_norm,
 			nla_json_value(line, "seconds"), s->skipped ? "  (skipped: gradient not finite)" : s->ar_skipped ? "  (AR skipped: its gradient not finite)" : "");
-	nla_folder_metrics(&t->folder, line, err);
+	nla_log_line(&t->folder.metrics, line, err);
 	cJSON_Delete(line);
 	if (!err->status && t->state.step % t->cfg->log.samples_every == 0)
 		write_samples(t, s, err);

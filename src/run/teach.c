@@ -1,78 +1,275 @@
+/*
+ * A teacher's run: opening it (which rows, the log of an earlier start), asking a batch, and writing the set.
+ *
+ *	texts [n] -> prompts, one pack [tokens] -> ids [n, max_new_tokens] -> answers, a line each -> explanations
+ */
 #include "run/teach.h"
 
-#include <ctype.h>
-#include <stdio.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include "base/json.h"
 #include "base/progress.h"
-#include "base/utf8.h"
-#include "nla/av.h"
-#include "run/teach_impl.h"
+#include "nla/half.h"
+#include "run/folder.h"
 
 #define MOST_OF_A_WORD 24 /* bytes: scripts without spaces keep what they have */
+#define BATCH_END "\"left\":0}\n" /* ends the line of a batch's last answer */
 
-const char *const nla_unfit_names[NLA_N_UNFIT] = { NULL, "empty", "tags", "truncated" };
+static const char *const unfit_names[NLA_N_UNFIT] = { NULL, "empty", "tags", "truncated" };
 
-/* ---- prompts ---- */
+/* A line of teach.jsonl. */
+struct answer {
+	int64_t row, try, tokens, left;
+	enum nla_unfit unfit;
+	char *text;
+};
 
-/* The last `context` tokens of a text, from the start of a word on when the cut is inside the text. Special tokens of the teacher's, which
- * would end the user's turn, have no place in it. */
-static enum nla_status text_tail(const struct nla_teach *t, const char *text, struct nla_str *out, struct nla_err *err)
+/* What an answer means for its row: the first that serves, else the first truncated one with a whole sentence. */
+static void take(struct nla_teach *t, const struct answer *a)
+{
+	struct nla_taught *row = &t->rows[a->row];
+	size_t whole = a->unfit == NLA_ANSWER_TRUNCATED && !row->cut ? nla_last_sentence(a->text) : 0;
+	row->tries++;
+	t->n_answers[a->unfit]++;
+	if (a->unfit != NLA_ANSWER_OK && !whole)
+		return;
+	free(row->explanation);
+	row->explanation = whole ? nla_strndup(a->text, whole) : nla_strdup(a->text);
+	row->tokens = a->tokens;
+	row->served = !whole;
+	row->cut = whole > 0;
+}
+
+/* ---- the log ---- */
+
+static void add_line(struct nla_str *out, const struct answer *a)
+{
+	nla_str_addf(out, "{\"row\":%lld,\"try\":%lld,\"tokens\":%lld,\"failed\":", (long long)a->row, (long long)a->try,
+		     (long long)a->tokens);
+	nla_str_addf(out, a->unfit ? "\"%s\"" : "null", a->unfit ? unfit_names[a->unfit] : "");
+	nla_str_add(out, ",\"text\":");
+	nla_json_add_str(out, a->text, strlen(a->text));
+	nla_str_addf(out, ",\"left\":%lld}\n", (long long)a->left);
+}
+
+static enum nla_status take_line(struct nla_teach *t, const cJSON *json, const char *name, struct nla_err *err)
+{
+	struct answer a = { 0 };
+	const char *text, *failed;
+	if (nla_json_need_int(json, name, "row", &a.row, err) || nla_json_need_int(json, name, "tokens", &a.tokens, err) ||
+	    nla_json_need_str(json, name, "text", &text, err) || nla_json_str(json, name, "failed", NULL, &failed, err))
+		return err->status;
+	while (failed && ++a.unfit < NLA_N_UNFIT && strcmp(unfit_names[a.unfit], failed))
+		;
+	if (a.unfit == NLA_N_UNFIT)
+		return nla_fail(err, "'%s': 'failed' is '%s'", name, failed);
+	if (a.row < 0 || a.row >= t->set.n)
+		return nla_fail(err, "'%s': 'row' is %lld: '%s' has rows 0 to %lld", name, (long long)a.row, t->set.path,
+				(long long)t->set.n - 1);
+	a.text = nla_strdup(text);
+	take(t, &a);
+	free(a.text);
+	return NLA_OK;
+}
+
+/* Of all rows' documents and texts: another set at the same path is not the one that was asked about. */
+static char *texts_hash(const struct nla_actset *set)
+{
+	uint64_t of[3] = { 0 };
+	for (int64_t i = 0; i < set->n; i++) {
+		of[1] = nla_hash(set->rows[i].doc_id, strlen(set->rows[i].doc_id));
+		of[2] = nla_hash(set->rows[i].text, strlen(set->rows[i].text));
+		of[0] = nla_hash(of, sizeof(of));
+	}
+	return nla_format("%016llx", (unsigned long long)of[0]);
+}
+
+/* The first line: everything that the answers depend on. */
+static cJSON *describe(const struct nla_teach *t)
+{
+	const struct nla_config *cfg = t->cfg;
+	char *model = realpath(*cfg->teach.model ? cfg->teach.model : cfg->model, NULL), *data = realpath(cfg->data, NULL);
+	char *texts = texts_hash(&t->set);
+	cJSON *json = cJSON_CreateObject();
+	cJSON_AddStringToObject(json, "teach.model", model ? model : "");
+	cJSON_AddStringToObject(json, "data", data ? data : "");
+	cJSON_AddStringToObject(json, "texts of data", texts);
+	cJSON_AddStringToObject(json, "dtype", t->teacher.lm.dtype == NT_BF16 ? "bf16" : "fp32");
+	cJSON_AddNumberToObject(json, "seed", (double)cfg->seed);
+	cJSON_AddStringToObject(json, "teach.prompt", cfg->teach.prompt);
+	cJSON_AddStringToObject(json, "teach.system", cfg->teach.system);
+	cJSON_AddNumberToObject(json, "chat.format", t->teacher.chat.format);
+	cJSON_AddNumberToObject(json, "teach.context", (double)cfg->teach.context);
+	cJSON_AddNumberToObject(json, "teach.max_new_tokens", (double)cfg->teach.max_new_tokens);
+	cJSON_AddNumberToObject(json, "teach.temperature", cfg->teach.temperature);
+	cJSON_AddBoolToObject(json, "teach.again", cfg->teach.again);
+	free(model);
+	free(data);
+	free(texts);
+	return json;
+}
+
+static enum nla_status same_question(const cJSON *then, const cJSON *now, const char *path, struct nla_err *err)
+{
+	const cJSON *item;
+	cJSON_ArrayForEach(item, now)
+		if (nla_same_setting(item->string, path, cJSON_GetObjectItemCaseSensitive(then, item->string), item, err))
+			break;
+	return err->status;
+}
+
+/* Where the answers of whole batches end; behind them are those of a batch that a kill cut short. */
+static size_t whole_batches(const struct nla_str *log)
+{
+	const size_t tail = strlen(BATCH_END);
+	const char *first = memchr(log->buf, '\n', log->len);
+	for (size_t n = log->len; n >= tail; n--)
+		if (log->buf[n - 1] == '\n' && !memcmp(log->buf + n - tail, BATCH_END, tail))
+			return n;
+	return first ? (size_t)(first + 1 - log->buf) : 0;
+}
+
+/* Continue from the answers that are there, if they are to this question; else begin the log with it. */
+static enum nla_status start_log(struct nla_teach *t, struct nla_err *err)
+{
+	struct nla_str log = NLA_STR_INIT;
+	cJSON *line, *now = describe(t);
+	size_t number = 0, whole = nla_file_read(t->log.path, &log, err) ? 0 : whole_batches(&log);
+	for (size_t at = 0, n; at < whole && !err->status; at += n + 1) {
+		n = (size_t)((char *)memchr(log.buf + at, '\n', whole - at) - (log.buf + at));
+		if (!nla_json_parse(log.buf + at, n, t->log.path, &line, err)) {
+			if (number++ ? take_line(t, line, t->log.path, err) : same_question(line, now, t->log.path, err))
+				nla_err_context(err, "line %zu", number);
+			cJSON_Delete(line);
+		}
+	}
+	if (!err->status && whole < log.len && ftruncate(t->log.fd, (off_t)whole))
+		nla_fail(err, "cannot write '%s': %s", t->log.path, strerror(errno));
+	if (!err->status && !whole)
+		nla_log_line(&t->log, now, err);
+	nla_str_release(&log);
+	cJSON_Delete(now);
+	return err->status;
+}
+
+/* ---- opening ---- */
+
+/* Which rows are to be explained. */
+static enum nla_status choose_rows(struct nla_teach *t, struct nla_err *err)
+{
+	const struct nla_config *cfg = t->cfg;
+	const bool asks = strstr(cfg->teach.prompt, NLA_SLOT_NEXT), says = strstr(cfg->teach.explanation, NLA_SLOT_NEXT);
+	t->rows = nla_alloc((size_t)t->set.n, sizeof(*t->rows));
+	for (int64_t i = 0; i < t->set.n; i++) {
+		const struct nla_row *row = &t->set.rows[i];
+		bool kept = row->explanation && !cfg->teach.again;
+		t->n_kept += kept;
+		t->n_no_text += !kept && !*row->text;
+		t->rows[i].asked = !kept && *row->text && (!cfg->teach.rows || t->n_asked < cfg->teach.rows);
+		t->n_asked += t->rows[i].asked;
+		if (t->rows[i].asked && (asks || says) && !row->next.n)
+			return nla_fail(err, "'%s' has '{next}', but row %lld of '%s' has no next tokens: nla-extract keeps "
+					"them with extract.next", asks ? "teach.prompt" : "teach.explanation", (long long)i,
+					cfg->data);
+	}
+	if (!t->n_asked && t->n_no_text)
+		return nla_fail(err, "cannot teach '%s': its rows have no texts", cfg->data);
+	return NLA_OK;
+}
+
+/* OUT holds nothing of ours, or what --resume continues, or what --overwrite replaces. */
+static enum nla_status open_out(struct nla_teach *t, struct nla_err *err)
+{
+	const struct nla_config *cfg = t->cfg;
+	const char *out = cfg->out;
+	char *log = nla_path_join(out, "teach.jsonl"), *meta = nla_path_join(out, "nla_meta.yaml");
+	if (nla_same_folder(out, cfg->data))
+		nla_usage(err, "'out' and 'data' are both '%s': give another --out, the set is left as it is", out);
+	else if (nla_exists(meta) && !nla_exists(log) && !cfg->overwrite)
+		nla_usage(err, "'%s' holds an activation set that nla-teach did not write: another --out, or --overwrite", out);
+	else if (nla_exists(log) && !cfg->overwrite && !cfg->resume)
+		nla_usage(err, "'%s' exists already: give --resume to continue it, --overwrite to replace it, or another --out",
+			  log);
+	else if (!nla_mkdirs(out, err) && !nla_log_open(&t->log, log, err) && !nla_lock(t->log.fd, out, err)) {
+		if (cfg->overwrite && (ftruncate(t->log.fd, 0) || nla_actset_remove(out, err)) && !err->status)
+			nla_fail(err, "cannot write '%s': %s", log, strerror(errno));
+		if (!err->status)
+			start_log(t, err);
+	}
+	free(log);
+	free(meta);
+	return err->status;
+}
+
+enum nla_status nla_teach_open(struct nla_teach *t, const struct nla_config *cfg, struct nla_err *err)
+{
+	bool own = !*cfg->teach.model; /* the target itself: chat.format and chat.file are about that model */
+	const char *model = own ? cfg->model : cfg->teach.model;
+	struct nla_chat_cfg chat = { own ? cfg->chat.format : NLA_CHAT_AUTO, cfg->teach.system,
+				     own ? cfg->chat.file : NULL };
+	int device;
+	nt_dtype dtype;
+	*t = (struct nla_teach){ .cfg = cfg, .log.fd = -1, .started = nla_seconds() };
+	if (nla_config_need(model, "model", err) || nla_config_need(cfg->data, "data", err) ||
+	    nla_config_need(cfg->out, "out", err) ||
+	    nla_slots_check("teach.prompt", cfg->teach.prompt, nla_prompt_slots, err) ||
+	    nla_slots_check("teach.explanation", cfg->teach.explanation, nla_explanation_slots, err) ||
+	    nla_config_device(cfg, &device, &dtype, err) || nla_actset_open(&t->set, cfg->data, 0, err) ||
+	    choose_rows(t, err) || nla_target_open(&t->teacher, model, &chat, device, dtype, -1, err))
+		return err->status;
+	return open_out(t, err);
+}
+
+void nla_teach_close(struct nla_teach *t)
+{
+	struct nla_err ignored = NLA_ERR_INIT;
+	for (int64_t i = 0; t->rows && i < t->set.n; i++)
+		free(t->rows[i].explanation);
+	free(t->rows);
+	nla_log_close(&t->log, &ignored);
+	nla_target_close(&t->teacher);
+	nla_actset_close(&t->set);
+	memset(t, 0, sizeof(*t));
+}
+
+/* ---- a batch ---- */
+
+/* The last `context` tokens of a text, from the start of a word on when the cut is inside the text. Special tokens of the
+ * teacher's, which would end the user's turn, have no place in it. */
+static char *text_tail(const struct nla_teach *t, const char *text, struct nla_err *err)
 {
 	struct nla_str tail = NLA_STR_INIT;
 	struct nla_i32s ids = { 0 };
-	size_t keep = (size_t)t->cfg->teach.context, start = 0;
+	size_t start = 0, word;
 	if (!nla_tokenizer_encode(t->teacher.tok, text, strlen(text), &ids, err)) {
-		size_t n = NLA_MIN(keep, ids.n);
-		if (!nla_tokenizer_decode(t->teacher.tok, ids.data + (ids.n - n), n, true, &tail, err) && n < ids.n) {
-			size_t word = strcspn(tail.buf, " \n\t");
-			start = word < MOST_OF_A_WORD && word + 1 < tail.len ? word + 1 : 0;
-		}
-		nla_str_add(out, tail.buf + start);
+		size_t n = NLA_MIN((size_t)t->cfg->teach.context, ids.n);
+		nla_tokenizer_decode(t->teacher.tok, ids.data + (ids.n - n), n, true, &tail, err);
+		word = n < ids.n ? strcspn(tail.buf, " \n\t") : MOST_OF_A_WORD;
+		start = word < MOST_OF_A_WORD && word + 1 < tail.len ? word + 1 : 0;
 	}
+	char *out = nla_strdup(tail.buf + start);
 	nla_i32s_release(&ids);
 	nla_str_release(&tail);
-	return err->status;
-}
-
-static void add_next(const struct nla_strs *next, struct nla_str *out)
-{
-	for (size_t i = 0; i < next->n; i++)
-		nla_str_addf(out, "%s\"%s\"", i ? ", " : "", next->data[i]);
-}
-
-static enum nla_status fill_prompt(const struct nla_teach *t, int64_t row, struct nla_str *out, struct nla_err *err)
-{
-	const char *at = t->cfg->teach.prompt;
-	while (*at && !err->status) {
-		if (nla_starts_with(at, NLA_SLOT_TEXT)) {
-			text_tail(t, t->set.rows[row].text, out, err);
-			at += strlen(NLA_SLOT_TEXT);
-		} else if (nla_starts_with(at, NLA_SLOT_NEXT)) {
-			add_next(&t->set.rows[row].next, out);
-			at += strlen(NLA_SLOT_NEXT);
-		} else {
-			nla_str_addc(out, *at++);
-		}
-	}
-	return err->status;
+	return out;
 }
 
 static enum nla_status make_prompt(const struct nla_teach *t, int64_t row, struct nla_i32s *ids, struct nla_err *err)
 {
-	struct nla_str content = NLA_STR_INIT;
-	int64_t room = nt_size(t->teacher.lm.cos, 0), n;
-	if (!fill_prompt(t, row, &content, err) && !nla_chat_prompt(&t->teacher.chat, t->teacher.tok, content.buf, ids, err)) {
-		n = (int64_t)ids->n + t->cfg->teach.max_new_tokens;
-		if (n > room)
-			nla_fail(err, "a prompt of %zu tokens and an answer of %lld are more than the teacher's %lld positions: lower 'teach.context'",
-				 ids->n, (long long)t->cfg->teach.max_new_tokens, (long long)room);
-	}
+	char *text = text_tail(t, t->set.rows[row].text, err),
+	     *content = nla_compose_prompt(t->cfg->teach.prompt, &t->set.rows[row], text);
+	int64_t room = nt_size(t->teacher.lm.cos, 0), most = t->cfg->teach.max_new_tokens;
+	if (!err->status && !nla_chat_prompt(&t->teacher.chat, t->teacher.tok, content, ids, err) &&
+	    (int64_t)ids->n + most > room)
+		nla_fail(err, "a prompt of %zu tokens and an answer of %lld are more than the teacher's %lld positions: lower "
+			 "'teach.context'", ids->n, (long long)most, (long long)room);
 	if (err->status)
 		nla_err_context(err, "row %lld", (long long)row);
-	nla_str_release(&content);
+	free(text);
+	free(content);
 	return err->status;
 }
 
@@ -89,90 +286,8 @@ static int64_t shared_head(const struct nla_i32s *prompts, int64_t n)
 	return (int64_t)shared;
 }
 
-/* ---- answers ---- */
-
-static const char open_tag[] = "<explanation>", close_tag[] = "</explanation>";
-
-enum nla_unfit nla_teach_clean(const char *answer, bool stopped, char **out)
-{
-	const char *start = answer;
-	size_t length = strlen(answer);
-	bool whole = nla_find_explanation(answer, length, &start, &length) || stopped;
-	if (start == answer)
-		start = nla_utf8_strip(answer, strlen(answer), &length);
-	char *text = *out = nla_strndup(start, length);
-	return !length ? NLA_ANSWER_EMPTY : strstr(text, open_tag) || strstr(text, close_tag) ? NLA_ANSWER_TAGS : whole ? NLA_ANSWER_OK : NLA_ANSWER_TRUNCATED;
-}
-
-size_t nla_teach_last_sentence(const char *text)
-{
-	for (size_t n = strlen(text); n; n--) {
-		bool quoted = n > 1 && strchr("\"')", text[n - 1]) && strchr(".!?", text[n - 2]);
-		if ((strchr(".!?", text[n - 1]) || quoted) && (!text[n] || isspace((unsigned char)text[n])))
-			return n;
-	}
-	return 0;
-}
-
-void nla_teach_take(struct nla_teach *t, const struct nla_answer *a)
-{
-	t->tries[a->row]++;
-	t->n_answers[a->unfit]++;
-	size_t whole = a->unfit == NLA_ANSWER_TRUNCATED && !t->cut[a->row] ? nla_teach_last_sentence(a->text) : 0;
-	if (a->unfit != NLA_ANSWER_OK && !whole)
-		return;
-	free(t->explanation[a->row]);
-	t->explanation[a->row] = whole ? nla_strndup(a->text, whole) : nla_strdup(a->text);
-	t->tokens[a->row] = a->tokens;
-	t->served[a->row] = !whole;
-	t->cut[a->row] = whole > 0;
-}
-
-/* A model's vocabulary may be padded beyond the tokenizer's; a padded id has no text, and an answer with one does not serve. */
-static void read_answer(const struct nla_teach *t, const struct nla_decoded *d, int64_t i, struct nla_answer *a)
-{
-	struct nla_err no_text = NLA_ERR_INIT;
-	struct nla_str text = NLA_STR_INIT;
-	a->tokens = d->length[i];
-	if (nla_tokenizer_decode(t->teacher.tok, d->ids + i * d->width, (size_t)(a->tokens - d->stopped[i]), true, &text, &no_text))
-		nla_str_reset(&text);
-	a->unfit = nla_teach_clean(text.buf, d->stopped[i], &a->text);
-	nla_str_release(&text);
-}
-
-static void show(struct nla_teach *t, const struct nla_answer *a)
-{
-	const char *text = t->set.rows[a->row].text;
-	size_t n = strlen(text), skip = n > 200 ? n - 200 : 0;
-	while (skip && ((unsigned char)text[skip] & 0xC0) == 0x80) /* not inside a character */
-		skip++;
-	nla_say("row %lld: %s%s\n  -> %s%s%s", (long long)a->row, skip ? "..." : "", text + skip, a->unfit ? nla_unfit_names[a->unfit] : "",
-		a->unfit ? ": " : "", a->text);
-	t->shown++;
-}
-
-static enum nla_status take_answers(struct nla_teach *t, const int64_t *rows, int64_t n, const struct nla_decoded *d, struct nla_err *err)
-{
-	struct nla_str lines = NLA_STR_INIT;
-	for (int64_t i = 0; i < n; i++) {
-		struct nla_answer a = { .row = rows[i], .try = t->tries[rows[i]], .left = n - 1 - i };
-		read_answer(t, d, i, &a);
-		nla_teach_add_line(&lines, &a);
-		nla_teach_take(t, &a);
-		if (t->shown < t->cfg->teach.show)
-			show(t, &a);
-		t->new_tokens += a.tokens;
-		free(a.text);
-	}
-	nla_log_add(&t->log, lines.buf, lines.len);
-	nla_str_release(&lines);
-	return nla_log_flush(&t->log, err);
-}
-
-/* ---- a batch ---- */
-
-static enum nla_status decode(const struct nla_teach *t, const struct nla_i32s *prompts, const int64_t *rows, int64_t n, struct nla_decoded *out,
-			      struct nla_err *err)
+static enum nla_status decode(const struct nla_teach *t, const struct nla_i32s *prompts, const int64_t *rows, int64_t n,
+			      struct nla_decoded *out, struct nla_err *err)
 {
 	const struct nla_chat *chat = &t->teacher.chat;
 	struct nla_view view = { .lm = &t->teacher.lm };
@@ -188,8 +303,10 @@ static enum nla_status decode(const struct nla_teach *t, const struct nla_i32s *
 	nt_scope_push();
 	if (!nla_pack_ready(&pack, &t->teacher.lm, err)) {
 		struct nla_decode d = { .view = &view, .prompts = &pack, .prompt_row = at, .key = keys, .n = n,
-					.max_new_tokens = t->cfg->teach.max_new_tokens, .temperature = t->cfg->teach.temperature,
-					.rng = { (uint64_t)t->cfg->seed, NLA_STREAM_TEACH }, .step = (uint32_t)t->tries[rows[0]],
+					.max_new_tokens = t->cfg->teach.max_new_tokens,
+					.temperature = t->cfg->teach.temperature,
+					.rng = { (uint64_t)t->cfg->seed, NLA_STREAM_TEACH },
+					.step = (uint32_t)t->rows[rows[0]].tries,
 					.stop = chat->stop.data, .n_stop = chat->stop.n };
 		nla_decode(&d, out, err);
 	}
@@ -198,6 +315,41 @@ static enum nla_status decode(const struct nla_teach *t, const struct nla_i32s *
 	free(at);
 	free(keys);
 	return err->status;
+}
+
+static void show(const struct nla_teach *t, const struct answer *a)
+{
+	const char *text = t->set.rows[a->row].text;
+	size_t n = strlen(text), skip = n > 200 ? n - 200 : 0;
+	while (skip && ((unsigned char)text[skip] & 0xC0) == 0x80) /* not inside a character */
+		skip++;
+	nla_say("row %lld: %s%s\n  -> %s%s%s", (long long)a->row, skip ? "..." : "", text + skip,
+		a->unfit ? unfit_names[a->unfit] : "", a->unfit ? ": " : "", a->text);
+}
+
+static enum nla_status take_answers(struct nla_teach *t, const int64_t *rows, int64_t n, const struct nla_decoded *d,
+				    struct nla_err *err)
+{
+	struct nla_str lines = NLA_STR_INIT, text = NLA_STR_INIT;
+	for (int64_t i = 0; i < n; i++) {
+		struct answer a = { .row = rows[i], .try = t->rows[rows[i]].tries, .tokens = d->length[i], .left = n - 1 - i };
+		struct nla_err no_text = NLA_ERR_INIT; /* of an id that pads the vocabulary: that answer does not serve */
+		nla_str_reset(&text);
+		if (nla_tokenizer_decode(t->teacher.tok, d->ids + i * d->width, (size_t)(a.tokens - d->stopped[i]), true, &text,
+					 &no_text))
+			nla_str_reset(&text);
+		a.unfit = nla_answer_clean(text.buf, d->stopped[i], &a.text);
+		add_line(&lines, &a);
+		take(t, &a);
+		if (t->shown++ < t->cfg->teach.show)
+			show(t, &a);
+		t->new_tokens += a.tokens;
+		free(a.text);
+	}
+	nla_log_add(&t->log, lines.buf, lines.len);
+	nla_str_release(&lines);
+	nla_str_release(&text);
+	return nla_log_flush(&t->log, err);
 }
 
 enum nla_status nla_teach_batch(struct nla_teach *t, const int64_t *rows, int64_t n, struct nla_err *err)
@@ -217,28 +369,22 @@ enum nla_status nla_teach_batch(struct nla_teach *t, const int64_t *rows, int64_
 
 /* ---- which rows, in which order ---- */
 
-struct pending {
-	int64_t row, length;
-};
-
-static int longest_first(const void *a, const void *b)
+static int ascending(const void *a, const void *b)
 {
-	const struct pending *x = a, *y = b;
-	return x->length != y->length ? (x->length < y->length) - (x->length > y->length) : (x->row > y->row) - (x->row < y->row);
+	const int64_t *x = a, *y = b;
+	return (*x > *y) - (*x < *y);
 }
 
 int64_t *nla_teach_pending(const struct nla_teach *t, int64_t try, int64_t *n)
 {
-	struct pending *list = nla_alloc((size_t)t->set.n, sizeof(*list));
-	int64_t *rows = nla_alloc((size_t)t->set.n, sizeof(*rows));
+	int64_t *rows = nla_alloc((size_t)t->set.n, sizeof(*rows)), context = t->cfg->teach.context;
 	*n = 0;
-	for (int64_t i = 0; i < t->set.n; i++)
-		if (t->asked[i] && !t->served[i] && t->tries[i] == try)
-			list[(*n)++] = (struct pending){ i, NLA_MIN(t->set.rows[i].n_raw_tokens, t->cfg->teach.context) };
-	qsort(list, (size_t)*n, sizeof(*list), longest_first);
+	for (int64_t i = 0; i < t->set.n; i++) /* longest first, then by number: both in one key */
+		if (t->rows[i].asked && !t->rows[i].served && t->rows[i].tries == try)
+			rows[(*n)++] = (context - NLA_MIN(t->set.rows[i].n_raw_tokens, context)) * t->set.n + i;
+	qsort(rows, (size_t)*n, sizeof(*rows), ascending);
 	for (int64_t i = 0; i < *n; i++)
-		rows[i] = list[i].row;
-	free(list);
+		rows[i] %= t->set.n;
 	return rows;
 }
 
@@ -251,8 +397,8 @@ enum nla_status nla_teach_finish(struct nla_teach *t, struct nla_err *err)
 	char **whole = nla_alloc((size_t)t->set.n, sizeof(*whole));
 	int64_t n_tags = 0;
 	for (int64_t i = 0; i < t->set.n; i++) {
-		whole[i] = t->explanation[i] ? nla_compose(&compose, &t->set.rows[i], i, t->explanation[i]) : NULL;
-		if (whole[i] && (strstr(whole[i], open_tag) || strstr(whole[i], close_tag))) { /* of {end} or {next}: it would end there */
+		whole[i] = t->rows[i].explanation ? nla_compose(&compose, &t->set.rows[i], i, t->rows[i].explanation) : NULL;
+		if (whole[i] && nla_has_tag(whole[i])) { /* of {end} or {next}: it would end there */
 			free(whole[i]);
 			whole[i] = NULL;
 			n_tags++;
@@ -268,32 +414,29 @@ enum nla_status nla_teach_finish(struct nla_teach *t, struct nla_err *err)
 	return err->status;
 }
 
-void nla_teach_result(const struct nla_teach *t)
+cJSON *nla_teach_summary(const struct nla_teach *t)
 {
 	double seconds = nla_seconds() - t->started, tokens = 0;
 	int64_t taught = 0, served = 0, cut = 0;
 	for (int64_t i = 0; i < t->set.n; i++) {
-		taught += t->explanation[i] != NULL;
-		served += t->explanation[i] && t->asked[i]; /* a resumed run of fewer rows knows of more */
-		cut += t->cut[i];
-		tokens += t->explanation[i] ? (double)t->tokens[i] : 0;
+		const struct nla_taught *row = &t->rows[i];
+		taught += row->explanation != NULL;
+		served += row->explanation && row->asked; /* a resumed run of fewer rows knows of more */
+		cut += row->cut;
+		tokens += row->explanation ? (double)row->tokens : 0;
 	}
-	cJSON *json = cJSON_CreateObject(), *answers;
+	cJSON *json = cJSON_CreateObject();
 	cJSON_AddNumberToObject(json, "rows", (double)t->set.n);
 	cJSON_AddNumberToObject(json, "taught", (double)taught);
 	cJSON_AddNumberToObject(json, "cut", (double)cut);
 	cJSON_AddNumberToObject(json, "failed", (double)(t->n_asked - served));
 	cJSON_AddNumberToObject(json, "kept", (double)t->n_kept);
 	cJSON_AddNumberToObject(json, "no_text", (double)t->n_no_text);
-	answers = cJSON_AddObjectToObject(json, "answers");
+	cJSON *answers = cJSON_AddObjectToObject(json, "answers");
 	for (int i = 0; i < NLA_N_UNFIT; i++)
-		cJSON_AddNumberToObject(answers, nla_unfit_names[i] ? nla_unfit_names[i] : "fit", (double)t->n_answers[i]);
+		cJSON_AddNumberToObject(answers, i ? unfit_names[i] : "fit", (double)t->n_answers[i]);
 	cJSON_AddNumberToObject(json, "mean_tokens", taught ? tokens / (double)taught : 0);
 	cJSON_AddNumberToObject(json, "seconds", seconds);
 	cJSON_AddNumberToObject(json, "tokens_per_s", (double)t->new_tokens / seconds);
-	struct nla_str text = NLA_STR_INIT;
-	nla_json_add(&text, json, true, 0);
-	puts(text.buf);
-	nla_str_release(&text);
-	cJSON_Delete(json);
+	return json;
 }

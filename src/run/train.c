@@ -22,8 +22,8 @@ static enum nla_status make_copy(struct nla_lm *copy, bool *has, const struct nl
 enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err)
 {
 	bool all = t->plan.copies == NLA_PLAN_ALL_COPIES && t->target.lm.dtype == NT_F32;
-	t->reference = nla_av_view(&t->av);
-	t->ar_view = nla_ar_view(&t->ar);
+	t->reference = nla_half_view(&t->av);
+	t->ar_view = nla_half_view(&t->ar);
 	if (all && t->reference.n_adapters) {
 		if (make_copy(&t->anchor, &t->has_anchor, &t->reference, err))
 			return err->status;
@@ -151,7 +151,7 @@ static enum nla_status keep_reference(const struct nla_train *t, struct nla_err 
 {
 	char *dir = nla_path_join(t->folder.path, "reference"), *meta = nla_path_join(dir, "nla_meta.yaml"); /* written last */
 	if ((!t->folder.checkpoint || !nla_exists(meta)) && t->av.adapter.layers) /* one without a checkpoint is of another start */
-		nla_av_save(&t->av, NULL, dir, "reference", err);
+		nla_half_save(&t->av, NULL, dir, "reference", err);
 	free(dir);
 	free(meta);
 	return err->status;
@@ -171,8 +171,8 @@ static enum nla_status open_models(struct nla_train *t, struct nla_err *err)
 			av = nla_strdup(own);
 		}
 	}
-	if (!err->status && !nla_av_open_on(&t->av, &t->target, av, t->cfg->av_base, err))
-		nla_ar_open_on(&t->ar, &t->target, ar, t->cfg->ar_base, err);
+	if (!err->status && !nla_half_open(&t->av, NLA_AV, &t->target, av, t->cfg->av_base, err))
+		nla_half_open(&t->ar, NLA_AR, &t->target, ar, t->cfg->ar_base, err);
 	free(checkpoint);
 	free(av);
 	free(ar);
@@ -184,13 +184,13 @@ static enum nla_status open_models(struct nla_train *t, struct nla_err *err)
 /* A whole AR that is trained on gets an adapter of its own. */
 static enum nla_status open_adapters(struct nla_train *t, const struct nla_lora_spec *spec, struct nla_err *err)
 {
-	const struct nla_arch *av = &nla_av_lm(&t->av)->arch;
+	const struct nla_arch *av = &nla_half_lm(&t->av)->arch;
 	const uint64_t seed = (uint64_t)t->cfg->seed;
 	const int device = t->target.lm.device;
 	if (nla_adapter_init(&t->adapter, av, av->n_layers, spec, seed, device, err))
 		return err->status;
 	if (t->cfg->ar_update.enabled && !t->ar.adapter.layers)
-		nla_adapter_init(&t->ar.adapter, &nla_ar_lm(&t->ar)->arch, t->ar.depth, spec, seed + 1, device, err);
+		nla_adapter_init(&t->ar.adapter, &nla_half_lm(&t->ar)->arch, t->ar.depth, spec, seed + 1, device, err);
 	return err->status;
 }
 
@@ -229,8 +229,8 @@ void nla_train_close(struct nla_train *t)
 	if (t->has_reader)
 		nla_lm_release(&t->reader);
 	nla_cursor_release(&t->cursor);
-	nla_av_release(&t->av);
-	nla_ar_release(&t->ar);
+	nla_half_release(&t->av);
+	nla_half_release(&t->ar);
 	nla_actset_close(&t->set);
 	nla_actset_close(&t->eval_set);
 	nla_target_close(&t->target);

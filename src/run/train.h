@@ -38,8 +38,8 @@ struct nla_step {
 struct nla_train {
 	const struct nla_config *cfg;
 	struct nla_target target;
-	struct nla_av av;
-	struct nla_ar ar;
+	struct nla_half av;
+	struct nla_half ar;
 	struct nla_adapter adapter;      /* trained */
 	struct nla_lm rollout_lm, anchor, reader;
 	bool has_rollout, has_anchor, has_reader;

@@ -14,7 +14,7 @@ static enum nla_status save_parts(const struct nla_train *t, const char *dir, st
 	size_t n = 0;
 	char *av = nla_path_join(dir, "av"), *ar = nla_path_join(dir, "ar"), *optim = nla_path_join(dir, "optimizer.safetensors");
 	char *config = nla_path_join(dir, "config.json");
-	if (nla_av_save(&t->av, &t->adapter, av, "rl", err) || nla_ar_save(&t->ar, ar, t->cfg->ar_update.enabled ? "rl" : t->ar.meta.stage, err) ||
+	if (nla_half_save(&t->av, &t->adapter, av, "rl", err) || nla_half_save(&t->ar, NULL, ar, t->cfg->ar_update.enabled ? "rl" : t->ar.meta.stage, err) ||
 	    nla_optim_entries(&t->optim, "av", &entries, &n, err) ||
 	    (t->cfg->ar_update.enabled && nla_optim_entries(&t->ar_optim, "ar", &entries, &n, err)) ||
 	    nla_st_write(optim, entries, n, err) || nla_config_write(t->cfg, config, err))

@@ -1,49 +1,61 @@
-/* chat - see chat.h. */
+/*
+ * chat - which texts stand around a user's message, and which tokens end a response; see chat.h. nla_chat.json holds the texts;
+ * for a template they come from its format's row here and its own row in chat_known.h. A template is never interpreted: what is
+ * neither known nor plain by its markers is an error that names scripts/chat-format.py.
+ */
 #include <stdlib.h>
 #include <string.h>
+#include <zlib.h>
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/progress.h"
 #include "base/utf8.h"
-#include "text/chat_impl.h"
+#include "text/chat.h"
 
-const struct nla_chat_row nla_chat_rows[NLA_CHAT_ROWS] = {
-	[NLA_CHAT_CHATML] = {
-		.name = "ChatML",
-		.bos = "",
-		.system = { "<|im_start|>system\n", "<|im_end|>\n" },
-		.user = { "<|im_start|>user\n", "<|im_end|>\n" },
-		.open = "<|im_start|>assistant\n",
-		.end = "<|im_end|>",
-		.tokens = { "<|im_start|>", "<|im_end|>" },
-		.texts = { "<|im_start|>", "<|im_end|>" },
-		.told_by_tokens = true,
-	},
-	[NLA_CHAT_LLAMA3] = {
-		.name = "Llama 3",
-		.bos = "<|begin_of_text|>",
-		.system = { "<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>" },
-		.user = { "<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>" },
-		.open = "<|start_header_id|>assistant<|end_header_id|>\n\n",
-		.end = "<|eot_id|>",
-		.tokens = { "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>" },
-		.texts = { "<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>" },
-		.strip = true,
-		.told_by_tokens = true,
-	},
-	[NLA_CHAT_LLAMA2] = {
-		.name = "Llama 2",
-		.bos = "<s>",
-		.system = { "<<SYS>>\n", "\n<</SYS>>\n\n" },
-		.user = { "[INST] ", " [/INST]" },
-		.open = "",
-		.end = "</s>",
-		.tokens = { "</s>" },
-		.texts = { "[INST] ", " [/INST]", "<<SYS>>\n" },
-		.strip = true,
-		.system_in_user = true,
-	},
+/* One row a format: what stands around each part of a prompt. */
+static const struct format_row {
+	const char *name;
+	const char *bos;        /* where tokenizer_config.json has no bos_token          */
+	const char *system[2];  /* around the system text                                */
+	const char *before, *after; /* the content, to the end of the assistant's header */
+	const char *end;        /* the token that ends a turn                            */
+	const char *markers[3];
+	bool tokens;            /* each marker is a token, and all of them tell the format */
+	bool strip;             /* a message's white space is stripped                   */
+	bool system_in_user;    /* the system text is the beginning of the user's message */
+} formats[] = {
+	[NLA_CHAT_CHATML] = { "ChatML", "", { "<|im_start|>system\n", "<|im_end|>\n" }, "<|im_start|>user\n",
+			      "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>", { "<|im_start|>", "<|im_end|>" }, .tokens = true },
+	[NLA_CHAT_LLAMA3] = { "Llama 3", "<|begin_of_text|>", { "<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>" },
+			      "<|start_header_id|>user<|end_header_id|>\n\n",
+			      "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>",
+			      { "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>" }, .tokens = true, .strip = true },
+	[NLA_CHAT_LLAMA2] = { "Llama 2", "<s>", { "<<SYS>>\n", "\n<</SYS>>\n\n" }, "[INST] ", " [/INST]", "</s>",
+			      { "[INST]", "[/INST]", "<<SYS>>" }, .strip = true, .system_in_user = true },
 };
+
+/* A template by crc32 and length of its text, without a newline at its end: jinja drops that one. */
+static const struct known_row {
+	uint32_t crc;
+	size_t length;
+	enum nla_chat_format format;
+	const char *system; /* text of the system turn when none is asked for; NULL: no turn */
+	const char *head;   /* what it puts at the head of every system text                 */
+} known_templates[] = {
+#include "text/chat_known.h"
+};
+
+/* What a checkpoint has. */
+struct template {
+	char *path;                    /* of the file it is in; NULL: there is none       */
+	char *bos;                     /* bos_token of tokenizer_config.json, NULL: not set */
+	struct nla_str text;
+	const struct known_row *known; /* NULL: not a known one                           */
+	enum nla_chat_format format;   /* AUTO: neither known nor of one format's markers */
+};
+
+/* ---- stop ids ---- */
 
 /* The id of a chat token as it comes out of a text: -1 unless the text is recognised as that one token. */
 static int32_t chat_token(const struct nla_tokenizer *tok, const char *token)
@@ -66,141 +78,251 @@ bool nla_chat_is_stop(const struct nla_chat *chat, int32_t id)
 	return false;
 }
 
-static enum nla_status add_stop(struct nla_chat *chat, const char *path, const cJSON *value, const struct nla_tokenizer *tok,
-				struct nla_err *err)
+/* eos_token_id, a number or a list of numbers, of generation_config.json or else of config.json. */
+static enum nla_status read_stops(struct nla_chat *chat, const char *folder, const struct nla_tokenizer *tok, struct nla_err *err)
 {
-	int32_t size = nla_tokenizer_size(tok);
+	static const char *const files[] = { "generation_config.json", "config.json" };
+	bool found = false;
 
-	if (!cJSON_IsNumber(value) || !(value->valuedouble >= 0 && value->valuedouble < size) ||
-	    value->valuedouble != (double)(int32_t)value->valuedouble) {
-		char *text = cJSON_PrintUnformatted(value);
-		enum nla_status status = nla_fail(err, "'%s': 'eos_token_id' has %.80s, want a token id from 0 to %d", path,
-						  text ? text : "nothing", size - 1);
+	for (size_t i = 0; i < NLA_LEN(files) && !found && !err->status; i++) {
+		char *path = nla_path_join(folder, files[i]);
+		const cJSON *eos, *item;
+		cJSON *json = NULL;
 
-		cJSON_free(text);
-		return status;
+		if (nla_exists(path))
+			nla_json_read(path, &json, err);
+		eos = nla_json_at(json, "eos_token_id");
+		found = eos != NULL;
+		for (item = cJSON_IsArray(eos) ? eos->child : eos; item; item = item == eos ? NULL : item->next) {
+			double id = cJSON_IsNumber(item) ? item->valuedouble : -1;
+
+			if (!(id >= 0 && id < nla_tokenizer_size(tok)) || id != (int32_t)id)
+				nla_fail(err, "'%s': 'eos_token_id' has what is no token id from 0 to %d", path,
+					 nla_tokenizer_size(tok) - 1);
+			else if (!nla_chat_is_stop(chat, (int32_t)id))
+				nla_i32s_push(&chat->stop, (int32_t)id);
+		}
+		cJSON_Delete(json);
+		free(path);
 	}
-	if (!nla_chat_is_stop(chat, (int32_t)value->valuedouble))
-		nla_i32s_push(&chat->stop, (int32_t)value->valuedouble);
-	return NLA_OK;
+	return err->status;
 }
 
-/* *found: whether the file has eos_token_id, a number or a list of numbers. */
-static enum nla_status read_stops(struct nla_chat *chat, const char *folder, const char *file, const struct nla_tokenizer *tok,
-				  bool *found, struct nla_err *err)
+/* ---- nla_chat.json ---- */
+
+static enum nla_status use_file(struct nla_chat *chat, const char *path, const struct nla_tokenizer *tok, struct nla_err *err)
 {
-	char *path = nla_path_join(folder, file);
-	const cJSON *eos, *item;
-	enum nla_status status = NLA_OK;
+	static const char *const strips[] = { "none", "both", "end" };
+	const char *before, *after, *strip;
+	const cJSON *item;
 	cJSON *json = NULL;
 
-	if (nla_exists(path))
-		status = nla_json_read(path, &json, err);
-	if (!status && json) {
-		eos = nla_json_at(json, "eos_token_id");
-		*found = eos && !cJSON_IsNull(eos);
-		item = cJSON_IsArray(eos) ? eos->child : *found ? eos : NULL;
-		for (; item && !status; item = cJSON_IsArray(eos) ? item->next : NULL)
-			status = add_stop(chat, path, item, tok, err);
+	if (nla_json_read(path, &json, err) || nla_json_need_str(json, path, "before", &before, err) ||
+	    nla_json_need_str(json, path, "after", &after, err) || nla_json_need_str(json, path, "strip", &strip, err))
+		goto out;
+	while (chat->strip < NLA_LEN(strips) && strcmp(strip, strips[chat->strip]))
+		chat->strip++;
+	if (chat->strip == NLA_LEN(strips))
+		nla_fail(err, "'%s': 'strip' is '%s', want none, both or end", path, strip);
+	cJSON_ArrayForEach(item, nla_json_at(json, "stop")) {
+		int32_t id = cJSON_IsString(item) ? chat_token(tok, item->valuestring) : -1;
+
+		if (id < 0)
+			nla_fail(err, "'%s': 'stop' has '%s', which is no token of this tokenizer", path,
+				 cJSON_IsString(item) ? item->valuestring : nla_json_type(item));
+		nla_i32s_push(&chat->stop, id);
 	}
+	if (!chat->stop.n)
+		nla_fail(err, "'%s': 'stop' must be a list of tokens, the one that ends a response first", path);
+	chat->before = nla_strdup(before);
+	chat->after = nla_strdup(after);
+out:
 	cJSON_Delete(json);
-	free(path);
-	return status;
+	return err->status;
 }
 
-static enum nla_status read_all_stops(struct nla_chat *chat, const char *folder, const struct nla_tokenizer *tok,
-				      struct nla_err *err)
-{
-	bool found = false;
-	enum nla_status status;
+/* ---- templates ---- */
 
-	nla_i32s_push(&chat->stop, chat->end_of_turn);
-	status = read_stops(chat, folder, "generation_config.json", tok, &found, err);
-	return status || found ? status : read_stops(chat, folder, "config.json", tok, &found, err);
+/* chat_template of tokenizer_config.json: a text, or a list of named ones. Borrowed; NULL: none. */
+static const char *named_template(const cJSON *json)
+{
+	const cJSON *item, *value = nla_json_at(json, "chat_template");
+
+	if (!cJSON_IsArray(value))
+		return cJSON_GetStringValue(value);
+	cJSON_ArrayForEach(item, value) {
+		const char *name = cJSON_GetStringValue(nla_json_at(item, "name"));
+
+		if (name && !strcmp(name, "default"))
+			return cJSON_GetStringValue(nla_json_at(item, "template"));
+	}
+	return "";
+}
+
+static void recognise(struct template *t)
+{
+	size_t n = t->text.len - (t->text.len && t->text.buf[t->text.len - 1] == '\n');
+	uint32_t crc = (uint32_t)crc32(0, (const unsigned char *)t->text.buf, (uInt)n);
+	int found = 0;
+
+	for (size_t i = 0; i < NLA_LEN(known_templates); i++)
+		if (known_templates[i].crc == crc && known_templates[i].length == n) {
+			t->known = &known_templates[i];
+			t->format = t->known->format;
+			return;
+		}
+	for (size_t f = 1, m; f < NLA_LEN(formats); f++) {
+		for (m = 0; m < NLA_LEN(formats[f].markers) && formats[f].markers[m] && strstr(t->text.buf, formats[f].markers[m]);)
+			m++;
+		if (m == NLA_LEN(formats[f].markers) || !formats[f].markers[m])
+			t->format = found++ ? NLA_CHAT_AUTO : (enum nla_chat_format)f;
+	}
+}
+
+/* chat_template.jinja wins over tokenizer_config.json, as in transformers. Carriage returns are no part of a text file for Python. */
+static enum nla_status read_template(struct template *t, const char *folder, struct nla_err *err)
+{
+	char *jinja = nla_path_join(folder, "chat_template.jinja"), *config = nla_path_join(folder, "tokenizer_config.json");
+	struct nla_str file = NLA_STR_INIT;
+	const char *source = NULL;
+	const cJSON *bos;
+	cJSON *json = NULL;
+
+	nla_str_init(&t->text);
+	if (nla_exists(config))
+		nla_json_read(config, &json, err);
+	bos = nla_json_at(json, "bos_token");
+	bos = cJSON_IsObject(bos) ? nla_json_at(bos, "content") : bos;
+	t->bos = cJSON_IsString(bos) ? nla_strdup(bos->valuestring) : NULL;
+	if (!nla_exists(jinja))
+		source = named_template(json);
+	else if (!err->status && !nla_file_read(jinja, &file, err))
+		source = file.buf;
+	t->path = source ? nla_strdup(source == file.buf ? jinja : config) : NULL;
+	for (const char *c = source; c && *c; c++)
+		if (*c != '\r')
+			nla_str_addc(&t->text, *c);
+	if (source)
+		recognise(t);
+	cJSON_Delete(json);
+	nla_str_release(&file);
+	free(jinja);
+	free(config);
+	return err->status;
 }
 
 /* The first of a format's tokens that the tokenizer lacks, or NULL. */
-static const char *lacking(const struct nla_chat_row *row, const struct nla_tokenizer *tok)
+static const char *lacking(const struct format_row *row, const struct nla_tokenizer *tok)
 {
-	for (size_t i = 0; i < NLA_LEN(row->tokens) && row->tokens[i]; i++)
-		if (chat_token(tok, row->tokens[i]) < 0)
-			return row->tokens[i];
-	return NULL;
+	for (size_t i = 0; row->tokens && i < NLA_LEN(row->markers) && row->markers[i]; i++)
+		if (chat_token(tok, row->markers[i]) < 0)
+			return row->markers[i];
+	return chat_token(tok, row->end) < 0 ? row->end : NULL;
 }
 
-static enum nla_status choose(struct nla_chat *chat, const char *folder, const struct nla_tokenizer *tok,
-			      const struct nla_chat_template *t, struct nla_err *err)
+static enum nla_status choose_format(struct nla_chat *chat, const struct template *t, const char *folder,
+				     const struct nla_tokenizer *tok, struct nla_err *err)
 {
 	const char *missing;
 
 	if (chat->format == NLA_CHAT_AUTO)
 		chat->format = t->format;
-	for (int f = 1; chat->format == NLA_CHAT_AUTO && f < NLA_CHAT_ROWS; f++)
-		if (nla_chat_rows[f].told_by_tokens && !lacking(&nla_chat_rows[f], tok))
+	for (size_t f = 1; chat->format == NLA_CHAT_AUTO && !t->path && f < NLA_LEN(formats); f++)
+		if (formats[f].tokens && !lacking(&formats[f], tok))
 			chat->format = (enum nla_chat_format)f;
 	if (chat->format == NLA_CHAT_AUTO)
-		return nla_fail(err, "cannot tell the chat format of '%s': it has no chat template, and its tokenizer neither ChatML's "
-				"nor Llama 3's tokens; set 'chat.format'", folder);
-	missing = lacking(&nla_chat_rows[chat->format], tok);
+		return nla_fail(err, "cannot tell the chat format of '%s': %s; run scripts/chat-format.py, or set 'chat.format'",
+				t->path ? t->path : folder,
+				t->path ? "its template is not a known one, and does not have the turn markers of exactly one format" :
+				"it has no chat template, and its tokenizer neither ChatML's nor Llama 3's tokens");
+	missing = lacking(&formats[chat->format], tok);
 	if (missing)
 		return nla_fail(err, "cannot use the %s chat format with '%s': its tokenizer has no token '%s'",
-				nla_chat_rows[chat->format].name, folder, missing);
-	chat->end_of_turn = chat_token(tok, nla_chat_rows[chat->format].end);
+				formats[chat->format].name, folder, missing);
 	return NLA_OK;
 }
 
-/* The texts around a user's message. system: as in struct nla_chat_cfg. */
-static enum nla_status compose(struct nla_chat *chat, const struct nla_chat_template *t, const char *system, struct nla_err *err)
+/* What the markers of a template do not tell, by words in it. */
+static enum nla_status check_unknown(const struct template *t, const struct format_row *row, bool given, struct nla_err *err)
 {
-	const struct nla_chat_row *row = &nla_chat_rows[chat->format];
-	bool told = t->format == chat->format;
-	const char *head = told && t->system_head ? t->system_head : "";
-	const char *bos = !told || t->bos_literal ? row->bos : !t->bos ? "" : t->bos_text ? t->bos_text :
-			  chat->format == NLA_CHAT_LLAMA2 && t->llama_class ? row->bos : "";
+	const char *source = t->text.buf;
+	bool system = !given && strcasestr(source, "system");
+	const char *what = system ? "a system turn" : strstr(source, "date_string") || strstr(source, "strftime_now") ? "a date" :
+			   !*row->bos && strstr(source, "bos_token") ? "a bos_token" : NULL;
+
+	return !what ? NLA_OK : nla_fail(err, "cannot tell the prompts of '%s': its template is not a known one, and mentions %s; "
+			"run scripts/chat-format.py, which renders it%s", t->path, what,
+			system ? ", or set 'chat.system' to its text, or to \"\" for none" : "");
+}
+
+/* The texts around a user's message. */
+static enum nla_status compose(struct nla_chat *chat, const struct template *t, const struct nla_chat_cfg *cfg, struct nla_err *err)
+{
+	const struct format_row *row = &formats[chat->format];
+	bool of_format = t->path && t->format == chat->format, given = strcmp(cfg->system, "auto") != 0;
+	const struct known_row *known = of_format ? t->known : NULL;
+	const char *bos = *row->bos && of_format && t->bos ? t->bos : row->bos;
+	const char *system = given ? (*cfg->system ? cfg->system : NULL) : known ? known->system : NULL;
 	char *turn;
 
-	if (!strcmp(system, "auto")) {
-		if (told && t->system_unclear)
-			return nla_fail(err, "cannot tell the system turn of '%s': its template sets one in a way we do not know; set "
-					"'chat.system' to its text, or to \"\" for none", t->path);
-		system = told ? t->system : NULL;
-	} else if (!*system) {
-		system = NULL;
-	}
-	turn = system ? nla_format("%s%s%s%s", row->system[0], head, system, row->system[1]) : nla_strdup("");
-	chat->strip = told ? t->strip : row->strip;
-	chat->before = nla_format("%s%s%s", bos, row->system_in_user ? "" : turn, row->user[0]);
-	chat->lead = nla_strdup(row->system_in_user ? turn : "");
-	chat->after = nla_format("%s%s", row->user[1], row->open);
+	if (of_format && !known && check_unknown(t, row, given, err))
+		return err->status;
+	turn = system ? nla_format("%s%s%s%s", row->system[0], known && known->head ? known->head : "", system, row->system[1])
+		      : nla_strdup("");
+	chat->before = nla_format("%s%s%s", bos, row->system_in_user ? row->before : turn, row->system_in_user ? turn : row->before);
+	chat->after = nla_strdup(row->after);
+	chat->strip = !row->strip ? NLA_CHAT_STRIP_NONE : row->system_in_user && system ? NLA_CHAT_STRIP_END : NLA_CHAT_STRIP_BOTH;
+	if (cfg->format == NLA_CHAT_AUTO && !known)
+		nla_say("chat format %s, told by its %s, %s%s%s; %s", row->name, of_format ? "template's turn markers" : "tokens",
+			system ? "system turn '" : "no system turn", system ? system : "", system ? "'" : "",
+			of_format ? "scripts/chat-format.py verifies it" : "the model has no chat template");
 	free(turn);
 	return NLA_OK;
 }
 
+static enum nla_status use_template(struct nla_chat *chat, const char *folder, const struct nla_tokenizer *tok,
+				    const struct nla_chat_cfg *cfg, struct nla_err *err)
+{
+	struct template t = {0};
+
+	chat->format = (enum nla_chat_format)cfg->format;
+	if (!read_template(&t, folder, err) && !choose_format(chat, &t, folder, tok, err) && !compose(chat, &t, cfg, err))
+		nla_i32s_push(&chat->stop, chat_token(tok, formats[chat->format].end));
+	free(t.path);
+	free(t.bos);
+	nla_str_release(&t.text);
+	return err->status;
+}
+
+/* ---- what others call ---- */
+
 enum nla_status nla_chat_load(struct nla_chat *chat, const char *folder, const struct nla_tokenizer *tok,
 			      const struct nla_chat_cfg *cfg, struct nla_err *err)
 {
-	struct nla_chat_template t;
-	enum nla_status status;
+	static const struct nla_chat_cfg automatic = { NLA_CHAT_AUTO, "auto", "" };
+	char *beside = nla_path_join(folder, "nla_chat.json");
+	const char *file = cfg && cfg->file && *cfg->file ? cfg->file : nla_exists(beside) ? beside : NULL;
 
 	memset(chat, 0, sizeof(*chat));
-	chat->format = cfg ? (enum nla_chat_format)cfg->format : NLA_CHAT_AUTO;
-	status = nla_chat_template_read(&t, folder, chat->format, err);
-	if (!status)
-		status = choose(chat, folder, tok, &t, err);
-	if (!status)
-		status = compose(chat, &t, cfg ? cfg->system : "auto", err);
-	if (!status)
-		status = read_all_stops(chat, folder, tok, err);
-	nla_chat_template_release(&t);
-	if (status)
+	cfg = cfg ? cfg : &automatic;
+	if (!file)
+		use_template(chat, folder, tok, cfg, err);
+	else if (cfg->format != NLA_CHAT_AUTO || strcmp(cfg->system, "auto"))
+		nla_fail(err, "'%s' decides the prompts, system turn included: leave out 'chat.format' and 'chat.system', or write it "
+			 "with scripts/chat-format.py --system TEXT", file);
+	else
+		use_file(chat, file, tok, err);
+	if (!err->status && !read_stops(chat, folder, tok, err))
+		chat->end_of_turn = chat->stop.data[0];
+	free(beside);
+	if (err->status)
 		nla_chat_release(chat);
-	return status;
+	return err->status;
 }
 
 void nla_chat_release(struct nla_chat *chat)
 {
 	free(chat->before);
-	free(chat->lead);
 	free(chat->after);
 	nla_i32s_release(&chat->stop);
 	memset(chat, 0, sizeof(*chat));
@@ -209,14 +331,20 @@ void nla_chat_release(struct nla_chat *chat)
 enum nla_status nla_chat_prompt(const struct nla_chat *chat, const struct nla_tokenizer *tok, const char *content,
 				struct nla_i32s *ids, struct nla_err *err)
 {
-	char *message = nla_format("%s%s", chat->lead, content), *text;
-	size_t n = strlen(message);
-	const char *inner = chat->strip ? nla_utf8_strip(message, n, &n) : message;
-	enum nla_status status;
+	size_t head = strlen(chat->before), n = strlen(content);
+	struct nla_str text = NLA_STR_INIT;
 
-	text = nla_format("%s%.*s%s", chat->before, (int)n, inner, chat->after);
-	status = nla_tokenizer_encode(tok, text, strlen(text), ids, err);
-	free(message);
-	free(text);
-	return status;
+	if (chat->strip == NLA_CHAT_STRIP_BOTH)
+		content = nla_utf8_strip(content, n, &n);
+	nla_str_addn(&text, chat->before, head);
+	nla_str_addn(&text, content, n);
+	if (chat->strip == NLA_CHAT_STRIP_END) {
+		const char *inner = nla_utf8_strip(text.buf, text.len, &n);
+
+		text.len = (size_t)(inner - text.buf) + n;
+	}
+	nla_str_add(&text, chat->after);
+	nla_tokenizer_encode(tok, text.buf, text.len, ids, err);
+	nla_str_release(&text);
+	return err->status;
 }

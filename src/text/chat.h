@@ -7,10 +7,13 @@
  *	        <|start_header_id|>assistant<|end_header_id|>\n\n
  *	llama2  <s>[INST] <<SYS>>\n SYSTEM \n<</SYS>>\n\n CONTENT [/INST]
  *
- * The checkpoint's own chat template (chat_template.jinja, else tokenizer_config.json) says which it is, whether there is a
- * system turn when nobody asks for one and with what text, and whether white space around a message is stripped. No jinja is
- * run: the template is recognised by its texts (chat_template.c), and one that would render something else is an error. Without
- * a template the tokenizer's tokens tell.
+ * No jinja is run here. The first of these that a checkpoint has decides:
+ *
+ *	nla_chat.json       beside the model, or `chat.file`: what scripts/chat-format.py found by rendering the template
+ *	a known template    by its checksum (chat_known.h): format, default system turn, dates
+ *	turn markers        of exactly one format; only where the system turn is known: set by `chat.system`, or a template that
+ *	                    mentions none. One line on stderr says what is used.
+ *	no template         the tokenizer's tokens tell ChatML and Llama 3; the same line
  */
 #ifndef NLA_CHAT_H
 #define NLA_CHAT_H
@@ -24,14 +27,18 @@ enum nla_chat_format { NLA_CHAT_AUTO, NLA_CHAT_CHATML, NLA_CHAT_LLAMA3, NLA_CHAT
 struct nla_chat_cfg {
 	int format;   /* enum nla_chat_format                                              */
 	char *system; /* "auto": the checkpoint's default; "": no system turn; else its text */
+	char *file;   /* an nla_chat.json; "" or NULL: the one in the model's folder, if any */
 };
 
+/* White space that is stripped, as by Python: BOTH sides of the content, the END of before + content. */
+enum nla_chat_strip { NLA_CHAT_STRIP_NONE, NLA_CHAT_STRIP_BOTH, NLA_CHAT_STRIP_END };
+
 struct nla_chat {
-	enum nla_chat_format format;
-	char *before, *lead, *after; /* the prompt: before, strip(lead + content) or lead + content, after; owned */
-	bool strip;
-	int32_t end_of_turn;         /* what ends a response                                                */
-	struct nla_i32s stop;        /* every stop id: end_of_turn and generation_config's eos ids          */
+	enum nla_chat_format format; /* AUTO: nla_chat.json's                                       */
+	char *before, *after;        /* around the content; before has the system turn; owned       */
+	enum nla_chat_strip strip;
+	int32_t end_of_turn;         /* what ends a response                                        */
+	struct nla_i32s stop;        /* every stop id: end_of_turn and generation_config's eos ids  */
 };
 
 /* Stop ids from FOLDER/generation_config.json, else config.json eos_token_id. */

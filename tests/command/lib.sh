@@ -39,6 +39,16 @@ run() {
 	echo "$code" >"$work/code" # for who ran it in a subshell
 }
 
+# signalled FILE LINE SIGNALS PROGRAM ...: as run; the program raises the signals once that line of FILE (a name) has been written,
+# or read: a known point on any machine (signal_at.c).
+signalled() {
+	at="$1 $2 $3" program=$4
+	shift 4
+	code=0
+	SIGNAL_AT=$at LD_PRELOAD=$BUILD_DIR/tests/libsignal_at.so "$BUILD_DIR/$program" --threads 1 --device cpu "$@" \
+		>"$work/stdout" 2>"$work/stderr" || code=$?
+}
+
 ok() {
 	run "$@"
 	[ "$code" -eq 0 ] || fail "$* exits $code: $(tail -n 3 "$work/stderr")"

@@ -25,7 +25,7 @@ bad_train 2 "config.json': .*'rollout.promts'.*'rollout.prompts'" config.json
 config '{"rolout": {"prompts": 2}}'
 bad_train 2 "'rolout.*'rollout" config.json
 config '{"rollout": {"group": "four"}}'
-bad_train 2 "config.json': 'rollout.group' is a string: want an integer from 2 to 4096" config.json
+bad_train 2 "config.json': 'rollout.group' is \"four\": want an integer, 2 to 4096" config.json
 config '{"update": {"clip": 1.5}}'
 bad_train 2 "'update.clip' is 1.5.* 0 to 1" config.json
 config '{"rollout": {"group": 2.5}}'
@@ -33,7 +33,7 @@ bad_train 2 "'rollout.group' is 2.5" config.json
 config '{"rollout": {"group": 4,}}'
 bad_train 2 "config.json.*line 1" config.json
 config '{"reward": {"score": "cosine"}}'
-bad_train 2 "'reward.score' is 'cosine'.*fve.*-mse" config.json
+bad_train 2 "'reward.score' is \"cosine\".*fve.*-mse" config.json
 bad_train 2 "cannot read 'no.json': No such file" no.json
 bad_train 2 "'rollout.group' is 1: want" --group 1
 bad_train 2 "'rollout.temperature' is 0" --temperature 0
@@ -95,7 +95,7 @@ bad_train 1 "d_model is 64, the model's width is 48" --av a
 meta "$av" 'role: .*' 'role: ar'
 bad_train 1 "role is 'ar', want an AV" --av a
 meta "$av" 'layer_index: .*' 'layer_index: two'
-bad_train 1 "a/nla_meta.yaml': 'extraction.layer_index' is not a whole number" --av a
+bad_train 1 "a/nla_meta.yaml': 'extraction.layer_index' is a string, want an integer" --av a
 meta "$ar" '- 296' '- 297'
 bad_train 1 "a/nla_meta.yaml': the AR prompt ends in ids 336 296 25, critic_suffix_ids says 336 297 25" --ar a
 copy "$av" a && rm a/nla_meta.yaml
@@ -123,7 +123,7 @@ bad_train 1 "'s': tensor 'activations' has shape \[48, 96\], want \[N, 48\]" --d
 sed -i 's/d_model: 48/d_model: 96/' s/nla_meta.yaml
 bad_train 1 "'s' has vectors of width 96, want 48" --data s
 copy train s && tool edit s/activations.safetensors nan activations 100
-bad_train 1 "'s': row 2 has a NaN at dimension 4" --data s
+bad_train 1 "'s': row 2 \(document 'doc-1'\) has a NaN at dimension 4" --data s
 copy train s && tool clip s/activations.safetensors 5
 bad_train 1 "s/activations.safetensors.* 5 bytes" --data s
 copy train s && tool clip s/rows.jsonl.gz 20

@@ -1,4 +1,4 @@
-# The option table is the one source of --help, of the README's table and of what is accepted.
+# The option table is the one source of --help, of docs/options.md and of what is accepted.
 . "$SOURCE_DIR/tests/command/lib.sh"
 
 for program in nla-train nla-sft nla-extract nla-eval nla-explain nla-teach nla-export; do
@@ -18,7 +18,7 @@ done
 for text in -- 'units of reward.score' '0.2' '1e-5' '160' 'default'; do
 	grep -q -- "$text" "$work/help" || fail "nla-train --help does not say '$text'"
 done
-# Each program takes its own options, and says who it is that does not know another's.
+# Each program takes its own options, and names itself when it refuses another's.
 refused 2 "'--row'|row" nla-train --row 3
 refused 2 "lambda" nla-eval --lambda 1
 # Every key of the table is in the help of at least one program.
@@ -32,7 +32,4 @@ for key in $keys; do
 	grep -q -- "$key" "$work/help" || fail "no --help has $key"
 done
 
-readme=$SOURCE_DIR/README.md
-grep -q '<!-- options -->' "$readme" || fail "README.md has no <!-- options --> markers"
-sed -n '/<!-- options -->/,/<!-- \/options -->/p' "$readme" | sed '1d;$d' >"$work/readme"
-diff "$work/readme" "$work/table" >&2 || fail "README.md's options differ from nla-train --help-markdown"
+diff "$SOURCE_DIR/docs/options.md" "$work/table" >&2 || fail "docs/options.md differs from nla-train --help-markdown"

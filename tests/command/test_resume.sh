@@ -3,14 +3,6 @@
 make_sets
 make_av
 
-# until_line LINES SIGNALS PROGRAM ...: signalled at a line of $out/metrics.jsonl; $code is how it exits.
-until_line() {
-	lines=$1 signals=$2 program=$3
-	shift 3
-	code=$(tool interrupt "$out/metrics.jsonl" "$lines" "$signals" "$BUILD_DIR/$program" --threads 1 --device cpu \
-		--out "$out" "$@" 2>"$work/stderr") || fail "$program: $(tail -n 2 "$work/stderr")"
-}
-
 same_end() { # PART: what the checkpoint holds beside optimizer.safetensors
 	tool lines "$work/whole/metrics.jsonl" "$out/metrics.jsonl"
 	for file in "$@" optimizer.safetensors state.json; do
@@ -31,9 +23,9 @@ rl() { # CO-TRAINED
 
 	out=$work/killed
 	rm -rf "$out"
-	until_line 12 KILL nla-train "$@"
+	signalled metrics.jsonl 12 KILL nla-train "$@" --out "$out"
 	[ "$code" -eq 137 ] || fail "not killed: $code"
-	[ "$(wc -l <"$out/metrics.jsonl")" -lt 20 ] || fail "killed too late to tell anything"
+	[ "$(wc -l <"$out/metrics.jsonl")" -eq 12 ] || fail "not killed at step 12"
 	printf '{"step":13,"rewa' >>"$out/metrics.jsonl"       # a line that the kill cut short
 	printf '\037\213\010\000' >>"$out/samples.jsonl.gz"    # and a gzip member
 	mkdir "$out/checkpoints/.tmp-13" "$out/checkpoints/.tmp-15" # and checkpoints, before they had their names
@@ -56,12 +48,10 @@ stop() {
 	shift
 	out=$work/stopped
 	rm -rf "$out"
-	until_line 7 "$signal" nla-train "$@"
+	signalled metrics.jsonl 7 "$signal" nla-train "$@" --out "$out"
 	[ "$code" -eq 0 ] || fail "SIG$signal: exits $code"
-	step=$(wc -l <"$out/metrics.jsonl")
-	[ "$step" -lt 20 ] || fail "SIG$signal came too late"
-	grep -q "stopped after step $step: go on with --resume" "$work/stderr" || fail "SIG$signal: $(tail -n 1 "$work/stderr")"
-	[ "$(readlink "$out/checkpoints/latest")" = "step-$step" ] || fail "SIG$signal left no checkpoint of step $step"
+	grep -q "stopped after step 7: go on with --resume" "$work/stderr" || fail "SIG$signal: $(tail -n 1 "$work/stderr")"
+	[ "$(readlink "$out/checkpoints/latest")" = step-7 ] || fail "SIG$signal left no checkpoint of step 7"
 	ok nla-train "$@" --out "$out" --resume
 	same_end $parts
 }
@@ -70,9 +60,9 @@ set -- --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train
 stop TERM "$@"
 stop INT "$@"
 
-# A second signal ends it at once: no checkpoint, exit code 130. The steps are long here, so that both fall into one.
+# A second signal ends it at once: no checkpoint, exit code 130.
 out=$work/twice
-until_line 1 INT,INT nla-train "$@" --prompts 24 --group 24 --rollout.min_new_tokens 40 --steps 50 --checkpoint.every 0
+signalled metrics.jsonl 1 INT,INT nla-train "$@" --checkpoint.every 0 --out "$out"
 [ "$code" -eq 130 ] || fail "two signals: exits $code"
 [ ! -e "$out/checkpoints/latest" ] || fail "two signals, and still a checkpoint"
 
@@ -109,13 +99,13 @@ for role in av ar; do
 	rm -rf "$out" "$work/killed" "$work/stopped"
 	ok nla-sft "$@" --out "$out"
 	out=$work/killed
-	until_line 12 KILL nla-sft "$@"
+	signalled metrics.jsonl 12 KILL nla-sft "$@" --out "$out"
 	[ "$code" -eq 137 ] || fail "nla-sft not killed: $code"
 	printf '{"step":13,"lo' >>"$out/metrics.jsonl"
 	ok nla-sft "$@" --out "$out" --resume
 	same_end $role/adapter_model.safetensors
 	out=$work/stopped
-	until_line 6 TERM nla-sft "$@"
+	signalled metrics.jsonl 6 TERM nla-sft "$@" --out "$out"
 	[ "$code" -eq 0 ] || fail "nla-sft SIGTERM: exits $code"
 	ok nla-sft "$@" --out "$out" --resume
 	same_end $role/adapter_model.safetensors
@@ -142,15 +132,10 @@ run nla-train "$@" --out "$work/changed" --steps 5 --resume
 said "cannot resume: the data had [0-9]* rows to train on"
 
 # An extraction that was stopped keeps its rows, but is no success: who waits for the whole set must see it.
-tool corpus 1000 40000 >"$work/big.jsonl"
-"$BUILD_DIR/nla-extract" --model "$tiny/model" --corpus "$work/big.jsonl" --layer 2 --extract.min_position 5 --threads 1 --device cpu \
+tool corpus 1000 2000 >"$work/big.jsonl"
+signalled big.jsonl 1000 TERM nla-extract --model "$tiny/model" --corpus "$work/big.jsonl" --layer 2 --extract.min_position 5 \
 	--templates.av "$(tool golden av_template)" --templates.ar "$(tool golden ar_template)" --templates.marker "$(tool golden marker)" \
-	--out "$work/stopped-set" >"$work/stdout" 2>"$work/stderr" &
-pid=$!
-until grep -q '^extract ' "$work/stderr" || ! kill -0 $pid; do sleep 0.1; done
-kill -TERM $pid
-code=0 program=nla-extract
-wait $pid || code=$?
+	--out "$work/stopped-set"
 [ "$code" -eq 1 ] || fail "a stopped extraction exits $code"
 said "stopped after [0-9]* documents: '.*stopped-set' holds their [0-9]* rows"
 [ -e "$work/stopped-set/nla_meta.yaml" ] || fail "the rows of a stopped extraction are gone"

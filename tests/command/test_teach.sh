@@ -54,11 +54,10 @@ same "$work/bare/nla_meta.yaml" "$work/taught/nla_meta.yaml"
 # The texts depend neither on the batch nor on when the run was killed.
 teach --rows 96 --batch 5 --out "$work/small"
 same "$work/taught/rows.jsonl.gz" "$work/small/rows.jsonl.gz"
-code=$(tool interrupt "$work/killed/teach.jsonl" 30 KILL "$BUILD_DIR/nla-teach" --threads 1 --device cpu --model "$demo/model" \
-	--data "$work/bare" --teach.prompt "$prompt" --max-new-tokens 60 --teach.tries 3 --rows 96 --batch 16 --out "$work/killed" \
-	2>"$work/stderr") || fail "nla-teach: $(tail -n 2 "$work/stderr")"
+signalled teach.jsonl 30 KILL nla-teach --model "$demo/model" --data "$work/bare" --teach.prompt "$prompt" --max-new-tokens 60 \
+	--teach.tries 3 --rows 96 --batch 16 --out "$work/killed"
 [ "$code" -eq 137 ] || fail "not killed: $code"
-[ ! -e "$work/killed/nla_meta.yaml" ] || fail "killed too late to tell anything"
+[ ! -e "$work/killed/nla_meta.yaml" ] || fail "killed after its end"
 printf '{"row":3,"try":0,"tokens":9,"failed":null,"text":"Not this","left":5}\n{"row":4,"tr' >>"$work/killed/teach.jsonl"
 refused 2 'teach.jsonl.*--resume' nla-teach --model "$demo/model" --data "$work/bare" --teach.prompt "$prompt" --out "$work/killed"
 refused 2 "cannot resume: 'teach.prompt'" nla-teach --model "$demo/model" --data "$work/bare" --teach.prompt "$prompt!" --resume \
@@ -104,8 +103,8 @@ END
 # ---- one clear line each ----
 bad() { w=$1 p=$2; shift 2; refused "$w" "$p" nla-teach --model "$demo/model" --data "$work/bare" "$@"; }
 bad 2 "'out' is not set"
-bad 2 "teach.prompt' has '.text.' 0 times" --teach.prompt 'Say something' --out "$work/x"
-bad 2 "teach.prompt' has '.text.' 2 times" --teach.prompt '{text}{text}' --out "$work/x"
+bad 2 "teach.prompt' has '.text.' nowhere" --teach.prompt 'Say something' --out "$work/x"
+bad 2 "teach.prompt' has '.text.' more than once" --teach.prompt '{text}{text}' --out "$work/x"
 bad 2 "'out' and 'data' are both" --out "$work/bare" --overwrite
 bad 2 "holds an activation set that nla-teach did not write" --out "$work/none"
 bad 1 "no such folder|cannot" --teacher "$work/nowhere" --out "$work/x"

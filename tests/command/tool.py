@@ -19,9 +19,6 @@ tool.py rekey FILE OLD NEW            replace a part of every name
 tool.py near A B KEY TOLERANCE        the numbers at KEY of two rows.jsonl, as many, not all null
 tool.py retype FILE NAME DTYPE        the same bytes under another type of the same size
 tool.py edit FILE drop|rename|reshape|nan|widen NAME [NEW]
-tool.py interrupt METRICS LINES SIGNAL[,SIGNAL] PROGRAM ...
-                                      start a program, signal it once METRICS has that many lines, print how it exits
-                                      (128 + signal)
 tool.py clip FILE BYTES               cut that many bytes off its end
 """
 
@@ -31,11 +28,8 @@ import os
 import random
 import re
 import shutil
-import signal
 import struct
-import subprocess
 import sys
-import time
 
 TINY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "tiny")
 WORDS = ("the", "a", "cat", "dog", "river", "stone", "runs", "sleeps", "over", "under", "red", "cold", "bread", "night",
@@ -186,35 +180,6 @@ def clip(path, count):
     os.truncate(path, os.path.getsize(path) - int(count))
 
 
-def count_lines(path):
-    try:
-        with open(path, "rb") as f:
-            return f.read().count(b"\n")
-    except FileNotFoundError:
-        return 0
-
-
-def pending(pid):
-    """A signal waits for the process to be given time: a second one of its kind would be lost in it."""
-    with open(f"/proc/{pid}/status") as f:
-        return any(int(line.split()[1], 16) for line in f if line.startswith(("SigPnd", "ShdPnd")))
-
-
-def interrupt(metrics, lines_wanted, signals, *command):
-    with subprocess.Popen(command) as process:
-        end = time.monotonic() + 60
-        while process.poll() is None and count_lines(metrics) < int(lines_wanted):
-            assert time.monotonic() < end, "the program makes no steps"
-            time.sleep(0.002)
-        for name in signals.split(","):
-            assert process.poll() is None, "the program ended before it could be signalled"
-            process.send_signal(getattr(signal, "SIG" + name))
-            while process.poll() is None and pending(process.pid):
-                time.sleep(0.001)
-        code = process.wait(timeout=60)
-    print(128 - code if code < 0 else code)
-
-
 def golden_set(source, out):
     """The vectors that the golden AR texts are scored against [8, D] as an activation set, the texts as lines for --score."""
     facts, (arrays, _) = read_json(os.path.join(TINY, "golden.json")), read_tensors(os.path.join(TINY, "golden.safetensors"))
@@ -281,7 +246,7 @@ def lines(a, b, *keys):
 
 JOBS = {"corpus": corpus, "golden": golden, "explain": explain, "lengthen": lengthen, "unexplain": unexplain, "golden-set": golden_set, "get": get,
         "set": put, "drop-key": drop_key, "lines": lines, "vector": vector, "tensors": tensors, "equal": equal, "edit": edit,
-        "nano": nano, "rekey": rekey, "near": near, "retype": retype, "clip": clip, "interrupt": interrupt}
+        "nano": nano, "rekey": rekey, "near": near, "retype": retype, "clip": clip}
 
 if __name__ == "__main__":
     JOBS[sys.argv[1]](*sys.argv[2:])

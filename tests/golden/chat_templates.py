@@ -1,7 +1,7 @@
 """Chat templates that print what the families' published ones print, in our own words, for make_tokenizer_golden.py.
 
-Each is (name, tokenizer folder, bos_token, template). What they share with the published ones is what the recognition in
-src/text/chat_template.c looks at: the texts they print, tools and dates as switches, where white space is stripped.
+Each is (name, tokenizer folder, bos_token, template). What they share with the published ones are the texts they print, tools and dates
+as switches, and where white space is stripped. src/text/chat_known.h has their checksums.
 """
 
 # Qwen2, SmolLM2: one loop; a system turn when the first message is none.

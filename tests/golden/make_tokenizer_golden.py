@@ -15,8 +15,10 @@ the repository) holds qwen3/. Folders:
     qwen3       no tokenizer here: ids of the real one, and chat prompts by transformers
 
 golden.json of each: {"encode": [[text, ids]], "decode": [[ids, text, text without special tokens]], "chat": [[content, ids]]}.
-tests/data/chat/golden.json: one object a chat template of chat_templates.py: ids with no system message, and with one.
+tests/data/chat/golden.json: one object a chat template of chat_templates.py: ids with no system message, and with one, by transformers;
+and what scripts/chat-format.py writes in both cases.
 """
+import importlib.util
 import json
 import pathlib
 import random
@@ -266,6 +268,13 @@ def llama2():
     write("llama2json", {"encode": encodings(tokenizer, 150), "decode": metaspace_decodings(tokenizer, random.Random(16))})
 
 
+def chat_format():
+    spec = importlib.util.spec_from_file_location("chat_format", REPOSITORY / "scripts" / "chat-format.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def chat_prompts():
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -286,7 +295,11 @@ def chat_prompts():
 
         plain = [[c, ids(("user", c))] for c in contents]
         system = [[c, ids(("system", "Be  brief."), ("user", c))] for c in contents]
-        cases.append({"name": name, "tokenizer": folder, "bos_token": bos, "template": template, "plain": plain, "system": system})
+        tokens = {key: str(token) for key, token in tokenizer.special_tokens_map.items() if key != "additional_special_tokens"}
+        known = tokenizer.get_added_vocab()
+        files = [chat_format().describe(template, tokens, known, system)[0] for system in (None, "Be  brief.")]
+        cases.append({"name": name, "tokenizer": folder, "bos_token": bos, "template": template, "plain": plain, "system": system,
+                      "plain_file": files[0], "system_file": files[1]})
     folder = OUT.parent / "chat"
     folder.mkdir(exist_ok=True)
     text = ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)

@@ -32,9 +32,9 @@ enum { D = 48, BLOCKS = 5, K = 2, VOCAB = 380, B = 3, G = 4, N = B * G, WIDTH = 
 struct tiny {
 	struct nla_st golden;
 	struct nla_target target;
-	struct nla_av av;
+	struct nla_half av;
 	struct nla_adapter rl;
-	struct nla_ar ar;
+	struct nla_half ar;
 	struct nla_view policy, reference; /* base + av + rl, base + av */
 	int32_t ids[N * WIDTH];
 	int64_t length[N], prompt_of[N];
@@ -111,7 +111,7 @@ static inline double worst_packed(const struct tiny *t, const float *packed, con
 }
 
 /* Log-probabilities of responses under a view, to be freed by the caller. */
-static inline float *logprob_of(const struct nla_av *av, const struct nla_view *view, const struct nla_responses *r,
+static inline float *logprob_of(const struct nla_half *av, const struct nla_view *view, const struct nla_responses *r,
 				double temperature)
 {
 	size_t n = 0;
@@ -208,10 +208,10 @@ static inline int tiny_open(void **state)
 	nt_set_threads(1); /* so small a model only waits for its threads, long when the machine is busy */
 	assert_ok(nla_st_open(&t->golden, TINY "/golden.safetensors", &err));
 	assert_ok(nla_target_open(&t->target, TINY "/model", NULL, NT_CPU, NT_F32, -1, &err));
-	assert_ok(nla_av_open(&t->av, &t->target, TINY "/av", &err));
-	assert_ok(nla_ar_open(&t->ar, &t->target, TINY "/ar", &err));
+	assert_ok(nla_half_open(&t->av, NLA_AV, &t->target, TINY "/av", NULL, &err));
+	assert_ok(nla_half_open(&t->ar, NLA_AR, &t->target, TINY "/ar", NULL, &err));
 	assert_ok(nla_adapter_load(&t->rl, arch, arch->n_layers, TINY "/rl", NT_CPU, &err));
-	t->reference = nla_av_view(&t->av);
+	t->reference = nla_half_view(&t->av);
 	t->policy = t->reference;
 	t->policy.adapters[t->policy.n_adapters++] = &t->rl;
 	tiny_read_responses(t);
@@ -224,8 +224,8 @@ static inline int tiny_close(void **state)
 	struct tiny *t = *state;
 	nt_plain(false);
 	nla_adapter_release(&t->rl);
-	nla_ar_release(&t->ar);
-	nla_av_release(&t->av);
+	nla_half_release(&t->ar);
+	nla_half_release(&t->av);
 	nla_target_close(&t->target);
 	nla_st_close(&t->golden);
 	free(t);

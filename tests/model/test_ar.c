@@ -81,24 +81,24 @@ static void test_suffix(void **state)
 {
 	struct tiny *t = *state;
 	struct nla_sidecar meta;
-	struct nla_ar ar;
+	struct nla_half ar;
 	struct nla_i32s ids = { 0 };
 	enum nla_ar_fit fit;
 	nla_sidecar_init(&meta);
 	nla_sidecar_copy(&meta, &t->ar.meta);
 	meta.suffix.data[meta.suffix.n - 1] = 26;
-	assert_fails(nla_ar_new(&ar, &t->target, &meta, &err), "ends in ids 336 296 25, critic_suffix_ids says 336 296 26");
+	assert_fails(nla_half_new(&ar, NLA_AR, &t->target, &meta, &err), "ends in ids 336 296 25, critic_suffix_ids says 336 296 26");
 	nla_sidecar_copy(&meta, &t->ar.meta);
 	meta.critic_layer = BLOCKS; /* the critic's own word alone, as kitft's sidecars have it */
 	meta.layer = -1;
-	assert_fails(nla_ar_new(&ar, &t->target, &meta, &err), "critic.extraction_layer_index is 5, the model has blocks 0 to 4");
+	assert_fails(nla_half_new(&ar, NLA_AR, &t->target, &meta, &err), "critic.extraction_layer_index is 5, the model has blocks 0 to 4");
 	nla_sidecar_release(&meta);
 	t->ar.meta.suffix.data[0]++;
 	/* a text that merges with the template's end is a failed row, not the end of the run */
 	assert_ok(nla_ar_encode(&t->ar, "fox", 3, &ids, &fit, &err));
 	assert_int_equal(fit, NLA_AR_MERGES);
 	nla_i32s_release(&ids);
-	assert_fails(nla_ar_open(&ar, &t->target, TINY "/av", &err), "role is 'av', want an AR");
+	assert_fails(nla_half_open(&ar, NLA_AR, &t->target, TINY "/av", NULL, &err), "role is 'av', want an AR");
 }
 
 /* ---- predictions ---- */
@@ -106,11 +106,11 @@ static void test_suffix(void **state)
 static void check_predictions(struct tiny *t, const char *what)
 {
 	struct nla_ar_texts texts = golden_texts(t);
-	struct nla_view view = nla_ar_view(&t->ar);
+	struct nla_view view = nla_half_view(&t->ar);
 	int64_t shape[2] = { M, D };
 	char line[80];
 	nt_scope_push();
-	nt_tensor *h_t = NULL, *hat_t = nla_ar_predict(&t->ar, &view, &texts, 0, M, &h_t, NULL, &err);
+	nt_tensor *h_t = nla_ar_read(&t->ar, &view, &texts, 0, M, NULL, &err), *hat_t = nla_ar_predict(&t->ar, &view, &texts, 0, M, NULL, &err);
 	nt_tensor *v = nt_from_host(NT_F32, NT_CPU, golden_f32(t, "ar.targets", M * D), 2, shape);
 	float *h = host(h_t, M * D), *hat = host(hat_t, M * D), *mse = host(nla_ar_mse(hat_t, v), M);
 	snprintf(line, sizeof(line), "h, %s", what);
@@ -138,13 +138,14 @@ static void test_batches(void **state)
 {
 	struct tiny *t = *state;
 	struct nla_ar_texts texts = golden_texts(t);
-	struct nla_view view = nla_ar_view(&t->ar);
+	struct nla_view view = nla_half_view(&t->ar);
 	static const int64_t max_tokens[] = { 1, 60, 100000 };
 	static const char *const names[] = { "mse and v_hat, one by one", "mse and v_hat, 60 tokens at most",
 					      "mse and v_hat, all at once" };
 	for (size_t i = 0; i < NLA_LEN(max_tokens); i++) {
 		float mse[M], hat[M * D];
-		assert_ok(nla_ar_score(&t->ar, &view, &texts, golden_f32(t, "ar.targets", M * D), max_tokens[i], mse, hat, &err));
+		texts.max_tokens = max_tokens[i];
+		assert_ok(nla_ar_score(&t->ar, &view, &texts, golden_f32(t, "ar.targets", M * D), mse, hat, &err));
 		within(names[i], NLA_MAX(worst(mse, golden_f32(t, "ar.mse", M), M), worst(hat, golden_f32(t, "ar.v_hat", M * D), M * D)),
 		       2e-5);
 	}
@@ -156,23 +157,23 @@ static void test_save(void **state)
 {
 	struct tiny *t = *state;
 	struct nla_ar_texts texts = golden_texts(t);
-	struct nla_ar again, fresh;
+	struct nla_half again, fresh;
 	float mse[M];
-	assert_ok(nla_ar_save(&t->ar, in_scratch("ar"), "rl", &err));
-	assert_ok(nla_ar_open(&again, &t->target, in_scratch("ar"), &err));
+	assert_ok(nla_half_save(&t->ar, NULL, in_scratch("ar"), "rl", &err));
+	assert_ok(nla_half_open(&again, NLA_AR, &t->target, in_scratch("ar"), NULL, &err));
 	assert_int_equal(again.depth, K + 1);
 	assert_int_equal(nt_dtype_of(again.head), NT_F32);
-	struct nla_view view = nla_ar_view(&again);
-	assert_ok(nla_ar_score(&again, &view, &texts, golden_f32(t, "ar.targets", M * D), 100000, mse, NULL, &err));
+	struct nla_view view = nla_half_view(&again);
+	assert_ok(nla_ar_score(&again, &view, &texts, golden_f32(t, "ar.targets", M * D), mse, NULL, &err));
 	within("mse of the saved AR", worst(mse, golden_f32(t, "ar.mse", M), M), 1e-5);
-	assert_ok(nla_ar_new(&fresh, &t->target, &t->ar.meta, &err));
+	assert_ok(nla_half_new(&fresh, NLA_AR, &t->target, &t->ar.meta, &err));
 	float *head = host(fresh.head, D * D);
 	for (int i = 0; i < D * D; i++)
 		assert_true(head[i] == (i % (D + 1) == 0));
 	assert_null(fresh.adapter.layers);
 	free(head);
-	nla_ar_release(&fresh);
-	nla_ar_release(&again);
+	nla_half_release(&fresh);
+	nla_half_release(&again);
 	nla_ar_texts_release(&texts);
 }
 
@@ -215,7 +216,7 @@ static void test_score_texts(void **state)
 	const cJSON *text;
 	cJSON *json = golden_json(&text);
 	const float *golden_mse = golden_f32(t, "ar.mse", M), *hat = golden_f32(t, "ar.v_hat", M * D);
-	struct nla_view view = nla_ar_view(&t->ar);
+	struct nla_view view = nla_half_view(&t->ar);
 	struct nla_baselines base = { 0.75, 0.5 };
 	struct nla_score s;
 	enum nla_failure failed[M] = { 0 };
@@ -259,7 +260,7 @@ static void test_score_rollout(void **state)
 	struct tiny *t = *state;
 	const cJSON *text;
 	cJSON *json = golden_json(&text);
-	struct nla_view view = nla_ar_view(&t->ar);
+	struct nla_view view = nla_half_view(&t->ar);
 	struct nla_baselines base = { 0.75, 0.5 };
 	struct nla_score s;
 	const float *hat = golden_f32(t, "ar.v_hat", M * D);

@@ -20,10 +20,10 @@ static void test_prompt(void **state)
 /* Opens an AV whose sidecar says something else. */
 static enum nla_status reopen(struct tiny *t, const struct nla_sidecar *meta)
 {
-	struct nla_av av;
-	enum nla_status status = nla_av_new(&av, &t->target, meta, &err);
+	struct nla_half av;
+	enum nla_status status = nla_half_new(&av, NLA_AV, &t->target, meta, &err);
 	if (!status)
-		nla_av_release(&av);
+		nla_half_release(&av);
 	return status;
 }
 
@@ -48,10 +48,10 @@ static void test_contract(void **state)
 	assert_fails(reopen(t, &meta), "injection_token_id is 300, the tokenizer gives marker '\xe3\x88\x8e' the id 379");
 	nla_sidecar_copy(&meta, &t->av.meta);
 	set(&meta.av_template, "Vector <v>{injection_char}</v>, not \xe3\x88\x8e.");
-	assert_fails(reopen(t, &meta), "2 times as one token (id 379 expected");
+	assert_fails(reopen(t, &meta), "2 times as one token (id 379)");
 	nla_sidecar_copy(&meta, &t->av.meta);
 	set(&meta.marker, "two words");
-	assert_fails(reopen(t, &meta), "0 times as one token (id 379 expected");
+	assert_fails(reopen(t, &meta), "0 times as one token (id 379)");
 	nla_sidecar_copy(&meta, &t->av.meta);
 	meta.d_model = 64;
 	assert_fails(reopen(t, &meta), "d_model is 64, the model's width is 48");
@@ -181,17 +181,17 @@ static void test_merged(void **state)
 static void test_save(void **state)
 {
 	struct tiny *t = *state;
-	struct nla_av again;
-	assert_ok(nla_av_save(&t->av, &t->rl, in_scratch("av"), "rl", &err));
-	assert_ok(nla_av_open(&again, &t->target, in_scratch("av"), &err));
+	struct nla_half again;
+	assert_ok(nla_half_save(&t->av, &t->rl, in_scratch("av"), "rl", &err));
+	assert_ok(nla_half_open(&again, NLA_AV, &t->target, in_scratch("av"), NULL, &err));
 	assert_string_equal(again.meta.stage, "rl");
 	assert_string_equal(again.meta.role, "av");
-	struct nla_view view = nla_av_view(&again);
+	struct nla_view view = nla_half_view(&again);
 	float *logp = logprob_of(&again, &view, &t->responses, 1);
 	within("saved AV", worst_packed(t, logp, golden_f32(t, "av.logp", N * WIDTH)), 5e-5);
 	free(logp);
-	nla_av_release(&again);
-	assert_fails(nla_av_open(&again, &t->target, TINY "/ar", &err), "role is 'ar', want an AV");
+	nla_half_release(&again);
+	assert_fails(nla_half_open(&again, NLA_AV, &t->target, TINY "/ar", NULL, &err), "role is 'ar', want an AV");
 }
 
 /* ---- packing ---- */

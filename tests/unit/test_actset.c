@@ -5,7 +5,7 @@
 
 static struct nla_err err;
 
-static const char *const next[] = { " the", "\"" };
+static char the[] = " the", quote[] = "\"", *next[] = { the, quote };
 
 /* A set of n rows whose vector i is (i + 1, -i, 0.5, ..); every third row has an explanation. */
 static enum nla_status make(const char *folder, int64_t n, int64_t d, enum nla_st_dtype dtype)
@@ -15,6 +15,7 @@ static enum nla_status make(const char *folder, int64_t n, int64_t d, enum nla_s
 	enum nla_status status;
 	float v[64];
 
+	err = (struct nla_err)NLA_ERR_INIT;
 	nla_sidecar_init(&meta);
 	meta.kind = nla_strdup("nla_model");
 	meta.d_model = d;
@@ -23,13 +24,13 @@ static enum nla_status make(const char *folder, int64_t n, int64_t d, enum nla_s
 	for (int64_t i = 0; i < n && !status; i++) {
 		char id[32], text[64];
 		struct nla_row row = { .doc_id = id, .text = text, .explanation = i % 3 ? NULL : "why \xe3\x88\x8e",
-				       .n_raw_tokens = 50 + i };
+				       .n_raw_tokens = 50 + i, .next = { next, i % 2 ? 2 : 0, 0 } };
 
 		snprintf(id, sizeof(id), "doc %d", (int)i / 2);
 		snprintf(text, sizeof(text), "line\n\"%d\"", (int)i);
 		for (int64_t k = 0; k < d; k++)
 			v[k] = k == 0 ? (float)i + 1 : k == 1 ? (float)-i : 0.5f;
-		status = nla_actset_add(w, &row, v, i % 2 ? next : NULL, 2, &err);
+		status = nla_actset_add(w, &row, v, &err);
 	}
 	if (!status)
 		status = nla_actset_finish(w, &err);
@@ -179,7 +180,7 @@ static void test_baseline_rows(void **state)
 	assert_ok(nla_actset_create(&w, in_scratch("many"), &meta, NLA_ST_F32, &err));
 	for (int i = 0; i < 60000; i++) /* the worked example, then rows that must not count */
 		assert_ok(nla_actset_add(w, &row, i >= 50000 ? (const float[]){ -1, 0 } : i % 2 ? (const float[]){ 3, 4 } :
-					 (const float[]){ 0, 5 }, NULL, 0, &err));
+					 (const float[]){ 0, 5 }, &err));
 	assert_ok(nla_actset_finish(w, &err));
 	assert_ok(nla_actset_open(&set, in_scratch("many"), 0, &err));
 	assert_int_equal(set.n, 60000);
@@ -237,12 +238,12 @@ static void test_unfinished(void **state)
 	nla_sidecar_init(&meta);
 	meta.d_model = 2;
 	assert_ok(nla_actset_create(&w, dir, &meta, NLA_ST_BF16, &err));
-	assert_ok(nla_actset_add(w, &row, (const float[]){ 1, 2 }, NULL, 0, &err));
+	assert_ok(nla_actset_add(w, &row, (const float[]){ 1, 2 }, &err));
 	assert_fails(nla_actset_open(&set, dir, 2, &err), "is not complete: it has no nla_meta.yaml");
 	assert_false(nla_exists(in_scratch("part/rows.jsonl.gz")) || nla_exists(in_scratch("part/activations.safetensors")));
-	assert_fails(nla_actset_add(w, &row, (const float[]){ 1, NAN }, NULL, 0, &err),
+	assert_fails(nla_actset_add(w, &row, (const float[]){ 1, NAN }, &err),
 		     "row 1 (document 'a') has a NaN at dimension 1");
-	assert_fails(nla_actset_add(w, &row, (const float[]){ 3.4e38f, 0 }, NULL, 0, &err), "has an infinity at dimension 0");
+	assert_fails(nla_actset_add(w, &row, (const float[]){ 3.4e38f, 0 }, &err), "has an infinity at dimension 0");
 	nla_actset_abort(w);
 	assert_int_equal(n_files(dir), 0);
 	assert_ok(nla_actset_create(&w, dir, &meta, NLA_ST_BF16, &err));
@@ -263,7 +264,7 @@ static void test_unfinished(void **state)
 	/* a name that cannot be taken: what has its own already is taken back */
 	assert_ok(nla_rmtree(dir, &err));
 	assert_ok(nla_actset_create(&w, dir, &meta, NLA_ST_F32, &err));
-	assert_ok(nla_actset_add(w, &row, (const float[]){ 1, 2 }, NULL, 0, &err));
+	assert_ok(nla_actset_add(w, &row, (const float[]){ 1, 2 }, &err));
 	assert_ok(nla_mkdirs(in_scratch("part/rows.jsonl.gz/full"), &err));
 	assert_fails(nla_actset_finish(w, &err), "cannot rename");
 	assert_int_equal(n_files(dir), 1);
@@ -329,7 +330,7 @@ static void test_broken(void **state)
 	e = entry;
 	e.data = bad;
 	assert_ok(nla_st_write(file, &e, 1, &err));
-	assert_fails(nla_actset_open(&set, dir, 0, &err), "row 1 has an infinity at dimension 1");
+	assert_fails(nla_actset_open(&set, dir, 0, &err), "row 1 (document 'a') has an infinity at dimension 1");
 	e = entry;
 	e.name = "vectors";
 	assert_ok(nla_st_write(file, &e, 1, &err));
@@ -400,14 +401,14 @@ static void test_large(void **state)
 	fclose(f);
 	assert_ok(nla_actset_open(&set, in_scratch("large"), D, &err));
 	assert_ok(nla_actset_vectors(&set, &good, 1, v, &err));
-	assert_fails(nla_actset_vectors(&set, &middle, 1, v, &err), "row 1050 has a NaN at dimension 0");
+	assert_fails(nla_actset_vectors(&set, &middle, 1, v, &err), "row 1050 (document 'a') has a NaN at dimension 0");
 	nla_actset_close(&set);
 	f = fopen(in_scratch("large/activations.safetensors"), "r+b");
 	assert_non_null(f);
 	fseek(f, -2, SEEK_END);
 	fwrite("\x80\x7f", 1, 2, f);
 	fclose(f);
-	assert_fails(nla_actset_open(&set, in_scratch("large"), D, &err), "row 2099 has an infinity at dimension 32767");
+	assert_fails(nla_actset_open(&set, in_scratch("large"), D, &err), "row 2099 (document 'a') has an infinity at dimension 32767");
 	nla_str_release(&text);
 	free(v);
 }

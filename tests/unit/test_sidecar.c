@@ -37,7 +37,6 @@ static void test_version_1(void **state)
 		"    You see a vector.\n"
 		"\n"
 		"    <concept>{injection_char}</concept>\n"));
-	assert_int_equal(s.version, 1);
 	assert_string_equal(s.kind, "nla_model");
 	assert_string_equal(s.role, "av");
 	assert_string_equal(s.stage, "rl");
@@ -68,9 +67,8 @@ static void test_version_2(void **state)
 	assert_ok(parse(&s,
 		"{kind: nla_model, schema_version: 2, role: ar, base_checkpoint: Qwen/Qwen3-8B, d_model: 64,\n"
 		" extraction: {layer_index: 3, injection_scale: null, mse_scale: sqrt_d_model},\n"
-		" tokens: {injection_char: \xe3\x88\x8e, critic_suffix_ids: [1318, 29, 366]},\n"
+		" tokens: {injection_char: \xe3\x88\x8e, critic_suffix_ids: &ids [1318, 29, 366]}, others: *ids,\n"
 		" prompt_templates: {ar: 'Summary: {explanation}\n\n  <summary>'}, critic: {extraction_layer_index: 3}}\n"));
-	assert_int_equal(s.version, 2);
 	assert_string_equal(s.role, "ar");
 	assert_string_equal(s.base_checkpoint, "Qwen/Qwen3-8B");
 	assert_int_equal(s.inject, NLA_INJECT_RESIDUAL_ADD);
@@ -92,7 +90,6 @@ static void test_data_set(void **state)
 	assert_ok(parse(&s, "kind: nla_dataset\nrow_count: 20000\n"
 			    "extraction: {base_model: Qwen/Qwen3-8B, d_model: 8, norm: none, layer_index: 0, "
 			    "mse_scale: null, injection_scale: sqrt_d_model, injection_mode: residual_add}\n"));
-	assert_int_equal(s.version, 1);
 	assert_null(s.role);
 	assert_int_equal(s.d_model, 8);
 	assert_int_equal(s.layer, 0);
@@ -148,7 +145,7 @@ static void test_published_set(void **state)
 		"tokens: {injection_char: \"\\u320e\", injection_token_id: 149705, injection_left_neighbor_id: 29,\n"
 		"  injection_right_neighbor_id: 522, critic_suffix_ids: null}\n"
 		"prompt_templates: {actor: \"<c>{injection_char}</c>\"}\ncreated_at: 2026-01-02T03:04:05+00:00\ncreated_by: stage3\n"));
-	assert_true(s.version == 1 && s.layer == 24 && s.d_model == 4096 && s.marker_id == 149705 && s.suffix.n == 0);
+	assert_true(s.layer == 24 && s.d_model == 4096 && s.marker_id == 149705 && s.suffix.n == 0);
 	assert_int_equal(s.inject, NLA_INJECT_RESIDUAL_ADD); /* no scale: norm-matched addition */
 	assert_null(s.role);
 	assert_null(s.ar_template);
@@ -161,42 +158,45 @@ static void test_wrong(void **state)
 {
 	static const char *const cases[][2] = {
 		{ "", "it is empty" },
-		{ "- 1\n", "not a mapping" },
+		{ "- 1\n", "is an array, want an object" },
 		{ "kind: [\n", "line 2: " },
-		{ "kind: other\nd_model: 8\n", "'kind' is not 'nla_model' or 'nla_dataset'" },
-		{ "d_model: 8\n", "'kind' is not 'nla_model' or 'nla_dataset'" },
+		{ "kind: other\nd_model: 8\n", "'kind' is 'other', want one of nla_model|nla_dataset" },
+		{ "d_model: 8\n", "'kind' is missing" },
 		{ "kind: nla_model\n", "'d_model' is missing" },
-		{ "kind: nla_model\nd_model: wide\n", "'d_model' is not a whole number of at least 1" },
-		{ "kind: nla_model\nd_model: \"8\"\n", "'d_model' is not a whole number" },
-		{ "kind: nla_model\nd_model: 0\n", "'d_model' is not a whole number" },
-		{ HEAD "schema_version: 3\n", "'schema_version' is not 1 or 2" },
-		{ HEAD "role: judge\n", "'role' is not 'av' or 'ar'" },
+		{ "kind: nla_model\nd_model: wide\n", "'d_model' is a string, want an integer" },
+		{ "kind: nla_model\nd_model: \"8\"\n", "'d_model' is a string, want an integer" },
+		{ "kind: nla_model\nd_model: 0\n", "'d_model' is 0, want 1 to " },
+		{ HEAD "schema_version: 3\n", "'schema_version' is 3, want 1 or 2" },
+		{ HEAD "role: judge\n", "'role' is 'judge', want one of av|ar" },
 		{ HEAD "extraction: {d_model: 9}\n", "'d_model' is 8, but 'extraction.d_model' is 9" },
-		{ HEAD "extraction: [1]\n", "'extraction' is not a mapping" },
-		{ HEAD "extraction: {layer_index: -2}\n", "'extraction.layer_index' is not a whole number of at least 0" },
-		{ HEAD "extraction: {layer_index: 9223372036854775807}\n", "'extraction.layer_index' is not a block of any model" },
-		{ HEAD "critic: {extraction_layer_index: 9223372036854775807}\n", "'critic.extraction_layer_index' is not a block" },
+		{ HEAD "extraction: [1]\n", "'extraction' is an array, want an object" },
+		{ HEAD "extraction: {layer_index: -2}\n", "'extraction.layer_index' is -2, want 0 to " },
+		{ HEAD "extraction: {layer_index: 9223372036854775807}\n", "'extraction.layer_index' is 9.223372037e+18, want an integer" },
+		{ HEAD "critic: {extraction_layer_index: 4294967296}\n", "'critic.extraction_layer_index' is 4294967296, want 0 to 2147483647" },
 		{ HEAD "extraction: {layer_index: 1}\nstage: a\nextraction: {layer_index: 2}\n", "line 5: key 'extraction' is there twice" },
 		{ HEAD "tokens: {injection_char: a, injection_char: a}\n", "key 'injection_char' is there twice" },
 		{ HEAD "others: {x: {y: 1, y: 2}}\n", "key 'y' is there twice" },
-		{ HEAD "extraction: {layer_index: 1.5}\n", "'extraction.layer_index' is not a whole number" },
+		{ HEAD "extraction: {layer_index: 1.5}\n", "'extraction.layer_index' is 1.5, want an integer" },
 		{ HEAD "extraction: {layer_index: 3}\ncritic: {extraction_layer_index: 4}\n",
 		  "'extraction.layer_index' is 3, but 'critic.extraction_layer_index' is 4" },
 		{ HEAD "extraction: {injection_scale: big}\n", "'extraction.injection_scale' is not null, a positive number" },
 		{ HEAD "extraction: {mse_scale: -1}\n", "'extraction.mse_scale' is not null, a positive number" },
 		{ HEAD "extraction: {mse_scale: [1]}\n", "'extraction.mse_scale' is not null, a positive number" },
-		{ HEAD "extraction: {injection_mode: add}\n", "'extraction.injection_mode' is not 'residual_add' or" },
+		{ HEAD "extraction: {injection_mode: add}\n", "'extraction.injection_mode' is 'add', want one of residual_add|" },
 		{ HEAD "extraction: {injection_mode: embed_replace}\n", "there is no injection_scale" },
-		{ HEAD "tokens: {injection_char: ''}\n", "'tokens.injection_char' is not a character" },
-		{ HEAD "tokens: {injection_char: \"a\\0b\"}\n", "'tokens.injection_char' is not a string without NUL" },
-		{ HEAD "tokens: {injection_token_id: 4294967296}\n", "'tokens.injection_token_id' is not a token id" },
+		{ HEAD "tokens: {injection_char: ''}\n", "'tokens.injection_char' is empty" },
+		{ HEAD "tokens: {injection_char: \"a\\0b\"}\n", "line 3: a NUL character" },
+		{ HEAD "tokens: {injection_token_id: 4294967296}\n", "'tokens.injection_token_id' is 4294967296, want 0 to 2147483647" },
 		{ HEAD "tokens: {critic_suffix_ids: 7}\n", "'tokens.critic_suffix_ids' is not a list of token ids" },
 		{ HEAD "tokens: {critic_suffix_ids: [7, x]}\n", "'tokens.critic_suffix_ids' is not a list of token ids" },
-		{ HEAD "prompt_templates: {av: [a]}\n", "'prompt_templates.av' is not a string" },
-		{ HEAD "prompt_templates: {av: hello}\n", "'prompt_templates.av' is not a text with {injection_char}" },
-		{ HEAD "prompt_templates: {ar: '{explanation} {explanation}'}\n", "'prompt_templates.ar' is not a text with" },
-		{ HEAD "baseline: {raw_variance: x}\n", "'baseline.raw_variance' is not a number" },
-		{ HEAD "baseline: {raw_variance: -1}\n", "'baseline.raw_variance' is not a variance" },
+		{ HEAD "prompt_templates: {av: [a]}\n", "'prompt_templates.av' is an array, want a string" },
+		{ HEAD "prompt_templates: {av: hello}\n", "'prompt_templates.av': template has '{injection_char}' nowhere" },
+		{ HEAD "prompt_templates: {ar: '{explanation} {explanation}'}\n", "'prompt_templates.ar': template has '{explanation}' more than once" },
+		{ HEAD "baseline: {raw_variance: x}\n", "'baseline.raw_variance' is a string, want a number" },
+		{ HEAD "x: &a [1, *a]\n", "nested too deeply" },
+		{ HEAD "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b, *b, *b, *b, *b]\n"
+		  "d: &d [*c, *c, *c, *c, *c, *c, *c, *c]\ne: &e [*d, *d, *d, *d, *d, *d, *d, *d]\nf: [*e, *e, *e, *e, *e, *e]\n", "too many values" },
+		{ HEAD "baseline: {raw_variance: -1}\n", "a variance in 'baseline' is below 0" },
 	};
 	struct nla_sidecar s;
 
@@ -265,7 +265,6 @@ static void test_round_trip(void **state)
 	fill(&a);
 	assert_ok(nla_sidecar_write(&a, scratch, &err));
 	assert_ok(nla_sidecar_read(&b, scratch, &err));
-	assert_int_equal(b.version, 2);
 	assert_same(&a, &b);
 	fill(&c);
 	nla_sidecar_copy(&c, &b);
@@ -306,9 +305,9 @@ static void test_template(void **state)
 	assert_ok(nla_template_fill("{x}", "x", "", &out, &err));
 	assert_string_equal(out, "");
 	free(out);
-	assert_fails(nla_template_fill("a", "x", "v", &out, &err), "'{x}' 0 times");
+	assert_fails(nla_template_fill("a", "x", "v", &out, &err), "'{x}' nowhere");
 	assert_null(out);
-	assert_fails(nla_template_fill("{x}{x}", "x", "v", &out, &err), "'{x}' 2 times");
+	assert_fails(nla_template_fill("{x}{x}", "x", "v", &out, &err), "'{x}' more than once");
 }
 
 int main(void)

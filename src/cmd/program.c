@@ -1,14 +1,25 @@
-#include "run/program.h"
+/* Options from argv, help, errors and exit codes of every command (program.h). */
+#include "cmd/program.h"
 
 #include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 
-static void print_help(const char *name, enum nla_command command, const char *purpose)
+#include "base/json.h"
+
+void nla_program_print(const cJSON *json, bool pretty)
 {
 	struct nla_str text = NLA_STR_INIT;
-	nla_options_help(nla_config_table, nla_config_n, command, false, &text);
-	printf("usage: %s [--option value ...] [config.json]\n\n%s\n\n%s", name, purpose, text.buf);
+	nla_json_add(&text, json, pretty, 0);
+	puts(text.buf);
+	nla_str_release(&text);
+}
+
+static void print_options(enum nla_command command, bool markdown)
+{
+	struct nla_str text = NLA_STR_INIT;
+	nla_options_help(nla_config_table, nla_config_n, command, markdown, &text);
+	fputs(text.buf, stdout);
 	nla_str_release(&text);
 }
 
@@ -18,20 +29,19 @@ int nla_program(const char *name, enum nla_command command, const char *purpose,
 	struct nla_config cfg;
 	bool help = false;
 	if (argc == 2 && !strcmp(argv[1], "--help-markdown")) { /* for the README's table, which a test compares */
-		struct nla_str text = NLA_STR_INIT;
-		nla_options_help(nla_config_table, nla_config_n, NLA_CMD_ALL, true, &text);
-		fputs(text.buf, stdout);
-		nla_str_release(&text);
+		print_options(NLA_CMD_ALL, true);
 		return 0;
 	}
-	/* A step frees and asks again for arrays of megabytes: keep the pages, instead of having the kernel clear them each time. */
+	/* A step frees and asks again for arrays of megabytes: keep the pages, or the kernel clears them each time. */
 	mallopt(M_MMAP_THRESHOLD, 32 << 20);
 	mallopt(M_TRIM_THRESHOLD, 1 << 30);
 	nla_config_read(&cfg, command, argc, argv, &help, &err);
-	if (!err.status && help)
-		print_help(name, command, purpose);
-	else if (!err.status)
+	if (!err.status && help) {
+		printf("usage: %s [--option value ...] [config.json]\n\n%s\n\n", name, purpose);
+		print_options(command, false);
+	} else if (!err.status) {
 		run(&cfg, &err);
+	}
 	nla_config_release(&cfg);
 	if (!err.status && fflush(stdout))
 		nla_fail(&err, "cannot write to standard output");

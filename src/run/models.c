@@ -1,0 +1,137 @@
+/* Opening target, AV and AR; one activation v [D] of a file, a text's token, or a set's row; a new set's sidecar (models.h). */
+#include "run/models.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "nla/extract.h"
+
+enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *cfg, struct nla_err *err)
+{
+	int device;
+	nt_dtype dtype;
+	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) ||
+	    nla_config_need(cfg->ar, "ar", err) || nla_config_device(cfg, &device, &dtype, err) ||
+	    nla_target_open(&m->target, cfg->model, &cfg->chat, device, dtype, -1, err) ||
+	    nla_half_open(&m->av, NLA_AV, &m->target, cfg->av, cfg->av_base, err) ||
+	    nla_half_open(&m->ar, NLA_AR, &m->target, cfg->ar, cfg->ar_base, err))
+		return err->status;
+	return nla_contract_fits(&m->av.meta, &m->target, &m->av.meta, &m->ar.meta, cfg->av, err);
+}
+
+void nla_models_close(struct nla_models *m)
+{
+	nla_half_release(&m->av);
+	nla_half_release(&m->ar);
+	nla_target_close(&m->target);
+}
+
+static enum nla_status from_file(struct nla_subject *s, const char *path, int64_t d, struct nla_err *err)
+{
+	static const nt_dtype types[] = { [NLA_ST_F32] = NT_F32, [NLA_ST_BF16] = NT_BF16, [NLA_ST_F16] = NT_F16 };
+	struct nla_st st;
+	if (nla_st_open(&st, path, err))
+		return err->status;
+	const struct nla_st_entry *e = st.n_entries == 1 ? &st.entries[0] : NULL;
+	nt_scope_push();
+	if (!e || e->dtype > NLA_ST_F16 || e->nbytes != (size_t)d * nla_st_dtype_size(e->dtype))
+		nla_fail(err, "'%s': want one float tensor of %lld numbers", path, (long long)d);
+	else if (nt_to_host_f32(nt_from_host(types[e->dtype], NT_CPU, e->data, 1, &d), s->v, (size_t)d))
+		nla_nt_fail(err, "cannot read '%s'", path);
+	nt_scope_pop();
+	for (int64_t i = 0; i < d && !err->status; i++)
+		if (!isfinite(s->v[i]))
+			nla_fail(err, "'%s': element %lld is not a finite number", path, (long long)i);
+	nla_st_close(&st);
+	return err->status;
+}
+
+static enum nla_status from_row(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg,
+				struct nla_err *err)
+{
+	struct nla_actset set;
+	if (nla_config_need(cfg->data, "data", err) || nla_actset_open(&set, cfg->data, m->target.lm.arch.d_model, err))
+		return err->status;
+	if (cfg->explain.row >= set.n)
+		nla_usage(err, "'explain.row' is %lld: '%s' has rows 0 to %lld", (long long)cfg->explain.row, cfg->data,
+			  (long long)set.n - 1);
+	else if (!nla_contract_fits(&set.meta, &m->target, &m->av.meta, &m->ar.meta, cfg->data, err) &&
+		 !nla_actset_vectors(&set, &cfg->explain.row, 1, s->v, err) && *set.rows[cfg->explain.row].text)
+		s->text = nla_strdup(set.rows[cfg->explain.row].text);
+	s->base = (struct nla_baselines){ set.meta.baseline_var, set.meta.baseline_mean };
+	nla_actset_close(&set);
+	return err->status;
+}
+
+enum nla_status nla_subject_find(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg,
+				 struct nla_err *err)
+{
+	int64_t d = m->target.lm.arch.d_model;
+	struct nla_str text = NLA_STR_INIT;
+	*s = (struct nla_subject){ nla_alloc((size_t)d, sizeof(*s->v)), NULL, { (double)NAN, (double)NAN } };
+	if (*cfg->explain.vector)
+		return from_file(s, cfg->explain.vector, d, err);
+	if (!*cfg->explain.text)
+		return from_row(s, m, cfg, err);
+	nla_extract_one(&m->target, cfg->explain.text, cfg->explain.position, m->ar.depth - 1, s->v, &text, err);
+	s->text = nla_str_detach(&text);
+	return err->status;
+}
+
+void nla_subject_release(struct nla_subject *s)
+{
+	free(s->v);
+	free(s->text);
+}
+
+static void take_templates(struct nla_sidecar *meta, const char *marker, const char *av, const char *ar)
+{
+	meta->marker = nla_strdup(marker);
+	meta->av_template = nla_strdup(av);
+	meta->ar_template = nla_strdup(ar);
+}
+
+/* Those of another sidecar, which must fit this tokenizer, and its block. */
+static enum nla_status describe_like(struct nla_sidecar *meta, const struct nla_target *t, const char *path,
+				     struct nla_err *err)
+{
+	struct nla_sidecar like;
+	if (nla_sidecar_read(&like, path, err))
+		return err->status;
+	if (!like.marker || !like.av_template || !like.ar_template) {
+		nla_fail(err,
+			 "'%s': its sidecar has no injection_char, AV template or AR template: give them as options, without "
+			 "extract.meta",
+			 path);
+	} else if (!nla_contract_check(&like, t, path, err)) {
+		take_templates(meta, like.marker, like.av_template, like.ar_template);
+		meta->inject = like.inject;
+		meta->injection_scale = like.injection_scale;
+		meta->layer = nla_sidecar_block(&like);
+	}
+	nla_sidecar_release(&like);
+	return err->status;
+}
+
+enum nla_status nla_newset_describe(struct nla_sidecar *meta, const struct nla_target *t, const struct nla_config *cfg,
+				    struct nla_err *err)
+{
+	int64_t blocks = t->lm.arch.n_layers;
+	meta->kind = nla_strdup("nla_dataset");
+	meta->stage = nla_strdup("extract");
+	meta->base_checkpoint = nla_strdup(nla_path_base(cfg->model));
+	if (!*cfg->extract.meta)
+		take_templates(meta, cfg->templates.marker, cfg->templates.av, cfg->templates.ar);
+	else if (describe_like(meta, t, cfg->extract.meta, err))
+		return err->status;
+	else if (cfg->extract.layer < 0 && meta->layer < 0)
+		return nla_usage(err, "'%s': its sidecar names no block (layer_index): say which with extract.layer",
+				 cfg->extract.meta);
+	if (cfg->extract.layer >= 0 || meta->layer < 0)
+		meta->layer = cfg->extract.layer >= 0 ? cfg->extract.layer : 2 * blocks / 3;
+	if (meta->layer >= blocks)
+		return nla_usage(err, "'extract.layer' is %lld: '%s' has blocks 0 to %lld", (long long)meta->layer, cfg->model,
+				 (long long)blocks - 1);
+	return nla_contract_make(meta, t, err);
+}

@@ -1,0 +1,38 @@
+/*
+ * models - what the commands make of a configuration before their work begins: target, verbalizer and reconstructor opened
+ * together, the one activation that it points to, and the sidecar of the activation set that it asks for.
+ */
+#ifndef NLA_MODELS_H
+#define NLA_MODELS_H
+
+#include "nla/ar.h"
+#include "nla/av.h"
+#include "rl/score.h"
+#include "run/config.h"
+
+struct nla_models {
+	struct nla_target target;
+	struct nla_half av;
+	struct nla_half ar;
+};
+
+/* On the configuration's device; model, av and ar must be set. close also after a failure, and on a zeroed struct. */
+enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *cfg, struct nla_err *err);
+void nla_models_close(struct nla_models *m);
+
+/* What nla-explain explains: explain.vector, a token of explain.text, or a row of data. */
+struct nla_subject {
+	float *v;                  /* [D] */
+	char *text;                /* up to the token; NULL: unknown */
+	struct nla_baselines base; /* of its data set; NaN: unknown */
+};
+enum nla_status nla_subject_find(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg,
+				 struct nla_err *err);
+void nla_subject_release(struct nla_subject *s);
+
+/* The sidecar of a new activation set: block, marker and templates of extract.meta or of the options, and the ids that follow
+ * from them. */
+enum nla_status nla_newset_describe(struct nla_sidecar *meta, const struct nla_target *t, const struct nla_config *cfg,
+				    struct nla_err *err);
+
+#endif
