@@ -41,7 +41,7 @@ static enum nla_status load(struct models *m, const struct nla_config *cfg, stru
 		return err->status;
 	if (nla_target_open(&m->target, cfg->model, &cfg->chat, device, dtype, -1, err) || nla_half_open(&m->av, NLA_AV, &m->target, cfg->av, cfg->av_base, err) ||
 	    nla_half_open(&m->ar, NLA_AR, &m->target, cfg->ar, cfg->ar_base, err) || nla_actset_open(&m->set, data, m->target.lm.arch.d_model, err) ||
-	    nla_contract_fits(&m->set.meta, &m->target, &m->av.meta, &m->ar.meta, data, err))
+	    nla_contract_fits_set(&m->set, &m->target, &m->av.meta, &m->ar.meta, data, err))
 		return err->status;
 	char *ref = find_reference(cfg);
 	if (ref && !nla_half_open(&m->ref, NLA_AV, &m->target, ref, *cfg->ref ? "" : cfg->av_base, err)) /* the run's own is over av's base */

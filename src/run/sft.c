@@ -21,8 +21,9 @@ static enum nla_status open_av(struct nla_sft *s, const struct nla_lora_spec *sp
 {
 	const struct nla_config *cfg = s->cfg;
 	if (*cfg->av ? nla_half_open(&s->av, NLA_AV, &s->target, cfg->av, cfg->av_base, err) ||
-			       nla_contract_fits(&s->set.meta, &s->target, &s->av.meta, NULL, cfg->data, err)
-		     : nla_half_new(&s->av, NLA_AV, &s->target, &s->set.meta, err))
+			       nla_contract_fits_set(&s->set, &s->target, &s->av.meta, NULL, cfg->data, err)
+		     : nla_contract_fits_set(&s->set, &s->target, NULL, NULL, cfg->data, err) ||
+			       nla_half_new(&s->av, NLA_AV, &s->target, &s->set.meta, err))
 		return err->status;
 	const struct nla_arch *a = &nla_half_lm(&s->av)->arch;
 	if (*cfg->av && s->av.adapter.layers)
@@ -36,8 +37,9 @@ static enum nla_status open_ar(struct nla_sft *s, const struct nla_lora_spec *sp
 {
 	const struct nla_config *cfg = s->cfg;
 	if (*cfg->ar ? nla_half_open(&s->ar, NLA_AR, &s->target, cfg->ar, cfg->ar_base, err) ||
-			       nla_contract_fits(&s->set.meta, &s->target, NULL, &s->ar.meta, cfg->data, err)
-		     : nla_half_new(&s->ar, NLA_AR, &s->target, &s->set.meta, err))
+			       nla_contract_fits_set(&s->set, &s->target, NULL, &s->ar.meta, cfg->data, err)
+		     : nla_contract_fits_set(&s->set, &s->target, NULL, NULL, cfg->data, err) ||
+			       nla_half_new(&s->ar, NLA_AR, &s->target, &s->set.meta, err))
 		return err->status;
 	if (*cfg->ar && s->ar.adapter.layers)
 		nla_say("ar: the adapter of '%s' is trained on, as it is: lora.* is not used", cfg->ar);

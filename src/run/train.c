@@ -88,7 +88,7 @@ static enum nla_status open_data(struct nla_train *t, struct nla_err *err)
 {
 	const struct nla_config *cfg = t->cfg;
 	if (nla_actset_open(&t->set, cfg->data, t->target.lm.arch.d_model, err) ||
-	    nla_contract_fits(&t->set.meta, &t->target, &t->av.meta, &t->ar.meta, cfg->data, err))
+	    nla_contract_fits_set(&t->set, &t->target, &t->av.meta, &t->ar.meta, cfg->data, err))
 		return err->status;
 	t->base = (struct nla_baselines){ t->set.meta.baseline_var, t->set.meta.baseline_mean };
 	if (!(t->base.var > 0) || !(t->base.mean > 0))
@@ -96,7 +96,7 @@ static enum nla_status open_data(struct nla_train *t, struct nla_err *err)
 	if (*cfg->eval.data) {
 		t->has_eval = true;
 		if (nla_actset_open(&t->eval_set, cfg->eval.data, t->set.d, err) ||
-		    nla_contract_fits(&t->eval_set.meta, &t->target, &t->av.meta, &t->ar.meta, cfg->eval.data, err) ||
+		    nla_contract_fits_set(&t->eval_set, &t->target, &t->av.meta, &t->ar.meta, cfg->eval.data, err) ||
 		    nla_disjoint_docs(&t->set, &t->eval_set, err))
 			return err->status;
 	}
