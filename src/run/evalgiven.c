@@ -87,7 +87,7 @@ enum nla_status nla_eval_read_given(const struct nla_half *av, const struct nla_
 	memset(r, 0, sizeof(*r));
 	if (nla_lines_open(&in, path, err))
 		return err->status;
-	while (!err->status && (line = nla_lines_next(&in))) {
+	while (!err->status && (line = nla_lines_next_filled(&in))) {
 		char *name = nla_format("'%s' line %zu", path, in.number);
 		r->rows = nla_realloc(r->rows, (size_t)r->n + 1, sizeof(*r->rows));
 		memset(&r->rows[r->n], 0, sizeof(*r->rows));
