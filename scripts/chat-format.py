@@ -58,8 +58,8 @@ def find_template(folder, config):
     if jinja.exists():
         return jinja, jinja.read_text("utf-8")
     text = config.get("chat_template")
-    if isinstance(text, list):
-        named = {t.get("name"): t.get("template") for t in text if isinstance(t, dict)}
+    if isinstance(text, (list, dict)):
+        named = text if isinstance(text, dict) else {t.get("name"): t.get("template") for t in text if isinstance(t, dict)}
         if not isinstance(named.get("default"), str):
             raise Refused(f"'{folder}/tokenizer_config.json' has chat templates, but none named 'default'")
         text = named["default"]

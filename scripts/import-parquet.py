@@ -182,6 +182,16 @@ def between(text, template):
     return None
 
 
+def whole(values, column, where):
+    """An integer, also as the double that pandas makes of it in a column with gaps (NaN); None where there is none."""
+    x = values.get(column)
+    if x is None or x != x:
+        return None
+    if isinstance(x, bool) or not isinstance(x, (int, float)) or x in (float("inf"), float("-inf")) or x != int(x):
+        raise Refused(f"{where}: column '{column}' holds {x!r}, want whole numbers")
+    return int(x)
+
+
 def row_of(values, invented, templates, layer, where):
     explanation = explanation_of(values.get("response"))
     prompt = values.get("prompt")
@@ -190,21 +200,20 @@ def row_of(values, invented, templates, layer, where):
     if explanation is None:
         explanation = between(prompt, templates[1])
     text, doc = values.get(TEXT), values.get("doc_id")
-    row = {"doc_id": invented if doc is None else str(doc), "n_raw_tokens": values.get("n_raw_tokens"), "text": text or ""}
+    row = {"doc_id": invented if doc is None else str(doc), "n_raw_tokens": whole(values, "n_raw_tokens", where), "text": text or ""}
     if row["n_raw_tokens"] is None:
         del row["n_raw_tokens"]
-    elif not isinstance(row["n_raw_tokens"], int):
-        raise Refused(f"{where}: column 'n_raw_tokens' holds {values['n_raw_tokens']!r}, want whole numbers")
     if explanation is not None:
         row["explanation"] = explanation
     if values.get("response") != plain_response(explanation):
         row["response"] = values.get("response")
     if prompt != plain_prompt(templates[0]):
         row["prompt"] = prompt
-    if None not in (values.get("activation_layer"), layer) and values["activation_layer"] != layer:
-        raise Refused(f"{where}: column 'activation_layer' holds {values['activation_layer']!r}, its sidecar says block {layer}")
-    if values.get("activation_layer") is not None:
-        row["activation_layer"] = values["activation_layer"]
+    block = whole(values, "activation_layer", where)
+    if None not in (block, layer) and block != layer:
+        raise Refused(f"{where}: column 'activation_layer' holds {block}, its sidecar says block {layer}")
+    if block is not None:
+        row["activation_layer"] = block
     return row
 
 

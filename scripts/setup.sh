@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # setup.sh - everything a fresh machine needs: Debian packages, libtorch, a configured and compiled build/.
 #
-#	scripts/setup.sh [--gpu] [--reference] [--no-build]
+#	scripts/setup.sh [--gpu] [--reference] [--no-root] [--no-build]
 #
 #	--gpu        the wheel's CUDA libraries too (3.6 GB more); implied where an NVIDIA GPU is found
 #	--reference  a second Python environment (5 GB) with PyTorch, transformers and peft: the tests that compare with them
+#	--no-root    as for a user who may not install packages: unpack them into NLA_CACHE/debian, and take cmake and ninja from PyPI.
+#	             Implied where there is neither root nor a sudo that works; only a C and C++ compiler and Python must be there
 #	--no-build   stop before configuring and compiling
 #	--env        (for scripts) print the settings below as shell text on stdout, everything else on stderr
 #
@@ -34,19 +36,26 @@ torch_version=2.11.0
 cmake_wanted=3.25
 torch_venv=$cache/torch-$torch_version
 reference=$cache/reference
+prefix=$cache/debian # packages of one's own, without root
+tools=$cache/tools
 
 cuda_headers="nvidia-cuda-crt==13.0.88" # of cuda_runtime.h, which no other wheel has
 cpu_pins="torch==$torch_version nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85 $cuda_headers"
 gpu_pins="torch==$torch_version $cuda_headers"
 reference_pins="torch==$torch_version transformers==5.23.0 peft==0.21.2 tokenizers==0.23.3 safetensors==0.8.0"
 reference_pins="$reference_pins numpy sentencepiece protobuf pyarrow pyyaml"
+tools_pins="cmake==3.31.6 ninja==1.11.1.4"
 
 say() { echo "setup: $*" >&2; }
 die() { echo "setup: error: $*" >&2; exit 1; }
 
 # ---------------------------------------------------------------------------------------------------- Debian packages
 
-python_ok() { "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; }
+python_ok() { # with the wheel of pip, ensurepip may be missing
+	local also=', ensurepip'
+	[ -z "$pip_wheel" ] || also=''
+	"$1" -c "import sys, venv$also; sys.exit(sys.version_info < (3, 10))" 2>/dev/null
+}
 
 find_python() {
 	local candidate
@@ -94,6 +103,8 @@ as_root() {
 	fi
 }
 
+may_install() { [ "$(id -u)" = 0 ] || { have sudo && { [ -t 0 ] || sudo -n true 2>/dev/null; }; }; }
+
 apt_install() {
 	local log
 	log=$(mktemp)
@@ -110,17 +121,103 @@ apt_install() {
 	rm -f "$log"
 }
 
+# ---- packages without root ----
+
+# What a build and its programs need to know of the prefix. The rpath of old holds for the libraries of libraries too.
+use_prefix() {
+	local lib
+	[ -e "$prefix/.nla-installed" ] || return 0
+	for lib in "$prefix"/usr/lib/*-linux-gnu; do
+		[ ! -x "$prefix/bin/pkg-config" ] || export PKG_CONFIG=$prefix/bin/pkg-config
+		export PKG_CONFIG_PATH=$lib/pkgconfig:$prefix/usr/lib/pkgconfig:$prefix/usr/share/pkgconfig
+		export CMAKE_PREFIX_PATH=$prefix/usr CMAKE_LIBRARY_PATH=$lib CMAKE_INCLUDE_PATH=$prefix/usr/include
+		export LDFLAGS="${LDFLAGS:-} -Wl,--disable-new-dtags,-rpath,$lib,-rpath-link,$lib"
+	done
+	export PATH=$tools/bin:$prefix/bin:$PATH
+	for pip_wheel in "$prefix"/usr/share/python-wheels/pip-*.whl; do
+		[ -e "$pip_wheel" ] || pip_wheel=''
+	done
+}
+
+# apt with lists and archives of one's own.
+apt_user() { apt-get -q -o Dir::State::lists="$prefix/lists" -o Dir::Cache="$prefix/cache" -o Debug::NoLocking=1 "$@"; }
+
+# Links to libraries that the system has already, and the paths that the package's files name.
+relocate() {
+	local link found
+	find "$prefix/usr" -xtype l | while read -r link; do
+		for found in /usr/lib/*-linux-gnu /lib/*-linux-gnu; do
+			[ ! -e "$found/$(basename "$(readlink "$link")")" ] || ln -sfn "$found/$(basename "$(readlink "$link")")" "$link"
+		done
+	done
+	find "$prefix/usr" -name '*.pc' -type f -exec sed -Ei "s#(=|-[LI])/usr#\\1$prefix/usr#g" {} +
+	[ -e "$prefix/usr/bin/pkgconf" ] || return 0
+	mkdir -p "$prefix/bin"
+	printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' "$(echo "$prefix"/usr/lib/*-linux-gnu)" "$prefix/usr/bin/pkgconf" \
+		>"$prefix/bin/pkg-config"
+	chmod +x "$prefix/bin/pkg-config"
+}
+
+own_packages() { # PACKAGES...: unpacked below the prefix, with what they depend on but for the compiler's
+	local log=$prefix/log names deb
+	mkdir -p "$prefix/lists/partial" "$prefix/cache/archives/partial" "$prefix/debs" || die "cannot create '$prefix'"
+	say "unpacking into '$prefix': $*"
+	if ! apt_user update >"$log" 2>&1 || ! apt_user -s --no-install-recommends install "$@" >"$log.plan" 2>>"$log"; then
+		die "cannot get $*: $(grep '^E:' "$log" | tail -n 1) (see $log)"
+	fi
+	names=$(sed -n 's/^Inst \([^ ]*\).*/\1/p' "$log.plan" |
+		grep -vE '^(libc6|libc-|linux-libc|libcrypt|libnsl|libtirpc|rpcsvc|gcc|g\+\+|cpp|libgcc|libstdc|binutils|python3?[.0-9]*$)')
+	# shellcheck disable=SC2086  # package names are words
+	(cd "$prefix/debs" && apt_user download $names >>"$log" 2>&1) || die "cannot get $*: $(grep '^E:' "$log" | tail -n 1) (see $log)"
+	for deb in "$prefix"/debs/*.deb; do
+		dpkg-deb -x "$deb" "$prefix" || die "cannot unpack '$deb'"
+	done
+	relocate
+	rm -rf "$prefix/lists" "$prefix/cache" "$prefix/debs"
+	touch "$prefix/.nla-installed"
+}
+
+use_tools() {
+	ensure_venv "$tools" 300 "$tools_pins"
+	export PATH=$tools/bin:$PATH
+}
+
+without_root() { # MISSING PACKAGES...
+	local libraries='' name
+	for name; do
+		case $name in
+		build-essential) die "a C and a C++ compiler and make are needed, and cannot be installed without root: \`module load gcc\`," \
+			"conda-forge's \`cxx-compiler\` and \`make\`, or ask for $name" ;;
+		cmake | ninja-build | ca-certificates) ;; # PyPI's wheels; pip has certificates of its own
+		python3-venv) have python3 || die "Python 3.10 or newer is needed"; libraries="$libraries python3-pip-whl" ;;
+		*) libraries="$libraries $name" ;;
+		esac
+	done
+	if [ -n "$libraries" ]; then
+		if ! have apt-get || ! have dpkg-deb; then
+			die "neither root nor Debian's packages here: conda-forge has libsentencepiece, cjson, zlib, pcre2, utf8proc, yaml," \
+				"cmocka and pkg-config; or ask for what Debian calls:$libraries"
+		fi
+		# shellcheck disable=SC2086  # package names are words
+		own_packages $libraries
+	fi
+	use_prefix
+	use_tools
+}
+
 install_packages() {
 	local missing wanted
+	use_prefix
 	missing=$(missing_packages | tr '\n' ' ')
 	wanted=$(wanted_packages | tr '\n' ' ')
 	missing=${missing% } wanted=${wanted% }
-	if [ -n "$missing" ]; then
-		have apt-get || die "no apt-get here: install what Debian calls: $missing"
-		[ "$(id -u)" = 0 ] || have sudo || die "neither root nor sudo: install as root: $missing"
+	if [ -n "$missing" ] && { [ -n "$no_root" ] || ! have apt-get || ! may_install; }; then
+		# shellcheck disable=SC2086
+		without_root $missing
+	elif [ -n "$missing" ]; then
 		say "installing $missing${wanted:+ $wanted}"
 		# shellcheck disable=SC2086  # package names are words
-		apt_install $missing $wanted || apt_install $missing || die "apt-get cannot install $missing: ${apt_error:-no message}"
+		apt_install $missing $wanted || apt_install $missing || die "apt-get cannot install $missing: ${apt_error:-no message}$([ "$(id -u)" = 0 ] || echo "; --no-root does without")"
 		missing=$(missing_packages | tr '\n' ' ')
 		[ -z "$missing" ] || die "still missing after apt-get: $missing(too old a release? Debian 12 has them)"
 	elif [ -n "$wanted" ] && [ "$(id -u)" = 0 ] && have apt-get; then
@@ -155,7 +252,11 @@ pip_install() { # VENV LOG PINS [pip options]
 	if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
 		python=$(find_python)
 		rm -rf "$venv"
-		"$python" -m venv "$venv" >"$log" 2>&1 || return 1
+		if [ -n "$pip_wheel" ]; then
+			"$python" -m venv --without-pip "$venv" >"$log" 2>&1 && "$venv/bin/python" "$pip_wheel/pip" install -q pip >"$log" 2>&1
+		else
+			"$python" -m venv "$venv" >"$log" 2>&1
+		fi || return 1
 	fi
 	# shellcheck disable=SC2086  # pins are words
 	TMPDIR=$cache/tmp "$venv/bin/python" -m pip install -q --disable-pip-version-check "$@" $pins >"$log" 2>&1
@@ -226,7 +327,7 @@ install_libtorch() {
 compile() {
 	if [ ! -e "$build/build.ninja" ] || ! grep -qxF "LIBTORCH_DIR:PATH=$LIBTORCH_DIR" "$build/CMakeCache.txt"; then
 		say "configuring build/"
-		cmake_ok || die "cmake here is older than $cmake_wanted: Debian 12 and Ubuntu 24.04 have one, PyPI too (pip install cmake)"
+		cmake_ok || use_tools
 		cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DLIBTORCH_DIR="$LIBTORCH_DIR" >"$build.log" 2>&1 ||
 			{ cat "$build.log" >&2; rm -f "$build.log"; die "cmake cannot configure '$build'"; }
 		rm -f "$build.log"
@@ -235,11 +336,12 @@ compile() {
 	cmake --build "$build" >&2 || die "the build failed"
 }
 
-gpu='' with_reference='' with_build=1 print_env=''
+gpu='' with_reference='' with_build=1 print_env='' no_root='' pip_wheel=''
 for option; do
 	case $option in
 	--gpu) gpu=1 ;;
 	--reference) with_reference=1 ;;
+	--no-root) no_root=1 ;;
 	--no-build) with_build='' ;;
 	--env) print_env=1 ;;
 	-h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
@@ -254,5 +356,8 @@ install_libtorch
 [ -z "$with_build" ] || compile
 say "ready"
 if [ -n "$print_env" ]; then
+	for name in PATH PKG_CONFIG PKG_CONFIG_PATH CMAKE_PREFIX_PATH CMAKE_LIBRARY_PATH CMAKE_INCLUDE_PATH LDFLAGS; do
+		[ -z "${!name:-}" ] || printf 'export %s=%q\n' "$name" "${!name}"
+	done
 	printf 'export NLA_BUILD=%q LIBTORCH_DIR=%q NLA_REFERENCE=%q\n' "$build" "$LIBTORCH_DIR" "$reference/bin/python"
 fi

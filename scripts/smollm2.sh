@@ -49,6 +49,7 @@ while [ $# -gt 0 ]; do
 	shift 2
 done
 [ "$threads" = 0 ] || export OMP_NUM_THREADS="$threads" # no setting of the run: it goes on with another number
+# shellcheck disable=SC2194  # the word is the list
 case " model corpus extract teach ar av sweep report " in
 *" $until "*) ;;
 *) echo "smollm2: no stage '$until'" >&2; exit 2 ;;
@@ -72,8 +73,8 @@ stage() { # NAME COMMAND...
 	[ ! -e "$name.done" ] || return 0
 	echo "smollm2: $name: $*" >&2
 	"$@" || code=$?
-	printf '%s\t%d\t%s\n' "$name" $((SECONDS - began)) "$([ "$code" = 0 ] && echo done || echo "exit $code")" >>hours.tsv
-	[ "$code" = 0 ] || { echo "smollm2: $name ended with $code; the same command goes on from here" >&2; exit "$code"; }
+	printf '%s\t%d\t%s\n' "$name" $((SECONDS - began)) "$([ "$code" = 0 ] && echo "done" || echo "exit $code")" >>hours.tsv
+	[ "$code" = 0 ] || { echo "smollm2: $name ended with $code; the same command resumes it" >&2; exit "$code"; }
 	: >"$name.done"
 }
 

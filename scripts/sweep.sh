@@ -60,7 +60,7 @@ if [ ! -e "$out/settings" ]; then # whole or not at all: other jobs may be readi
 	echo "$settings" >"$out/settings.$$" && mv "$out/settings.$$" "$out/settings" || exit 1
 fi
 
-trap 'echo "sweep: interrupted; the same command goes on from here" >&2; exit 130' INT TERM
+trap 'echo "sweep: interrupted; the same command resumes it" >&2; exit 130' INT TERM
 
 number() { # KEY FILE: the number at that key, or nan
 	awk -v key="\"$1\"" '{ text = text $0 " " } END {
@@ -81,7 +81,7 @@ held_out() { # RUN: it has rows of its own to be evaluated on
 
 last_line() { tail -n 1 "$1" 2>/dev/null; }
 
-complete() { # RUN: its last step is the last one asked for (nla-train ends with 0 too when it is told to stop)
+is_complete() { # RUN: its last step is the last one asked for (nla-train ends with 0 too when it is told to stop)
 	last_line "$1/metrics.jsonl" >"$1/.last"
 	steps=$(number steps "$1/config.json")
 	[ "$(number step "$1/.last")" = "$steps" ] || [ "$steps" = nan ]
@@ -102,7 +102,7 @@ one_run() { # LAMBDA SEED RUN [flags]: 0 when its evaluation stands
 			echo "sweep: lambda $lambda seed $seed: nla-train failed: $(last_line "$run/train.log")" >&2
 			return 1
 		fi
-		if ! complete "$run"; then
+		if ! is_complete "$run"; then
 			echo "sweep: lambda $lambda seed $seed: nla-train was stopped before its last step" >&2
 			return 1
 		fi

@@ -48,6 +48,7 @@ check() { # TITLE COMMAND...: run, and remember the outcome with what ctest said
 	rm -f "$log"
 }
 
+# shellcheck disable=SC2317  # called through check
 unit_sanitized() {
 	cmake -S "$root" -B "$root/build-asan" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DNLA_SANITIZE=ON \
 		-DLIBTORCH_DIR="$LIBTORCH_DIR" >/dev/null &&

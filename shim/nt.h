@@ -1,25 +1,21 @@
 /*
  * nt - tensors: a thin C face of libtorch. Only opaque handles, pointers, sized integers, doubles and bool cross it.
  *
- * Two shapes of call, no others.
- *
- *   Expressions return a new handle owned by the innermost scope, or NULL. NULL in, NULL out, and the first error stays, so that a
- *   forward pass reads as mathematics and is checked once, at its end:
+ * Expressions return a new handle owned by the innermost scope, or NULL. NULL in, NULL out, and the first error stays: a
+ * forward pass reads as mathematics and is checked once, at its end. Actions return nt_status. There is no third shape of call.
  *
  *	nt_scope_push();
  *	nt_tensor *y = nt_linear(nt_swiglu(nt_linear(x, gate_up, NULL)), down, NULL);
  *	y = nt_scope_pop_with(y);                   frees everything else made since the push
  *	if (!y) report(nt_error());
  *
- *   Actions return nt_status.
- *
- * Life of a handle: made in a scope, freed with it. nt_own takes it out (parameters, caches); nt_free ends an owned one. Outside any
- * scope a new handle is owned by the caller. Handles are references: nt_narrow, nt_reshape and nt_share see the same memory.
+ * A handle is made in a scope and freed with it. nt_own takes it out (parameters, caches); nt_free ends an owned one. Outside
+ * any scope the caller owns a new handle. Handles are references: nt_narrow, nt_reshape and nt_share see the same memory.
  * Gradients are recorded only between nt_grad_push(true) and nt_grad_pop. Nothing here is shared between threads.
  *
- * Fast versions stand behind one semantic call (nt_rms_norm, nt_qk_rope, nt_swiglu, nt_attention, nt_token_logprob, nt_sample);
- * nt_plain(true) switches every one of them to its plain twin, made of libtorch operations, which is also what other devices and
- * types than the fast version's use. Tests compare both, forward and backward.
+ * Fast versions stand behind one semantic call (nt_rms_norm, nt_qk_rope, nt_swiglu, nt_attention, nt_token_logprob, nt_sample).
+ * Each has a plain twin of libtorch operations, for all other devices and types, and everywhere after nt_plain(true). Tests
+ * compare both, forward and backward.
  */
 #ifndef NT_H
 #define NT_H
@@ -47,17 +43,15 @@ void nt_clear(void);
 nt_status nt_device_open(const char *name, int *device);
 const char *nt_device_name(int device); /* "cpu", "cuda:0" */
 void nt_set_threads(int n);             /* 0: as libtorch chooses */
-int nt_threads(void);
-/* Device memory in bytes: free and total now, peak since start (CPU: of the system, what its file cache could give up counted as
- * free, and this process's peak resident size). */
+/* Device memory in bytes: free and total now, peak since start. CPU: of the system, with what its file cache could give up as
+ * free, and this process's peak resident size. */
 nt_status nt_memory(int device, int64_t *free_bytes, int64_t *total_bytes, int64_t *peak_bytes);
-/* The most bytes that tensors on the device held at once since nt_peak_reset. On the CPU tensors count that were made since the first
- * reset; borrowed memory never does. */
+/* The most bytes that tensors on the device held at once since nt_peak_reset. On the CPU: of those made since the first reset,
+ * borrowed memory apart. */
 void nt_peak_reset(int device);
 int64_t nt_peak(int device);
 /* A GPU: allocations beyond that many bytes fail as out of memory. */
 nt_status nt_memory_limit(int device, int64_t bytes);
-const char *nt_version(void);
 
 /* ---- scopes and handles ---- */
 void nt_scope_push(void);
@@ -71,9 +65,9 @@ void nt_plain(bool on);
 /* ---- making ---- */
 nt_tensor *nt_zeros(nt_dtype dtype, int device, int ndim, const int64_t *shape);
 nt_tensor *nt_from_host(nt_dtype dtype, int device, const void *data, int ndim, const int64_t *shape); /* copies */
-nt_tensor *nt_borrow(nt_dtype dtype, const void *data, int ndim, const int64_t *shape);                /* on the CPU, no copy: data must outlive it and is only read */
-nt_tensor *nt_i64(int device, const int64_t *data, int64_t n);                                        /* copies, [n] */
-nt_tensor *nt_f32(int device, const float *data, int64_t n);                                          /* copies, [n] */
+nt_tensor *nt_borrow(nt_dtype dtype, const void *data, int ndim, const int64_t *shape); /* CPU, no copy: data outlives it */
+nt_tensor *nt_i64(int device, const int64_t *data, int64_t n);                         /* copies, [n] */
+nt_tensor *nt_f32(int device, const float *data, int64_t n);                           /* copies, [n] */
 nt_tensor *nt_share(const nt_tensor *t); /* a second handle of the same tensor */
 
 /* ---- looking ---- */
@@ -121,7 +115,8 @@ nt_tensor *nt_put_rows(const nt_tensor *a, const nt_tensor *index, const nt_tens
 
 /* ---- expressions: the model ---- */
 nt_tensor *nt_matmul(const nt_tensor *a, const nt_tensor *b);                         /* [M,K] [K,N] -> [M,N] */
-nt_tensor *nt_linear(const nt_tensor *x, const nt_tensor *w, const nt_tensor *bias);  /* x [..,I], w [O,I], bias [O] or NULL -> [..,O] */
+/* x [..,I], w [O,I], bias [O] or NULL -> [..,O] */
+nt_tensor *nt_linear(const nt_tensor *x, const nt_tensor *w, const nt_tensor *bias);
 /* y + scale * (x A^T) B^T: x [n,I], A [r,I], B [O,r] fp32, y [n,O] (LoRA, Hu et al. 2021). */
 nt_tensor *nt_lora(const nt_tensor *y, const nt_tensor *x, const nt_tensor *A, const nt_tensor *B, double scale);
 nt_tensor *nt_embedding(const nt_tensor *w, const nt_tensor *ids);                    /* w [V,D], ids [n] -> [n,D] */
@@ -136,7 +131,7 @@ nt_tensor *nt_inject_add(const nt_tensor *h, const nt_tensor *sites, const nt_te
 
 /*
  * Attention over a packed token tree. A batch is one sequence of n tokens cut into rows; a row may have a parent row, and its
- * tokens attend to all tokens of its ancestors and to their own row's, causally. So a prompt that G responses share stands once:
+ * tokens attend to all tokens of its ancestors and to their own row's, causally. So a prompt of G responses stands once:
  *
  *	row 0: the prompts' common head         parent -1
  *	row 1: the rest of prompt 1             parent 0
@@ -152,8 +147,8 @@ nt_tensor *nt_attention(const nt_tensor *q, const nt_tensor *k, const nt_tensor 
 
 /*
  * log softmax(h head^T / temperature)[ids], fp32 [n]: h [n,D], head [V,D], ids [n]. Computed in chunks of rows and again in the
- * backward pass, so that no [n,V] array outlives a chunk. entropy: when not NULL, receives the entropy of each row's distribution
- * in nats, [n], without gradient.
+ * backward pass, so that no [n,V] array outlives a chunk. entropy: when not NULL, receives the entropy of each row's
+ * distribution in nats, [n], without gradient.
  */
 nt_tensor *nt_token_logprob(const nt_tensor *h, const nt_tensor *head, const nt_tensor *ids, double temperature,
 			    nt_tensor **entropy);
@@ -168,15 +163,15 @@ nt_status nt_cache_put(nt_tensor *cache, const nt_tensor *slot, const nt_tensor 
 /* q [n,Hq,d]; row i attends to the first length[i] positions of slab slot[i] of k, v [N,S,Hkv,d] -> [n,Hq,d] */
 nt_tensor *nt_attention_cached(const nt_tensor *q, const nt_tensor *k, const nt_tensor *v, const nt_tensor *slot,
 			       const nt_tensor *length, double scale);
-/* Inverse-CDF sampling from softmax(logits / temperature): logits [n,V], u [n] uniform in (0,1) -> ids [n] int64; logprob (when not
- * NULL) [n] fp32 of what was drawn, at that temperature. temperature 0: the largest logit, its logprob at temperature 1. */
+/* Inverse-CDF sampling from softmax(logits / temperature): logits [n,V], u [n] uniform in (0,1) -> ids [n] int64; logprob
+ * (when not NULL) [n] fp32 of what was drawn, at that temperature. temperature 0: the largest logit, logprob at 1. */
 nt_tensor *nt_sample(const nt_tensor *logits, const nt_tensor *u, double temperature, nt_tensor **logprob);
 nt_tensor *nt_topk(const nt_tensor *logits, int64_t k); /* ids [n,k], largest first */
 
 /* ---- actions on parameters ---- */
 nt_status nt_copy_into(nt_tensor *to, const nt_tensor *from);               /* shapes equal; converts */
 nt_status nt_add_into(nt_tensor *to, const nt_tensor *x, double c);         /* to += c x */
-nt_status nt_grad_norm(nt_tensor *const *params, int n, double *norm);      /* 2-norm over all gradients; a missing one counts zero */
+nt_status nt_grad_norm(nt_tensor *const *params, int n, double *norm);      /* 2-norm of all; a missing one counts zero */
 nt_status nt_grad_scale(nt_tensor *const *params, int n, double c);
 /* AdamW (Loshchilov & Hutter 2019), bias-corrected, fp32: m, v like params; step counts from 1. Weight decay decoupled. */
 struct nt_adamw {

@@ -10,35 +10,34 @@
 #include "shim/nt_internal.h"
 
 #include <ATen/Parallel.h>
-#include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <memory>
-#include <vector>
 
 using nt::expr;
-using torch::autograd::AutogradContext;
-using torch::autograd::Function;
-using torch::autograd::variable_list;
+using nt::out;
+using nt::ptr;
+using nt::Tensors;
 
 extern "C" void sgemm_(const char *ta, const char *tb, const int *m, const int *n, const int *k, const float *alpha,
 		       const float *a, const int *lda, const float *b, const int *ldb, const float *beta, float *c,
 		       const int *ldc);
 
-namespace {
+namespace
+{
 
 struct Stretch {
-	int64_t start, length;
+	int64_t start, length, before; // before: keys of the stretches in front of it
+	size_t row;
 };
 
 struct Row {
 	int64_t start, length, before; // before: keys of the ancestors
-	bool shared;                   // some row has it as parent
-	int64_t shared_at;             // of its first token among the shared tokens
+	int64_t shared_at = -1;        // of its first token among those of rows that are parents; -1: it is none
 	std::vector<Stretch> keys;     // ancestors from the root, then itself
-	std::vector<int64_t> key_shared_at;
 };
 
-struct Tree : torch::CustomClassHolder {
+struct Tree {
 	std::vector<Row> rows;
 	int64_t n = 0, n_shared = 0, max_q = 0, max_k = 0;
 	at::Tensor q_index, k_index, mask, back; // of the plain version, made when first needed
@@ -53,142 +52,144 @@ void gemm(char ta, char tb, int64_t m, int64_t n, int64_t k, const float *a, int
 	sgemm_(&ta, &tb, &im, &in, &ik, &one, a, &ia, b, &ib, &beta, c, &ic);
 }
 
-struct Shape {
-	int64_t hq, hkv, d, group, sq, sk, sv; // s*: distance of two tokens in floats
-	float scale;
-};
-
 // The stride of one token alone is any number.
 int64_t step(const at::Tensor &x) { return x.size(0) > 1 ? x.stride(0) : x.size(1) * x.size(2); }
 
-Shape shape_of(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, double scale)
-{
-	return {q.size(1), k.size(1), q.size(2), q.size(1) / k.size(1), step(q), step(k), step(v), static_cast<float>(scale)};
-}
+// What the tasks of both passes share; s*: distance of two tokens in floats.
+struct Call {
+	const Tree &tree;
+	float scale;
+	int64_t hq, hkv, d, group, sq, sk, sv, tasks;
+	const float *q, *k, *v;
+	float *o, *lse;		     // [n, hq, d], [hq, n]
+	const float *dout = nullptr; // backward only, contiguous
+	float *dq = nullptr, *dk = nullptr, *dv = nullptr;
 
-// s [len, cols] = q k^T over all stretches
-void scores(const Row &r, const Shape &s, const float *q, const float *k, int64_t kv_head, float *out, int64_t cols)
-{
-	int64_t at = 0;
-	for (const Stretch &p : r.keys) {
-		gemm('T', 'N', p.length, r.length, s.d, k + p.start * s.sk + kv_head * s.d, s.sk, q, s.sq, 0, out + at, cols);
-		at += p.length;
+	// s [r.length, keys] = q k^T over all stretches, for query head h
+	void scores(const Row &r, int64_t h, float *s) const
+	{
+		for (const Stretch &p : r.keys)
+			gemm('T', 'N', p.length, r.length, d, k + p.start * sk + h / group * d, sk, q + r.start * sq + h * d,
+			     sq, 0, s + p.before, r.before + r.length);
 	}
+
+	// Where the gradient of a stretch's keys goes: that of a row which others share into the thread's buffer.
+	float *key_grad(const Stretch &p, float *direct, float *buffer, int64_t kv_head) const
+	{
+		int64_t shared = tree.rows[p.row].shared_at;
+		return (shared >= 0 ? buffer + shared * hkv * d : direct + p.start * hkv * d) + kv_head * d;
+	}
+};
+
+Call call(const Tree &tree, double scale, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const at::Tensor &o,
+	  const at::Tensor &lse)
+{
+	int64_t hq = q.size(1), hkv = k.size(1), tasks = static_cast<int64_t>(tree.rows.size()) * hkv;
+	return {tree,	   static_cast<float>(scale),
+		hq,	   hkv,
+		q.size(2), hq / hkv,
+		step(q),   step(k),
+		step(v),   tasks,
+		ptr(q),	   ptr(k),
+		ptr(v),	   out(o),
+		out(lse)};
 }
 
-void forward_task(const Tree &tree, const Row &r, const Shape &s, int64_t kv_head, const float *q, const float *k,
-		  const float *v, float *o, float *lse, std::vector<float> &scratch)
+void forward_task(const Call &c, const Row &r, int64_t kv_head, std::vector<float> &scratch)
 {
 	int64_t cols = r.before + r.length;
 	scratch.resize(static_cast<size_t>(r.length * cols));
-	for (int64_t h = kv_head * s.group; h < (kv_head + 1) * s.group; h++) {
-		scores(r, s, q + r.start * s.sq + h * s.d, k, kv_head, scratch.data(), cols);
-		nt::cpu::causal_softmax(scratch.data(), lse + h * tree.n + r.start, r.length, cols, cols, r.before, s.scale);
-		int64_t at = 0;
-		for (const Stretch &p : r.keys) {
-			gemm('N', 'N', s.d, r.length, p.length, v + p.start * s.sv + kv_head * s.d, s.sv, scratch.data() + at,
-			     cols, at ? 1.0f : 0.0f, o + (r.start * s.hq + h) * s.d, s.hq * s.d);
-			at += p.length;
-		}
+	for (int64_t h = kv_head * c.group; h < (kv_head + 1) * c.group; h++) {
+		c.scores(r, h, scratch.data());
+		nt::cpu::causal_softmax(scratch.data(), c.lse + h * c.tree.n + r.start, r.length, cols, r.before, c.scale);
+		for (const Stretch &p : r.keys)
+			gemm('N', 'N', c.d, r.length, p.length, c.v + p.start * c.sv + kv_head * c.d, c.sv,
+			     scratch.data() + p.before, cols, p.before ? 1.0f : 0.0f, c.o + (r.start * c.hq + h) * c.d,
+			     c.hq * c.d);
 	}
 }
 
-at::Tensor attention_forward(const Tree &tree, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, double scale,
-			     at::Tensor *lse)
+at::Tensor attention_forward(const Tree &tree, double scale, at::TensorList in, Tensors &keep)
 {
-	Shape s = shape_of(q, k, v, scale);
-	at::Tensor o = at::empty({tree.n, s.hq, s.d}, q.options().requires_grad(false));
-	at::Tensor l = at::empty({s.hq, tree.n}, o.options());
-	const float *qp = q.const_data_ptr<float>(), *kp = k.const_data_ptr<float>(), *vp = v.const_data_ptr<float>();
-	float *op = o.mutable_data_ptr<float>(), *lp = l.mutable_data_ptr<float>();
-	int64_t tasks = static_cast<int64_t>(tree.rows.size()) * s.hkv;
-	at::parallel_for(0, tasks, 1, [&](int64_t a, int64_t b) {
+	const at::Tensor &q = in[0];
+	at::Tensor o = at::empty(q.sizes(), q.options()), lse = at::empty({q.size(1), tree.n}, q.options());
+	Call c = call(tree, scale, q, in[1], in[2], o, lse);
+	at::parallel_for(0, c.tasks, 1, [&](int64_t a, int64_t b) {
 		std::vector<float> scratch;
 		for (int64_t i = a; i < b; i++)
-			forward_task(tree, tree.rows[i / s.hkv], s, i % s.hkv, qp, kp, vp, op, lp, scratch);
+			forward_task(c, tree.rows[i / c.hkv], i % c.hkv, scratch);
 	});
-	if (lse)
-		*lse = l;
+	keep = {o, lse};
 	return o;
 }
 
-struct Back { // what a backward task reads and writes
-	const Tree &tree;
-	Shape s;
-	const float *q, *k, *v, *o, *lse, *dout;
-	float *dq, *dk, *dv; // contiguous [n, H, d]
-};
-
-// Where the gradient of a stretch's keys goes: the row's own part in place, ancestors' (and any shared row's) into the thread's
-// buffer.
-float *key_grad(const Back &b, const Row &r, size_t part, float *direct, float *buffer, int64_t kv_head)
-{
-	int64_t width = b.s.hkv * b.s.d;
-	int64_t shared = r.key_shared_at[part];
-	float *base = shared >= 0 ? buffer + shared * width : direct + r.keys[part].start * width;
-	return base + kv_head * b.s.d;
-}
-
-void backward_task(const Back &b, const Row &r, int64_t kv_head, float *dk_buffer, float *dv_buffer,
+void backward_task(const Call &c, const Row &r, int64_t kv_head, float *dk_buffer, float *dv_buffer,
 		   std::vector<float> &scratch)
 {
-	const Shape &s = b.s;
-	int64_t cols = r.before + r.length, wq = s.hq * s.d, wk = s.hkv * s.d;
+	int64_t cols = r.before + r.length, wq = c.hq * c.d, wk = c.hkv * c.d;
 	scratch.resize(static_cast<size_t>(2 * r.length * cols + r.length));
 	float *p = scratch.data(), *dp = p + r.length * cols, *delta = dp + r.length * cols;
-	for (int64_t h = kv_head * s.group; h < (kv_head + 1) * s.group; h++) {
-		const float *q = b.q + r.start * s.sq + h * s.d, *dout = b.dout + r.start * wq + h * s.d,
-			    *o = b.o + r.start * wq + h * s.d;
-		scores(r, s, q, b.k, kv_head, p, cols);
-		nt::cpu::causal_softmax_again(p, b.lse + h * b.tree.n + r.start, r.length, cols, cols, r.before, s.scale);
+	for (int64_t h = kv_head * c.group; h < (kv_head + 1) * c.group; h++) {
+		int64_t at = r.start * wq + h * c.d;
+		const float *q = c.q + r.start * c.sq + h * c.d, *dout = c.dout + at, *o = c.o + at;
+		c.scores(r, h, p);
+		nt::cpu::causal_softmax_again(p, c.lse + h * c.tree.n + r.start, r.length, cols, r.before, c.scale);
 		for (int64_t t = 0; t < r.length; t++) {
 			float sum = 0;
-			for (int64_t j = 0; j < s.d; j++)
+			for (int64_t j = 0; j < c.d; j++)
 				sum += dout[t * wq + j] * o[t * wq + j];
 			delta[t] = sum;
 		}
-		int64_t at = 0;
-		for (size_t i = 0; i < r.keys.size(); at += r.keys[i].length, i++)
-			gemm('T', 'N', r.keys[i].length, r.length, s.d, b.v + r.keys[i].start * s.sv + kv_head * s.d, s.sv,
-			     dout, wq, 0, dp + at, cols);
-		at = 0;
-		for (size_t i = 0; i < r.keys.size(); at += r.keys[i].length, i++)
-			gemm('N', 'T', s.d, r.keys[i].length, r.length, dout, wq, p + at, cols, 1,
-			     key_grad(b, r, i, b.dv, dv_buffer, kv_head), wk);
-		nt::cpu::softmax_back(dp, p, delta, r.length, cols, cols, s.scale);
-		at = 0;
-		for (size_t i = 0; i < r.keys.size(); at += r.keys[i].length, i++) {
-			gemm('N', 'N', s.d, r.length, r.keys[i].length, b.k + r.keys[i].start * s.sk + kv_head * s.d, s.sk,
-			     dp + at, cols, at ? 1.0f : 0.0f, b.dq + r.start * wq + h * s.d, wq);
-			gemm('N', 'T', s.d, r.keys[i].length, r.length, q, s.sq, dp + at, cols, 1,
-			     key_grad(b, r, i, b.dk, dk_buffer, kv_head), wk);
+		for (const Stretch &s : r.keys) {
+			gemm('T', 'N', s.length, r.length, c.d, c.v + s.start * c.sv + kv_head * c.d, c.sv, dout, wq, 0,
+			     dp + s.before, cols);
+			gemm('N', 'T', c.d, s.length, r.length, dout, wq, p + s.before, cols, 1,
+			     c.key_grad(s, c.dv, dv_buffer, kv_head), wk);
+		}
+		nt::cpu::softmax_back(dp, p, delta, r.length, cols, c.scale);
+		for (const Stretch &s : r.keys) {
+			gemm('N', 'N', c.d, r.length, s.length, c.k + s.start * c.sk + kv_head * c.d, c.sk, dp + s.before, cols,
+			     s.before ? 1.0f : 0.0f, c.dq + at, wq);
+			gemm('N', 'T', c.d, s.length, r.length, q, c.sq, dp + s.before, cols, 1,
+			     c.key_grad(s, c.dk, dk_buffer, kv_head), wk);
 		}
 	}
 }
 
-void attention_backward(const Back &b)
+// Each thread's buffer holds dk and then dv of the shared tokens; they are added in thread order.
+void run_backward(const Call &c)
 {
-	const Tree &tree = b.tree;
-	int64_t width = b.s.hkv * b.s.d, size = tree.n_shared * width, tasks = static_cast<int64_t>(tree.rows.size()) * b.s.hkv;
-	int64_t threads = std::min<int64_t>(at::get_num_threads(), tasks), step = (tasks + threads - 1) / threads;
+	int64_t width = c.hkv * c.d, size = c.tree.n_shared * width;
+	int64_t threads = std::min<int64_t>(at::get_num_threads(), c.tasks), part = (c.tasks + threads - 1) / threads;
 	std::vector<float> buffers(static_cast<size_t>(2 * size * threads));
 	at::parallel_for(0, threads, 1, [&](int64_t from, int64_t to) {
 		std::vector<float> scratch;
-		for (int64_t t = from; t < to; t++) {
-			float *dk = buffers.data() + 2 * size * t, *dv = dk + size;
-			for (int64_t i = t * step; i < std::min(tasks, (t + 1) * step); i++)
-				backward_task(b, tree.rows[i / b.s.hkv], i % b.s.hkv, dk, dv, scratch);
-		}
+		for (int64_t t = from; t < to; t++)
+			for (int64_t i = t * part; i < std::min(c.tasks, (t + 1) * part); i++)
+				backward_task(c, c.tree.rows[i / c.hkv], i % c.hkv, buffers.data() + 2 * size * t,
+					      buffers.data() + 2 * size * t + size, scratch);
 	});
-	for (const Row &r : tree.rows)
-		if (r.shared)
-			for (int64_t t = 0; t < threads; t++) {
-				const float *dk = buffers.data() + 2 * size * t + r.shared_at * width, *dv = dk + size;
-				for (int64_t j = 0; j < r.length * width; j++) {
-					b.dk[r.start * width + j] += dk[j];
-					b.dv[r.start * width + j] += dv[j];
-				}
+	for (const Row &r : c.tree.rows)
+		for (int64_t t = 0; r.shared_at >= 0 && t < threads; t++) {
+			const float *dk = buffers.data() + 2 * size * t + r.shared_at * width, *dv = dk + size;
+			for (int64_t j = 0; j < r.length * width; j++) {
+				c.dk[r.start * width + j] += dk[j];
+				c.dv[r.start * width + j] += dv[j];
 			}
+		}
+}
+
+Tensors attention_backward(const Tree &tree, double scale, const Tensors &s, const at::Tensor &dout)
+{
+	at::Tensor dq = at::empty(s[0].sizes(), dout.options()), dk = at::zeros(s[1].sizes(), dout.options()),
+		   dv = at::zeros_like(dk);
+	Call c = call(tree, scale, s[0], s[1], s[2], s[3], s[4]);
+	c.dout = ptr(dout);
+	c.dq = out(dq);
+	c.dk = out(dk);
+	c.dv = out(dv);
+	run_backward(c);
+	return {dq, dk, dv};
 }
 
 at::Tensor straight(const at::Tensor &x) // tokens may lie apart, heads may not
@@ -196,60 +197,26 @@ at::Tensor straight(const at::Tensor &x) // tokens may lie apart, heads may not
 	return x.stride(2) == 1 && x.stride(1) == x.size(2) && x.stride(0) >= x.size(1) * x.size(2) ? x : x.contiguous();
 }
 
-struct TreeAttention : Function<TreeAttention> {
-	static at::Tensor forward(AutogradContext *c, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
-				  const c10::intrusive_ptr<Tree> &tree, double scale)
-	{
-		at::Tensor lse, o = attention_forward(*tree, q, k, v, scale, &lse);
-		c->save_for_backward({q, k, v, o, lse});
-		c->saved_data["tree"] = c10::IValue::make_capsule(tree);
-		c->saved_data["scale"] = scale;
-		return o;
-	}
-	static variable_list backward(AutogradContext *c, variable_list g)
-	{
-		auto s = c->get_saved_variables();
-		auto capsule = c->saved_data["tree"].toCapsule();
-		const Tree &tree = *static_cast<const Tree *>(capsule.get());
-		at::Tensor dout = g[0].contiguous(), q = s[0], k = s[1], v = s[2];
-		at::Tensor dq = at::empty(q.sizes(), dout.options()), dk = at::zeros(k.sizes(), dout.options()),
-			   dv = at::zeros_like(dk);
-		attention_backward({tree, shape_of(q, k, v, c->saved_data["scale"].toDouble()), q.const_data_ptr<float>(),
-				    k.const_data_ptr<float>(), v.const_data_ptr<float>(), s[3].const_data_ptr<float>(),
-				    s[4].const_data_ptr<float>(), dout.const_data_ptr<float>(), dq.mutable_data_ptr<float>(),
-				    dk.mutable_data_ptr<float>(), dv.mutable_data_ptr<float>()});
-		return {dq, dk, dv, at::Tensor(), at::Tensor()};
-	}
-};
-
 // ---- the plain version ----
 
+// Padding sees some key, so that its softmax is a number; its queries are dropped.
 void plan_plain(Tree &tree)
 {
 	int64_t rows = static_cast<int64_t>(tree.rows.size());
-	at::Tensor q = at::zeros({rows, tree.max_q}, at::kLong), k = at::zeros({rows, tree.max_k}, at::kLong);
-	at::Tensor mask = at::zeros({rows, 1, tree.max_q, tree.max_k}, at::kBool), back = at::empty({tree.n}, at::kLong);
-	auto qa = q.accessor<int64_t, 2>(), ka = k.accessor<int64_t, 2>();
-	auto ma = mask.accessor<bool, 4>();
+	at::Tensor start = at::empty({rows, 1}, at::kLong), before = at::empty({rows, 1, 1, 1}, at::kLong);
+	at::Tensor k = at::zeros({rows, tree.max_k}, at::kLong), back = at::empty({tree.n}, at::kLong);
 	for (int64_t i = 0; i < rows; i++) {
 		const Row &r = tree.rows[i];
-		int64_t at = 0;
+		start[i] = r.start;
+		before[i] = r.before;
+		back.narrow(0, r.start, r.length).copy_(at::arange(i * tree.max_q, i * tree.max_q + r.length));
 		for (const Stretch &p : r.keys)
-			for (int64_t j = 0; j < p.length; j++)
-				ka[i][at++] = p.start + j;
-		for (int64_t t = 0; t < tree.max_q; t++) {
-			ma[i][0][t][0] = true; // padding sees one key, so that its softmax is a number
-			if (t >= r.length)
-				continue;
-			qa[i][t] = r.start + t;
-			back.mutable_data_ptr<int64_t>()[r.start + t] = i * tree.max_q + t;
-			for (int64_t j = 0; j <= r.before + t; j++)
-				ma[i][0][t][j] = true;
-		}
+			k[i].narrow(0, p.before, p.length).copy_(at::arange(p.start, p.start + p.length));
 	}
-	tree.q_index = q.to(tree.device);
+	at::Tensor t = at::arange(tree.max_q);
+	tree.q_index = (start + t).clamp_max(tree.n - 1).to(tree.device);
 	tree.k_index = k.to(tree.device);
-	tree.mask = mask.to(tree.device);
+	tree.mask = at::arange(tree.max_k).le(before + t.view({1, 1, -1, 1})).to(tree.device); // [rows, 1, max_q, max_k]
 	tree.back = back.to(tree.device);
 }
 
@@ -282,19 +249,22 @@ at::Tensor cached_plain(const at::Tensor &q, const at::Tensor &k, const at::Tens
 } // namespace
 
 struct nt_tree {
-	c10::intrusive_ptr<Tree> tree;
+	std::shared_ptr<Tree> tree;
 };
 
 static void add_row(Tree &tree, int64_t length, int64_t parent)
 {
-	Row r{tree.n, length, 0, false, -1, {}, {}};
+	Row r = {tree.n, length, 0, -1, {}};
 	if (parent >= 0) {
-		r.keys = tree.rows[parent].keys;
-		for (const Stretch &p : r.keys)
-			r.before += p.length;
-		tree.rows[parent].shared = true;
+		Row &above = tree.rows[static_cast<size_t>(parent)];
+		r.keys = above.keys;
+		r.before = above.before + above.length;
+		if (above.shared_at < 0) {
+			above.shared_at = tree.n_shared;
+			tree.n_shared += above.length;
+		}
 	}
-	r.keys.push_back({r.start, length});
+	r.keys.push_back({r.start, length, r.before, tree.rows.size()});
 	tree.max_q = std::max(tree.max_q, length);
 	tree.max_k = std::max(tree.max_k, r.before + length);
 	tree.n += length;
@@ -306,23 +276,12 @@ nt_tree *nt_tree_new(const int64_t *length, const int64_t *parent, int64_t n_row
 	nt_tree *made = nullptr;
 	nt::action("tree", {}, [&] {
 		TORCH_CHECK(n_rows > 0, "it has no rows");
-		auto tree = c10::make_intrusive<Tree>();
+		auto tree = std::make_shared<Tree>();
 		tree->device = nt::device(index);
 		for (int64_t i = 0; i < n_rows; i++) {
 			TORCH_CHECK(length[i] > 0 && parent[i] >= -1 && parent[i] < i, "row ", i, " has length ", length[i],
 				    " and parent ", parent[i]);
 			add_row(*tree, length[i], parent[i]);
-		}
-		for (Row &r : tree->rows)
-			if (r.shared) {
-				r.shared_at = tree->n_shared;
-				tree->n_shared += r.length;
-			}
-		for (int64_t i = 0; i < n_rows; i++) { // which shared tokens each stretch is
-			Row &r = tree->rows[i];
-			for (int64_t j = i; j >= 0; j = parent[j])
-				r.key_shared_at.insert(r.key_shared_at.begin(),
-						       tree->rows[j].shared ? tree->rows[j].shared_at : -1);
 		}
 		made = new nt_tree{tree};
 	});
@@ -344,12 +303,15 @@ nt_tensor *nt_attention(const nt_tensor *q, const nt_tensor *k, const nt_tensor 
 				    k->t.size(0) == tree->tree->n,
 			    "the tree has another number of tokens");
 		check_heads(q->t, k->t, v->t, q->t.size(1), k->t.size(1));
+		auto t = tree->tree; // the backward pass may come after the handle's end
 		if (!nt::fast({q->t, k->t, v->t}))
-			return attention_plain(*tree->tree, q->t, k->t, v->t, scale);
-		at::Tensor qs = straight(q->t), ks = straight(k->t), vs = straight(v->t);
-		if (c10::GradMode::is_enabled() && (qs.requires_grad() || ks.requires_grad() || vs.requires_grad()))
-			return TreeAttention::apply(qs, ks, vs, tree->tree, scale);
-		return attention_forward(*tree->tree, qs, ks, vs, scale, nullptr);
+			return attention_plain(*t, q->t, k->t, v->t, scale);
+		return nt::fused(
+			{straight(q->t), straight(k->t), straight(v->t)},
+			[=](at::TensorList in, Tensors &keep) { return attention_forward(*t, scale, in, keep); },
+			[=](const Tensors &saved, const at::Tensor &dout) {
+				return attention_backward(*t, scale, saved, dout);
+			});
 	});
 }
 
@@ -387,17 +349,14 @@ nt_tensor *nt_attention_cached(const nt_tensor *q, const nt_tensor *k, const nt_
 		for (int64_t i = 0; i < n; i++)
 			TORCH_CHECK(sl[i] >= 0 && sl[i] < k->t.size(0) && len[i] > 0 && len[i] <= k->t.size(1), "row ", i,
 				    " has slot ", sl[i], " and length ", len[i]);
-		const float *qp = qs.const_data_ptr<float>(), *kp = k->t.const_data_ptr<float>(),
-			    *vp = v->t.const_data_ptr<float>();
-		float *op = o.mutable_data_ptr<float>();
 		at::parallel_for(0, n * hkv, 1, [&](int64_t from, int64_t to) {
 			std::vector<float> scratch;
 			for (int64_t i = from; i < to; i++) {
-				int64_t row = i / hkv, h = i % hkv, at = sl[row] * slab + h * d;
+				int64_t row = i / hkv, at = sl[row] * slab + i % hkv * d;
 				scratch.resize(static_cast<size_t>(group * len[row]));
-				nt::cpu::decode_row(qp + (row * hkv + h) * group * d, kp + at, vp + at,
-						    op + (row * hkv + h) * group * d, scratch.data(), len[row], stride, group,
-						    d, static_cast<float>(scale));
+				nt::cpu::decode_row(ptr(qs) + i * group * d, ptr(k->t) + at, ptr(v->t) + at,
+						    out(o) + i * group * d, scratch.data(), len[row], stride, group, d,
+						    static_cast<float>(scale));
 			}
 		});
 		return o;

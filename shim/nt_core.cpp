@@ -12,7 +12,6 @@
 #endif
 #include <dlfcn.h>
 #include <sys/resource.h>
-#include <torch/version.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,13 +21,10 @@
 #include <memory>
 #include <vector>
 
-namespace {
+namespace
+{
 
-struct Scope {
-	std::vector<nt_tensor *> handles;
-};
-
-thread_local std::vector<Scope> scopes;
+thread_local std::vector<std::vector<nt_tensor *>> scopes; // a place is NULL once its handle is owned elsewhere
 thread_local int64_t live = 0;
 thread_local nt_status status = NT_OK;
 thread_local std::string text;
@@ -46,80 +42,77 @@ void drop(nt_tensor *t)
 	delete t;
 }
 
-const char *dtype_name(at::ScalarType type)
+void into_scope(nt_tensor *t)
 {
-	return c10::toString(type);
+	if (scopes.empty())
+		return;
+	t->scope = scopes.size();
+	t->place = scopes.back().size();
+	scopes.back().push_back(t);
 }
 
-std::string shapes(std::initializer_list<const nt_tensor *> in)
+std::string shapes(nt::Handles in)
 {
 	std::string s;
 	for (const nt_tensor *x : in) {
 		s += s.empty() ? "" : " ";
-		if (!x) {
-			s += "NULL";
-			continue;
-		}
-		s += dtype_name(x->t.scalar_type());
-		s += "[";
-		for (int64_t i = 0; i < x->t.dim(); i++)
+		s += x ? std::string(c10::toString(x->t.scalar_type())) + "[" : "NULL";
+		for (int64_t i = 0; x && i < x->t.dim(); i++)
 			s += (i ? "," : "") + std::to_string(x->t.size(i));
-		s += "]";
+		s += x ? "]" : "";
 	}
 	return s;
 }
 
 } // namespace
 
-namespace nt {
+namespace nt
+{
 
 nt_tensor *wrap(at::Tensor t)
 {
 	(void)&grad_off;
 	auto *h = new nt_tensor{std::move(t)};
 	live++;
-	if (!scopes.empty()) {
-		h->scope = scopes.size();
-		h->place = scopes.back().handles.size();
-		scopes.back().handles.push_back(h);
-	}
+	into_scope(h);
 	return h;
 }
 
-void record(nt_status s, const char *op, std::initializer_list<const nt_tensor *> in, const char *why)
+nt_status record(nt_status s, const char *op, Handles in, const std::string &why)
 {
-	if (status != NT_OK)
-		return;
-	status = s;
-	text = std::string(op) + " " + shapes(in) + ": " + why;
-	for (char &c : text)
-		if (c == '\n')
-			c = ' ';
+	if (status == NT_OK) {
+		status = s;
+		text = std::string(op) + " " + shapes(in) + ": " + why;
+		std::replace(text.begin(), text.end(), '\n', ' ');
+	}
+	return s;
 }
 
-nt_status caught(const char *op, std::initializer_list<const nt_tensor *> in)
+bool given(const char *op, Handles in)
 {
-	nt_status s = NT_FAILED;
-	std::string why = "unknown error";
+	bool all = std::find(in.begin(), in.end(), nullptr) == in.end();
+	if (!all)
+		record(NT_FAILED, op, in, "a tensor is NULL");
+	return all;
+}
+
+nt_status caught(const char *op, Handles in)
+{
 	try {
 		throw;
-	} catch (const c10::OutOfMemoryError &e) {
-		s = NT_OUT_OF_MEMORY;
-		why = e.what_without_backtrace();
 	} catch (const c10::Error &e) {
-		why = e.what_without_backtrace();
-		if (why.find("not enough memory") != std::string::npos ||
-		    why.find("can't allocate memory") != std::string::npos)
-			s = NT_OUT_OF_MEMORY;
+		std::string why = e.what_without_backtrace();
+		bool memory = dynamic_cast<const c10::OutOfMemoryError *>(&e) ||
+			      why.find("not enough memory") != std::string::npos ||
+			      why.find("can't allocate memory") != std::string::npos;
+		return record(memory ? NT_OUT_OF_MEMORY : NT_FAILED, op, in, why);
 	} catch (const std::bad_alloc &) {
-		s = NT_OUT_OF_MEMORY;
-		why = "out of memory";
+		return record(NT_OUT_OF_MEMORY, op, in, "out of memory");
 	} catch (const std::exception &e) {
-		why = e.what();
+		return record(NT_FAILED, op, in, e.what());
 	} catch (...) {
+		return record(NT_FAILED, op, in, "unknown error");
 	}
-	record(s, op, in, why.c_str());
-	return s;
 }
 
 at::Device device(int index)
@@ -127,27 +120,18 @@ at::Device device(int index)
 	return index == NT_CPU ? at::Device(at::kCPU) : at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
 }
 
+static const at::ScalarType types[] = {at::kFloat, at::kBFloat16, at::kHalf, at::kLong, at::kInt, at::kByte}; // by nt_dtype
+
 at::ScalarType scalar(nt_dtype dtype)
 {
-	switch (dtype) {
-	case NT_F32: return at::kFloat;
-	case NT_BF16: return at::kBFloat16;
-	case NT_F16: return at::kHalf;
-	case NT_I64: return at::kLong;
-	case NT_I32: return at::kInt;
-	case NT_U8: return at::kByte;
-	}
-	TORCH_CHECK(false, "unknown dtype ", static_cast<int>(dtype));
+	TORCH_CHECK(dtype >= 0 && dtype < std::size(types), "unknown dtype ", static_cast<int>(dtype));
+	return types[dtype];
 }
 
-bool fast(std::initializer_list<at::Tensor> in)
+bool fast(at::TensorList in)
 {
-	if (plain)
-		return false;
-	for (const at::Tensor &t : in)
-		if (t.defined() && (!t.is_cpu() || t.scalar_type() != at::kFloat))
-			return false;
-	return true;
+	return !plain && std::all_of(in.begin(), in.end(),
+				     [](const at::Tensor &t) { return t.is_cpu() && t.scalar_type() == at::kFloat; });
 }
 
 } // namespace nt
@@ -172,15 +156,14 @@ void nt_scope_push(void) { scopes.emplace_back(); }
 
 void nt_scope_pop(void)
 {
-	if (scopes.empty()) {
-		nt::record(NT_FAILED, "scope_pop", {}, "no scope is open");
-		return;
-	}
-	Scope last = std::move(scopes.back());
-	scopes.pop_back();
-	for (nt_tensor *t : last.handles)
-		if (t)
-			drop(t);
+	action("scope_pop", {}, [] {
+		TORCH_CHECK(!scopes.empty(), "no scope is open");
+		auto last = std::move(scopes.back());
+		scopes.pop_back();
+		for (nt_tensor *t : last)
+			if (t)
+				drop(t);
+	});
 }
 
 nt_tensor *nt_scope_pop_with(nt_tensor *keep)
@@ -190,18 +173,15 @@ nt_tensor *nt_scope_pop_with(nt_tensor *keep)
 	if (moves)
 		nt_own(keep);
 	nt_scope_pop();
-	if (moves && !scopes.empty()) {
-		keep->scope = scopes.size();
-		keep->place = scopes.back().handles.size();
-		scopes.back().handles.push_back(keep);
-	}
+	if (moves)
+		into_scope(keep);
 	return keep;
 }
 
 nt_tensor *nt_own(nt_tensor *t)
 {
 	if (t && t->scope) {
-		scopes[t->scope - 1].handles[t->place] = nullptr;
+		scopes[t->scope - 1][t->place] = nullptr;
 		t->scope = 0;
 	}
 	return t;
@@ -226,36 +206,29 @@ static bool cuda_starts(void)
 	}
 }
 
+static nt_status no_device(const std::string &why) { return nt::record(NT_NO_DEVICE, "device", {}, why); }
+
 nt_status nt_device_open(const char *name, int *out)
 {
+	std::string asked = name, number = asked.substr(0, 5) == "cuda:" ? asked.substr(5) : "0";
 	*out = NT_CPU;
-	bool maybe = std::strcmp(name, "auto") == 0;
-	long index = 0;
-	char *end = const_cast<char *>(name) + 4;
-	if (std::strcmp(name, "cpu") == 0)
+	if (asked == "cpu")
 		return NT_OK;
-	if (std::strncmp(name, "cuda:", 5) == 0 && name[5] >= '0' && name[5] <= '9')
-		index = std::strtol(name + 5, &end, 10);
-	if (!maybe && (std::strncmp(name, "cuda", 4) != 0 || *end)) {
-		nt::record(NT_NO_DEVICE, "device", {},
-			   ("'" + std::string(name) + "' is none of auto, cpu, cuda, cuda:N").c_str());
-		return NT_NO_DEVICE;
-	}
+	bool known = asked == "auto" || asked == "cuda" || asked == "cuda:" + number;
+	if (!known || number.empty() || number.size() > 4 ||
+	    number.find_first_not_of("0123456789") != std::string::npos)
+		return no_device("'" + asked + "' is none of auto, cpu, cuda, cuda:N");
 	// The driver is the cheap test: without it nothing of CUDA is loaded. RTLD_GLOBAL lets the kernels register themselves.
 	void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
-	bool ready = driver && dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL);
-	if (!ready || !cuda_starts()) {
-		if (maybe)
-			return NT_OK;
-		nt::record(NT_NO_DEVICE, "device", {}, driver ? "CUDA cannot start (is the full torch wheel installed?)"
-							     : "there is no GPU driver on this machine");
-		return NT_NO_DEVICE;
-	}
-	if (index >= at::detail::getCUDAHooks().deviceCount()) {
-		nt::record(NT_NO_DEVICE, "device", {}, "there is no GPU of that number");
-		return NT_NO_DEVICE;
-	}
-	*out = static_cast<int>(index);
+	bool ready = driver && dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) && cuda_starts();
+	if (!ready && asked == "auto")
+		return NT_OK;
+	if (!ready)
+		return no_device(driver ? "CUDA cannot start (is the full torch wheel installed?)"
+					: "there is no GPU driver on this machine");
+	if (std::stoi(number) >= at::detail::getCUDAHooks().deviceCount())
+		return no_device("there is no GPU of that number");
+	*out = std::stoi(number);
 	return NT_OK;
 }
 
@@ -272,9 +245,6 @@ void nt_set_threads(int n)
 		at::set_num_threads(n);
 }
 
-int nt_threads(void) { return at::get_num_threads(); }
-const char *nt_version(void) { return TORCH_VERSION; }
-
 // What Linux would give without swapping; 0 where it does not say.
 static int64_t available(void)
 {
@@ -286,6 +256,12 @@ static int64_t available(void)
 	if (f)
 		std::fclose(f);
 	return kib * 1024;
+}
+
+static c10::DeviceAllocator *gpu_allocator(void) { return c10::getDeviceAllocator(at::kCUDA); }
+static int64_t gpu_peak(int index)
+{
+	return gpu_allocator()->getDeviceStats(static_cast<c10::DeviceIndex>(index)).allocated_bytes[0].peak;
 }
 
 nt_status nt_memory(int index, int64_t *free_bytes, int64_t *total_bytes, int64_t *peak_bytes)
@@ -302,16 +278,16 @@ nt_status nt_memory(int index, int64_t *free_bytes, int64_t *total_bytes, int64_
 			*peak_bytes = int64_t(usage.ru_maxrss) * 1024;
 			return;
 		}
-		auto *allocator = c10::getDeviceAllocator(at::kCUDA);
-		auto info = allocator->getMemoryInfo(static_cast<c10::DeviceIndex>(index));
+		auto info = gpu_allocator()->getMemoryInfo(static_cast<c10::DeviceIndex>(index));
 		*free_bytes = static_cast<int64_t>(info.first);
 		*total_bytes = static_cast<int64_t>(info.second);
-		*peak_bytes = allocator->getDeviceStats(static_cast<c10::DeviceIndex>(index)).allocated_bytes[0].peak;
+		*peak_bytes = gpu_peak(index);
 	});
 }
 
-// libtorch's CPU allocator tells whoever profiles this thread of every allocation; a GPU's keeps count by itself.
-namespace {
+// libtorch's CPU allocator reports every allocation to the thread's profiler; a GPU's allocator keeps count by itself.
+namespace
+{
 struct Watch : c10::MemoryReportingInfoBase {
 	int64_t now = 0, peak = 0;
 	void reportMemoryUsage(void *, int64_t size, size_t, size_t, c10::Device at) override
@@ -329,9 +305,7 @@ thread_local std::shared_ptr<Watch> watch;
 void nt_peak_reset(int index)
 {
 	if (index != NT_CPU) {
-		nt::action("peak_reset", {}, [&] {
-			c10::getDeviceAllocator(at::kCUDA)->resetPeakStats(static_cast<c10::DeviceIndex>(index));
-		});
+		action("peak_reset", {}, [&] { gpu_allocator()->resetPeakStats(static_cast<c10::DeviceIndex>(index)); });
 		return;
 	}
 	if (!watch) {
@@ -343,17 +317,14 @@ void nt_peak_reset(int index)
 
 int64_t nt_peak(int index)
 {
+	int64_t peak = 0;
 	if (index == NT_CPU)
 		return watch ? watch->peak : 0;
-	int64_t peak = 0;
-	nt::action("peak", {}, [&] {
-		auto stats = c10::getDeviceAllocator(at::kCUDA)->getDeviceStats(static_cast<c10::DeviceIndex>(index));
-		peak = stats.allocated_bytes[0].peak;
-	});
+	action("peak", {}, [&] { peak = gpu_peak(index); });
 	return peak;
 }
 
-// The allocator's own limit. libc10_cuda is loaded at run time only, so its one variable is looked up there; the rest is virtual.
+// The allocator's own limit. libc10_cuda is loaded at run time only, so its one variable is looked up; the rest is virtual.
 nt_status nt_memory_limit(int index, int64_t bytes)
 {
 	return action("memory_limit", {}, [&] {
@@ -364,7 +335,7 @@ nt_status nt_memory_limit(int index, int64_t bytes)
 		void *found = dlsym(RTLD_DEFAULT, "_ZN3c104cuda20CUDACachingAllocator9allocatorE");
 		TORCH_CHECK(found, "libc10_cuda has no allocator of that name");
 		CUDAAllocator *allocator = static_cast<std::atomic<CUDAAllocator *> *>(found)->load();
-		double total = static_cast<double>(c10::getDeviceAllocator(at::kCUDA)->getMemoryInfo(at).second);
+		double total = static_cast<double>(gpu_allocator()->getMemoryInfo(at).second);
 		allocator->setMemoryFraction(std::min(1.0, static_cast<double>(bytes) / total), at);
 #else
 		TORCH_CHECK(false, "this build had no CUDA headers");
@@ -381,24 +352,26 @@ nt_tensor *nt_zeros(nt_dtype dtype, int index, int ndim, const int64_t *shape)
 	});
 }
 
+static at::Tensor blob(nt_dtype dtype, const void *data, int ndim, const int64_t *shape)
+{
+	return at::from_blob(const_cast<void *>(data), at::IntArrayRef(shape, ndim), nt::scalar(dtype));
+}
+
 nt_tensor *nt_from_host(nt_dtype dtype, int index, const void *data, int ndim, const int64_t *shape)
 {
 	return expr("from_host", {}, [&] {
-		at::Tensor t = at::from_blob(const_cast<void *>(data), at::IntArrayRef(shape, ndim), nt::scalar(dtype));
+		at::Tensor t = blob(dtype, data, ndim, shape);
 		return index == NT_CPU ? t.clone() : t.to(nt::device(index));
 	});
 }
 
 nt_tensor *nt_borrow(nt_dtype dtype, const void *data, int ndim, const int64_t *shape)
 {
-	return expr("borrow", {}, [&] {
-		return at::from_blob(const_cast<void *>(data), at::IntArrayRef(shape, ndim), nt::scalar(dtype));
-	});
+	return expr("borrow", {}, [&] { return blob(dtype, data, ndim, shape); });
 }
 
 nt_tensor *nt_i64(int index, const int64_t *data, int64_t n) { return nt_from_host(NT_I64, index, data, 1, &n); }
 nt_tensor *nt_f32(int index, const float *data, int64_t n) { return nt_from_host(NT_F32, index, data, 1, &n); }
-nt_tensor *nt_share(const nt_tensor *t) { return expr("share", {t}, [&] { return t->t; }); }
 
 // ---- looking ----
 
@@ -415,14 +388,8 @@ int64_t nt_size(const nt_tensor *t, int dim)
 
 nt_dtype nt_dtype_of(const nt_tensor *t)
 {
-	switch (t ? t->t.scalar_type() : at::kFloat) {
-	case at::kBFloat16: return NT_BF16;
-	case at::kHalf: return NT_F16;
-	case at::kLong: return NT_I64;
-	case at::kInt: return NT_I32;
-	case at::kByte: return NT_U8;
-	default: return NT_F32;
-	}
+	auto at = std::find(std::begin(nt::types), std::end(nt::types), t ? t->t.scalar_type() : at::kFloat);
+	return at == std::end(nt::types) ? NT_F32 : static_cast<nt_dtype>(at - std::begin(nt::types));
 }
 
 static nt_status to_host(const char *op, const nt_tensor *t, at::ScalarType type, void *out, size_t n)
@@ -461,24 +428,21 @@ void nt_grad_push(bool on)
 
 void nt_grad_pop(void)
 {
-	if (grad_modes.empty()) {
-		nt::record(NT_FAILED, "grad_pop", {}, "no grad mode was pushed");
-		return;
-	}
-	c10::GradMode::set_enabled(grad_modes.back());
-	grad_modes.pop_back();
+	action("grad_pop", {}, [] {
+		TORCH_CHECK(!grad_modes.empty(), "no grad mode was pushed");
+		c10::GradMode::set_enabled(grad_modes.back());
+		grad_modes.pop_back();
+	});
 }
 
 nt_status nt_requires_grad(nt_tensor *t, bool on)
 {
 	return action("requires_grad", {t}, [&] { t->t.requires_grad_(on); });
 }
-
 nt_status nt_backward(nt_tensor *loss)
 {
 	return action("backward", {loss}, [&] { loss->t.backward(); });
 }
-
 nt_status nt_backward_with(nt_tensor *y, const nt_tensor *g)
 {
 	return action("backward_with", {y, g}, [&] { y->t.backward(g->t); });
@@ -499,5 +463,3 @@ void nt_zero_grad(nt_tensor *t)
 	if (t)
 		t->t.mutable_grad() = at::Tensor();
 }
-
-nt_tensor *nt_detach(const nt_tensor *t) { return expr("detach", {t}, [&] { return t->t.detach(); }); }

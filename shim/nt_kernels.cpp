@@ -55,99 +55,71 @@ INLINE float row_max(const float *z, int64_t n)
 	return m;
 }
 
-namespace nt::cpu {
-
-CLONES void rms_norm(const float *RESTRICT x, const float *RESTRICT w, float *RESTRICT y, float *RESTRICT inv, int64_t rows,
-		     int64_t d, float eps)
+namespace nt::cpu
 {
-	for (int64_t i = 0; i < rows; i++, x += d, y += d) {
-		float s = 0;
-		for (int64_t j = 0; j < d; j++)
-			s += x[j] * x[j];
-		float r = 1.0f / std::sqrt(s / static_cast<float>(d) + eps);
-		for (int64_t j = 0; j < d; j++)
-			y[j] = x[j] * r * w[j];
-		if (inv)
-			inv[i] = r;
-	}
-}
 
-// y = x r w, r = (mean x^2 + eps)^(-1/2):  dx = r (w dy - x r^2 mean(w dy x)),  dw += dy x r
-CLONES void rms_norm_back(const float *RESTRICT dy, const float *RESTRICT x, const float *RESTRICT w, const float *RESTRICT inv,
-			  float *RESTRICT dx, float *RESTRICT dw, int64_t rows, int64_t d)
+// Each head x [d] becomes x r w, r = (mean x^2 + eps)^(-1/2), unless w is NULL; cos, sin [n, d/2] turn it, unless cos is NULL.
+CLONES void norm_rope(const float *RESTRICT x, int64_t x_stride, const float *RESTRICT w, const float *RESTRICT cos,
+		      const float *RESTRICT sin, float *RESTRICT y, float *RESTRICT inv, int64_t n, int64_t h, int64_t d,
+		      float eps)
 {
-	for (int64_t i = 0; i < rows; i++, x += d, dy += d, dx += d) {
-		float r = inv[i], s = 0;
-		for (int64_t j = 0; j < d; j++)
-			s += dy[j] * w[j] * x[j];
-		float c = s * r * r / static_cast<float>(d);
-		for (int64_t j = 0; j < d; j++)
-			dx[j] = r * (w[j] * dy[j] - x[j] * c);
-		if (dw)
+	int64_t half = d / 2, turn = cos ? half : 0;
+	for (int64_t i = 0; i < n * h; i++) {
+		const float *a = x + i / h * x_stride + i % h * d, *b = a + half, *c = cos + i / h * turn,
+			    *s = sin + i / h * turn;
+		float *o = y + i * d, r = 1, q = 0;
+		if (w) {
 			for (int64_t j = 0; j < d; j++)
-				dw[j] += dy[j] * x[j] * r;
-	}
-}
-
-CLONES void rope(const float *RESTRICT x, int64_t x_stride, const float *RESTRICT w, const float *RESTRICT cos,
-		 const float *RESTRICT sin, float *RESTRICT y, float *RESTRICT inv, int64_t n, int64_t h, int64_t d, float eps)
-{
-	int64_t half = d / 2;
-	for (int64_t i = 0; i < n; i++) {
-		const float *c = cos + i * half, *s = sin + i * half;
-		for (int64_t k = 0; k < h; k++) {
-			const float *a = x + i * x_stride + k * d, *b = a + half;
-			float *o = y + (i * h + k) * d;
-			float r = 1;
-			if (w) {
-				float q = 0;
-				for (int64_t j = 0; j < d; j++)
-					q += a[j] * a[j];
-				r = 1.0f / std::sqrt(q / static_cast<float>(d) + eps);
-				for (int64_t j = 0; j < half; j++) {
-					float u = a[j] * r * w[j], v = b[j] * r * w[half + j];
-					o[j] = u * c[j] - v * s[j];
-					o[half + j] = v * c[j] + u * s[j];
-				}
-			} else {
-				for (int64_t j = 0; j < half; j++) {
-					o[j] = a[j] * c[j] - b[j] * s[j];
-					o[half + j] = b[j] * c[j] + a[j] * s[j];
-				}
+				q += a[j] * a[j];
+			r = 1.0f / std::sqrt(q / static_cast<float>(d) + eps);
+		}
+		inv[i] = r;
+		if (!cos) {
+			for (int64_t j = 0; j < d; j++)
+				o[j] = a[j] * r * w[j];
+		} else if (w) {
+			for (int64_t j = 0; j < half; j++) {
+				float u = a[j] * r * w[j], v = b[j] * r * w[half + j];
+				o[j] = u * c[j] - v * s[j];
+				o[half + j] = v * c[j] + u * s[j];
 			}
-			if (inv)
-				inv[i * h + k] = r;
+		} else {
+			for (int64_t j = 0; j < half; j++) {
+				o[j] = a[j] * c[j] - b[j] * s[j];
+				o[half + j] = b[j] * c[j] + a[j] * s[j];
+			}
 		}
 	}
 }
 
-CLONES void rope_back(const float *RESTRICT dy, const float *RESTRICT x, int64_t x_stride, const float *RESTRICT w,
-		      const float *RESTRICT cos, const float *RESTRICT sin, const float *RESTRICT inv, float *RESTRICT dx,
-		      float *RESTRICT dw, int64_t n, int64_t h, int64_t d)
+// The transpose of the rotation, and behind it dx = r (w dy - x r^2 mean(w dy x)), dw += dy x r.
+CLONES void norm_rope_back(const float *RESTRICT dy, const float *RESTRICT x, int64_t x_stride, const float *RESTRICT w,
+			   const float *RESTRICT cos, const float *RESTRICT sin, const float *RESTRICT inv, float *RESTRICT dx,
+			   float *RESTRICT dw, int64_t n, int64_t h, int64_t d)
 {
-	int64_t half = d / 2;
-	for (int64_t i = 0; i < n; i++) {
-		const float *c = cos + i * half, *s = sin + i * half;
-		for (int64_t k = 0; k < h; k++) {
-			const float *g = dy + (i * h + k) * d;
-			float *o = dx + (i * h + k) * d;
-			for (int64_t j = 0; j < half; j++) { // the transpose of the rotation
+	int64_t half = d / 2, turn = cos ? half : 0;
+	for (int64_t i = 0; i < n * h; i++) {
+		const float *a = x + i / h * x_stride + i % h * d, *c = cos + i / h * turn, *s = sin + i / h * turn,
+			    *g = dy + i * d;
+		float *o = dx + i * d, r = inv[i], sum = 0;
+		if (cos) {
+			for (int64_t j = 0; j < half; j++) {
 				o[j] = g[j] * c[j] + g[half + j] * s[j];
 				o[half + j] = g[half + j] * c[j] - g[j] * s[j];
 			}
-			if (!w)
-				continue;
-			const float *a = x + i * x_stride + k * d;
-			float r = inv[i * h + k], sum = 0;
-			if (dw)
-				for (int64_t j = 0; j < d; j++)
-					dw[j] += o[j] * a[j] * r;
-			for (int64_t j = 0; j < d; j++)
-				sum += o[j] * w[j] * a[j];
-			float m = sum * r * r / static_cast<float>(d);
-			for (int64_t j = 0; j < d; j++)
-				o[j] = r * (w[j] * o[j] - a[j] * m);
+		} else {
+			std::memcpy(o, g, static_cast<size_t>(d) * sizeof(*o));
 		}
+		if (!w)
+			continue;
+		if (dw)
+			for (int64_t j = 0; j < d; j++)
+				dw[j] += o[j] * a[j] * r;
+		for (int64_t j = 0; j < d; j++)
+			sum += o[j] * w[j] * a[j];
+		float m = sum * r * r / static_cast<float>(d);
+		for (int64_t j = 0; j < d; j++)
+			o[j] = r * (w[j] * o[j] - a[j] * m);
 	}
 }
 
@@ -169,9 +141,9 @@ CLONES void swiglu_back(const float *RESTRICT dy, const float *RESTRICT gu, floa
 }
 
 // Row t of s [rows, cols] becomes softmax(scale s) over its first before+t+1 columns, zero behind; lse is the log of the sum.
-CLONES void causal_softmax(float *s, float *lse, int64_t rows, int64_t cols, int64_t stride, int64_t before, float scale)
+CLONES void causal_softmax(float *s, float *lse, int64_t rows, int64_t cols, int64_t before, float scale)
 {
-	for (int64_t t = 0; t < rows; t++, s += stride) {
+	for (int64_t t = 0; t < rows; t++, s += cols) {
 		int64_t n = before + t + 1;
 		float m = row_max(s, n), sum = 0;
 		for (int64_t j = 0; j < n; j++) {
@@ -187,10 +159,9 @@ CLONES void causal_softmax(float *s, float *lse, int64_t rows, int64_t cols, int
 	}
 }
 
-CLONES void causal_softmax_again(float *s, const float *lse, int64_t rows, int64_t cols, int64_t stride, int64_t before,
-				 float scale)
+CLONES void causal_softmax_again(float *s, const float *lse, int64_t rows, int64_t cols, int64_t before, float scale)
 {
-	for (int64_t t = 0; t < rows; t++, s += stride) {
+	for (int64_t t = 0; t < rows; t++, s += cols) {
 		int64_t n = before + t + 1;
 		float l = lse[t];
 		for (int64_t j = 0; j < n; j++)
@@ -201,9 +172,9 @@ CLONES void causal_softmax_again(float *s, const float *lse, int64_t rows, int64
 }
 
 CLONES void softmax_back(float *RESTRICT ds, const float *RESTRICT p, const float *RESTRICT delta, int64_t rows, int64_t cols,
-			 int64_t stride, float scale)
+			 float scale)
 {
-	for (int64_t t = 0; t < rows; t++, ds += stride, p += stride) {
+	for (int64_t t = 0; t < rows; t++, ds += cols, p += cols) {
 		float l = delta[t];
 		for (int64_t j = 0; j < cols; j++)
 			ds[j] = p[j] * (ds[j] - l) * scale;

@@ -4,72 +4,54 @@
 #include <ATen/ops/_fused_adamw.h>
 
 #include <cmath>
-#include <vector>
 
 using nt::action;
 using nt::expr;
+using In = const nt_tensor *;
+
+// nt_NAME of PARAMS is the value; INPUTS are the tensors among them.
+#define INPUTS(...) {__VA_ARGS__}
+#define EXPR(name, params, inputs, ...) \
+	nt_tensor *nt_##name params { return expr(#name, INPUTS inputs, [&] { return __VA_ARGS__; }); }
 
 // ---- elementwise and shape ----
 
-nt_tensor *nt_add(const nt_tensor *a, const nt_tensor *b) { return expr("add", {a, b}, [&] { return a->t + b->t; }); }
-nt_tensor *nt_sub(const nt_tensor *a, const nt_tensor *b) { return expr("sub", {a, b}, [&] { return a->t - b->t; }); }
-nt_tensor *nt_mul(const nt_tensor *a, const nt_tensor *b) { return expr("mul", {a, b}, [&] { return a->t * b->t; }); }
-nt_tensor *nt_min(const nt_tensor *a, const nt_tensor *b)
-{
-	return expr("min", {a, b}, [&] { return at::minimum(a->t, b->t); });
-}
-nt_tensor *nt_scale(const nt_tensor *a, double c) { return expr("scale", {a}, [&] { return a->t * c; }); }
-nt_tensor *nt_add_scalar(const nt_tensor *a, double c) { return expr("add_scalar", {a}, [&] { return a->t + c; }); }
-nt_tensor *nt_exp(const nt_tensor *a) { return expr("exp", {a}, [&] { return at::exp(a->t); }); }
-nt_tensor *nt_clamp(const nt_tensor *a, double lo, double hi)
-{
-	return expr("clamp", {a}, [&] { return at::clamp(a->t, lo, hi); });
-}
-nt_tensor *nt_sum(const nt_tensor *a) { return expr("sum", {a}, [&] { return at::sum(a->t); }); }
-nt_tensor *nt_dot(const nt_tensor *a, const nt_tensor *b) { return expr("dot", {a, b}, [&] { return at::sum(a->t * b->t); }); }
-nt_tensor *nt_mean_last(const nt_tensor *a) { return expr("mean_last", {a}, [&] { return at::mean(a->t, -1); }); }
-nt_tensor *nt_to(const nt_tensor *a, nt_dtype dtype) { return expr("to", {a}, [&] { return a->t.to(nt::scalar(dtype)); }); }
-nt_tensor *nt_clone(const nt_tensor *a) { return expr("clone", {a}, [&] { return a->t.clone(at::MemoryFormat::Contiguous); }); }
-
-nt_tensor *nt_narrow(const nt_tensor *a, int dim, int64_t start, int64_t length)
-{
-	return expr("narrow", {a}, [&] { return a->t.narrow(dim, start, length); });
-}
-
-nt_tensor *nt_reshape(const nt_tensor *a, int ndim, const int64_t *shape)
-{
-	return expr("reshape", {a}, [&] { return a->t.reshape(at::IntArrayRef(shape, ndim)); });
-}
+EXPR(add, (In a, In b), (a, b), a->t + b->t)
+EXPR(sub, (In a, In b), (a, b), a->t - b->t)
+EXPR(mul, (In a, In b), (a, b), a->t * b->t)
+EXPR(min, (In a, In b), (a, b), at::minimum(a->t, b->t))
+EXPR(scale, (In a, double c), (a), a->t * c)
+EXPR(add_scalar, (In a, double c), (a), a->t + c)
+EXPR(exp, (In a), (a), at::exp(a->t))
+EXPR(clamp, (In a, double lo, double hi), (a), at::clamp(a->t, lo, hi))
+EXPR(sum, (In a), (a), at::sum(a->t))
+EXPR(dot, (In a, In b), (a, b), at::sum(a->t * b->t))
+EXPR(mean_last, (In a), (a), at::mean(a->t, -1))
+EXPR(to, (In a, nt_dtype dtype), (a), a->t.to(nt::scalar(dtype)))
+EXPR(clone, (In a), (a), a->t.clone(at::MemoryFormat::Contiguous))
+EXPR(share, (In a), (a), a->t)
+EXPR(detach, (In a), (a), a->t.detach())
+EXPR(narrow, (In a, int dim, int64_t start, int64_t length), (a), a->t.narrow(dim, start, length))
+EXPR(reshape, (In a, int ndim, const int64_t *shape), (a), a->t.reshape(at::IntArrayRef(shape, ndim)))
+EXPR(rows, (In a, In index), (a, index), at::index_select(a->t, 0, index->t))
+EXPR(put_rows, (In a, In index, In b), (a, index, b), at::index_copy(a->t, 0, index->t, b->t))
+EXPR(topk, (In a, int64_t k), (a), std::get<1>(at::topk(a->t, k, -1)))
 
 nt_tensor *nt_cat(nt_tensor *const *list, int n, int dim)
 {
-	for (int i = 0; i < n; i++)
-		if (!list[i])
-			return expr("cat", {list[i]}, [] { return at::Tensor(); });
-	return expr("cat", {}, [&] {
-		std::vector<at::Tensor> parts;
-		for (int i = 0; i < n; i++)
-			parts.push_back(list[i]->t);
-		return at::cat(parts, dim);
-	});
-}
-
-nt_tensor *nt_rows(const nt_tensor *a, const nt_tensor *index)
-{
-	return expr("rows", {a, index}, [&] { return at::index_select(a->t, 0, index->t); });
-}
-
-nt_tensor *nt_put_rows(const nt_tensor *a, const nt_tensor *index, const nt_tensor *b)
-{
-	return expr("put_rows", {a, index, b}, [&] { return at::index_copy(a->t, 0, index->t, b->t); });
+	nt::Tensors parts;
+	for (int i = 0; i < n; i++) {
+		if (!nt::given("cat", {list[i]}))
+			return nullptr;
+		parts.push_back(list[i]->t);
+	}
+	return expr("cat", {}, [&] { return at::cat(parts, dim); });
 }
 
 // ---- the model's plain parts ----
 
-nt_tensor *nt_matmul(const nt_tensor *a, const nt_tensor *b)
-{
-	return expr("matmul", {a, b}, [&] { return at::mm(a->t, b->t); });
-}
+EXPR(matmul, (In a, In b), (a, b), at::mm(a->t, b->t))
+EXPR(embedding, (In w, In ids), (w, ids), at::embedding(w->t, ids->t))
 
 nt_tensor *nt_linear(const nt_tensor *x, const nt_tensor *w, const nt_tensor *bias)
 {
@@ -84,11 +66,6 @@ nt_tensor *nt_lora(const nt_tensor *y, const nt_tensor *x, const nt_tensor *A, c
 		auto type = x->t.scalar_type();
 		return at::add(y->t, at::linear(at::linear(x->t, A->t.to(type)), B->t.to(type)), scale);
 	});
-}
-
-nt_tensor *nt_embedding(const nt_tensor *w, const nt_tensor *ids)
-{
-	return expr("embedding", {w, ids}, [&] { return at::embedding(w->t, ids->t); });
 }
 
 static at::Tensor norm_last(const at::Tensor &x) { return at::linalg_vector_norm(x, 2, {-1}, true); }
@@ -113,11 +90,6 @@ nt_tensor *nt_inject_add(const nt_tensor *h, const nt_tensor *sites, const nt_te
 	});
 }
 
-nt_tensor *nt_topk(const nt_tensor *logits, int64_t k)
-{
-	return expr("topk", {logits}, [&] { return std::get<1>(at::topk(logits->t, k, -1)); });
-}
-
 // ---- actions on parameters ----
 
 nt_status nt_copy_into(nt_tensor *to, const nt_tensor *from)
@@ -137,26 +109,27 @@ nt_status nt_add_into(nt_tensor *to, const nt_tensor *x, double c)
 	});
 }
 
-static std::vector<at::Tensor> gradients(nt_tensor *const *params, int n)
+// The gradients that there are, and what goes with them: the parameters themselves, or their state.
+static nt::Tensors with_gradient(nt_tensor *const *params, nt_tensor *const *list, int n, bool gradients)
 {
-	std::vector<at::Tensor> grads;
+	nt::Tensors found;
 	for (int i = 0; i < n; i++) {
-		TORCH_CHECK(params[i], "parameter ", i, " is NULL");
+		TORCH_CHECK(params[i] && list[i], "parameter ", i, " or its state is NULL");
 		if (params[i]->t.grad().defined())
-			grads.push_back(params[i]->t.grad());
+			found.push_back(gradients ? params[i]->t.grad() : list[i]->t);
 	}
-	return grads;
+	return found;
 }
 
 nt_status nt_grad_norm(nt_tensor *const *params, int n, double *norm)
 {
 	return action("grad_norm", {}, [&] {
 		c10::NoGradGuard off;
-		std::vector<at::Tensor> grads = gradients(params, n);
-		*norm = grads.empty()
-				? 0
-				: at::linalg_vector_norm(at::stack(at::_foreach_norm(grads, 2, at::kFloat)).to(at::kDouble))
-					  .item<double>();
+		*norm = 0;
+		nt::Tensors g = with_gradient(params, params, n, true);
+		if (!g.empty())
+			*norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(g, 2, at::kFloat)).to(at::kDouble))
+					.item<double>();
 	});
 }
 
@@ -164,9 +137,9 @@ nt_status nt_grad_scale(nt_tensor *const *params, int n, double c)
 {
 	return action("grad_scale", {}, [&] {
 		c10::NoGradGuard off;
-		std::vector<at::Tensor> grads = gradients(params, n);
-		if (!grads.empty())
-			at::_foreach_mul_(grads, c);
+		nt::Tensors g = with_gradient(params, params, n, true);
+		if (!g.empty())
+			at::_foreach_mul_(g, c);
 	});
 }
 
@@ -175,23 +148,14 @@ nt_status nt_adamw_step(nt_tensor *const *params, nt_tensor *const *m, nt_tensor
 {
 	return action("adamw_step", {}, [&] {
 		c10::NoGradGuard off;
-		std::vector<at::Tensor> p, g, ms, vs, steps;
-		at::Tensor count; // one for all of them, on their device
-		for (int i = 0; i < n; i++) {
-			TORCH_CHECK(params[i] && m[i] && v[i], "parameter ", i, " or its state is NULL");
-			if (!params[i]->t.grad().defined())
-				continue;
-			if (!count.defined())
-				count = at::full({}, static_cast<double>(step),
-						 params[i]->t.options().dtype(at::kFloat).requires_grad(false));
-			p.push_back(params[i]->t);
-			g.push_back(params[i]->t.grad());
-			ms.push_back(m[i]->t);
-			vs.push_back(v[i]->t);
-			steps.push_back(count);
-		}
-		if (!p.empty())
-			at::_fused_adamw_(p, g, ms, vs, {}, steps, hyper->lr, hyper->beta1, hyper->beta2, hyper->weight_decay,
-					  hyper->eps, false, false);
+		nt::Tensors p = with_gradient(params, params, n, false), g = with_gradient(params, params, n, true);
+		nt::Tensors ms = with_gradient(params, m, n, false), vs = with_gradient(params, v, n, false);
+		if (p.empty())
+			return;
+		at::Tensor count =
+			at::full({}, static_cast<double>(step), p[0].options().dtype(at::kFloat)); // one for all of them
+		nt::Tensors steps(p.size(), count);
+		at::_fused_adamw_(p, g, ms, vs, {}, steps, hyper->lr, hyper->beta1, hyper->beta2, hyper->weight_decay,
+				  hyper->eps, false, false);
 	});
 }

@@ -1,8 +1,8 @@
 /*
  * base - errors, strings, arrays, memory. See base.h.
  *
- * Growing doubles, so that n additions cost O(n). A string without memory points at one shared NUL that nobody writes: cap 0
- * tells it apart, and a string is printable from its first moment.
+ * Growth is by half, so that n additions cost O(n). A string without memory has cap 0 and points at one shared NUL that is
+ * never written, so that a new string can be printed.
  */
 #include "base/base.h"
 
@@ -38,7 +38,7 @@ enum nla_status nla_err_context(struct nla_err *err, const char *fmt, ...)
 	vsnprintf(prefix, sizeof(prefix), fmt, ap);
 	va_end(ap);
 
-	/* What went wrong stands at the end: a text too long for the buffer loses part of its prefix instead. */
+	/* The cause is at the end: a text too long for the buffer loses part of its prefix instead. */
 	size_t size = strlen(former.text) + 1, room = sizeof(err->text) - size;
 	size_t n = room > 2 ? NLA_MIN(strlen(prefix), room - 2) : 0;
 	memcpy(err->text, prefix, n);

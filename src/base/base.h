@@ -1,5 +1,5 @@
 /*
- * base - what every layer stands on: errors, strings, arrays, memory.
+ * base - what every layer uses: errors, strings, arrays, memory.
  *
  * Every function that can fail returns enum nla_status (0 is success) and takes a struct nla_err as its last parameter.
  * Calls chain with || into one `out:` label; a caller adds context on the way up:
@@ -22,6 +22,7 @@ enum nla_status {
 	NLA_FAIL,  /* the work could not be done: exit code 1                   */
 	NLA_USAGE, /* the user asked for something that makes no sense: exit 2  */
 	NLA_NOMEM, /* out of device or host memory: exit 1, text says what to lower */
+	NLA_STOPPED, /* a signal ended it before there was a result: exit 1     */
 };
 
 /* An error: status and one line of text: lower case, no full stop, what failed, quoted subject, why. */

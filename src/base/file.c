@@ -58,6 +58,8 @@ char *nla_path_dir(const char *path)
 	return n ? nla_strndup(path, n) : nla_strdup(".");
 }
 
+#define MAX_FILE ((size_t)2 << 30) /* a small gzip file can hold what fills the memory */
+
 enum nla_status nla_gz_error(void *gz, const char *path, struct nla_err *err)
 {
 	int code;
@@ -82,11 +84,13 @@ enum nla_status nla_file_read(const char *path, struct nla_str *s, struct nla_er
 		return nla_fail(err, "cannot read '%s': %s", path, strerror(errno ? errno : ENOMEM));
 	char *chunk = nla_alloc(CHUNK, 1);
 	gzbuffer(gz, CHUNK);
-	while ((n = gzread(gz, chunk, CHUNK)) > 0)
+	while ((n = gzread(gz, chunk, CHUNK)) > 0 && s->len <= MAX_FILE)
 		nla_str_addn(s, chunk, (size_t)n);
 	gzerror(gz, &code);
 	if (n < 0 || code < 0)
 		status = nla_gz_error(gz, path, err);
+	else if (n)
+		status = nla_fail(err, "cannot read '%s': it holds more than %zu GiB", path, MAX_FILE >> 30);
 	gzclose_r(gz);
 	free(chunk);
 	return status;

@@ -12,7 +12,7 @@ char *nla_path_join(const char *dir, const char *name);  /* owned; an absolute n
 char *nla_path_dir(const char *path);                    /* owned; "." when there is no slash; "a" of "a/b/" */
 const char *nla_path_base(const char *path);             /* borrowed from path: a slash at its end stays */
 
-/* Read a whole file (plain or gzip, told by its magic bytes) into s, appended. */
+/* Read a whole file (plain or gzip, by its magic bytes) of at most 2 GiB into s, appended. */
 enum nla_status nla_file_read(const char *path, struct nla_str *s, struct nla_err *err);
 /* Write through PATH.tmp, fsync, rename: the former file stays whole until the new one is, and a failure leaves no PATH.tmp.
  * gz: compress. What exists and is no regular file (/dev/null) is an error: a rename would replace it. */
@@ -34,8 +34,8 @@ enum nla_status nla_map_open(struct nla_map *m, const char *path, struct nla_err
 void nla_map_close(struct nla_map *m);
 
 /*
- * Line reader over a plain or gzip file; a line comes without its newline (LF or CR LF), any length, the first without a byte order
- * mark.
+ * Line reader over a plain or gzip file; a line comes without its newline (LF or CR LF), the first without a byte order mark. One of
+ * more than 64 MiB is an error.
  *
  *	struct nla_lines l;
  *	if (nla_lines_open(&l, path, err)) return err->status;
@@ -50,7 +50,7 @@ struct nla_lines {
 	char *path;
 	struct nla_str line;
 	size_t number; /* of the line last returned, from 1 */
-	bool failed;
+	bool failed, too_long;
 };
 enum nla_status nla_lines_open(struct nla_lines *l, const char *path, struct nla_err *err);
 const char *nla_lines_next(struct nla_lines *l);
@@ -58,7 +58,7 @@ const char *nla_lines_next_filled(struct nla_lines *l); /* the next that is not 
 enum nla_status nla_lines_close(struct nla_lines *l, struct nla_err *err);
 
 /*
- * Append-only writer, plain or gzip (told by a name that ends in .gz: one gzip member a flush, so that a killed run leaves a
+ * Append-only writer, plain or gzip (if its name ends in .gz: one gzip member for each flush, so that a killed run leaves a
  * readable file). flush pushes to the system; when it fails the file is cut back to what it was and the text kept, so that a
  * later flush may try again. Opening a .gz whose last member was cut short removes that member: what followed it could not be
  * read. close flushes, is idempotent, and keeps an error that err already has.

@@ -12,8 +12,9 @@
 #include <unistd.h>
 #include <zlib.h>
 
-enum { CHUNK = 1 << 16 };
 #define BOM "\xef\xbb\xbf" /* U+FEFF, which some editors put at the beginning of a file */
+
+enum { CHUNK = 1 << 16, MAX_LINE = 64 << 20 };
 
 struct lines_stream {
 	gzFile gz;
@@ -63,6 +64,9 @@ const char *nla_lines_next(struct nla_lines *l)
 		const char *from = stream->chunk + stream->at;
 		const char *end = memchr(from, '\n', stream->n - stream->at);
 		size_t n = end ? (size_t)(end - from) : stream->n - stream->at;
+		l->failed = l->too_long = l->line.len + n > MAX_LINE; /* a small gzip file can hold one that fills the memory */
+		if (l->too_long)
+			break;
 		nla_str_addn(&l->line, from, n);
 		stream->at += n + (end != NULL);
 		any = true;
@@ -95,8 +99,13 @@ enum nla_status nla_lines_close(struct nla_lines *l, struct nla_err *err)
 
 	if (!stream)
 		return NLA_OK;
-	if (l->failed)
-		status = err->status ? err->status : nla_gz_error(stream->gz, l->path, err);
+	if (l->failed && err->status)
+		status = err->status;
+	else if (l->too_long)
+		status = nla_fail(err, "cannot read '%s': line %zu is longer than %d MiB", l->path, l->number + 1,
+				  MAX_LINE >> 20);
+	else if (l->failed)
+		status = nla_gz_error(stream->gz, l->path, err);
 	gzclose_r(stream->gz);
 	free(stream);
 	free(l->path);

@@ -187,7 +187,7 @@ const cJSON *nla_json_at(const cJSON *json, const char *key)
 enum kind { INT, NUM, BOOL, STR };
 
 /* The value at key into *out, of the type that kind says. A missing one leaves *out, and is an error when need is set. JSON
- * numbers are doubles: beyond 2^53 an integer may not be the one that was written. */
+ * numbers are doubles: from 2^53 on an integer may not be the one that was written. */
 static enum nla_status get(const cJSON *json, const char *name, const char *key, enum kind kind, bool need, void *out,
 			   struct nla_err *err)
 {
@@ -205,9 +205,9 @@ static enum nla_status get(const cJSON *json, const char *name, const char *key,
 	double x = value->valuedouble;
 	if (kind == STR ? !value->valuestring : kind == BOOL ? !cJSON_IsBool(value) : !cJSON_IsNumber(value))
 		return nla_fail(err, "'%s': '%s' is %s, want %s", name, key, nla_json_type(value), wants[kind]);
-	if (kind == INT && (!(fabs(x) <= 0x1p53) || x != trunc(x)))
+	if (kind == INT && (!(fabs(x) < 0x1p53) || x != trunc(x)))
 		return nla_fail(err, "'%s': '%s' is %.10g, want an integer%s", name, key, x,
-				fabs(x) > 0x1p53 ? " of at most 2^53" : "");
+				fabs(x) >= 0x1p53 ? " below 2^53" : "");
 	if (kind == NUM && !isfinite(x))
 		return nla_fail(err, "'%s': '%s' is too large for a number", name, key);
 	if (kind == INT)

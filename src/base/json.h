@@ -14,8 +14,8 @@
  * The escape \u0000 in a string reads as U+FFFD, since C strings end at NUL. */
 enum nla_status nla_json_parse(const char *text, size_t n, const char *name, cJSON **out, struct nla_err *err);
 enum nla_status nla_json_read(const char *path, cJSON **out, struct nla_err *err);
-/* A YAML file as the same tree. A plain scalar that is a number, true, false or null becomes one, and keeps its text in
- * valuestring, so that a string getter reads `stage: 3`. Aliases are resolved; a key that is there twice is an error. */
+/* A YAML file as the same tree. A scalar that is a number, true, false or (unquoted) null becomes one, and keeps its
+ * text in valuestring: a string getter reads `stage: 3`. Aliases are resolved; a key that is there twice is an error. */
 enum nla_status nla_yaml_read(const char *path, cJSON **out, struct nla_err *err);
 /* Write compactly or indented, with a newline at the end, through nla_file_write (a name that ends in .gz: compressed). Every
  * double reads back as it was. */
@@ -42,7 +42,7 @@ const cJSON *nla_json_at(const cJSON *json, const char *key);
  * to the same double; NaN and infinities become null) to s: for logs written a line at a time. */
 void nla_json_add_str(struct nla_str *s, const char *text, size_t n);
 void nla_json_add_num(struct nla_str *s, double x);
-/* A whole value; pretty: indented by two spaces a level, of which depth are behind us. */
+/* A whole value; pretty: two spaces of indentation for each level below depth. */
 void nla_json_add(struct nla_str *s, const cJSON *json, bool pretty, int depth);
 /* "a string", "a number", ...: for messages. */
 const char *nla_json_type(const cJSON *json);

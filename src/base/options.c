@@ -40,7 +40,7 @@ static bool is_fine(const struct nla_option *o, const cJSON *value)
 
 	switch (o->type) {
 	case NLA_OPT_INT:
-		if (!(fabs(x) <= 0x1p53) || x != trunc(x))
+		if (!(fabs(x) < 0x1p53) || x != trunc(x))
 			return false;
 		/* fall through */
 	case NLA_OPT_NUM:
@@ -247,26 +247,16 @@ enum nla_status nla_options_json(const struct nla_option *table, size_t n, void 
 	return status;
 }
 
-struct command_line {
-	const struct nla_option *table;
-	size_t n;
-	void *cfg; /* NULL: only look, for the configuration file */
-	unsigned command;
-	int argc;
-	char **argv;
-	const char *config;
-};
-
 /* Short names may be shared by options of different commands: one that this command uses comes first. */
-static const struct nla_option *find_flag(const struct command_line *line, const char *name)
+static const struct nla_option *find_flag(const struct nla_args *args, const char *name)
 {
 	const struct nla_option *other = NULL;
 
-	for (size_t i = 0; i < line->n; i++) {
-		const struct nla_option *o = &line->table[i];
+	for (size_t i = 0; i < args->n; i++) {
+		const struct nla_option *o = &args->table[i];
 		if (strcmp(o->key, name) && (!o->shortname || strcmp(o->shortname, name)))
 			continue;
-		if (o->commands & line->command)
+		if (o->commands & args->command)
 			return o;
 		other = other ? other : o;
 	}
@@ -274,10 +264,10 @@ static const struct nla_option *find_flag(const struct command_line *line, const
 }
 
 /* The value of a flag, which may be the next argument; NULL after an error. */
-static const char *flag_value(const struct command_line *line, const struct nla_option *o, const char *name, int *i,
+static const char *flag_value(const struct nla_args *args, const struct nla_option *o, const char *name, int *i,
 			      struct nla_err *err)
 {
-	const char *equals = strchr(line->argv[*i], '='), *next = *i + 1 < line->argc ? line->argv[*i + 1] : NULL;
+	const char *next = *i + 1 < args->argc ? args->argv[*i + 1] : NULL, *equals = strchr(args->argv[*i], '=');
 	struct nla_str want = NLA_STR_INIT;
 
 	if (equals)
@@ -285,7 +275,7 @@ static const char *flag_value(const struct command_line *line, const struct nla_
 	if (o->type == NLA_OPT_BOOL && !(next && nla_word_index("true|false", next) >= 0))
 		return "true";
 	if (next && !nla_starts_with(next, "--"))
-		return line->argv[++*i];
+		return args->argv[++*i];
 	nla_option_want(o, &want);
 	nla_usage(err, "option '--%s' has no value: want %s", name, want.buf);
 	nla_str_release(&want);
@@ -293,66 +283,59 @@ static const char *flag_value(const struct command_line *line, const struct nla_
 }
 
 /* argv[*i] starts with a dash. */
-static enum nla_status take_flag(struct command_line *line, int *i, struct nla_err *err)
+static enum nla_status take_flag(const struct nla_args *args, void *cfg, int *i, struct nla_err *err)
 {
-	const char *arg = line->argv[*i], *value;
+	const char *arg = args->argv[*i], *value;
 	size_t dashes = strspn(arg, "-");
 	char *name = nla_strndup(arg + dashes, strcspn(arg + dashes, "="));
-	const struct nla_option *o = dashes > 1 ? find_flag(line, name) : NULL;
+	const struct nla_option *o = dashes > 1 ? find_flag(args, name) : NULL;
 
 	if (!o) {
-		char *hint = suggest(line->table, line->n, name, line->command);
+		char *hint = suggest(args->table, args->n, name, args->command);
 		nla_usage(err, "unknown option '%.*s'%s", (int)(dashes + strlen(name)), arg, hint);
 		free(hint);
-	} else if (!(o->commands & line->command)) {
-		nla_usage(err, "'%s' does not use the option '--%s'", nla_path_base(line->argv[0]), name);
-	} else if ((value = flag_value(line, o, name, i, err)) && line->cfg) {
+	} else if (!(o->commands & args->command)) {
+		nla_usage(err, "'%s' does not use the option '--%s'", nla_path_base(args->argv[0]), name);
+	} else if ((value = flag_value(args, o, name, i, err)) && cfg) {
 		char *shown = strcmp(name, o->key) ? nla_format("--%s", name) : NULL;
-		set_text(o, line->cfg, value, shown, err);
+		set_text(o, cfg, value, shown, err);
 		free(shown);
 	}
 	free(name);
 	return err->status;
 }
 
-static enum nla_status take_arguments(struct command_line *line, struct nla_err *err)
+/* cfg NULL: only look, for the configuration file. */
+static enum nla_status take_arguments(struct nla_args *args, void *cfg, struct nla_err *err)
 {
 	bool bare = false; /* behind "--" */
 
-	line->config = NULL;
-	for (int i = 1; i < line->argc; i++) {
-		const char *arg = line->argv[i];
+	args->config = NULL;
+	for (int i = 1; i < args->argc; i++) {
+		const char *arg = args->argv[i];
 		if (!bare && !strcmp(arg, "--")) {
 			bare = true;
 		} else if (!bare && arg[0] == '-') {
-			if (take_flag(line, &i, err))
+			if (take_flag(args, cfg, &i, err))
 				return err->status;
-		} else if (line->config) {
-			return nla_usage(err, "two configuration files are given, '%s' and '%s': want one", line->config, arg);
+		} else if (args->config) {
+			return nla_usage(err, "two configuration files are given, '%s' and '%s': want one", args->config, arg);
 		} else {
-			line->config = arg;
+			args->config = arg;
 		}
 	}
 	return NLA_OK;
 }
 
-enum nla_status nla_options_args(const struct nla_option *table, size_t n, void *cfg, unsigned command, int argc, char **argv,
-				 const char **config_path, bool *help, struct nla_err *err)
+enum nla_status nla_options_args(struct nla_args *args, void *cfg, struct nla_err *err)
 {
-	struct command_line line = { .table = table, .n = n, .command = command, .argc = argc, .argv = argv };
-
-	*config_path = NULL;
-	*help = false;
-	for (int i = 1; i < argc && strcmp(argv[i], "--"); i++)
-		if (!strcmp(argv[i], "-h") || !strcmp(argv[i], "--help"))
-			*help = true;
-	if (*help)
-		return NLA_OK;
-	if (take_arguments(&line, err) || (line.config && nla_options_json(table, n, cfg, line.config, err)))
+	for (int i = 1; i < args->argc && strcmp(args->argv[i], "--"); i++)
+		if (!strcmp(args->argv[i], "-h") || !strcmp(args->argv[i], "--help"))
+			args->help = true;
+	if (args->help || take_arguments(args, NULL, err) ||
+	    (args->config && nla_options_json(args->table, args->n, cfg, args->config, err)))
 		return err->status;
-	*config_path = line.config;
-	line.cfg = cfg;
-	return take_arguments(&line, err);
+	return take_arguments(args, cfg, err);
 }
 
 static char *absolute(const char *path)

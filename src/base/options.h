@@ -1,6 +1,6 @@
 /*
- * options - one table row an option: key, type, field, default, range, help. The same row parses JSON and flags, checks ranges,
- * prints help, and dumps the resolved configuration. Nothing else in the program knows how an option is spelled.
+ * options - one table row for each option: key, type, field, default, range, help. The same row parses JSON and flags, checks
+ * ranges, prints help, and dumps the resolved configuration. Nothing else in the program knows how an option is spelled.
  *
  *	{ "reward.lambda", NLA_OPT_NUM, offsetof(struct cfg, reward.lambda), "0", 0, 100, NULL, "lambda", CMD_TRAIN, "..." },
  *
@@ -43,11 +43,17 @@ void nla_options_defaults(const struct nla_option *table, size_t n, void *cfg);
 void nla_options_release(const struct nla_option *table, size_t n, void *cfg);
 /* Errors are NLA_USAGE; they name the key, and for an unknown key the nearest known one. */
 enum nla_status nla_options_json(const struct nla_option *table, size_t n, void *cfg, const char *path, struct nla_err *err);
-/* Apply argv[1..argc): flags, and at most one bare argument: the configuration file, which is read first wherever it stands.
- * *help is set for -h or --help, and nothing else is looked at. Flags of keys that this command (bit `command`) does not use
- * are errors. */
-enum nla_status nla_options_args(const struct nla_option *table, size_t n, void *cfg, unsigned command, int argc, char **argv,
-				 const char **config_path, bool *help, struct nla_err *err);
+/* A command line: flags, and at most one bare argument, the configuration file, which is read first. */
+struct nla_args {
+	const struct nla_option *table;
+	size_t n;
+	unsigned command;   /* its bit: flags of keys that it does not use are errors */
+	int argc;
+	char **argv;
+	const char *config; /* found: the configuration file, or NULL */
+	bool help;          /* found: -h or --help, and then nothing else is read */
+};
+enum nla_status nla_options_args(struct nla_args *args, void *cfg, struct nla_err *err);
 /* The help text for one command (its bit, or several), grouped by section, with defaults and ranges, within 100 columns;
  * appended. markdown: a table for docs/options.md instead. */
 void nla_options_help(const struct nla_option *table, size_t n, unsigned command, bool markdown, struct nla_str *out);

@@ -1,5 +1,5 @@
 /*
- * progress - see progress.h. One process has one stderr, so whether a live line stands there is one static variable.
+ * progress - see progress.h. A process has one stderr, so one static variable says whether its last line is a live one.
  */
 #include "base/progress.h"
 
@@ -11,7 +11,7 @@
 
 #include "base/file.h"
 
-static bool live; /* the cursor stands behind a live line */
+static bool live; /* the cursor is at the end of a live line */
 static struct nla_log *tee;
 
 static void clear_live(void)

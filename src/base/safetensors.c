@@ -24,20 +24,13 @@ static const struct {
 	[NLA_ST_I64] = { "I64", 8 }, [NLA_ST_I32] = { "I32", 4 },   [NLA_ST_U8] = { "U8", 1 },
 };
 
-size_t nla_st_dtype_size(enum nla_st_dtype dtype)
-{
-	return dtypes[dtype].size;
-}
+size_t nla_st_dtype_size(enum nla_st_dtype dtype) { return dtypes[dtype].size; }
 
-const char *nla_st_dtype_name(enum nla_st_dtype dtype)
-{
-	return dtypes[dtype].name;
-}
+const char *nla_st_dtype_name(enum nla_st_dtype dtype) { return dtypes[dtype].name; }
 
 char *nla_st_shape_text(const int64_t *shape, int ndim)
 {
 	struct nla_str s = NLA_STR_INIT;
-
 	nla_str_addc(&s, '[');
 	for (int i = 0; i < ndim; i++)
 		nla_str_addf(&s, "%s%" PRId64, i ? ", " : "", shape[i]);
@@ -45,9 +38,9 @@ char *nla_st_shape_text(const int64_t *shape, int ndim)
 	return nla_str_detach(&s);
 }
 
-/* ---- reading ---- */
+/* ---- one file ---- */
 
-/* Where a tensor of the file being read says its bytes are, counted from the end of the header. */
+/* Where a tensor of the file says its bytes are, counted from the end of the header. */
 struct span {
 	uint64_t begin, end;
 	struct nla_st_entry *entry;
@@ -63,31 +56,28 @@ static bool whole_number(const cJSON *item, uint64_t *out)
 
 static enum nla_status read_dtype(const cJSON *item, struct nla_st_entry *e, struct nla_err *err)
 {
-	const cJSON *dtype = cJSON_GetObjectItemCaseSensitive(item, "dtype");
-
-	if (!cJSON_IsString(dtype))
+	const char *dtype = cJSON_GetStringValue(nla_json_at(item, "dtype"));
+	if (!dtype)
 		return nla_fail(err, "tensor '%s' has no dtype", e->name);
-	for (size_t i = 0; i < NLA_LEN(dtypes); i++) {
-		if (!strcmp(dtype->valuestring, dtypes[i].name)) {
+	for (size_t i = 0; i < NLA_LEN(dtypes); i++)
+		if (!strcmp(dtype, dtypes[i].name)) {
 			e->dtype = (enum nla_st_dtype)i;
 			return NLA_OK;
 		}
-	}
-	return nla_fail(err, "tensor '%s' has dtype '%s', want F32, BF16, F16, I64, I32 or U8", e->name, dtype->valuestring);
+	return nla_fail(err, "tensor '%s' has dtype '%s', want F32, BF16, F16, I64, I32 or U8", e->name, dtype);
 }
 
 /* The shape, and the bytes it takes. */
 static enum nla_status read_shape(const cJSON *item, struct nla_st_entry *e, struct nla_err *err)
 {
-	const cJSON *shape = cJSON_GetObjectItemCaseSensitive(item, "shape"), *dim;
+	const cJSON *shape = nla_json_at(item, "shape"), *dim;
 	uint64_t size, bytes = dtypes[e->dtype].size;
-
 	if (!cJSON_IsArray(shape))
 		return nla_fail(err, "tensor '%s' has no shape", e->name);
 	cJSON_ArrayForEach(dim, shape) {
 		if (e->ndim == NLA_ST_MAX_DIMS)
-			return nla_fail(err, "tensor '%s' has %d dimensions, want at most %d", e->name,
-					cJSON_GetArraySize(shape), NLA_ST_MAX_DIMS);
+			return nla_fail(err, "tensor '%s' has %d dimensions, want at most %d", e->name, cJSON_GetArraySize(shape),
+					NLA_ST_MAX_DIMS);
 		if (!whole_number(dim, &size))
 			return nla_fail(err, "tensor '%s' has a shape that is not of whole numbers", e->name);
 		if (size && bytes > (uint64_t)INT64_MAX / size)
@@ -101,31 +91,69 @@ static enum nla_status read_shape(const cJSON *item, struct nla_st_entry *e, str
 
 static enum nla_status read_span(const cJSON *item, struct nla_st_entry *e, struct span *span, struct nla_err *err)
 {
-	const cJSON *offsets = cJSON_GetObjectItemCaseSensitive(item, "data_offsets");
-	enum nla_status status;
-	char *shape;
-
-	if (!cJSON_IsArray(offsets) || cJSON_GetArraySize(offsets) != 2 ||
-	    !whole_number(cJSON_GetArrayItem(offsets, 0), &span->begin) ||
-	    !whole_number(cJSON_GetArrayItem(offsets, 1), &span->end) || span->begin > span->end)
+	const cJSON *offsets = nla_json_at(item, "data_offsets");
+	if (!cJSON_IsArray(offsets) || cJSON_GetArraySize(offsets) != 2 || !whole_number(offsets->child, &span->begin) ||
+	    !whole_number(offsets->child->next, &span->end) || span->begin > span->end)
 		return nla_fail(err, "tensor '%s' has no data_offsets of the form [begin, end]", e->name);
 	span->entry = e;
 	if (span->end - span->begin == e->nbytes)
 		return NLA_OK;
-	shape = nla_st_shape_text(e->shape, e->ndim);
-	status = nla_fail(err, "tensor '%s' has %" PRIu64 " bytes, but %s of %s needs %zu", e->name, span->end - span->begin,
-			  shape, dtypes[e->dtype].name, e->nbytes);
+	char *shape = nla_st_shape_text(e->shape, e->ndim);
+	nla_fail(err, "tensor '%s' has %" PRIu64 " bytes, but %s of %s needs %zu", e->name, span->end - span->begin, shape,
+		 dtypes[e->dtype].name, e->nbytes);
 	free(shape);
-	return status;
+	return err->status;
 }
 
 static int by_begin(const void *a, const void *b)
 {
 	const struct span *x = a, *y = b;
-
 	if (x->begin != y->begin)
 		return x->begin < y->begin ? -1 : 1;
 	return x->end < y->end ? -1 : x->end > y->end;
+}
+
+/* The spans must tile [0, size): the format allows neither overlap nor holes, and a file cut short shows as a missing end. */
+static enum nla_status check_spans(struct span *spans, size_t n, uint64_t size, struct nla_err *err)
+{
+	uint64_t at = 0;
+	qsort(spans, n, sizeof(*spans), by_begin);
+	for (size_t i = 0; i < n; i++) {
+		if (spans[i].begin < at)
+			return nla_fail(err, "tensors '%s' and '%s' overlap", spans[i - 1].entry->name, spans[i].entry->name);
+		if (spans[i].begin > at)
+			return nla_fail(err, "%" PRIu64 " bytes before tensor '%s' belong to no tensor", spans[i].begin - at,
+					spans[i].entry->name);
+		at = spans[i].end;
+	}
+	if (at > size)
+		return nla_fail(err, "truncated by %" PRIu64 " bytes", at - size);
+	return at < size ? nla_fail(err, "%" PRIu64 " bytes at its end belong to no tensor", size - at) : NLA_OK;
+}
+
+/* Every tensor of a parsed header becomes an entry behind the ones the table has. */
+static enum nla_status read_entries(struct nla_st *st, const cJSON *header, const char *data, uint64_t size, struct nla_err *err)
+{
+	const size_t n = (size_t)cJSON_GetArraySize(header);
+	struct span *spans = nla_alloc(n + 1, sizeof(*spans));
+	const cJSON *item;
+	size_t n_spans = 0;
+	st->entries = nla_realloc(st->entries, st->n_entries + n + 1, sizeof(*st->entries));
+	cJSON_ArrayForEach(item, header) {
+		struct nla_st_entry *e = &st->entries[st->n_entries];
+		if (err->status || !strcmp(item->string, "__metadata__"))
+			continue;
+		*e = (struct nla_st_entry){ .name = nla_strdup(item->string) };
+		st->n_entries++;
+		if (!read_dtype(item, e, err) && !read_shape(item, e, err))
+			read_span(item, e, &spans[n_spans++], err);
+	}
+	if (!err->status)
+		check_spans(spans, n_spans, size, err);
+	for (size_t i = 0; !err->status && i < n_spans; i++)
+		spans[i].entry->data = data + spans[i].begin;
+	free(spans);
+	return err->status;
 }
 
 static int by_name(const void *a, const void *b)
@@ -133,104 +161,36 @@ static int by_name(const void *a, const void *b)
 	return strcmp(((const struct nla_st_entry *)a)->name, ((const struct nla_st_entry *)b)->name);
 }
 
-/* The spans must tile [0, size): the format allows neither overlap nor holes, and a file cut short shows as a missing end. */
-static enum nla_status check_spans(struct span *spans, size_t n, uint64_t size, struct nla_err *err)
-{
-	uint64_t at = 0;
-	const char *last = NULL;
-
-	qsort(spans, n, sizeof(*spans), by_begin);
-	for (size_t i = 0; i < n; i++) {
-		if (spans[i].begin < at)
-			return nla_fail(err, "tensors '%s' and '%s' overlap", last, spans[i].entry->name);
-		if (spans[i].begin > at)
-			return nla_fail(err, "%" PRIu64 " bytes before tensor '%s' belong to no tensor", spans[i].begin - at,
-					spans[i].entry->name);
-		at = spans[i].end;
-		last = spans[i].entry->name;
-	}
-	if (at > size)
-		return nla_fail(err, "truncated by %" PRIu64 " bytes", at - size);
-	if (at < size)
-		return nla_fail(err, "%" PRIu64 " bytes at its end belong to no tensor", size - at);
-	return NLA_OK;
-}
-
-/* Every tensor of a parsed header becomes an entry behind the ones the table has. */
-static enum nla_status read_entries(struct nla_st *st, const cJSON *header, const char *data, uint64_t size,
-				    struct nla_err *err)
-{
-	const size_t first = st->n_entries, n = (size_t)cJSON_GetArraySize(header);
-	struct span *spans = nla_alloc(n + 1, sizeof(*spans));
-	enum nla_status status = NLA_OK;
-	const cJSON *item;
-	size_t n_spans = 0;
-
-	st->entries = nla_realloc(st->entries, first + n + 1, sizeof(*st->entries));
-	cJSON_ArrayForEach(item, header) {
-		struct nla_st_entry *e = &st->entries[st->n_entries];
-
-		if (!strcmp(item->string, "__metadata__"))
-			continue;
-		memset(e, 0, sizeof(*e));
-		e->name = nla_strdup(item->string);
-		st->n_entries++;
-		status = read_dtype(item, e, err) || read_shape(item, e, err) || read_span(item, e, &spans[n_spans], err) ?
-			err->status : NLA_OK;
-		if (status)
-			goto out;
-		n_spans++;
-	}
-	status = check_spans(spans, n_spans, size, err);
-	for (size_t i = 0; !status && i < n_spans; i++)
-		spans[i].entry->data = data + spans[i].begin;
-out:
-	free(spans);
-	return status;
-}
-
-static void keep_meta(struct nla_st *st, const cJSON *header)
-{
-	const cJSON *meta = cJSON_GetObjectItemCaseSensitive(header, "__metadata__");
-	char *text = meta ? cJSON_PrintUnformatted(meta) : NULL;
-
-	if (text)
-		nla_str_add(&st->meta, text);
-	cJSON_free(text);
-}
-
 /* Sort entries [first, n_entries) by name; equal names are an error. */
 static enum nla_status sort_entries(struct nla_st *st, size_t first, struct nla_err *err)
 {
 	if (st->n_entries > first)
 		qsort(st->entries + first, st->n_entries - first, sizeof(*st->entries), by_name);
-	for (size_t i = first + 1; i < st->n_entries; i++) {
+	for (size_t i = first + 1; i < st->n_entries; i++)
 		if (!strcmp(st->entries[i - 1].name, st->entries[i].name))
 			return nla_fail(err, "tensor '%s' is there twice", st->entries[i].name);
-	}
 	return NLA_OK;
 }
 
 /* Map one file and append its entries, sorted among themselves. */
 static enum nla_status load_file(struct nla_st *st, const char *path, struct nla_err *err)
 {
-	struct nla_map *map;
-	uint64_t length = 0;
-	const unsigned char *bytes;
 	const size_t first = st->n_entries;
+	uint64_t length = 0;
 	cJSON *header;
-
 	st->maps = nla_realloc(st->maps, st->n_maps + 1, sizeof(*st->maps));
-	map = &st->maps[st->n_maps];
-	memset(map, 0, sizeof(*map));
+	struct nla_map *map = &st->maps[st->n_maps];
+	*map = (struct nla_map){ 0 };
 	if (nla_map_open(map, path, err))
 		return err->status;
 	st->n_maps++;
 	if (map->size < 8)
 		return nla_fail(err, "cannot read '%s': %zu bytes are too few for a safetensors file", path, map->size);
-	bytes = map->data;
+	const unsigned char *bytes = map->data;
 	for (int i = 7; i >= 0; i--)
 		length = length << 8 | bytes[i];
+	if (!memcmp(bytes, "version ", 8) && memmem(bytes, map->size, "git-lfs", 7))
+		return nla_fail(err, "cannot read '%s': it is a git-LFS pointer, not the weights: run 'git lfs pull' in its folder", path);
 	if (length > map->size - 8)
 		return nla_fail(err, "cannot read '%s': header length %" PRIu64 " goes beyond the file (%zu bytes): "
 				"truncated by %" PRIu64 " bytes or not a safetensors file", path, length, map->size,
@@ -241,54 +201,47 @@ static enum nla_status load_file(struct nla_st *st, const char *path, struct nla
 		nla_fail(err, "header is not a JSON object");
 	else if (!read_entries(st, header, (const char *)bytes + 8 + length, map->size - 8 - length, err))
 		sort_entries(st, first, err);
-	if (!err->status && !st->meta.len)
-		keep_meta(st, header);
 	cJSON_Delete(header);
 	return err->status ? nla_err_context(err, "cannot read '%s'", path) : NLA_OK;
 }
 
-static void begin(struct nla_st *st, const char *path, struct nla_err *err)
+static enum nla_status finish(struct nla_st *st, struct nla_err *err)
 {
-	memset(st, 0, sizeof(*st));
-	st->path = nla_strdup(path);
-	nla_str_init(&st->meta);
-	*err = (struct nla_err)NLA_ERR_INIT;
-}
-
-enum nla_status nla_st_open(struct nla_st *st, const char *path, struct nla_err *err)
-{
-	begin(st, path, err);
-	if (load_file(st, path, err))
+	if (err->status)
 		nla_st_close(st);
 	return err->status;
 }
 
+enum nla_status nla_st_open(struct nla_st *st, const char *path, struct nla_err *err)
+{
+	*err = (struct nla_err)NLA_ERR_INIT;
+	*st = (struct nla_st){ .path = nla_strdup(path) };
+	load_file(st, path, err);
+	return finish(st, err);
+}
+
+/* ---- shards ---- */
+
 static const struct nla_st_entry *find(const struct nla_st_entry *entries, size_t n, const char *name)
 {
-	struct nla_st_entry key;
-
-	key.name = (char *)name; /* only compared */
+	struct nla_st_entry key = { .name = (char *)name }; /* only compared */
 	return n ? bsearch(&key, entries, n, sizeof(*entries), by_name) : NULL;
 }
 
-/* Load one shard, and see that it holds every tensor the index expects there. */
-static enum nla_status load_shard(struct nla_st *st, const cJSON *weight_map, const char *index, const char *tensor,
-				  const char *shard, struct nla_err *err)
+/* Load the shard of a tensor, and see that it holds every tensor the index expects there. */
+static enum nla_status load_shard(struct nla_st *st, const cJSON *weight_map, const char *index, const cJSON *tensor, struct nla_err *err)
 {
 	const size_t first = st->n_entries;
+	const char *shard = tensor->valuestring;
 	char *path = nla_path_join(st->path, shard);
 	const cJSON *item;
-
 	if (!nla_exists(path))
-		nla_fail(err, "cannot read '%s': shard '%s' of tensor '%s' is missing", index, shard, tensor);
+		nla_fail(err, "cannot read '%s': shard '%s' of tensor '%s' is missing", index, shard, tensor->string);
 	else
 		load_file(st, path, err);
-	cJSON_ArrayForEach(item, weight_map) {
-		if (err->status)
-			break;
-		if (!strcmp(item->valuestring, shard) && !find(st->entries + first, st->n_entries - first, item->string))
+	cJSON_ArrayForEach(item, weight_map)
+		if (!err->status && !strcmp(item->valuestring, shard) && !find(st->entries + first, st->n_entries - first, item->string))
 			nla_fail(err, "cannot read '%s': tensor '%s' is not in its shard '%s'", index, item->string, shard);
-	}
 	free(path);
 	return err->status;
 }
@@ -301,30 +254,40 @@ static bool has(const struct nla_strs *names, const char *name)
 	return false;
 }
 
+/* Of a tensor that several shards hold, the index says which counts. `first` entries are of earlier shards. */
+static void keep_indexed(struct nla_st *st, const cJSON *weight_map, const char *shard, size_t first)
+{
+	size_t n = first;
+	for (size_t i = first; i < st->n_entries; i++) {
+		const char *other = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(weight_map, st->entries[i].name));
+		if (!other || !strcmp(other, shard))
+			st->entries[n++] = st->entries[i];
+		else
+			free(st->entries[i].name);
+	}
+	st->n_entries = n;
+}
+
 static enum nla_status load_index(struct nla_st *st, const char *index, struct nla_err *err)
 {
 	struct nla_strs shards = { 0 };
-	const cJSON *weight_map, *item;
+	const cJSON *item;
 	cJSON *json;
-
 	if (nla_json_read(index, &json, err))
 		return err->status;
-	weight_map = cJSON_GetObjectItemCaseSensitive(json, "weight_map");
+	const cJSON *weight_map = nla_json_at(json, "weight_map");
 	if (!cJSON_IsObject(weight_map))
 		nla_fail(err, "cannot read '%s': no object 'weight_map'", index);
-	cJSON_ArrayForEach(item, weight_map) {
-		if (err->status)
-			break;
-		if (!cJSON_IsString(item) || !*item->valuestring || strchr(item->valuestring, '/'))
+	cJSON_ArrayForEach(item, weight_map)
+		if (!err->status && (!cJSON_IsString(item) || !*item->valuestring || strchr(item->valuestring, '/')))
 			nla_fail(err, "cannot read '%s': the shard of tensor '%s' is not a file name", index, item->string);
-	}
 	cJSON_ArrayForEach(item, weight_map) {
-		if (err->status)
-			break;
-		if (has(&shards, item->valuestring))
+		size_t first = st->n_entries;
+		if (err->status || has(&shards, item->valuestring))
 			continue;
 		nla_strs_push(&shards, item->valuestring);
-		load_shard(st, weight_map, index, item->string, item->valuestring, err);
+		if (!load_shard(st, weight_map, index, item, err))
+			keep_indexed(st, weight_map, item->valuestring, first);
 	}
 	if (!err->status && sort_entries(st, 0, err))
 		nla_err_context(err, "cannot read '%s'", index);
@@ -333,24 +296,38 @@ static enum nla_status load_index(struct nla_st *st, const char *index, struct n
 	return err->status;
 }
 
+/* Weights in another format than ours, for the message. */
+static const char *other_format(const char *folder)
+{
+	static const char *const names[] = { "pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin", "consolidated.safetensors", "consolidated.00.pth",
+					     "tf_model.h5", "flax_model.msgpack" };
+	for (size_t i = 0; i < NLA_LEN(names); i++) {
+		char *path = nla_path_join(folder, names[i]);
+		bool there = nla_exists(path);
+		free(path);
+		if (there)
+			return names[i];
+	}
+	return NULL;
+}
+
 enum nla_status nla_st_open_folder(struct nla_st *st, const char *folder, const char *stem, struct nla_err *err)
 {
-	char *name = nla_format("%s.safetensors", stem), *path = nla_path_join(folder, name);
-	char *index = nla_format("%s.index.json", path);
-
-	begin(st, folder, err);
+	char *base = nla_path_join(folder, stem), *path = nla_format("%s.safetensors", base), *index = nla_format("%s.index.json", path);
+	const char *other = other_format(folder);
+	*err = (struct nla_err)NLA_ERR_INIT;
+	*st = (struct nla_st){ .path = nla_strdup(folder) };
 	if (nla_exists(path))
 		load_file(st, path, err);
 	else if (nla_exists(index))
 		load_index(st, index, err);
 	else
-		nla_fail(err, "cannot read '%s': it holds neither %s nor %s.index.json", folder, name, name);
-	if (err->status)
-		nla_st_close(st);
+		nla_fail(err, "cannot read '%s': it holds neither %s.safetensors nor %s.safetensors.index.json%s%s%s", folder, stem, stem,
+			 other ? ", only " : "", other ? other : "", other ? ": save it from Python as safetensors (save_pretrained)" : "");
 	free(index);
 	free(path);
-	free(name);
-	return err->status;
+	free(base);
+	return finish(st, err);
 }
 
 void nla_st_close(struct nla_st *st)
@@ -362,16 +339,80 @@ void nla_st_close(struct nla_st *st)
 	free(st->entries);
 	free(st->maps);
 	free(st->path);
-	nla_str_release(&st->meta);
-	st->entries = NULL;
-	st->maps = NULL;
-	st->path = NULL;
-	st->n_entries = st->n_maps = 0;
+	*st = (struct nla_st){ 0 };
 }
 
-const struct nla_st_entry *nla_st_find(const struct nla_st *st, const char *name)
+/* ---- entries ---- */
+
+const struct nla_st_entry *nla_st_find(const struct nla_st *st, const char *name) { return find(st->entries, st->n_entries, name); }
+
+/* For the message: a name of the file that ends as `name` does but begins otherwise, or any when none begins so. */
+static const char *similar(const struct nla_st *st, const char *name)
 {
-	return find(st->entries, st->n_entries, name);
+	size_t first = strcspn(name, ".") + 1;
+	bool own = false;
+	for (size_t i = 0; i < st->n_entries; i++) {
+		const char *other = st->entries[i].name;
+		own = own || !strncmp(other, name, first);
+		if (strlen(name) > first && nla_ends_with(other, name + first - 1))
+			return other;
+	}
+	return own || !st->n_entries ? NULL : st->entries[0].name;
+}
+
+const struct nla_st_entry *nla_st_floats(const struct nla_st *st, const char *name, int ndim, const int64_t *shape, struct nla_err *err)
+{
+	const struct nla_st_entry *e = nla_st_find(st, name);
+	if (!e) {
+		const char *like = similar(st, name);
+		nla_fail(err, "cannot load '%s': tensor '%s' is missing%s%s%s", st->path, name, like ? ": its tensors have names like '" : "",
+			 like ? like : "", like ? "'" : "");
+	} else if (e->ndim != ndim || memcmp(e->shape, shape, (size_t)ndim * sizeof(*shape))) {
+		char *have = nla_st_shape_text(e->shape, e->ndim), *want = nla_st_shape_text(shape, ndim);
+		nla_fail(err, "cannot load '%s': tensor '%s' has shape %s, want %s", st->path, name, have, want);
+		free(have);
+		free(want);
+	} else if (e->dtype > NLA_ST_F16) {
+		nla_fail(err, "cannot load '%s': tensor '%s' has type %s, want F32, BF16 or F16", st->path, name, dtypes[e->dtype].name);
+	}
+	return err->status ? NULL : e;
+}
+
+/* NaN and the infinities have all bits of the exponent. Data may be unaligned. */
+struct __attribute__((packed)) u16 { uint16_t v; };
+struct __attribute__((packed)) u32 { uint32_t v; };
+
+static bool finite16(const struct u16 *x, size_t n, uint16_t mask)
+{
+	uint16_t bad = 0;
+	for (size_t i = 0; i < n; i++)
+		bad |= (x[i].v & mask) == mask;
+	return !bad;
+}
+
+static bool finite32(const struct u32 *x, size_t n)
+{
+	uint32_t bad = 0;
+	for (size_t i = 0; i < n; i++)
+		bad |= (x[i].v & 0x7f800000) == 0x7f800000;
+	return !bad;
+}
+
+static bool is_finite(const struct nla_st_entry *e, size_t from, size_t n)
+{
+	const char *at = (const char *)e->data + from * dtypes[e->dtype].size;
+	return e->dtype == NLA_ST_F32 ? finite32((const struct u32 *)at, n)
+				      : finite16((const struct u16 *)at, n, e->dtype == NLA_ST_BF16 ? 0x7f80 : 0x7c00);
+}
+
+int64_t nla_st_not_finite(const struct nla_st_entry *e)
+{
+	size_t n = e->nbytes / dtypes[e->dtype].size, i = 0;
+	if (is_finite(e, 0, n))
+		return -1;
+	while (is_finite(e, i, 1))
+		i++;
+	return (int64_t)i;
 }
 
 /* ---- 16-bit numbers ---- */
@@ -380,7 +421,6 @@ void nla_bf16_to_f32(const uint16_t *in, float *out, size_t n)
 {
 	for (size_t i = 0; i < n; i++) {
 		uint32_t bits = (uint32_t)in[i] << 16;
-
 		memcpy(&out[i], &bits, sizeof(bits));
 	}
 }
@@ -389,29 +429,10 @@ void nla_f32_to_bf16(const float *in, uint16_t *out, size_t n)
 {
 	for (size_t i = 0; i < n; i++) {
 		uint32_t bits;
-
 		memcpy(&bits, &in[i], sizeof(bits));
 		if ((bits & 0x7fffffff) > 0x7f800000) /* rounding could turn a NaN into an infinity */
 			out[i] = (uint16_t)(bits >> 16 | 0x40);
 		else
 			out[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-	}
-}
-
-void nla_f16_to_f32(const uint16_t *in, float *out, size_t n)
-{
-	for (size_t i = 0; i < n; i++) {
-		const uint32_t sign = (uint32_t)(in[i] >> 15) << 31, exponent = in[i] >> 10 & 31, fraction = in[i] & 1023;
-		float x = (float)fraction * 0x1p-24f; /* zero and the subnormals */
-		uint32_t bits;
-
-		if (exponent == 31)
-			bits = 0x7f800000 | fraction << 13;
-		else if (exponent)
-			bits = (exponent + 112) << 23 | fraction << 13;
-		else
-			memcpy(&bits, &x, sizeof(bits));
-		bits |= sign;
-		memcpy(&out[i], &bits, sizeof(bits));
 	}
 }

@@ -11,9 +11,16 @@
  *	nla_st_close(&st);                                            entries die with it
  *
  * Checked at open: header length, JSON, dtypes, sizes that match shapes, offsets that fill the file without overlap or holes,
- * names that occur twice; index entries whose shard or tensor is missing. A truncated file says by how many bytes. When open
+ * names that occur twice; index entries whose shard or tensor is missing. A tensor in several shards is that of the index. A truncated file says by how many bytes. When open
  * fails there is nothing to close. Files of early writers may hold unaligned data: copy, or look at the pointer, before reading
  * numbers.
+ *
+ * Writing:
+ *	struct nla_st_writer *w;
+ *	if (!nla_st_writer_open(&w, "model.safetensors", entries, n, err)) {
+ *		nla_st_writer_add(w, bytes, size, err);               any number of times: the data in the entries' order
+ *		nla_st_writer_close(w, err);
+ *	}
  */
 #ifndef NLA_SAFETENSORS_H
 #define NLA_SAFETENSORS_H
@@ -30,7 +37,7 @@ struct nla_st_entry {
 	enum nla_st_dtype dtype;
 	int ndim;
 	int64_t shape[NLA_ST_MAX_DIMS];
-	const void *data; /* borrowed: into the map, or the caller's when writing */
+	const void *data; /* borrowed: into the map, or the caller's for nla_st_write */
 	size_t nbytes;
 };
 
@@ -40,44 +47,35 @@ struct nla_st {
 	size_t n_maps;
 	struct nla_st_entry *entries; /* sorted by name */
 	size_t n_entries;
-	struct nla_str meta; /* the first file's __metadata__ as JSON text, empty when absent */
 };
 
 enum nla_status nla_st_open(struct nla_st *st, const char *path, struct nla_err *err);
 enum nla_status nla_st_open_folder(struct nla_st *st, const char *folder, const char *stem, struct nla_err *err);
 void nla_st_close(struct nla_st *st);
 const struct nla_st_entry *nla_st_find(const struct nla_st *st, const char *name);
+/* The entry of that name, which must be of floats and have that shape. NULL: the error says what is wrong. */
+const struct nla_st_entry *nla_st_floats(const struct nla_st *st, const char *name, int ndim, const int64_t *shape, struct nla_err *err);
+/* The first element of floats that is NaN or infinite; -1: none. */
+int64_t nla_st_not_finite(const struct nla_st_entry *e);
 size_t nla_st_dtype_size(enum nla_st_dtype dtype);
 const char *nla_st_dtype_name(enum nla_st_dtype dtype);
 /* "[2, 3]" of a shape, owned by the caller. */
 char *nla_st_shape_text(const int64_t *shape, int ndim);
 
-/* Write entries (name, dtype, shape, data, nbytes) to one file, atomically (temporary name, fsync, rename). Laid out by element
- * size, largest first, else in the order given: every tensor is aligned. Has the metadata {"format": "pt"}, which transformers
- * and peft want. */
+/* A file that appears under its name only when it is whole: a temporary name, fsync, rename. The entries say name, type and shape;
+ * a first dimension of -1 (of a single entry) is counted at close. Has the metadata {"format": "pt"}, which transformers and peft want. */
+struct nla_st_writer;
+enum nla_status nla_st_writer_open(struct nla_st_writer **out, const char *path, const struct nla_st_entry *entries, size_t n,
+				   struct nla_err *err);
+enum nla_status nla_st_writer_add(struct nla_st_writer *w, const void *bytes, size_t n, struct nla_err *err);
+/* Frees w. Where err holds a failure already, it stays, and nothing is left of the file. */
+enum nla_status nla_st_writer_close(struct nla_st_writer *w, struct nla_err *err);
+void nla_st_writer_abort(struct nla_st_writer *w); /* NULL is fine */
+/* All at once: entries with their data, the largest elements first, so that every tensor is aligned. */
 enum nla_status nla_st_write(const char *path, const struct nla_st_entry *entries, size_t n, struct nla_err *err);
 
-/* The same, streamed: the entries say name, type and shape (data and nbytes are not looked at); their bytes follow in that order, in
- * pieces of any size. The file appears under its name only at close. */
-struct nla_st_parts;
-enum nla_status nla_st_parts_open(struct nla_st_parts **out, const char *path, const struct nla_st_entry *entries, size_t n,
-				  struct nla_err *err);
-enum nla_status nla_st_parts_add(struct nla_st_parts *s, const void *bytes, size_t n, struct nla_err *err);
-enum nla_status nla_st_parts_close(struct nla_st_parts *s, struct nla_err *err); /* frees s also on failure */
-void nla_st_parts_abort(struct nla_st_parts *s);
-
-/* Streaming writer for one large 2-D array: rows are appended as they come; the header is completed at close. The file appears
- * under its name only at close. */
-struct nla_st_stream;
-enum nla_status nla_st_stream_open(struct nla_st_stream **out, const char *path, const char *name, enum nla_st_dtype dtype,
-				   int64_t width, struct nla_err *err);
-enum nla_status nla_st_stream_rows(struct nla_st_stream *s, const void *rows, int64_t n, struct nla_err *err);
-enum nla_status nla_st_stream_close(struct nla_st_stream *s, struct nla_err *err); /* frees s also on failure */
-void nla_st_stream_abort(struct nla_st_stream *s);
-
-/* bf16 <-> fp32 on the host, round to nearest even. fp16 -> fp32. */
+/* bf16 <-> fp32 on the host, round to nearest even. */
 void nla_bf16_to_f32(const uint16_t *in, float *out, size_t n);
 void nla_f32_to_bf16(const float *in, uint16_t *out, size_t n);
-void nla_f16_to_f32(const uint16_t *in, float *out, size_t n);
 
 #endif

@@ -2,7 +2,7 @@
  * yaml - nla_yaml_read of json.h: libyaml's document as a tree of cJSON.
  *
  * An alias reads as what its anchor holds. It can make a loop, or unfold a few lines to millions of nodes: depth and number of
- * nodes are bounded.
+ * nodes are bounded. libyaml's time grows with the square of open brackets, so those are counted before.
  */
 #include "base/json.h"
 
@@ -12,7 +12,7 @@
 
 #include "base/file.h"
 
-enum { MAX_DEPTH = 64, MAX_NODES = 1 << 16 };
+enum { MAX_DEPTH = 64, MAX_NODES = 1 << 14, MAX_OPEN = 512, MAX_BYTES = 4 << 20 };
 
 struct yaml {
 	yaml_document_t doc;
@@ -26,22 +26,22 @@ static void refuse(struct yaml *y, const yaml_node_t *node, const char *what)
 	nla_fail(y->err, "cannot read '%s': line %zu: %s", y->path, node->start_mark.line + 1, what);
 }
 
+/* Quoted or not: a field that wants text has it in either case. */
 static cJSON *scalar(const yaml_node_t *node)
 {
 	const char *text = (const char *)node->data.scalar.value;
 	cJSON *out = cJSON_CreateString(text);
 	char *end;
 	double x = strtod(text, &end);
+	bool plain = node->data.scalar.style == YAML_PLAIN_SCALAR_STYLE;
 
-	if (node->data.scalar.style != YAML_PLAIN_SCALAR_STYLE)
-		return out;
-	if (!*text || nla_word_index("~|null|Null|NULL", text) >= 0) {
+	if (plain && (!*text || nla_word_index("~|null|Null|NULL", text) >= 0)) {
 		out->type = cJSON_NULL;
-	} else if (!strcmp(text, "true")) {
+	} else if (nla_word_index("true|True|TRUE|yes|Yes|YES|on|On|ON", text) >= 0) {
 		out->type = cJSON_True;
-	} else if (!strcmp(text, "false")) {
+	} else if (nla_word_index("false|False|FALSE|no|No|NO|off|Off|OFF", text) >= 0) {
 		out->type = cJSON_False;
-	} else if (!*end && !text[strspn(text, "+-.0123456789eE")]) {
+	} else if (*text && !*end && !text[strspn(text, "+-.0123456789eE")]) {
 		out->type = cJSON_Number;
 		cJSON_SetNumberValue(out, x);
 	}
@@ -92,6 +92,18 @@ static cJSON *convert(struct yaml *y, int id, int depth)
 	return out;
 }
 
+/* Brackets in texts count too: no template has that many open. */
+static bool is_too_deep(const struct nla_str *text)
+{
+	int open = 0;
+
+	for (size_t i = 0; i < text->len && open <= MAX_OPEN; i++) {
+		char c = text->buf[i];
+		open += c == '[' || c == '{' ? 1 : open && (c == ']' || c == '}') ? -1 : 0;
+	}
+	return open > MAX_OPEN;
+}
+
 enum nla_status nla_yaml_read(const char *path, cJSON **out, struct nla_err *err)
 {
 	struct yaml y = { .path = path, .err = err };
@@ -101,6 +113,10 @@ enum nla_status nla_yaml_read(const char *path, cJSON **out, struct nla_err *err
 	*out = NULL;
 	if (nla_file_read(path, &text, err))
 		goto out;
+	if (text.len > MAX_BYTES || is_too_deep(&text)) {
+		nla_fail(err, "cannot read '%s': %s", path, text.len > MAX_BYTES ? "larger than 4 MiB" : "nested too deeply");
+		goto out;
+	}
 	if (!yaml_parser_initialize(&parser))
 		NLA_BUG("no memory for a YAML parser");
 	yaml_parser_set_input_string(&parser, (const unsigned char *)text.buf, text.len);

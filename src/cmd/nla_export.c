@@ -14,7 +14,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	if (!*cfg->av && !*cfg->ar)
 		return nla_usage(err,
 				 "neither 'av' nor 'ar' is set: give one to export it to out, or both, for out/av and out/ar");
-	nt_set_threads((int)cfg->threads);
+	nla_config_threads(cfg);
 	char *av = both ? nla_path_join(cfg->out, "av") : nla_strdup(cfg->out);
 	char *ar = both ? nla_path_join(cfg->out, "ar") : nla_strdup(cfg->out);
 	if (*cfg->av && !nla_export_av(cfg, av, err))

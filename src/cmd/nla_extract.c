@@ -21,14 +21,14 @@ static bool show(int64_t docs, int64_t rows, void *arg)
 static enum nla_status fill(const struct nla_config *cfg, const struct nla_target *t, struct nla_corpus *corpus,
 			    const struct nla_sidecar *meta, struct nla_actset_writer *w, struct nla_err *err)
 {
-	struct nla_extract_cfg x = { .layer = meta->layer, .special = nla_target_adds_special(t, meta), .per_doc = cfg->extract.per_doc, .min_position = cfg->extract.min_position,
+	struct nla_progress p;
+	struct nla_extract_cfg x = { .layer = meta->layer, .special = nla_target_adds_special(t, meta),
+				     .per_doc = cfg->extract.per_doc, .min_position = cfg->extract.min_position,
 				     .max_tokens = cfg->extract.max_tokens, .next = cfg->extract.next,
 				     .max_rows = cfg->extract.rows, .seed = (uint64_t)cfg->seed, .last = cfg->extract.at,
-				     .progress = show };
-	struct nla_progress p;
+				     .progress = show, .arg = &p };
 	struct nla_extract_count n;
 	nla_progress_start(&p, "extract", cfg->extract.rows);
-	x.arg = &p;
 	if (!nla_extract(t, corpus, &x, w, &n, err) && n.rows == 0)
 		nla_fail(err, "'%s' gave no row: its %lld %s = %lld tokens", cfg->extract.corpus, (long long)n.docs,
 			 x.last ? "texts are empty or longer than extract.max_tokens"

@@ -1,3 +1,4 @@
+/* nla-sft: supervised training of a small target, of an AV or of an AR; the loss is in src/run/sft_loss.c, the loop in src/run/loop.c. */
 #include "cmd/program.h"
 #include "run/sft.h"
 #include "run/stop.h"
@@ -7,7 +8,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	struct nla_sft sft;
 	nla_stop_catch();
 	if (!nla_sft_open(&sft, cfg, err))
-		nla_sft_run(&sft, err);
+		nla_loop_run(&sft.loop, err);
 	nla_sft_close(&sft);
 	return err->status;
 }

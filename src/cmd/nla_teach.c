@@ -42,7 +42,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 		for (int64_t try = 0; try < cfg->teach.tries && !err->status && !nla_stop_asked(); try++)
 			ask(&t, try, err);
 		if (!err->status && nla_stop_asked())
-			nla_say("stopped: continue with --resume");
+			nla_say("stopped: --resume continues it");
 		else if (!err->status && !nla_teach_finish(&t, err)) {
 			cJSON *summary = nla_teach_summary(&t);
 			nla_program_print(summary, true);

@@ -10,10 +10,12 @@
 #include "base/base.h"
 
 struct nla_arch {
-	char family[32]; /* model_type */
+	const char *family; /* model_type */
 	int64_t n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff, vocab, max_position;
 	double rope_theta, rms_eps, init_std;
-	bool tied, qk_norm, qkv_bias;
+	bool tied;
+	bool cut, bare;   /* a reconstructor's first blocks; no final norm */
+	const char *with; /* what its tensors have more than Llama's; NULL: nothing */
 	/* Llama 3's stretching of the rotary embedding's long waves (lm.c has the formula) */
 	bool rope_llama3;
 	double rope_factor, rope_low, rope_high;
@@ -22,7 +24,7 @@ struct nla_arch {
 
 /* FOLDER/config.json */
 enum nla_status nla_arch_read(struct nla_arch *arch, const char *folder, struct nla_err *err);
-/* Weights of the whole model. */
-int64_t nla_arch_n_params(const struct nla_arch *arch);
+/* Is `what` among arch->with? */
+bool nla_arch_has(const struct nla_arch *arch, const char *what);
 
 #endif

@@ -95,7 +95,7 @@ static bool is_stop(const struct nla_decode *d, int64_t id)
 }
 
 /* Draw one token a live row from hidden [n_live, D]; rows that end leave the live list. */
-static void draw(struct state *s, const nt_tensor *hidden, int64_t t, struct nla_decoded *out)
+static enum nla_status draw(struct state *s, const nt_tensor *hidden, int64_t t, struct nla_decoded *out, struct nla_err *err)
 {
 	const struct nla_decode *d = s->d;
 	int64_t n = s->n_live;
@@ -107,8 +107,10 @@ static void draw(struct state *s, const nt_tensor *hidden, int64_t t, struct nla
 	nt_tensor *ids = nt_sample(logits, nt_f32(d->view->lm->device, u, n), d->temperature, &logprob);
 	if (!nt_to_host_i64(ids, s->token, (size_t)n) && !nt_to_host_f32(logprob, lp, (size_t)n)) {
 		s->n_live = 0;
-		for (int64_t i = 0; i < n; i++) {
+		for (int64_t i = 0; i < n && !err->status; i++) {
 			int64_t row = s->slot[i], id = s->token[i];
+			if (!isfinite(lp[i]) && !nla_lm_blame(d->view->lm, lp, (size_t)n, err))
+				nla_fail(err, "cannot decode: the log-probability of token %lld is not finite", (long long)t);
 			out->ids[row * out->width + t] = (int32_t)id;
 			out->logprob[row * out->width + t] = lp[i];
 			out->length[row] = t + 1;
@@ -121,6 +123,7 @@ static void draw(struct state *s, const nt_tensor *hidden, int64_t t, struct nla
 	}
 	free(u);
 	free(lp);
+	return err->status;
 }
 
 /* One position further for every live row: returns hidden [n_live, D]. */
@@ -166,7 +169,7 @@ static enum nla_status prefill(struct state *s, struct nla_decoded *out, struct 
 	if (nt_check())
 		nla_nt_fail(err, "cannot compute the prompts");
 	else
-		draw(s, nt_rows(x, nt_i64(d->view->lm->device, last, d->n)), 0, out);
+		draw(s, nt_rows(x, nt_i64(d->view->lm->device, last, d->n)), 0, out, err);
 	nt_scope_pop();
 	free(last);
 	return err->status;
@@ -209,9 +212,9 @@ enum nla_status nla_decode(const struct nla_decode *d, struct nla_decoded *out, 
 		nla_fail(err, "a prompt of %lld tokens and %lld new ones are more than the model's %lld positions: lower max_new_tokens",
 			 (long long)longest, (long long)d->max_new_tokens, (long long)nt_size(d->view->lm->cos, 0));
 	else if (!make_cache(&s, longest + d->max_new_tokens, err) && !prefill(&s, out, err))
-		for (int64_t t = 1; s.n_live && !nt_check(); t++) {
+		for (int64_t t = 1; s.n_live && !err->status && !nt_check(); t++) {
 			nt_scope_push();
-			draw(&s, advance(&s), t, out);
+			draw(&s, advance(&s), t, out, err);
 			nt_scope_pop();
 		}
 	if (!err->status && nt_check())

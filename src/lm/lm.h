@@ -2,7 +2,7 @@
  * lm - the weights of a language model, held once and shared by everybody who reads them.
  *
  *	struct nla_lm lm;
- *	if (nla_lm_load(&lm, "model/", NT_CPU, NT_F32, err)) ...
+ *	if (nla_lm_load(&lm, "model/", NULL, NT_CPU, NT_F32, NLA_LM_AUTO, err)) ...
  *	nla_lm_release(&lm);
  *
  * Projections that always run together are stored as one matrix: q, k, v as `qkv` and gate, up as `gate_up`; files hold them apart,
@@ -12,16 +12,15 @@
 #ifndef NLA_LM_H
 #define NLA_LM_H
 
-#include "base/safetensors.h"
 #include "lm/arch.h"
-#include "shim/nt.h"
+#include "lm/tensors.h"
 
 /* Positions the rotary tables hold at most: no prompt here comes near. */
 #define NLA_MAX_POSITIONS 32768
 
 enum nla_proj { NLA_Q, NLA_K, NLA_V, NLA_O, NLA_GATE, NLA_UP, NLA_DOWN, NLA_N_PROJ };
-extern const char *const nla_proj_names[NLA_N_PROJ]; /* "q_proj", ... */
 
+/* Every tensor has a handle here and a row in lm.c's table, which says its name, shape and place; the rest follows. */
 struct nla_block {
 	nt_tensor *attn_norm; /* [D] */
 	nt_tensor *qkv[3];    /* [(Hq+2Hkv)d, D]; mapped: q [Hq d, D], k and v [Hkv d, D] */
@@ -39,7 +38,7 @@ struct nla_lm {
 	int device;
 	nt_dtype dtype;
 	nt_tensor *embed; /* [V, D] */
-	nt_tensor *norm;  /* [D] */
+	nt_tensor *norm;  /* [D]; NULL: a reconstructor without one */
 	nt_tensor *head;  /* [V, D]; a second handle of embed when tied */
 	nt_tensor *cos, *sin; /* [positions, d/2] fp32 */
 	struct nla_block *blocks; /* [n_layers] */
@@ -47,35 +46,59 @@ struct nla_lm {
 	bool mapped;
 };
 
-/* From a folder in Hugging Face's layout. Missing tensors and wrong shapes are errors that name the tensor; extra ones too, save
- * rotary tables that old files carry, and a tied model's head when it equals the embedding. AUTO maps what takes more than a quarter of the memory; MAP fails where the file must be
- * converted; COPY is for weights that will be trained. */
+/* From a folder in Hugging Face's layout. Missing tensors and wrong shapes are errors that name the tensor; extra ones too, except
+ * rotary tables that old files carry, and a tied model's head when it equals the embedding. AUTO maps what takes more than a quarter
+ * of the memory; MAP fails where the file must be converted; COPY is for weights that will be trained. */
 enum nla_lm_how { NLA_LM_AUTO, NLA_LM_COPY, NLA_LM_MAP };
-enum nla_status nla_lm_load(struct nla_lm *lm, const char *folder, int device, nt_dtype dtype, enum nla_lm_how how, struct nla_err *err);
-/* The first blocks alone, without a head (that of the embedding stands in for it): a reconstructor's, whose folder may hold no more, or
- * the whole model. depth: blocks wanted, an error where there are fewer. norm: with the final norm; else it is zero. */
+/* NULL: the whole model. Else a reconstructor's first blocks without a head, of a folder that holds no more or of a whole model. */
 struct nla_lm_part {
-	int64_t depth;
-	bool norm;
+	int64_t depth; /* blocks wanted, an error where there are fewer */
+	bool norm;     /* with the final norm */
 };
-enum nla_status nla_lm_load_part(struct nla_lm *lm, const char *folder, const struct nla_lm_part *part, int device, nt_dtype dtype,
-				 struct nla_err *err);
+enum nla_status nla_lm_load(struct nla_lm *lm, const char *folder, const struct nla_lm_part *part, int device, nt_dtype dtype,
+			    enum nla_lm_how how, struct nla_err *err);
+/* A copied model was checked for NaN and infinities when it was read. Of a mapped one, an error names the tensor that has one when one of
+ * these results is not finite. */
+enum nla_status nla_lm_blame(const struct nla_lm *lm, const float *results, size_t n, struct nla_err *err);
 /* Random weights for the architecture of FOLDER/config.json: normal with initializer_range, norms 1. */
 enum nla_status nla_lm_init(struct nla_lm *lm, const char *folder, uint64_t seed, int device, nt_dtype dtype, struct nla_err *err);
 /* model.safetensors in Hugging Face's names. dtype: fp32 or bf16. */
 enum nla_status nla_lm_save(const struct nla_lm *lm, const char *folder, nt_dtype dtype, struct nla_err *err);
 void nla_lm_release(struct nla_lm *lm);
 
-/* A copy with projections of its own; embedding, norms and head are shared with `from`, which must outlive it. For merging adapters. */
-enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, struct nla_err *err);
+/* The first `depth` blocks again, with matrices of their own where one of `targets` (a bit per enum nla_proj) is in them; all else is
+ * shared with `from`, which must outlive it. For merging adapters (nla_merge_copy). */
+enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, int64_t depth, unsigned targets, struct nla_err *err);
 /* Every trainable tensor, for pre-training; returns how many (list may be NULL to count). */
 int nla_lm_params(const struct nla_lm *lm, nt_tensor **list);
-/* The stretch of a block's stored matrix that is one projection: a view [out, in], scope-owned. */
-nt_tensor *nla_lm_proj(const struct nla_lm *lm, int64_t layer, enum nla_proj proj);
+/* Weights of the whole model. */
+int64_t nla_arch_n_params(const struct nla_arch *arch);
+
+/* One tensor as files hold it. */
+struct nla_slot {
+	char name[96];
+	int64_t shape[2];  /* a vector has [0] alone */
+	int ndim;
+	int64_t layer;     /* -1: not of a block */
+	int proj;          /* enum nla_proj, -1: not a projection */
+	bool bias;
+	size_t at;         /* of the stored tensor's handle, in struct nla_block or nla_lm */
+	int64_t row, rows; /* its first row there, and the rows there are */
+};
+typedef enum nla_status nla_slot_fn(const struct nla_slot *slot, void *arg, struct nla_err *err);
+/* All of the model, in the order of a saved file. */
+enum nla_status nla_lm_each(const struct nla_lm *lm, nla_slot_fn *fn, void *arg, struct nla_err *err);
+/* The architecture of a folder, or of a part of it; no weights. */
+enum nla_status nla_lm_describe(struct nla_lm *lm, const char *folder, const struct nla_lm_part *part, struct nla_err *err);
+/* Has the file what the model needs, and (whole) nothing else? */
+enum nla_status nla_lm_check_file(const struct nla_lm *lm, const struct nla_st *st, bool whole, struct nla_err *err);
+
+/* A projection: "self_attn.q_proj", "q_proj", its sizes, and the view [out, in] of its weights (scope-owned). */
+const char *nla_proj_path(enum nla_proj proj);
+const char *nla_proj_name(enum nla_proj proj);
 int64_t nla_proj_in(const struct nla_arch *a, enum nla_proj proj);
 int64_t nla_proj_out(const struct nla_arch *a, enum nla_proj proj);
-
-/* Turn the shim's error into ours, with context. */
-enum nla_status nla_nt_fail(struct nla_err *err, const char *fmt, ...) NLA_PRINTF(2, 3);
+void nla_proj_slot(const struct nla_lm *lm, int64_t layer, enum nla_proj proj, struct nla_slot *slot);
+nt_tensor *nla_lm_proj(const struct nla_lm *lm, int64_t layer, enum nla_proj proj);
 
 #endif

@@ -1,3 +1,6 @@
+/*
+ * lora - adapters in memory: making, joining, merging, listing; see lora.h. peft.c reads and writes them.
+ */
 #include "lm/lora.h"
 
 #include <math.h>
@@ -10,14 +13,11 @@ enum nla_status nla_lora_targets(const char *list, unsigned *targets, struct nla
 {
 	*targets = 0;
 	for (const char *p = list; *p;) {
-		size_t n = strcspn(p, ","), bare = n;
-		int found = -1;
-		if (n > 5 && !strncmp(p + n - 5, "_proj", 5))
-			bare = n - 5;
-		for (int i = 0; i < NLA_N_PROJ; i++)
-			if (strlen(nla_proj_names[i]) == bare + 5 && !strncmp(nla_proj_names[i], p, bare))
-				found = i;
-		if (found < 0)
+		size_t n = strcspn(p, ","), bare = n > 5 && !strncmp(p + n - 5, "_proj", 5) ? n - 5 : n;
+		int found = 0;
+		while (found < NLA_N_PROJ && (strlen(nla_proj_name(found)) != bare + 5 || strncmp(nla_proj_name(found), p, bare)))
+			found++;
+		if (found == NLA_N_PROJ)
 			return nla_usage(err, "unknown LoRA target '%.*s': want some of q,k,v,o,gate,up,down", (int)n, p);
 		*targets |= 1u << found;
 		p += n + (p[n] == ',');
@@ -31,10 +31,9 @@ double nla_lora_scale(const struct nla_adapter *a, enum nla_proj proj)
 	return a->alpha[proj] / (a->rslora ? sqrt(r) : r);
 }
 
-static void make_layers(struct nla_adapter *a, int64_t n_layers)
+char *nla_lora_key(int64_t layer, enum nla_proj proj, int side)
 {
-	a->n_layers = n_layers;
-	a->layers = nla_alloc((size_t)n_layers, sizeof(*a->layers));
+	return nla_format("base_model.model.model.layers.%lld.%s.lora_%c.weight", (long long)layer, nla_proj_path(proj), "AB"[side]);
 }
 
 static nt_tensor *uniform(const struct nla_rng *rng, uint32_t tensor, int64_t rows, int64_t cols, int device)
@@ -52,9 +51,8 @@ enum nla_status nla_adapter_init(struct nla_adapter *a, const struct nla_arch *a
 				 uint64_t seed, int device, struct nla_err *err)
 {
 	struct nla_rng rng = { seed, NLA_STREAM_INIT };
-	memset(a, 0, sizeof(*a));
-	a->rslora = spec->rslora;
-	make_layers(a, n_layers);
+	*a = (struct nla_adapter){ .n_layers = n_layers, .rslora = spec->rslora };
+	a->layers = nla_alloc((size_t)n_layers, sizeof(*a->layers));
 	for (int p = 0; p < NLA_N_PROJ; p++) {
 		if (!(spec->targets & 1u << p))
 			continue;
@@ -69,7 +67,7 @@ enum nla_status nla_adapter_init(struct nla_adapter *a, const struct nla_arch *a
 	return nt_check() ? nla_nt_fail(err, "cannot make an adapter of rank %lld", (long long)spec->rank) : NLA_OK;
 }
 
-static nt_tensor *beside(const struct nla_adapter *a, const struct nla_adapter *b, int64_t l, int p, bool up)
+static nt_tensor *side_by_side(const struct nla_adapter *a, const struct nla_adapter *b, int64_t l, int p, bool up)
 {
 	const struct nla_adapter *from[2] = { a, b };
 	nt_tensor *parts[2];
@@ -85,14 +83,14 @@ static nt_tensor *beside(const struct nla_adapter *a, const struct nla_adapter *
 
 enum nla_status nla_adapter_join(struct nla_adapter *to, const struct nla_adapter *a, const struct nla_adapter *b, struct nla_err *err)
 {
-	memset(to, 0, sizeof(*to));
-	make_layers(to, NLA_MAX(a ? a->n_layers : 0, b ? b->n_layers : 0));
+	*to = (struct nla_adapter){ .n_layers = NLA_MAX(a ? a->n_layers : 0, b ? b->n_layers : 0) };
+	to->layers = nla_alloc((size_t)to->n_layers, sizeof(*to->layers));
 	nt_scope_push();
 	for (int p = 0; p < NLA_N_PROJ; p++) {
 		to->rank[p] = (a ? a->rank[p] : 0) + (b ? b->rank[p] : 0);
 		to->alpha[p] = (double)to->rank[p]; /* scale 1: it is in B */
 		for (int64_t l = 0; l < to->n_layers; l++)
-			to->layers[l][p] = (struct nla_lora){ beside(a, b, l, p, false), beside(a, b, l, p, true) };
+			to->layers[l][p] = (struct nla_lora){ side_by_side(a, b, l, p, false), side_by_side(a, b, l, p, true) };
 	}
 	nt_scope_pop();
 	return nt_check() ? nla_nt_fail(err, "cannot join two adapters") : NLA_OK;
@@ -120,8 +118,7 @@ int nla_adapter_params(const struct nla_adapter *a, nt_tensor **list, struct nla
 					list[n] = pair[i];
 				if (!names)
 					continue;
-				char *name = nla_format("base_model.model.model.layers.%lld.%s.%s.lora_%c.weight", (long long)l,
-							p <= NLA_O ? "self_attn" : "mlp", nla_proj_names[p], "AB"[i]);
+				char *name = nla_lora_key(l, p, i);
 				nla_strs_push(names, name);
 				free(name);
 			}
@@ -146,16 +143,31 @@ enum nla_status nla_merge(struct nla_lm *lm, const struct nla_view *view, struct
 {
 	for (int64_t l = 0; l < lm->arch.n_layers; l++)
 		for (int p = 0; p < NLA_N_PROJ; p++) {
+			nt_tensor *to = NULL;
 			nt_scope_push();
-			nt_tensor *to = nla_lm_proj(lm, l, p);
-			nt_copy_into(to, nla_lm_proj(view->lm, l, p));
 			for (int i = 0; i < view->n_adapters; i++) {
 				const struct nla_adapter *a = view->adapters[i];
 				const struct nla_lora *x = l < a->n_layers ? &a->layers[l][p] : NULL;
-				if (x && x->A)
-					nt_add_into(to, nt_matmul(x->B, x->A), nla_lora_scale(a, p));
+				if (!x || !x->A)
+					continue;
+				if (!to) {
+					to = nla_lm_proj(lm, l, p);
+					nt_copy_into(to, nla_lm_proj(view->lm, l, p));
+				}
+				nt_add_into(to, nt_matmul(x->B, x->A), nla_lora_scale(a, p));
 			}
 			nt_scope_pop();
 		}
 	return nt_check() ? nla_nt_fail(err, "cannot merge an adapter into the weights") : NLA_OK;
+}
+
+enum nla_status nla_merge_copy(struct nla_lm *lm, const struct nla_view *view, int64_t depth, struct nla_err *err)
+{
+	unsigned targets = 0;
+	for (int i = 0; i < view->n_adapters; i++)
+		for (int p = 0; p < NLA_N_PROJ; p++)
+			targets |= (unsigned)(view->adapters[i]->rank[p] > 0) << p;
+	if (!nla_lm_fork(lm, view->lm, depth, targets, err) && nla_merge(lm, view, err))
+		nla_lm_release(lm);
+	return err->status;
 }

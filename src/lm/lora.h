@@ -33,6 +33,8 @@ struct nla_adapter {
 	struct nla_lora (*layers)[NLA_N_PROJ]; /* [n_layers] */
 };
 
+/* "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", owned by the caller; side: 0 A, 1 B. */
+char *nla_lora_key(int64_t layer, enum nla_proj proj, int side);
 /* Names as in a configuration: "q,k,v,o,gate,up,down" or PEFT's "q_proj". Error on an unknown one. */
 enum nla_status nla_lora_targets(const char *list, unsigned *targets, struct nla_err *err);
 double nla_lora_scale(const struct nla_adapter *a, enum nla_proj proj);
@@ -40,7 +42,7 @@ double nla_lora_scale(const struct nla_adapter *a, enum nla_proj proj);
 /* A fresh one for the first n_layers blocks. */
 enum nla_status nla_adapter_init(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers, const struct nla_lora_spec *spec,
 				 uint64_t seed, int device, struct nla_err *err);
-/* Missing and unexpected keys are an error that lists both. */
+/* Missing and unexpected keys are an error that lists both; those of blocks after a reconstructor's last are said and not read. */
 enum nla_status nla_adapter_load(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers, const char *folder, int device,
 				 struct nla_err *err);
 enum nla_status nla_adapter_save(const struct nla_adapter *a, const char *folder, const char *base_name, struct nla_err *err);
@@ -62,7 +64,9 @@ struct nla_view {
 	int n_adapters;
 };
 
-/* lm's projections become those of the view with its adapters added in (lm must come from nla_lm_fork). */
+/* The first `depth` blocks of the view as weights with its adapters added in; what no adapter touches is shared. Again, when the
+ * adapters have changed: nla_merge. */
+enum nla_status nla_merge_copy(struct nla_lm *lm, const struct nla_view *view, int64_t depth, struct nla_err *err);
 enum nla_status nla_merge(struct nla_lm *lm, const struct nla_view *view, struct nla_err *err);
 
 #endif

@@ -1,10 +1,9 @@
+/* optim - AdamW and its schedules; see optim.h. */
 #include "lm/optim.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "lm/lm.h"
 
 enum nla_status nla_optim_init(struct nla_optim *o, nt_tensor *const *params, int n, struct nla_err *err)
 {
@@ -55,53 +54,39 @@ enum nla_status nla_optim_step(struct nla_optim *o, double lr, double grad_clip,
 	return nt_check() ? nla_nt_fail(err, "cannot make an optimizer step") : NLA_OK;
 }
 
-static nt_tensor **state_of(const struct nla_optim *o, int kind) { return kind == 0 ? o->params : kind == 1 ? o->m : o->v; }
-static const char *const state_names[] = { "param", "m", "v" };
+/* What is saved of parameter i: itself, m, v. */
+static nt_tensor *state_of(const struct nla_optim *o, int kind, int i) { return (kind == 0 ? o->params : kind == 1 ? o->m : o->v)[i]; }
 
-enum nla_status nla_optim_entries(const struct nla_optim *o, const char *prefix, struct nla_st_entry **entries, size_t *n, struct nla_err *err)
+static char *state_name(const char *prefix, int kind, int i)
 {
-	*entries = nla_realloc(*entries, *n + 3 * (size_t)o->n, sizeof(**entries));
-	for (int kind = 0; kind < 3; kind++)
-		for (int i = 0; i < o->n; i++) {
-			const nt_tensor *t = state_of(o, kind)[i];
-			struct nla_st_entry *e = &(*entries)[(*n)++];
-			size_t count = (size_t)nt_numel(t);
-			float *host = nla_alloc(count, sizeof(float));
-			*e = (struct nla_st_entry){ .name = nla_format("%s.%s.%d", prefix, state_names[kind], i), .dtype = NLA_ST_F32,
-						    .ndim = nt_ndim(t), .data = host, .nbytes = count * sizeof(float) };
-			for (int j = 0; j < e->ndim; j++)
-				e->shape[j] = nt_size(t, j);
-			nt_to_host_f32(t, host, count);
-		}
-	return nt_check() ? nla_nt_fail(err, "cannot read the optimizer's state") : NLA_OK;
+	static const char *const kinds[] = { "param", "m", "v" };
+	return nla_format("%s.%s.%d", prefix, kinds[kind], i);
 }
 
-void nla_optim_free_entries(struct nla_st_entry *entries, size_t n)
+void nla_optim_list(const struct nla_optim *o, const char *prefix, struct nla_tensors *out)
 {
-	for (size_t i = 0; i < n; i++) {
-		free(entries[i].name);
-		free((void *)(uintptr_t)entries[i].data);
+	for (int k = 0; k < 3 * o->n; k++) {
+		char *name = state_name(prefix, k / o->n, k % o->n);
+		nla_tensors_add(out, name, state_of(o, k / o->n, k % o->n));
+		free(name);
 	}
-	free(entries);
 }
 
 enum nla_status nla_optim_restore(struct nla_optim *o, const char *prefix, const struct nla_st *st, struct nla_err *err)
 {
-	for (int kind = 0; kind < 3; kind++)
-		for (int i = 0; i < o->n; i++) {
-			nt_tensor *t = state_of(o, kind)[i];
-			char *name = nla_format("%s.%s.%d", prefix, state_names[kind], i);
-			const struct nla_st_entry *e = nla_st_find(st, name);
-			if (!e || e->dtype != NLA_ST_F32 || e->nbytes != (size_t)nt_numel(t) * sizeof(float))
-				nla_fail(err, "cannot resume from '%s': '%s' is missing or of another shape (was lora changed?)", st->path, name);
-			free(name);
-			if (err->status)
-				return err->status;
-			nt_scope_push();
-			nt_copy_into(t, nt_from_host(NT_F32, NT_CPU, e->data, e->ndim, e->shape));
-			nt_scope_pop();
-		}
-	return nt_check() ? nla_nt_fail(err, "cannot restore the optimizer") : NLA_OK;
+	for (int k = 0; k < 3 * o->n && !err->status; k++) {
+		nt_tensor *t = state_of(o, k / o->n, k % o->n);
+		char *name = state_name(prefix, k / o->n, k % o->n);
+		const struct nla_st_entry *e = nla_st_find(st, name);
+		nt_scope_push();
+		if (!e || e->dtype != NLA_ST_F32 || e->nbytes != (size_t)nt_numel(t) * sizeof(float))
+			nla_fail(err, "cannot resume from '%s': '%s' is missing or of another shape (was lora changed?)", st->path, name);
+		else if (nt_copy_into(t, nla_tensor_borrow(e)))
+			nla_nt_fail(err, "cannot restore the optimizer");
+		nt_scope_pop();
+		free(name);
+	}
+	return err->status;
 }
 
 double nla_schedule_lr(enum nla_schedule kind, double lr, int64_t step, int64_t total, int64_t warmup, double floor)

@@ -10,8 +10,7 @@
 #ifndef NLA_OPTIM_H
 #define NLA_OPTIM_H
 
-#include "base/safetensors.h"
-#include "shim/nt.h"
+#include "lm/tensors.h"
 
 struct nla_optim {
 	nt_tensor **params, **m, **v; /* m, v owned */
@@ -27,10 +26,9 @@ void nla_optim_release(struct nla_optim *o);
  * torch's clip_grad_norm_ (c / (norm + 1e-6), at most 1), AdamW, clear. */
 enum nla_status nla_optim_step(struct nla_optim *o, double lr, double grad_clip, double *norm, bool *skipped, struct nla_err *err);
 
-/* State as safetensors: PREFIX.param.I, PREFIX.m.I, PREFIX.v.I (all fp32). Entries are appended to *entries (owned by the caller:
- * nla_optim_free_entries). The step counter travels in the checkpoint's own state. */
-enum nla_status nla_optim_entries(const struct nla_optim *o, const char *prefix, struct nla_st_entry **entries, size_t *n, struct nla_err *err);
-void nla_optim_free_entries(struct nla_st_entry *entries, size_t n);
+/* State as safetensors: PREFIX.param.I, PREFIX.m.I, PREFIX.v.I (all fp32), added to `out`. The step counter travels in the checkpoint's
+ * own state. */
+void nla_optim_list(const struct nla_optim *o, const char *prefix, struct nla_tensors *out);
 enum nla_status nla_optim_restore(struct nla_optim *o, const char *prefix, const struct nla_st *st, struct nla_err *err);
 
 enum nla_schedule { NLA_SCHEDULE_CONSTANT, NLA_SCHEDULE_COSINE };

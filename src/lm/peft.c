@@ -1,272 +1,249 @@
-/* Adapters on disk in PEFT's layout; see lora.h. */
+/*
+ * peft - adapters on disk in PEFT's layout; see lora.h. The keys of the file decide which projections of which blocks have an adapter;
+ * adapter_config.json gives rank and scale, and what it names without doubt must be in the file.
+ */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/file.h"
-#include "base/json.h"
-#include "base/safetensors.h"
+#include "base/progress.h"
+#include "lm/fields.h"
 #include "lm/lora.h"
 
 #define N_LISTED 4 /* keys named in a message before "..." */
 #define MAX_RANK 65536
 
-/* ---- reading ---- */
+/* ---- configuration ---- */
 
-static enum nla_status read_targets(const cJSON *json, const char *path, unsigned *targets, struct nla_err *err)
+struct config {
+	int64_t rank;
+	double alpha;
+	bool rslora;
+};
+
+#define C(field) offsetof(struct config, field)
+static const struct nla_field peft_fields[] = {
+	{ "r", NLA_WHOLE, C(rank), NLA_MUST, .low = 1, .high = MAX_RANK },
+	{ "lora_alpha", NLA_REAL, C(alpha), NLA_MUST, .low = -1e9, .high = 1e9 },
+	{ "use_rslora", NLA_FLAG, .at = C(rslora) },
+	{ .key = "target_modules|layers_to_transform|exclude_modules|rank_pattern|alpha_pattern" }, /* read below */
+	{ "peft_type", NLA_ONLY, .want = "'LORA'" },
+	{ "bias", NLA_ONLY, .want = "'none'" },
+	{ "modules_to_save|layer_replication|target_parameters|trainable_token_indices|alora_invocation_tokens|use_dora|use_qalora|use_bdlora|"
+	  "fan_in_fan_out|lora_bias|arrow_config|monteclora_config|kasa_config", NLA_ONLY, .want = "false|[]|{}" },
+	/* pissa, olora, corda, loftq, lora_ga take something out of the base's weights that the adapter's file does not hold */
+	{ "init_lora_weights", NLA_ONLY, .want = "true|false|'gaussian'|'eva'|'orthogonal'",
+	  .why = "it changes the base's weights; save the adapter converted to a plain one" },
+	{ .key = "auto_mapping|base_model_name_or_path|corda_config|ensure_weight_tying|eva_config|inference_mode|layers_pattern|loftq_config|"
+		 "lora_dropout|lora_ga_config|megatron_config|megatron_core|peft_version|qalora_group_size|revision|runtime_config|task_type" },
+};
+
+/* ar_meta.json of nanoNLA's AR: always rsLoRA. */
+static const struct nla_field nano_fields[] = {
+	{ "lora_r", NLA_WHOLE, C(rank), NLA_MUST, .low = 1, .high = MAX_RANK },
+	{ "lora_alpha", NLA_REAL, C(alpha), NLA_MUST, .low = -1e9, .high = 1e9 },
+};
+
+static bool holds_number(const cJSON *list, int64_t x)
 {
-	const cJSON *list = nla_json_at(json, "target_modules");
-	*targets = 0;
-	if (!cJSON_IsArray(list))
-		return nla_fail(err, "cannot load '%s': 'target_modules' must be a list of projections", path);
-	for (const cJSON *t = list->child; t; t = t->next) {
-		unsigned one;
-		if (!cJSON_IsString(t) || nla_lora_targets(t->valuestring, &one, err))
-			return nla_fail(err, "cannot load '%s': 'target_modules' has '%s', only q k v o gate up down_proj are supported",
-					path, cJSON_IsString(t) ? t->valuestring : "a value that is no string");
-		*targets |= one;
-	}
-	return *targets ? NLA_OK : nla_fail(err, "cannot load '%s': 'target_modules' is empty, want a list of projections", path);
+	for (const cJSON *t = cJSON_IsArray(list) ? list->child : list; t; t = cJSON_IsArray(list) ? t->next : NULL)
+		if (cJSON_IsNumber(t) && t->valuedouble == (double)x)
+			return true;
+	return false;
 }
 
-/* Whose base is the checkpoint as it stands. The other ways (pissa, olora, corda, loftq, lora_ga) take something out of the base's weights,
- * which the adapter's file does not hold. */
-static enum nla_status refuse_other_base(const cJSON *json, const char *path, struct nla_err *err)
+/* Does the configuration name this projection without doubt? What a regular expression names is left to the keys. */
+static bool named(const cJSON *json, int64_t layer, enum nla_proj proj)
 {
-	static const char *const plain[] = { "gaussian", "eva", "orthogonal" };
-	const cJSON *v = nla_json_at(json, "init_lora_weights");
-	const char *how = cJSON_GetStringValue(v);
-	if (!v || cJSON_IsNull(v) || cJSON_IsBool(v))
-		return NLA_OK;
-	for (size_t i = 0; how && i < NLA_LEN(plain); i++)
-		if (!strcmp(how, plain[i]))
-			return NLA_OK;
-	return nla_fail(err, "cannot load '%s': 'init_lora_weights' is '%s': it changes the base's weights; save the adapter converted to a plain one",
-			path, how ? how : "no name");
-}
-
-static enum nla_status refuse(const cJSON *json, const char *path, struct nla_err *err)
-{
-	const char *type, *bias;
-	bool dora, fan, qalora;
-	if (nla_json_str(json, path, "peft_type", "LORA", &type, err) || nla_json_str(json, path, "bias", "none", &bias, err) ||
-	    nla_json_bool(json, path, "use_dora", false, &dora, err) ||
-	    nla_json_bool(json, path, "fan_in_fan_out", false, &fan, err) || nla_json_bool(json, path, "use_qalora", false, &qalora, err))
-		return err->status;
-	if (strcmp(type, "LORA") || strcmp(bias, "none") || dora || fan || qalora)
-		return nla_fail(err, "cannot load '%s': '%s' is not supported", path,
-				strcmp(type, "LORA") ? "peft_type other than LORA" : strcmp(bias, "none") ? "bias" : dora ? "use_dora" :
-				fan ? "fan_in_fan_out" : "use_qalora");
-	static const char *const must_be_empty[] = { "modules_to_save", "layers_to_transform", "trainable_token_indices",
-						     "alora_invocation_tokens", "layer_replication", "target_parameters", "use_bdlora",
-						     "arrow_config", "monteclora_config", "kasa_config" };
-	for (size_t i = 0; i < NLA_LEN(must_be_empty); i++) {
-		const cJSON *v = nla_json_at(json, must_be_empty[i]);
-		if (v && !cJSON_IsNull(v) && !cJSON_IsFalse(v) && !(cJSON_IsArray(v) && !v->child))
-			return nla_fail(err, "cannot load '%s': '%s' is not supported", path, must_be_empty[i]);
+	const cJSON *targets = nla_json_at(json, "target_modules"), *layers = nla_json_at(json, "layers_to_transform");
+	const char *all = cJSON_GetStringValue(targets);
+	bool found = all && !strcmp(all, "all-linear");
+	if (nla_json_at(json, "exclude_modules") || (layers && !holds_number(layers, layer)))
+		return false;
+	char *name = nla_format(".model.layers.%lld.%s", (long long)layer, nla_proj_path(proj));
+	for (const cJSON *t = cJSON_IsArray(targets) ? targets->child : NULL; t && !found; t = t->next) {
+		size_t n = cJSON_IsString(t) ? strlen(t->valuestring) : 0;
+		found = n && n < strlen(name) && name[strlen(name) - n - 1] == '.' && nla_ends_with(name, t->valuestring);
 	}
-	return refuse_other_base(json, path, err);
+	free(name);
+	return found;
 }
 
 /* rank_pattern and alpha_pattern: values for single projections, by their name ("q_proj", "self_attn.q_proj") */
-static int proj_of_pattern(const char *key)
-{
-	const char *dot = strrchr(key, '.'), *name = dot ? dot + 1 : key;
-	if (dot && strncmp(key, "self_attn.", (size_t)(name - key)) && strncmp(key, "mlp.", (size_t)(name - key)))
-		return -1;
-	for (int p = 0; p < NLA_N_PROJ; p++)
-		if (!strcmp(name, nla_proj_names[p]))
-			return p;
-	return -1;
-}
-
 static enum nla_status read_pattern(const cJSON *json, const char *path, const char *key, double *values, struct nla_err *err)
 {
 	const cJSON *map = nla_json_at(json, key);
-	for (const cJSON *t = map && !cJSON_IsNull(map) ? map->child : NULL; t; t = t->next) {
-		int proj = proj_of_pattern(t->string);
-		if (proj < 0 || !cJSON_IsNumber(t))
+	for (const cJSON *t = map ? map->child : NULL; t; t = t->next) {
+		int p = 0;
+		while (p < NLA_N_PROJ && strcmp(t->string, nla_proj_name(p)) && strcmp(t->string, nla_proj_path(p)))
+			p++;
+		if (p == NLA_N_PROJ || !cJSON_IsNumber(t))
 			return nla_fail(err, "cannot load '%s': '%s' has '%s', only whole projections are supported", path, key, t->string);
-		values[proj] = t->valuedouble;
+		values[p] = t->valuedouble;
 	}
 	return NLA_OK;
 }
 
 /* Per projection, from the values that all share and the patterns. */
-static enum nla_status read_ranks(struct nla_adapter *a, const cJSON *json, const char *path, unsigned targets, const char *rank_key,
-				  const char *alpha_key, struct nla_err *err)
+static enum nla_status read_ranks(struct nla_adapter *a, const cJSON *json, const char *path, const struct config *c, struct nla_err *err)
 {
-	double rank[NLA_N_PROJ], alpha[NLA_N_PROJ], r, al;
-	if (nla_json_need_num(json, path, rank_key, &r, err) || nla_json_need_num(json, path, alpha_key, &al, err))
-		return err->status;
+	double rank[NLA_N_PROJ];
 	for (int p = 0; p < NLA_N_PROJ; p++) {
-		rank[p] = r;
-		alpha[p] = al;
+		rank[p] = (double)c->rank;
+		a->alpha[p] = c->alpha;
 	}
-	if (read_pattern(json, path, "rank_pattern", rank, err) || read_pattern(json, path, "alpha_pattern", alpha, err))
+	if (read_pattern(json, path, "rank_pattern", rank, err) || read_pattern(json, path, "alpha_pattern", a->alpha, err))
 		return err->status;
 	for (int p = 0; p < NLA_N_PROJ; p++) {
-		if (!(targets & 1u << p))
-			continue;
 		if (!(rank[p] >= 1 && rank[p] <= MAX_RANK && rank[p] == floor(rank[p])))
-			return nla_fail(err, "cannot load '%s': rank of '%s' is %g, want a whole number from 1 to %d", path, nla_proj_names[p],
+			return nla_fail(err, "cannot load '%s': rank of '%s' is %g, want a whole number from 1 to %d", path, nla_proj_name(p),
 					rank[p], MAX_RANK);
-		if (!isfinite(alpha[p]))
-			return nla_fail(err, "cannot load '%s': alpha of '%s' is %g, want a finite number", path, nla_proj_names[p], alpha[p]);
+		if (!isfinite(a->alpha[p]))
+			return nla_fail(err, "cannot load '%s': alpha of '%s' is %g, want a finite number", path, nla_proj_name(p),
+					a->alpha[p]);
 		a->rank[p] = (int64_t)rank[p];
-		a->alpha[p] = alpha[p];
 	}
 	return NLA_OK;
 }
 
-static enum nla_status read_config(struct nla_adapter *a, const char *folder, unsigned *targets, struct nla_err *err)
+static enum nla_status read_config(struct nla_adapter *a, const char *path, bool nano, cJSON **json, struct nla_err *err)
 {
-	char *path = nla_path_join(folder, "adapter_config.json");
-	cJSON *json = NULL;
-	if (!nla_json_read(path, &json, err) && !refuse(json, path, err) && !read_targets(json, path, targets, err) &&
-	    !nla_json_bool(json, path, "use_rslora", false, &a->rslora, err))
-		read_ranks(a, json, path, *targets, "r", "lora_alpha", err);
-	cJSON_Delete(json);
-	free(path);
-	return err->status;
+	struct config c = { .rslora = nano };
+	const struct nla_field *fields = nano ? nano_fields : peft_fields;
+	size_t n = nano ? NLA_LEN(nano_fields) : NLA_LEN(peft_fields);
+	if (nla_json_read(path, json, err) || (!nano && nla_fields_check(fields, n, *json, path, true, err)) ||
+	    nla_fields_read(fields, n, *json, path, &c, err))
+		return err->status;
+	a->rslora = c.rslora;
+	return read_ranks(a, *json, path, &c, err);
 }
 
-/* nanoNLA's AR: always rsLoRA. */
-static enum nla_status read_nano_config(struct nla_adapter *a, const char *folder, unsigned *targets, struct nla_err *err)
-{
-	char *path = nla_path_join(folder, "ar_meta.json");
-	cJSON *json = NULL;
-	a->rslora = true;
-	if (!nla_json_read(path, &json, err) && !read_targets(json, path, targets, err))
-		read_ranks(a, json, path, *targets, "lora_r", "lora_alpha", err);
-	cJSON_Delete(json);
-	free(path);
-	return err->status;
-}
+/* ---- tensors ---- */
 
-/* A key under the names it goes by: see lora.h. */
-static const struct nla_st_entry *find_key(const struct nla_st *st, const char *key)
+typedef const struct nla_st_entry *nla_pairs[NLA_N_PROJ][2]; /* A and B of a block's projections */
+
+/* A key that goes by one of the names of lora.h: its block and the projection and side of it, or false. */
+static bool take_apart(const char *key, int64_t *layer, int *proj, int *side)
 {
-	static const char full[] = "base_model.model.model.", *const prefixes[] = { full, "base_model.model.", "backbone.model." };
-	const char *tail = key + strlen(full), *end = strrchr(tail, '.'); /* ".weight" */
-	const struct nla_st_entry *e = NULL;
-	for (size_t i = 0; i < 2 * NLA_LEN(prefixes) && !e; i++) {
-		char *name = nla_format("%s%.*s%s%s", prefixes[i / 2], (int)(end - tail), tail, i % 2 ? ".default" : "", end);
-		e = nla_st_find(st, name);
-		free(name);
+	static const char *const prefixes[] = { "base_model.model.model.layers.", "base_model.model.layers.", "backbone.model.layers." };
+	static const char *const ends[] = { "lora_A.weight", "lora_B.weight", "lora_A.default.weight", "lora_B.default.weight" };
+	size_t i = 0, n = 0;
+	char *rest;
+	while (i < NLA_LEN(prefixes) && !nla_starts_with(key, prefixes[i]))
+		i++;
+	if (i == NLA_LEN(prefixes))
+		return false;
+	*layer = strtoll(key + strlen(prefixes[i]), &rest, 10);
+	for (*proj = 0; *rest == '.' && *proj < NLA_N_PROJ; ++*proj) {
+		n = strlen(nla_proj_path(*proj));
+		if (!strncmp(rest + 1, nla_proj_path(*proj), n) && rest[n + 1] == '.')
+			break;
 	}
-	return e;
+	if (*rest != '.' || *proj == NLA_N_PROJ || *layer < 0)
+		return false;
+	for (*side = 0; *side < (int)NLA_LEN(ends) && strcmp(rest + n + 2, ends[*side]); ++*side)
+		;
+	return *side < (int)NLA_LEN(ends);
 }
 
 static void list_key(struct nla_str *s, size_t n, const char *key)
 {
 	if (n < N_LISTED)
-		nla_str_addf(s, "%s'%s'", n ? ", " : "", key);
+		nla_str_addf(s, "%s'%s'", n ? ", " : ": ", key);
 	else if (n == N_LISTED)
 		nla_str_add(s, ", ...");
 }
 
-static enum nla_status check_keys(const struct nla_st *st, const struct nla_strs *names, struct nla_err *err)
+/* Every entry to its place: what is over and what is wanting is an error that lists both. cut: blocks beyond are no error. */
+static enum nla_status find_all(const struct nla_adapter *a, const struct nla_st *st, const cJSON *json, bool cut, nla_pairs *found,
+				struct nla_err *err)
 {
 	struct nla_str missing = NLA_STR_INIT, extra = NLA_STR_INIT;
-	size_t n_missing = 0, n_extra = 0;
-	const struct nla_st_entry **used = nla_alloc(names->n + 1, sizeof(*used));
-	for (size_t i = 0; i < names->n; i++) {
-		used[i] = find_key(st, names->data[i]);
-		if (!used[i])
-			list_key(&missing, n_missing++, names->data[i]);
+	size_t n_missing = 0, n_extra = 0, n_found = 0, n_deeper = 0;
+	for (size_t i = 0; i < st->n_entries; i++) {
+		const char *key = st->entries[i].name;
+		int64_t layer;
+		int p, side;
+		bool ours = take_apart(key, &layer, &p, &side);
+		if (ours && layer < a->n_layers && !found[layer][p][side % 2])
+			found[layer][p][side % 2] = &st->entries[i];
+		else if (ours && layer >= a->n_layers && cut)
+			n_deeper++;
+		else if (strcmp(key, "value_head.weight")) /* nanoNLA keeps the AR's head here */
+			list_key(&extra, n_extra++, key);
 	}
-	for (size_t j = 0; j < st->n_entries; j++) {
-		bool known = !strcmp(st->entries[j].name, "value_head.weight"); /* nanoNLA keeps the AR's head here */
-		for (size_t i = 0; i < names->n && !known; i++)
-			known = used[i] == &st->entries[j];
-		if (!known)
-			list_key(&extra, n_extra++, st->entries[j].name);
+	for (int64_t i = 0; i < a->n_layers * NLA_N_PROJ * 2; i++) {
+		int64_t l = i / 2 / NLA_N_PROJ;
+		int p = (int)(i / 2 % NLA_N_PROJ), side = (int)(i % 2);
+		n_found += found[l][p][side] != NULL;
+		if (found[l][p][side] || (!found[l][p][!side] && !named(json, l, p)))
+			continue;
+		char *key = nla_lora_key(l, p, side);
+		list_key(&missing, n_missing++, key);
+		free(key);
 	}
 	if (n_missing || n_extra)
-		nla_fail(err, "cannot load adapter '%s': %zu keys are missing%s%s, %zu are unexpected%s%s", st->path, n_missing,
-			 n_missing ? ": " : "", missing.buf, n_extra, n_extra ? ": " : "", extra.buf);
+		nla_fail(err, "cannot load adapter '%s': %zu keys are missing%s, %zu are unexpected%s", st->path, n_missing, missing.buf,
+			 n_extra, extra.buf);
+	else if (!n_found)
+		nla_fail(err, "cannot load adapter '%s': no key of it is of blocks 0 to %lld", st->path, (long long)a->n_layers - 1);
+	else if (n_deeper)
+		nla_say("adapter '%s': %zu of its tensors are of blocks after %lld and are not read", st->path, n_deeper,
+			(long long)a->n_layers - 1);
 	nla_str_release(&missing);
 	nla_str_release(&extra);
-	free(used);
 	return err->status;
 }
 
-static nt_tensor *read_matrix(const struct nla_st *st, const char *key, int64_t rows, int64_t cols, int device, struct nla_err *err)
+static bool is_zero(const struct nla_st_entry *e)
 {
-	const struct nla_st_entry *e = find_key(st, key);
-	if (e->ndim != 2 || e->shape[0] != rows || e->shape[1] != cols || e->dtype > NLA_ST_F16) {
-		char *have = nla_st_shape_text(e->shape, e->ndim);
-		nla_fail(err, "cannot load adapter '%s': tensor '%s' has type %s and shape %s, want a float [%lld, %lld]", st->path, key,
-			 nla_st_dtype_name(e->dtype), have, (long long)rows, (long long)cols);
-		free(have);
-		return NULL;
-	}
-	nt_dtype type = e->dtype == NLA_ST_BF16 ? NT_BF16 : e->dtype == NLA_ST_F16 ? NT_F16 : NT_F32;
-	return nt_own(nt_to(nt_from_host(type, device, e->data, 2, e->shape), NT_F32));
+	const char *bytes = e->data;
+	return e->nbytes && !*bytes && !memcmp(bytes, bytes + 1, e->nbytes - 1);
 }
 
-/* One type for the whole file; fp32 where it mixes several. */
-static nt_dtype stored_type(const struct nla_st *st, const struct nla_strs *names)
+static enum nla_status read_tensors(struct nla_adapter *a, const struct nla_arch *arch, const struct nla_st *st, nla_pairs *found, int device,
+				    struct nla_err *err)
 {
-	enum nla_st_dtype first = find_key(st, names->data[0])->dtype;
-	for (size_t i = 1; i < names->n; i++)
-		if (find_key(st, names->data[i])->dtype != first)
-			return NT_F32;
-	return first == NLA_ST_BF16 ? NT_BF16 : first == NLA_ST_F16 ? NT_F16 : NT_F32;
-}
-
-static enum nla_status read_tensors(struct nla_adapter *a, const struct nla_arch *arch, const char *folder, const char *stem,
-				    unsigned targets, int device, struct nla_err *err)
-{
-	struct nla_st st = { 0 };
-	struct nla_strs names = { 0 };
-	if (nla_st_open_folder(&st, folder, stem, err))
-		return err->status;
+	bool first = true, zero = true, used[NLA_N_PROJ] = { false };
 	for (int64_t l = 0; l < a->n_layers; l++)
-		for (int p = 0; p < NLA_N_PROJ; p++)
-			for (int i = 0; i < 2 && targets & 1u << p; i++) {
-				char *key = nla_format("base_model.model.model.layers.%lld.%s.%s.lora_%c.weight", (long long)l,
-						       p <= NLA_O ? "self_attn" : "mlp", nla_proj_names[p], "AB"[i]);
-				nla_strs_push(&names, key);
-				free(key);
-			}
-	nt_scope_push();
-	if (!check_keys(&st, &names, err)) {
-		size_t at = 0;
-		a->stored = stored_type(&st, &names);
-		for (int64_t l = 0; l < a->n_layers && !err->status; l++)
-			for (int p = 0; p < NLA_N_PROJ && !err->status; p++) {
-				if (!(targets & 1u << p))
-					continue;
-				struct nla_lora *x = &a->layers[l][p];
-				x->A = read_matrix(&st, names.data[at++], a->rank[p], nla_proj_in(arch, p), device, err);
-				if (!err->status)
-					x->B = read_matrix(&st, names.data[at++], nla_proj_out(arch, p), a->rank[p], device, err);
-			}
-	}
-	nt_scope_pop();
-	nla_strs_release(&names);
-	nla_st_close(&st);
-	if (!err->status && nt_check())
-		nla_nt_fail(err, "cannot load adapter '%s'", folder);
+		for (int p = 0; p < NLA_N_PROJ && !err->status; p++) {
+			const struct nla_st_entry *const *pair = found[l][p];
+			if (!pair[0])
+				continue;
+			for (int i = 0; i < 2; i++, first = false) /* one type for the whole file; fp32 where it mixes several */
+				a->stored = first || a->stored == nla_dtype_of(pair[i]->dtype) ? nla_dtype_of(pair[i]->dtype) : NT_F32;
+			zero = zero && is_zero(pair[1]);
+			used[p] = true;
+			a->layers[l][p].A = nla_tensor_read(st, pair[0]->name, a->rank[p], nla_proj_in(arch, p), device, err);
+			if (!err->status)
+				a->layers[l][p].B = nla_tensor_read(st, pair[1]->name, nla_proj_out(arch, p), a->rank[p], device, err);
+		}
+	for (int p = 0; p < NLA_N_PROJ; p++)
+		if (!used[p])
+			a->rank[p] = 0;
+	if (!err->status && zero)
+		nla_say("warning: adapter '%s': every B is zero, so it changes nothing: was it saved before training?", st->path);
 	return err->status;
 }
 
 enum nla_status nla_adapter_load(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers, const char *folder, int device,
 				 struct nla_err *err)
 {
-	unsigned targets = 0;
-	memset(a, 0, sizeof(*a));
-	a->n_layers = n_layers;
-	a->layers = nla_alloc((size_t)n_layers, sizeof(*a->layers));
 	char *config = nla_path_join(folder, "adapter_config.json"), *meta = nla_path_join(folder, "ar_meta.json");
-	bool nano = !nla_exists(config) && nla_exists(meta);
+	bool nano = !nla_exists(config) && nla_exists(meta), cut = arch->cut || n_layers < arch->n_layers;
+	nla_pairs *found = nla_alloc((size_t)n_layers, sizeof(*found));
+	struct nla_st st = { 0 };
+	cJSON *json = NULL;
+	*a = (struct nla_adapter){ .n_layers = n_layers, .layers = nla_alloc((size_t)n_layers, sizeof(*a->layers)) };
+	if (read_config(a, nano ? meta : config, nano, &json, err) ||
+	    nla_st_open_folder(&st, folder, nano ? "ar_lora_value_head" : "adapter_model", err) ||
+	    find_all(a, &st, json, cut, found, err) || read_tensors(a, arch, &st, found, device, err))
+		nla_adapter_release(a);
+	nla_st_close(&st);
+	cJSON_Delete(json);
+	free(found);
 	free(config);
 	free(meta);
-	if ((nano ? read_nano_config(a, folder, &targets, err) : read_config(a, folder, &targets, err)) ||
-	    read_tensors(a, arch, folder, nano ? "ar_lora_value_head" : "adapter_model", targets, device, err))
-		nla_adapter_release(a);
 	return err->status;
 }
 
@@ -280,15 +257,13 @@ static cJSON *config_json(const struct nla_adapter *a, const char *base_name)
 	for (int p = 0; p < NLA_N_PROJ; p++) {
 		if (!a->rank[p])
 			continue;
-		cJSON_AddItemToArray(targets, cJSON_CreateString(nla_proj_names[p]));
-		if (!r) {
-			r = a->rank[p];
-			alpha = a->alpha[p];
-		}
+		cJSON_AddItemToArray(targets, cJSON_CreateString(nla_proj_name(p)));
+		alpha = r ? alpha : a->alpha[p];
+		r = r ? r : a->rank[p];
 		if (a->rank[p] != r)
-			cJSON_AddNumberToObject(ranks, nla_proj_names[p], (double)a->rank[p]);
+			cJSON_AddNumberToObject(ranks, nla_proj_name(p), (double)a->rank[p]);
 		if (a->alpha[p] != alpha)
-			cJSON_AddNumberToObject(alphas, nla_proj_names[p], a->alpha[p]);
+			cJSON_AddNumberToObject(alphas, nla_proj_name(p), a->alpha[p]);
 	}
 	cJSON_AddStringToObject(json, "peft_type", "LORA");
 	cJSON_AddStringToObject(json, "task_type", "CAUSAL_LM");
@@ -306,46 +281,18 @@ static cJSON *config_json(const struct nla_adapter *a, const char *base_name)
 	return json;
 }
 
-static enum nla_status write_tensors(const struct nla_adapter *a, const char *folder, struct nla_err *err)
-{
-	struct nla_strs names = { 0 };
-	const enum nla_st_dtype type = a->stored == NT_BF16 ? NLA_ST_BF16 : a->stored == NT_F16 ? NLA_ST_F16 : NLA_ST_F32;
-	int n = nla_adapter_params(a, NULL, NULL);
-	nt_tensor **list = nla_alloc((size_t)n, sizeof(*list));
-	struct nla_st_entry *entries = nla_alloc((size_t)n, sizeof(*entries));
-	nla_adapter_params(a, list, &names);
-	for (int i = 0; i < n; i++) {
-		struct nla_st_entry *e = &entries[i];
-		*e = (struct nla_st_entry){ .name = names.data[i], .dtype = type, .ndim = 2,
-					    .shape = { nt_size(list[i], 0), nt_size(list[i], 1) } };
-		e->nbytes = (size_t)nt_numel(list[i]) * nla_st_dtype_size(type);
-		void *host = nla_alloc(e->nbytes, 1);
-		nt_scope_push();
-		nt_to_host_raw(nt_to(list[i], a->stored), host, e->nbytes);
-		nt_scope_pop();
-		e->data = host;
-	}
-	char *path = nla_path_join(folder, "adapter_model.safetensors");
-	if (nt_check())
-		nla_nt_fail(err, "cannot read the adapter back");
-	else
-		nla_st_write(path, entries, (size_t)n, err);
-	for (int i = 0; i < n; i++)
-		free((void *)(uintptr_t)entries[i].data);
-	free(path);
-	free(entries);
-	free(list);
-	nla_strs_release(&names);
-	return err->status;
-}
-
 enum nla_status nla_adapter_save(const struct nla_adapter *a, const char *folder, const char *base_name, struct nla_err *err)
 {
-	char *path = nla_path_join(folder, "adapter_config.json");
+	char *config = nla_path_join(folder, "adapter_config.json"), *weights = nla_path_join(folder, "adapter_model.safetensors");
+	struct nla_tensors out = { 0 };
+	out.list = nla_alloc((size_t)nla_adapter_params(a, NULL, NULL), sizeof(*out.list));
+	nla_adapter_params(a, (nt_tensor **)out.list, &out.names);
 	cJSON *json = config_json(a, base_name);
-	if (nla_mkdirs(folder, err) || write_tensors(a, folder, err) || nla_json_write(path, json, true, err))
+	if (nla_mkdirs(folder, err) || nla_tensors_write(&out, weights, a->stored, err) || nla_json_write(config, json, true, err))
 		nla_err_context(err, "cannot save adapter '%s'", folder);
 	cJSON_Delete(json);
-	free(path);
+	nla_tensors_release(&out);
+	free(config);
+	free(weights);
 	return err->status;
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "nla/folder.h"
 
 #define MAX_CHECKED (64 << 20) /* numbers looked at when a set is opened */
 #define CHECKED_ENDS 1024      /* rows at each end, when there are more */
@@ -89,7 +90,8 @@ static enum nla_status read_vector(const struct nla_actset *set, int64_t row, fl
 	return err->status;
 }
 
-enum nla_status nla_actset_vectors(const struct nla_actset *set, const int64_t *rows, size_t n_rows, float *out, struct nla_err *err)
+enum nla_status nla_actset_vectors(const struct nla_actset *set, const int64_t *rows, size_t n_rows, float *out,
+				   struct nla_err *err)
 {
 	for (size_t i = 0; i < n_rows; i++) {
 		if (rows[i] < 0 || rows[i] >= set->n)
@@ -133,7 +135,8 @@ static enum nla_status find_shards(struct nla_actset *set, struct nla_err *err)
 	if (!set->n_shards)
 		return nla_fail(err, "it has no tensor 'activations'");
 	if (set->n_shards != set->st.n_entries)
-		return nla_fail(err, "it holds %zu tensors, but only %zu are 'activations' in row order", set->st.n_entries, set->n_shards);
+		return nla_fail(err, "it holds %zu tensors, but only %zu are 'activations' in row order", set->st.n_entries,
+				set->n_shards);
 	if (!set->n)
 		return nla_fail(err, "it has no rows");
 	return NLA_OK;
@@ -145,7 +148,8 @@ static enum nla_status read_row(struct nla_row *row, const char *line, size_t n,
 	const cJSON *next;
 	cJSON *json = NULL;
 	if (nla_json_parse(line, n, name, &json, err) || nla_json_need_str(json, name, "doc_id", &doc_id, err) ||
-	    nla_json_int(json, name, "n_raw_tokens", -1, &row->n_raw_tokens, err) || nla_json_str(json, name, "text", "", &text, err) ||
+	    nla_json_int(json, name, "n_raw_tokens", -1, &row->n_raw_tokens, err) ||
+	    nla_json_str(json, name, "text", "", &text, err) ||
 	    nla_json_str(json, name, "explanation", NULL, &explanation, err))
 		goto out;
 	if (row->n_raw_tokens < 0 && cJSON_IsNumber(nla_json_at(json, "n_raw_tokens"))) {
@@ -226,7 +230,8 @@ enum nla_status nla_actset_open(struct nla_actset *set, const char *folder, int6
 	else if (nla_st_open_folder(&set->st, folder, "activations", err) || find_shards(set, err))
 		nla_err_context(err, "activation set '%s'", folder);
 	else if (set->meta.n_rows >= 0 && set->meta.n_rows != set->n)
-		nla_fail(err, "activation set '%s': %" PRId64 " vectors, but its sidecar says %" PRId64, folder, set->n, set->meta.n_rows);
+		nla_fail(err, "activation set '%s': %" PRId64 " vectors, but its sidecar says %" PRId64, folder, set->n,
+			 set->meta.n_rows);
 	else if (read_rows(set, err))
 		nla_err_context(err, "activation set '%s'", folder);
 	else
@@ -234,7 +239,7 @@ enum nla_status nla_actset_open(struct nla_actset *set, const char *folder, int6
 out:
 	if (err->status)
 		nla_actset_close(set);
-	return err->status;
+	return nla_folder_lead(err, folder, NLA_SIDECAR_NAME, NULL);
 }
 
 void nla_actset_close(struct nla_actset *set)

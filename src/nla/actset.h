@@ -64,11 +64,12 @@ enum nla_status nla_actset_add(struct nla_actset_writer *w, const struct nla_row
 enum nla_status nla_actset_finish(struct nla_actset_writer *w, struct nla_err *err); /* frees w also on failure */
 void nla_actset_abort(struct nla_actset_writer *w);
 /*
- * The set `from` again at `to`, row i with explanation[i] (NULL: as it was). Vectors are shared by a hard link, or copied where the file
- * system has none; all else that a row's line holds stays. `to` becomes a set with the last file written, and may hold one already that
- * was made this way: every file is replaced as a whole.
+ * The set `from` again at `to`, row i with explanation[i] (NULL: as it was). Vectors are shared by a hard link, or copied where
+ * the file system has none; all else that a row's line holds stays. `to` becomes a set with the last file written, and may hold
+ * one already that was made this way: every file is replaced as a whole.
  */
-enum nla_status nla_actset_explain(const struct nla_actset *from, const char *to, char *const *explanation, struct nla_err *err);
+enum nla_status nla_actset_explain(const struct nla_actset *from, const char *to, char *const *explanation,
+				   struct nla_err *err);
 /* Remove the files of a set, whole or half, and nothing else that the folder holds; none there is no error. */
 enum nla_status nla_actset_remove(const char *folder, struct nla_err *err);
 

@@ -1,8 +1,9 @@
 /*
  * actset_write - making and removing the files of an activation set.
  *
- * The writer streams vectors [N, D] and rows to temporary names; finish gives the vectors, then the rows, then the sidecar their names, so
- * that a sidecar in the folder means a whole set. A set with other explanations is made in the same order, every file replaced as a whole.
+ * The writer streams vectors [N, D] and rows to temporary names; finish gives the vectors, then the rows, then the sidecar
+ * their names, so that a sidecar in the folder means a whole set. A set with other explanations is made in the same order,
+ * every file replaced as a whole.
  */
 #include "nla/actset.h"
 
@@ -44,7 +45,8 @@ enum nla_status nla_actset_remove(const char *folder, struct nla_err *err)
 	for (size_t i = 0; i < names.n && !err->status; i++) {
 		const char *name = names.data[i];
 		char *path = nla_path_join(folder, name);
-		if ((i == 0 || is_data(name) || !strcmp(name, NLA_ACTSET_ROWS) || !strcmp(name, ROWS_TMP)) && unlink(path) && errno != ENOENT)
+		if ((i == 0 || is_data(name) || !strcmp(name, NLA_ACTSET_ROWS) || !strcmp(name, ROWS_TMP)) && unlink(path) &&
+		    errno != ENOENT)
 			nla_fail(err, "cannot remove '%s': %s", path, strerror(errno));
 		free(path);
 	}
@@ -60,8 +62,8 @@ static enum nla_status check_folder(const char *folder, struct nla_err *err)
 		if (nla_exists(path) && i == 0)
 			nla_fail(err, "cannot create activation set '%s': there is one already", folder);
 		else if (nla_exists(path))
-			nla_fail(err, "cannot create activation set '%s': it holds %s of a set that was not completed, remove it first",
-				 folder, names[i]);
+			nla_fail(err, "cannot create activation set '%s': it holds %s of a set that was not completed, "
+				 "remove it first", folder, names[i]);
 		free(path);
 	}
 	return err->status;
@@ -73,7 +75,7 @@ struct nla_actset_writer {
 	char *folder, *rows, *rows_tmp, *data;
 	struct nla_sidecar meta;
 	enum nla_st_dtype dtype;
-	struct nla_st_stream *stream;
+	struct nla_st_writer *stream;
 	struct nla_log log;
 	bool log_open;
 	struct nla_str line;
@@ -88,7 +90,7 @@ void nla_actset_abort(struct nla_actset_writer *w)
 	struct nla_err ignored = NLA_ERR_INIT;
 	if (!w)
 		return;
-	nla_st_stream_abort(w->stream);
+	nla_st_writer_abort(w->stream);
 	if (w->log_open)
 		nla_log_close(&w->log, &ignored);
 	unlink(w->rows_tmp);
@@ -104,6 +106,7 @@ enum nla_status nla_actset_create(struct nla_actset_writer **out, const char *fo
 				  enum nla_st_dtype dtype, struct nla_err *err)
 {
 	const size_t d = (size_t)meta->d_model;
+	const struct nla_st_entry entry = { "activations", dtype, 2, .shape = { -1, meta->d_model } };
 	*out = NULL;
 	if ((dtype != NLA_ST_F32 && dtype != NLA_ST_BF16) || meta->d_model < 1)
 		NLA_BUG("activation set of dtype %d, width %" PRId64, (int)dtype, meta->d_model);
@@ -121,7 +124,7 @@ enum nla_status nla_actset_create(struct nla_actset_writer **out, const char *fo
 	nla_baseline_init(&w->baseline, meta->d_model);
 	unlink(w->rows_tmp); /* of a run that was killed: the log would append to it */
 	w->log_open = !nla_log_open(&w->log, w->rows_tmp, err);
-	if (err->status || nla_st_stream_open(&w->stream, w->data, "activations", dtype, meta->d_model, err))
+	if (err->status || nla_st_writer_open(&w->stream, w->data, &entry, 1, err))
 		nla_actset_abort(w);
 	else
 		*out = w;
@@ -160,7 +163,7 @@ enum nla_status nla_actset_add(struct nla_actset_writer *w, const struct nla_row
 	}
 	if (nla_row_finite(w->stored, w->meta.d_model, w->n, row->doc_id, err))
 		return nla_err_context(err, "cannot write activation set '%s'", w->folder);
-	if (nla_st_stream_rows(w->stream, bf16 ? (const void *)w->half : w->stored, 1, err))
+	if (nla_st_writer_add(w->stream, bf16 ? (const void *)w->half : w->stored, d * nla_st_dtype_size(w->dtype), err))
 		return err->status;
 	add_line(&w->line, row);
 	nla_log_add(&w->log, w->line.buf, w->line.len);
@@ -173,14 +176,14 @@ enum nla_status nla_actset_add(struct nla_actset_writer *w, const struct nla_row
 
 static enum nla_status finish(struct nla_actset_writer *w, struct nla_err *err)
 {
-	struct nla_st_stream *stream = w->stream;
+	struct nla_st_writer *stream = w->stream;
 	if (!w->n)
 		return nla_fail(err, "cannot write activation set '%s': no rows", w->folder);
 	w->log_open = false;
 	if (nla_log_close(&w->log, err) || nla_sync(w->rows_tmp, err))
 		return err->status;
 	w->stream = NULL;
-	if (nla_st_stream_close(stream, err))
+	if (nla_st_writer_close(stream, err))
 		return err->status;
 	nla_baseline_get(&w->baseline, &w->meta.baseline_var, &w->meta.baseline_mean);
 	w->meta.n_rows = w->n;
@@ -241,7 +244,8 @@ static enum nla_status share_data(const char *from, const char *to, struct nla_e
 	return err->status;
 }
 
-static void add_explained(struct nla_str *rows, const char *line, size_t n, const char *explanation, const char *path, struct nla_err *err)
+static void add_explained(struct nla_str *rows, const char *line, size_t n, const char *explanation, const char *path,
+			  struct nla_err *err)
 {
 	cJSON *json;
 	if (nla_json_parse(line, n, path, &json, err))

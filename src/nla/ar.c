@@ -1,5 +1,6 @@
 /*
- * ar - prompts of explanations, and what the reconstructor makes of them: h [n, D] at each prompt's last token, v_hat [n, D], mse [n].
+ * ar - prompts of explanations, and what the reconstructor makes of them: h [n, D] at each prompt's last token, v_hat [n, D],
+ * mse [n].
  */
 #include "nla/ar.h"
 
@@ -19,7 +20,8 @@ enum nla_status nla_ar_encode(const struct nla_half *ar, const char *explanation
 	if (!nla_template_fill(ar->meta.ar_template, "explanation", bare, &text, err) &&
 	    !nla_target_encode(ar->target, nla_target_adds_special(ar->target, &ar->meta), text, ids, err)) {
 		size_t n = ids->n - before;
-		bool tail = n >= n_tail && !memcmp(ids->data + ids->n - n_tail, ar->meta.suffix.data, n_tail * sizeof(*ids->data));
+		bool tail =
+			n >= n_tail && !memcmp(ids->data + ids->n - n_tail, ar->meta.suffix.data, n_tail * sizeof(*ids->data));
 		*fit = (int64_t)n > nla_ar_max_ids(ar) ? NLA_AR_TOO_LONG : tail ? NLA_AR_FITS : NLA_AR_MERGES;
 	}
 	free(text);
@@ -39,8 +41,8 @@ void nla_ar_texts_release(struct nla_ar_texts *t)
 	nla_i64s_release(&t->offset);
 }
 
-nt_tensor *nla_ar_read(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts, int64_t from, int64_t to,
-		       struct nla_recompute *recompute, struct nla_err *err)
+nt_tensor *nla_ar_read(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts, int64_t from,
+		       int64_t to, struct nla_recompute *recompute, struct nla_err *err)
 {
 	int64_t n = to - from, *at = nla_alloc((size_t)n, sizeof(*at));
 	struct nla_i32s *prompts = nla_alloc((size_t)n, sizeof(*prompts));
@@ -48,7 +50,8 @@ nt_tensor *nla_ar_read(const struct nla_half *ar, const struct nla_view *view, c
 	nt_tensor *h = NULL;
 	for (int64_t i = 0; i < n; i++) {
 		int64_t start = texts->offset.data[from + i];
-		prompts[i] = (struct nla_i32s){ .data = texts->ids.data + start, .n = (size_t)(texts->offset.data[from + i + 1] - start) };
+		prompts[i] = (struct nla_i32s){ .data = texts->ids.data + start,
+						.n = (size_t)(texts->offset.data[from + i + 1] - start) };
 	}
 	nla_pack_init(&pack);
 	nla_prompts_pack(&pack, prompts, n, at);
@@ -68,8 +71,8 @@ nt_tensor *nla_ar_read(const struct nla_half *ar, const struct nla_view *view, c
 	return h;
 }
 
-nt_tensor *nla_ar_predict(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts, int64_t from, int64_t to,
-			  struct nla_recompute *recompute, struct nla_err *err)
+nt_tensor *nla_ar_predict(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts,
+			  int64_t from, int64_t to, struct nla_recompute *recompute, struct nla_err *err)
 {
 	nt_tensor *h = nla_ar_read(ar, view, texts, from, to, recompute, err);
 	nt_tensor *v_hat = nt_normalize(nt_linear(nt_normalize(h), ar->head, NULL));
@@ -84,8 +87,8 @@ nt_tensor *nla_ar_mse(const nt_tensor *v_hat, const nt_tensor *v)
 	return nt_mean_last(nt_mul(diff, diff));
 }
 
-enum nla_status nla_ar_score(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts, const float *v,
-			     float *mse, float *v_hat, struct nla_err *err)
+enum nla_status nla_ar_score(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts,
+			     const float *v, float *mse, float *v_hat, struct nla_err *err)
 {
 	int64_t n = (int64_t)texts->offset.n - 1, d = ar->target->lm.arch.d_model;
 	nt_grad_push(false);
@@ -102,6 +105,8 @@ enum nla_status nla_ar_score(const struct nla_half *ar, const struct nla_view *v
 				nt_to_host_f32(hat, v_hat + from * d, (size_t)((to - from) * d));
 			if (nt_check())
 				nla_nt_fail(err, "cannot score");
+			else
+				nla_lm_blame(view->lm, mse + from, (size_t)(to - from), err);
 		}
 		nt_scope_pop();
 	}

@@ -18,8 +18,8 @@ enum nla_ar_fit { NLA_AR_FITS, NLA_AR_TOO_LONG, NLA_AR_MERGES };
 
 /* The most ids a prompt may have: NLA_AR_MAX_IDS, or the model's positions. */
 int64_t nla_ar_max_ids(const struct nla_half *ar);
-/* Ids of the AR prompt for an explanation (its outer white space taken off), appended: also those of one that does not fit, which is a
- * failed row. */
+/* Ids of the AR prompt for an explanation (its outer white space taken off), appended: also those of one that does not fit,
+ * which is a failed row. */
 enum nla_status nla_ar_encode(const struct nla_half *ar, const char *explanation, size_t length, struct nla_i32s *ids,
 			      enum nla_ar_fit *fit, struct nla_err *err);
 
@@ -32,16 +32,16 @@ struct nla_ar_texts {
 void nla_ar_texts_start(struct nla_ar_texts *t);
 void nla_ar_texts_release(struct nla_ar_texts *t);
 
-/* v_hat [to - from, D] fp32 of texts from..to under the view, and h alone; scope-owned, NULL on failure. recompute: by whose backward pass
- * gradients flow, or NULL (nt_backward). */
-nt_tensor *nla_ar_predict(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts, int64_t from, int64_t to,
-			  struct nla_recompute *recompute, struct nla_err *err);
-nt_tensor *nla_ar_read(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts, int64_t from, int64_t to,
-		       struct nla_recompute *recompute, struct nla_err *err);
+/* v_hat [to - from, D] fp32 of texts from..to under the view, and h alone; scope-owned, NULL on failure. recompute: by whose
+ * backward pass gradients flow, or NULL (nt_backward). */
+nt_tensor *nla_ar_predict(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts,
+			  int64_t from, int64_t to, struct nla_recompute *recompute, struct nla_err *err);
+nt_tensor *nla_ar_read(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts, int64_t from,
+		       int64_t to, struct nla_recompute *recompute, struct nla_err *err);
 /* mse of each row [n]: v_hat as predicted, v [n, D] raw. */
 nt_tensor *nla_ar_mse(const nt_tensor *v_hat, const nt_tensor *v);
 /* The mse [n] of all texts against v [n, D] (raw, host), a batch at a time; v_hat [n, D] or NULL. */
-enum nla_status nla_ar_score(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts, const float *v,
-			     float *mse, float *v_hat, struct nla_err *err);
+enum nla_status nla_ar_score(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts,
+			     const float *v, float *mse, float *v_hat, struct nla_err *err);
 
 #endif

@@ -28,7 +28,8 @@ enum nla_status nla_av_pack(const struct nla_half *av, const float *v, int64_t n
 	};
 	free(sites);
 	if (n_sites != n_prompts)
-		return nla_fail(err, "%lld of %lld activations have an injection site", (long long)n_sites, (long long)n_prompts);
+		return nla_fail(err, "%lld of %lld activations have an injection site", (long long)n_sites,
+				(long long)n_prompts);
 	return nt_check() ? nla_nt_fail(err, "cannot lay out %lld prompts", (long long)n_prompts) : NLA_OK;
 }
 
@@ -47,8 +48,8 @@ static void add_responses(const struct nla_responses *r, struct nla_pack *pack, 
 	}
 }
 
-nt_tensor *nla_av_logprob(const struct nla_half *av, const struct nla_view *view, const struct nla_responses *r, double temperature,
-			  nt_tensor **entropy, struct nla_recompute *recompute, struct nla_err *err)
+nt_tensor *nla_av_logprob(const struct nla_half *av, const struct nla_view *view, const struct nla_responses *r,
+			  double temperature, nt_tensor **entropy, struct nla_recompute *recompute, struct nla_err *err)
 {
 	struct nla_pack pack;
 	struct nla_inject inject;
@@ -73,6 +74,16 @@ out:
 	nla_i64s_release(&ids);
 	free(rows);
 	return logprob;
+}
+
+/* A logit less the log of the sum that it is part of, in fp32: logits of up to 8,000 give 8,000 x 2^-23 = 1e-3 at most. */
+enum nla_status nla_logprob_check(const float *logprob, int64_t n, struct nla_err *err)
+{
+	for (int64_t i = 0; i < n; i++)
+		if (logprob[i] > 1e-3f)
+			return nla_fail(err, "the log-probability of a response token is %g, above 0: the weights or the "
+					"device's arithmetic are broken", logprob[i]);
+	return NLA_OK;
 }
 
 bool nla_find_explanation(const char *response, size_t n, const char **start, size_t *length)

@@ -29,8 +29,8 @@ enum nla_status nla_split_by_doc(struct nla_split *split, const struct nla_actse
 			split->train[split->n_train++] = i;
 	if (split->n_train && (split->n_held || held_fraction == 0))
 		return NLA_OK;
-	nla_fail(err, "cannot split activation set '%s': of its %lld rows none would be %s at a fraction of %g: it needs more documents",
-		 set->path, (long long)set->n, split->n_train ? "held out" : "left to train on", held_fraction);
+	nla_fail(err, "cannot split activation set '%s': of its %lld rows none would be %s at a fraction of %g: it needs more "
+		 "documents", set->path, (long long)set->n, split->n_train ? "held out" : "left to train on", held_fraction);
 	nla_split_release(split);
 	return err->status;
 }
@@ -56,7 +56,8 @@ enum nla_status nla_disjoint_docs(const struct nla_actset *train, const struct n
 	for (int64_t i = 0; i < train->n && !err->status; i++) {
 		const char *id = train->rows[i].doc_id;
 		if (bsearch(&id, ids, (size_t)eval->n, sizeof(*ids), by_text))
-			nla_fail(err, "document '%s' is in the training set '%s' and in the evaluation set '%s'", id, train->path, eval->path);
+			nla_fail(err, "document '%s' is in the training set '%s' and in the evaluation set '%s'", id,
+				 train->path, eval->path);
 	}
 	free(ids);
 	return err->status;

@@ -1,6 +1,6 @@
 /*
- * extract - documents as rows of a pack, one forward pass a batch: v [rows, D] after block K at the chosen tokens, and the likeliest next
- * tokens of each [rows, next].
+ * extract - documents as rows of a pack, one forward pass a batch: v [rows, D] after block K at the chosen tokens, and the
+ * likeliest next tokens of each [rows, next].
  */
 #include "nla/extract.h"
 
@@ -33,7 +33,8 @@ int64_t nla_extract_positions(const char *doc_id, int64_t n, const struct nla_ex
 	if (room <= 0)
 		return 0;
 	for (uint32_t draw = 0; count < NLA_MIN(cfg->per_doc, room); draw++) { /* distinct: draw again on a repeat */
-		int64_t p = cfg->min_position + (int64_t)nla_below(&rng, (uint32_t)key, (uint32_t)(key >> 32), draw, (uint64_t)room);
+		int64_t p = cfg->min_position +
+			    (int64_t)nla_below(&rng, (uint32_t)key, (uint32_t)(key >> 32), draw, (uint64_t)room);
 		bool seen = false;
 		for (int64_t i = 0; i < count; i++)
 			seen = seen || out[i] == p;
@@ -68,15 +69,16 @@ static void take(int64_t block, const nt_tensor *x, void *arg)
 }
 
 /* v [n, D] after block `layer` at n tokens of the pack, and n_next next tokens of each. */
-static enum nla_status compute(const struct nla_target *t, struct waiting *w, int64_t layer, float *v, int64_t n_next, int64_t *next,
-			       struct nla_err *err)
+static enum nla_status compute(const struct nla_target *t, struct waiting *w, int64_t layer, float *v, int64_t n_next,
+			       int64_t *next, struct nla_err *err)
 {
 	struct nla_view view = { .lm = &t->lm };
 	int64_t n = (int64_t)w->at.n;
 	nt_scope_push();
 	if (!nla_pack_ready(&w->pack, &t->lm, err)) {
 		struct tapped tap = { layer, nt_i64(t->lm.device, w->at.data, n), NULL };
-		nt_tensor *x = nla_forward_tapped(&view, &w->pack, NULL, n_next ? t->lm.arch.n_layers : layer + 1, NULL, take, &tap);
+		nt_tensor *x =
+			nla_forward_tapped(&view, &w->pack, NULL, n_next ? t->lm.arch.n_layers : layer + 1, NULL, take, &tap);
 		nt_to_host_f32(tap.rows, v, (size_t)(n * t->lm.arch.d_model));
 		if (n_next) {
 			nt_tensor *logits = nt_linear(nla_final_norm(&view, nt_rows(x, tap.at)), t->lm.head, NULL);
@@ -85,7 +87,9 @@ static enum nla_status compute(const struct nla_target *t, struct waiting *w, in
 		nt_free(tap.rows);
 	}
 	nt_scope_pop();
-	return !err->status && nt_check() ? nla_nt_fail(err, "cannot compute activations") : err->status;
+	if (!err->status && nt_check())
+		nla_nt_fail(err, "cannot compute activations");
+	return err->status || nla_lm_blame(&t->lm, v, (size_t)(n * t->lm.arch.d_model), err) ? err->status : NLA_OK;
 }
 
 static void add_next(const struct nla_target *t, struct nla_row *row, const int64_t *next, int64_t n)
@@ -135,14 +139,17 @@ static int64_t n_front(const struct nla_target *t, const struct nla_extract_cfg 
 }
 
 /* Some tokens of a document, none of those in front of it. */
-static enum nla_status add_some(const struct nla_target *t, struct waiting *w, const struct nla_doc *doc, const struct nla_i32s *ids,
-				const struct nla_extract_cfg *cfg, int64_t rows_left, struct nla_err *err)
+static enum nla_status add_some(const struct nla_target *t, struct waiting *w, const struct nla_doc *doc,
+				const struct nla_i32s *ids, const struct nla_extract_cfg *cfg, int64_t rows_left,
+				struct nla_err *err)
 {
 	int64_t *positions = nla_alloc((size_t)cfg->per_doc, sizeof(*positions)), front = n_front(t, cfg);
 	struct nla_extract_cfg own = *cfg;
 	own.min_position = NLA_MAX(cfg->min_position, front);
-	int64_t count = NLA_MIN(nla_extract_positions(doc->id, NLA_MIN((int64_t)ids->n, cfg->max_tokens), &own, positions), rows_left);
-	int64_t pack_row = count ? nla_pack_add(&w->pack, ids->data, positions[count - 1] + 1, -1) : -1; /* later tokens change nothing */
+	int64_t count =
+		NLA_MIN(nla_extract_positions(doc->id, NLA_MIN((int64_t)ids->n, cfg->max_tokens), &own, positions), rows_left);
+	int64_t pack_row =
+		count ? nla_pack_add(&w->pack, ids->data, positions[count - 1] + 1, -1) : -1; /* later tokens change nothing */
 	for (int64_t i = 0; i < count && !err->status; i++) {
 		struct nla_str text = NLA_STR_INIT;
 		struct nla_row *row = add_row(w, pack_row, positions[i], doc);
@@ -168,8 +175,9 @@ static void add_last(struct waiting *w, const struct nla_doc *doc, const struct 
 }
 
 /* One document into the waiting batch. */
-static enum nla_status add(const struct nla_target *t, struct waiting *w, const struct nla_doc *doc, const struct nla_extract_cfg *cfg,
-			   int64_t rows_left, struct nla_extract_count *done, struct nla_err *err)
+static enum nla_status add(const struct nla_target *t, struct waiting *w, const struct nla_doc *doc,
+			   const struct nla_extract_cfg *cfg, int64_t rows_left, struct nla_extract_count *done,
+			   struct nla_err *err)
 {
 	struct nla_i32s ids = { 0 };
 	if (!nla_target_encode(t, cfg->special, doc->text, &ids, err)) {
@@ -194,7 +202,8 @@ enum nla_status nla_extract(const struct nla_target *t, struct nla_corpus *corpu
 	while (more && !nla_corpus_next(corpus, &doc, err) && doc) {
 		int64_t left = cfg->max_rows ? cfg->max_rows - count->rows - (int64_t)w.at.n : INT64_MAX;
 		count->docs++;
-		if (add(t, &w, doc, cfg, left, count, err) || (w.pack.n >= TOKENS_A_BATCH && flush(t, &w, cfg, out, &count->rows, err)))
+		if (add(t, &w, doc, cfg, left, count, err) ||
+		    (w.pack.n >= TOKENS_A_BATCH && flush(t, &w, cfg, out, &count->rows, err)))
 			break;
 		more = (!cfg->progress || cfg->progress(count->docs, count->rows, cfg->arg)) && left > 0;
 	}

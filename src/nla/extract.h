@@ -1,11 +1,11 @@
 /*
  * extract - corpus -> activation set: the target's residual stream after block K at chosen tokens of each document.
  *
- * Positions are keyed by (seed, document): the same document gives the same positions whatever else is in the corpus. Positions
+ * Positions are keyed by (seed, document): the same document gives the same positions in any corpus. Positions
  * below min_position are never chosen; a document that is too short gives no row. Batched: documents are rows of one pack.
  *
- * `last` is for sets that hold texts and no vectors: each text is a row, taken at its last token, and keeps its explanation, text and
- * n_raw_tokens. A text of more than max_tokens gives no row: cut, it would end in another token.
+ * `last` is for sets that hold texts and no vectors: each text is a row, taken at its last token, and keeps its explanation,
+ * text and n_raw_tokens. A text of more than max_tokens gives no row: cut, it would end in another token.
  */
 #ifndef NLA_EXTRACT_H
 #define NLA_EXTRACT_H

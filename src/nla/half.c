@@ -1,6 +1,6 @@
 /*
- * half - see half.h. Opening: the sidecar, whose weights the folder means, the contract with the target, then the weights: an AV's whole
- * checkpoint, an AR's first K + 1 blocks and head [D, D].
+ * half - see half.h. Opening: the sidecar, whose weights the folder means, the contract with the target, then the weights: an
+ * AV's whole checkpoint, an AR's first K + 1 blocks and head [D, D].
  */
 #include "nla/half.h"
 
@@ -10,7 +10,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
-#include "base/safetensors.h"
+#include "nla/folder.h"
 
 #define HEAD_FILE "value_head.safetensors"
 #define NANO_FILE "ar_lora_value_head.safetensors" /* nanoNLA: adapter and head in one */
@@ -27,7 +27,8 @@ static bool holds(const char *folder, const char *name)
 
 bool nla_is_whole(const char *folder)
 {
-	return holds(folder, "config.json") && (holds(folder, "model.safetensors") || holds(folder, "model.safetensors.index.json"));
+	return holds(folder, "config.json") &&
+	       (holds(folder, "model.safetensors") || holds(folder, "model.safetensors.index.json"));
 }
 
 bool nla_same_folder(const char *a, const char *b)
@@ -48,7 +49,8 @@ static enum nla_status peft_base(const char *folder, char **base, struct nla_err
 	cJSON *json = NULL;
 	const char *name = NULL;
 	if (nla_exists(path) && !nla_json_read(path, &json, err) &&
-	    !nla_json_str(json, path, "base_model_name_or_path", "", &name, err) && *name && nla_is_whole(name) && holds(name, NLA_SIDECAR_NAME))
+	    !nla_json_str(json, path, "base_model_name_or_path", "", &name, err) && *name && nla_is_whole(name) &&
+	    holds(name, NLA_SIDECAR_NAME))
 		*base = nla_strdup(name);
 	cJSON_Delete(json);
 	free(path);
@@ -61,48 +63,45 @@ static enum nla_status find_base(struct nla_weights *w, const char *folder, cons
 	if (!w->adapter && nla_is_whole(folder)) {
 		w->base = nla_strdup(folder);
 		if (asked && *asked && !nla_same_folder(asked, folder))
-			return nla_usage(err, "'%s' is a whole checkpoint itself: take '%s' out of av_base or ar_base, which say what an adapter stands on",
-					 folder, asked);
+			return nla_usage(err, "'%s' is a whole checkpoint itself: take '%s' out of av_base or ar_base", folder,
+					 asked);
 	} else if (asked && *asked) {
 		w->base = nla_strdup(asked);
 		if (!nla_is_whole(asked))
-			return nla_fail(err, "'%s' is no whole checkpoint: want config.json and model.safetensors or its shards", asked);
+			return nla_fail(err, "'%s' is no whole checkpoint: want config.json and model.safetensors",
+					asked);
 	} else if (meta->base_folder) {
 		w->base = nla_path_join(folder, meta->base_folder);
 		if (!nla_is_whole(w->base))
-			return nla_fail(err, "'%s' stands on the checkpoint '%s', which is not there: say where it is with av_base or ar_base",
-					folder, w->base);
+			return nla_fail(err, "'%s' stands on the checkpoint '%s', which is not there: say where it is with "
+					"av_base or ar_base", folder, w->base);
 	} else if (!w->adapter) {
-		return nla_fail(err, "'%s' holds neither an adapter (adapter_config.json) nor a whole checkpoint (config.json and model.safetensors)",
-				folder);
+		nla_fail(err, "'%s' holds neither an adapter (adapter_config.json) nor a whole checkpoint (config.json and "
+			 "model.safetensors)", folder);
+		return nla_folder_lead(err, folder, "adapter_config.json", NULL);
 	} else {
 		return peft_base(folder, &w->base, err);
 	}
 	return NLA_OK;
 }
 
-enum nla_status nla_weights_find(struct nla_weights *w, const char *folder, const struct nla_sidecar *meta, const char *asked,
-				 const char *target, struct nla_err *err)
+static enum nla_status find_weights(struct nla_weights *w, const char *folder, const struct nla_sidecar *meta,
+				    const char *asked, const char *target, struct nla_err *err)
 {
-	*w = (struct nla_weights){ .adapter = holds(folder, "adapter_config.json") || holds(folder, "adapter_model.safetensors") ||
-					      holds(folder, NANO_FILE) };
+	*w = (struct nla_weights){ .adapter = holds(folder, "adapter_config.json") ||
+					      holds(folder, "adapter_model.safetensors") || holds(folder, NANO_FILE) };
 	find_base(w, folder, meta, asked, err);
 	char *found = w->base;
 	w->base = found && !err->status ? realpath(found, NULL) : NULL;
-	w->shared = w->base && target && nla_same_folder(found, target);
+	w->shared = w->base && nla_same_folder(found, target);
 	free(found);
 	return err->status;
 }
 
-void nla_weights_release(struct nla_weights *w)
-{
-	free(w->base);
-	memset(w, 0, sizeof(*w));
-}
-
 /* ---- an AR's own files ---- */
 
-nt_tensor *nla_ar_load_head(const char *folder, int64_t d, int device, struct nla_err *err)
+/* Of the head's two places: [d, d] fp32, owned; NULL on failure. */
+static nt_tensor *load_head(const char *folder, int64_t d, int device, struct nla_err *err)
 {
 	bool nano = holds(folder, NANO_FILE);
 	char *path = nla_path_join(folder, nano ? NANO_FILE : HEAD_FILE);
@@ -110,17 +109,7 @@ nt_tensor *nla_ar_load_head(const char *folder, int64_t d, int device, struct nl
 	struct nla_st st;
 	nt_tensor *head = NULL;
 	if (!nla_st_open(&st, path, err)) {
-		const struct nla_st_entry *e = nla_st_find(&st, name);
-		if (!e || e->ndim != 2 || e->shape[0] != d || e->shape[1] != d || e->dtype > NLA_ST_F16) {
-			nla_fail(err, "cannot load '%s': want a float tensor '%s' of shape [%lld, %lld]", path, name, (long long)d, (long long)d);
-		} else {
-			nt_dtype type = e->dtype == NLA_ST_BF16 ? NT_BF16 : e->dtype == NLA_ST_F16 ? NT_F16 : NT_F32;
-			nt_scope_push();
-			head = nt_own(nt_to(nt_from_host(type, device, e->data, 2, e->shape), NT_F32));
-			nt_scope_pop();
-			if (!head)
-				nla_nt_fail(err, "cannot load '%s'", path);
-		}
+		head = nla_tensor_read(&st, name, d, d, device, err);
 		nla_st_close(&st);
 	}
 	free(path);
@@ -129,42 +118,41 @@ nt_tensor *nla_ar_load_head(const char *folder, int64_t d, int device, struct nl
 
 enum nla_status nla_ar_save_head(const nt_tensor *head, const char *folder, struct nla_err *err)
 {
-	size_t n = (size_t)nt_numel(head);
-	float *host = nla_alloc(n, sizeof(float));
-	char name[] = "weight", *path = nla_path_join(folder, HEAD_FILE);
-	struct nla_st_entry e = { .name = name, .dtype = NLA_ST_F32, .ndim = 2, .shape = { nt_size(head, 0), nt_size(head, 1) },
-				  .data = host, .nbytes = n * sizeof(float) };
-	if (nt_to_host_f32(head, host, n))
-		nla_nt_fail(err, "cannot read the head");
-	else
-		nla_st_write(path, &e, 1, err);
+	struct nla_tensors out = { 0 };
+	char *path = nla_path_join(folder, HEAD_FILE);
+	nla_tensors_add(&out, "weight", head);
+	nla_tensors_write(&out, path, NT_F32, err);
+	nla_tensors_release(&out);
 	free(path);
-	free(host);
 	return err->status;
 }
 
-/* An absent final_norm_stripped means kept: files of the time before that key were trained so. */
-enum nla_status nla_ar_read_meta(struct nla_sidecar *meta, const char *folder, struct nla_err *err)
+/* What nanoNLA's ar_meta.json adds to the sidecar. An absent final_norm_stripped means kept: files older than that key were
+ * trained so. */
+static enum nla_status read_ar_meta(struct nla_sidecar *meta, const char *folder, struct nla_err *err)
 {
 	char *path = nla_path_join(folder, "ar_meta.json");
 	cJSON *json = NULL;
 	bool stripped;
 	int64_t depth, block = nla_sidecar_block(meta);
 	double scale = nla_scale_value(&meta->mse_scale, meta->d_model), ours = sqrt((double)meta->d_model);
-	if (meta->mse_scale.kind == NLA_SCALE_NULL) /* we score n(v_hat) against n(v) of length sqrt(D): another scale is another loss */
-		nla_fail(err, "'%s/nla_meta.yaml': extraction.mse_scale is null, an AR of raw vectors: only sqrt_d_model is supported", folder);
+	if (meta->mse_scale.kind == NLA_SCALE_NULL) /* both vectors get the length sqrt(D): another scale is another loss */
+		nla_fail(err, "'%s/nla_meta.yaml': extraction.mse_scale is null, an AR of raw vectors: only sqrt_d_model is "
+			 "supported", folder);
 	else if (fabs(scale - ours) > 1e-6 * ours)
-		nla_fail(err, "'%s/nla_meta.yaml': extraction.mse_scale is %g, only sqrt_d_model (%g) is supported", folder, scale, ours);
-	else if (nla_exists(path) && !nla_json_read(path, &json, err) && !nla_json_need_int(json, path, "ar_num_layers", &depth, err) &&
-	    !nla_json_bool(json, path, "final_norm_stripped", false, &stripped, err)) {
+		nla_fail(err, "'%s/nla_meta.yaml': extraction.mse_scale is %g, only sqrt_d_model (%g) is supported", folder,
+			 scale, ours);
+	else if (nla_exists(path) && !nla_json_read(path, &json, err) &&
+		 !nla_json_need_int(json, path, "ar_num_layers", &depth, err) &&
+		 !nla_json_bool(json, path, "final_norm_stripped", false, &stripped, err)) {
 		meta->final_norm = !stripped;
 		if (depth < 1 || depth > INT32_MAX)
 			nla_fail(err, "'%s': ar_num_layers is %lld, want a number of blocks", path, (long long)depth);
 		else if (block < 0)
 			meta->layer = depth - 1;
 		else if (block + 1 != depth)
-			nla_fail(err, "'%s': ar_num_layers is %lld, the sidecar's block %lld needs %lld", path, (long long)depth,
-				 (long long)block, (long long)block + 1);
+			nla_fail(err, "'%s': ar_num_layers is %lld, the sidecar's block %lld needs %lld", path,
+				 (long long)depth, (long long)block, (long long)block + 1);
 	}
 	cJSON_Delete(json);
 	free(path);
@@ -199,24 +187,34 @@ static enum nla_status prepare(struct nla_half *h, const char *path, struct nla_
 static enum nla_status load_weights(struct nla_half *h, const char *folder, struct nla_err *err)
 {
 	const struct nla_lm *target = &h->target->lm;
-	const struct nla_lm_part part = { .depth = h->depth, .norm = h->meta.final_norm };
+	const struct nla_lm_part blocks = { .depth = h->depth, .norm = h->meta.final_norm },
+				 *part = h->role == NLA_AR ? &blocks : NULL;
 	const char *base = h->weights.base;
 	if (base && !h->weights.shared) {
-		if (h->role == NLA_AR ? nla_lm_load_part(&h->own, base, &part, target->device, target->dtype, err)
-				      : nla_lm_load(&h->own, base, target->device, target->dtype, NLA_LM_AUTO, err))
+		if (target->blocks ? nla_lm_load(&h->own, base, part, target->device, target->dtype, NLA_LM_AUTO, err)
+				   : nla_lm_describe(&h->own, base, part, err))
 			return err->status;
 		if (h->own.arch.d_model != target->arch.d_model || h->own.arch.vocab < nla_tokenizer_size(h->target->tok))
 			return nla_fail(err, "'%s' has width %lld and %lld ids, the target width %lld and %lld ids", base,
-					(long long)h->own.arch.d_model, (long long)h->own.arch.vocab, (long long)target->arch.d_model,
-					(long long)nla_tokenizer_size(h->target->tok));
+					(long long)h->own.arch.d_model, (long long)h->own.arch.vocab,
+					(long long)target->arch.d_model, (long long)nla_tokenizer_size(h->target->tok));
 		if (h->role == NLA_AV)
 			h->depth = h->own.arch.n_layers;
 	}
 	if (h->weights.adapter && nla_adapter_load(&h->adapter, &nla_half_lm(h)->arch, h->depth, folder, target->device, err))
 		return err->status;
 	if (h->role == NLA_AR)
-		h->head = nla_ar_load_head(folder, target->arch.d_model, target->device, err);
+		h->head = load_head(folder, target->arch.d_model, target->device, err);
 	return err->status;
+}
+
+/* Injection adds v after block 1, the second. */
+static enum nla_status check_injection(const struct nla_half *h, const char *path, struct nla_err *err)
+{
+	if (h->role == NLA_AV && h->meta.inject == NLA_INJECT_RESIDUAL_ADD && h->depth < 2)
+		return nla_fail(err, "'%s': injection_mode is residual_add, which adds the vector after block 1: the model has "
+				"block 0 alone", path);
+	return NLA_OK;
 }
 
 /* A sidecar without a block (kitft's) leaves it to the depth of the truncated folder. */
@@ -237,13 +235,14 @@ enum nla_status nla_half_open(struct nla_half *h, enum nla_half_role role, const
 	if (!nla_sidecar_read(&h->meta, folder, err)) {
 		if (h->meta.role && strcmp(h->meta.role, role_names[role]))
 			nla_fail(err, "'%s': role is '%s', want an %s", path, h->meta.role, role_titles[role]);
-		else if ((!ar || !nla_ar_read_meta(&h->meta, folder, err)) &&
-			 !nla_weights_find(&h->weights, folder, &h->meta, base, target->folder, err) && (!ar || !find_layer(h, err)) &&
-			 !prepare(h, path, err))
-			load_weights(h, folder, err);
+		else if ((!ar || !read_ar_meta(&h->meta, folder, err)) &&
+			 !find_weights(&h->weights, folder, &h->meta, base, target->folder, err) &&
+			 (!ar || !find_layer(h, err)) && !prepare(h, path, err) && !load_weights(h, folder, err))
+			check_injection(h, path, err);
 	}
 	free(path);
 	if (err->status) {
+		nla_folder_lead(err, folder, NLA_SIDECAR_NAME, role_names[role]);
 		nla_err_context(err, "cannot load %s '%s'", role_titles[role], folder);
 		nla_half_release(h);
 	}
@@ -261,19 +260,19 @@ static nt_tensor *identity(int64_t d, int device)
 	return head;
 }
 
-enum nla_status nla_half_new(struct nla_half *h, enum nla_half_role role, const struct nla_target *target, const struct nla_sidecar *meta,
-			     struct nla_err *err)
+enum nla_status nla_half_new(struct nla_half *h, enum nla_half_role role, const struct nla_target *target,
+			     const struct nla_sidecar *meta, struct nla_err *err)
 {
 	*h = (struct nla_half){ .role = role, .target = target };
 	nla_sidecar_init(&h->meta);
 	nla_sidecar_copy(&h->meta, meta);
 	if (role == NLA_AR) {
-		h->meta.mse_scale = (struct nla_scale){ .kind = NLA_SCALE_SQRT_D }; /* independent of the set's: it is what we train by */
+		h->meta.mse_scale = (struct nla_scale){ .kind = NLA_SCALE_SQRT_D }; /* what we train by, not the set's */
 		h->head = identity(target->lm.arch.d_model, target->lm.device);
 		if (!h->head)
 			nla_nt_fail(err, "cannot make the head");
 	}
-	if (err->status || prepare(h, NLA_SIDECAR_NAME, err))
+	if (err->status || prepare(h, NLA_SIDECAR_NAME, err) || check_injection(h, NLA_SIDECAR_NAME, err))
 		nla_half_release(h);
 	return err->status;
 }
@@ -305,7 +304,7 @@ enum nla_status nla_half_save(const struct nla_half *h, const struct nla_adapter
 void nla_half_release(struct nla_half *h)
 {
 	nla_sidecar_release(&h->meta);
-	nla_weights_release(&h->weights);
+	free(h->weights.base);
 	nla_lm_release(&h->own);
 	nla_adapter_release(&h->adapter);
 	nla_i32s_release(&h->prompt);
@@ -313,7 +312,7 @@ void nla_half_release(struct nla_half *h)
 	memset(h, 0, sizeof(*h));
 }
 
-const struct nla_lm *nla_half_lm(const struct nla_half *h) { return h->own.blocks ? &h->own : &h->target->lm; }
+const struct nla_lm *nla_half_lm(const struct nla_half *h) { return h->own.arch.n_layers ? &h->own : &h->target->lm; }
 
 struct nla_view nla_half_view(const struct nla_half *h)
 {

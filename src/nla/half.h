@@ -1,6 +1,6 @@
 /*
- * half - one half of the autoencoder, the AV (verbalizer, av.h) or the AR (reconstructor, ar.h): a sidecar, and the target's weights or
- * those of a whole checkpoint, with an adapter over them or none. An AR has blocks 0..K of them and a head. Its folder may hold
+ * half - one half of the autoencoder, the AV (verbalizer, av.h) or the AR (reconstructor, ar.h): a sidecar, and the weights of
+ * the target or of a whole checkpoint, with an adapter over them or none. An AR has blocks 0..K and a head. Its folder may hold
  *
  *	an adapter (PEFT's files, or nanoNLA's ar_lora_value_head.safetensors) over the target, or over another whole checkpoint
  *	a whole checkpoint: config.json and model.safetensors or its shards (merged AVs, kitft's AV and truncated AR)
@@ -17,6 +17,7 @@
 
 enum nla_half_role { NLA_AV, NLA_AR };
 
+/* Whose weights. */
 struct nla_weights {
 	char *base;   /* folder of the whole checkpoint, absolute, owned; NULL: the target */
 	bool shared;  /* base is the target's own folder */
@@ -28,7 +29,7 @@ struct nla_half {
 	const struct nla_target *target; /* borrowed */
 	struct nla_sidecar meta;
 	struct nla_weights weights;
-	struct nla_lm own;               /* of a whole checkpoint that is not the target; blocks == NULL: none */
+	struct nla_lm own;               /* of a whole checkpoint that is not the target */
 	struct nla_adapter adapter;      /* the warm start; layers == NULL: none */
 	struct nla_i32s prompt;          /* AV */
 	int64_t marker;                  /* AV: index in prompt */
@@ -36,35 +37,24 @@ struct nla_half {
 	int64_t depth;                   /* blocks: K + 1 of an AR, all of an AV */
 };
 
-/* From a folder with its sidecar, checked against the target. base: the whole checkpoint that an adapter stands on; NULL or "": as the
- * folder says. */
-enum nla_status nla_half_open(struct nla_half *half, enum nla_half_role role, const struct nla_target *target, const char *folder,
-			      const char *base, struct nla_err *err);
-/* A new one on the bare target, with the templates of `meta` (an activation set's sidecar): no adapter, the head the identity. */
-enum nla_status nla_half_new(struct nla_half *half, enum nla_half_role role, const struct nla_target *target, const struct nla_sidecar *meta,
-			     struct nla_err *err);
+/* From a folder with its sidecar, checked against the target. base: the whole checkpoint that an adapter stands on; NULL or "":
+ * as the folder says. Of a target without weights (nla_target_describe) adapter and head alone are read. */
+enum nla_status nla_half_open(struct nla_half *half, enum nla_half_role role, const struct nla_target *target,
+			      const char *folder, const char *base, struct nla_err *err);
+/* A new one on the bare target, with the templates of `meta` (a set's sidecar): no adapter, the head the identity. */
+enum nla_status nla_half_new(struct nla_half *half, enum nla_half_role role, const struct nla_target *target,
+			     const struct nla_sidecar *meta, struct nla_err *err);
 /* PEFT folder (the adapter may be none), head, sidecar. extra (or NULL): a second adapter over its own, joined with it. A whole
  * checkpoint under them is named, not copied. */
-enum nla_status nla_half_save(const struct nla_half *half, const struct nla_adapter *extra, const char *folder, const char *stage,
-			      struct nla_err *err);
+enum nla_status nla_half_save(const struct nla_half *half, const struct nla_adapter *extra, const char *folder,
+			      const char *stage, struct nla_err *err);
 void nla_half_release(struct nla_half *half);
 /* The weights under its adapter, and both. */
 const struct nla_lm *nla_half_lm(const struct nla_half *half);
 struct nla_view nla_half_view(const struct nla_half *half);
 
-/* ---- what a folder holds ---- */
-
-/* asked: as the user says, or NULL or "". target: its folder, or NULL when there is none to share. */
-enum nla_status nla_weights_find(struct nla_weights *w, const char *folder, const struct nla_sidecar *meta, const char *asked,
-				 const char *target, struct nla_err *err);
-void nla_weights_release(struct nla_weights *w);
-bool nla_is_whole(const char *folder);                     /* config.json and weights? */
-bool nla_same_folder(const char *a, const char *b);        /* two names of one folder that exists? */
-/* The head of an AR folder, in either file: [d, d] fp32, owned. NULL on failure. */
-nt_tensor *nla_ar_load_head(const char *folder, int64_t d, int device, struct nla_err *err);
+bool nla_is_whole(const char *folder);              /* config.json and weights? */
+bool nla_same_folder(const char *a, const char *b); /* two names of one folder that exists? */
 enum nla_status nla_ar_save_head(const nt_tensor *head, const char *folder, struct nla_err *err);
-/* What nanoNLA's ar_meta.json adds to the sidecar, when there is one: final_norm, and the block if the sidecar has none. Fails for an AR
- * of another mse_scale than ours. */
-enum nla_status nla_ar_read_meta(struct nla_sidecar *meta, const char *folder, struct nla_err *err);
 
 #endif

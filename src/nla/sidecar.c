@@ -10,6 +10,7 @@
  */
 #include "nla/sidecar.h"
 
+#include <ctype.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -53,8 +54,8 @@ static const struct field fields[] = {
 	ROW("stage", TEXT, stage),
 	ROW("base_checkpoint", TEXT, base_checkpoint, .also = "extraction.base_model"),
 	ROW("base_folder", TEXT, base_folder),
-	ROW("d_model", INT, d_model, .also = "extraction.d_model", .min = 1, .need = true),
-	ROW("extraction.d_model", INT, d_model, .also = "d_model", .min = 1), /* where readers of data sets look */
+	ROW("d_model", INT, d_model, .also = "extraction.d_model", .min = 1, .max = 1 << 20, .need = true),
+	ROW("extraction.d_model", INT, d_model, .also = "d_model", .min = 1, .max = 1 << 20), /* for readers of sets */
 	ROW("extraction.layer_index", INT, layer, .max = INT32_MAX),
 	{ .key = "extraction.norm", .type = CONST, .words = "none" }, /* of the stored vectors */
 	ROW("extraction.injection_scale", SCALE, injection_scale),
@@ -159,24 +160,40 @@ struct reader {
 
 #define REFUSE(r, ...) (nla_fail((r)->err, __VA_ARGS__), nla_err_context((r)->err, "'%s'", (r)->path))
 
+/* The place of a word in a list of lower case; others write them in capitals too. */
+static int word_index(const char *words, const char *text)
+{
+	char *lower = nla_strdup(text);
+
+	for (char *c = lower; *c; c++)
+		*c = (char)tolower((unsigned char)*c);
+	int index = nla_word_index(words, lower);
+	free(lower);
+	return index;
+}
+
 /* A TEXT or a WORD. */
 static enum nla_status read_text(struct reader *r, const struct field *f, void *out)
 {
 	const char *text;
-	char *filled;
+	char *filled = NULL;
+	size_t length;
 
 	if (nla_json_str(r->json, r->path, r->key, NULL, &text, r->err) || !text)
 		return r->err->status;
-	if (f->words && nla_word_index(f->words, text) < 0)
+	int index = f->words ? word_index(f->words, text) : 0;
+	if (index < 0)
 		return REFUSE(r, "'%s' is '%s', want one of %s", r->key, text, f->words);
 	if (f->slot && nla_template_fill(text, f->slot, "", &filled, r->err))
 		return nla_err_context(r->err, "'%s': '%s'", r->path, r->key);
-	if (f->slot)
-		free(filled);
-	if (f->type == WORD)
-		*(int *)out = nla_word_index(f->words, text);
-	else
-		set_text(out, text);
+	free(filled);
+	if (f->type == WORD) {
+		*(int *)out = index;
+		return NLA_OK;
+	}
+	set_text(out, f->words ? nla_word_at(f->words, index, &length) : text);
+	if (f->words)
+		(*(char **)out)[length] = '\0';
 	return NLA_OK;
 }
 
@@ -202,9 +219,9 @@ static enum nla_status read_scale(struct reader *r, struct nla_scale *out)
 	value = cJSON_GetObjectItemCaseSensitive(section, strchr(r->key, '.') + 1);
 	if (!value)
 		return NLA_OK;
-	if (cJSON_IsNull(value) || (cJSON_IsString(value) && nla_word_index("raw|none", value->valuestring) >= 0))
+	if (cJSON_IsNull(value) || (cJSON_IsString(value) && word_index("raw|none|null", value->valuestring) >= 0))
 		out->kind = NLA_SCALE_NULL;
-	else if (cJSON_IsString(value) && !strcmp(value->valuestring, "sqrt_d_model"))
+	else if (cJSON_IsString(value) && word_index("sqrt_d_model|sqrt(d_model)", value->valuestring) >= 0)
 		out->kind = NLA_SCALE_SQRT_D;
 	else if (cJSON_IsNumber(value) && value->valuedouble > 0 && isfinite(value->valuedouble))
 		*out = (struct nla_scale){ NLA_SCALE_NUMBER, value->valuedouble };

@@ -1,6 +1,6 @@
 /*
- * target - the model with tokenizer and chat format, and the prompts that a sidecar's templates give under them: rendered and looked
- * through in one place, nla_prompts_find; checking a sidecar and making one compare with what it finds.
+ * target - the model with tokenizer and chat format, and the prompts that a sidecar's templates give under them: rendered and
+ * looked through in one place, nla_prompts_find; checking a sidecar and making one compare with what it finds.
  */
 #include "nla/target.h"
 
@@ -8,14 +8,16 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "nla/folder.h"
 
-enum nla_status nla_target_describe(struct nla_target *t, const char *folder, const struct nla_chat_cfg *chat, struct nla_err *err)
+enum nla_status nla_target_describe(struct nla_target *t, const char *folder, const struct nla_chat_cfg *chat,
+				    struct nla_err *err)
 {
 	*t = (struct nla_target){ .folder = nla_strdup(folder), .add_special = chat ? chat->add_special : 0 };
 	if (nla_tokenizer_load(&t->tok, folder, err) || nla_chat_load(&t->chat, folder, t->tok, chat, err) ||
-	    nla_arch_read(&t->lm.arch, folder, err))
+	    nla_lm_describe(&t->lm, folder, NULL, err))
 		nla_target_close(t);
-	return err->status;
+	return nla_folder_lead(err, folder, "config.json", "model");
 }
 
 enum nla_status nla_target_open(struct nla_target *t, const char *folder, const struct nla_chat_cfg *chat, int device,
@@ -26,12 +28,12 @@ enum nla_status nla_target_open(struct nla_target *t, const char *folder, const 
 	if (random_seed >= 0)
 		nla_lm_init(&t->lm, folder, (uint64_t)random_seed, device, dtype, err);
 	else
-		nla_lm_load(&t->lm, folder, device, dtype, NLA_LM_AUTO, err);
+		nla_lm_load(&t->lm, folder, NULL, device, dtype, NLA_LM_AUTO, err);
 	if (!err->status && nla_tokenizer_size(t->tok) > t->lm.arch.vocab)
 		nla_tokenizer_limit(t->tok, (int32_t)t->lm.arch.vocab);
 	if (err->status)
 		nla_target_close(t);
-	return err->status;
+	return nla_folder_lead(err, folder, "config.json", "model");
 }
 
 void nla_target_close(struct nla_target *t)
@@ -65,7 +67,8 @@ enum nla_status nla_target_encode(const struct nla_target *t, bool special, cons
 /* ---- prompts ---- */
 
 /* The ids of the marker as a text: what a byte-level vocabulary lists under its characters may stand for other bytes. */
-static enum nla_status find_marker(struct nla_prompts *p, const struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
+static enum nla_status find_marker(struct nla_prompts *p, const struct nla_sidecar *meta, const struct nla_target *t,
+				   struct nla_err *err)
 {
 	struct nla_i32s ids = { 0 };
 	nla_tokenizer_encode(t->tok, meta->marker, strlen(meta->marker), &ids, err);
@@ -74,12 +77,14 @@ static enum nla_status find_marker(struct nla_prompts *p, const struct nla_sidec
 	if (!err->status && p->marker_id < 0)
 		nla_fail(err, "the marker '%s' is %zu tokens: choose one that is a single token", meta->marker, ids.n);
 	else if (!err->status && live >= 0 && live != p->marker_id)
-		nla_fail(err, "injection_token_id is %d, the tokenizer gives marker '%s' the id %d", (int)p->marker_id, meta->marker, (int)live);
+		nla_fail(err, "injection_token_id is %d, the tokenizer gives marker '%s' the id %d", (int)p->marker_id,
+			 meta->marker, (int)live);
 	nla_i32s_release(&ids);
 	return err->status;
 }
 
-static enum nla_status find_av(struct nla_prompts *p, const struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
+static enum nla_status find_av(struct nla_prompts *p, const struct nla_sidecar *meta, const struct nla_target *t,
+			       struct nla_err *err)
 {
 	char *content = NULL;
 	int n_found = 0;
@@ -95,13 +100,14 @@ static enum nla_status find_av(struct nla_prompts *p, const struct nla_sidecar *
 			n_found++;
 		}
 	if (!err->status && n_found != 1)
-		nla_fail(err, "the AV prompt holds the marker '%s' %d times as one token (id %d): want it once", meta->marker, n_found,
-			 (int)p->marker_id);
+		nla_fail(err, "the AV prompt holds the marker '%s' %d times as one token (id %d): want it once", meta->marker,
+			 n_found, (int)p->marker_id);
 	return err->status;
 }
 
 /* The suffix is what two explanations' prompts end in both: ")" may merge with a template's end where a letter does not. */
-static enum nla_status find_ar(struct nla_prompts *p, const struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
+static enum nla_status find_ar(struct nla_prompts *p, const struct nla_sidecar *meta, const struct nla_target *t,
+			       struct nla_err *err)
 {
 	static const char *const explanations[] = { "probe", "one", "2)" };
 	struct nla_i32s ids[NLA_LEN(explanations)] = { { 0 } };
@@ -122,7 +128,8 @@ static enum nla_status find_ar(struct nla_prompts *p, const struct nla_sidecar *
 	return err->status;
 }
 
-enum nla_status nla_prompts_find(struct nla_prompts *p, const struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
+enum nla_status nla_prompts_find(struct nla_prompts *p, const struct nla_sidecar *meta, const struct nla_target *t,
+				 struct nla_err *err)
 {
 	*p = (struct nla_prompts){ .marker_id = -1, .left = -1, .right = -1 };
 	if ((meta->av_template && meta->marker && find_av(p, meta, t, err)) || (meta->ar_template && find_ar(p, meta, t, err)))
@@ -163,7 +170,8 @@ static enum nla_status check_suffix(const struct nla_i32s *want, const struct nl
 		nla_str_addf(&wanted, " %d", (int)want->data[i]);
 	for (size_t i = from; i < ar->n; i++)
 		nla_str_addf(&have, " %d", (int)ar->data[i]);
-	nla_fail(err, "the AR prompt ends in ids%s, critic_suffix_ids says%s (another tokenizer or template?)", have.buf, wanted.buf);
+	nla_fail(err, "the AR prompt ends in ids%s, critic_suffix_ids says%s (another tokenizer or template?)", have.buf,
+		 wanted.buf);
 	nla_str_release(&wanted);
 	nla_str_release(&have);
 	return err->status;
@@ -175,29 +183,30 @@ static enum nla_status check_prompts(const struct nla_sidecar *meta, const struc
 	if (nla_prompts_find(&p, meta, t, err))
 		return err->status;
 	if (p.av.n && ((meta->left_id >= 0 && p.left != meta->left_id) || (meta->right_id >= 0 && p.right != meta->right_id)))
-		nla_fail(err, "the marker's neighbours have ids %d and %d, the sidecar says %d and %d (another tokenizer or template?)",
-			 (int)p.left, (int)p.right, (int)meta->left_id, (int)meta->right_id);
+		nla_fail(err, "the marker's neighbours have ids %d and %d, the sidecar says %d and %d (another tokenizer or "
+			 "template?)", (int)p.left, (int)p.right, (int)meta->left_id, (int)meta->right_id);
 	else if (p.ar.n && meta->suffix.n)
 		check_suffix(&meta->suffix, &p.ar, err);
 	nla_prompts_release(&p);
 	return err->status;
 }
 
-enum nla_status nla_contract_check(const struct nla_sidecar *meta, const struct nla_target *t, const char *path, struct nla_err *err)
+enum nla_status nla_contract_check(const struct nla_sidecar *meta, const struct nla_target *t, const char *path,
+				   struct nla_err *err)
 {
 	if (meta->d_model != t->lm.arch.d_model)
 		return nla_fail(err, "'%s': d_model is %lld, the model's width is %lld", path, (long long)meta->d_model,
 				(long long)t->lm.arch.d_model);
 	if (nla_sidecar_block(meta) >= t->lm.arch.n_layers)
 		return nla_fail(err, "'%s': %s is %lld, the model has blocks 0 to %lld", path,
-				meta->critic_layer >= 0 ? "critic.extraction_layer_index" : "layer_index", (long long)nla_sidecar_block(meta),
-				(long long)t->lm.arch.n_layers - 1);
+				meta->critic_layer >= 0 ? "critic.extraction_layer_index" : "layer_index",
+				(long long)nla_sidecar_block(meta), (long long)t->lm.arch.n_layers - 1);
 	if (meta->tokenizer_crc >= 0 && (uint32_t)meta->tokenizer_crc != nla_tokenizer_crc(t->tok))
-		return nla_fail(err, "'%s': was made with another tokenizer than '%s' (checksums %08x and %08x)", path, t->folder,
-				(unsigned)meta->tokenizer_crc, (unsigned)nla_tokenizer_crc(t->tok));
+		return nla_fail(err, "'%s': was made with another tokenizer than '%s' (checksums %08x and %08x)", path,
+				t->folder, (unsigned)meta->tokenizer_crc, (unsigned)nla_tokenizer_crc(t->tok));
 	if (meta->add_special >= 0 && t->add_special && (t->add_special == 1) != meta->add_special)
-		return nla_fail(err, "'%s': tokens.add_special is %s there, the option says %s", path, meta->add_special ? "true" : "false",
-				t->add_special == 1 ? "true" : "false");
+		return nla_fail(err, "'%s': tokens.add_special is %s there, the option says %s", path,
+				meta->add_special ? "true" : "false", t->add_special == 1 ? "true" : "false");
 	return check_prompts(meta, t, err) ? nla_err_context(err, "'%s'", path) : NLA_OK;
 }
 
@@ -209,9 +218,12 @@ enum nla_status nla_contract_fits(const struct nla_sidecar *meta, const struct n
 		return err->status;
 	for (size_t i = 0; i < NLA_LEN(with); i++) {
 		int64_t ours = nla_sidecar_block(meta), theirs = with[i] ? nla_sidecar_block(with[i]) : -1;
+		if (ours < 0 && theirs >= 0 && meta->kind && !strcmp(meta->kind, "nla_dataset"))
+			return nla_fail(err, "'%s' names no block, the %s is of block %lld: give its nla_meta.yaml the block "
+					"as extraction.layer_index", path, i ? "AR" : "AV", (long long)theirs);
 		if (ours >= 0 && theirs >= 0 && ours != theirs)
-			return nla_fail(err, "'%s' is of block %lld, the %s of block %lld", path, (long long)ours, i ? "AR" : "AV",
-					(long long)theirs);
+			return nla_fail(err, "'%s' is of block %lld, the %s of block %lld", path, (long long)ours,
+					i ? "AR" : "AV", (long long)theirs);
 	}
 	return NLA_OK;
 }
@@ -269,9 +281,9 @@ enum nla_status nla_contract_make(struct nla_sidecar *meta, const struct nla_tar
 	return err->status;
 }
 
-const char *const nla_beside[] = { "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
-				   "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
-				   "nla_chat.json", NULL };
+const char *const nla_beside[] = { "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+				   "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+				   "merges.txt", "chat_template.jinja", "nla_chat.json", NULL };
 
 enum nla_status nla_copy_beside(const char *from, const char *to, const char *skip, struct nla_err *err)
 {

@@ -1,8 +1,9 @@
-#include "rl/advantage.h"
+/* Advantage: reward [B*G] -> advantage [B*G], group by group; see advantage.h. */
+#include "rl/step.h"
 
 #include <math.h>
 
-static void moments(const double *x, int64_t n, double *mean, double *std)
+void nla_mean_std(const double *x, int64_t n, double *mean, double *std)
 {
 	double sum = 0, sq = 0;
 	for (int64_t i = 0; i < n; i++)
@@ -10,19 +11,28 @@ static void moments(const double *x, int64_t n, double *mean, double *std)
 	*mean = sum / (double)n;
 	for (int64_t i = 0; i < n; i++)
 		sq += (x[i] - *mean) * (x[i] - *mean);
-	*std = sqrt(sq / (double)(n - 1));
+	*std = n > 1 ? sqrt(sq / (double)(n - 1)) : 0;
 }
 
-enum nla_status nla_advantage(const double *reward, int64_t n_prompts, int64_t group, const struct nla_advantage_cfg *cfg,
-			      double *advantage, struct nla_err *err)
+bool nla_group_failed(const enum nla_failure *failed, int64_t group)
+{
+	for (int64_t i = 0; i < group; i++)
+		if (!failed[i])
+			return false;
+	return true;
+}
+
+enum nla_status nla_group_advantage(const double *reward, const enum nla_failure *failed, int64_t n_prompts, int64_t group,
+				    const struct nla_advantage_cfg *cfg, double *advantage, struct nla_err *err)
 {
 	if (group < 2)
 		return nla_usage(err, "rollout.group is %lld: an advantage needs at least 2 samples a prompt", (long long)group);
-	for (int64_t p = 0; p < n_prompts; p++) {
+	for (int64_t from = 0; from < n_prompts * group; from += group) {
 		double mean, std;
-		moments(reward + p * group, group, &mean, &std);
-		for (int64_t i = p * group; i < (p + 1) * group; i++)
-			advantage[i] = std < cfg->min_std ? 0 : (reward[i] - mean) / (std + 1e-6);
+		nla_mean_std(reward + from, group, &mean, &std);
+		const bool rest = std < cfg->min_std || (failed && nla_group_failed(failed + from, group));
+		for (int64_t i = from; i < from + group; i++)
+			advantage[i] = rest ? 0 : (reward[i] - mean) / (std + 1e-6);
 	}
 	return NLA_OK;
 }
@@ -32,8 +42,13 @@ double nla_within_group_std(const double *x, int64_t n_prompts, int64_t group)
 	double total = 0;
 	for (int64_t p = 0; p < n_prompts; p++) {
 		double mean, std;
-		moments(x + p * group, group, &mean, &std);
+		nla_mean_std(x + p * group, group, &mean, &std);
 		total += std;
 	}
 	return total / (double)n_prompts;
+}
+
+enum nla_status nla_advantage(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
+{
+	return nla_group_advantage(step->reward, step->failed, step->n_prompts, step->group, &rl->advantage, step->advantage, err);
 }

@@ -1,5 +1,5 @@
 /*
- * reward - stage 3 of a step, pure:
+ * reward - what a row earns:
  *
  *	reward = score - lambda max(0, n - floor)
  *
@@ -31,6 +31,7 @@ struct nla_reward_row {
 	bool failed;
 };
 
+/* Pure. */
 double nla_reward_penalty(const struct nla_reward_row *row, const struct nla_reward_cfg *cfg);
 double nla_reward_value(const struct nla_reward_row *row, double baseline_var, const struct nla_reward_cfg *cfg);
 

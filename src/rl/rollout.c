@@ -1,9 +1,10 @@
-#include "rl/rollout.h"
+/* Rollout: see rollout.h. A prompt is computed once for its G samples; all samples then advance a token together (lm/decode.h). */
+#include "rl/step.h"
 
 #include <stdlib.h>
-#include <string.h>
 
-const char *const nla_failure_names[NLA_N_FAILURES] = { NULL, "no_tags", "empty", "truncated", "over_long", "non_finite" };
+#define FAILURE_TEXT(id, name, meaning) [id] = { name, meaning },
+const struct nla_failure_text nla_failures[NLA_N_FAILURES] = { NLA_FAILURES(FAILURE_TEXT) };
 
 /* A model's vocabulary may be padded beyond the tokenizer's: an id without text, drawn nonetheless, shows as U+FFFD. */
 static enum nla_status decode_sampled(const struct nla_tokenizer *tok, const int32_t *ids, int64_t n, struct nla_str *text, struct nla_err *err)
@@ -24,55 +25,50 @@ static enum nla_status decode_sampled(const struct nla_tokenizer *tok, const int
 	return err->status;
 }
 
-enum nla_status nla_rollout_read(const struct nla_half *av, const int32_t *ids, int64_t n, bool stopped, int truncated, char **response,
-				 char **explanation, int64_t *n_explanation, enum nla_failure *failed, struct nla_err *err)
+enum nla_status nla_rollout_read(const struct nla_rl *rl, struct nla_step *step, int64_t i, struct nla_err *err)
 {
+	const struct nla_tokenizer *tok = rl->av->target->tok;
+	const bool stopped = step->tokens.stopped[i], closed_is_enough = stopped || rl->rollout.truncated == NLA_TRUNCATED_SCORE;
 	struct nla_str text = NLA_STR_INIT;
 	struct nla_i32s own = { 0 };
 	const char *start;
 	size_t length;
-	*explanation = NULL;
-	*n_explanation = 0;
-	*failed = !stopped && truncated == NLA_TRUNCATED_FAIL ? NLA_ROW_TRUNCATED : NLA_ROW_OK;
-	if (decode_sampled(av->target->tok, ids, stopped ? n - 1 : n, &text, err))
+	if (decode_sampled(tok, step->tokens.ids + i * step->tokens.width, step->tokens.length[i] - stopped, &text, err))
 		goto out;
 	if (!nla_find_explanation(text.buf, text.len, &start, &length)) {
-		if (!*failed)
-			*failed = stopped ? NLA_ROW_NO_TAGS : NLA_ROW_TRUNCATED;
-	} else if (nla_tokenizer_encode(av->target->tok, start, length, &own, err)) {
-		goto out;
-	} else {
-		*explanation = nla_strndup(start, length);
-		*n_explanation = (int64_t)own.n;
-		if (length == 0 && !*failed)
-			*failed = NLA_ROW_EMPTY;
+		step->failed[i] = stopped ? NLA_ROW_NO_TAGS : NLA_ROW_TRUNCATED;
+	} else if (!nla_tokenizer_encode(tok, start, length, &own, err)) {
+		step->explanation[i] = nla_strndup(start, length);
+		step->n_explanation[i] = (int64_t)own.n;
+		step->failed[i] = !closed_is_enough ? NLA_ROW_TRUNCATED : length ? NLA_ROW_OK : NLA_ROW_EMPTY;
 	}
-	*response = nla_str_detach(&text);
+	step->response[i] = nla_str_detach(&text);
 out:
 	nla_str_release(&text);
 	nla_i32s_release(&own);
 	return err->status;
 }
 
-/* Decode rows [from, to) into `part`. */
-static enum nla_status sample_some(const struct nla_half *av, const struct nla_view *view, const struct nla_rollout_cfg *cfg,
-				   const struct nla_rng *rng, uint32_t step, const uint32_t *keys, const struct nla_rollout *out,
-				   int64_t from, int64_t to, struct nla_decoded *part, struct nla_err *err)
+/* Decodes samples [from, to) into `part`. */
+static enum nla_status decode_some(const struct nla_rl *rl, const struct nla_step *step, int64_t from, int64_t to, struct nla_decoded *part,
+				   struct nla_err *err)
 {
+	const struct nla_target *target = rl->av->target;
 	struct nla_pack pack;
 	struct nla_inject inject;
-	int64_t first = out->prompt_of[from], n_prompts = out->prompt_of[to - 1] - first + 1;
+	int64_t first = step->prompt_of[from], n_prompts = step->prompt_of[to - 1] - first + 1;
 	int64_t *prompts = nla_alloc((size_t)n_prompts, sizeof(*prompts)), *rows = nla_alloc((size_t)(to - from), sizeof(*rows));
 	nla_pack_init(&pack);
 	nt_scope_push();
-	if (!nla_av_pack(av, out->v + first * av->target->lm.arch.d_model, n_prompts, &pack, prompts, &inject, err) &&
-	    !nla_pack_ready(&pack, view->lm, err)) {
+	if (!nla_av_pack(rl->av, step->v + first * target->lm.arch.d_model, n_prompts, &pack, prompts, &inject, err) &&
+	    !nla_pack_ready(&pack, rl->sampler.lm, err)) {
 		for (int64_t i = from; i < to; i++)
-			rows[i - from] = prompts[out->prompt_of[i] - first];
-		struct nla_decode d = { .view = view, .prompts = &pack, .inject = &inject, .prompt_row = rows, .key = keys + from,
-					.n = to - from, .max_new_tokens = cfg->max_new_tokens, .min_new_tokens = cfg->min_new_tokens,
-					.temperature = cfg->temperature, .rng = *rng, .step = step,
-					.stop = av->target->chat.stop.data, .n_stop = av->target->chat.stop.n };
+			rows[i - from] = prompts[step->prompt_of[i] - first];
+		struct nla_decode d = { .view = &rl->sampler, .prompts = &pack, .inject = &inject, .prompt_row = rows,
+					.key = step->keys + from, .n = to - from, .max_new_tokens = rl->rollout.max_new_tokens,
+					.min_new_tokens = rl->rollout.min_new_tokens, .temperature = rl->rollout.temperature,
+					.rng = rl->rng, .step = (uint32_t)rl->step,
+					.stop = target->chat.stop.data, .n_stop = target->chat.stop.n };
 		nla_decode(&d, part, err);
 	}
 	nt_scope_pop();
@@ -82,64 +78,30 @@ static enum nla_status sample_some(const struct nla_half *av, const struct nla_v
 	return err->status;
 }
 
-/* All rows, as many at once as the cache may hold. */
-static enum nla_status sample(const struct nla_half *av, const struct nla_view *view, const struct nla_rollout_cfg *cfg,
-			      const struct nla_rng *rng, uint32_t step, const uint32_t *keys, struct nla_rollout *out, struct nla_err *err)
+/* All samples, as many at once as the key/value cache may hold. */
+static enum nla_status decode_all(const struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
-	int64_t at_once = cfg->rows > 0 && cfg->rows < out->n ? cfg->rows : out->n;
-	if (at_once == out->n)
-		return sample_some(av, view, cfg, rng, step, keys, out, 0, out->n, &out->tokens, err);
-	nla_decoded_init(&out->tokens, out->n, cfg->max_new_tokens);
-	for (int64_t from = 0, to; from < out->n && !err->status; from = to) {
+	const int64_t at_once = rl->rollout.rows > 0 ? NLA_MIN(rl->rollout.rows, step->n) : step->n;
+	nla_decoded_init(&step->tokens, step->n, rl->rollout.max_new_tokens);
+	for (int64_t from = 0, to; from < step->n && !err->status; from = to) {
 		struct nla_decoded part = { 0 };
-		to = NLA_MIN(from + at_once, out->n);
-		if (!sample_some(av, view, cfg, rng, step, keys, out, from, to, &part, err))
-			nla_decoded_put(&out->tokens, from, &part);
+		to = NLA_MIN(from + at_once, step->n);
+		if (!decode_some(rl, step, from, to, &part, err))
+			nla_decoded_put(&step->tokens, from, &part);
 		nla_decoded_release(&part);
 	}
 	return err->status;
 }
 
-enum nla_status nla_rollout(const struct nla_half *av, const struct nla_view *view, const float *v, int64_t n_prompts,
-			    const struct nla_rollout_cfg *cfg, const struct nla_rng *rng, uint32_t step, const uint32_t *keys,
-			    struct nla_rollout *out, struct nla_err *err)
+enum nla_status nla_rollout(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
-	size_t n = (size_t)(n_prompts * cfg->group);
-	*out = (struct nla_rollout){ .n_prompts = n_prompts, .group = cfg->group, .n = (int64_t)n, .v = v };
-	out->prompt_of = nla_alloc(n, sizeof(*out->prompt_of));
-	out->response = nla_alloc(n, sizeof(*out->response));
-	out->explanation = nla_alloc(n, sizeof(*out->explanation));
-	out->n_explanation = nla_alloc(n, sizeof(*out->n_explanation));
-	out->failed = nla_alloc(n, sizeof(*out->failed));
-	for (size_t i = 0; i < n; i++)
-		out->prompt_of[i] = (int64_t)i / cfg->group;
-	if (!sample(av, view, cfg, rng, step, keys, out, err))
-		for (size_t i = 0; i < n && !err->status; i++)
-			nla_rollout_read(av, out->tokens.ids + (int64_t)i * out->tokens.width, out->tokens.length[i],
-					 out->tokens.stopped[i], cfg->truncated, &out->response[i], &out->explanation[i],
-					 &out->n_explanation[i], &out->failed[i], err);
-	if (err->status)
-		nla_rollout_release(out);
+	nt_grad_push(false);
+	if (!rl->merged || !nla_merge(rl->merged, &rl->policy, err))
+		decode_all(rl, step, err);
+	nt_grad_pop();
+	for (int64_t i = 0; i < step->n && !err->status; i++)
+		if (!nla_logprob_check(step->tokens.logprob + i * step->tokens.width, step->tokens.length[i], err))
+			nla_rollout_read(rl, step, i, err);
+	nla_step_lap(step, NLA_STAGE_ROLLOUT);
 	return err->status;
-}
-
-void nla_rollout_release(struct nla_rollout *r)
-{
-	for (int64_t i = 0; r->response && i < r->n; i++) {
-		free(r->response[i]);
-		free(r->explanation[i]);
-	}
-	nla_decoded_release(&r->tokens);
-	free(r->prompt_of);
-	free(r->response);
-	free(r->explanation);
-	free(r->n_explanation);
-	free(r->failed);
-	memset(r, 0, sizeof(*r));
-}
-
-struct nla_responses nla_rollout_responses(const struct nla_rollout *r)
-{
-	return (struct nla_responses){ .v = r->v, .n_prompts = r->n_prompts, .ids = r->tokens.ids, .n = r->n, .width = r->tokens.width,
-				       .length = r->tokens.length, .prompt_of = r->prompt_of };
 }

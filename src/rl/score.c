@@ -1,99 +1,110 @@
-#include "rl/score.h"
+/*
+ * Score: see score.h. Texts are read in batches of NLA_SCORE_TOKENS; a row that cannot be scored becomes a failure. Equal texts of one
+ * vector are read once: in bf16 the same text in two batches differs by rounding, and a group of one text would get advantages of that
+ * noise.
+ */
+#include "rl/step.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-static void make(struct nla_score *s, int64_t n)
+struct item {
+	const char *text;
+	const float *v; /* [d] */
+	size_t d;
+	int64_t i;
+};
+
+static int compare(const void *a, const void *b)
 {
-	s->n = n;
-	s->mse = nla_alloc((size_t)n, sizeof(float));
-	s->cosine = nla_alloc((size_t)n, sizeof(float));
-	s->fve = nla_alloc((size_t)n, sizeof(float));
-	s->fve_meannorm = nla_alloc((size_t)n, sizeof(float));
+	const struct item *x = a, *y = b;
+	int order = strcmp(x->text, y->text);
+	if (!order && x->v != y->v)
+		order = memcmp(x->v, y->v, x->d * sizeof(*x->v));
+	return order;
 }
 
-/* Rows that can be scored, as texts; row[j] is where text j came from. */
-static enum nla_status gather(const struct nla_half *ar, char *const *explanation, int64_t n, enum nla_failure *failed,
-			      struct nla_ar_texts *texts, struct nla_i64s *row, struct nla_err *err)
+static int compare_all(const void *a, const void *b)
 {
-	for (int64_t i = 0; i < n; i++) {
+	const struct item *x = a, *y = b;
+	int order = compare(a, b);
+	return order ? order : (x->i > y->i) - (x->i < y->i);
+}
+
+/* first[i]: the first sample that has sample i's text and vector, of those that have not failed. */
+static void find_first(const struct nla_step *step, size_t d, int64_t *first)
+{
+	struct item *items = nla_alloc((size_t)step->n, sizeof(*items));
+	size_t n = 0;
+	for (int64_t i = 0; i < step->n; i++) {
+		first[i] = i;
+		if (!step->failed[i])
+			items[n++] = (struct item){ step->explanation[i], step->v + (size_t)step->prompt_of[i] * d, d, i };
+	}
+	qsort(items, n, sizeof(*items), compare_all);
+	for (size_t j = 1; j < n; j++)
+		if (!compare(&items[j - 1], &items[j]))
+			first[items[j].i] = first[items[j - 1].i];
+	free(items);
+}
+
+enum nla_status nla_score_texts(const struct nla_rl *rl, struct nla_step *step, const int64_t *first, struct nla_ar_texts *texts,
+				struct nla_f32s *v, struct nla_i64s *row, struct nla_err *err)
+{
+	const size_t d = (size_t)rl->ar->target->lm.arch.d_model;
+	for (int64_t i = 0; i < step->n; i++) {
 		enum nla_ar_fit fit = NLA_AR_FITS;
 		size_t before = texts->ids.n;
-		if (failed[i])
+		if (step->failed[i] || (first && first[i] != i))
 			continue;
-		if (nla_ar_encode(ar, explanation[i], strlen(explanation[i]), &texts->ids, &fit, err))
+		if (nla_ar_encode(rl->ar, step->explanation[i], strlen(step->explanation[i]), &texts->ids, &fit, err))
 			return err->status;
-		if (fit != NLA_AR_FITS) { /* what merges has no place of its own among the causes */
-			failed[i] = NLA_ROW_OVER_LONG;
+		if (fit != NLA_AR_FITS) {
+			step->failed[i] = fit == NLA_AR_MERGES ? NLA_ROW_MERGES : NLA_ROW_OVER_LONG;
 			texts->ids.n = before;
 			continue;
 		}
 		nla_i64s_push(&texts->offset, (int64_t)texts->ids.n);
+		nla_f32s_append(v, step->v + (size_t)step->prompt_of[i] * d, d);
 		nla_i64s_push(row, i);
 	}
 	return NLA_OK;
 }
 
-enum nla_status nla_score_texts(const struct nla_half *ar, const struct nla_view *view, char *const *explanation, const float *v, int64_t n,
-				enum nla_failure *failed, const struct nla_baselines *base, double fail_mse, struct nla_score *out,
-				struct nla_err *err)
+enum nla_status nla_score(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
 	struct nla_ar_texts texts;
+	struct nla_f32s v = { 0 };
 	struct nla_i64s row = { 0 };
-	size_t d = (size_t)ar->target->lm.arch.d_model;
+	float *mse = NULL;
+	int64_t *first = nla_alloc((size_t)step->n, sizeof(*first));
+	find_first(step, (size_t)rl->ar->target->lm.arch.d_model, first);
 	nla_ar_texts_start(&texts);
 	texts.max_tokens = NLA_SCORE_TOKENS;
-	make(out, n);
-	for (int64_t i = 0; i < n; i++)
-		out->mse[i] = (float)fail_mse;
-	float *target = NULL, *mse = NULL;
-	if (gather(ar, explanation, n, failed, &texts, &row, err))
+	for (int64_t i = 0; i < step->n; i++)
+		step->mse[i] = (float)rl->reward.fail_mse;
+	if (nla_score_texts(rl, step, first, &texts, &v, &row, err))
 		goto out;
-	target = nla_alloc(row.n * d + 1, sizeof(float));
-	mse = nla_alloc(row.n + 1, sizeof(float));
-	for (size_t j = 0; j < row.n; j++)
-		memcpy(target + j * d, v + (size_t)row.data[j] * d, d * sizeof(float));
-	if (nla_ar_score(ar, view, &texts, target, mse, NULL, err))
+	mse = nla_alloc(row.n, sizeof(*mse));
+	if (nla_ar_score(rl->ar, &rl->ar_view, &texts, v.data, mse, NULL, err))
 		goto out;
 	for (size_t j = 0; j < row.n; j++) {
 		if (isfinite(mse[j]))
-			out->mse[row.data[j]] = mse[j];
+			step->mse[row.data[j]] = mse[j];
 		else
-			failed[row.data[j]] = NLA_ROW_NON_FINITE;
+			step->failed[row.data[j]] = NLA_ROW_NON_FINITE;
 	}
-	for (int64_t i = 0; i < n; i++) {
-		out->cosine[i] = 1 - out->mse[i] / 2;
-		out->fve[i] = (float)(1 - out->mse[i] / base->var);
-		out->fve_meannorm[i] = (float)(1 - out->mse[i] / base->mean);
+	for (int64_t i = 0; i < step->n; i++) {
+		step->mse[i] = step->mse[first[i]];
+		step->failed[i] = step->failed[first[i]];
 	}
 out:
-	free(target);
+	free(first);
 	free(mse);
 	nla_ar_texts_release(&texts);
+	nla_f32s_release(&v);
 	nla_i64s_release(&row);
-	if (err->status)
-		nla_score_release(out);
+	nla_step_lap(step, NLA_STAGE_SCORE);
 	return err->status;
-}
-
-enum nla_status nla_score(const struct nla_half *ar, const struct nla_view *view, struct nla_rollout *rollout, const struct nla_baselines *base,
-			  double fail_mse, struct nla_score *out, struct nla_err *err)
-{
-	size_t d = (size_t)ar->target->lm.arch.d_model;
-	float *v = nla_alloc((size_t)rollout->n * d, sizeof(float));
-	for (int64_t i = 0; i < rollout->n; i++)
-		memcpy(v + (size_t)i * d, rollout->v + (size_t)rollout->prompt_of[i] * d, d * sizeof(float));
-	nla_score_texts(ar, view, rollout->explanation, v, rollout->n, rollout->failed, base, fail_mse, out, err);
-	free(v);
-	return err->status;
-}
-
-void nla_score_release(struct nla_score *s)
-{
-	free(s->mse);
-	free(s->cosine);
-	free(s->fve);
-	free(s->fve_meannorm);
-	memset(s, 0, sizeof(*s));
 }

@@ -1,4 +1,9 @@
-#include "rl/update.h"
+/*
+ * Update: tokens [B*G, T] and advantage [B*G] -> gradients of the policy's adapter, one AdamW step; see update.h. The samples go
+ * through forward and backward passes in micro-batches of whole prompts, and a token's share of the loss is its weight
+ * 1 / (samples * own tokens), so that micro-batches add up to the batch's mean. A co-trained AR then makes its own step.
+ */
+#include "rl/step.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -8,167 +13,147 @@
 
 /* Sums over tokens, gathered over micro-batches. */
 struct sums {
-	double kl, entropy, clipped, gap, loss;
+	double kl, clamped, entropy, clipped, gap, loss;
 	int64_t tokens;
 };
 
-/* One micro-batch on the host, packed token by token. */
+/* One micro-batch on the host, packed token by token: samples [from, to). */
 struct tokens {
-	int64_t n;
-	float *advantage, *weight, *old, *logp, *ref, *entropy;
+	int64_t from, to, n;
+	float *advantage, *weight, *old, *logp, *ref, *entropy; /* [n] */
 };
 
-static void tokens_init(struct tokens *t, int64_t n)
-{
-	float *all = nla_alloc((size_t)(6 * n), sizeof(float));
-	*t = (struct tokens){ n, all, all + n, all + 2 * n, all + 3 * n, all + 4 * n, all + 5 * n };
-}
-
 /* Rows of whole prompts where they fit, so that a prompt is computed once: [from, to). */
-static int64_t micro_end(const struct nla_responses *r, int64_t from, int64_t micro_batch)
+static int64_t micro_end(const struct nla_step *s, int64_t from, int64_t micro_batch)
 {
-	int64_t to = micro_batch > 0 ? NLA_MIN(from + micro_batch, r->n) : r->n, whole = to;
-	while (to < r->n && whole > from && r->prompt_of[whole - 1] == r->prompt_of[to])
+	int64_t to = micro_batch > 0 ? NLA_MIN(from + micro_batch, s->n) : s->n, whole = to;
+	while (to < s->n && whole > from && s->prompt_of[whole - 1] == s->prompt_of[to])
 		whole--;
 	return whole > from ? whole : to;
 }
 
-/* The responses [from, to) with the prompts they use. */
-static struct nla_responses slice(const struct nla_responses *r, int64_t from, int64_t to, int64_t d, int64_t *prompt_of)
+static void tokens_init(struct tokens *t, const struct nla_step *s, int64_t from, int64_t to)
 {
-	int64_t first = r->prompt_of[from];
-	struct nla_responses s = *r;
+	int64_t n = 0, k = 0;
 	for (int64_t i = from; i < to; i++)
-		prompt_of[i - from] = r->prompt_of[i] - first;
-	s.v = r->v + first * d;
-	s.n_prompts = r->prompt_of[to - 1] - first + 1;
-	s.ids = r->ids + from * r->width;
-	s.n = to - from;
-	s.length = r->length + from;
-	s.prompt_of = prompt_of;
-	return s;
-}
-
-static void fill_tokens(struct tokens *t, const struct nla_update_batch *b, int64_t from, int64_t to)
-{
-	int64_t k = 0;
+		n += s->tokens.length[i];
+	float *all = nla_alloc((size_t)(6 * n), sizeof(float));
+	*t = (struct tokens){ from, to, n, all, all + n, all + 2 * n, all + 3 * n, all + 4 * n, all + 5 * n };
 	for (int64_t i = from; i < to; i++)
-		for (int64_t j = 0; j < b->responses.length[i]; j++, k++) {
-			t->advantage[k] = (float)b->advantage[i];
-			t->weight[k] = (float)(1.0 / ((double)b->responses.n * (double)b->responses.length[i]));
-			if (b->old)
-				t->old[k] = b->old[i * b->responses.width + j];
+		for (int64_t j = 0; j < s->tokens.length[i]; j++, k++) {
+			t->advantage[k] = (float)s->advantage[i];
+			t->weight[k] = (float)(1.0 / ((double)s->n * (double)s->tokens.length[i]));
+			if (s->old)
+				t->old[k] = s->old[i * s->tokens.width + j];
 		}
 }
 
+/* ref NULL: without the KL. */
 static nt_tensor *loss_of(const struct tokens *t, nt_tensor *logp, const nt_tensor *ref, const nt_tensor *old, const struct nla_update_cfg *cfg)
 {
-	int device = logp ? nt_device_of(logp) : NT_CPU;
+	const int device = nt_device_of(logp);
 	nt_tensor *a = nt_f32(device, t->advantage, t->n), *w = nt_f32(device, t->weight, t->n);
 	nt_tensor *ratio = nt_exp(nt_sub(logp, old));
 	nt_tensor *surrogate = nt_min(nt_mul(ratio, a), nt_mul(nt_clamp(ratio, 1 - cfg->clip, 1 + cfg->clip), a));
+	if (!ref)
+		return nt_scale(nt_dot(surrogate, w), -1);
 	nt_tensor *d = nt_clamp(nt_sub(ref, logp), -INFINITY, KL_MAX_D);
 	nt_tensor *kl = nt_add_scalar(nt_sub(nt_exp(d), d), -1);
 	return nt_scale(nt_dot(nt_sub(surrogate, nt_scale(kl, cfg->kl)), w), -1);
 }
 
-static void gather_stats(struct sums *sum, const struct tokens *t, const struct nla_update_batch *b, int64_t from, int64_t to,
-			 const struct nla_update_cfg *cfg)
+static void add_stats(struct sums *sum, const struct tokens *t, const struct nla_step *s, double clip)
 {
 	int64_t k = 0;
-	for (int64_t i = from; i < to; i++)
-		for (int64_t j = 0; j < b->responses.length[i]; j++, k++) {
+	for (int64_t i = t->from; i < t->to; i++)
+		for (int64_t j = 0; j < s->tokens.length[i]; j++, k++) {
 			double d = fmin((double)t->ref[k] - t->logp[k], KL_MAX_D);
 			double ratio = exp((double)t->logp[k] - t->old[k]), a = t->advantage[k];
 			sum->kl += exp(d) - d - 1;
+			sum->clamped += d >= KL_MAX_D;
 			sum->entropy += t->entropy[k];
-			sum->clipped += (a > 0 && ratio > 1 + cfg->clip) || (a < 0 && ratio < 1 - cfg->clip);
-			if (b->sampler)
-				sum->gap += fabs((double)t->old[k] - b->sampler[i * b->responses.width + j]);
+			sum->clipped += (a > 0 && ratio > 1 + clip) || (a < 0 && ratio < 1 - clip);
+			if (s->tokens.logprob)
+				sum->gap += fabs((double)t->old[k] - s->tokens.logprob[i * s->tokens.width + j]);
 		}
 	sum->tokens += k;
 }
 
-static enum nla_status micro(const struct nla_half *av, const struct nla_view *policy, const struct nla_view *reference,
-			     const struct nla_update_batch *b, int64_t from, int64_t to, const struct nla_update_cfg *cfg, struct sums *sum,
-			     struct nla_err *err)
+/* The reference's log-probabilities, without gradients; its intermediates are gone before the policy's begin. */
+static nt_tensor *reference_logprob(const struct nla_rl *rl, const struct nla_responses *r, struct nla_err *err)
 {
-	struct tokens t;
-	int64_t n = 0, *prompt_of = nla_alloc((size_t)(to - from), sizeof(*prompt_of));
-	for (int64_t i = from; i < to; i++)
-		n += b->responses.length[i];
-	tokens_init(&t, n);
-	fill_tokens(&t, b, from, to);
-	struct nla_responses r = slice(&b->responses, from, to, av->target->lm.arch.d_model, prompt_of);
-	nt_tensor *entropy = NULL, *logp, *ref, *loss;
-	struct nla_recompute re = { .on = cfg->recompute };
-	double value = 0;
-	nt_scope_push();
 	nt_grad_push(false);
 	nt_scope_push();
-	ref = nla_av_logprob(av, reference, &r, cfg->temperature, NULL, NULL, err);
+	nt_tensor *ref = nla_av_logprob(rl->av, &rl->reference, r, rl->rollout.temperature, NULL, NULL, err);
 	ref = nt_scope_pop_with(ref);
 	nt_grad_pop();
+	return ref;
+}
+
+static enum nla_status micro(const struct nla_rl *rl, const struct nla_step *s, struct tokens *t, struct sums *sum, struct nla_err *err)
+{
+	int64_t *prompt_of = nla_alloc((size_t)(t->to - t->from), sizeof(*prompt_of));
+	struct nla_responses r = nla_step_responses(s, t->from, t->to, rl->av->target->lm.arch.d_model, prompt_of);
+	struct nla_recompute re = { .on = rl->update.recompute };
+	nt_tensor *entropy = NULL, *logp = NULL, *loss = NULL;
+	double value = 0;
+	nt_scope_push();
+	nt_tensor *ref = rl->update.kl > 0 ? reference_logprob(rl, &r, err) : NULL;
 	nt_grad_push(true);
-	logp = ref ? nla_av_logprob(av, policy, &r, cfg->temperature, &entropy, &re, err) : NULL;
-	loss = logp ? loss_of(&t, logp, ref, b->old ? nt_f32(nt_device_of(logp), t.old, n) : nt_detach(logp), cfg) : NULL;
+	if (!err->status)
+		logp = nla_av_logprob(rl->av, &rl->policy, &r, rl->rollout.temperature, &entropy, &re, err);
+	if (logp)
+		loss = loss_of(t, logp, ref, s->old ? nt_f32(nt_device_of(logp), t->old, t->n) : nt_detach(logp), &rl->update);
 	if (loss && !nla_recompute_backward(&re, loss, err)) {
-		nt_to_host_f32(logp, t.logp, (size_t)n);
-		nt_to_host_f32(ref, t.ref, (size_t)n);
-		nt_to_host_f32(entropy, t.entropy, (size_t)n);
+		nt_to_host_f32(logp, t->logp, (size_t)t->n);
+		if (ref)
+			nt_to_host_f32(ref, t->ref, (size_t)t->n);
+		nt_to_host_f32(entropy, t->entropy, (size_t)t->n);
 		nt_item(loss, &value);
-		if (!b->old)
-			memcpy(t.old, t.logp, (size_t)n * sizeof(float));
-		gather_stats(sum, &t, b, from, to, cfg);
+		nla_logprob_check(t->logp, t->n, err);
+		nla_logprob_check(t->ref, t->n, err);
+		if (!s->old)
+			memcpy(t->old, t->logp, (size_t)t->n * sizeof(float));
+		add_stats(sum, t, s, rl->update.clip);
 		sum->loss += value;
 	}
 	nla_recompute_release(&re);
 	nt_grad_pop();
 	nt_scope_pop();
-	if (!err->status && nt_check())
-		nla_nt_fail(err, "cannot compute the update");
-	free(t.advantage);
 	free(prompt_of);
+	return err->status || !nt_check() ? err->status : nla_nt_fail(err, "cannot compute the update");
+}
+
+enum nla_status nla_update_gradient(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
+{
+	struct sums sum = { 0 };
+	for (int64_t from = 0, to; from < step->n && !err->status; from = to) {
+		struct tokens t;
+		to = micro_end(step, from, rl->update.micro_batch);
+		tokens_init(&t, step, from, to);
+		micro(rl, step, &t, &sum, err);
+		free(t.advantage); /* the block's first */
+	}
+	double n = (double)sum.tokens, n_ref = rl->update.kl > 0 ? n : (double)NAN;
+	step->update = (struct nla_update_stats){ .loss = sum.loss, .kl = sum.kl / n_ref, .kl_clamped = sum.clamped / n_ref, .entropy = sum.entropy / n,
+						  .clip_frac = sum.clipped / n, .ar_loss = (double)NAN,
+						  .sampler_gap = step->tokens.logprob ? sum.gap / n : (double)NAN };
 	return err->status;
 }
 
-enum nla_status nla_update_gradient(const struct nla_half *av, const struct nla_view *policy, const struct nla_view *reference,
-				    const struct nla_update_batch *batch, const struct nla_update_cfg *cfg, struct nla_update_stats *stats,
-				    struct nla_err *err)
-{
-	struct sums sum = { 0 };
-	for (int64_t from = 0, to; from < batch->responses.n; from = to) {
-		to = micro_end(&batch->responses, from, cfg->micro_batch);
-		if (micro(av, policy, reference, batch, from, to, cfg, &sum, err))
-			return err->status;
-	}
-	double n = (double)sum.tokens;
-	*stats = (struct nla_update_stats){ .loss = sum.loss, .kl = sum.kl / n, .entropy = sum.entropy / n, .clip_frac = sum.clipped / n,
-					    .sampler_gap = batch->sampler ? sum.gap / n : (double)NAN };
-	return NLA_OK;
-}
+/* ---- the AR ---- */
 
-enum nla_status nla_update(const struct nla_half *av, const struct nla_view *policy, const struct nla_view *reference,
-			   const struct nla_update_batch *batch, const struct nla_update_cfg *cfg, struct nla_optim *optim,
-			   struct nla_update_stats *stats, struct nla_err *err)
+static enum nla_status ar_micro(const struct nla_rl *rl, const struct nla_ar_texts *texts, const float *v, int64_t from, int64_t to,
+				double *loss, struct nla_err *err)
 {
-	return nla_update_gradient(av, policy, reference, batch, cfg, stats, err) ||
-			       nla_optim_step(optim, cfg->lr, cfg->grad_clip, &stats->grad_norm, &stats->skipped, err)
-		       ? err->status
-		       : NLA_OK;
-}
-
-static enum nla_status ar_micro(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts, const float *v,
-				int64_t from, int64_t to, bool recompute, double *loss, struct nla_err *err)
-{
-	int64_t shape[2] = { to - from, ar->target->lm.arch.d_model }, n = (int64_t)texts->offset.n - 1;
-	struct nla_recompute re = { .on = recompute };
+	int64_t shape[2] = { to - from, rl->ar->target->lm.arch.d_model }, n = (int64_t)texts->offset.n - 1;
+	struct nla_recompute re = { .on = rl->update.recompute };
 	double value = 0;
 	nt_scope_push();
 	nt_grad_push(true);
-	nt_tensor *hat = nla_ar_predict(ar, view, texts, from, to, &re, err);
+	nt_tensor *hat = nla_ar_predict(rl->ar, &rl->ar_view, texts, from, to, &re, err);
 	if (hat) {
-		nt_tensor *target = nt_from_host(NT_F32, view->lm->device, v + from * shape[1], 2, shape);
+		nt_tensor *target = nt_from_host(NT_F32, rl->ar_view.lm->device, v + from * shape[1], 2, shape);
 		nt_tensor *mean = nt_scale(nt_sum(nla_ar_mse(hat, target)), 1 / (double)n);
 		nla_recompute_backward(&re, mean, err);
 		nt_item(mean, &value);
@@ -182,14 +167,38 @@ static enum nla_status ar_micro(const struct nla_half *ar, const struct nla_view
 	return err->status;
 }
 
-enum nla_status nla_update_ar(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts, const float *v,
-			      const struct nla_update_cfg *cfg, struct nla_optim *optim, double *loss, double *grad_norm, bool *skipped,
-			      struct nla_err *err)
+enum nla_status nla_update_ar(struct nla_rl *rl, struct nla_step *step, const struct nla_ar_texts *texts, const float *v, struct nla_err *err)
 {
-	int64_t n = (int64_t)texts->offset.n - 1, step = cfg->micro_batch > 0 ? cfg->micro_batch : n;
-	*loss = 0;
-	for (int64_t from = 0; from < n; from += step)
-		if (ar_micro(ar, view, texts, v, from, NLA_MIN(from + step, n), cfg->recompute, loss, err))
+	struct nla_update_stats *u = &step->update;
+	int64_t n = (int64_t)texts->offset.n - 1, m = rl->update.micro_batch > 0 ? rl->update.micro_batch : n;
+	u->ar_loss = 0;
+	for (int64_t from = 0; from < n; from += m)
+		if (ar_micro(rl, texts, v, from, NLA_MIN(from + m, n), &u->ar_loss, err))
 			return err->status;
-	return nla_optim_step(optim, cfg->lr, cfg->grad_clip, grad_norm, skipped, err);
+	return nla_optim_step(rl->ar_optim, rl->update.ar_lr, rl->update.grad_clip, &u->ar_grad_norm, &u->ar_skipped, err);
+}
+
+/* The AR's step on this batch's explanations that could be scored. */
+static enum nla_status train_ar(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
+{
+	struct nla_ar_texts texts;
+	struct nla_f32s v = { 0 };
+	struct nla_i64s row = { 0 };
+	nla_ar_texts_start(&texts);
+	if (!nla_score_texts(rl, step, NULL, &texts, &v, &row, err) && row.n)
+		nla_update_ar(rl, step, &texts, v.data, err);
+	nla_ar_texts_release(&texts);
+	nla_f32s_release(&v);
+	nla_i64s_release(&row);
+	return err->status;
+}
+
+enum nla_status nla_update(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
+{
+	struct nla_update_stats *u = &step->update;
+	if (!nla_update_gradient(rl, step, err) &&
+	    !nla_optim_step(rl->optim, rl->update.lr, rl->update.grad_clip, &u->grad_norm, &u->skipped, err) && rl->ar_optim)
+		train_ar(rl, step, err);
+	nla_step_lap(step, NLA_STAGE_UPDATE);
+	return err->status;
 }

@@ -1,5 +1,5 @@
 /*
- * update - stage 5 of a step: one GRPO update over the rollout batch.
+ * update - one GRPO update over the step's samples:
  *
  *	ratio = exp(logp - old);  surrogate = min(ratio A, clip(ratio, 1-c, 1+c) A)
  *	d = min(ref - logp, 12);  kl = exp(d) - d - 1                                 (k3, Schulman 2020)
@@ -12,44 +12,23 @@
 #ifndef NLA_UPDATE_H
 #define NLA_UPDATE_H
 
-#include "lm/optim.h"
-#include "nla/ar.h"
-#include "nla/av.h"
+#include <stdbool.h>
+#include <stdint.h>
 
 struct nla_update_cfg {
-	double lr, clip, kl, temperature, grad_clip;
+	double lr, clip, kl, grad_clip, ar_lr;
 	int64_t micro_batch; /* samples a backward pass; 0: all */
 	bool recompute;      /* blocks again in the backward pass, instead of keeping their activations: the same gradient */
 };
 
 struct nla_update_stats {
-	double loss, kl, entropy, clip_frac; /* per-token means, loss as above */
-	double sampler_gap;                  /* mean |old - sampler| over tokens; NaN when no sampler log-probabilities came */
+	double loss, kl, entropy, clip_frac; /* per-token means, loss as above; kl: NaN at beta 0, where ref is not computed */
+	double kl_clamped;                   /* share of tokens with ref - logp above 12, where the KL has no gradient */
+	double sampler_gap;                  /* mean |old - sampler| over tokens; NaN without the sampler's log-probabilities */
 	double grad_norm;
 	bool skipped;                        /* non-finite gradient: nothing was changed */
+	double ar_loss, ar_grad_norm;        /* the AR's mean mse before its step; NaN: no step */
+	bool ar_skipped;
 };
-
-/* A rollout as the loss sees it. */
-struct nla_update_batch {
-	struct nla_responses responses; /* rows of one prompt adjacent */
-	const double *advantage;        /* [n] */
-	const float *sampler;           /* [n, width] or NULL */
-	const float *old;               /* [n, width] or NULL: this pass's own */
-};
-
-/* Gradients of the loss, added to the trained parameters' .grad (policy's adapters that require it). */
-enum nla_status nla_update_gradient(const struct nla_half *av, const struct nla_view *policy, const struct nla_view *reference,
-				    const struct nla_update_batch *batch, const struct nla_update_cfg *cfg, struct nla_update_stats *stats,
-				    struct nla_err *err);
-/* The gradient, then one optimizer step at cfg->lr. */
-enum nla_status nla_update(const struct nla_half *av, const struct nla_view *policy, const struct nla_view *reference,
-			   const struct nla_update_batch *batch, const struct nla_update_cfg *cfg, struct nla_optim *optim,
-			   struct nla_update_stats *stats, struct nla_err *err);
-
-/* Co-trained AR: one step of mean mse on (text, v) pairs. loss receives the mean before the step; of cfg
- * lr, grad_clip, micro_batch and recompute count. */
-enum nla_status nla_update_ar(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts, const float *v,
-			      const struct nla_update_cfg *cfg, struct nla_optim *optim, double *loss, double *grad_norm, bool *skipped,
-			      struct nla_err *err);
 
 #endif

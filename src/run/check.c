@@ -3,7 +3,6 @@
 
 #include <stdlib.h>
 
-#include "run/train.h"
 
 #define GIB ((double)(1 << 30))
 #define TRIAL 2e12 /* operations: a minute or so on two cores */
@@ -91,12 +90,11 @@ static enum nla_status try_step(FILE *out, struct nla_train *t, const struct nla
 	if (!nla_train_views(t, err)) {
 		nt_peak_reset(device);
 		int64_t before = nt_peak(device);
-		if (!nla_train_batch(t, &s, err) && !nla_train_rollout(t, &s, err) && !nla_train_score(t, &s, err) &&
-		    !nla_train_reward(t, &s, err) && !nla_train_update(t, &s, err))
+		if (!t->one_step(&t->rl, &s, err))
 			fprintf(out,
 				"tried one prompt: %lld responses in %.1f s, scored in %.1f s, update in %.1f s; "
 				"it took %.3f GiB\n",
-				(long long)s.rollout.n, s.seconds[NLA_STAGE_ROLLOUT], s.seconds[NLA_STAGE_SCORE],
+				(long long)s.n, s.seconds[NLA_STAGE_ROLLOUT], s.seconds[NLA_STAGE_SCORE],
 				s.seconds[NLA_STAGE_UPDATE], (double)(nt_peak(device) - before) / GIB);
 		nla_step_release(&s);
 	}
@@ -156,11 +154,11 @@ static enum nla_status plan_and_try(FILE *out, struct nla_train *t, const struct
 	return err->status;
 }
 
-enum nla_status nla_check(const struct nla_config *cfg, FILE *out, struct nla_err *err)
+enum nla_status nla_check(const struct nla_config *cfg, nla_one_step_fn *one_step, FILE *out, struct nla_err *err)
 {
 	struct nla_train t;
 	nt_peak_reset(NT_CPU); /* so that what is loaded counts when it is freed */
-	if (!nla_train_open(&t, cfg, err)) {
+	if (!nla_train_open(&t, cfg, one_step, err)) {
 		fprintf(out, "loaded: %s, AV %s, AR %s, %lld activations of block %lld\n", cfg->model, cfg->av, cfg->ar,
 			(long long)t.set.n, (long long)t.ar.depth - 1);
 		plan_and_try(out, &t, cfg, err);

@@ -10,9 +10,9 @@
 
 #include <stdio.h>
 
-#include "run/config.h"
+#include "run/train.h"
 
 /* An error (exit code 1) when it does not fit; the others are those of loading. */
-enum nla_status nla_check(const struct nla_config *cfg, FILE *out, struct nla_err *err);
+enum nla_status nla_check(const struct nla_config *cfg, nla_one_step_fn *one_step, FILE *out, struct nla_err *err);
 
 #endif

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/machine.h"
 #include "nla/half.h"
 
 #define ALL NLA_CMD_ALL
@@ -57,7 +58,7 @@ const struct nla_option nla_config_table[] = {
 	STR(device, "auto", NULL, ALL, "auto, cpu, cuda or cuda:N"),
 	ENUM(dtype, "auto", "auto|fp32|bf16", NULL, ALL & ~EXPORT, "type of the weights; auto: fp32 on the CPU, bf16 on a GPU"),
 	INT(seed, "0", 0, BIG, NULL, ALL & ~EXPORT, "seed of all random numbers"),
-	INT(threads, "0", 0, 1024, NULL, ALL | FREE, "CPU threads; 0: one for each core"),
+	INT(threads, "0", 0, 1024, NULL, ALL | FREE, "CPU threads; 0: one for each core that the process may use"),
 	STR(memory, "", NULL, TRAIN | SFT | EVAL | FREE,
 	    "memory of the device to use, such as 24G or 24Gi; empty: what is free. On a GPU it is also a limit"),
 	BOOL(check, TRAIN | FREE,
@@ -66,7 +67,7 @@ const struct nla_option nla_config_table[] = {
 	BOOL(resume, TRAIN | SFT | TEACH | FREE, "resume from the newest checkpoint in out (nla-teach: the last batch)"),
 	BOOL(overwrite, TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT | FREE, "replace what is in out"),
 
-	ENUM(chat.format, "auto", NLA_CHAT_FORMATS, NULL, ALL, "prompt format; auto: by nla_chat.json, chat template or tokens"),
+	ENUM(chat.format, "auto", NLA_CHAT_FORMATS, NULL, ALL, "prompt format; auto: by nla_chat.json, template or tokens"),
 	STR(chat.system, "auto", NULL, ALL, "system turn of prompts; auto: the chat template's, if it has one; empty: none"),
 	PATH(chat.file, NULL, ALL, "the output of scripts/chat-format.py; empty: nla_chat.json in the model's folder"),
 	{ "tokens.add_special", NLA_OPT_ENUM, offsetof(struct nla_config, chat.add_special), "auto", 0, 0, "auto|true|false", NULL, ALL,
@@ -177,13 +178,34 @@ static void find_model(struct nla_config *cfg, enum nla_command command)
 	cfg->model = nla_strdup(cfg->av);
 }
 
+/* Each of them fits its range; their product is what is allocated. */
+static enum nla_status check_sizes(const struct nla_config *cfg, struct nla_err *err)
+{
+	const struct { const char *what; int64_t rows, tokens; } sizes[] = {
+		{ "rollout.prompts * rollout.group * rollout.max_new_tokens", cfg->rollout.prompts * cfg->rollout.group,
+		  cfg->rollout.max_new_tokens },
+		{ "eval.batch * rollout.max_new_tokens", cfg->eval.batch, cfg->rollout.max_new_tokens },
+		{ "sft.batch * sft.context", cfg->sft.batch, cfg->sft.context },
+		{ "teach.batch * teach.max_new_tokens", cfg->teach.batch, cfg->teach.max_new_tokens },
+	};
+	for (size_t i = 0; i < NLA_LEN(sizes); i++) {
+		long long rows = sizes[i].rows, tokens = rows * sizes[i].tokens;
+		if (rows > 1 << 20 || tokens > 1 << 28)
+			return nla_usage(err, "'%s' is %lld tokens of %lld rows: want at most %d of %d", sizes[i].what, tokens,
+					 rows, 1 << 28, 1 << 20);
+	}
+	return NLA_OK;
+}
+
 enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command, int argc, char **argv, bool *help,
 				struct nla_err *err)
 {
-	const char *path = NULL;
+	struct nla_args args = { nla_config_table, nla_config_n, .command = command, .argc = argc, .argv = argv };
 	memset(cfg, 0, sizeof(*cfg));
 	nla_options_defaults(nla_config_table, nla_config_n, cfg);
-	if (nla_options_args(nla_config_table, nla_config_n, cfg, command, argc, argv, &path, help, err) || *help)
+	nla_options_args(&args, cfg, err);
+	*help = args.help;
+	if (err->status || *help)
 		return err->status;
 	if (command == NLA_CMD_TRAIN && cfg->rollout.temperature == 0)
 		return nla_usage(err, "'rollout.temperature' is 0: training needs samples that differ, want more than 0");
@@ -194,7 +216,7 @@ enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command
 	if (command == NLA_CMD_EXPLAIN && *cfg->explain.text && *cfg->explain.vector)
 		return nla_usage(err, "'explain.text' and 'explain.vector' are both set: give one of them");
 	int64_t bytes;
-	if (nla_config_memory(cfg, &bytes, err))
+	if (nla_config_memory(cfg, &bytes, err) || check_sizes(cfg, err))
 		return err->status;
 	if (cfg->resume && cfg->overwrite)
 		return nla_usage(err, "'resume' and 'overwrite' exclude each other");
@@ -248,13 +270,21 @@ enum nla_status nla_config_memory(const struct nla_config *cfg, int64_t *bytes, 
 	return NLA_OK;
 }
 
+void nla_config_threads(const struct nla_config *cfg)
+{
+	struct nla_machine machine;
+	nla_machine_read(&machine, "");
+	if (cfg->threads || nt_threads() > machine.cores)
+		nt_set_threads(cfg->threads ? (int)cfg->threads : machine.cores);
+}
+
 enum nla_status nla_config_device(const struct nla_config *cfg, int *device, nt_dtype *dtype, struct nla_err *err)
 {
 	const char *d = cfg->device;
 	bool numbered = !strncmp(d, "cuda:", 5) && d[5] && strspn(d + 5, "0123456789") == strlen(d + 5);
 	if (strcmp(d, "auto") && strcmp(d, "cpu") && strcmp(d, "cuda") && !numbered)
 		return nla_usage(err, "'device' is '%s': want auto, cpu, cuda or cuda:N", d);
-	nt_set_threads((int)cfg->threads);
+	nla_config_threads(cfg);
 	if (nt_device_open(d, device))
 		return nla_nt_fail(err, "cannot use device '%s'", d);
 	bool for_gpu = *device != NT_CPU || (cfg->check && *cfg->memory); /* the check of a GPU that is not here */
@@ -269,6 +299,11 @@ enum nla_status nla_config_room(const struct nla_config *cfg, int device, int64_
 		return err->status;
 	if (nt_memory(device, room, &total, &peak))
 		return nla_nt_fail(err, "cannot read the memory's size");
+	if (device == NT_CPU) {
+		struct nla_machine machine;
+		nla_machine_read(&machine, "");
+		*room = NLA_MIN(*room, machine.free);
+	}
 	*room += context;
 	if (!limit || (cfg->check && device == NT_CPU)) /* that memory is another device's */
 		return NLA_OK;

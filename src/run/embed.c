@@ -59,20 +59,18 @@ int nla_activation(struct nla *nla, const char *text, int64_t position, float *v
 char *nla_explain(struct nla *nla, const float *v, int64_t max_new_tokens, double temperature, uint64_t seed, char *message)
 {
 	struct nla_err err = NLA_ERR_INIT;
-	struct nla_rollout_cfg cfg = { .prompts = 1, .group = 1, .max_new_tokens = max_new_tokens, .temperature = temperature,
-				       .truncated = NLA_TRUNCATED_SCORE };
-	struct nla_rng rng = { seed, NLA_STREAM_EVAL };
-	struct nla_view view = nla_half_view(&nla->m.av);
-	struct nla_rollout r;
+	struct nla_rl rl = { .rollout = { .max_new_tokens = max_new_tokens, .temperature = temperature,
+					  .truncated = NLA_TRUNCATED_SCORE },
+			     .av = &nla->m.av, .sampler = nla_half_view(&nla->m.av), .rng = { seed, NLA_STREAM_EVAL } };
+	struct nla_step step;
 	char *text = NULL;
-	const uint32_t key = 0;
-	if (!nla_rollout(&nla->m.av, &view, v, 1, &cfg, &rng, 0, &key, &r, &err)) {
-		if (r.failed[0])
-			nla_fail(&err, "the verbalizer wrote no explanation: %s", nla_failure_names[r.failed[0]]);
-		else
-			text = nla_strdup(r.explanation[0]);
-		nla_rollout_release(&r);
-	}
+	nla_step_start(&step, 1, 1, nla_width(nla));
+	memcpy(step.v, v, (size_t)nla_width(nla) * sizeof(*v));
+	if (!nla_rollout(&rl, &step, &err) && step.failed[0])
+		nla_fail(&err, "the verbalizer wrote no explanation: %s", nla_failures[step.failed[0]].name);
+	else if (!err.status)
+		text = nla_strdup(step.explanation[0]);
+	nla_step_release(&step);
 	done(&err, message);
 	return text;
 }
@@ -92,9 +90,8 @@ int nla_reconstruct(struct nla *nla, const char *text, float *v_hat, const float
 		nla_fail(&err,
 			 "the text's end merges with the template behind it: the prompt does not end in critic_suffix_ids");
 	nla_i64s_push(&texts.offset, (int64_t)texts.ids.n);
-	if (!err.status && !nla_ar_score(&nla->m.ar, &view, &texts, v ? v : zero, &mse, v_hat, &err) && v &&
-	    cosine)
-		*cosine = 1 - mse / 2.0;
+	if (!err.status && !nla_ar_score(&nla->m.ar, &view, &texts, v ? v : zero, &mse, v_hat, &err) && v && cosine)
+		*cosine = nla_cosine(mse);
 	nla_ar_texts_release(&texts);
 	free(zero);
 	return done(&err, message);

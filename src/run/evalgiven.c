@@ -1,103 +1,134 @@
-/* nla-eval --score: rows of texts that somebody else wrote. */
-#include "run/evalgiven.h"
-
+/* nla-eval --score: the step of an evaluation from texts that were given; see evaluate.h. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "base/utf8.h"
+#include "run/evaluate.h"
 
 /* Ids of a whole response as generation would have emitted them: the end-of-turn token follows unless the text ends in a stop token. */
-static enum nla_status response_ids(const struct nla_half *av, const char *text, struct nla_i32s *ids, struct nla_err *err)
+static enum nla_status response_ids(const struct nla_target *target, const char *text, struct nla_i32s *ids, struct nla_err *err)
 {
-	if (nla_tokenizer_encode(av->target->tok, text, strlen(text), ids, err))
+	size_t before = ids->n;
+	if (nla_tokenizer_encode(target->tok, text, strlen(text), ids, err))
 		return err->status;
-	if (!ids->n || !nla_chat_is_stop(&av->target->chat, ids->data[ids->n - 1]))
-		nla_i32s_push(ids, av->target->chat.end_of_turn);
+	if (ids->n == before || !nla_chat_is_stop(&target->chat, ids->data[ids->n - 1]))
+		nla_i32s_push(ids, target->chat.end_of_turn);
 	return NLA_OK;
 }
 
-static enum nla_status take_explanation(const struct nla_half *av, struct nla_eval_row *row, const char *text, struct nla_err *err)
-{
-	struct nla_i32s ids = { 0 };
-	size_t n;
-	text = nla_utf8_strip(text, strlen(text), &n);
-	row->explanation = nla_strndup(text, n);
-	row->failed = n ? NLA_ROW_OK : NLA_ROW_EMPTY;
-	if (!nla_tokenizer_encode(av->target->tok, text, n, &ids, err))
-		row->n_explanation = (int64_t)ids.n;
-	nla_i32s_release(&ids);
-	return err->status;
-}
-
 /* The ids that a rows.jsonl keeps: sampled ones need not be those the tokenizer would choose for their text. */
-static enum nla_status given_ids(const struct nla_half *av, const cJSON *list, const char *name, struct nla_i32s *ids, struct nla_err *err)
+static enum nla_status given_ids(const struct nla_target *target, const cJSON *list, const char *name, struct nla_i32s *ids, struct nla_err *err)
 {
-	const double size = (double)nla_tokenizer_size(av->target->tok);
-	for (const cJSON *x = cJSON_IsArray(list) ? list->child : NULL; x; x = x->next) {
+	const double size = (double)nla_tokenizer_size(target->tok);
+	const cJSON *x = cJSON_IsArray(list) ? list->child : NULL;
+	if (!x)
+		return nla_fail(err, "%s: 'ids' is not a list of token ids", name);
+	for (; x; x = x->next) {
 		if (!cJSON_IsNumber(x) || !(x->valuedouble >= 0 && x->valuedouble < size) || x->valuedouble != (double)(int32_t)x->valuedouble)
 			return nla_fail(err, "%s: 'ids' has what is no token id", name);
 		nla_i32s_push(ids, (int32_t)x->valuedouble);
 	}
-	return ids->n ? NLA_OK : nla_fail(err, "%s: 'ids' is not a list of token ids", name);
+	return NLA_OK;
 }
 
-static enum nla_status take_response(const struct nla_half *av, struct nla_eval_row *row, const char *text, const cJSON *list, int truncated,
-				     const char *name, struct nla_err *err)
+static enum nla_status take_explanation(const struct nla_target *target, struct nla_step *s, int64_t i, const char *text, struct nla_err *err)
 {
 	struct nla_i32s ids = { 0 };
-	if (!(list ? given_ids(av, list, name, &ids, err) : response_ids(av, text, &ids, err)) &&
-	    !nla_rollout_read(av, ids.data, (int64_t)ids.n, nla_chat_is_stop(&av->target->chat, ids.data[ids.n - 1]), truncated,
-			      &row->response, &row->explanation, &row->n_explanation, &row->failed, err)) {
-		row->has_response = true;
-		row->n_response = (int64_t)ids.n;
-		row->ids = nla_alloc(ids.n, sizeof(*row->ids));
-		memcpy(row->ids, ids.data, ids.n * sizeof(*row->ids));
-	}
+	size_t n;
+	text = nla_utf8_strip(text, strlen(text), &n);
+	s->explanation[i] = nla_strndup(text, n);
+	s->failed[i] = n ? NLA_ROW_OK : NLA_ROW_EMPTY;
+	if (!nla_tokenizer_encode(target->tok, text, n, &ids, err))
+		s->n_explanation[i] = (int64_t)ids.n;
 	nla_i32s_release(&ids);
 	return err->status;
 }
 
-static enum nla_status take_line(const struct nla_half *av, const struct nla_actset *set, int truncated, const char *name, const char *line,
-				 struct nla_eval_row *row, struct nla_err *err)
+/* One line: its row number, and its explanation, or the ids of its response, appended. */
+static enum nla_status take_line(const struct nla_rl *rl, const cJSON *json, const char *name, struct nla_step *s, int64_t i,
+				 struct nla_i32s *ids, struct nla_err *err)
 {
-	cJSON *json = NULL;
+	const struct nla_target *target = rl->av->target;
 	const char *explanation, *response;
-	if (nla_json_parse(line, strlen(line), name, &json, err) || nla_json_need_int(json, name, "row", &row->row, err) ||
-	    nla_json_str(json, name, "explanation", NULL, &explanation, err) || nla_json_str(json, name, "response", NULL, &response, err))
-		goto out;
-	if (row->row < 0 || row->row >= set->n)
-		nla_fail(err, "%s: row %lld is outside '%s' of %lld rows", name, (long long)row->row, set->path, (long long)set->n);
-	else if (response)
-		take_response(av, row, response, nla_json_at(json, "ids"), truncated, name, err);
-	else if (explanation)
-		take_explanation(av, row, explanation, err);
-	else
-		nla_fail(err, "%s: has neither 'explanation' nor 'response'", name);
-out:
-	cJSON_Delete(json);
-	return err->status;
+	if (nla_json_need_int(json, name, "row", &s->rows[i], err) || nla_json_str(json, name, "explanation", NULL, &explanation, err) ||
+	    nla_json_str(json, name, "response", NULL, &response, err))
+		return err->status;
+	if (s->rows[i] < 0 || s->rows[i] >= rl->set->n)
+		return nla_fail(err, "%s: row %lld is outside '%s' of %lld rows", name, (long long)s->rows[i], rl->set->path, (long long)rl->set->n);
+	if (response) {
+		const cJSON *list = nla_json_at(json, "ids");
+		return list ? given_ids(target, list, name, ids, err) : response_ids(target, response, ids, err);
+	}
+	return explanation ? take_explanation(target, s, i, explanation, err)
+			   : nla_fail(err, "%s: has neither 'explanation' nor 'response'", name);
 }
 
-enum nla_status nla_eval_read_given(const struct nla_half *av, const struct nla_actset *set, const char *path, int truncated,
-				    struct nla_eval_result *r, struct nla_err *err)
+static enum nla_status take_lines(const struct nla_rl *rl, const char *path, struct nla_step *s, struct nla_i32s *ids, struct nla_i64s *offset,
+				  struct nla_err *err)
 {
 	struct nla_lines in;
 	const char *line;
-	memset(r, 0, sizeof(*r));
+	nla_i64s_push(offset, 0);
 	if (nla_lines_open(&in, path, err))
 		return err->status;
-	while (!err->status && (line = nla_lines_next_filled(&in))) {
+	for (int64_t i = 0; i < s->n && !err->status && (line = nla_lines_next_filled(&in)); i++) {
 		char *name = nla_format("'%s' line %zu", path, in.number);
-		r->rows = nla_realloc(r->rows, (size_t)r->n + 1, sizeof(*r->rows));
-		memset(&r->rows[r->n], 0, sizeof(*r->rows));
-		take_line(av, set, truncated, name, line, &r->rows[r->n++], err);
+		cJSON *json = NULL;
+		if (!nla_json_parse(line, strlen(line), name, &json, err))
+			take_line(rl, json, name, s, i, ids, err);
+		nla_i64s_push(offset, (int64_t)ids->n);
+		cJSON_Delete(json);
 		free(name);
 	}
-	nla_lines_close(&in, err);
-	if (!err->status && r->n == 0)
+	return nla_lines_close(&in, err);
+}
+
+static enum nla_status count_lines(const char *path, int64_t *n, struct nla_err *err)
+{
+	struct nla_lines in;
+	*n = 0;
+	if (nla_lines_open(&in, path, err))
+		return err->status;
+	while (nla_lines_next_filled(&in))
+		(*n)++;
+	if (!nla_lines_close(&in, err) && *n == 0)
 		nla_fail(err, "'%s' holds no line to score", path);
-	if (err->status)
-		nla_eval_result_release(r);
+	return err->status;
+}
+
+/* The ids of the lines as a rollout has them, [n, T], read as one. */
+static enum nla_status take_responses(const struct nla_rl *rl, struct nla_step *s, const int32_t *ids, const int64_t *offset, struct nla_err *err)
+{
+	int64_t width = 1;
+	for (int64_t i = 0; i < s->n; i++)
+		width = NLA_MAX(width, offset[i + 1] - offset[i]);
+	nla_decoded_init(&s->tokens, s->n, width);
+	for (int64_t i = 0; i < s->n && !err->status; i++) {
+		int64_t n = s->tokens.length[i] = offset[i + 1] - offset[i];
+		if (!n)
+			continue;
+		memcpy(s->tokens.ids + i * width, ids + offset[i], (size_t)n * sizeof(*ids));
+		s->tokens.stopped[i] = nla_chat_is_stop(&rl->av->target->chat, ids[offset[i] + n - 1]);
+		nla_rollout_read(rl, s, i, err);
+	}
+	return err->status;
+}
+
+enum nla_status nla_evaluate_given(struct nla_rl *rl, const char *path, struct nla_step *out, struct nla_err *err)
+{
+	struct nla_i32s ids = { 0 };
+	struct nla_i64s offset = { 0 };
+	int64_t n;
+	memset(out, 0, sizeof(*out));
+	if (count_lines(path, &n, err))
+		return err->status;
+	nla_step_start(out, n, 1, rl->set->d);
+	if (!take_lines(rl, path, out, &ids, &offset, err) && !take_responses(rl, out, ids.data, offset.data, err) &&
+	    !nla_eval_baselines(rl, out->rows, n, err) && !nla_actset_vectors(rl->set, out->rows, (size_t)n, out->v, err))
+		nla_score(rl, out, err);
+	nla_i32s_release(&ids);
+	nla_i64s_release(&offset);
 	return err->status;
 }

@@ -8,48 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/json.h"
 #include "base/progress.h"
-
-/* Options that are marked so, or that training does not read, may differ. */
-static bool is_free(const struct nla_option *o)
-{
-	return o->commands & NLA_OPT_MAY_CHANGE || !(o->commands & (NLA_CMD_TRAIN | NLA_CMD_SFT));
-}
-
-enum nla_status nla_same_setting(const char *key, const char *path, const cJSON *was, const cJSON *now, struct nla_err *err)
-{
-	if (cJSON_Compare(was, now, true))
-		return NLA_OK;
-	char *before = was ? cJSON_PrintUnformatted(was) : NULL, *after = cJSON_PrintUnformatted(now);
-	nla_usage(err, "cannot resume: '%s' is %.200s in '%s' and %.200s now", key, before ? before : "missing", path, after);
-	cJSON_free(before);
-	cJSON_free(after);
-	return err->status;
-}
-
-/* A key that the file lacks is younger than the run, which did what is the default now. */
-static enum nla_status same_config(const char *path, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err)
-{
-	struct nla_config plain = { 0 };
-	nla_options_defaults(nla_config_table, nla_config_n, &plain);
-	cJSON *was = NULL, *now = nla_options_dump(nla_config_table, nla_config_n, cfg);
-	cJSON *usual = nla_options_dump(nla_config_table, nla_config_n, &plain);
-	nla_json_read(path, &was, err);
-	for (size_t i = 0; i < nla_config_n && !err->status; i++) {
-		const char *key = nla_config_table[i].key;
-		const cJSON *before = nla_json_at(was, key);
-		if (!is_free(&nla_config_table[i]) || (fixed_steps && !strcmp(key, "steps")))
-			nla_same_setting(key, path, before ? before : nla_json_at(usual, key), nla_json_at(now, key), err);
-	}
-	nla_config_release(&plain);
-	cJSON_Delete(usual);
-	cJSON_Delete(was);
-	cJSON_Delete(now);
-	return err->status;
-}
+#include "run/same.h"
 
 /* Lines of metrics.jsonl and samples.jsonl.gz beyond the checkpoint belong to work that is done again. */
 static enum nla_status cut_lines(const char *folder, const char *name, int64_t step, struct nla_err *err)
@@ -75,24 +39,25 @@ out:
 	return err->status;
 }
 
-static enum nla_status start_resumed(struct nla_folder *f, const struct nla_config *cfg, const char *config, bool fixed_steps,
-				     struct nla_err *err)
+static enum nla_status start_resumed(struct nla_folder *f, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err)
 {
-	if (nla_checkpoint_find(f->path, &f->checkpoint, &f->resumed, err))
-		return err->status;
-	if (!nla_exists(config) && !f->checkpoint) /* nothing there yet: so that one command starts and restarts */
-		return nla_config_write(cfg, config, err);
-	if (!same_config(config, cfg, fixed_steps, err) && !cut_lines(f->path, "metrics.jsonl", f->resumed, err) &&
-	    !cut_lines(f->path, "samples.jsonl.gz", f->resumed, err))
-		nla_config_write(cfg, config, err);
+	char *config = nla_path_join(f->path, "config.json"), *reference = nla_path_join(f->path, "reference");
+	if (!nla_checkpoint_find(f->path, &f->checkpoint, &f->resumed, err) &&
+	    (!(nla_exists(config) || f->checkpoint) /* nothing there yet: so that one command starts and restarts */ ||
+	     (!nla_same_run(f->path, cfg, fixed_steps, f->checkpoint && nla_exists(reference), err) &&
+	      !cut_lines(f->path, "metrics.jsonl", f->resumed, err) &&
+	      !cut_lines(f->path, "samples.jsonl.gz", f->resumed, err))))
+		nla_same_write(f->path, cfg, err);
+	free(config);
+	free(reference);
 	return err->status;
 }
 
 /* Only what a run writes, never what else lies there. */
 static bool is_ours(const char *name)
 {
-	static const char *const ours[] = { "config.json", "metrics.jsonl", "samples.jsonl.gz", "log.txt", "checkpoints",
-					    "reference", "eval-[0-9]*.json", "eval-[0-9]*.rows.jsonl" };
+	static const char *const ours[] = { "config.json", "inputs.json", "metrics.jsonl", "samples.jsonl.gz", "log.txt",
+					    "checkpoints", "reference", "eval-[0-9]*.json", "eval-[0-9]*.rows.jsonl" };
 	for (size_t i = 0; i < NLA_LEN(ours); i++)
 		if (!fnmatch(ours[i], name, 0))
 			return true;
@@ -119,24 +84,27 @@ static enum nla_status remove_run(const char *path, struct nla_err *err)
 	return err->status;
 }
 
-static enum nla_status start_fresh(const struct nla_config *cfg, const char *config, struct nla_err *err)
+static enum nla_status start_fresh(const struct nla_config *cfg, struct nla_err *err)
 {
-	char *checkpoints = nla_path_join(cfg->out, "checkpoints");
-	bool there = nla_exists(config) || nla_exists(checkpoints);
+	char *config = nla_path_join(cfg->out, "config.json"), *checkpoints = nla_path_join(cfg->out, "checkpoints");
+	if (!cfg->overwrite && (nla_exists(config) || nla_exists(checkpoints)))
+		nla_usage(err,
+			  "'%s' holds a run already: give --resume to continue it, --overwrite to replace it, or another --out",
+			  cfg->out);
+	else if (!cfg->overwrite || !remove_run(cfg->out, err))
+		nla_same_write(cfg->out, cfg, err);
+	free(config);
 	free(checkpoints);
-	if (there && !cfg->overwrite)
-		return nla_usage(err,
-				 "'%s' holds a run already: give --resume to continue it, --overwrite to replace it, or "
-				 "another --out",
-				 cfg->out);
-	return (cfg->overwrite && remove_run(cfg->out, err)) || nla_config_write(cfg, config, err) ? err->status : NLA_OK;
+	return err->status;
 }
 
-/* A file system without locks does without. */
 enum nla_status nla_lock(int fd, const char *name, struct nla_err *err)
 {
-	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
+	if (fd < 0 || !flock(fd, LOCK_EX | LOCK_NB))
+		return NLA_OK;
+	if (errno == EWOULDBLOCK)
 		return nla_fail(err, "'%s' is in use by another program", name);
+	nla_say("'%s' cannot be locked (%s): nothing keeps a second program from writing there", name, strerror(errno));
 	return NLA_OK;
 }
 
@@ -153,13 +121,11 @@ enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *c
 	struct nla_err ignored = NLA_ERR_INIT;
 	*f = (struct nla_folder){ .path = nla_strdup(cfg->out), .resumed = -1, .lock = -1 };
 	f->metrics.fd = f->samples.fd = f->log.fd = -1;
-	char *config = nla_path_join(f->path, "config.json");
 	if (!nla_mkdirs(f->path, err) && !nla_lock(f->lock = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), f->path, err) &&
-	    !(cfg->resume ? start_resumed(f, cfg, config, fixed_steps, err) : start_fresh(cfg, config, err)) &&
+	    !(cfg->resume ? start_resumed(f, cfg, fixed_steps, err) : start_fresh(cfg, err)) &&
 	    !open_log(&f->metrics, f->path, "metrics.jsonl", err) && !open_log(&f->samples, f->path, "samples.jsonl.gz", err) &&
 	    !open_log(&f->log, f->path, "log.txt", err))
 		nla_say_tee(&f->log);
-	free(config);
 	if (err->status)
 		nla_folder_close(f, &ignored);
 	return err->status;
@@ -215,17 +181,32 @@ static int64_t step_of(const char *name)
 	return sscanf(name, "step-%lld%n", &step, &used) == 1 && !name[used] ? step : -1;
 }
 
-/* Beyond `keep` ones, and what a killed program left half-made. */
+static int64_t step_in(const char *state)
+{
+	struct nla_err ignored = NLA_ERR_INIT;
+	cJSON *json = NULL;
+	double step = nla_exists(state) && !nla_json_read(state, &json, &ignored) ? nla_json_value(json, "step") : -1;
+	cJSON_Delete(json);
+	return step >= 0 ? (int64_t)step : -1;
+}
+
+/* Beyond `keep` ones, and what a killed program left half-made. One that is removed has no checkpoint's name any more. */
 static enum nla_status drop_old(const char *dir, int64_t newest, int64_t keep, struct nla_err *err)
 {
 	struct nla_strs names = { 0 };
 	nla_list_dir(dir, &names, err);
-	for (size_t i = 0; i < names.n && !err->status; i++) {
+	for (size_t i = 0; i < names.n; i++) { /* one that cannot be removed keeps no other */
 		int64_t step = step_of(names.data[i]), newer = 0;
 		for (size_t j = 0; j < names.n; j++)
 			newer += step_of(names.data[j]) > step && step_of(names.data[j]) <= newest;
-		if ((step >= 0 && step < newest && newer >= keep) || nla_starts_with(names.data[i], ".tmp-"))
-			remove_in(dir, names.data[i], err);
+		bool old = step >= 0 && step < newest && newer >= keep;
+		char *path = nla_path_join(dir, names.data[i]), *gone = nla_format("%s/.tmp-old-%lld", dir, (long long)step);
+		if (old && rename(path, gone))
+			nla_fail(err, "cannot remove '%s': %s", path, strerror(errno));
+		else if (old || nla_starts_with(names.data[i], ".tmp-"))
+			nla_rmtree(old ? gone : path, err);
+		free(path);
+		free(gone);
 	}
 	nla_strs_release(&names);
 	return err->status;
@@ -245,32 +226,51 @@ static enum nla_status sync_tree(const char *path, struct nla_err *err)
 	return err->status || nla_sync(path, err) ? err->status : NLA_OK;
 }
 
+/* A folder at its place is a link that was copied as what it pointed to: the run has resumed from it, or from a newer one. */
 static enum nla_status point_latest(const char *dir, int64_t step, struct nla_err *err)
 {
-	char *name = nla_format("step-%lld", (long long)step), *link = nla_path_join(dir, "latest"),
-	     *tmp = nla_path_join(dir, ".latest");
-	unlink(tmp);
-	if (symlink(name, tmp) || rename(tmp, link))
-		nla_fail(err, "cannot point '%s' to '%s': %s", link, name, strerror(errno));
+	char *name = nla_format("step-%lld", (long long)step), *link = nla_path_join(dir, "latest");
+	char *tmp = nla_path_join(dir, ".tmp-latest");
+	struct stat st;
+	if (!nla_rmtree(tmp, err) && !lstat(link, &st) && !S_ISLNK(st.st_mode))
+		nla_rmtree(link, err);
+	if (!err->status && (symlink(name, tmp) || rename(tmp, link))) {
+		nla_fail(err, "cannot make the link '%s': %s; name '%s/step-N' with the largest N instead", link,
+			 strerror(errno), dir);
+		unlink(link); /* what points to an older checkpoint would mislead */
+	}
 	free(name);
 	free(link);
 	free(tmp);
-	return err->status;
+	return err->status || nla_sync(dir, err) ? err->status : NLA_OK;
 }
 
-enum nla_status nla_checkpoint_commit(const struct nla_folder *f, int64_t step, const char *path, int64_t keep,
-				      struct nla_err *err)
+/* The checkpoint is whole: what fails behind it ends no run. */
+static void warn_once(bool *warned, const struct nla_err *err)
+{
+	if (err->status && !*warned)
+		nla_say("warning, said once: %s", err->text);
+	*warned = *warned || err->status;
+}
+
+enum nla_status nla_checkpoint_commit(struct nla_folder *f, int64_t step, const char *path, int64_t keep, struct nla_err *err)
 {
 	char *dir = nla_path_join(f->path, "checkpoints"), *final = nla_format("%s/step-%lld", dir, (long long)step);
+	struct nla_err latest = NLA_ERR_INIT, old = NLA_ERR_INIT;
 	if (!sync_tree(path, err) && !nla_rmtree(final, err) && rename(path, final))
 		nla_fail(err, "cannot rename '%s' to '%s': %s", path, final, strerror(errno));
-	if (!err->status && !nla_sync(dir, err) && !point_latest(dir, step, err))
-		drop_old(dir, step, keep, err);
+	if (!err->status && !nla_sync(dir, err)) {
+		point_latest(dir, step, &latest);
+		warn_once(&f->warned_latest, &latest);
+		drop_old(dir, step, keep, &old);
+		warn_once(&f->warned_old, &old);
+	}
 	free(dir);
 	free(final);
 	return err->status;
 }
 
+/* `latest` counts where it is a folder: a link is also there as what it points to, which comes later. */
 enum nla_status nla_checkpoint_find(const char *run, char **path, int64_t *step, struct nla_err *err)
 {
 	char *dir = nla_path_join(run, "checkpoints");
@@ -279,9 +279,9 @@ enum nla_status nla_checkpoint_find(const char *run, char **path, int64_t *step,
 	*step = -1;
 	if (nla_is_dir(dir) && !nla_list_dir(dir, &names, err))
 		for (size_t i = 0; i < names.n; i++) {
-			int64_t n = step_of(names.data[i]);
 			char *state = nla_format("%s/%s/state.json", dir, names.data[i]);
-			if (n > *step && nla_exists(state)) {
+			int64_t n = strcmp(names.data[i], "latest") ? step_of(names.data[i]) : step_in(state);
+			if (n >= 0 && n >= *step && nla_exists(state)) {
 				free(*path);
 				*path = nla_path_join(dir, names.data[i]);
 				*step = n;

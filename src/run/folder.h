@@ -3,8 +3,8 @@
  * checkpoints/latest.
  *
  * An existing run is overwritten only when the configuration says so. On resume the configuration must be the one the run began
- * with, save for what does not change the mathematics (steps, logs, checkpoints, evaluation, threads). A folder that another
- * program writes is refused.
+ * with (run/same.h), save for what does not change the mathematics (steps, logs, checkpoints, evaluation, threads). A folder
+ * that another program writes is refused.
  *
  * A checkpoint is written to checkpoints/.tmp-N, synced, renamed to step-N; a crash or a full disk leaves the former one whole.
  */
@@ -20,6 +20,7 @@ struct nla_folder {
 	int lock; /* of the folder: one program at a time */
 	int64_t resumed; /* step of the checkpoint that the run resumes from, -1: a fresh run */
 	char *checkpoint; /* its folder, or NULL */
+	bool warned_latest, warned_old; /* housekeeping that failed */
 };
 
 /* fixed_steps: `steps` is part of what the run computes (a cosine schedule ends there), so it may not change on resume. */
@@ -27,15 +28,13 @@ enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *c
 enum nla_status nla_folder_close(struct nla_folder *f, struct nla_err *err);
 /* One line into a log of the folder, or another, flushed. */
 enum nla_status nla_log_line(struct nla_log *log, const cJSON *line, struct nla_err *err);
-/* The value of a setting that a run in the file `path` began with (NULL: missing) and that of now: a difference is an error. */
-enum nla_status nla_same_setting(const char *key, const char *path, const cJSON *was, const cJSON *now, struct nla_err *err);
 /* Held until fd is closed, or the process is gone. name: the folder, for the message when another program has it. */
 enum nla_status nla_lock(int fd, const char *name, struct nla_err *err);
 
-/* *path: a fresh folder to write into, owned by the caller. commit: syncs, renames, points `latest` to it, drops old ones. On a
- * failure in between call abandon. */
+/* *path: a fresh folder to write into, owned by the caller. commit: syncs, renames, points `latest` to it, drops old
+ * ones; a link that cannot be made and an old one that cannot be removed are warned of, once. On a failure call abandon. */
 enum nla_status nla_checkpoint_begin(const struct nla_folder *f, int64_t step, char **path, struct nla_err *err);
-enum nla_status nla_checkpoint_commit(const struct nla_folder *f, int64_t step, const char *path, int64_t keep,
+enum nla_status nla_checkpoint_commit(struct nla_folder *f, int64_t step, const char *path, int64_t keep,
 				      struct nla_err *err);
 void nla_checkpoint_abandon(const char *path);
 /* Newest whole checkpoint (has state.json): *path owned, NULL when there is none. */

@@ -27,6 +27,14 @@ void nla_models_close(struct nla_models *m)
 	nla_target_close(&m->target);
 }
 
+struct nla_rl nla_models_rl(const struct nla_models *m, const struct nla_config *cfg)
+{
+	struct nla_view av = nla_half_view(&m->av);
+	return (struct nla_rl){ .rollout = cfg->rollout, .reward = cfg->reward, .av = &m->av, .ar = &m->ar, .policy = av,
+				.reference = av, .sampler = av, .ar_view = nla_half_view(&m->ar),
+				.rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL } };
+}
+
 static enum nla_status from_file(struct nla_subject *s, const char *path, int64_t d, struct nla_err *err)
 {
 	static const nt_dtype types[] = { [NLA_ST_F32] = NT_F32, [NLA_ST_BF16] = NT_BF16, [NLA_ST_F16] = NT_F16 };

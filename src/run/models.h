@@ -5,9 +5,7 @@
 #ifndef NLA_MODELS_H
 #define NLA_MODELS_H
 
-#include "nla/ar.h"
-#include "nla/av.h"
-#include "rl/score.h"
+#include "rl/step.h"
 #include "run/config.h"
 
 struct nla_models {
@@ -19,6 +17,8 @@ struct nla_models {
 /* On the configuration's device; model, av and ar must be set. close also after a failure, and on a zeroed struct. */
 enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *cfg, struct nla_err *err);
 void nla_models_close(struct nla_models *m);
+/* What rollout and score hold of them: the AV samples as configured, with the random numbers of evaluations. */
+struct nla_rl nla_models_rl(const struct nla_models *m, const struct nla_config *cfg);
 
 /* What nla-explain explains: explain.vector, a token of explain.text, or a row of data. */
 struct nla_subject {

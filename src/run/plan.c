@@ -35,15 +35,6 @@ int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_half *
 	       (ar->own.blocks ? nla_plan_weights(&ar->own.arch, ar->own.dtype) : 0);
 }
 
-/* Of one copy of the model whose projections are its own. */
-static int64_t copy(const struct nla_arch *arch, nt_dtype dtype)
-{
-	int64_t n = 0;
-	for (int p = 0; p < NLA_N_PROJ; p++)
-		n += nla_proj_in(arch, p) * nla_proj_out(arch, p);
-	return n * arch->n_layers * size_of(dtype);
-}
-
 static int64_t adapter_params(const struct nla_arch *arch, const struct nla_adapter *a)
 {
 	int64_t n = 0;
@@ -143,7 +134,7 @@ static int64_t block_saved(const struct nla_plan_in *in, const struct who *w, co
 	int64_t token = e * (ranks + (train_qkv ? d : 0) + (train_gu ? d : 0) + 2 * f + (trains(w, NLA_DOWN) ? f : 0));
 	if (plain(in)) {
 		token += 2 * 4 * d;                                                /* what both norms read, in fp32 */
-		token += a->qk_norm ? (e < 4 ? 4 * (q + kv) : e * own) : 0;        /* and those of the heads */
+		token += nla_arch_has(a, "qk_norm") ? (e < 4 ? 4 * (q + kv) : e * own) : 0;        /* and those of the heads */
 		token += e * f + (trains(w, NLA_O) ? e * q : 0) + 4 * e * a->head_dim; /* silu(gate); o's input; cos and sin */
 		return s->tokens * token + padded(in, s) + copies;
 	}
@@ -221,14 +212,42 @@ static int64_t score(const struct nla_plan_in *in)
 
 /* ---- the choice ---- */
 
+/* A copy of `depth` blocks with adapters merged in: the stored matrices that they touch, all else is shared (nla_merge_copy). */
+static int64_t copy(const struct nla_plan_in *in, const struct who *w, int64_t depth)
+{
+	const struct nla_lm lm = { .arch = *in->arch };
+	int64_t n = 0;
+	for (int p = 0; p < NLA_N_PROJ; p++) {
+		struct nla_slot part, other;
+		bool touched = false;
+		nla_proj_slot(&lm, 0, p, &part);
+		for (int q = 0; q < NLA_N_PROJ; q++) {
+			nla_proj_slot(&lm, 0, q, &other);
+			touched = touched || (other.at == part.at && over(w, q));
+		}
+		n += touched ? part.shape[0] * part.shape[1] : 0;
+	}
+	return n * depth * element(in);
+}
+
+/* The policy's, for decoding; in fp32 the anchor's and the frozen AR's too. */
+static int64_t merged(const struct nla_plan_in *in, int copies)
+{
+	struct who rollout = policy(in, copies), anchor = { .adapters = { in->av }, .n = in->av != NULL };
+	struct who reader = { .adapters = { in->ar }, .n = in->ar && !in->ar_trained };
+	int64_t bytes = copy(in, &rollout, in->arch->n_layers);
+	if (copies == NLA_PLAN_ALL_COPIES && in->dtype == NT_F32)
+		bytes += copy(in, &anchor, in->arch->n_layers) + copy(in, &reader, in->ar_depth);
+	return bytes;
+}
+
 /* The sizes that do not depend on the stages; returns their sum. */
 static int64_t standing(const struct nla_plan_in *in, struct nla_plan *p)
 {
 	const struct nla_arch *a = in->arch;
 	int64_t head = in->ar_depth ? a->d_model * a->d_model * 4 : 0, trained = adapter_params(a, in->trained) * 4;
-	int useful = 1 + (in->dtype == NT_F32 && p->copies > 1 ? (in->av != NULL) + (in->ar && !in->ar_trained) : 0);
 	p->weights = in->weights;
-	p->merged = p->copies ? useful * copy(a, in->dtype) : 0;
+	p->merged = p->copies ? merged(in, p->copies) : 0;
 	p->adapters = (adapter_params(a, in->av) + adapter_params(a, in->ar)) * 4 + head;
 	p->optimizer = 4 * trained + (in->ar_trained ? 3 * 4 * adapter_params(a, in->ar) : 0) +
 		       (in->head_trained ? 3 * head : 0);

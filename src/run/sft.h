@@ -1,43 +1,45 @@
 /*
- * sft - supervised training, one loop for three roles:
+ * sft - supervised training, for three roles:
  *
  *	lm   a small target from nothing: next-token cross-entropy on a corpus
- *	av   warm-start of the verbalizer: cross-entropy on response tokens (end-of-turn included) given the row's vector
- *	ar   warm-start of the reconstructor: mean mse of its prediction
+ *	av   warm start of the verbalizer: cross-entropy on response tokens (end of turn included) given the row's vector
+ *	ar   warm start of the reconstructor: mean mse of its prediction
  *
  * Every held_every steps a figure on held-out documents; for the AV also its loss when every row gets another row's vector: the
- * difference is what it reads from the vector. Checkpoints hold model/, av/ or ar/ beside optimizer and counters; --resume goes on.
+ * difference is what it reads from the vector. Checkpoints hold model/, av/ or ar/ next to optimizer and counters.
  */
 #ifndef NLA_SFT_H
 #define NLA_SFT_H
 
-#include "nla/batch.h"
-#include "run/folder.h"
+#include "run/loop.h"
+#include "run/report.h"
 
 struct nla_sft {
+	struct nla_loop loop;          /* first: the loop's functions cast it back */
 	const struct nla_config *cfg;
 	struct nla_target target;
 	struct nla_actset set;         /* roles av, ar */
-	struct nla_split split;
-	struct nla_half av;
-	struct nla_half ar;
-	struct nla_i32s ids;           /* role lm: all sequences */
-	struct nla_i64s offset;        /* role lm: [n + 1] */
-	struct nla_i32s *responses;    /* role av: [n rows] ids of response + end of turn */
-	struct nla_optim optim;
-	struct nla_cursor cursor;
-	struct nla_folder folder;
-	struct nla_state state;
-	int64_t micro_batch;           /* rows a backward pass, 0: all; recompute: see lm/recompute.h */
-	bool recompute;
+	struct nla_split split;        /* of what is learnt from: rows of the set, or sequences (role lm) */
+	struct nla_half half;          /* roles av, ar */
+	struct nla_i32s ids;           /* of all sequences: text (lm), response and end of turn (av), AR prompt (ar) */
+	struct nla_i64s offset;        /* [n + 1] sequence i is ids[offset[i] .. offset[i + 1]) */
+	int64_t micro_batch;           /* rows a backward pass, 0: all */
+	bool recompute;                /* see lm/recompute.h */
+	struct nla_sft_line line;      /* of the newest step */
 };
 
 enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, struct nla_err *err);
-/* The loop: ends at cfg->steps, or after a step when stop is asked for; checkpoints at its end. */
-enum nla_status nla_sft_run(struct nla_sft *s, struct nla_err *err);
 void nla_sft_close(struct nla_sft *s);
 
-/* How a response is written around an explanation: what the AV learns to write. Owned by the caller. */
-char *nla_sft_response(const char *explanation);
+/* sft_data.c: what is trained on, before the model is opened; then its sequences, without the rows that the model cannot read. */
+enum nla_status nla_sft_load(struct nla_sft *s, struct nla_err *err);
+enum nla_status nla_sft_encode(struct nla_sft *s, struct nla_err *err);
+static inline int64_t nla_sft_length(const struct nla_sft *s, int64_t i) { return s->offset.data[i + 1] - s->offset.data[i]; }
+
+/* sft_loss.c: mean loss of these rows; train: adds its gradient. vectors: whose vectors the rows get (role av). */
+enum nla_status nla_sft_loss(struct nla_sft *s, const int64_t *rows, const int64_t *vectors, int64_t n, bool train, double *loss,
+			     struct nla_err *err);
+/* What that mean divides by: predicted tokens, or rows (role ar). */
+int64_t nla_sft_weight(const struct nla_sft *s, const int64_t *rows, int64_t n);
 
 #endif

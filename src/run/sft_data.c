@@ -1,13 +1,13 @@
-/* What a supervised run trains on: sequences of a corpus, or rows of an activation set with their responses. */
+/* What a supervised run trains on: documents of a corpus cut into sequences, or rows of an activation set with their explanations. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/progress.h"
 #include "base/rng.h"
+#include "run/sft.h"
 #include "text/corpus.h"
-#include "run/sft_impl.h"
 
-char *nla_sft_response(const char *explanation) { return nla_format("<explanation>\n%s\n</explanation>", explanation); }
+/* ---- role lm ---- */
 
 /* A document's ids and the end token, cut into sequences of at most `context`. */
 static void add_sequences(struct nla_sft *s, const struct nla_i32s *doc, int64_t context)
@@ -27,14 +27,14 @@ static int32_t end_of_document(const struct nla_target *t)
 	return id >= 0 ? id : t->chat.end_of_turn;
 }
 
-/* Held-out sequences are those of held-out documents; they stand behind the others. */
-static enum nla_status read_corpus(struct nla_sft *s, bool held, int64_t *n, struct nla_err *err)
+/* Sequences of the documents that are held out, or of those that are not: *rows [*n] are their numbers. */
+static enum nla_status read_corpus(struct nla_sft *s, bool held, int64_t **rows, int64_t *n, struct nla_err *err)
 {
 	struct nla_corpus corpus;
 	const struct nla_doc *doc;
 	struct nla_i32s ids = { 0 };
 	struct nla_rng rng = { (uint64_t)s->cfg->seed, NLA_STREAM_SPLIT };
-	size_t before = s->offset.n;
+	const int64_t first = (int64_t)s->offset.n - 1;
 	if (nla_corpus_open(&corpus, s->cfg->sft.corpus, err))
 		return err->status;
 	while (!nla_corpus_next(&corpus, &doc, err) && doc) {
@@ -50,112 +50,96 @@ static enum nla_status read_corpus(struct nla_sft *s, bool held, int64_t *n, str
 	}
 	nla_corpus_close(&corpus);
 	nla_i32s_release(&ids);
-	*n = (int64_t)(s->offset.n - before);
+	*n = (int64_t)s->offset.n - 1 - first;
+	*rows = nla_alloc((size_t)*n, sizeof(**rows));
+	for (int64_t i = 0; i < *n; i++)
+		(*rows)[i] = first + i;
 	return err->status;
-}
-
-static enum nla_status load_sequences(struct nla_sft *s, struct nla_err *err)
-{
-	int64_t n_train, n_held;
-	nla_i64s_push(&s->offset, 0);
-	if (nla_config_need(s->cfg->sft.corpus, "sft.corpus", err) || read_corpus(s, false, &n_train, err) || read_corpus(s, true, &n_held, err))
-		return err->status;
-	if (n_train == 0)
-		return nla_fail(err, "'%s' holds no text to train on", s->cfg->sft.corpus);
-	s->split.train = nla_alloc((size_t)n_train, sizeof(int64_t));
-	s->split.held = nla_alloc((size_t)n_held + 1, sizeof(int64_t));
-	s->split.n_train = n_train;
-	s->split.n_held = n_held;
-	for (int64_t i = 0; i < n_train; i++)
-		s->split.train[i] = i;
-	for (int64_t i = 0; i < n_held; i++)
-		s->split.held[i] = n_train + i;
-	return NLA_OK;
-}
-
-/* Keeps of rows[0..n) those that have an explanation to learn from. */
-static int64_t keep_explained(const struct nla_actset *set, int64_t *rows, int64_t n)
-{
-	int64_t kept = 0;
-	for (int64_t i = 0; i < n; i++)
-		if (set->rows[rows[i]].explanation)
-			rows[kept++] = rows[i];
-	return kept;
-}
-
-/* Response ids as generation would emit them: the text and the end-of-turn token, encoded apart from the prompt. */
-static enum nla_status load_rows(struct nla_sft *s, struct nla_err *err)
-{
-	const struct nla_config *cfg = s->cfg;
-	if (nla_config_need(cfg->data, "data", err) || nla_actset_open(&s->set, cfg->data, s->target.lm.arch.d_model, err) ||
-	    nla_split_by_doc(&s->split, &s->set, (uint64_t)cfg->seed, cfg->sft.held_out, err))
-		return err->status;
-	s->split.n_train = keep_explained(&s->set, s->split.train, s->split.n_train);
-	s->split.n_held = keep_explained(&s->set, s->split.held, s->split.n_held);
-	if (!s->split.n_train || (cfg->sft.held_out > 0 && !s->split.n_held))
-		return nla_fail(err, "'%s': no row%s has an explanation to learn from", s->set.path, s->split.n_train ? " that is held out" : "");
-	s->responses = nla_alloc((size_t)s->set.n, sizeof(*s->responses));
-	for (int64_t i = 0; i < s->set.n; i++) {
-		if (!s->set.rows[i].explanation)
-			continue;
-		char *text = nla_sft_response(s->set.rows[i].explanation);
-		nla_tokenizer_encode(s->target.tok, text, strlen(text), &s->responses[i], err);
-		nla_i32s_push(&s->responses[i], s->target.chat.end_of_turn);
-		free(text);
-		if (err->status)
-			return err->status;
-	}
-	return NLA_OK;
-}
-
-/* Of a row: can the model read it? */
-static enum nla_status row_fits(const struct nla_sft *s, int64_t row, enum nla_ar_fit *fit, struct nla_err *err)
-{
-	const char *e = s->set.rows[row].explanation;
-	struct nla_i32s ids = { 0 };
-	if (s->cfg->sft.role == NLA_ROLE_AV) /* the last token predicts nothing */
-		*fit = (int64_t)(s->av.prompt.n + s->responses[row].n) - 1 > nt_size(nla_half_lm(&s->av)->cos, 0) ? NLA_AR_TOO_LONG : NLA_AR_FITS;
-	else
-		nla_ar_encode(&s->ar, e, strlen(e), &ids, fit, err);
-	nla_i32s_release(&ids);
-	return err->status;
-}
-
-/* Keeps of rows[0..*n) those that fit; counts the others by why. */
-static enum nla_status keep_fitting(const struct nla_sft *s, int64_t *rows, int64_t *n, int64_t *left_out, struct nla_err *err)
-{
-	int64_t kept = 0;
-	for (int64_t i = 0; i < *n; i++) {
-		enum nla_ar_fit fit = NLA_AR_FITS;
-		if (row_fits(s, rows[i], &fit, err))
-			return err->status;
-		if (fit == NLA_AR_FITS)
-			rows[kept++] = rows[i];
-		else
-			left_out[fit]++;
-	}
-	*n = kept;
-	return NLA_OK;
-}
-
-enum nla_status nla_sft_leave_out(struct nla_sft *s, struct nla_err *err)
-{
-	int64_t left_out[NLA_AR_MERGES + 1] = { 0 }, *longer = &left_out[NLA_AR_TOO_LONG], *merge = &left_out[NLA_AR_MERGES];
-	if (s->cfg->sft.role == NLA_ROLE_LM)
-		return NLA_OK;
-	int64_t limit = s->cfg->sft.role == NLA_ROLE_AV ? nt_size(nla_half_lm(&s->av)->cos, 0) : nla_ar_max_ids(&s->ar);
-	if (keep_fitting(s, s->split.train, &s->split.n_train, left_out, err) || keep_fitting(s, s->split.held, &s->split.n_held, left_out, err))
-		return err->status;
-	if (*longer || *merge)
-		nla_say("%lld rows left out: %lld are longer than the %lld tokens the model reads, %lld merge with the AR template's end",
-			(long long)(*longer + *merge), (long long)*longer, (long long)limit, (long long)*merge);
-	if (!s->split.n_train || (s->cfg->sft.held_out > 0 && !s->split.n_held))
-		return nla_fail(err, "'%s': no row%s has an explanation that the model can read", s->set.path,
-				s->split.n_train ? " that is held out" : "");
-	return NLA_OK;
 }
 
 enum nla_status nla_sft_load(struct nla_sft *s, struct nla_err *err)
 {
-	return s->cfg->sft.role == NLA_ROLE_LM ? load_sequences(s, err) : load_rows(s, err);
+	const struct nla_config *cfg = s->cfg;
+	nla_i64s_push(&s->offset, 0);
+	if (cfg->sft.role != NLA_ROLE_LM)
+		return nla_config_need(cfg->data, "data", err) || nla_actset_open(&s->set, cfg->data, s->target.lm.arch.d_model, err) ||
+				       nla_split_by_doc(&s->split, &s->set, (uint64_t)cfg->seed, cfg->sft.held_out, err)
+			       ? err->status : NLA_OK;
+	if (nla_config_need(cfg->sft.corpus, "sft.corpus", err) || read_corpus(s, false, &s->split.train, &s->split.n_train, err) ||
+	    read_corpus(s, true, &s->split.held, &s->split.n_held, err))
+		return err->status;
+	return s->split.n_train ? NLA_OK : nla_fail(err, "'%s' holds no text to train on", cfg->sft.corpus);
+}
+
+/* ---- roles av, ar ---- */
+
+/* Why a row is left out: an AR's reasons, or that it has no explanation. */
+enum { NO_EXPLANATION = NLA_AR_MERGES + 1, N_FATES };
+
+/* A response is encoded apart from the prompt, as generation emits it. */
+static enum nla_status encode_response(const struct nla_sft *s, const char *explanation, struct nla_i32s *ids, enum nla_ar_fit *fit,
+				       struct nla_err *err)
+{
+	const size_t before = ids->n;
+	char *text = nla_format("<explanation>\n%s\n</explanation>", explanation);
+	nla_tokenizer_encode(s->target.tok, text, strlen(text), ids, err);
+	free(text);
+	nla_i32s_push(ids, s->target.chat.end_of_turn);
+	if ((int64_t)(s->half.prompt.n + ids->n - before) - 1 > nt_size(nla_half_lm(&s->half)->cos, 0)) /* the last token predicts nothing */
+		*fit = NLA_AR_TOO_LONG;
+	return err->status;
+}
+
+/* Every row of the set becomes a sequence: an empty one where it cannot be learnt from. fate [N] says why. */
+static enum nla_status encode_rows(struct nla_sft *s, int *fate, struct nla_err *err)
+{
+	for (int64_t i = 0; i < s->set.n && !err->status; i++) {
+		const char *e = s->set.rows[i].explanation;
+		const size_t before = s->ids.n;
+		enum nla_ar_fit fit = NLA_AR_FITS;
+		if (e && s->cfg->sft.role == NLA_ROLE_AV)
+			encode_response(s, e, &s->ids, &fit, err);
+		else if (e)
+			nla_ar_encode(&s->half, e, strlen(e), &s->ids, &fit, err);
+		fate[i] = e ? (int)fit : NO_EXPLANATION;
+		if (fate[i] != NLA_AR_FITS)
+			s->ids.n = before;
+		nla_i64s_push(&s->offset, (int64_t)s->ids.n);
+	}
+	return err->status;
+}
+
+/* Keeps of rows[0..*n) those that can be learnt from, and counts the others by why. */
+static void keep(const int *fate, int64_t *rows, int64_t *n, int64_t *left_out)
+{
+	int64_t kept = 0;
+	for (int64_t i = 0; i < *n; i++) {
+		if (fate[rows[i]] == NLA_AR_FITS)
+			rows[kept++] = rows[i];
+		else
+			left_out[fate[rows[i]]]++;
+	}
+	*n = kept;
+}
+
+enum nla_status nla_sft_encode(struct nla_sft *s, struct nla_err *err)
+{
+	int64_t left_out[N_FATES] = { 0 };
+	if (s->cfg->sft.role == NLA_ROLE_LM)
+		return NLA_OK;
+	int *fate = nla_alloc((size_t)s->set.n, sizeof(*fate));
+	if (!encode_rows(s, fate, err)) {
+		keep(fate, s->split.train, &s->split.n_train, left_out);
+		keep(fate, s->split.held, &s->split.n_held, left_out);
+	}
+	free(fate);
+	const int64_t longer = left_out[NLA_AR_TOO_LONG], merge = left_out[NLA_AR_MERGES];
+	int64_t limit = s->cfg->sft.role == NLA_ROLE_AV ? nt_size(nla_half_lm(&s->half)->cos, 0) : nla_ar_max_ids(&s->half);
+	if (longer || merge)
+		nla_say("%lld rows left out: %lld are longer than the %lld tokens the model reads, %lld merge with the AR template's end",
+			(long long)(longer + merge), (long long)longer, (long long)limit, (long long)merge);
+	if (!err->status && (!s->split.n_train || (s->cfg->sft.held_out > 0 && !s->split.n_held)))
+		nla_fail(err, "'%s': no row%s has an explanation %s", s->set.path, s->split.n_train ? " that is held out" : "",
+			 longer || merge ? "that the model can read" : "to learn from");
+	return err->status;
 }

@@ -1,23 +1,37 @@
+/* The signals that end a run, and the flag that its loops poll (stop.h). */
 #include "run/stop.h"
 
 #include <signal.h>
 #include <stddef.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "base/base.h"
+
 static volatile sig_atomic_t asked;
+static struct timespec first;
 
 static void on_signal(int number)
 {
-	if (asked)
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	if (!asked)
+		first = now;
+	else if ((double)(now.tv_sec - first.tv_sec) + 1e-9 * (double)(now.tv_nsec - first.tv_nsec) > 2)
 		_exit(128 + number);
 	asked = 1;
 }
 
 void nla_stop_catch(void)
 {
-	struct sigaction action = { .sa_handler = on_signal };
-	sigaction(SIGINT, &action, NULL);
-	sigaction(SIGTERM, &action, NULL);
+	static const int caught[] = { SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGHUP };
+	struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART }, before;
+	sigemptyset(&action.sa_mask);
+	for (size_t i = 0; i < NLA_LEN(caught); i++) /* each blocks the others: the handler is not interrupted */
+		sigaddset(&action.sa_mask, caught[i]);
+	for (size_t i = 0; i < NLA_LEN(caught); i++)
+		if (caught[i] != SIGHUP || (!sigaction(SIGHUP, NULL, &before) && before.sa_handler != SIG_IGN))
+			sigaction(caught[i], &action, NULL);
 }
 
 bool nla_stop_asked(void) { return asked; }

@@ -1,5 +1,7 @@
 /*
- * stop - SIGINT and SIGTERM ask a long run to finish its step, checkpoint and end; a second signal ends it at once.
+ * stop - a signal asks a long run to finish its step, checkpoint and end: INT, TERM, USR1, USR2, and HUP except under nohup.
+ * Job schedulers repeat themselves, so a second one within two seconds is the first again; after that it ends the program at
+ * once, with exit code 128 + its number.
  */
 #ifndef NLA_STOP_H
 #define NLA_STOP_H

@@ -15,6 +15,7 @@
 #include "base/progress.h"
 #include "nla/half.h"
 #include "run/folder.h"
+#include "run/same.h"
 
 #define MOST_OF_A_WORD 24 /* bytes: scripts without spaces keep what they have */
 #define BATCH_END "\"left\":0}\n" /* ends the line of a batch's last answer */
@@ -76,7 +77,7 @@ static enum nla_status take_line(struct nla_teach *t, const cJSON *json, const c
 	return NLA_OK;
 }
 
-/* Of all rows' documents and texts: another set at the same path is not the one that was asked about. */
+/* Of all rows' documents and texts, wherever the set lies. */
 static char *texts_hash(const struct nla_actset *set)
 {
 	uint64_t of[3] = { 0 };
@@ -92,32 +93,33 @@ static char *texts_hash(const struct nla_actset *set)
 static cJSON *describe(const struct nla_teach *t)
 {
 	const struct nla_config *cfg = t->cfg;
-	char *model = realpath(*cfg->teach.model ? cfg->teach.model : cfg->model, NULL), *data = realpath(cfg->data, NULL);
-	char *texts = texts_hash(&t->set);
+	const struct nla_chat *chat = &t->teacher.chat;
+	char *teacher = nla_content(t->teacher.folder), *texts = texts_hash(&t->set);
+	char *turns = nla_format("%s{content}%s", chat->before, chat->after);
 	cJSON *json = cJSON_CreateObject();
-	cJSON_AddStringToObject(json, "teach.model", model ? model : "");
-	cJSON_AddStringToObject(json, "data", data ? data : "");
+	cJSON_AddStringToObject(json, "content of the teacher", teacher);
 	cJSON_AddStringToObject(json, "texts of data", texts);
 	cJSON_AddStringToObject(json, "dtype", t->teacher.lm.dtype == NT_BF16 ? "bf16" : "fp32");
 	cJSON_AddNumberToObject(json, "seed", (double)cfg->seed);
 	cJSON_AddStringToObject(json, "teach.prompt", cfg->teach.prompt);
-	cJSON_AddStringToObject(json, "teach.system", cfg->teach.system);
-	cJSON_AddNumberToObject(json, "chat.format", t->teacher.chat.format);
+	cJSON_AddStringToObject(json, "chat turns", turns);
 	cJSON_AddNumberToObject(json, "teach.context", (double)cfg->teach.context);
 	cJSON_AddNumberToObject(json, "teach.max_new_tokens", (double)cfg->teach.max_new_tokens);
 	cJSON_AddNumberToObject(json, "teach.temperature", cfg->teach.temperature);
 	cJSON_AddBoolToObject(json, "teach.again", cfg->teach.again);
-	free(model);
-	free(data);
+	free(teacher);
 	free(texts);
+	free(turns);
 	return json;
 }
 
+/* What an older version's line lacks cannot be compared. */
 static enum nla_status same_question(const cJSON *then, const cJSON *now, const char *path, struct nla_err *err)
 {
-	const cJSON *item;
+	const cJSON *item, *before;
 	cJSON_ArrayForEach(item, now)
-		if (nla_same_setting(item->string, path, cJSON_GetObjectItemCaseSensitive(then, item->string), item, err))
+		if ((before = cJSON_GetObjectItemCaseSensitive(then, item->string)) &&
+		    nla_same_setting(item->string, path, before, item, err))
 			break;
 	return err->status;
 }
@@ -209,8 +211,7 @@ enum nla_status nla_teach_open(struct nla_teach *t, const struct nla_config *cfg
 {
 	bool own = !*cfg->teach.model; /* the target itself: chat.format and chat.file are about that model */
 	const char *model = own ? cfg->model : cfg->teach.model;
-	struct nla_chat_cfg chat = { own ? cfg->chat.format : NLA_CHAT_AUTO, cfg->teach.system,
-				     own ? cfg->chat.file : NULL, 0 };
+	struct nla_chat_cfg chat = { own ? cfg->chat.format : NLA_CHAT_AUTO, cfg->teach.system, own ? cfg->chat.file : NULL, 0 };
 	int device;
 	nt_dtype dtype;
 	*t = (struct nla_teach){ .cfg = cfg, .log.fd = -1, .started = nla_seconds() };

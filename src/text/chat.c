@@ -143,18 +143,19 @@ out:
 
 /* ---- templates ---- */
 
-/* chat_template of tokenizer_config.json: a text, or a list of named ones. Borrowed; NULL: none. */
+/* chat_template of tokenizer_config.json: a text, or named ones as an object or a list. Borrowed; NULL: none. */
 static const char *named_template(const cJSON *json)
 {
 	const cJSON *item, *value = nla_json_at(json, "chat_template");
 
-	if (!cJSON_IsArray(value))
+	if (!value || cJSON_IsString(value))
 		return cJSON_GetStringValue(value);
 	cJSON_ArrayForEach(item, value) {
-		const char *name = cJSON_GetStringValue(nla_json_at(item, "name"));
+		const char *name = item->string ? item->string : cJSON_GetStringValue(nla_json_at(item, "name"));
+		const char *text = cJSON_GetStringValue(item->string ? item : nla_json_at(item, "template"));
 
-		if (name && !strcmp(name, "default"))
-			return cJSON_GetStringValue(nla_json_at(item, "template"));
+		if (name && text && !strcmp(name, "default"))
+			return text;
 	}
 	return "";
 }

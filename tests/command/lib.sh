@@ -49,6 +49,15 @@ signalled() {
 		>"$work/stdout" 2>"$work/stderr" || code=$?
 }
 
+# denied CALLS PROGRAM ...: as ok, on a file system that lacks these calls (deny.c).
+denied() {
+	export DENY=$1 LD_PRELOAD=$BUILD_DIR/tests/libdeny.so
+	shift
+	run "$@"
+	unset DENY LD_PRELOAD
+	[ "$code" -eq 0 ] || fail "$* exits $code: $(tail -n 3 "$work/stderr")"
+}
+
 ok() {
 	run "$@"
 	[ "$code" -eq 0 ] || fail "$* exits $code: $(tail -n 3 "$work/stderr")"

@@ -36,6 +36,8 @@ config '{"reward": {"score": "cosine"}}'
 bad_train 2 "'reward.score' is \"cosine\".*fve.*-mse" config.json
 bad_train 2 "cannot read 'no.json': No such file" no.json
 bad_train 2 "'rollout.group' is 1: want" --group 1
+bad_train 2 "'rollout.prompts \* rollout.group \* rollout.max_new_tokens' is 4398046511104 tokens" --prompts 65536 --group 4096 --max-new-tokens 16384
+bad_train 2 "is 268435456 tokens of 268435456 rows: want at most" --prompts 65536 --group 4096 --max-new-tokens 1
 bad_train 2 "'rollout.temperature' is 0" --temperature 0
 bad_train 2 "lora.targets" --lora.targets q,z
 bad_train 2 "'device' is 'gpu'.*cuda" --device gpu
@@ -100,6 +102,13 @@ meta "$ar" '- 296' '- 297'
 bad_train 1 "a/nla_meta.yaml': the AR prompt ends in ids 336 296 25, critic_suffix_ids says 336 297 25" --ar a
 copy "$av" a && rm a/nla_meta.yaml
 bad_train 1 "a/nla_meta.yaml" --av a
+bad_train 1 "cannot load AV 'Qwen/Qwen3-8B': .*: if it is a name on the hub, run 'hf download Qwen/Qwen3-8B --local-dir DIR'" --av Qwen/Qwen3-8B
+bad_train 1 "'hf download Qwen/Qwen3-8B" --model Qwen/Qwen3-8B
+bad_train 1 "'hf download Qwen/set" --data Qwen/set
+mkdir -p run/checkpoints/latest && copy "$av" run/checkpoints/latest/av
+bad_train 1 "it is a run or a checkpoint: name 'run/checkpoints/latest/av'" --av run
+copy "$av" a && mkdir a/default && mv a/adapter_* a/default
+bad_train 1 "holds neither an adapter .*; 'a/default' has adapter_config.json: is that folder meant" --av a
 key=base_model.model.model.layers.2.self_attn.q_proj
 copy "$av" a && tool edit a/adapter_model.safetensors rename "$key.lora_A.weight" "$key.lora_C.weight"
 bad_train 1 "1 keys are missing: '$key.lora_A.weight', 1 are unexpected: '$key.lora_C.weight'" --av a

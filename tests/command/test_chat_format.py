@@ -166,7 +166,7 @@ def test_places(work, tokenizers):
     """Where the template is: as transformers takes it."""
     plain, other = turns() + OPEN, turns(start="'other'")
     for jinja, config in ((plain, other), (None, plain), (None, [{"name": "tool_use", "template": other}, {"name": "default", "template": plain}]),
-                          (plain, [{"name": "default", "template": other}]), (plain + "\n", None)):
+                          (None, {"default": plain, "rag": other}), (plain, [{"name": "default", "template": other}]), (plain + "\n", None)):
         make(work / "model", jinja, chat_template=config)
         want = tokenizers.from_pretrained(work / "model").apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
         found, _ = written(work / "model")

@@ -24,8 +24,12 @@ from transformers import AutoModelForCausalLM
 everywhere = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 kinds = {"all": dict(target_modules=everywhere, use_rslora=True), "plain": dict(target_modules=["q_proj", "down_proj"], use_rslora=False),
          "ranks": dict(target_modules=everywhere, use_rslora=True, rank_pattern={"q_proj": 2, "mlp.up_proj": 6}, alpha_pattern={"o_proj": 3, "self_attn.q_proj": 5})}
-for name, kind in kinds.items():
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+spellings = {"regex": dict(target_modules=r".*\.(q|v)_proj"), "linear": dict(target_modules="all-linear"),
+             "names": dict(target_modules=["model.layers.1.self_attn.q_proj", "layers.3.mlp.up_proj", "self_attn.o_proj"]),
+             "layers": dict(target_modules=["q_proj", "down_proj"], layers_to_transform=[0, 1, 2, 3, 4], layers_pattern="layers"),
+             "some": dict(target_modules=["k_proj"], layers_to_transform=[1, 3]), "not": dict(target_modules=["q_proj", "v_proj"], exclude_modules=["v_proj"])}
+for name, kind in {**kinds, **spellings}.items():
+    for dtype in (torch.float32, torch.bfloat16, torch.float16) if name in kinds else (torch.float32,):
         torch.manual_seed(1)
         base = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
         model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **kind))

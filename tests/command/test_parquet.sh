@@ -56,6 +56,10 @@ api = [" the fox\n", "", "  ", None] + ["x"] * (n - 4)
 pq.write_table(table.drop_columns(["prompt"]).set_column(0, "response", pa.array(["<explanation> \n</explanation>"] * n)).append_column("api_explanation", pa.array(api)),
                "api.parquet")
 pq.write_table(table.set_column(4, "activation_layer", pa.array([2] * 9 + [3] * (n - 9), pa.int64())), "layers.parquet")
+counts = [float(r["n_raw_tokens"]) for r in rows]
+doubles = table.set_column(4, "activation_layer", pa.array([2.0] * n))
+pq.write_table(doubles.set_column(3, "n_raw_tokens", pa.array([None, float("nan")] + counts[2:])), "doubles.parquet")
+pq.write_table(table.set_column(3, "n_raw_tokens", pa.array(counts[:-1] + [57.5])), "halves.parquet")
 meta = yaml.safe_load(open(f"{sys.argv[1]}/nla_meta.yaml"))
 tokens = {k: meta["tokens"][k] for k in ("injection_char", "injection_token_id", "injection_left_neighbor_id", "injection_right_neighbor_id", "critic_suffix_ids")}
 sidecar = {"dataset_id": "test", "stage": "av_sft", "row_count": n, "kind": "nla_dataset", "schema_version": 1, "keep_debug_metadata": True,
@@ -101,6 +105,19 @@ assert api[0]["explanation"] == "the fox" and not any("explanation" in row for r
 END
 ok nla-eval --model "$tiny/model" --av "$tiny/av" --ar "$tiny/ar" --data plain --max-new-tokens 4 --rows 4 --out plain-eval
 
+# integers as doubles, as pandas makes of a column with gaps, and as a sidecar may have them: the same rows, without the gaps
+sed 's/layer_index: 2$/layer_index: 2.0/' set.parquet.nla_meta.yaml >doubles.parquet.nla_meta.yaml
+grep -q 'layer_index: 2.0' doubles.parquet.nla_meta.yaml || fail "the sidecar has no layer_index to write as a double"
+imported doubles.parquet doubles
+python - <<'END'
+import gzip, json
+a, b = ([json.loads(line) for line in gzip.open(f"{name}/rows.jsonl.gz", "rt")] for name in ("set", "doubles"))
+for row in a[:2]:
+    del row["n_raw_tokens"]
+assert a == b and all(isinstance(row["activation_layer"], int) for row in b), (a[0], b[0])
+END
+ok nla-eval --model "$tiny/model" --av "$tiny/av" --ar "$tiny/ar" --data doubles --max-new-tokens 4 --rows 4 --out doubles-eval
+
 # our programs read what was imported; the stored baselines are theirs
 ok nla-eval --model "$tiny/model" --av "$tiny/av" --ar "$tiny/ar" --data set --max-new-tokens 4 --rows 0 --out eval
 python - <<'END'
@@ -134,6 +151,7 @@ not_imported "cannot read 'nowhere.parquet'" nowhere.parquet no
 not_imported "neither a column 'activation_vector' nor 'detokenized_text_truncated'" nothing.parquet no
 not_imported "'narrow.parquet': vectors have width 40, want 48" narrow.parquet no
 not_imported "'ragged.parquet': vectors have widths \[47, 48\]" ragged.parquet no
+not_imported "'halves.parquet': column 'n_raw_tokens' holds 57.5, want whole numbers" halves.parquet no
 not_imported "'words.parquet': column 'activation_vector' holds string" words.parquet no
 not_imported "'nan.parquet': the vector of row 5 is not finite" nan.parquet no
 not_imported "'slim.parquet' has no column 'activation_vector', which 'set.parquet' has" set.parquet slim.parquet no

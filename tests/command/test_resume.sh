@@ -32,7 +32,7 @@ rl() { # CO-TRAINED
 	echo torn >"$out/checkpoints/.tmp-15/optimizer.safetensors"
 	mkdir "$out/checkpoints/step-15"                       # and one that has it, but no state
 	ok nla-train "$@" --out "$out" --resume
-	grep -q "going on from step 10" "$work/stderr" || fail "it did not go on from step 10: $(head -n 3 "$work/stderr")"
+	grep -q "resuming from step 10" "$work/stderr" || fail "it did not resume from step 10: $(head -n 3 "$work/stderr")"
 	same_end $parts
 	gzip -dc "$work/whole/samples.jsonl.gz" >"$work/samples.whole"
 	gzip -dc "$out/samples.jsonl.gz" >"$work/samples.killed"
@@ -50,7 +50,7 @@ stop() {
 	rm -rf "$out"
 	signalled metrics.jsonl 7 "$signal" nla-train "$@" --out "$out"
 	[ "$code" -eq 0 ] || fail "SIG$signal: exits $code"
-	grep -q "stopped after step 7: go on with --resume" "$work/stderr" || fail "SIG$signal: $(tail -n 1 "$work/stderr")"
+	grep -q "stopped after step 7: --resume continues it" "$work/stderr" || fail "SIG$signal: $(tail -n 1 "$work/stderr")"
 	[ "$(readlink "$out/checkpoints/latest")" = step-7 ] || fail "SIG$signal left no checkpoint of step 7"
 	ok nla-train "$@" --out "$out" --resume
 	same_end $parts
@@ -60,11 +60,32 @@ set -- --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train
 stop TERM "$@"
 stop INT "$@"
 
-# A second signal ends it at once: no checkpoint, exit code 130.
+# A scheduler's signals: before its time is up; TERM twice; with CONT. A second one within two seconds is the first again.
+set -- "$@" --checkpoint.every 0
+for signals in USR1 USR2 HUP TERM,TERM TERM,INT,HUP,CONT; do
+	out=$work/scheduled
+	rm -rf "$out"
+	signalled metrics.jsonl 3 $signals nla-train "$@" --out "$out"
+	[ "$code" -eq 0 ] || fail "$signals: exits $code"
+	[ "$(readlink "$out/checkpoints/latest")" = step-3 ] || fail "$signals left no checkpoint of step 3"
+done
+# Under nohup HUP stays ignored.
+out=$work/nohup
+(
+	trap '' HUP
+	signalled metrics.jsonl 2 HUP nla-train "$@" --out "$out" --steps 4
+	[ "$code" -eq 0 ] || fail "HUP, ignored: exits $code"
+)
+[ "$(wc -l <"$out/metrics.jsonl")" -eq 4 ] || fail "HUP stops a run under nohup"
+
+# A later second signal ends it at once: no checkpoint, exit code 128 + its number.
 out=$work/twice
-signalled metrics.jsonl 1 INT,INT nla-train "$@" --checkpoint.every 0 --out "$out"
-[ "$code" -eq 130 ] || fail "two signals: exits $code"
-[ ! -e "$out/checkpoints/latest" ] || fail "two signals, and still a checkpoint"
+for last in INT:130 TERM:143 USR1:138; do
+	rm -rf "$out"
+	signalled metrics.jsonl 1 "TERM,2.1,${last%:*}" nla-train "$@" --out "$out"
+	[ "$code" -eq "${last#*:}" ] || fail "TERM, then ${last%:*}: exits $code"
+	[ ! -e "$out/checkpoints/latest" ] || fail "two signals, and still a checkpoint"
+done
 
 # Fewer steps than a run has made: nothing is taken back, nothing newer is overwritten.
 out=$work/stopped
@@ -129,7 +150,23 @@ mv "$work/train" "$work/train.kept"
 make_set train 0 20
 run nla-train "$@" --out "$work/changed" --steps 5 --resume
 [ "$code" -eq 2 ] || fail "another set at the same path: exits $code"
-said "cannot resume: the data had [0-9]* rows to train on"
+said "cannot resume: '.*train' has another content than the 'data' that the run in '.*changed' began with"
+
+# A signal in an evaluation ends it between two batches: no half summary. nla-train's work is saved all the same, and --resume evaluates.
+set -- --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 4 --max-new-tokens 40 \
+	--lora.rank 4 --lr 1e-3 --steps 2 --eval.data "$work/held" --rows 8
+out=$work/evaluating
+signalled nla_meta.yaml 1 TERM nla-train "$@" --out "$out"
+[ "$code" -eq 0 ] || fail "stopped in its first evaluation: exits $code: $(tail -n 1 "$work/stderr")"
+grep -q "evaluation at step 0: stopped after 0 of 8 rows" "$work/stderr" || fail "not stopped in its evaluation: $(cat "$work/stderr")"
+[ ! -e "$out/eval-0.json" ] && [ "$(readlink "$out/checkpoints/latest")" = step-0 ] || fail "a half evaluation, or no checkpoint"
+ok nla-train "$@" --out "$out" --resume
+[ -e "$out/eval-0.json" ] && [ -e "$out/eval-2.json" ] || fail "the evaluations were not made up for"
+signalled nla_meta.yaml 1 TERM nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" --max-new-tokens 40 \
+	--out "$work/no-eval"
+[ "$code" -eq 1 ] || fail "nla-eval stopped: exits $code"
+said "stopped after 0 of [0-9]* rows: this evaluation writes nothing"
+[ -z "$(ls "$work/no-eval")" ] || fail "a stopped nla-eval left $(ls "$work/no-eval")"
 
 # An extraction that was stopped keeps its rows, but is no success: who waits for the whole set must see it.
 tool corpus 1000 2000 >"$work/big.jsonl"

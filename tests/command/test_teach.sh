@@ -62,7 +62,16 @@ printf '{"row":3,"try":0,"tokens":9,"failed":null,"text":"Not this","left":5}\n{
 refused 2 'teach.jsonl.*--resume' nla-teach --model "$demo/model" --data "$work/bare" --teach.prompt "$prompt" --out "$work/killed"
 refused 2 "cannot resume: 'teach.prompt'" nla-teach --model "$demo/model" --data "$work/bare" --teach.prompt "$prompt!" --resume \
 	--max-new-tokens 60 --out "$work/killed"
+# Stopped by a signal on top: no failure, and no set yet.
+signalled teach.jsonl 60 USR1 nla-teach --model "$demo/model" --data "$work/bare" --teach.prompt "$prompt" --max-new-tokens 60 \
+	--teach.tries 3 --rows 96 --batch 16 --out "$work/killed" --resume
+[ "$code" -eq 0 ] && grep -q '^stopped: --resume continues it' "$work/stderr" || fail "USR1: exits $code, $(tail -n 2 "$work/stderr")"
+[ ! -e "$work/killed/nla_meta.yaml" ] || fail "stopped after its end"
+mv "$work/bare" "$work/bare-moved" # the set's content counts, not where it lies
+ln -s bare-moved "$work/bare"
 teach --rows 96 --batch 16 --out "$work/killed" --resume
+rm "$work/bare"
+mv "$work/bare-moved" "$work/bare"
 same "$work/taught/rows.jsonl.gz" "$work/killed/rows.jsonl.gz"
 same "$work/taught/teach.jsonl" "$work/killed/teach.jsonl"
 # A finished run has nothing left to ask; more rows may be asked for.

@@ -40,7 +40,8 @@ lines = [json.loads(line) for line in open(sys.argv[1])]
 assert [line["step"] for line in lines] == [1, 2, 3, 4]
 wanted = """step reward_mean reward_std fve fve_meannorm fve_all mse cosine response_tokens_mean response_tokens_p10
 response_tokens_p50 response_tokens_p90 explanation_tokens_mean penalty_mean score_within_std penalty_within_std failed_rate
-failed_no_tags failed_empty failed_truncated failed_over_long unique_explanations kl entropy clip_frac sampler_gap loss
+failed_no_tags failed_empty failed_truncated failed_over_long failed_merges groups_failed unique_explanations kl kl_clamped entropy
+ clip_frac sampler_gap loss
 grad_norm lr skipped_steps ar_loss seconds_rollout seconds_score seconds_update seconds_eval seconds_checkpoint seconds
 tokens_per_second peak_memory_bytes""".split()
 for line in lines:
@@ -72,6 +73,23 @@ for key in ("reward_mean", "response_tokens_mean", "fve"):
     assert one[key] == other[key], key
 for key in ("loss", "kl", "grad_norm", "entropy"):
     assert abs(one[key] - other[key]) <= 1e-4 * max(1, abs(one[key])), (key, one[key], other[key])
+END
+
+# Without the KL the reference does not run: its numbers are null, which is said once. A start whose every row fails learns nothing of it,
+# whatever lambda: the policy stays as it was, and a warning says so.
+train --out "$work/k" --steps 2 --update.kl 0
+[ "$(grep -c 'update.kl is 0: the reference does not run' "$work/stderr")" -eq 1 ] || fail "nothing said of update.kl 0"
+grep -q 'kl off' "$work/stderr" || fail "a number where there is no kl"
+train --out "$work/f" --steps 11 --max-new-tokens 3 --lambda 0.01 --update.kl 0
+[ "$(grep -c 'warning: for 10 steps most groups had no valid row' "$work/stderr")" -eq 1 ] || fail "no warning of failing groups"
+python3 - "$work/k/metrics.jsonl" "$work/f/metrics.jsonl" <<'END'
+import json, sys
+
+one, failing = ([json.loads(line) for line in open(path)] for path in sys.argv[1:])
+assert all(line["kl"] is None and line["kl_clamped"] is None and line["grad_norm"] > 0 for line in one)
+for line in failing:
+    assert line["groups_failed"] == 2 and line["failed_rate"] == 1 and line["fve"] is None
+    assert line["grad_norm"] == 0 and line["loss"] == 0, (line["grad_norm"], line["loss"])
 END
 
 # A frozen AR stays as it is, bit for bit; a co-trained one moves, its head only if told to.

@@ -20,7 +20,7 @@
 #include "lm/optim.h"
 #include "nla/ar.h"
 #include "nla/av.h"
-#include "rl/update.h"
+#include "rl/step.h"
 
 #define TINY TEST_DATA "/tiny"
 
@@ -239,16 +239,25 @@ static inline int tiny_close(void **state)
 
 /* ---- one update ---- */
 
-static const struct nla_update_cfg golden_cfg = { .lr = 1e-2, .clip = 0.2, .kl = 0.01, .temperature = 1, .grad_clip = 1 };
+static const struct nla_update_cfg golden_cfg = { .lr = 1e-2, .clip = 0.2, .kl = 0.01, .grad_clip = 1 };
 
-/* The golden rollout: advantage has to outlive the batch. */
-static inline struct nla_update_batch golden_batch(const struct tiny *t, double *advantage)
+/* What the stages hold of the tiny model; everything in it is borrowed. */
+static inline struct nla_rl golden_rl(struct tiny *t, const struct nla_update_cfg *cfg, struct nla_optim *optim)
+{
+	return (struct nla_rl){ .rollout = { .temperature = 1 }, .reward = { .fail_mse = 2 }, .update = *cfg, .av = &t->av, .ar = &t->ar,
+				.policy = t->policy, .reference = t->reference, .sampler = t->policy, .ar_view = nla_half_view(&t->ar),
+				.optim = optim };
+}
+
+/* The golden rollout, borrowed: never released. advantage [N] has to outlive it. */
+static inline struct nla_step golden_step(struct tiny *t, double *advantage)
 {
 	const float *a = golden_f32(t, "grpo.advantage", N);
 	for (int i = 0; i < N; i++)
 		advantage[i] = a[i];
-	return (struct nla_update_batch){ .responses = t->responses, .advantage = advantage,
-					  .old = golden_f32(t, "grpo.old", N * WIDTH) };
+	return (struct nla_step){ .n_prompts = B, .group = G, .n = N, .v = (float *)t->responses.v, .prompt_of = t->prompt_of,
+				  .tokens = { .n = N, .width = WIDTH, .ids = t->ids, .length = t->length }, .advantage = advantage,
+				  .old = golden_f32(t, "grpo.old", N * WIDTH) };
 }
 
 #endif

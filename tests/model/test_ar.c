@@ -5,7 +5,6 @@
 #include "model/golden.h"
 
 #include "nla/actset.h"
-#include "rl/score.h"
 
 /* golden.json, and in it the first of the golden explanations. */
 static cJSON *golden_json(const cJSON **first)
@@ -210,74 +209,111 @@ static double cosine(const float *a, const float *b)
  * Texts as a rollout gives them: failed ones keep their cause and score fail_mse, an over-long one and one without a finite
  * score become failures, and neither touches its neighbours.
  */
-static void test_score_texts(void **state)
+static void test_score(void **state)
 {
 	struct tiny *t = *state;
 	const cJSON *text;
 	cJSON *json = golden_json(&text);
 	const float *golden_mse = golden_f32(t, "ar.mse", M), *hat = golden_f32(t, "ar.v_hat", M * D);
-	struct nla_view view = nla_half_view(&t->ar);
-	struct nla_baselines base = { 0.75, 0.5 };
-	struct nla_score s;
-	enum nla_failure failed[M] = { 0 };
-	char *explanation[M], *much = digits(2000);
-	float v[M * D];
-	memcpy(v, golden_f32(t, "ar.targets", M * D), sizeof(v));
+	struct nla_rl rl = golden_rl(t, &golden_cfg, NULL);
+	struct nla_step s;
+	char *much = digits(2000);
+	nla_step_start(&s, M, 1, D);
+	memcpy(s.v, golden_f32(t, "ar.targets", M * D), M * D * sizeof(*s.v));
 	for (int i = 0; i < M; i++, text = text->next)
-		explanation[i] = text->valuestring;
-	explanation[1] = NULL;
-	failed[1] = NLA_ROW_NO_TAGS;
-	failed[3] = NLA_ROW_TRUNCATED; /* has a text all the same */
-	explanation[4] = much;
-	v[6 * D + 5] = NAN;
-	assert_ok(nla_score_texts(&t->ar, &view, explanation, v, M, failed, &base, 2, &s, &err));
+		s.explanation[i] = i == 1 ? NULL : nla_strdup(i == 4 ? much : text->valuestring);
+	s.failed[1] = NLA_ROW_NO_TAGS;
+	s.failed[3] = NLA_ROW_TRUNCATED; /* has a text all the same */
+	s.v[6 * D + 5] = NAN;
+	assert_ok(nla_score(&rl, &s, &err));
 	static const enum nla_failure want[M] = { 0, NLA_ROW_NO_TAGS, 0, NLA_ROW_TRUNCATED, NLA_ROW_OVER_LONG, 0,
 						  NLA_ROW_NON_FINITE, 0 };
 	double most = 0;
 	for (int i = 0; i < M; i++) {
 		double mse = want[i] ? 2 : golden_mse[i];
-		assert_int_equal(failed[i], want[i]);
+		assert_int_equal(s.failed[i], want[i]);
 		most = fmax(most, fabs(s.mse[i] - mse));
-		assert_close(s.cosine[i], want[i] ? 0 : cosine(hat + i * D, v + i * D), 2e-5);
-		assert_close(s.fve[i], 1 - mse / 0.75, 2e-5);
-		assert_close(s.fve_meannorm[i], 1 - mse / 0.5, 2e-5);
+		assert_close(nla_cosine(s.mse[i]), want[i] ? 0 : cosine(hat + i * D, s.v + i * D), 2e-5);
+		assert_close(nla_fve(s.mse[i], 0.75), 1 - mse / 0.75, 2e-5);
 	}
 	within("mse among failed rows", most, 1e-5);
-	nla_score_release(&s);
 	for (int i = 0; i < M; i++)
-		failed[i] = NLA_ROW_EMPTY;
-	assert_ok(nla_score_texts(&t->ar, &view, explanation, v, M, failed, &base, 2, &s, &err));
+		s.failed[i] = NLA_ROW_EMPTY;
+	assert_ok(nla_score(&rl, &s, &err));
 	for (int i = 0; i < M; i++)
 		assert_true(s.mse[i] == 2);
-	nla_score_release(&s);
+	t->ar.meta.suffix.data[0]++; /* no prompt ends in it: as if all merged with the template's end */
+	for (int i = 0; i < M; i++)
+		s.failed[i] = i == 1 ? NLA_ROW_NO_TAGS : NLA_ROW_OK;
+	assert_ok(nla_score(&rl, &s, &err));
+	for (int i = 0; i < M; i++)
+		assert_int_equal(s.failed[i], i == 1 ? NLA_ROW_NO_TAGS : i == 4 ? NLA_ROW_OVER_LONG : NLA_ROW_MERGES);
+	nla_step_release(&s);
 	free(much);
 	cJSON_Delete(json);
 }
 
-/* A rollout's rows are scored against their own prompt's vector. */
-static void test_score_rollout(void **state)
+/* A group's rows are scored against their own prompt's vector. */
+static void test_score_groups(void **state)
 {
 	struct tiny *t = *state;
 	const cJSON *text;
 	cJSON *json = golden_json(&text);
-	struct nla_view view = nla_half_view(&t->ar);
-	struct nla_baselines base = { 0.75, 0.5 };
-	struct nla_score s;
+	struct nla_rl rl = golden_rl(t, &golden_cfg, NULL);
+	struct nla_step s;
 	const float *hat = golden_f32(t, "ar.v_hat", M * D);
-	char *explanation[M];
-	enum nla_failure failed[M] = { 0 };
-	int64_t prompt_of[M];
-	for (int i = 0; i < M; i++, text = text->next) {
-		explanation[i] = text->valuestring;
-		prompt_of[i] = i / 4;
-	}
-	struct nla_rollout r = { .n_prompts = 2, .group = 4, .n = M, .v = t->responses.v, .prompt_of = prompt_of,
-				 .explanation = explanation, .failed = failed };
-	assert_ok(nla_score(&t->ar, &view, &r, &base, 2, &s, &err));
+	nla_step_start(&s, 2, 4, D);
+	memcpy(s.v, t->responses.v, 2 * D * sizeof(*s.v));
+	for (int i = 0; i < M; i++, text = text->next)
+		s.explanation[i] = nla_strdup(text->valuestring);
+	assert_ok(nla_score(&rl, &s, &err));
 	for (int i = 0; i < M; i++)
-		assert_close(s.cosine[i], cosine(hat + i * D, t->responses.v + i / 4 * D), 2e-5);
-	nla_score_release(&s);
+		assert_close(nla_cosine(s.mse[i]), cosine(hat + i * D, s.v + i / 4 * D), 2e-5);
+	nla_step_release(&s);
 	cJSON_Delete(json);
+}
+
+/* Equal texts of one vector have one score, in bf16 too, where their batches would tell them apart; of another vector their own. */
+static void check_equal_texts(const struct nla_half *ar, const char *what)
+{
+	struct nla_rl rl = { .reward = { .fail_mse = 2 }, .ar = ar, .ar_view = nla_half_view(ar) };
+	struct nla_step s, alone;
+	enum { ROWS = 200 };
+	float apart = 0;
+	char line[80];
+	nla_step_start(&s, 2, ROWS, D);
+	nla_step_start(&alone, 1, 1, D);
+	for (int i = 0; i < 2 * D; i++)
+		s.v[i] = (float)sin(1.7 * i);
+	memcpy(alone.v, s.v, D * sizeof(*s.v));
+	for (int i = 0; i < 2 * ROWS; i++) /* every fourth is the same, among longer ones that fill several batches */
+		s.explanation[i] = i % 4 ? digits(i % 100 + 40) : nla_strdup("the red fox");
+	alone.explanation[0] = nla_strdup("the red fox");
+	assert_ok(nla_score(&rl, &s, &err));
+	assert_ok(nla_score(&rl, &alone, &err));
+	for (int i = 0; i < 2 * ROWS; i += 4)
+		assert_true(s.mse[i] == s.mse[i < ROWS ? 0 : ROWS] && !s.failed[i]);
+	assert_true(s.mse[0] != s.mse[ROWS]);
+	for (int i = 1; i < ROWS; i += 100) /* texts repeat after 100 as well */
+		assert_true(s.mse[i] == s.mse[(i + 100) % ROWS]);
+	apart = fabsf(s.mse[0] - alone.mse[0]);
+	snprintf(line, sizeof(line), "mse, in a batch of its own, %s", what);
+	within(line, apart, 0.05);
+	nla_step_release(&s);
+	nla_step_release(&alone);
+}
+
+static void test_equal_texts(void **state)
+{
+	struct tiny *t = *state;
+	struct nla_target target;
+	struct nla_half ar;
+	check_equal_texts(&t->ar, "fp32");
+	assert_ok(nla_target_open(&target, TINY "/model", NULL, NT_CPU, NT_BF16, -1, &err));
+	assert_ok(nla_half_open(&ar, NLA_AR, &target, TINY "/ar", NULL, &err));
+	check_equal_texts(&ar, "bf16");
+	nla_half_release(&ar);
+	nla_target_close(&target);
 }
 
 static void test_baselines(void **state)
@@ -305,8 +341,9 @@ int main(void)
 		TINY_TEST(test_batches),
 		TINY_TEST(test_save),
 		TINY_TEST(test_mse),
-		TINY_TEST(test_score_texts),
-		TINY_TEST(test_score_rollout),
+		TINY_TEST(test_score),
+		TINY_TEST(test_score_groups),
+		TINY_TEST(test_equal_texts),
 		TINY_TEST(test_baselines),
 	};
 	return run_tiny(tests);

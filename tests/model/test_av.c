@@ -59,6 +59,23 @@ static void test_contract(void **state)
 	meta.layer = BLOCKS;
 	meta.critic_layer = -1;
 	assert_fails(reopen(t, &meta), "layer_index is 5, the model has blocks 0 to 4");
+	/* a set is of the block that AV and AR are of, and says so */
+	nla_sidecar_copy(&meta, &t->av.meta);
+	set(&meta.kind, "nla_dataset");
+	assert_ok(nla_contract_fits(&meta, &t->target, &t->av.meta, &t->ar.meta, "set", &err));
+	meta.layer = meta.critic_layer = 1;
+	assert_fails(nla_contract_fits(&meta, &t->target, NULL, &t->ar.meta, "set", &err), "'set' is of block 1, the AR of block 2");
+	meta.layer = meta.critic_layer = -1;
+	assert_fails(nla_contract_fits(&meta, &t->target, NULL, &t->ar.meta, "set", &err), "'set' names no block, the AR is of block 2");
+	assert_fails(nla_contract_fits(&meta, &t->target, &t->av.meta, NULL, "set", &err), "'set' names no block, the AV is of block 2");
+	/* where there is no block 1, nothing can be added after it */
+	nla_sidecar_copy(&meta, &t->av.meta);
+	meta.layer = meta.critic_layer = 0;
+	t->target.lm.arch.n_layers = 1;
+	assert_fails(reopen(t, &meta), "residual_add, which adds the vector after block 1: the model has block 0 alone");
+	meta.inject = NLA_INJECT_EMBED_REPLACE;
+	assert_ok(reopen(t, &meta));
+	t->target.lm.arch.n_layers = BLOCKS;
 	nla_sidecar_release(&meta);
 }
 
@@ -124,6 +141,14 @@ static void test_entropy(void **state)
 	}
 }
 
+/* Rounding passes; what is above it, or no number of ours, is not taken for a probability. NaN has its own ends. */
+static void test_above_zero(void **state)
+{
+	(void)state;
+	assert_ok(nla_logprob_check((const float[]){ -3, 0, 1e-4f, NAN, -INFINITY }, 5, &err));
+	assert_fails(nla_logprob_check((const float[]){ -3, 0.25f }, 2, &err), "a response token is 0.25, above 0");
+}
+
 /* Row 0's whole distributions: every token's log-probability adds up to the golden logits less their log-sum. */
 static void test_distribution(void **state)
 {
@@ -170,8 +195,7 @@ static void test_merged(void **state)
 {
 	struct tiny *t = *state;
 	struct nla_lm merged;
-	assert_ok(nla_lm_fork(&merged, &t->target.lm, &err));
-	assert_ok(nla_merge(&merged, &t->policy, &err));
+	assert_ok(nla_merge_copy(&merged, &t->policy, t->target.lm.arch.n_layers, &err));
 	struct nla_view view = { .lm = &merged };
 	check_logprob(t, &view, 1, "av.logp", "merged policy");
 	nla_lm_release(&merged);
@@ -352,6 +376,7 @@ int main(void)
 		TINY_TEST(test_sites),
 		TINY_TEST(test_logprob),
 		TINY_TEST(test_entropy),
+		TINY_TEST(test_above_zero),
 		TINY_TEST(test_distribution),
 		TINY_TEST(test_embed_replace),
 		TINY_TEST(test_merged),

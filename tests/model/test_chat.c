@@ -210,7 +210,7 @@ static void stops(const char *generation, const char *config, const int32_t *wan
 	assert_int_equal(chat.stop.n, n);
 	for (size_t i = 0; i < n; i++)
 		assert_true(nla_chat_is_stop(&chat, want[i]));
-	assert_false(nla_chat_is_stop(&chat, 598));
+	assert_false(nla_chat_is_stop(&chat, 596));
 	nla_chat_release(&chat);
 	nla_tokenizer_free(tok);
 }
@@ -222,6 +222,10 @@ static void test_stop_ids(void **state)
 	stops("{\"top_k\": 20}", "{\"eos_token_id\": 3}", (int32_t[]){ 599, 3 }, 2);
 	stops("{\"eos_token_id\": null}", "{\"eos_token_id\": [3, 4]}", (int32_t[]){ 599, 3, 4 }, 3);
 	stops("{}", "{}", (int32_t[]){ 599 }, 1);
+	/* odd spellings, and fields of generation_config.json that change nothing here */
+	stops("{\"eos_token_id\": [599.0, 597, 597, 598.0e0, 1]}", "{}", (int32_t[]){ 599, 597, 598, 1 }, 4);
+	stops("{\"eos_token_id\": []}", "{\"eos_token_id\": 3}", (int32_t[]){ 599 }, 1);
+	stops("{\"top_k\": \"x\", \"pad_token_id\": -1, \"eos_token_id\": [3], \"future\": [[]]}", "{}", (int32_t[]){ 599, 3 }, 2);
 }
 
 static void test_bad_stop_ids(void **state)
@@ -350,7 +354,12 @@ static void test_places(void **state)
 	write_text("chat_template.jinja", "{{ 'Human: ' + messages[0]['content'] }}");
 	expect_error(small, &automatic, "chat_template.jinja': its template is not a known one");
 	remove_file("chat_template.jinja");
-	cJSON_DeleteItemFromArray(list, 1);
+	cJSON_ReplaceItemInObject(config, "chat_template", cJSON_CreateObject());
+	list = cJSON_GetObjectItem(config, "chat_template");
+	cJSON_AddStringToObject(list, "default", known);
+	write_json("tokenizer_config.json", config);
+	expect_said(small, &automatic, PLAIN, "");
+	cJSON_DeleteItemFromObject(list, "default");
 	write_json("tokenizer_config.json", config);
 	expect_error(small, &automatic, "tokenizer_config.json': its template is not a known one");
 	remove_file("tokenizer_config.json");

@@ -4,8 +4,6 @@
  */
 #include "model/golden.h"
 
-#include "rl/reward.h"
-#include "rl/rollout.h"
 
 #define LONG 32
 
@@ -80,8 +78,7 @@ static void test_greedy(void **state)
 	struct tiny *t = *state;
 	struct nla_lm merged;
 	check_greedy(t, &t->policy);
-	assert_ok(nla_lm_fork(&merged, &t->target.lm, &err));
-	assert_ok(nla_merge(&merged, &t->policy, &err));
+	assert_ok(nla_merge_copy(&merged, &t->policy, t->target.lm.arch.n_layers, &err));
 	struct nla_view view = { .lm = &merged };
 	check_greedy(t, &view);
 	nt_plain(true);
@@ -143,8 +140,7 @@ static void test_merged_policy(void **state)
 	struct tiny *t = *state;
 	struct nla_lm merged;
 	struct job j = whole(t);
-	assert_ok(nla_lm_fork(&merged, &t->target.lm, &err));
-	assert_ok(nla_merge(&merged, &t->policy, &err));
+	assert_ok(nla_merge_copy(&merged, &t->policy, t->target.lm.arch.n_layers, &err));
 	struct nla_view view = { .lm = &merged };
 	j.view = &view;
 	struct nla_decoded out = run(t, &j);
@@ -244,24 +240,24 @@ static void test_stops(void **state)
 #define ROWS (B * GROUP)
 #define TOKENS 48
 
-static struct nla_rollout roll(struct tiny *t, int truncated)
+static struct nla_step roll(struct tiny *t)
 {
-	struct nla_rollout_cfg cfg = { .prompts = B, .group = GROUP, .max_new_tokens = TOKENS, .temperature = 1,
-					.truncated = truncated };
-	struct nla_rng rng = { 99, NLA_STREAM_SAMPLE };
-	struct nla_rollout out;
-	uint32_t key[ROWS];
-	for (uint32_t i = 0; i < ROWS; i++)
-		key[i] = i;
-	assert_ok(nla_rollout(&t->av, &t->policy, t->responses.v, B, &cfg, &rng, 5, key, &out, &err));
-	return out;
+	struct nla_rl rl = golden_rl(t, &golden_cfg, NULL);
+	struct nla_step step;
+	rl.rollout.max_new_tokens = TOKENS;
+	rl.rng = (struct nla_rng){ 99, NLA_STREAM_SAMPLE };
+	rl.step = 5;
+	nla_step_start(&step, B, GROUP, D);
+	memcpy(step.v, t->responses.v, B * D * sizeof(*step.v));
+	assert_ok(nla_rollout(&rl, &step, &err));
+	return step;
 }
 
 /* Both of the model's stop ids end rows, each at its own length, and the penalty of a row is that of its own length. */
 static void test_rollout_stops(void **state)
 {
 	struct tiny *t = *state;
-	struct nla_rollout r = roll(t, NLA_TRUNCATED_FAIL);
+	struct nla_step r = roll(t);
 	struct nla_reward_cfg cfg = { .score = NLA_REWARD_NEG_MSE, .lambda = 0.002, .fail_mse = 2 };
 	int by_turn = 0, by_text = 0, cut = 0, other_penalty = 0;
 	double first_penalty = -1;
@@ -285,7 +281,7 @@ static void test_rollout_stops(void **state)
 		other_penalty += i < GROUP && penalty != first_penalty;
 	}
 	assert_true(by_turn > 0 && by_text > 0 && cut > 0 && other_penalty > 0);
-	nla_rollout_release(&r);
+	nla_step_release(&r);
 }
 
 /*
@@ -295,8 +291,9 @@ static void test_rollout_stops(void **state)
 static void test_full_distribution(void **state)
 {
 	struct tiny *t = *state;
-	struct nla_rollout r = roll(t, NLA_TRUNCATED_FAIL);
-	struct nla_responses responses = nla_rollout_responses(&r);
+	struct nla_step r = roll(t);
+	int64_t prompt_of[ROWS];
+	struct nla_responses responses = nla_step_responses(&r, 0, ROWS, D, prompt_of);
 	size_t n = 0;
 	for (int i = 0; i < ROWS; i++)
 		n += (size_t)r.tokens.length[i];
@@ -316,7 +313,7 @@ static void test_full_distribution(void **state)
 	nt_scope_pop();
 	free(logp);
 	free(entropy);
-	nla_rollout_release(&r);
+	nla_step_release(&r);
 }
 
 static void test_read(void **state)
@@ -338,27 +335,30 @@ static void test_read(void **state)
 		{ "", true, NLA_TRUNCATED_FAIL, NULL, NLA_ROW_NO_TAGS },
 	};
 	for (size_t i = 0; i < NLA_LEN(cases); i++) {
+		struct nla_rl rl = golden_rl(t, &golden_cfg, NULL);
 		struct nla_i32s ids = { 0 }, own = { 0 };
-		char *response, *explanation;
-		int64_t n_explanation;
-		enum nla_failure failed;
+		struct nla_step s;
+		rl.rollout.truncated = cases[i].truncated;
 		assert_ok(nla_tokenizer_encode(t->target.tok, cases[i].text, strlen(cases[i].text), &ids, &err));
 		if (cases[i].stopped)
 			nla_i32s_push(&ids, t->target.chat.stop.data[i % 2]);
-		assert_ok(nla_rollout_read(&t->av, ids.data, (int64_t)ids.n, cases[i].stopped, cases[i].truncated, &response,
-					   &explanation, &n_explanation, &failed, &err));
-		assert_string_equal(response, cases[i].text);
-		assert_int_equal(failed, cases[i].failed);
-		assert_int_equal(explanation != NULL, cases[i].explanation != NULL);
-		if (explanation) {
-			assert_string_equal(explanation, cases[i].explanation);
-			assert_ok(nla_tokenizer_encode(t->target.tok, explanation, strlen(explanation), &own, &err));
+		nla_step_start(&s, 1, 1, D);
+		nla_decoded_init(&s.tokens, 1, (int64_t)ids.n);
+		memcpy(s.tokens.ids, ids.data, ids.n * sizeof(*ids.data));
+		s.tokens.length[0] = (int64_t)ids.n;
+		s.tokens.stopped[0] = cases[i].stopped;
+		assert_ok(nla_rollout_read(&rl, &s, 0, &err));
+		assert_string_equal(s.response[0], cases[i].text);
+		assert_int_equal(s.failed[0], cases[i].failed);
+		assert_int_equal(s.explanation[0] != NULL, cases[i].explanation != NULL);
+		if (s.explanation[0]) {
+			assert_string_equal(s.explanation[0], cases[i].explanation);
+			assert_ok(nla_tokenizer_encode(t->target.tok, s.explanation[0], strlen(s.explanation[0]), &own, &err));
 		}
-		assert_int_equal(n_explanation, own.n);
+		assert_int_equal(s.n_explanation[0], own.n);
 		nla_i32s_release(&ids);
 		nla_i32s_release(&own);
-		free(response);
-		free(explanation);
+		nla_step_release(&s);
 	}
 }
 

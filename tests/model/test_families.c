@@ -36,7 +36,7 @@ static void open_family(struct family *f, const char *name, nt_dtype dtype, enum
 	memset(f, 0, sizeof(*f));
 	f->name = name;
 	assert_ok(nla_st_open(&f->golden, FAMILIES "/golden.safetensors", &err));
-	assert_ok(nla_lm_load(&f->lm, folder, NT_CPU, dtype, how, &err));
+	assert_ok(nla_lm_load(&f->lm, folder, NULL, NT_CPU, dtype, how, &err));
 	assert_ok(nla_adapter_load(&f->av, &f->lm.arch, F_BLOCKS, av, NT_CPU, &err));
 	assert_ok(nla_adapter_load(&f->ar, &f->lm.arch, F_K + 1, ar, NT_CPU, &err));
 	f->ids = nla_st_find(&f->golden, "ids")->data;
@@ -214,10 +214,9 @@ static void test_cut_ar(void **state)
 			char *folder = nla_format("%s/%s", FAMILIES, names[i]);
 			float hat[F_N * F_D];
 			open_family(&f, names[i], NT_F32, NLA_LM_COPY);
-			assert_ok(nla_lm_load_part(&cut, folder, &part, NT_CPU, NT_F32, &err));
-			assert_ok(nla_lm_fork(&merged, &cut, &err));
+			assert_ok(nla_lm_load(&cut, folder, &part, NT_CPU, NT_F32, NLA_LM_AUTO, &err));
 			struct nla_view over = { .lm = &cut, .adapters = { &f.ar }, .n_adapters = 1 }, plain = { .lm = &merged };
-			assert_ok(nla_merge(&merged, &over, &err));
+			assert_ok(nla_merge_copy(&merged, &over, cut.arch.n_layers, &err));
 			reconstruct(&f, &over, kept, hat);
 			compare(&f, kept ? "ar.kept" : "ar", hat, F_N * F_D, NULL);
 			reconstruct(&f, &plain, kept, hat);
@@ -237,15 +236,14 @@ static void test_mapped_merge(void **state)
 	float mine[F_N * F_RESPONSE];
 	open_family(&f, "qwen2", NT_F32, NLA_LM_MAP);
 	struct nla_view view = { .lm = &f.lm, .adapters = { &f.av }, .n_adapters = 1 };
-	assert_ok(nla_lm_fork(&merged, &f.lm, &err));
-	assert_ok(nla_merge(&merged, &view, &err));
+	assert_ok(nla_merge_copy(&merged, &view, f.lm.arch.n_layers, &err));
 	struct family plain = f;
 	plain.lm = merged;
 	logprobs(&plain, false, NLA_INJECT_AT_BLOCK, mine);
 	within("qwen2 mapped, merged", worst(mine, numbers(&f, "adapter.residual_add", false, F_N * F_RESPONSE), F_N * F_RESPONSE), 1e-4);
 	nla_lm_release(&merged);
 	close_family(&f);
-	assert_fails(nla_lm_load(&f.lm, FAMILIES "/qwen2", NT_CPU, NT_BF16, NLA_LM_MAP, &err), "cannot map");
+	assert_fails(nla_lm_load(&f.lm, FAMILIES "/qwen2", NULL, NT_CPU, NT_BF16, NLA_LM_MAP, &err), "cannot map");
 }
 
 /* ---- what is refused ---- */
@@ -278,21 +276,120 @@ static void refused(const char *family, const char *from, const char *to, const 
 static void test_refused(void **state)
 {
 	refused("llama2", "\"llama\"", "\"gemma3\"", "model_type 'gemma3' is not supported (supported: qwen3, qwen2, llama)");
-	refused("llama2", "\"silu\"", "\"gelu\"", "'hidden_act' is 'gelu', only 'silu' is supported");
+	refused("llama2", "\"silu\"", "\"gelu\"", "'hidden_act' is 'gelu', only 'silu'|'swish' is supported");
 	refused("llama2", "\"attention_bias\": false", "\"attention_bias\": true", "'attention_bias' is true");
 	refused("llama2", "\"mlp_bias\": false", "\"mlp_bias\": true", "'mlp_bias' is true");
 	refused("llama2", "\"use_cache\"", "\"attn_logit_softcapping\": 50.0,\n \"use_cache\"", "field 'attn_logit_softcapping' is not known");
-	refused("llama2", "\"use_cache\"", "\"quantization_config\": {\"bits\": 4},\n \"use_cache\"", "field 'quantization_config' is not known");
-	refused("llama3", "\"rope_type\": \"llama3\"", "\"rope_type\": \"yarn\"", "'rope_scaling.rope_type' is 'yarn'");
+	refused("llama2", "\"use_cache\"", "\"quantization_config\": {\"bits\": 4},\n \"use_cache\"", "'quantization_config' is {\"bits\":4}: the weights are quantised");
+	refused("llama3", "\"rope_type\": \"llama3\"", "\"rope_type\": \"yarn\"", "rope_scaling': 'rope_type' is 'yarn'");
 	refused("llama3", "\"factor\": 4.0,", "", "'factor'");
 	refused("llama3", "\"rope_scaling\"", "\"rope_parameters\": {\"rope_type\": \"default\"},\n \"rope_scaling\"",
 		"'rope_parameters' and 'rope_scaling' differ");
+	refused("smollm2", "\"rope_scaling\": null", "\"rope_parameters\": {\"rope_theta\": 5000.0}",
+		"'rope_theta' says rope_theta 100000, 'rope_parameters' 5000");
+	refused("smollm2", "\"rope_scaling\": null", "\"rope_parameters\": {\"partial_rotary_factor\": 0.5}",
+		"'partial_rotary_factor' is 0.5, only 1 is supported");
+	refused("llama2", "\"llama\"", "\"qwen3_vl\", \"text_config\": {}", "is of several modalities");
 	refused("llama2", "\"max_position_embeddings\": 256", "\"max_position_embeddings\": -1", "max_position_embeddings");
-	refused("llama3", "\"factor\": 4.0,", "\"factor\": 4.0, \"attention_factor\": 2,", "field 'rope_scaling.attention_factor' is not known");
+	refused("llama3", "\"factor\": 4.0,", "\"factor\": 4.0, \"attention_factor\": 2,", "rope_scaling': field 'attention_factor' is not known");
 	refused("qwen2", "\"use_sliding_window\": false", "\"use_sliding_window\": true", "'use_sliding_window' is true");
 	refused("qwen2", "\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", "4 heads are no multiple of 3 key/value heads");
 	refused("qwen2", "\"num_key_value_heads\": 2,", "", "'num_key_value_heads' is missing");
 	refused("qwen3", "\"full_attention\"", "\"sliding_attention\"", "'layer_types' has an entry other than 'full_attention'");
+}
+
+/* One fact in other spellings: what is read is the same (transformers 5.23 computes the same numbers with each). */
+static void same_arch(const char *family, const char *from, const char *to)
+{
+	struct nla_arch want, have;
+	char *folder = nla_format("%s/%s", FAMILIES, family);
+	assert_ok(nla_arch_read(&want, folder, &err));
+	copy_to_scratch(family, "config.json", from, to);
+	assert_ok(nla_arch_read(&have, scratch, &err));
+	assert_true(have.n_kv_heads == want.n_kv_heads && have.head_dim == want.head_dim && have.rope_theta == want.rope_theta &&
+		    have.rope_llama3 == want.rope_llama3 && have.rope_factor == want.rope_factor && have.rope_low == want.rope_low &&
+		    have.rope_high == want.rope_high && have.rope_original == want.rope_original && have.rms_eps == want.rms_eps &&
+		    have.tied == want.tied && have.with == want.with);
+	free(folder);
+}
+
+#define LLAMA3_ROPE "\"factor\": 4.0, \"high_freq_factor\": 4.0, \"low_freq_factor\": 1.0, \"original_max_position_embeddings\": 64"
+
+static void test_spellings(void **state)
+{
+	same_arch("llama2", "\"num_key_value_heads\": 4", "\"num_key_value_heads\": null");
+	same_arch("llama2", "\"num_key_value_heads\": 4,", "");
+	same_arch("llama2", "\"head_dim\": 8", "\"head_dim\": null");
+	same_arch("llama2", "\"silu\"", "\"swish\"");
+	same_arch("smollm2", "\"rope_theta\": 100000.0", "\"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 100000.0, "
+		  "\"partial_rotary_factor\": 1.0}");
+	same_arch("smollm2", "\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"default\"}, \"partial_rotary_factor\": 1.0, "
+		  "\"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 100000.0, \"partial_rotary_factor\": 1.0}");
+	same_arch("smollm2", "\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"default\", \"rope_type\": \"default\"}");
+	same_arch("llama3", "\"rope_theta\": 10000.0", "\"rope_theta\": 10000, \"rope_parameters\": {\"rope_type\": \"llama3\", "
+		  "\"rope_theta\": 10000.0, " LLAMA3_ROPE "}");
+	same_arch("qwen2", "\"use_cache\"", "\"temperature\": 0.7, \"top_p\": 0.8, \"do_sample\": true, \"max_length\": 20, "
+		  "\"gradient_checkpointing\": true, \"task_specific_params\": {\"a\": 1}, \"_name_or_path\": \"/x\", \"pruned_heads\": {}, "
+		  "\"_attn_implementation\": \"sdpa\", \"tokenizer_class\": \"T\", \"bad_words_ids\": [[1]], \"use_cache\"");
+}
+
+/* Sizes that no memory holds, and sizes that no product may overflow. */
+static void test_hostile(void **state)
+{
+	static const struct {
+		const char *from, *to, *want;
+	} bad[] = {
+		{ "\"head_dim\": 8", "\"head_dim\": 9007199254740992", "'head_dim' is 9007199254740992, want a number from 2 to" },
+		{ "\"hidden_size\": 32", "\"hidden_size\": 4294967295", "'hidden_size' is 4294967295, want a number" },
+		{ "\"num_hidden_layers\": 4", "\"num_hidden_layers\": 1000000000000", "'num_hidden_layers' is 1000000000000, want" },
+		{ "\"num_hidden_layers\": 4", "\"num_hidden_layers\": 1e400", "'num_hidden_layers' is too large" },
+		{ "\"num_hidden_layers\": 4", "\"num_hidden_layers\": 4.5", "'num_hidden_layers' is 4.5, want a whole number" },
+		{ "\"num_attention_heads\": 4", "\"num_attention_heads\": 0", "'num_attention_heads' is 0, want a number from 1" },
+		{ "\"vocab_size\": 97", "\"vocab_size\": -97", "'vocab_size' is -97, want" },
+		{ "\"vocab_size\": 97", "\"vocab_size\": 100000000", "has shape [97, 32], want [100000000, 32]" },
+		{ "\"num_hidden_layers\": 4", "\"num_hidden_layers\": 10000", "'model.layers.4.input_layernorm.weight' is missing" },
+		{ "\"max_position_embeddings\": 256", "\"max_position_embeddings\": 1e300", "'max_position_embeddings' is 1" },
+	};
+	for (size_t i = 0; i < NLA_LEN(bad); i++) {
+		struct nla_lm lm;
+		copy_to_scratch("llama2", "config.json", bad[i].from, bad[i].to);
+		copy_to_scratch("llama2", "model.safetensors", NULL, NULL);
+		assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err), bad[i].want);
+	}
+}
+
+/* A NaN or an infinity in any weight is named: at once where it is copied, at the first result where it is mapped. */
+static void test_not_finite(void **state)
+{
+	static const struct {
+		const char *name;
+		uint32_t bits;
+	} bad[] = { { "model.embed_tokens.weight", 0x7fc00000 }, { "model.layers.2.mlp.up_proj.weight", 0xff800000 },
+		      { "model.norm.weight", 0x7f800001 } };
+	for (size_t i = 0; i < NLA_LEN(bad); i++) {
+		struct nla_st st;
+		struct nla_lm lm;
+		const float nan = NAN;
+		char *want = nla_format("tensor '%s' has a NaN or an infinity (element 5)", bad[i].name);
+		copy_to_scratch("llama2", "config.json", NULL, NULL);
+		assert_ok(nla_st_open(&st, FAMILIES "/llama2/model.safetensors", &err));
+		struct nla_st_entry *e = (struct nla_st_entry *)(uintptr_t)nla_st_find(&st, bad[i].name);
+		char *bytes = nla_alloc(e->nbytes, 1);
+		memcpy(bytes, e->data, e->nbytes);
+		memcpy(bytes + 5 * sizeof(uint32_t), &bad[i].bits, sizeof(uint32_t));
+		e->data = bytes;
+		assert_ok(nla_st_write(in_scratch("model.safetensors"), st.entries, st.n_entries, &err));
+		assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_COPY, &err), want);
+		err = (struct nla_err)NLA_ERR_INIT;
+		if (e->ndim == 2) { /* norms are copied always */
+			assert_ok(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_MAP, &err));
+			assert_fails(nla_lm_blame(&lm, &nan, 1, &err), want);
+			nla_lm_release(&lm);
+		}
+		nla_st_close(&st);
+		free(bytes);
+		free(want);
+	}
 }
 
 /* Weights of one family under another's config: the tensors that would be left out, or are missing, are named. */
@@ -311,8 +408,8 @@ static void test_other_family(void **state)
 		struct nla_lm lm;
 		copy_to_scratch(pairs[i].config, "config.json", pairs[i].from, pairs[i].to);
 		copy_to_scratch(pairs[i].weights, "model.safetensors", NULL, NULL);
-		assert_fails(nla_lm_load(&lm, scratch, NT_CPU, NT_F32, NLA_LM_AUTO, &err), pairs[i].want);
-		assert_fails(nla_lm_load(&lm, scratch, NT_CPU, NT_F32, NLA_LM_MAP, &err), pairs[i].want);
+		assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err), pairs[i].want);
+		assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_MAP, &err), pairs[i].want);
 	}
 }
 
@@ -329,12 +426,12 @@ static void test_second_head(void **state)
 	*head = *nla_st_find(&st, "model.embed_tokens.weight");
 	head->name = name;
 	assert_ok(nla_st_write(in_scratch("model.safetensors"), all, st.n_entries + 1, &err));
-	assert_ok(nla_lm_load(&lm, scratch, NT_CPU, NT_F32, NLA_LM_AUTO, &err));
+	assert_ok(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err));
 	nla_lm_release(&lm);
 	char *other = nla_alloc(head->nbytes, 1);
 	head->data = other;
 	assert_ok(nla_st_write(in_scratch("model.safetensors"), all, st.n_entries + 1, &err));
-	assert_fails(nla_lm_load(&lm, scratch, NT_CPU, NT_F32, NLA_LM_AUTO, &err), "'lm_head.weight' is not the embedding");
+	assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err), "'lm_head.weight' is not the embedding");
 	free(other);
 	free(all);
 	nla_st_close(&st);
@@ -343,7 +440,7 @@ static void test_second_head(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = { TINY_TEST(test_fp32),	  TINY_TEST(test_mapped),  TINY_TEST(test_bf16),
-					    TINY_TEST(test_cut_ar),	  TINY_TEST(test_mapped_merge), TINY_TEST(test_refused), TINY_TEST(test_other_family),
+					    TINY_TEST(test_cut_ar),	  TINY_TEST(test_mapped_merge), TINY_TEST(test_refused), TINY_TEST(test_spellings), TINY_TEST(test_hostile), TINY_TEST(test_not_finite), TINY_TEST(test_other_family),
 					    TINY_TEST(test_second_head) };
 	return run_tiny(tests);
 }

@@ -97,7 +97,7 @@ static void test_tied(void **state)
 {
 	struct tiny *t = *state;
 	struct nla_lm lm;
-	assert_ok(nla_lm_load(&lm, TINY "/tied", NT_CPU, NT_F32, NLA_LM_AUTO, &err));
+	assert_ok(nla_lm_load(&lm, TINY "/tied", NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err));
 	assert_true(lm.arch.tied);
 	assert_true(lm.arch.rope_theta == 500000);
 	struct nla_view bare = { .lm = &lm };
@@ -187,7 +187,7 @@ static void test_model_round_trip(void **state)
 	for (size_t i = 0; i < NLA_LEN(folders); i++) {
 		struct nla_lm lm;
 		char *from = nla_path_join(folders[i], "model.safetensors");
-		assert_ok(nla_lm_load(&lm, folders[i], NT_CPU, NT_F32, NLA_LM_AUTO, &err));
+		assert_ok(nla_lm_load(&lm, folders[i], NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err));
 		assert_ok(nla_lm_save(&lm, scratch, NT_F32, &err));
 		same_tensors(in_scratch("model.safetensors"), from);
 		nla_lm_release(&lm);
@@ -230,8 +230,12 @@ static void test_adapter_keys(void **state)
 	struct nla_adapter a;
 	assert_fails(nla_adapter_load(&a, arch, BLOCKS, TINY "/ar", NT_CPU, &err), "28 keys are missing: "
 		     "'base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight'");
-	assert_fails(nla_adapter_load(&a, arch, BLOCKS - 1, TINY "/rl", NT_CPU, &err), "8 are unexpected: "
+	struct nla_arch shallow = *arch;
+	shallow.n_layers = BLOCKS - 1;
+	assert_fails(nla_adapter_load(&a, &shallow, BLOCKS - 1, TINY "/rl", NT_CPU, &err), "8 are unexpected: "
 		     "'base_model.model.model.layers.4.self_attn.k_proj.lora_A.weight'");
+	assert_ok(nla_adapter_load(&a, arch, BLOCKS - 1, TINY "/rl", NT_CPU, &err)); /* a reconstructor's: its first blocks */
+	nla_adapter_release(&a);
 	/* one key renamed: missing under its name, unexpected under the other */
 	struct nla_st st;
 	assert_ok(nla_st_open(&st, TINY "/rl/adapter_model.safetensors", &err));
@@ -257,12 +261,12 @@ static void test_model_refused(void **state)
 	put("config.json", config.buf, config.len, false);
 	assert_ok(nla_st_open(&st, TINY "/model/model.safetensors", &err));
 	assert_ok(nla_st_write(in_scratch("model.safetensors"), st.entries, st.n_entries - 1, &err)); /* sorted: the final norm */
-	assert_fails(nla_lm_load(&lm, scratch, NT_CPU, NT_F32, NLA_LM_AUTO, &err), "'model.norm.weight' is missing");
+	assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err), "'model.norm.weight' is missing");
 	st.entries[st.n_entries - 1].ndim = 2;
 	st.entries[st.n_entries - 1].shape[0] = 6;
 	st.entries[st.n_entries - 1].shape[1] = 8;
 	assert_ok(nla_st_write(in_scratch("model.safetensors"), st.entries, st.n_entries, &err));
-	assert_fails(nla_lm_load(&lm, scratch, NT_CPU, NT_F32, NLA_LM_AUTO, &err), "'model.norm.weight' has shape [6, 8], want [48]");
+	assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err), "'model.norm.weight' has shape [6, 8], want [48]");
 	nla_st_close(&st);
 	nla_str_release(&config);
 }
@@ -306,7 +310,7 @@ static void test_merge(void **state)
 	struct nla_lm merged;
 	struct nla_view bare = { .lm = &t->target.lm }, view = { .lm = &merged };
 	float *base = adapted_logits(t, &bare), *want = adapted_logits(t, &t->policy);
-	assert_ok(nla_lm_fork(&merged, &t->target.lm, &err));
+	assert_ok(nla_lm_fork(&merged, &t->target.lm, BLOCKS, (1u << NLA_N_PROJ) - 1, &err));
 	float *forked = adapted_logits(t, &view);
 	assert_memory_equal(forked, base, T * VOCAB * sizeof(float));
 	assert_ok(nla_merge(&merged, &t->policy, &err));

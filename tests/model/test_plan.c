@@ -7,8 +7,7 @@
 #include <math.h>
 
 #include "base/rng.h"
-#include "rl/rollout.h"
-#include "rl/update.h"
+#include "rl/step.h"
 #include "run/plan.h"
 
 #define DEMO SOURCE_DIR "/demo"
@@ -83,34 +82,43 @@ static int64_t measured_update(struct demo *d, int64_t micro, bool recompute)
 	}
 	for (int i = 0; i < N * NEW; i++)
 		ids[i] = i * 7 % 1000;
-	struct nla_update_batch batch = {
-		.responses = { .v = d->v, .n_prompts = PROMPTS, .ids = ids, .n = N, .width = NEW, .length = length, .prompt_of = prompt_of },
-		.advantage = advantage,
-	};
-	struct nla_update_cfg cfg = { .clip = 0.2, .kl = 0.01, .temperature = 1, .micro_batch = micro, .recompute = recompute };
-	struct nla_update_stats stats;
+	struct nla_step step = { .n_prompts = PROMPTS, .group = GROUP, .n = N, .v = d->v, .prompt_of = prompt_of, .advantage = advantage,
+				 .tokens = { .n = N, .width = NEW, .ids = ids, .length = length } };
+	struct nla_rl rl = { .rollout = { .temperature = 1 }, .update = { .clip = 0.2, .kl = 0.01, .micro_batch = micro, .recompute = recompute },
+			     .av = &d->av, .policy = d->policy, .reference = d->reference };
 	int64_t before = 0;
 	for (int i = 0; i < 2; i++) { /* the first makes the gradients' own memory, which belongs to the optimizer */
 		nt_peak_reset(NT_CPU);
 		before = nt_peak(NT_CPU);
-		assert_ok(nla_update_gradient(&d->av, &d->policy, &d->reference, &batch, &cfg, &stats, &err));
+		assert_ok(nla_update_gradient(&rl, &step, &err));
 	}
 	free(ids);
 	return nt_peak(NT_CPU) - before;
 }
 
+static struct nla_rl rollout_rl(struct demo *d, int64_t max_new_tokens, int64_t min_new_tokens)
+{
+	return (struct nla_rl){ .rollout = { .max_new_tokens = max_new_tokens, .min_new_tokens = min_new_tokens, .temperature = 1 },
+				.av = &d->av, .policy = d->policy, .sampler = d->policy, .rng = { 3, NLA_STREAM_SAMPLE } };
+}
+
+/* The demo's prompts, to be continued. */
+static void start(struct nla_step *step, struct demo *d)
+{
+	const int64_t width = d->av.target->lm.arch.d_model;
+	nla_step_start(step, PROMPTS, GROUP, width);
+	memcpy(step->v, d->v, (size_t)(PROMPTS * width) * sizeof(float));
+}
+
 static int64_t measured_rollout(struct demo *d)
 {
-	struct nla_rollout_cfg cfg = { .prompts = PROMPTS, .group = GROUP, .max_new_tokens = NEW, .min_new_tokens = NEW, .temperature = 1 };
-	struct nla_rng rng = { 3, NLA_STREAM_SAMPLE };
-	struct nla_rollout r;
-	uint32_t keys[N];
-	for (int i = 0; i < N; i++)
-		keys[i] = (uint32_t)i;
+	struct nla_rl rl = rollout_rl(d, NEW, NEW);
+	struct nla_step step;
+	start(&step, d);
 	nt_peak_reset(NT_CPU);
 	int64_t before = nt_peak(NT_CPU);
-	assert_ok(nla_rollout(&d->av, &d->policy, d->v, PROMPTS, &cfg, &rng, 0, keys, &r, &err));
-	nla_rollout_release(&r);
+	assert_ok(nla_rollout(&rl, &step, &err));
+	nla_step_release(&step);
 	return nt_peak(NT_CPU) - before;
 }
 
@@ -151,37 +159,87 @@ static void test_bf16(void **state)
 	check_all("bf16", NT_BF16, false);
 }
 
+static int64_t held(void)
+{
+	nt_peak_reset(NT_CPU);
+	return nt_peak(NT_CPU);
+}
+
+/* The bytes of a copy with the adapters merged in. */
+static int64_t measured_copy(const struct nla_view *view, int64_t depth, struct nla_lm *copy)
+{
+	int64_t before = held();
+	assert_ok(nla_merge_copy(copy, view, depth, &err));
+	return held() - before;
+}
+
+/* Copies hold the blocks that are read and the matrices that an adapter touches: qkv for q alone. */
+static void test_copies(void **state)
+{
+	struct demo d;
+	struct nla_half ar;
+	struct nla_lm rollout, anchor, reader;
+	struct nla_plan p;
+	struct nla_lora_spec q = { .rank = 4, .alpha = 4, .targets = 1u << NLA_Q };
+	struct nla_adapter alone;
+	(void)state;
+	open_demo(&d, NT_F32);
+	assert_ok(nla_half_open(&ar, NLA_AR, &d.target, DEMO "/ar", NULL, &err));
+	const struct nla_arch *a = d.in.arch;
+	struct nla_view policy = { .lm = &anchor, .adapters = { &d.trained }, .n_adapters = 1 }, reads = nla_half_view(&ar);
+	d.in.ar = &ar.adapter;
+	d.in.ar_depth = ar.depth;
+	d.in.copies = NLA_PLAN_ALL_COPIES;
+	nla_plan_make(&d.in, (int64_t)8 << 30, &p);
+	assert_int_equal(p.copies, NLA_PLAN_ALL_COPIES);
+	int64_t bytes = measured_copy(&d.reference, a->n_layers, &anchor);
+	bytes += measured_copy(&policy, a->n_layers, &rollout) + measured_copy(&reads, ar.depth, &reader);
+	compare("fp32: copies with adapters merged in", p.merged, bytes);
+	nla_lm_release(&rollout);
+	assert_ok(nla_adapter_init(&alone, a, a->n_layers, &q, 1, NT_CPU, &err));
+	policy.adapters[0] = d.in.trained = &alone;
+	d.in.av = d.in.ar = NULL;
+	d.in.copies = 1;
+	nla_plan_make(&d.in, (int64_t)8 << 30, &p);
+	assert_int_equal(p.merged, (a->n_heads + 2 * a->n_kv_heads) * a->head_dim * a->d_model * a->n_layers * 4);
+	compare("fp32: a copy with q merged in", p.merged, measured_copy(&policy, a->n_layers, &rollout));
+	nla_lm_release(&rollout);
+	nla_lm_release(&anchor);
+	nla_lm_release(&reader);
+	nla_adapter_release(&alone);
+	nla_half_release(&ar);
+	close_demo(&d);
+}
+
 /* Texts do not depend on how many rows decode at once. */
 static void test_rows(void **state)
 {
 	(void)state;
 	struct demo d;
-	struct nla_rollout_cfg cfg = { .prompts = PROMPTS, .group = GROUP, .max_new_tokens = 40, .temperature = 1 };
-	struct nla_rng rng = { 3, NLA_STREAM_SAMPLE };
-	struct nla_rollout all, some;
+	struct nla_step all, some;
 	static const int64_t rows[] = { 1, 3, 5, 12 };
-	uint32_t keys[N];
 	open_demo(&d, NT_F32);
-	for (int i = 0; i < N; i++)
-		keys[i] = (uint32_t)i;
-	assert_ok(nla_rollout(&d.av, &d.policy, d.v, PROMPTS, &cfg, &rng, 0, keys, &all, &err));
+	struct nla_rl rl = rollout_rl(&d, 40, 0);
+	start(&all, &d);
+	assert_ok(nla_rollout(&rl, &all, &err));
 	for (size_t k = 0; k < NLA_LEN(rows); k++) {
-		cfg.rows = rows[k];
-		assert_ok(nla_rollout(&d.av, &d.policy, d.v, PROMPTS, &cfg, &rng, 0, keys, &some, &err));
+		rl.rollout.rows = rows[k];
+		start(&some, &d);
+		assert_ok(nla_rollout(&rl, &some, &err));
 		assert_memory_equal(some.tokens.ids, all.tokens.ids, (size_t)(N * 40) * sizeof(*all.tokens.ids));
 		assert_memory_equal(some.tokens.length, all.tokens.length, N * sizeof(*all.tokens.length));
 		for (int i = 0; i < N; i++)
 			assert_string_equal(some.response[i], all.response[i]);
-		nla_rollout_release(&some);
+		nla_step_release(&some);
 	}
-	nla_rollout_release(&all);
+	nla_step_release(&all);
 	close_demo(&d);
 }
 
 /* ---- Qwen3-8B ---- */
 
 static const struct nla_arch qwen3_8b = { .family = "qwen3", .n_layers = 36, .d_model = 4096, .n_heads = 32, .n_kv_heads = 8, .head_dim = 128,
-					  .d_ff = 12288, .vocab = 151936, .max_position = 40960, .qk_norm = true };
+					  .d_ff = 12288, .vocab = 151936, .max_position = 40960, .with = "qk_norm" };
 
 static void describe(struct nla_adapter *a, int64_t n_layers, int64_t rank, unsigned targets)
 {
@@ -233,7 +291,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_fast), cmocka_unit_test(test_plain), cmocka_unit_test(test_bf16),
-		cmocka_unit_test(test_rows), cmocka_unit_test(test_qwen3_8b),
+		cmocka_unit_test(test_rows), cmocka_unit_test(test_copies), cmocka_unit_test(test_qwen3_8b),
 	};
 	nt_set_threads(1);
 	return cmocka_run_group_tests(tests, NULL, NULL);

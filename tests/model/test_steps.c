@@ -117,25 +117,26 @@ static float *gradients(const struct params *p)
 }
 
 /* One step of the trainer and of the exact one: parameters, loss and norm. */
-static float *both_step(struct tiny *t, const struct params *p, const struct nla_update_batch *batch, struct nla_optim *optim,
+static float *both_step(struct tiny *t, const struct params *p, struct nla_step *batch, struct nla_optim *optim,
 			struct exact *e, int step)
 {
-	struct nla_update_stats stats;
+	struct nla_rl rl = golden_rl(t, &golden_cfg, optim);
+	struct nla_update_stats *stats = &batch->update;
 	char line[80];
 	size_t n;
-	assert_ok(nla_update_gradient(&t->av, &t->policy, &t->reference, batch, &golden_cfg, &stats, &err));
+	assert_ok(nla_update_gradient(&rl, batch, &err));
 	float *g = gradients(p);
-	assert_ok(nla_optim_step(optim, golden_cfg.lr, golden_cfg.grad_clip, &stats.grad_norm, &stats.skipped, &err));
-	assert_false(stats.skipped);
+	assert_ok(nla_optim_step(optim, golden_cfg.lr, golden_cfg.grad_clip, &stats->grad_norm, &stats->skipped, &err));
+	assert_false(stats->skipped);
 	exact_step(e, p, g, step);
 	free(g);
 	float *x = snapshot(optim, &n);
 	snprintf(line, sizeof(line), "parameters after step %d, AdamW in double", step);
 	within(line, from_exact(e, x), ROUNDING);
 	snprintf(line, sizeof(line), "loss of step %d", step);
-	within(line, fabs(stats.loss - adamw_number("adamw.losses", step - 1)), 1e-4);
+	within(line, fabs(stats->loss - adamw_number("adamw.losses", step - 1)), 1e-4);
 	snprintf(line, sizeof(line), "gradient norm of step %d, relative", step);
-	within(line, fabs(stats.grad_norm / adamw_number("adamw.grad_norms", step - 1) - 1), 1e-4);
+	within(line, fabs(stats->grad_norm / adamw_number("adamw.grad_norms", step - 1) - 1), 1e-4);
 	for (int k = 0; k < p->n; k++)
 		assert_false(nt_has_grad(p->list[k]));
 	return x;
@@ -148,7 +149,7 @@ static void test_three_steps(void **state)
 	struct nla_optim optim;
 	struct exact e = { 0 };
 	double advantage[N], mean = 0;
-	struct nla_update_batch batch = golden_batch(t, advantage);
+	struct nla_step batch = golden_step(t, advantage);
 	size_t n;
 	params_of(&p, &t->rl);
 	assert_ok(nla_optim_init(&optim, p.list, p.n, &err));
@@ -176,21 +177,21 @@ static void test_bad_gradient(void **state)
 	static const double bad[] = { NAN, INFINITY };
 	struct params p;
 	struct nla_optim optim;
-	struct nla_update_stats stats;
+	struct nla_rl rl = golden_rl(t, &golden_cfg, &optim);
 	double advantage[N];
-	struct nla_update_batch batch = golden_batch(t, advantage);
+	struct nla_step batch = golden_step(t, advantage);
 	size_t n;
 	params_of(&p, &t->rl);
 	assert_ok(nla_optim_init(&optim, p.list, p.n, &err));
-	assert_ok(nla_update(&t->av, &t->policy, &t->reference, &batch, &golden_cfg, &optim, &stats, &err));
+	assert_ok(nla_update(&rl, &batch, &err));
 	float *before = snapshot(&optim, &n);
 	for (size_t i = 0; i < NLA_LEN(bad); i++) {
 		double good = advantage[5];
 		advantage[5] = bad[i];
-		assert_ok(nla_update(&t->av, &t->policy, &t->reference, &batch, &golden_cfg, &optim, &stats, &err));
+		assert_ok(nla_update(&rl, &batch, &err));
 		advantage[5] = good;
-		assert_true(stats.skipped);
-		assert_false(isfinite(stats.grad_norm));
+		assert_true(batch.update.skipped);
+		assert_false(isfinite(batch.update.grad_norm));
 		float *after = snapshot(&optim, &n);
 		assert_memory_equal(before, after, n * sizeof(*after));
 		assert_int_equal(optim.step, 1);
@@ -198,9 +199,9 @@ static void test_bad_gradient(void **state)
 			assert_false(nt_has_grad(p.list[k]));
 		free(after);
 	}
-	assert_ok(nla_update(&t->av, &t->policy, &t->reference, &batch, &golden_cfg, &optim, &stats, &err));
-	assert_false(stats.skipped);
-	within("norm of the step after skipped ones, relative", fabs(stats.grad_norm / adamw_number("adamw.grad_norms", 1) - 1), 1e-4);
+	assert_ok(nla_update(&rl, &batch, &err));
+	assert_false(batch.update.skipped);
+	within("norm of the step after skipped ones, relative", fabs(batch.update.grad_norm / adamw_number("adamw.grad_norms", 1) - 1), 1e-4);
 	free(before);
 	nla_optim_release(&optim);
 	nla_strs_release(&p.names);
@@ -212,20 +213,20 @@ static void test_resume(void **state)
 	struct tiny *t = *state;
 	struct params p;
 	struct nla_optim optim;
-	struct nla_update_stats stats;
-	struct nla_st_entry *entries = NULL;
+	struct nla_rl rl = golden_rl(t, &golden_cfg, &optim);
+	struct nla_tensors tensors = { 0 };
 	struct nla_st st;
 	double advantage[N];
-	struct nla_update_batch batch = golden_batch(t, advantage);
-	size_t n_entries = 0, n;
+	struct nla_step batch = golden_step(t, advantage);
+	size_t n;
 	params_of(&p, &t->rl);
 	assert_ok(nla_optim_init(&optim, p.list, p.n, &err));
-	assert_ok(nla_update(&t->av, &t->policy, &t->reference, &batch, &golden_cfg, &optim, &stats, &err));
-	assert_ok(nla_optim_entries(&optim, "av", &entries, &n_entries, &err));
-	assert_int_equal(n_entries, 3 * p.n);
-	assert_ok(nla_st_write(in_scratch("optim.safetensors"), entries, n_entries, &err));
-	nla_optim_free_entries(entries, n_entries);
-	assert_ok(nla_update(&t->av, &t->policy, &t->reference, &batch, &golden_cfg, &optim, &stats, &err));
+	assert_ok(nla_update(&rl, &batch, &err));
+	nla_optim_list(&optim, "av", &tensors);
+	assert_int_equal(tensors.names.n, 3 * p.n);
+	assert_ok(nla_tensors_write(&tensors, in_scratch("optim.safetensors"), NT_F32, &err));
+	nla_tensors_release(&tensors);
+	assert_ok(nla_update(&rl, &batch, &err));
 	float *want = snapshot(&optim, &n);
 	nla_optim_release(&optim);
 	assert_ok(nla_optim_init(&optim, p.list, p.n, &err));
@@ -233,7 +234,7 @@ static void test_resume(void **state)
 	assert_fails(nla_optim_restore(&optim, "ar", &st, &err), "'ar.param.0' is missing or of another shape");
 	assert_ok(nla_optim_restore(&optim, "av", &st, &err));
 	optim.step = 1;
-	assert_ok(nla_update(&t->av, &t->policy, &t->reference, &batch, &golden_cfg, &optim, &stats, &err));
+	assert_ok(nla_update(&rl, &batch, &err));
 	float *got = snapshot(&optim, &n);
 	assert_memory_equal(got, want, n * sizeof(*got));
 	free(got);

@@ -24,10 +24,12 @@ static float *take_gradients(const struct params *p, size_t *n)
 }
 
 /* The gradient of a batch under a configuration, as take_gradients has it. */
-static float *gradient(struct tiny *t, const struct params *p, const struct nla_update_batch *batch,
-		       const struct nla_update_cfg *cfg, struct nla_update_stats *stats, size_t *n)
+static float *gradient(struct tiny *t, const struct params *p, struct nla_step *batch, const struct nla_update_cfg *cfg,
+		       struct nla_update_stats *stats, size_t *n)
 {
-	assert_ok(nla_update_gradient(&t->av, &t->policy, &t->reference, batch, cfg, stats, &err));
+	struct nla_rl rl = golden_rl(t, cfg, NULL);
+	assert_ok(nla_update_gradient(&rl, batch, &err));
+	*stats = batch->update;
 	return take_gradients(p, n);
 }
 
@@ -38,7 +40,7 @@ static void check_gradient(struct tiny *t, const char *what)
 	struct params p;
 	struct nla_update_stats stats;
 	double advantage[N], sq = 0;
-	struct nla_update_batch batch = golden_batch(t, advantage);
+	struct nla_step batch = golden_step(t, advantage);
 	char line[80];
 	size_t n;
 	params_of(&p, &t->rl);
@@ -80,11 +82,11 @@ static void test_only_the_policy(void **state)
 {
 	struct tiny *t = *state;
 	struct params p, frozen;
-	struct nla_update_stats stats;
 	double advantage[N];
-	struct nla_update_batch batch = golden_batch(t, advantage);
+	struct nla_step batch = golden_step(t, advantage);
 	params_of(&p, &t->rl);
-	assert_ok(nla_update_gradient(&t->av, &t->policy, &t->reference, &batch, &golden_cfg, &stats, &err));
+	struct nla_rl rl = golden_rl(t, &golden_cfg, NULL);
+	assert_ok(nla_update_gradient(&rl, &batch, &err));
 	frozen = (struct params){ .n = nla_adapter_params(&t->av.adapter, NULL, NULL) };
 	assert_true(frozen.n == 70);
 	nt_tensor *list[70], *base[MAX_PARAMS];
@@ -109,7 +111,7 @@ static void check_recompute(struct tiny *t, const char *what)
 	struct params p;
 	struct nla_update_stats kept, again;
 	double advantage[N];
-	struct nla_update_batch batch = golden_batch(t, advantage);
+	struct nla_step batch = golden_step(t, advantage);
 	struct nla_update_cfg cfg = golden_cfg;
 	size_t n;
 	char line[80];
@@ -157,7 +159,7 @@ static void test_recompute_weights(void **state)
 	struct params p = { .n = nla_lm_params(&t->target.lm, NULL) };
 	struct nla_update_stats stats;
 	double advantage[N];
-	struct nla_update_batch batch = golden_batch(t, advantage);
+	struct nla_step batch = golden_step(t, advantage);
 	struct nla_update_cfg cfg = golden_cfg;
 	size_t n;
 	assert_true(p.n <= MAX_PARAMS);
@@ -180,10 +182,10 @@ static void test_micro_batches(void **state)
 	struct params p;
 	struct nla_update_stats whole, stats;
 	double advantage[N];
-	struct nla_update_batch batch = golden_batch(t, advantage);
+	struct nla_step batch = golden_step(t, advantage);
 	size_t n;
 	params_of(&p, &t->rl);
-	batch.sampler = golden_f32(t, "av.ref_logp", N * WIDTH);
+	batch.tokens.logprob = (float *)golden_f32(t, "av.ref_logp", N * WIDTH);
 	float *want = gradient(t, &p, &batch, &golden_cfg, &whole, &n);
 	for (size_t i = 0; i < NLA_LEN(sizes); i++) {
 		struct nla_update_cfg cfg = golden_cfg;
@@ -213,7 +215,7 @@ static void test_ratio_one(void **state)
 	struct params p;
 	struct nla_update_stats stats, given;
 	double advantage[N], mean = 0;
-	struct nla_update_batch batch = golden_batch(t, advantage);
+	struct nla_step batch = golden_step(t, advantage);
 	float sampler[N * WIDTH];
 	size_t n;
 	params_of(&p, &t->rl);
@@ -227,7 +229,7 @@ static void test_ratio_one(void **state)
 	for (int i = 0; i < N * WIDTH; i++)
 		sampler[i] += i % 2 ? 0.25f : -0.25f;
 	batch.old = NULL;
-	batch.sampler = sampler;
+	batch.tokens.logprob = sampler;
 	float *g = gradient(t, &p, &batch, &golden_cfg, &stats, &n);
 	within("loss at ratio 1", fabs(stats.loss - (0.01 * golden_scalar(t, "grpo.kl_sample_mean") - mean)), 2e-6);
 	within("gradient, relative, old absent or the same", relative(g, want, n), 1e-4);
@@ -244,7 +246,7 @@ static void test_statistics(void **state)
 	struct params p;
 	struct nla_update_stats stats;
 	double advantage[N], entropy = 0;
-	struct nla_update_batch batch = golden_batch(t, advantage);
+	struct nla_step batch = golden_step(t, advantage);
 	const float *want = golden_f32(t, "av.entropy", N * WIDTH);
 	size_t n;
 	params_of(&p, &t->rl);
@@ -263,7 +265,7 @@ static void test_kl(void **state)
 	struct params p;
 	struct nla_update_stats stats, after;
 	double advantage[N];
-	struct nla_update_batch batch = golden_batch(t, advantage);
+	struct nla_step batch = golden_step(t, advantage);
 	struct nla_update_cfg none = golden_cfg, twice = golden_cfg;
 	size_t n;
 	params_of(&p, &t->rl);
@@ -283,13 +285,62 @@ static void test_kl(void **state)
 	struct nla_optim optim;
 	assert_ok(nla_optim_init(&optim, p.list, p.n, &err));
 	twice.lr = 1e-3;
-	assert_ok(nla_update(&t->av, &t->policy, &t->reference, &batch, &twice, &optim, &stats, &err));
+	struct nla_rl rl = golden_rl(t, &twice, &optim);
+	assert_ok(nla_update(&rl, &batch, &err));
+	stats = batch.update;
 	free(gradient(t, &p, &batch, &twice, &after, &n));
 	assert_true(after.kl < stats.kl - 1e-3);
 	nla_optim_release(&optim);
 	float *all[] = { with, without, one, two, nothing };
 	for (size_t i = 0; i < NLA_LEN(all); i++)
 		free(all[i]);
+	nla_strs_release(&p.names);
+}
+
+/* At beta 0 the reference does not run: there need not be one. The gradient is that of a KL without weight. */
+static void test_no_reference(void **state)
+{
+	struct tiny *t = *state;
+	struct params p;
+	struct nla_update_stats stats;
+	double advantage[N];
+	struct nla_step batch = golden_step(t, advantage);
+	struct nla_update_cfg none = golden_cfg, hardly = golden_cfg;
+	size_t n;
+	params_of(&p, &t->rl);
+	none.kl = 0;
+	hardly.kl = 1e-12;
+	float *want = gradient(t, &p, &batch, &hardly, &stats, &n);
+	assert_true(isfinite(stats.kl) && isfinite(stats.kl_clamped));
+	memset(&t->reference, 0, sizeof(t->reference));
+	float *g = gradient(t, &p, &batch, &none, &stats, &n);
+	within("gradient, relative, beta 1e-12 or 0", relative(g, want, n), 1e-6);
+	assert_true(isnan(stats.kl) && isnan(stats.kl_clamped));
+	free(g);
+	free(want);
+	nla_strs_release(&p.names);
+}
+
+/* A policy far from its reference: the share of tokens at the clamp, counted from the log-probabilities themselves. */
+static void test_clamped(void **state)
+{
+	struct tiny *t = *state;
+	struct params p;
+	double advantage[N], clamped = 0;
+	struct nla_step batch = golden_step(t, advantage);
+	struct nla_rl rl = golden_rl(t, &golden_cfg, NULL);
+	size_t n;
+	params_of(&p, &t->rl);
+	rl.rollout.temperature = 0.05; /* log-probabilities are far apart */
+	assert_ok(nla_update_gradient(&rl, &batch, &err));
+	free(take_gradients(&p, &n));
+	float *logp = logprob_of(&t->av, &t->policy, &t->responses, 0.05), *ref = logprob_of(&t->av, &t->reference, &t->responses, 0.05);
+	for (int64_t i = 0; i < t->n_tokens; i++)
+		clamped += ref[i] - logp[i] >= 12;
+	assert_true(clamped > 0 && clamped < (double)t->n_tokens);
+	assert_close(batch.update.kl_clamped, clamped / (double)t->n_tokens, 1e-12);
+	free(logp);
+	free(ref);
 	nla_strs_release(&p.names);
 }
 
@@ -300,14 +351,14 @@ static void test_every_sample_counts(void **state)
 	struct params p;
 	struct nla_update_stats stats;
 	double advantage[N];
-	struct nla_update_batch batch = golden_batch(t, advantage), half = batch;
+	struct nla_step batch = golden_step(t, advantage), half = batch;
 	struct nla_update_cfg cfg = golden_cfg;
 	size_t n;
 	params_of(&p, &t->rl);
 	cfg.kl = 0;
 	for (int i = N / 2; i < N; i++)
 		advantage[i] = 0;
-	half.responses.n = N / 2;
+	half.n = N / 2;
 	float *all = gradient(t, &p, &batch, &cfg, &stats, &n), *first = gradient(t, &p, &half, &cfg, &stats, &n);
 	for (size_t i = 0; i < n; i++)
 		first[i] /= 2;
@@ -324,7 +375,7 @@ static void test_padding(void **state)
 	struct params p;
 	struct nla_update_stats stats, other;
 	double advantage[N];
-	struct nla_update_batch batch = golden_batch(t, advantage);
+	struct nla_step batch = golden_step(t, advantage);
 	float old[N * WIDTH];
 	size_t n;
 	params_of(&p, &t->rl);
@@ -359,6 +410,8 @@ int main(void)
 		TINY_TEST(test_ratio_one),
 		TINY_TEST(test_statistics),
 		TINY_TEST(test_kl),
+		TINY_TEST(test_no_reference),
+		TINY_TEST(test_clamped),
 		TINY_TEST(test_every_sample_counts),
 		TINY_TEST(test_padding),
 	};

@@ -93,7 +93,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	nla_pack_init(&prompts);
-	if (!nla_tokenizer_load(&tok, argv[1], &err) && !nla_lm_load(&lm, argv[1], NT_CPU, NT_F32, NLA_LM_AUTO, &err))
+	if (!nla_tokenizer_load(&tok, argv[1], &err) && !nla_lm_load(&lm, argv[1], NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err))
 		while (scanf("%zu%*1[\n]", &n) == 1 && !one(&view, tok, n, n_new ? &prompts : NULL, &err))
 			;
 	if (!err.status && n_new)

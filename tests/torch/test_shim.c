@@ -336,7 +336,6 @@ static void test_gradients_repeat(void **state)
 		  *gain = gauss(1, DIMS(16));
 	nt_tensor *first[3], *leaf[3] = { x, w, gain };
 	nt_tree *tree = nt_tree_new(length, parent, 9, NT_CPU);
-	int threads = nt_threads();
 	double alone = 0;
 
 	for (int i = 0; i < 3; i++)
@@ -357,7 +356,7 @@ static void test_gradients_repeat(void **state)
 			nt_zero_grad(leaf[i]);
 		}
 	}
-	nt_set_threads(threads);
+	nt_set_threads(3);
 	nt_tree_free(tree);
 	printf("gradients of 3 threads and of 1 within %.2g\n", alone);
 	assert_true(alone < 1e-5);
@@ -407,7 +406,6 @@ static void test_devices(void **state)
 	int64_t room, total, peak;
 	assert_int_equal(nt_memory(NT_CPU, &room, &total, &peak), NT_OK);
 	assert_true(room > 0 && room < total && peak > 1 << 20 && peak < total);
-	assert_true(nt_threads() >= 1 && strchr(nt_version(), '.'));
 }
 
 static void test_out_of_memory_has_its_code(void **state)

@@ -408,7 +408,8 @@ static void test_large(void **state)
 {
 	enum { N = 2100, D = 32768 };
 	struct nla_str text = NLA_STR_INIT;
-	struct nla_st_stream *s;
+	const struct nla_st_entry rows = { "activations", NLA_ST_BF16, 2, .shape = { -1, D } };
+	struct nla_st_writer *s;
 	struct nla_actset set;
 	const int64_t good = 1023, middle = 1050;
 	float *v = nla_alloc(D, sizeof(*v));
@@ -416,12 +417,12 @@ static void test_large(void **state)
 
 	assert_ok(nla_mkdirs(in_scratch("large"), &err));
 	put_text("large/nla_meta.yaml", "kind: nla_dataset\nd_model: 32768\n");
-	assert_ok(nla_st_stream_open(&s, in_scratch("large/activations.safetensors"), "activations", NLA_ST_BF16, D, &err));
+	assert_ok(nla_st_writer_open(&s, in_scratch("large/activations.safetensors"), &rows, 1, &err));
 	for (int i = 0; i < N; i++) {
-		assert_ok(nla_st_stream_rows(s, v, 1, &err));
+		assert_ok(nla_st_writer_add(s, v, D * 2, &err));
 		nla_str_add(&text, ROW);
 	}
-	assert_ok(nla_st_stream_close(s, &err));
+	assert_ok(nla_st_writer_close(s, &err));
 	put("large/rows.jsonl.gz", text.buf, text.len, true);
 	f = fopen(in_scratch("large/activations.safetensors"), "r+b");
 	assert_non_null(f);
@@ -437,7 +438,8 @@ static void test_large(void **state)
 	fseek(f, -2, SEEK_END);
 	fwrite("\x80\x7f", 1, 2, f);
 	fclose(f);
-	assert_fails(nla_actset_open(&set, in_scratch("large"), D, &err), "row 2099 (document 'a') has an infinity at dimension 32767");
+	assert_fails(nla_actset_open(&set, in_scratch("large"), D, &err),
+		     "row 2099 (document 'a') has an infinity at dimension 32767");
 	nla_str_release(&text);
 	free(v);
 }

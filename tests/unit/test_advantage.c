@@ -30,7 +30,7 @@ static void test_worked(void **state)
 		struct nla_advantage_cfg cfg = { cJSON_GetObjectItem(c, "min_std")->valuedouble };
 		int n = numbers(cJSON_GetObjectItem(c, "rewards"), reward);
 		assert_int_equal(numbers(cJSON_GetObjectItem(c, "advantages"), want), n);
-		assert_ok(nla_advantage(reward, n / group, group, &cfg, got, &err));
+		assert_ok(nla_group_advantage(reward, NULL, n / group, group, &cfg, got, &err));
 		for (int i = 0; i < n; i++)
 			assert_close(got[i], want[i], 1e-9);
 	}
@@ -49,11 +49,11 @@ static void test_no_spread(void **state)
 		reward[4 + i] = -1.0 / 3;
 		reward[8 + i] = 0.5 + 1e-4 * i;
 	}
-	assert_ok(nla_advantage(reward, 3, 4, &off, got, &err));
+	assert_ok(nla_group_advantage(reward, NULL, 3, 4, &off, got, &err));
 	for (int i = 0; i < 8; i++)
 		assert_true(fabs(got[i]) < 1e-8);
 	assert_true(got[8] < -0.9 && got[11] > 0.9);
-	assert_ok(nla_advantage(reward, 3, 4, &on, got, &err));
+	assert_ok(nla_group_advantage(reward, NULL, 3, 4, &on, got, &err));
 	for (int i = 0; i < 12; i++)
 		assert_true(fabs(got[i]) < 1e-8);
 }
@@ -65,11 +65,11 @@ static void test_groups_stand_alone(void **state)
 	double both[8], second[4], shifted[8], got[8];
 	struct nla_advantage_cfg cfg = { 0 };
 	(void)state;
-	assert_ok(nla_advantage(reward, 2, 4, &cfg, both, &err));
-	assert_ok(nla_advantage(reward + 4, 1, 4, &cfg, second, &err));
+	assert_ok(nla_group_advantage(reward, NULL, 2, 4, &cfg, both, &err));
+	assert_ok(nla_group_advantage(reward + 4, NULL, 1, 4, &cfg, second, &err));
 	for (int i = 0; i < 8; i++)
 		shifted[i] = reward[i] - 2;
-	assert_ok(nla_advantage(shifted, 2, 4, &cfg, got, &err));
+	assert_ok(nla_group_advantage(shifted, NULL, 2, 4, &cfg, got, &err));
 	for (int i = 0; i < 4; i++) {
 		assert_true(both[4 + i] == second[i]);
 		assert_close(got[i], both[i], 1e-9);
@@ -80,12 +80,31 @@ static void test_groups_stand_alone(void **state)
 	assert_close(both[4], -175 / sqrt(87500.0 / 3), 1e-6);
 }
 
+/*
+ * A group in which all fail rests, though its lengths differ: rewards -2 - 0.002 n. One valid row among failures is what the others are
+ * measured by: of -0.5, -2, -2 the mean is -1.5 and the variance with n-1 is (1 + 0.25 + 0.25) / 2.
+ */
+static void test_failed_groups(void **state)
+{
+	const double reward[6] = { -2.02, -2.04, -2.3, -0.5, -2, -2 };
+	const enum nla_failure failed[6] = { NLA_ROW_NO_TAGS, NLA_ROW_TRUNCATED, NLA_ROW_EMPTY, NLA_ROW_OK, NLA_ROW_NO_TAGS, NLA_ROW_OVER_LONG };
+	double got[6];
+	struct nla_advantage_cfg cfg = { 0 };
+	(void)state;
+	assert_ok(nla_group_advantage(reward, failed, 2, 3, &cfg, got, &err));
+	for (int i = 0; i < 3; i++)
+		assert_true(got[i] == 0);
+	assert_close(got[3], 1 / sqrt(0.75), 1e-5);
+	assert_close(got[4], -0.5 / sqrt(0.75), 1e-5);
+	assert_true(nla_group_failed(failed, 3) && !nla_group_failed(failed + 3, 3));
+}
+
 static void test_one_sample(void **state)
 {
 	double reward[2] = { 1, 2 }, got[2];
 	struct nla_advantage_cfg cfg = { 0 };
 	(void)state;
-	assert_fails(nla_advantage(reward, 2, 1, &cfg, got, &err), "at least 2 samples");
+	assert_fails(nla_group_advantage(reward, NULL, 2, 1, &cfg, got, &err), "at least 2 samples");
 	assert_int_equal(err.status, NLA_USAGE);
 }
 
@@ -104,6 +123,7 @@ int main(void)
 		cmocka_unit_test(test_worked),
 		cmocka_unit_test(test_no_spread),
 		cmocka_unit_test(test_groups_stand_alone),
+		cmocka_unit_test(test_failed_groups),
 		cmocka_unit_test(test_one_sample),
 		cmocka_unit_test(test_within_group_std),
 	};

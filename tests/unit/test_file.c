@@ -328,6 +328,28 @@ static void test_full_disk(void **state)
 	free(big);
 }
 
+/* 65 MiB that are 65 kB as a file. */
+static void test_line_too_long(void **state)
+{
+	size_t n = 65 << 20;
+	char *text = nla_alloc(n, 1);
+	struct nla_err err;
+	struct nla_lines l;
+
+	memset(text, 'a', n);
+	text[9] = '\n';
+	assert_ok(nla_lines_open(&l, put("long.gz", text, n, true), &err));
+	assert_string_equal(nla_lines_next(&l), "aaaaaaaaa");
+	assert_null(nla_lines_next(&l));
+	assert_fails(nla_lines_close(&l, &err), "long.gz': line 2 is longer than 64 MiB");
+	text[n / 2] = '\n';
+	assert_ok(nla_lines_open(&l, put("long.gz", text, n, true), &err));
+	for (int i = 0; i < 3; i++)
+		assert_non_null(nla_lines_next(&l));
+	assert_ok(nla_lines_close(&l, &err));
+	free(text);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -336,6 +358,7 @@ int main(void)
 		cmocka_unit_test(test_folders),   cmocka_unit_test(test_map),
 		cmocka_unit_test(test_lines),     cmocka_unit_test(test_log),
 		cmocka_unit_test(test_full_disk), cmocka_unit_test(test_log_after_a_kill),
+		cmocka_unit_test(test_line_too_long),
 	};
 
 	return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);

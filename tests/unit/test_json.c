@@ -20,7 +20,7 @@ static void test_getters(void **state)
 {
 	cJSON *json = parsed("{\"i\": 1e3, \"f\": 0.5, \"s\": \"x\", \"b\": true, \"z\": null,"
 			     " \"o\": {\"p\": {\"q\": -7}, \"s\": \"y\"}, \"dot.ted\": 4, \"half\": 1.5, \"huge\": 1e18,"
-			     " \"inf\": 1e999, \"e\": 9007199254740992}");
+			     " \"inf\": 1e999, \"e\": 9007199254740991, \"over\": 9007199254740993}");
 	struct nla_err err;
 	int64_t i;
 	double x;
@@ -34,7 +34,7 @@ static void test_getters(void **state)
 	assert_ok(nla_json_need_int(json, "f.json", "dot.ted", &i, &err));
 	assert_int_equal(i, 4);
 	assert_ok(nla_json_need_int(json, "f.json", "e", &i, &err));
-	assert_true(i == 1ll << 53);
+	assert_true(i == (1ll << 53) - 1);
 	assert_ok(nla_json_need_num(json, "f.json", "f", &x, &err));
 	assert_true(x == 0.5);
 	assert_ok(nla_json_need_str(json, "f.json", "o.s", &s, &err));
@@ -55,7 +55,8 @@ static void test_getters(void **state)
 
 	assert_fails(nla_json_need_int(json, "f.json", "s", &i, &err), "'f.json': 's' is a string, want an integer");
 	assert_fails(nla_json_need_int(json, "f.json", "half", &i, &err), "'f.json': 'half' is 1.5, want an integer");
-	assert_fails(nla_json_need_int(json, "f.json", "huge", &i, &err), "'huge' is 1e+18, want an integer of at most 2^53");
+	assert_fails(nla_json_need_int(json, "f.json", "huge", &i, &err), "'huge' is 1e+18, want an integer below 2^53");
+	assert_fails(nla_json_need_int(json, "f.json", "over", &i, &err), "'over' is 9.007199255e+15, want an integer below 2^53");
 	assert_fails(nla_json_need_int(json, "f.json", "inf", &i, &err), "want an integer");
 	assert_fails(nla_json_need_num(json, "f.json", "inf", &x, &err), "'inf' is too large");
 	assert_fails(nla_json_need_num(json, "f.json", "o", &x, &err), "'o' is an object, want a number");
@@ -90,6 +91,9 @@ static void test_bad_text(void **state)
 	assert_fails(nla_json_parse("[\"\xc3\xa4\", x]", 9, "f", &json, &err), "column 7"); /* characters, not bytes */
 	assert_fails(nla_json_read(in_scratch("none.json"), &json, &err), "none.json': No such file");
 	assert_fails(nla_json_read(put_text("bad.json", "{"), &json, &err), "bad.json' is not JSON");
+	char deep[100001] = "";
+	memset(deep, '[', 100000);
+	assert_fails(nla_json_parse(deep, 100000, "f", &json, &err), "'f' is not JSON: error at line 1, column 100");
 	assert_ok(nla_json_parse("[12]34", 4, "f", &json, &err)); /* n bounds the text */
 	cJSON_Delete(json);
 	assert_ok(nla_json_parse("7 \n", 3, "f", &json, &err));

@@ -152,6 +152,29 @@ static void test_published_set(void **state)
 	nla_sidecar_release(&s);
 }
 
+/* The same facts as others spell them. */
+static void test_spellings(void **state)
+{
+	struct nla_sidecar s;
+
+	assert_ok(parse(&s,
+		"kind: NLA_Model\nrole: AR\nstage: on\nd_model: 4096.0\nbase_checkpoint: null\nrow_count: ~\n"
+		"extraction: {d_model: '4096', layer_index: \"24\", injection_scale: '150.5', mse_scale: SQRT_D_MODEL, injection_mode: Embed_Replace}\n"
+		"tokens: {injection_char: '7', injection_token_id: 1.49705e5, critic_suffix_ids: ['1318', 29.0]}\n"
+		"critic: {extraction_layer_index: 24, final_norm: True}\nbaseline: {raw_variance: '0.5', mean_normalised: 1}\n"));
+	assert_string_equal(s.kind, "nla_model");
+	assert_string_equal(s.role, "ar");
+	assert_string_equal(s.stage, "on");
+	assert_string_equal(s.marker, "7");
+	assert_null(s.base_checkpoint);
+	assert_true(s.d_model == 4096 && s.layer == 24 && s.n_rows == -1 && s.marker_id == 149705 && s.final_norm);
+	assert_true(s.injection_scale.value == 150.5 && s.inject == NLA_INJECT_EMBED_REPLACE);
+	assert_int_equal(s.mse_scale.kind, NLA_SCALE_SQRT_D);
+	assert_true(s.suffix.n == 2 && s.suffix.data[0] == 1318 && s.suffix.data[1] == 29);
+	assert_true(s.baseline_var == 0.5 && s.baseline_mean == 1);
+	nla_sidecar_release(&s);
+}
+
 #define HEAD "kind: nla_model\nd_model: 8\n"
 
 static void test_wrong(void **state)
@@ -164,7 +187,6 @@ static void test_wrong(void **state)
 		{ "d_model: 8\n", "'kind' is missing" },
 		{ "kind: nla_model\n", "'d_model' is missing" },
 		{ "kind: nla_model\nd_model: wide\n", "'d_model' is a string, want an integer" },
-		{ "kind: nla_model\nd_model: \"8\"\n", "'d_model' is a string, want an integer" },
 		{ "kind: nla_model\nd_model: 0\n", "'d_model' is 0, want 1 to " },
 		{ HEAD "schema_version: 3\n", "'schema_version' is 3, want 1 or 2" },
 		{ HEAD "role: judge\n", "'role' is 'judge', want one of av|ar" },
@@ -198,8 +220,16 @@ static void test_wrong(void **state)
 		  "d: &d [*c, *c, *c, *c, *c, *c, *c, *c]\ne: &e [*d, *d, *d, *d, *d, *d, *d, *d]\nf: [*e, *e, *e, *e, *e, *e]\n", "too many values" },
 		{ HEAD "baseline: {raw_variance: -1}\n", "a variance in 'baseline' is below 0" },
 	};
+	static const char *const deep[] = { "[", "{a: ", "{? ", "- " };
 	struct nla_sidecar s;
 
+	for (size_t i = 0; i < NLA_LEN(deep); i++) { /* at once: libyaml alone takes minutes */
+		struct nla_str text = NLA_STR_INIT;
+		for (int n = 0; n < 100000; n++)
+			nla_str_add(&text, deep[i]);
+		assert_fails(parse(&s, text.buf), "nested too deeply");
+		nla_str_release(&text);
+	}
 	for (size_t i = 0; i < NLA_LEN(cases); i++) {
 		assert_fails(parse(&s, cases[i][0]), cases[i][1]);
 		assert_non_null(strstr(err.text, "nla_meta.yaml"));
@@ -318,6 +348,7 @@ int main(void)
 		cmocka_unit_test(test_data_set),
 		cmocka_unit_test(test_released),
 		cmocka_unit_test(test_published_set),
+		cmocka_unit_test(test_spellings),
 		cmocka_unit_test(test_wrong),
 		cmocka_unit_test(test_round_trip),
 		cmocka_unit_test(test_template),

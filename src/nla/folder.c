@@ -1,0 +1,116 @@
+/* folder - see folder.h. */
+#include "nla/folder.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+
+static bool holds(const char *folder, const char *name, const char *want)
+{
+	char *below = nla_path_join(folder, name), *path = nla_path_join(below, want);
+	bool there = nla_exists(path);
+	free(below);
+	free(path);
+	return there;
+}
+
+/* "Qwen/Qwen3-8B": an owner, a slash, a name. */
+static bool is_hub_name(const char *s)
+{
+	static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+	size_t owner = strspn(s, letters), name = s[owner] == '/' ? strspn(s + owner + 1, letters) : 0;
+	return owner && name && *s != '.' && !s[owner + 1 + name];
+}
+
+static bool is_pointer(const char *path)
+{
+	static const char head[] = "version https://git-lfs.github.com/spec/v1";
+	char have[sizeof(head)] = "";
+	FILE *f = fopen(path, "rb");
+	bool is = f && fread(have, 1, sizeof(head) - 1, f) == sizeof(head) - 1 && !strcmp(have, head);
+	if (f)
+		fclose(f);
+	return is;
+}
+
+static char *pointer_lead(const char *folder, const struct nla_strs *names)
+{
+	static const char *const ours[] = { ".safetensors", ".json", ".model", ".yaml", ".gz" };
+	char *text = NULL;
+	for (size_t i = 0; i < names->n && !text; i++)
+		for (size_t j = 0; j < NLA_LEN(ours) && !text; j++) {
+			char *path = nla_path_join(folder, names->data[i]);
+			if (nla_ends_with(path, ours[j]) && is_pointer(path))
+				text = nla_format("'%s' is a git-lfs pointer, not the file: run 'git lfs pull' there", path);
+			free(path);
+		}
+	return text;
+}
+
+/* Where `want` is instead: in a checkpoint of a run, or one folder down. */
+static char *below_lead(const char *folder, const struct nla_strs *names, const char *want, const char *part)
+{
+	char *latest = part ? nla_format("checkpoints/latest/%s", part) : NULL, *text = NULL;
+	const char *run[] = { latest, part };
+	for (size_t i = 0; part && i < NLA_LEN(run) && !text; i++)
+		if (holds(folder, run[i], want))
+			text = nla_format("it is a run or a checkpoint: name '%s/%s'", folder, run[i]);
+	for (size_t i = 0; i < names->n && !text; i++)
+		if (holds(folder, names->data[i], want))
+			text = nla_format("'%s/%s' has %s: is that folder meant?", folder, names->data[i], want);
+	free(latest);
+	return text;
+}
+
+/* torch's own files are programs when they are read: only safetensors are. */
+static char *torch_lead(const char *folder, const struct nla_strs *names)
+{
+	static const char *const stems[] = { "pytorch_model", "adapter_model", "consolidated", "model" };
+	const char *found = NULL;
+	for (size_t i = 0; i < names->n; i++) {
+		const char *name = names->data[i];
+		if (nla_ends_with(name, ".safetensors") || nla_ends_with(name, ".safetensors.index.json"))
+			return NULL;
+		for (size_t j = 0; j < NLA_LEN(stems); j++)
+			if (nla_starts_with(name, stems[j]) &&
+			    (nla_ends_with(name, ".bin") || nla_ends_with(name, ".pt") || nla_ends_with(name, ".pth")))
+				found = name;
+	}
+	return found ? nla_format("it holds '%s', want safetensors: load it with transformers or peft, and save_pretrained()",
+				  found) : NULL;
+}
+
+static char *lead(const char *folder, const char *want, const char *part)
+{
+	struct nla_strs names = { 0 };
+	struct nla_err ignored = NLA_ERR_INIT;
+	char *text = NULL, *snapshots = nla_path_join(folder, "snapshots");
+	if (nla_exists(folder) && !nla_is_dir(folder))
+		text = nla_format("'%s' is a file, want its folder", folder);
+	else if (!nla_exists(folder) && is_hub_name(folder))
+		text = nla_format("if it is a name on the hub, run 'hf download %s --local-dir DIR' and name DIR", folder);
+	else if (nla_is_dir(snapshots) && !nla_list_dir(snapshots, &names, &ignored) && names.n)
+		text = nla_format("it is a folder of the hub's cache: name '%s/%s'", snapshots, names.data[names.n - 1]);
+	else if (nla_is_dir(folder) && !nla_list_dir(folder, &names, &ignored)) {
+		text = pointer_lead(folder, &names);
+		if (!text && !holds(folder, ".", want))
+			text = below_lead(folder, &names, want, part);
+		if (!text)
+			text = torch_lead(folder, &names);
+	}
+	nla_strs_release(&names);
+	free(snapshots);
+	return text;
+}
+
+enum nla_status nla_folder_lead(struct nla_err *err, const char *folder, const char *want, const char *part)
+{
+	char *text = err->status ? lead(folder, want, part) : NULL;
+	size_t n = strlen(err->text);
+	if (text && !strstr(err->text, text))
+		snprintf(err->text + n, sizeof(err->text) - n, "; %s", text);
+	free(text);
+	return err->status;
+}

@@ -1,0 +1,110 @@
+/*
+ * step - the one struct that flows through a training step, and what a run holds for its stages. A stage is a file of its name here:
+ *
+ *	batch      v [B, D]           the next B activations of the set
+ *	rollout    B*G responses      the AV writes G for each
+ *	score      mse [B*G]          the AR reads each explanation and predicts v
+ *	reward     reward [B*G]       the score minus lambda a token
+ *	advantage  advantage [B*G]    within a prompt's G
+ *	update     the adapter        one AdamW step on the GRPO loss
+ *
+ * Each reads what the stages before it left in the step and adds its own part. Rollout and score alone, with G = 1 or on a vector of
+ * another source, are an evaluation and an explanation:
+ *
+ *	struct nla_step step;
+ *	nla_step_start(&step, 1, G, D);
+ *	memcpy(step.v, v, D * sizeof(float));
+ *	if (!nla_rollout(&rl, &step, err) && !nla_score(&rl, &step, err))
+ *		use(step.explanation[0], step.mse[0]);
+ *	nla_step_release(&step);
+ */
+#ifndef NLA_STEP_H
+#define NLA_STEP_H
+
+#include "lm/optim.h"
+#include "nla/ar.h"
+#include "nla/av.h"
+#include "nla/batch.h"
+#include "rl/advantage.h"
+#include "rl/reward.h"
+#include "rl/rollout.h"
+#include "rl/score.h"
+#include "rl/update.h"
+
+enum nla_stage { NLA_STAGE_ROLLOUT, NLA_STAGE_SCORE, NLA_STAGE_UPDATE, NLA_STAGE_EVAL, NLA_STAGE_CHECKPOINT, NLA_N_STAGES };
+
+struct nla_step {
+	int64_t n_prompts, group, n;     /* B, G, B*G */
+	/* batch */
+	int64_t *rows;                   /* [B] of the activation set */
+	float *v;                        /* [B, D] raw */
+	int64_t *prompt_of;              /* [B*G] the prompt of a sample; samples of one prompt are adjacent */
+	uint32_t *keys;                  /* [B*G] which random numbers a sample draws; from 0 unless set */
+	/* rollout */
+	struct nla_decoded tokens;       /* [B*G, T] ids, the sampler's log-probabilities, own lengths */
+	char **response;                 /* [B*G] text, special tokens shown */
+	char **explanation;              /* [B*G] NULL: no tags */
+	int64_t *n_explanation;          /* [B*G] tokens of the explanation alone */
+	enum nla_failure *failed;        /* [B*G]; score may turn NLA_ROW_OK into a failure */
+	/* score */
+	float *mse;                      /* [B*G] */
+	/* reward, advantage */
+	double *penalty, *reward, *advantage; /* [B*G] */
+	/* update */
+	const float *old;                /* [B*G, T] log-probabilities before the step; NULL: the update's own forward pass */
+	struct nla_update_stats update;
+	/* an evaluation's: log-probabilities under policy and reference, or NULL */
+	float *logprob, *ref_logprob;    /* [B*G, T] */
+	double seconds[NLA_N_STAGES], lap;
+};
+
+/* Everything is borrowed: copy it and change what differs. */
+struct nla_rl {
+	struct nla_rollout_cfg rollout;
+	struct nla_reward_cfg reward;
+	struct nla_advantage_cfg advantage;
+	struct nla_update_cfg update;
+	const struct nla_half *av;
+	const struct nla_half *ar;
+	struct nla_view policy;          /* what is trained, or evaluated */
+	struct nla_view reference;       /* the AV as it was at the start: anchor of the KL */
+	struct nla_view sampler;         /* what decodes: the policy, or `merged` */
+	struct nla_view ar_view;
+	struct nla_lm *merged;           /* gets the policy's adapters merged in before a rollout; NULL: none */
+	struct nla_optim *optim, *ar_optim; /* ar_optim NULL: the AR is frozen */
+	const struct nla_actset *set;
+	struct nla_cursor *cursor;
+	struct nla_baselines base;       /* of the set, or of the rows evaluated */
+	struct nla_rng rng;
+	int64_t step;                    /* updates made: of the random numbers */
+};
+
+/* The stages, in the order of a step. */
+enum nla_status nla_batch(struct nla_rl *rl, struct nla_step *step, struct nla_err *err);
+enum nla_status nla_rollout(struct nla_rl *rl, struct nla_step *step, struct nla_err *err);
+enum nla_status nla_score(struct nla_rl *rl, struct nla_step *step, struct nla_err *err);
+enum nla_status nla_reward(struct nla_rl *rl, struct nla_step *step, struct nla_err *err);
+enum nla_status nla_advantage(struct nla_rl *rl, struct nla_step *step, struct nla_err *err);
+enum nla_status nla_update(struct nla_rl *rl, struct nla_step *step, struct nla_err *err);
+
+/* Room for B prompts of width d and their G samples each. */
+void nla_step_start(struct nla_step *s, int64_t n_prompts, int64_t group, int64_t d);
+void nla_step_release(struct nla_step *s);
+/* The time since the last call was this stage's. */
+void nla_step_lap(struct nla_step *s, enum nla_stage stage);
+/* Samples [from, to) as nla_av_logprob wants them, borrowed; prompt_of [to - from] is filled. */
+struct nla_responses nla_step_responses(const struct nla_step *s, int64_t from, int64_t to, int64_t d, int64_t *prompt_of);
+
+/* Of a sample whose tokens are there: response, explanation, and whether that failed. */
+enum nla_status nla_rollout_read(const struct nla_rl *rl, struct nla_step *step, int64_t i, struct nla_err *err);
+/* Samples that have not failed: AR prompts, their vectors [n, D], their numbers [n]. One that the AR cannot read becomes a
+ * failure. first [n]: only those that are their own; NULL: all. */
+enum nla_status nla_score_texts(const struct nla_rl *rl, struct nla_step *step, const int64_t *first, struct nla_ar_texts *texts,
+				struct nla_f32s *v, struct nla_i64s *row, struct nla_err *err);
+/* The loss's gradient, added to the policy's trained parameters; fills step->update but for the optimizer's part. */
+enum nla_status nla_update_gradient(struct nla_rl *rl, struct nla_step *step, struct nla_err *err);
+/* One step of the AR on mean mse of (text, v) pairs. */
+enum nla_status nla_update_ar(struct nla_rl *rl, struct nla_step *step, const struct nla_ar_texts *texts, const float *v,
+			      struct nla_err *err);
+
+#endif

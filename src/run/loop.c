@@ -1,0 +1,136 @@
+/* The loop around a step, and its checkpoints; see loop.h. */
+#include "run/loop.h"
+
+#include <stdlib.h>
+
+#include "base/progress.h"
+#include "run/stop.h"
+
+/* AV and AR are restored as a pair, with their moments, the data cursor and the counters; random numbers follow from the step. */
+static enum nla_status restore(struct nla_loop *l, struct nla_err *err)
+{
+	struct nla_st st;
+	char *path = nla_path_join(l->folder.checkpoint, "optimizer.safetensors");
+	if (!nla_state_read(&l->state, l->folder.checkpoint, l->cursor.n, err) && !nla_st_open(&st, path, err)) {
+		if (!nla_optim_restore(&l->optim, l->name, &st, err) && l->ar_optim.n)
+			nla_optim_restore(&l->ar_optim, "ar", &st, err);
+		nla_st_close(&st);
+		l->optim.step = l->state.av_updates;
+		l->ar_optim.step = l->state.ar_updates;
+		l->cursor.position = l->state.cursor;
+		l->saved = l->state.step;
+		nla_say("resuming from step %lld: %s", (long long)l->state.step, l->folder.checkpoint);
+	}
+	free(path);
+	return err->status;
+}
+
+enum nla_status nla_loop_open(struct nla_loop *l, bool fixed_steps, struct nla_err *err)
+{
+	l->saved = -1;
+	l->state.rows = l->cursor.n;
+	return nla_folder_open(&l->folder, l->cfg, fixed_steps, err) || (l->folder.checkpoint && restore(l, err)) ? err->status : NLA_OK;
+}
+
+static enum nla_status write_checkpoint(struct nla_loop *l, const char *dir, struct nla_err *err)
+{
+	struct nla_tensors tensors = { 0 };
+	char *optim = nla_path_join(dir, "optimizer.safetensors");
+	l->state.cursor = l->cursor.position;
+	l->state.av_updates = l->optim.step;
+	l->state.ar_updates = l->ar_optim.step;
+	nla_optim_list(&l->optim, l->name, &tensors);
+	if (l->ar_optim.n)
+		nla_optim_list(&l->ar_optim, "ar", &tensors);
+	if (!l->save(l, dir, err) && !nla_tensors_write(&tensors, optim, NT_F32, err) &&
+	    !nla_state_write(&l->state, dir, err))
+		nla_checkpoint_commit(&l->folder, l->state.step, dir, l->cfg->checkpoint.keep, err);
+	nla_tensors_release(&tensors);
+	free(optim);
+	return err->status;
+}
+
+static enum nla_status checkpoint(struct nla_loop *l, struct nla_err *err)
+{
+	const double started = nla_seconds();
+	char *dir = NULL;
+	if (l->saved == l->state.step)
+		return NLA_OK;
+	if (nla_checkpoint_begin(&l->folder, l->state.step, &dir, err) || write_checkpoint(l, dir, err)) {
+		nla_err_context(err, "cannot write checkpoint %lld, the former one is whole", (long long)l->state.step);
+		if (dir)
+			nla_checkpoint_abandon(dir);
+	} else {
+		l->saved = l->state.step;
+	}
+	free(dir);
+	l->checkpoint_seconds += nla_seconds() - started;
+	return err->status;
+}
+
+static enum nla_status evaluate(struct nla_loop *l, struct nla_err *err)
+{
+	const double started = nla_seconds();
+	if (l->evaluate && l->evaluate(l, err) == NLA_STOPPED) { /* the run's work is saved all the same */
+		nla_say("evaluation at step %lld: %s", (long long)l->state.step, err->text);
+		*err = (struct nla_err)NLA_ERR_INIT;
+	}
+	l->eval_seconds = nla_seconds() - started;
+	return err->status;
+}
+
+/* Weights whose gradient is not finite stay as they are, so what is saved here is the last good state. */
+static enum nla_status guard(struct nla_loop *l, struct nla_err *err)
+{
+	if (l->state.bad_steps >= l->cfg->update.max_bad_steps && !checkpoint(l, err))
+		nla_fail(err, "gradients were not finite for %lld steps in a row: the last good state is '%s/checkpoints/latest': %s",
+			 (long long)l->state.bad_steps, l->folder.path, l->advice);
+	return err->status;
+}
+
+static bool due(const struct nla_loop *l, int64_t every) { return every && l->state.step % every == 0; }
+
+static enum nla_status one_step(struct nla_loop *l, struct nla_err *err)
+{
+	const double started = nla_seconds();
+	bool skipped = false;
+	if (l->step(l, &skipped, err))
+		return err->status;
+	l->step_seconds = nla_seconds() - started;
+	l->eval_seconds = 0;
+	l->state.step++;
+	l->state.bad_steps = skipped ? l->state.bad_steps + 1 : 0;
+	l->state.skipped += skipped;
+	if (due(l, l->eval_every) && l->state.step < l->cfg->steps && evaluate(l, err))
+		return err->status;
+	if (l->log(l, err))
+		return err->status;
+	l->checkpoint_seconds = 0;
+	return guard(l, err) || !due(l, l->cfg->checkpoint.every) ? err->status : checkpoint(l, err);
+}
+
+enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err)
+{
+	if (l->state.step == 0 && evaluate(l, err))
+		return err->status;
+	while (l->state.step < l->cfg->steps && !nla_stop_asked())
+		if (one_step(l, err))
+			return err->status;
+	if (checkpoint(l, err))
+		return err->status;
+	if (!nla_stop_asked() && evaluate(l, err))
+		return err->status;
+	if (nla_stop_asked())
+		nla_say("stopped after step %lld: --resume continues it", (long long)l->state.step);
+	return NLA_OK;
+}
+
+void nla_loop_close(struct nla_loop *l)
+{
+	struct nla_err ignored = NLA_ERR_INIT;
+	nla_optim_release(&l->optim);
+	nla_optim_release(&l->ar_optim);
+	nla_cursor_release(&l->cursor);
+	if (l->folder.path)
+		nla_folder_close(&l->folder, &ignored);
+}

@@ -1,0 +1,42 @@
+/*
+ * loop - what surrounds a training step, the same for RL and for supervised training:
+ *
+ *	evaluate
+ *	until `steps` are made or a signal comes: step, evaluate when due, log, stop after too many bad gradients, checkpoint when due
+ *	checkpoint, evaluate
+ *
+ * A step's line is written before its checkpoint: a kill in between repeats the step, and never loses the line.
+ *
+ * A run embeds a struct nla_loop as its first member, which its four functions cast back. Checkpoints hold what the loop itself holds
+ * (counters, data cursor, optimizers) and what `save` adds.
+ */
+#ifndef NLA_LOOP_H
+#define NLA_LOOP_H
+
+#include "lm/optim.h"
+#include "nla/batch.h"
+#include "run/folder.h"
+
+struct nla_loop {
+	const struct nla_config *cfg;
+	const char *name;                /* of optim in a checkpoint */
+	const char *advice;              /* what to change when gradients stay bad */
+	int64_t eval_every;              /* steps; 0: at start and end only */
+	enum nla_status (*step)(struct nla_loop *l, bool *skipped, struct nla_err *err);   /* one update */
+	enum nla_status (*evaluate)(struct nla_loop *l, struct nla_err *err);              /* or NULL */
+	enum nla_status (*log)(struct nla_loop *l, struct nla_err *err);                   /* of the step just made */
+	enum nla_status (*save)(struct nla_loop *l, const char *dir, struct nla_err *err); /* models into a checkpoint */
+	struct nla_cursor cursor;
+	struct nla_optim optim, ar_optim; /* ar_optim.n 0: none */
+	struct nla_folder folder;
+	struct nla_state state;
+	int64_t saved;                   /* step of the newest checkpoint, -1: none */
+	double step_seconds, eval_seconds, checkpoint_seconds; /* of this step; of checkpoints since the last line */
+};
+
+/* Opens the run folder, and restores what a checkpoint holds of the loop: cursor and optimizers are there already. */
+enum nla_status nla_loop_open(struct nla_loop *l, bool fixed_steps, struct nla_err *err);
+enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err);
+void nla_loop_close(struct nla_loop *l);
+
+#endif

@@ -1,0 +1,346 @@
+/*
+ * Every number of the logs; see report.h. The functions at the end are the fields: each row is written into a JSON object, or, of an
+ * empty step, into the documentation. A new field is a new row.
+ */
+#include "run/report.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+
+/* Where rows go. */
+struct out {
+	cJSON *json;
+	struct nla_str *markdown; /* or NULL */
+};
+
+static void item(struct out *o, const char *key, cJSON *value, const char *meaning)
+{
+	cJSON_AddItemToObject(o->json, key, value);
+	if (o->markdown)
+		nla_str_addf(o->markdown, "| `%s` | %s |\n", key, meaning);
+}
+
+/* A number that does not exist is null. */
+static void num(struct out *o, const char *key, double x, const char *meaning)
+{
+	item(o, key, isfinite(x) ? cJSON_CreateNumber(x) : cJSON_CreateNull(), meaning);
+}
+
+static void text(struct out *o, const char *key, const char *s, const char *meaning)
+{
+	item(o, key, s ? cJSON_CreateString(s) : cJSON_CreateNull(), meaning);
+}
+
+static void floats(struct out *o, const char *key, const float *x, int64_t n, const char *meaning)
+{
+	cJSON *list = cJSON_CreateArray();
+	for (int64_t i = 0; i < n; i++)
+		cJSON_AddItemToArray(list, cJSON_CreateNumber(x[i]));
+	item(o, key, list, meaning);
+}
+
+/* ---- what the rows are computed from ---- */
+
+struct moments {
+	double n, sum, sq;
+};
+
+static void add(struct moments *m, double x)
+{
+	m->n++;
+	m->sum += x;
+	m->sq += x * x;
+}
+
+/* NaN without numbers. */
+static double mean(const struct moments *m) { return m->sum / m->n; }
+
+static double standard_error(const struct moments *m)
+{
+	double var = (m->sq - m->sum * m->sum / m->n) / (m->n - 1);
+	return m->n < 2 ? (double)NAN : sqrt(fmax(var, 0) / m->n);
+}
+
+static int compare_i64(const void *a, const void *b)
+{
+	int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+	return (x > y) - (x < y);
+}
+
+static int compare_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+static double unique_texts(char *const *all, int64_t n)
+{
+	char **texts = nla_alloc((size_t)n, sizeof(*texts));
+	size_t m = 0, unique = 0;
+	for (int64_t i = 0; i < n; i++)
+		if (all[i])
+			texts[m++] = all[i];
+	qsort(texts, m, sizeof(*texts), compare_text);
+	for (size_t i = 0; i < m; i++)
+		unique += i == 0 || strcmp(texts[i], texts[i - 1]) != 0;
+	free(texts);
+	return (double)unique;
+}
+
+/* What training and evaluation say of their samples alike. */
+struct numbers {
+	struct moments valid, all;            /* mse of the rows that did not fail, and of all */
+	struct moments response, explanation; /* tokens */
+	double p10, p50, p90;                 /* of response tokens */
+	double failed[NLA_N_FAILURES];        /* rows, by cause */
+};
+
+static struct numbers numbers_of(const struct nla_step *s)
+{
+	struct numbers x = { .p10 = (double)NAN, .p50 = (double)NAN, .p90 = (double)NAN };
+	int64_t *sorted = nla_alloc((size_t)s->n, sizeof(*sorted)), n = 0;
+	for (int64_t i = 0; i < s->n; i++) {
+		add(&x.all, s->mse[i]);
+		if (!s->failed[i])
+			add(&x.valid, s->mse[i]);
+		x.failed[s->failed[i]]++;
+		if (s->explanation[i])
+			add(&x.explanation, (double)s->n_explanation[i]);
+		if (!s->response[i]) /* an explanation that was given */
+			continue;
+		sorted[n++] = s->tokens.length[i];
+		add(&x.response, (double)s->tokens.length[i]);
+	}
+	qsort(sorted, (size_t)n, sizeof(*sorted), compare_i64);
+	if (n) {
+		x.p10 = (double)sorted[(n - 1) / 10];
+		x.p50 = (double)sorted[(n - 1) / 2];
+		x.p90 = (double)sorted[(n - 1) * 9 / 10];
+	}
+	free(sorted);
+	return x;
+}
+
+/* ---- rows that several logs have ---- */
+
+static void put_scores(struct out *o, const struct numbers *x, const struct nla_baselines *base, bool evaluation)
+{
+	num(o, "fve", nla_fve(mean(&x->valid), base->var), "of valid rows, as published sweeps count: 1 - mse / raw variance");
+	if (evaluation)
+		num(o, "fve_se", standard_error(&x->valid) / base->var, "its standard error over rows");
+	num(o, "fve_meannorm", nla_fve(mean(&x->valid), base->mean), "fve with the mean-normalised baseline");
+	if (evaluation)
+		num(o, "fve_meannorm_se", standard_error(&x->valid) / base->mean, "its standard error");
+	num(o, "fve_all", nla_fve(mean(&x->all), base->var), "fve of all rows, failed ones at reward.fail_mse");
+	if (evaluation)
+		num(o, "fve_all_meannorm", nla_fve(mean(&x->all), base->mean), "the same, mean-normalised");
+	num(o, "mse", mean(&x->valid), "of valid rows: mean over D of the squared difference of normalised vectors, 2 (1 - cosine)");
+	num(o, "cosine", nla_cosine(mean(&x->valid)), "of valid rows, 1 - mse / 2");
+}
+
+static void put_percentiles(struct out *o, const struct numbers *x)
+{
+	num(o, "response_tokens_p10", x->p10, "tenth percentile of response tokens");
+	num(o, "response_tokens_p50", x->p50, "median");
+	num(o, "response_tokens_p90", x->p90, "ninetieth percentile");
+}
+
+static double groups_failed(const struct nla_step *s)
+{
+	double n = 0;
+	for (int64_t from = 0; from < s->n; from += s->group)
+		n += nla_group_failed(s->failed + from, s->group);
+	return n;
+}
+
+static double failed_rate(const struct numbers *x) { return (x->all.n - x->failed[NLA_ROW_OK]) / x->all.n; }
+
+/* ---- the fields ---- */
+
+static void put_rewards(struct out *o, const struct nla_rl *rl, const struct nla_step *s)
+{
+	double reward, reward_std, penalty, penalty_std, *score = nla_alloc((size_t)s->n, sizeof(*score));
+	for (int64_t i = 0; i < s->n; i++)
+		score[i] = s->reward[i] + s->penalty[i];
+	nla_mean_std(s->reward, s->n, &reward, &reward_std);
+	nla_mean_std(s->penalty, s->n, &penalty, &penalty_std);
+	num(o, "reward_mean", reward, "mean reward: score less penalty");
+	num(o, "reward_std", reward_std, "its standard deviation over all samples");
+	num(o, "penalty_mean", penalty, "mean penalty: lambda a token above the floor");
+	num(o, "score_within_std", nla_within_group_std(score, s->n_prompts, s->group), "standard deviation of the score within a group, mean over groups");
+	num(o, "penalty_within_std", nla_within_group_std(s->penalty, s->n_prompts, s->group), "the same of the penalty");
+	text(o, "lambda_unit", rl->reward.score == NLA_REWARD_FVE ? "fve" : "-mse", "what lambda is measured in: `fve` or `-mse`");
+	free(score);
+}
+
+static void put_update(struct out *o, const struct nla_rl *rl, const struct nla_step *s, const struct nla_state *state)
+{
+	const struct nla_update_stats *u = &s->update;
+	num(o, "kl", u->kl, "k3 estimate of the divergence from the reference, mean over tokens; null at update.kl 0");
+	num(o, "kl_clamped", u->kl_clamped, "share of tokens that the reference finds e^12 times likelier or more: their KL has no gradient");
+	num(o, "entropy", u->entropy, "of the policy, mean over tokens");
+	num(o, "clip_frac", u->clip_frac, "share of tokens whose ratio was clipped");
+	num(o, "sampler_gap", u->sampler_gap, "mean over tokens of the difference between the trainer's and the sampler's log-probability: must stay small");
+	num(o, "loss", u->loss, "of the update");
+	num(o, "grad_norm", u->grad_norm, "before clipping; null: not finite, the step was skipped");
+	num(o, "lr", rl->update.lr, "learning rate");
+	num(o, "skipped_steps", (double)state->skipped, "steps skipped since the start");
+	num(o, "ar_loss", u->ar_loss, "mean mse of the co-trained AR before its step; null: frozen, or no row to train on");
+}
+
+static void put_seconds(struct out *o, const struct nla_step *s)
+{
+	static const char *const stages[NLA_N_STAGES] = { "rollout", "score", "update", "eval", "checkpoint" };
+	double total = 0;
+	for (int i = 0; i < NLA_N_STAGES; i++) {
+		char *key = nla_format("seconds_%s", stages[i]);
+		num(o, key, s->seconds[i], "of that stage");
+		total += s->seconds[i];
+		free(key);
+	}
+	num(o, "seconds", total, "of all stages; a checkpoint counts in the line after it");
+}
+
+static void put_step(struct out *o, const struct nla_rl *rl, const struct nla_step *s, const struct nla_state *state)
+{
+	const struct numbers x = numbers_of(s);
+	int64_t free_bytes, total, peak = 0;
+	nt_memory(rl->av ? rl->av->target->lm.device : NT_CPU, &free_bytes, &total, &peak);
+	num(o, "step", (double)state->step, "updates made");
+	put_rewards(o, rl, s);
+	put_scores(o, &x, &rl->base, false);
+	num(o, "response_tokens_mean", mean(&x.response), "mean tokens of a response, the stop token included");
+	put_percentiles(o, &x);
+	num(o, "explanation_tokens_mean", mean(&x.explanation), "mean tokens of an explanation alone");
+	num(o, "tokens_per_second", x.response.sum / s->seconds[NLA_STAGE_ROLLOUT], "response tokens over the rollout's seconds");
+	num(o, "failed_rate", failed_rate(&x), "share of rows that failed");
+	for (int cause = 1; cause < NLA_N_FAILURES; cause++) {
+		char *key = nla_format("failed_%s", nla_failures[cause].name);
+		num(o, key, x.failed[cause] / x.all.n, nla_failures[cause].meaning);
+		free(key);
+	}
+	num(o, "groups_failed", groups_failed(s), "groups without a valid row: their advantages are 0");
+	num(o, "unique_explanations", unique_texts(s->explanation, s->n), "different explanations of the step");
+	put_update(o, rl, s, state);
+	put_seconds(o, s);
+	num(o, "micro_batch", (double)rl->update.micro_batch, "responses a backward pass");
+	num(o, "peak_memory_bytes", (double)peak, "most that tensors took of the device so far");
+}
+
+static void put_sample(struct out *o, const struct nla_rl *rl, const struct nla_step *s, int64_t step, int64_t i)
+{
+	num(o, "step", (double)step, "the step it was drawn for");
+	num(o, "row", (double)s->rows[s->prompt_of[i]], "of the activation set");
+	text(o, "response", s->response[i], "what the AV wrote, special tokens shown");
+	text(o, "failed", nla_failures[s->failed[i]].name, "cause, or null");
+	num(o, "fve", (float)nla_fve(s->mse[i], rl->base.var), "its score");
+	num(o, "tokens", (double)s->tokens.length[i], "of the response, the stop token included");
+	num(o, "reward", s->reward[i], "score less penalty");
+	num(o, "advantage", s->advantage[i], "within its group");
+}
+
+static void put_sft(struct out *o, const struct nla_sft_line *l, const struct nla_state *state)
+{
+	num(o, "step", (double)state->step, "updates made");
+	num(o, "loss", l->loss, "of the batch: cross-entropy a token (roles lm, av), mse (ar)");
+	num(o, "grad_norm", l->grad_norm, "before clipping; null: not finite, the step was skipped");
+	num(o, "lr", l->lr, "learning rate of this step");
+	num(o, "skipped_steps", (double)state->skipped, "steps skipped since the start");
+	num(o, "seconds", l->seconds, "of the step");
+	if (!l->held)
+		return;
+	num(o, "held_loss", l->held_loss, "every `sft.held_every` steps: the loss on held-out documents");
+	if (o->markdown || l->role == NLA_ROLE_AV)
+		num(o, "held_loss_other_vector", l->held_loss_other_vector, "role av: the same when every row gets another document's vector");
+	if (o->markdown || (l->role == NLA_ROLE_AR && !isnan(l->base.var))) {
+		num(o, "held_fve", nla_fve(l->held_loss, l->base.var), "role ar: fve on held-out documents");
+		num(o, "held_fve_meannorm", nla_fve(l->held_loss, l->base.mean), "role ar: the same, mean-normalised");
+	}
+}
+
+static void put_eval(struct out *o, const struct nla_rl *rl, const struct nla_step *s)
+{
+	const struct numbers x = numbers_of(s);
+	cJSON *causes = cJSON_CreateObject();
+	for (int cause = 1; cause < NLA_N_FAILURES; cause++)
+		cJSON_AddNumberToObject(causes, nla_failures[cause].name, x.failed[cause]);
+	num(o, "rows", (double)s->n, "rows evaluated");
+	put_scores(o, &x, &rl->base, true);
+	num(o, "response_tokens", mean(&x.response), "mean tokens of a response, the stop token included");
+	num(o, "response_tokens_se", standard_error(&x.response), "its standard error");
+	put_percentiles(o, &x);
+	num(o, "explanation_tokens", mean(&x.explanation), "mean tokens of an explanation alone");
+	num(o, "failed_rate", failed_rate(&x), "share of rows that failed");
+	item(o, "failed", causes, "number of failed rows by cause");
+	num(o, "baseline_var", rl->base.var, "raw variance of the baseline's rows");
+	num(o, "baseline_mean", rl->base.mean, "mean-normalised");
+	text(o, "baseline_of", "the evaluated rows", "the rows that the baselines are of");
+	num(o, "temperature", rl->rollout.temperature, "of sampling");
+	num(o, "fail_mse", rl->reward.fail_mse, "mse of a failed row");
+	num(o, "seed", (double)rl->rng.seed, "of the random numbers");
+	num(o, "seconds", s->seconds[NLA_STAGE_EVAL], "of sampling and scoring");
+}
+
+static void put_row(struct out *o, const struct nla_rl *rl, const struct nla_step *s, int64_t i)
+{
+	const int64_t at = i * s->tokens.width, n = s->tokens.length[i];
+	num(o, "row", (double)s->rows[i], "of the activation set");
+	text(o, "explanation", s->explanation[i], "or null without tags");
+	text(o, "response", s->response[i], "special tokens shown; null: an explanation was given");
+	if (s->response[i])
+		num(o, "n_response", (double)n, "its tokens, the stop token included");
+	num(o, "n_explanation", (double)s->n_explanation[i], "tokens of the explanation alone");
+	text(o, "failed", nla_failures[s->failed[i]].name, "cause, or null");
+	num(o, "mse", s->mse[i], "a failed row's is reward.fail_mse");
+	num(o, "cosine", (float)nla_cosine(s->mse[i]), "of prediction and vector");
+	num(o, "fve", nla_fve(s->mse[i], rl->base.var), "1 - mse / baseline_var");
+	num(o, "fve_meannorm", nla_fve(s->mse[i], rl->base.mean), "1 - mse / baseline_mean");
+	if (s->response[i])
+		item(o, "ids", cJSON_CreateIntArray(s->tokens.ids + at, (int)n), "token ids of the response");
+	if (s->response[i] && s->logprob) {
+		floats(o, "logprob", s->logprob + at, n, "of each of them under the AV (nla-eval)");
+		floats(o, "ref_logprob", s->ref_logprob + at, n, "under the reference (nla-eval)");
+	}
+}
+
+/* ---- lines, and their documentation ---- */
+
+#define LINE(name, params, ...)                                  \
+	cJSON *nla_report_##name params                          \
+	{                                                        \
+		struct out o = { .json = cJSON_CreateObject() }; \
+		put_##name(&o, __VA_ARGS__);                     \
+		return o.json;                                   \
+	}
+LINE(step, (const struct nla_rl *rl, const struct nla_step *s, const struct nla_state *state), rl, s, state)
+LINE(sample, (const struct nla_rl *rl, const struct nla_step *s, int64_t step, int64_t i), rl, s, step, i)
+LINE(sft, (const struct nla_sft_line *line, const struct nla_state *state), line, state)
+LINE(eval, (const struct nla_rl *rl, const struct nla_step *s), rl, s)
+LINE(row, (const struct nla_rl *rl, const struct nla_step *s, int64_t i), rl, s, i)
+
+static void heading(struct nla_str *out, const char *what) { nla_str_addf(out, "\n%s\n\n| key | meaning |\n|---|---|\n", what); }
+
+void nla_report_markdown(struct nla_str *out)
+{
+	struct out o = { .json = cJSON_CreateObject(), .markdown = out };
+	const struct nla_rl rl = { 0 };
+	const struct nla_state state = { 0 };
+	const struct nla_sft_line sft = { .held = true };
+	struct nla_step empty;
+	nla_step_start(&empty, 1, 1, 0);
+	nla_decoded_init(&empty.tokens, 1, 0);
+	empty.response[0] = nla_strdup("");
+	empty.logprob = nla_alloc(1, sizeof(float));
+	empty.ref_logprob = nla_alloc(1, sizeof(float));
+	heading(out, "**metrics.jsonl** of `nla-train`, a line a step:");
+	put_step(&o, &rl, &empty, &state);
+	heading(out, "**metrics.jsonl** of `nla-sft`:");
+	put_sft(&o, &sft, &state);
+	heading(out, "**samples.jsonl.gz**, `log.samples` of every `log.samples_every` steps:");
+	put_sample(&o, &rl, &empty, 0, 0);
+	heading(out, "**Evaluation**, `summary.json` of `nla-eval` (which adds `av`, `ar` and `data`) and `eval-STEP.json` of a run:");
+	put_eval(&o, &rl, &empty);
+	heading(out, "**rows.jsonl** of `nla-eval`, `eval-STEP.rows.jsonl` of a run:");
+	put_row(&o, &rl, &empty, 0);
+	cJSON_Delete(o.json);
+	nla_step_release(&empty);
+}

@@ -1,0 +1,34 @@
+/*
+ * report - every number of every log, computed once and named once: a row of report.c is a field's key, its value and its meaning.
+ * The same rows make the lines and their documentation (docs/formats.md holds what nla_report_markdown writes; a test compares).
+ */
+#ifndef NLA_REPORT_H
+#define NLA_REPORT_H
+
+#include <cjson/cJSON.h>
+
+#include "rl/step.h"
+#include "run/config.h"
+#include "run/folder.h"
+
+/* One step of supervised training; held_loss is NaN between the held-out figures. */
+struct nla_sft_line {
+	int role;                        /* enum nla_role */
+	double loss, grad_norm, lr, seconds;
+	bool held;
+	double held_loss, held_loss_other_vector;
+	struct nla_baselines base;       /* role ar; NaN: the set has none */
+};
+
+/* A step's line of metrics.jsonl; state is after the step. */
+cJSON *nla_report_step(const struct nla_rl *rl, const struct nla_step *s, const struct nla_state *state);
+cJSON *nla_report_sft(const struct nla_sft_line *line, const struct nla_state *state);
+/* Sample i of a step: a line of samples.jsonl.gz. */
+cJSON *nla_report_sample(const struct nla_rl *rl, const struct nla_step *s, int64_t step, int64_t i);
+/* An evaluation: its summary, and row i, a line of rows.jsonl. */
+cJSON *nla_report_eval(const struct nla_rl *rl, const struct nla_step *s);
+cJSON *nla_report_row(const struct nla_rl *rl, const struct nla_step *s, int64_t i);
+/* The tables of docs/formats.md. */
+void nla_report_markdown(struct nla_str *out);
+
+#endif

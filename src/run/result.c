@@ -1,0 +1,88 @@
+/* The end of an RL run in words: the evaluations before and after as a table, and the first explanations of both. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "run/train.h"
+
+#define SHOWN 3     /* explanations */
+#define TEXT_END 90 /* bytes of a row's text */
+
+static cJSON *read_eval(const struct nla_train *t, int64_t step)
+{
+	struct nla_err ignored = NLA_ERR_INIT;
+	cJSON *json = NULL;
+	char *path = nla_format("%s/eval-%lld.json", t->loop.folder.path, (long long)step);
+	if (nla_exists(path))
+		nla_json_read(path, &json, &ignored);
+	free(path);
+	return json;
+}
+
+static void add_table(struct nla_str *out, const cJSON *before, const cJSON *after)
+{
+	static const struct {
+		const char *name, *key;
+	} rows[] = {
+		{ "FVE (raw variance)", "fve" },          { "FVE (mean-normalised)", "fve_meannorm" },
+		{ "FVE, failures counted", "fve_all" },   { "response tokens", "response_tokens" },
+		{ "explanation tokens", "explanation_tokens" }, { "failed rows, share", "failed_rate" },
+	};
+	nla_str_addf(out, "%-24s %10s %10s\n", "held-out rows", "before", "after");
+	for (size_t i = 0; i < NLA_LEN(rows); i++)
+		nla_str_addf(out, "%-24s %10.3f %10.3f\n", rows[i].name, nla_json_value(before, rows[i].key), nla_json_value(after, rows[i].key));
+}
+
+static const char *explanation_of(const cJSON *row)
+{
+	const char *text = cJSON_GetStringValue(cJSON_GetObjectItem(row, "explanation"));
+	return text ? text : "(failed)";
+}
+
+static void add_explanation(struct nla_str *out, const struct nla_actset *set, const cJSON *before, const cJSON *after)
+{
+	const double row = nla_json_value(before, "row");
+	if (!(row >= 0 && row < (double)set->n && row == nla_json_value(after, "row"))) /* another set was evaluated */
+		return;
+	const char *text = set->rows[(int64_t)row].text;
+	size_t n = strlen(text), skip = n > TEXT_END ? n - TEXT_END : 0;
+	while (skip && ((unsigned char)text[skip] & 0xC0) == 0x80)
+		skip++;
+	nla_str_addf(out, "\nrow %lld, whose text ends: ...%s\n  before (fve %.2f): %s\n  after  (fve %.2f): %s\n", (long long)row, text + skip,
+		     nla_json_value(before, "fve"), explanation_of(before), nla_json_value(after, "fve"), explanation_of(after));
+}
+
+static void add_explanations(struct nla_str *out, const struct nla_train *t)
+{
+	struct nla_err ignored = NLA_ERR_INIT;
+	struct nla_lines a, b;
+	const char *x, *y;
+	char *from = nla_format("%s/eval-0.rows.jsonl", t->loop.folder.path);
+	char *to = nla_format("%s/eval-%lld.rows.jsonl", t->loop.folder.path, (long long)t->loop.state.step);
+	if (!nla_lines_open(&a, from, &ignored) && !nla_lines_open(&b, to, &ignored)) {
+		for (int i = 0; i < SHOWN && (x = nla_lines_next(&a)) && (y = nla_lines_next(&b)); i++) {
+			cJSON *before = cJSON_Parse(x), *after = cJSON_Parse(y);
+			add_explanation(out, &t->eval_set, before, after);
+			cJSON_Delete(before);
+			cJSON_Delete(after);
+		}
+		nla_lines_close(&b, &ignored);
+	}
+	nla_lines_close(&a, &ignored);
+	free(from);
+	free(to);
+}
+
+void nla_train_result(const struct nla_train *t, struct nla_str *out)
+{
+	cJSON *before = t->has_eval ? read_eval(t, 0) : NULL, *after = t->has_eval ? read_eval(t, t->loop.state.step) : NULL;
+	/* eval.* may have changed on resume: other rows have another baseline */
+	if (before && after && t->loop.state.step > 0 && nla_json_value(before, "rows") == nla_json_value(after, "rows") &&
+	    nla_json_value(before, "baseline_var") == nla_json_value(after, "baseline_var")) {
+		add_table(out, before, after);
+		add_explanations(out, t);
+	}
+	cJSON_Delete(before);
+	cJSON_Delete(after);
+}

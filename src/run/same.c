@@ -1,0 +1,157 @@
+/* Hashes of files and folders (name, size and bytes of each file, in the order of their names), and the comparison of what a
+ * run began with (same.h). */
+#include "run/same.h"
+
+#include <fnmatch.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/progress.h"
+#include "base/rng.h"
+
+#define WHOLE ((size_t)16 << 20) /* bytes of a file that is read in full */
+#define HEAD ((size_t)1 << 20)
+#define PIECE ((size_t)4096)
+#define PIECES 64
+
+static bool counts(const char *name)
+{
+	static const char *const read[] = { "*.safetensors", "*.json", "*.jinja", "*.model", "*.yaml", "*.jsonl", "*.jsonl.gz",
+					    "*.txt", "*.txt.gz" };
+	for (size_t i = 0; i < NLA_LEN(read); i++)
+		if (!fnmatch(read[i], name, FNM_PERIOD))
+			return strcmp(name, "teach.jsonl") != 0; /* a log next to a set, which need not be copied with it */
+	return false;
+}
+
+static void add(uint64_t *hash, const void *bytes, size_t n)
+{
+	uint64_t both[2] = { *hash, nla_hash(bytes, n) };
+	*hash = nla_hash(both, sizeof(both));
+}
+
+static void add_file(uint64_t *hash, const char *path)
+{
+	struct nla_err ignored = NLA_ERR_INIT;
+	struct nla_map map;
+	struct stat st;
+	if (stat(path, &st) || !S_ISREG(st.st_mode) || nla_map_open(&map, path, &ignored))
+		return;
+	add(hash, &map.size, sizeof(map.size));
+	add(hash, map.data, map.size <= WHOLE ? map.size : HEAD);
+	for (size_t i = 1; map.size > WHOLE && i <= PIECES; i++)
+		add(hash, (const char *)map.data + (map.size - PIECE) / PIECES * i, PIECE);
+	if (map.size > WHOLE)
+		add(hash, (const char *)map.data + map.size - PIECE, PIECE);
+	nla_map_close(&map);
+}
+
+char *nla_content(const char *path)
+{
+	struct nla_err ignored = NLA_ERR_INIT;
+	struct nla_strs names = { 0 };
+	uint64_t hash = 0;
+	if (!nla_is_dir(path))
+		add_file(&hash, path);
+	else if (!nla_list_dir(path, &names, &ignored))
+		for (size_t i = 0; i < names.n; i++)
+			if (counts(names.data[i])) {
+				char *file = nla_path_join(path, names.data[i]);
+				add(&hash, names.data[i], strlen(names.data[i]));
+				add_file(&hash, file);
+				free(file);
+			}
+	nla_strs_release(&names);
+	return hash ? nla_format("%016llx", (unsigned long long)hash) : nla_strdup("");
+}
+
+/* ---- configurations ---- */
+
+enum nla_status nla_same_setting(const char *key, const char *path, const cJSON *was, const cJSON *now, struct nla_err *err)
+{
+	if (cJSON_Compare(was, now, true))
+		return NLA_OK;
+	char *before = was ? cJSON_PrintUnformatted(was) : NULL, *after = cJSON_PrintUnformatted(now);
+	nla_usage(err, "cannot resume: '%s' is %.200s in '%s' and %.200s now", key, before ? before : "missing", path, after);
+	cJSON_free(before);
+	cJSON_free(after);
+	return err->status;
+}
+
+/* Neither marked as one that may change, nor of no use in training. */
+static bool is_fixed(const struct nla_option *o, bool fixed_steps)
+{
+	bool may_change = o->commands & NLA_OPT_MAY_CHANGE || !(o->commands & (NLA_CMD_TRAIN | NLA_CMD_SFT));
+	return !may_change || (fixed_steps && !strcmp(o->key, "steps"));
+}
+
+static cJSON *list_inputs(const cJSON *config)
+{
+	cJSON *inputs = cJSON_CreateObject();
+	for (size_t i = 0; i < nla_config_n; i++) {
+		const struct nla_option *o = &nla_config_table[i];
+		if (o->type != NLA_OPT_PATH || !is_fixed(o, false))
+			continue;
+		char *content = nla_content(nla_json_at(config, o->key)->valuestring);
+		cJSON_AddStringToObject(inputs, o->key, content);
+		free(content);
+	}
+	return inputs;
+}
+
+enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, struct nla_err *err)
+{
+	char *config = nla_path_join(folder, "config.json"), *inputs = nla_path_join(folder, "inputs.json");
+	cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *held = list_inputs(now);
+	if (!nla_config_write(cfg, config, err) && !nla_exists(inputs))
+		nla_json_write(inputs, held, true, err);
+	cJSON_Delete(held);
+	cJSON_Delete(now);
+	free(config);
+	free(inputs);
+	return err->status;
+}
+
+static enum nla_status same_input(const char *key, const char *folder, const cJSON *was, const cJSON *now, const char *path,
+				  bool own, struct nla_err *err)
+{
+	if (cJSON_Compare(was, now, true))
+		return NLA_OK;
+	if (!own || (strcmp(key, "av") && strcmp(key, "ar")))
+		return nla_usage(err, "cannot resume: '%s' has another content than the '%s' that the run in '%s' began with: "
+				 "give that, or another --out", path, key, folder);
+	nla_say("'%s' has another content than at the start of the run, which resumes with its own %s", path, key);
+	return NLA_OK;
+}
+
+/* A key that the file lacks is younger than the run, which did what is the default now. A run without inputs.json is an older
+ * version's: its paths are compared. */
+enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, bool fixed_steps, bool own, struct nla_err *err)
+{
+	struct nla_config plain = { 0 };
+	nla_options_defaults(nla_config_table, nla_config_n, &plain);
+	char *config = nla_path_join(folder, "config.json"), *inputs = nla_path_join(folder, "inputs.json");
+	cJSON *was = NULL, *had = NULL, *usual = nla_options_dump(nla_config_table, nla_config_n, &plain);
+	cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *has = list_inputs(now);
+	if (!nla_json_read(config, &was, err) && nla_exists(inputs))
+		nla_json_read(inputs, &had, err);
+	for (size_t i = 0; i < nla_config_n && !err->status; i++) {
+		const char *key = nla_config_table[i].key;
+		const cJSON *before = nla_json_at(was, key), *after = nla_json_at(now, key),
+			    *content = cJSON_GetObjectItem(had, key);
+		if (content)
+			same_input(key, folder, content, cJSON_GetObjectItem(has, key), after->valuestring, own, err);
+		else if (is_fixed(&nla_config_table[i], fixed_steps))
+			nla_same_setting(key, config, before ? before : nla_json_at(usual, key), after, err);
+	}
+	nla_config_release(&plain);
+	cJSON *const trees[] = { was, had, usual, now, has };
+	for (size_t i = 0; i < NLA_LEN(trees); i++)
+		cJSON_Delete(trees[i]);
+	free(config);
+	free(inputs);
+	return err->status;
+}
