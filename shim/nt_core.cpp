@@ -239,6 +239,8 @@ const char *nt_device_name(int index)
 	return name.c_str();
 }
 
+int nt_threads(void) { return at::get_num_threads(); }
+
 void nt_set_threads(int n)
 {
 	if (n > 0)
