@@ -34,8 +34,8 @@ enum nla_status nla_map_open(struct nla_map *m, const char *path, struct nla_err
 void nla_map_close(struct nla_map *m);
 
 /*
- * Line reader over a plain or gzip file; a line comes without its newline (LF or CR LF), the first without a byte order mark. One of
- * more than 64 MiB is an error.
+ * Line reader over a plain or gzip file; a line comes without its newline (LF or CR LF), the first without a byte order mark.
+ * One of more than 64 MiB is an error.
  *
  *	struct nla_lines l;
  *	if (nla_lines_open(&l, path, err)) return err->status;
