@@ -1,16 +1,14 @@
 /*
- * nla - the public face of libnla, for programs that embed it: load a verbalizer and a reconstructor, explain a vector, score a text.
+ * nla - the public face of libnla, for programs that embed it: load a verbalizer and a reconstructor, explain a vector, score a
+ * text.
  *
  *	struct nla *nla;
  *	char message[NLA_MESSAGE];
  *	if (nla_open(&nla, "model", "av", "ar", "auto", message))
  *		fprintf(stderr, "%s\n", message);
- *	float v[...];                                       nla_width(nla) numbers, raw: the residual stream after block nla_layer(nla)
- *	char *text = nla_explain(nla, v, 160, 1.0, 7, message);
- *	double cosine;
- *	if (text && !nla_reconstruct(nla, text, NULL, v, &cosine, message)) ...
- *	free(text);
- *	nla_close(nla);
+ *	float v[...];                                       nla_width(nla) numbers, raw: the residual stream after block
+ * nla_layer(nla) char *text = nla_explain(nla, v, 160, 1.0, 7, message); double cosine; if (text && !nla_reconstruct(nla, text,
+ * NULL, v, &cosine, message)) ... free(text); nla_close(nla);
  *
  * Functions return 0 or a pointer on success; else 1 or NULL, and message holds one line. One struct nla serves one thread.
  */
@@ -36,11 +34,11 @@ int64_t nla_layer(const struct nla *nla); /* K, from 0 */
 
 /* The activation of a text at a token (negative: from the end) into v [D]. */
 int nla_activation(struct nla *nla, const char *text, int64_t position, float *v, char *message);
-/* An explanation of v [D], sampled at this temperature (0: greedy) with this seed; the caller frees it. NULL also when the AV wrote
- * none (no closed tags within max_new_tokens); the message says so. */
+/* An explanation of v [D], sampled at this temperature (0: greedy) with this seed; the caller frees it. NULL also when the AV
+ * wrote none (no closed tags within max_new_tokens); the message says so. */
 char *nla_explain(struct nla *nla, const float *v, int64_t max_new_tokens, double temperature, uint64_t seed, char *message);
-/* What the AR predicts from a text: v_hat [D] (or NULL), of length sqrt(D); cosine with v [D] when both are given. The mse of the
- * papers is 2 (1 - cosine). */
+/* What the AR predicts from a text: v_hat [D] (or NULL), of length sqrt(D); cosine with v [D] when both are given. The mse of
+ * the papers is 2 (1 - cosine). */
 int nla_reconstruct(struct nla *nla, const char *text, float *v_hat, const float *v, double *cosine, char *message);
 
 #ifdef __cplusplus

@@ -65,6 +65,7 @@ void nt_plain(bool on);
 
 /* ---- making ---- */
 nt_tensor *nt_zeros(nt_dtype dtype, int device, int ndim, const int64_t *shape);
+nt_tensor *nt_empty(nt_dtype dtype, int device, int ndim, const int64_t *shape); /* to be filled: its values are any */
 nt_tensor *nt_from_host(nt_dtype dtype, int device, const void *data, int ndim, const int64_t *shape); /* copies */
 nt_tensor *nt_borrow(nt_dtype dtype, const void *data, int ndim, const int64_t *shape); /* CPU, no copy: data outlives it */
 nt_tensor *nt_i64(int device, const int64_t *data, int64_t n);                         /* copies, [n] */

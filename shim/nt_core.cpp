@@ -328,12 +328,16 @@ nt_status nt_memory_limit(int index, int64_t bytes)
 
 // ---- making ----
 
-nt_tensor *nt_zeros(nt_dtype dtype, int index, int ndim, const int64_t *shape)
+static nt_tensor *fresh(const char *name, bool zero, nt_dtype dtype, int index, at::IntArrayRef shape)
 {
-	return expr("zeros", {}, [&] {
-		return at::zeros(at::IntArrayRef(shape, ndim), at::TensorOptions(nt::scalar(dtype)).device(nt::device(index)));
+	return expr(name, {}, [&] {
+		at::Tensor t = at::empty(shape, at::TensorOptions(nt::scalar(dtype)).device(nt::device(index)));
+		return zero ? t.zero_() : t;
 	});
 }
+
+nt_tensor *nt_empty(nt_dtype t, int at, int n, const int64_t *shape) { return fresh("empty", 0, t, at, {shape, size_t(n)}); }
+nt_tensor *nt_zeros(nt_dtype t, int at, int n, const int64_t *shape) { return fresh("zeros", 1, t, at, {shape, size_t(n)}); }
 
 static at::Tensor blob(nt_dtype dtype, const void *data, int ndim, const int64_t *shape)
 {

@@ -76,8 +76,8 @@ static enum nla_status read_shape(const cJSON *item, struct nla_st_entry *e, str
 		return nla_fail(err, "tensor '%s' has no shape", e->name);
 	cJSON_ArrayForEach(dim, shape) {
 		if (e->ndim == NLA_ST_MAX_DIMS)
-			return nla_fail(err, "tensor '%s' has %d dimensions, want at most %d", e->name, cJSON_GetArraySize(shape),
-					NLA_ST_MAX_DIMS);
+			return nla_fail(err, "tensor '%s' has %d dimensions, want at most %d", e->name,
+					cJSON_GetArraySize(shape), NLA_ST_MAX_DIMS);
 		if (!whole_number(dim, &size))
 			return nla_fail(err, "tensor '%s' has a shape that is not of whole numbers", e->name);
 		if (size && bytes > (uint64_t)INT64_MAX / size)
@@ -132,7 +132,8 @@ static enum nla_status check_spans(struct span *spans, size_t n, uint64_t size, 
 }
 
 /* Every tensor of a parsed header becomes an entry behind the ones the table has. */
-static enum nla_status read_entries(struct nla_st *st, const cJSON *header, const char *data, uint64_t size, struct nla_err *err)
+static enum nla_status read_entries(struct nla_st *st, const cJSON *header, const char *data, uint64_t size,
+				    struct nla_err *err)
 {
 	const size_t n = (size_t)cJSON_GetArraySize(header);
 	struct span *spans = nla_alloc(n + 1, sizeof(*spans));
@@ -190,7 +191,9 @@ static enum nla_status load_file(struct nla_st *st, const char *path, struct nla
 	for (int i = 7; i >= 0; i--)
 		length = length << 8 | bytes[i];
 	if (!memcmp(bytes, "version ", 8) && memmem(bytes, map->size, "git-lfs", 7))
-		return nla_fail(err, "cannot read '%s': it is a git-LFS pointer, not the weights: run 'git lfs pull' in its folder", path);
+		return nla_fail(err,
+				"cannot read '%s': it is a git-LFS pointer, not the weights: run 'git lfs pull' in its folder",
+				path);
 	if (length > map->size - 8)
 		return nla_fail(err, "cannot read '%s': header length %" PRIu64 " goes beyond the file (%zu bytes): "
 				"truncated by %" PRIu64 " bytes or not a safetensors file", path, length, map->size,
@@ -229,7 +232,8 @@ static const struct nla_st_entry *find(const struct nla_st_entry *entries, size_
 }
 
 /* Load the shard of a tensor, and see that it holds every tensor the index expects there. */
-static enum nla_status load_shard(struct nla_st *st, const cJSON *weight_map, const char *index, const cJSON *tensor, struct nla_err *err)
+static enum nla_status load_shard(struct nla_st *st, const cJSON *weight_map, const char *index, const cJSON *tensor,
+				  struct nla_err *err)
 {
 	const size_t first = st->n_entries;
 	const char *shard = tensor->valuestring;
@@ -239,9 +243,9 @@ static enum nla_status load_shard(struct nla_st *st, const cJSON *weight_map, co
 		nla_fail(err, "cannot read '%s': shard '%s' of tensor '%s' is missing", index, shard, tensor->string);
 	else
 		load_file(st, path, err);
-	cJSON_ArrayForEach(item, weight_map)
-		if (!err->status && !strcmp(item->valuestring, shard) && !find(st->entries + first, st->n_entries - first, item->string))
-			nla_fail(err, "cannot read '%s': tensor '%s' is not in its shard '%s'", index, item->string, shard);
+	cJSON_ArrayForEach(item, weight_map) if (!err->status && !strcmp(item->valuestring, shard) &&
+						 !find(st->entries + first, st->n_entries - first, item->string))
+		nla_fail(err, "cannot read '%s': tensor '%s' is not in its shard '%s'", index, item->string, shard);
 	free(path);
 	return err->status;
 }
@@ -299,8 +303,9 @@ static enum nla_status load_index(struct nla_st *st, const char *index, struct n
 /* Weights in another format than ours, for the message. */
 static const char *other_format(const char *folder)
 {
-	static const char *const names[] = { "pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin", "consolidated.safetensors", "consolidated.00.pth",
-					     "tf_model.h5", "flax_model.msgpack" };
+	static const char *const names[] = { "pytorch_model.bin",	 "pytorch_model.bin.index.json", "adapter_model.bin",
+					     "consolidated.safetensors", "consolidated.00.pth",		 "tf_model.h5",
+					     "flax_model.msgpack" };
 	for (size_t i = 0; i < NLA_LEN(names); i++) {
 		char *path = nla_path_join(folder, names[i]);
 		bool there = nla_exists(path);
@@ -313,7 +318,8 @@ static const char *other_format(const char *folder)
 
 enum nla_status nla_st_open_folder(struct nla_st *st, const char *folder, const char *stem, struct nla_err *err)
 {
-	char *base = nla_path_join(folder, stem), *path = nla_format("%s.safetensors", base), *index = nla_format("%s.index.json", path);
+	char *base = nla_path_join(folder, stem), *path = nla_format("%s.safetensors", base),
+	     *index = nla_format("%s.index.json", path);
 	const char *other = other_format(folder);
 	*err = (struct nla_err)NLA_ERR_INIT;
 	*st = (struct nla_st){ .path = nla_strdup(folder) };
@@ -322,8 +328,9 @@ enum nla_status nla_st_open_folder(struct nla_st *st, const char *folder, const 
 	else if (nla_exists(index))
 		load_index(st, index, err);
 	else
-		nla_fail(err, "cannot read '%s': it holds neither %s.safetensors nor %s.safetensors.index.json%s%s%s", folder, stem, stem,
-			 other ? ", only " : "", other ? other : "", other ? ": save it from Python as safetensors (save_pretrained)" : "");
+		nla_fail(err, "cannot read '%s': it holds neither %s.safetensors nor %s.safetensors.index.json%s%s%s", folder,
+			 stem, stem, other ? ", only " : "", other ? other : "",
+			 other ? ": save it from Python as safetensors (save_pretrained)" : "");
 	free(index);
 	free(path);
 	free(base);
@@ -344,7 +351,10 @@ void nla_st_close(struct nla_st *st)
 
 /* ---- entries ---- */
 
-const struct nla_st_entry *nla_st_find(const struct nla_st *st, const char *name) { return find(st->entries, st->n_entries, name); }
+const struct nla_st_entry *nla_st_find(const struct nla_st *st, const char *name)
+{
+	return find(st->entries, st->n_entries, name);
+}
 
 /* For the message: a name of the file that ends as `name` does but begins otherwise, or any when none begins so. */
 static const char *similar(const struct nla_st *st, const char *name)
@@ -360,20 +370,22 @@ static const char *similar(const struct nla_st *st, const char *name)
 	return own || !st->n_entries ? NULL : st->entries[0].name;
 }
 
-const struct nla_st_entry *nla_st_floats(const struct nla_st *st, const char *name, int ndim, const int64_t *shape, struct nla_err *err)
+const struct nla_st_entry *nla_st_floats(const struct nla_st *st, const char *name, int ndim, const int64_t *shape,
+					 struct nla_err *err)
 {
 	const struct nla_st_entry *e = nla_st_find(st, name);
 	if (!e) {
 		const char *like = similar(st, name);
-		nla_fail(err, "cannot load '%s': tensor '%s' is missing%s%s%s", st->path, name, like ? ": its tensors have names like '" : "",
-			 like ? like : "", like ? "'" : "");
+		nla_fail(err, "cannot load '%s': tensor '%s' is missing%s%s%s", st->path, name,
+			 like ? ": its tensors have names like '" : "", like ? like : "", like ? "'" : "");
 	} else if (e->ndim != ndim || memcmp(e->shape, shape, (size_t)ndim * sizeof(*shape))) {
 		char *have = nla_st_shape_text(e->shape, e->ndim), *want = nla_st_shape_text(shape, ndim);
 		nla_fail(err, "cannot load '%s': tensor '%s' has shape %s, want %s", st->path, name, have, want);
 		free(have);
 		free(want);
 	} else if (e->dtype > NLA_ST_F16) {
-		nla_fail(err, "cannot load '%s': tensor '%s' has type %s, want F32, BF16 or F16", st->path, name, dtypes[e->dtype].name);
+		nla_fail(err, "cannot load '%s': tensor '%s' has type %s, want F32, BF16 or F16", st->path, name,
+			 dtypes[e->dtype].name);
 	}
 	return err->status ? NULL : e;
 }

@@ -11,9 +11,9 @@
  *	nla_st_close(&st);                                            entries die with it
  *
  * Checked at open: header length, JSON, dtypes, sizes that match shapes, offsets that fill the file without overlap or holes,
- * names that occur twice; index entries whose shard or tensor is missing. A tensor in several shards is that of the index. A truncated file says by how many bytes. When open
- * fails there is nothing to close. Files of early writers may hold unaligned data: copy, or look at the pointer, before reading
- * numbers.
+ * names that occur twice; index entries whose shard or tensor is missing. A tensor in several shards is that of the index. A
+ * truncated file says by how many bytes. When open fails there is nothing to close. Files of early writers may hold unaligned
+ * data: copy, or look at the pointer, before reading numbers.
  *
  * Writing:
  *	struct nla_st_writer *w;
@@ -54,7 +54,8 @@ enum nla_status nla_st_open_folder(struct nla_st *st, const char *folder, const 
 void nla_st_close(struct nla_st *st);
 const struct nla_st_entry *nla_st_find(const struct nla_st *st, const char *name);
 /* The entry of that name, which must be of floats and have that shape. NULL: the error says what is wrong. */
-const struct nla_st_entry *nla_st_floats(const struct nla_st *st, const char *name, int ndim, const int64_t *shape, struct nla_err *err);
+const struct nla_st_entry *nla_st_floats(const struct nla_st *st, const char *name, int ndim, const int64_t *shape,
+					 struct nla_err *err);
 /* The first element of floats that is NaN or infinite; -1: none. */
 int64_t nla_st_not_finite(const struct nla_st_entry *e);
 size_t nla_st_dtype_size(enum nla_st_dtype dtype);
@@ -62,8 +63,9 @@ const char *nla_st_dtype_name(enum nla_st_dtype dtype);
 /* "[2, 3]" of a shape, owned by the caller. */
 char *nla_st_shape_text(const int64_t *shape, int ndim);
 
-/* A file that appears under its name only when it is whole: a temporary name, fsync, rename. The entries say name, type and shape;
- * a first dimension of -1 (of a single entry) is counted at close. Has the metadata {"format": "pt"}, which transformers and peft want. */
+/* A file that appears under its name only when it is whole: a temporary name, fsync, rename. The entries say name, type and
+ * shape; a first dimension of -1 (of a single entry) is counted at close. Has the metadata {"format": "pt"}, which transformers
+ * and peft want. */
 struct nla_st_writer;
 enum nla_status nla_st_writer_open(struct nla_st_writer **out, const char *path, const struct nla_st_entry *entries, size_t n,
 				   struct nla_err *err);

@@ -1,6 +1,6 @@
 /*
- * safetensors - writing (see safetensors.h). Header, then the data as they come, into PATH.tmp; at close it is synced and renamed. Rows
- * that are counted at close have room for their number in the header: the format allows spaces behind the JSON.
+ * safetensors - writing (see safetensors.h). Header, then the data as they come, into PATH.tmp; at close it is synced and
+ * renamed. Rows that are counted at close have room for their number in the header: the format allows spaces behind the JSON.
  */
 #include "base/safetensors.h"
 
@@ -39,8 +39,8 @@ static void add_entry(struct nla_str *json, const struct nla_st_entry *e, uint64
 	char *shape = nla_st_shape_text(e->shape, e->ndim);
 	nla_str_addc(json, ',');
 	nla_json_add_str(json, e->name, strlen(e->name));
-	nla_str_addf(json, ":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}", nla_st_dtype_name(e->dtype), shape,
-		     at, at + bytes_of(e));
+	nla_str_addf(json, ":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}",
+		     nla_st_dtype_name(e->dtype), shape, at, at + bytes_of(e));
 	free(shape);
 }
 

@@ -42,8 +42,10 @@ static enum nla_status fill(const struct nla_config *cfg, const struct nla_targe
 		nla_say("%lld texts are longer than extract.max_tokens = %lld tokens: left out", (long long)n.too_long,
 			(long long)x.max_tokens);
 	if (n.other_tokens && n.one_less == n.other_tokens && n.one_less == n.rows)
-		nla_say("all n_raw_tokens are one more than the texts' tokens here: that set has a special token in front of its texts "
-			"(tokens.add_special, now %s)", x.special ? "true" : "false");
+		nla_say("all n_raw_tokens are one more than the texts' tokens here: that set has a special token in front of "
+			"its texts "
+			"(tokens.add_special, now %s)",
+			x.special ? "true" : "false");
 	else if (n.other_tokens)
 		nla_say("%lld of %lld texts are another number of tokens here than their n_raw_tokens: another tokenizer, or "
 			"text that does not encode back",

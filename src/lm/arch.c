@@ -12,7 +12,7 @@ static const struct family {
 	const char *name;         /* model_type */
 	const char *with;         /* qk_norm: RMS norm per head on q and k, before the rotary embedding; qkv_bias: none on o */
 	int64_t default_head_dim; /* where config.json has no head_dim; 0: hidden_size / num_attention_heads */
-	bool default_kv_heads;    /* without num_key_value_heads there are as many as heads, as when it is null; else the key must be there */
+	bool default_kv_heads;    /* num_key_value_heads may be absent: as many as heads, as when it is null */
 } families[] = {
 	{ .name = "qwen3", .with = "qk_norm", .default_head_dim = 128 },
 	{ .name = "qwen2", .with = "qkv_bias" },
@@ -21,8 +21,8 @@ static const struct family {
 
 bool nla_arch_has(const struct nla_arch *arch, const char *what) { return arch->with && strstr(arch->with, what); }
 
-/* The bounds keep every product of sizes within 63 bits. What is NLA_ANY is read elsewhere or changes nothing that is computed here: ids,
- * dropout, where a file came from, how its owner samples. */
+/* The bounds keep every product of sizes within 63 bits. What is NLA_ANY is read elsewhere or changes nothing that is computed
+ * here: ids, dropout, where a file came from, how its owner samples. */
 static const struct nla_field fields[] = {
 #define A(field) offsetof(struct nla_arch, field)
 	{ "num_hidden_layers", NLA_WHOLE, A(n_layers), NLA_MUST, .low = 1, .high = 1e4 },
@@ -40,21 +40,27 @@ static const struct nla_field fields[] = {
 	{ .key = "model_type|rope_parameters|rope_scaling|layer_types" },
 
 	{ "hidden_act", NLA_ONLY, .want = "'silu'|'swish'" },
-	{ "attention_bias|mlp_bias|use_sliding_window|rope_interleaved|qk_layernorm|use_mrope|is_encoder_decoder|add_cross_attention|"
-	  "tie_encoder_decoder", NLA_ONLY, .want = "false" },
+	{ "attention_bias|mlp_bias|use_sliding_window|rope_interleaved|qk_layernorm|use_mrope|is_encoder_decoder|add_cross_"
+	  "attention|"
+	  "tie_encoder_decoder",
+	  NLA_ONLY, .want = "false" },
 	{ "pretraining_tp|partial_rotary_factor", NLA_ONLY, .want = "1" },
 	{ "is_llama_config", NLA_ONLY, .want = "true" },
 	{ "pruned_heads", NLA_ONLY, .want = "{}" },
 	{ "quantization_config|compression_config", NLA_ONLY, .want = "{}",
 	  .why = "the weights are quantised; save the model in bf16, or take the checkpoint that it was made from" },
 
-	{ .key = "architectures|attention_dropout|auto_map|bad_words_ids|begin_suppress_tokens|bos_token_id|chunk_size_feed_forward|"
+	{ .key = "architectures|attention_dropout|auto_map|bad_words_ids|begin_suppress_tokens|bos_token_id|chunk_size_feed_"
+		 "forward|"
 		 "cross_attention_hidden_size|decoder_start_token_id|diversity_penalty|do_sample|dtype|early_stopping|"
-		 "encoder_no_repeat_ngram_size|eos_token_id|exponential_decay_length_penalty|finetuning_task|forced_bos_token_id|"
-		 "forced_eos_token_id|gradient_checkpointing|id2label|is_decoder|label2id|length_penalty|max_length|max_window_layers|"
+		 "encoder_no_repeat_ngram_size|eos_token_id|exponential_decay_length_penalty|finetuning_task|forced_bos_token_"
+		 "id|"
+		 "forced_eos_token_id|gradient_checkpointing|id2label|is_decoder|label2id|length_penalty|max_length|max_window_"
+		 "layers|"
 		 "min_length|model_max_length|name_or_path|no_repeat_ngram_size|num_beam_groups|num_beams|num_return_sequences|"
 		 "output_attentions|output_hidden_states|output_scores|pad_token_id|prefix|problem_type|remove_invalid_values|"
-		 "repetition_penalty|return_dict|return_dict_in_generate|sep_token_id|sliding_window|suppress_tokens|task_specific_params|"
+		 "repetition_penalty|return_dict|return_dict_in_generate|sep_token_id|sliding_window|suppress_tokens|task_"
+		 "specific_params|"
 		 "temperature|tf_legacy_loss|tokenizer_class|top_k|top_p|torch_dtype|torchscript|transformers_version|"
 		 "transformers.js_config|typical_p|unk_token_id|unsloth_fixed|unsloth_version|use_bfloat16|use_cache" },
 };
@@ -73,21 +79,23 @@ static const struct nla_field rope_fields[] = {
 static enum nla_status read_rope_object(struct nla_arch *a, const cJSON *rope, const char *path, struct nla_err *err)
 {
 	const char *type, *older;
-	if (nla_json_str(rope, path, "type", "default", &older, err) || nla_json_str(rope, path, "rope_type", older, &type, err) ||
+	if (nla_json_str(rope, path, "type", "default", &older, err) ||
+	    nla_json_str(rope, path, "rope_type", older, &type, err) ||
 	    nla_fields_check(rope_fields, NLA_LEN(rope_fields), rope, path, false, err))
 		return err->status;
 	if (nla_json_at(rope, "type") && strcmp(type, older))
 		return nla_fail(err, "cannot load '%s': 'rope_type' is '%s', 'type' is '%s'", path, type, older);
 	a->rope_llama3 = !strcmp(type, "llama3");
 	if (!a->rope_llama3 && strcmp(type, "default"))
-		return nla_fail(err, "cannot load '%s': 'rope_type' is '%s', only 'default' and 'llama3' are supported", path, type);
+		return nla_fail(err, "cannot load '%s': 'rope_type' is '%s', only 'default' and 'llama3' are supported", path,
+				type);
 	if (nla_fields_read(rope_fields, a->rope_llama3 ? NLA_LEN(rope_fields) : 3, rope, path, a, err))
 		return err->status;
 	return a->rope_llama3 && a->rope_high <= a->rope_low ?
 		       nla_fail(err, "cannot load '%s': 'high_freq_factor' is not above 'low_freq_factor'", path) : NLA_OK;
 }
 
-/* rope_theta at the top, and objects `rope_parameters` (transformers 5) and `rope_scaling`: what several say must be the same. */
+/* rope_theta at the top, objects `rope_parameters` (transformers 5) and `rope_scaling`: what several say must be equal. */
 static enum nla_status read_rope(struct nla_arch *a, const cJSON *json, const char *path, struct nla_err *err)
 {
 	static const char *const objects[] = { "rope_parameters", "rope_scaling" };
@@ -100,9 +108,11 @@ static enum nla_status read_rope(struct nla_arch *a, const cJSON *json, const ch
 		if (!rope || read_rope_object(&one, rope, name, err))
 			;
 		else if (theta && said && one.rope_theta != a->rope_theta)
-			nla_fail(err, "cannot load '%s': '%s' says rope_theta %g, '%s' %g", path, said, a->rope_theta, objects[i], one.rope_theta);
-		else if (before && (one.rope_llama3 != a->rope_llama3 || one.rope_factor != a->rope_factor || one.rope_low != a->rope_low ||
-				    one.rope_high != a->rope_high || one.rope_original != a->rope_original))
+			nla_fail(err, "cannot load '%s': '%s' says rope_theta %g, '%s' %g", path, said, a->rope_theta,
+				 objects[i], one.rope_theta);
+		else if (before && (one.rope_llama3 != a->rope_llama3 || one.rope_factor != a->rope_factor ||
+				    one.rope_low != a->rope_low || one.rope_high != a->rope_high ||
+				    one.rope_original != a->rope_original))
 			nla_fail(err, "cannot load '%s': 'rope_parameters' and 'rope_scaling' differ", path);
 		else
 			*a = one;
@@ -144,8 +154,11 @@ static enum nla_status read_family(struct nla_arch *a, const cJSON *json, const 
 	if (*family)
 		*a = (struct nla_arch){ .family = (*family)->name, .with = (*family)->with };
 	else if (nla_json_at(json, "text_config"))
-		nla_fail(err, "cannot load '%s': model_type '%s' is of several modalities: save its language model alone ('text_config') and "
-			 "give that folder", path, type);
+		nla_fail(err,
+			 "cannot load '%s': model_type '%s' is of several modalities: save its language model alone "
+			 "('text_config') and "
+			 "give that folder",
+			 path, type);
 	else
 		nla_fail(err, "cannot load '%s': model_type '%s' is not supported (supported: %s)", path, type, names.buf);
 	nla_str_release(&names);

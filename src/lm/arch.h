@@ -1,8 +1,8 @@
 /*
- * arch - what a model folder's config.json says of the architecture: a decoder with RMS norms, rotary embedding, grouped queries,
- * SwiGLU and a tied or untied head. Families differ in few facts (families[] in arch.c): Qwen3 norms q and k per head, Qwen2 and 2.5 have
- * biases on q, k and v, Llama (2, 3, SmolLM2) has neither. A field that changes the mathematics, or that is not known, is an error
- * naming it, never a guess.
+ * arch - what a model folder's config.json says of the architecture: a decoder with RMS norms, rotary embedding, grouped
+ * queries, SwiGLU and a tied or untied head. Families differ in few facts (families[] in arch.c): Qwen3 norms q and k per head,
+ * Qwen2 and 2.5 have biases on q, k and v, Llama (2, 3, SmolLM2) has neither. A field that changes the mathematics, or that is
+ * not known, is an error naming it, never a guess.
  */
 #ifndef NLA_ARCH_H
 #define NLA_ARCH_H

@@ -28,7 +28,8 @@ static enum nla_status make_cache(struct state *s, int64_t slab, struct nla_err 
 		s->cache.k[l] = nt_own(nt_zeros(lm->dtype, lm->device, 4, shape));
 		s->cache.v[l] = nt_own(nt_zeros(lm->dtype, lm->device, 4, shape));
 	}
-	return nt_check() ? nla_nt_fail(err, "cannot make a key/value cache of %lld rows of %lld tokens", (long long)s->d->n, (long long)slab)
+	return nt_check() ? nla_nt_fail(err, "cannot make a key/value cache of %lld rows of %lld tokens", (long long)s->d->n,
+					(long long)slab)
 			  : NLA_OK;
 }
 
@@ -209,7 +210,9 @@ enum nla_status nla_decode(const struct nla_decode *d, struct nla_decoded *out, 
 	nla_decoded_init(out, d->n, d->max_new_tokens);
 	nt_grad_push(false);
 	if (longest + d->max_new_tokens - 1 > nt_size(d->view->lm->cos, 0))
-		nla_fail(err, "a prompt of %lld tokens and %lld new ones are more than the model's %lld positions: lower max_new_tokens",
+		nla_fail(err,
+			 "a prompt of %lld tokens and %lld new ones are more than the model's %lld positions: lower "
+			 "max_new_tokens",
 			 (long long)longest, (long long)d->max_new_tokens, (long long)nt_size(d->view->lm->cos, 0));
 	else if (!make_cache(&s, longest + d->max_new_tokens, err) && !prefill(&s, out, err))
 		for (int64_t t = 1; s.n_live && !err->status && !nt_check(); t++) {

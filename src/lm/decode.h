@@ -1,7 +1,7 @@
 /*
- * decode - sampling many responses at once. Every row has a slab of a static key/value cache; its prompt is computed once in a packed
- * forward pass (shared by all rows that continue it) and copied in; then all unfinished rows advance one token together. A row that
- * has drawn a stop id costs nothing from then on.
+ * decode - sampling many responses at once. Every row has a slab of a static key/value cache; its prompt is computed once in a
+ * packed forward pass (shared by all rows that continue it) and copied in; then all unfinished rows advance one token together.
+ * A row that has drawn a stop id costs nothing from then on.
  *
  * Which token is drawn depends on the row's own uniform numbers (seed, stream, step, row, token), never on its batch.
  */
@@ -36,7 +36,8 @@ struct nla_decoded {
 };
 
 enum nla_status nla_decode(const struct nla_decode *d, struct nla_decoded *out, struct nla_err *err);
-/* Room for n rows that nla_decoded_put fills, a batch of them at a time: rows at, at + 1, ... become those of part (same width). */
+/* Room for n rows that nla_decoded_put fills, a batch of them at a time: rows at, at + 1, ... become those of part (same
+ * width). */
 void nla_decoded_init(struct nla_decoded *out, int64_t n, int64_t width);
 void nla_decoded_put(struct nla_decoded *to, int64_t at, const struct nla_decoded *part);
 void nla_decoded_release(struct nla_decoded *out);

@@ -5,7 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static enum nla_status read_number(const struct nla_field *f, const cJSON *json, const char *path, double *x, struct nla_err *err)
+static enum nla_status read_number(const struct nla_field *f, const cJSON *json, const char *path, double *x,
+				   struct nla_err *err)
 {
 	if (nla_json_need_num(json, path, f->key, x, err))
 		return err->status;
@@ -16,7 +17,8 @@ static enum nla_status read_number(const struct nla_field *f, const cJSON *json,
 	return NLA_OK;
 }
 
-enum nla_status nla_fields_read(const struct nla_field *fields, size_t n, const cJSON *json, const char *path, void *out, struct nla_err *err)
+enum nla_status nla_fields_read(const struct nla_field *fields, size_t n, const cJSON *json, const char *path, void *out,
+				struct nla_err *err)
 {
 	for (const struct nla_field *f = fields; f < fields + n && !err->status; f++) {
 		char *to = (char *)out + f->at;
@@ -70,11 +72,13 @@ enum nla_status nla_fields_check(const struct nla_field *fields, size_t n, const
 		if (is_one_of(text, f < end ? f->want : empty ? "false|[]|{}" : NULL))
 			;
 		else if (f == end)
-			nla_fail(err, "cannot load '%s': field '%s' is not known, and it may change what the model computes", path, field->string);
+			nla_fail(err, "cannot load '%s': field '%s' is not known, and it may change what the model computes",
+				 path, field->string);
 		else if (f->why)
 			nla_fail(err, "cannot load '%s': '%s' is %.80s: %s", path, field->string, text, f->why);
 		else
-			nla_fail(err, "cannot load '%s': '%s' is %.80s, only %s is supported", path, field->string, text, f->want);
+			nla_fail(err, "cannot load '%s': '%s' is %.80s, only %s is supported", path, field->string, text,
+				 f->want);
 		free(text);
 	}
 	return err->status;

@@ -26,7 +26,8 @@ struct nla_field {
 };
 
 /* Fields that are missing or null have their defaults. path: for messages. */
-enum nla_status nla_fields_read(const struct nla_field *fields, size_t n, const cJSON *json, const char *path, void *out, struct nla_err *err);
+enum nla_status nla_fields_read(const struct nla_field *fields, size_t n, const cJSON *json, const char *path, void *out,
+				struct nla_err *err);
 /* NLA_ONLY rows hold, and every field has a row; null, and names that begin with '_', pass. empty: false, [] and {} do too. */
 enum nla_status nla_fields_check(const struct nla_field *fields, size_t n, const cJSON *json, const char *path, bool empty,
 				 struct nla_err *err);

@@ -51,7 +51,8 @@ void nla_block_qkv(const struct nla_view *view, int64_t layer, const nt_tensor *
 	*v = heads(adapt(view, layer, NLA_V, x, nt_narrow(all, 1, nq + nkv, nkv)), a->n_kv_heads, d);
 }
 
-void nla_block_rope(const struct nla_view *view, int64_t layer, const nt_tensor *cos, const nt_tensor *sin, nt_tensor **q, nt_tensor **k)
+void nla_block_rope(const struct nla_view *view, int64_t layer, const nt_tensor *cos, const nt_tensor *sin, nt_tensor **q,
+		    nt_tensor **k)
 {
 	const struct nla_block *b = &view->lm->blocks[layer];
 	*q = nt_qk_rope(*q, b->q_norm, view->lm->arch.rms_eps, cos, sin);
@@ -101,8 +102,8 @@ nt_tensor *nla_forward_start(const struct nla_view *view, const struct nla_pack 
 	return inject && inject->at == NLA_INJECT_AT_EMBEDDING ? inject_embedding(x, inject) : x;
 }
 
-nt_tensor *nla_forward_block(const struct nla_view *view, int64_t l, const struct nla_pack *pack, const struct nla_inject *inject,
-			     const nt_tensor *x, const struct nla_kv *kv)
+nt_tensor *nla_forward_block(const struct nla_view *view, int64_t l, const struct nla_pack *pack,
+			     const struct nla_inject *inject, const nt_tensor *x, const struct nla_kv *kv)
 {
 	const struct nla_arch *a = &view->lm->arch;
 	nt_tensor *q, *k, *v, *y;
@@ -131,8 +132,8 @@ nt_tensor *nla_forward_tapped(const struct nla_view *view, const struct nla_pack
 	return x;
 }
 
-nt_tensor *nla_forward(const struct nla_view *view, const struct nla_pack *pack, const struct nla_inject *inject, int64_t n_blocks,
-		       const struct nla_kv *kv)
+nt_tensor *nla_forward(const struct nla_view *view, const struct nla_pack *pack, const struct nla_inject *inject,
+		       int64_t n_blocks, const struct nla_kv *kv)
 {
 	return nla_forward_tapped(view, pack, inject, n_blocks, kv, NULL, NULL);
 }

@@ -1,9 +1,9 @@
 /*
  * layout - what a model consists of; see lm.h.
  *
- * block_tensors[] and top_tensors[] say once what a model consists of: names, shapes, and which tensors of a file are rows of one stored
- * matrix. nla_lm_each visits them as slots; loading, mapping, saving, exporting, random weights, the list of parameters, copies and the
- * count of weights are what is done at each slot.
+ * block_tensors[] and top_tensors[] say once what a model consists of: names, shapes, and which tensors of a file are rows of
+ * one stored matrix. nla_lm_each visits them as slots; loading, mapping, saving, exporting, random weights, the list of
+ * parameters, copies and the count of weights are what is done at each slot.
  */
 #include "lm/lm.h"
 
@@ -72,8 +72,8 @@ static void advance(const struct nla_lm *lm, const struct tensor *t, const struc
 
 static bool has(const struct nla_arch *a, const struct tensor *t) { return !t->only || nla_arch_has(a, t->only); }
 
-static enum nla_status visit(const struct nla_lm *lm, const struct tensor *t, size_t n, int64_t layer, nla_slot_fn *fn, void *arg,
-			     struct nla_err *err)
+static enum nla_status visit(const struct nla_lm *lm, const struct tensor *t, size_t n, int64_t layer, nla_slot_fn *fn,
+			     void *arg, struct nla_err *err)
 {
 	const struct tensor *end = t + n;
 	struct nla_slot s = { .layer = layer };

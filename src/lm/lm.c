@@ -1,6 +1,6 @@
 /*
- * lm - loading, making, saving, copying and listing weights; see lm.h. Each is what is done at every slot of the layout (layout.c): the first
- * slot of a stored tensor makes it, and every slot fills its rows.
+ * lm - loading, making, saving, copying and listing weights; see lm.h. Each is what is done at every slot of the layout
+ * (layout.c): the first slot of a stored tensor makes it, and every slot fills its rows.
  */
 #include "lm/lm.h"
 
@@ -54,7 +54,8 @@ static void make_tables(struct nla_lm *lm)
 	float *c = nla_alloc((size_t)(n * half), sizeof(float)), *s = nla_alloc((size_t)(n * half), sizeof(float));
 	for (int64_t j = 0; j < half; j++) {
 		/* inv_freq in fp32 and the angle as an fp32 product, as the reference has them */
-		float inv = stretch(&lm->arch, (float)(1.0 / pow(lm->arch.rope_theta, (double)(2 * j) / (double)lm->arch.head_dim)));
+		float inv = stretch(&lm->arch,
+				    (float)(1.0 / pow(lm->arch.rope_theta, (double)(2 * j) / (double)lm->arch.head_dim)));
 		for (int64_t p = 0; p < n; p++) {
 			float angle = (float)p * inv;
 			c[p * half + j] = (float)cos(angle);
@@ -112,7 +113,7 @@ static nt_tensor *room(const struct source *src, const struct nla_slot *s)
 {
 	nt_tensor **whole = handle(src->lm, s);
 	if (!*whole)
-		*whole = nt_own(nt_zeros(src->lm->dtype, src->lm->device, s->ndim, (int64_t[]){ s->rows, s->shape[1] }));
+		*whole = nt_own(nt_empty(src->lm->dtype, src->lm->device, s->ndim, (int64_t[]){ s->rows, s->shape[1] }));
 	return view_of(src->lm, s);
 }
 
@@ -130,8 +131,8 @@ static enum nla_status load_slot(const struct nla_slot *s, void *arg, struct nla
 	} else if (!src->lm->mapped || s->ndim < 2) {
 		nla_tensor_fill(room(src, s), src->st, e, err);
 	} else if (nla_dtype_of(e->dtype) != src->lm->dtype || (uintptr_t)e->data % nla_st_dtype_size(e->dtype)) {
-		nla_fail(err, "cannot map '%s': tensor '%s' has type %s, or is not aligned: it would have to be copied", src->st->path, s->name,
-			 nla_st_dtype_name(e->dtype));
+		nla_fail(err, "cannot map '%s': tensor '%s' has type %s, or is not aligned: it would have to be copied",
+			 src->st->path, s->name, nla_st_dtype_name(e->dtype));
 	} else {
 		*handle(src->lm, s) = nt_own(nla_tensor_borrow(e));
 	}
@@ -171,20 +172,24 @@ static enum nla_status check_slot(const struct nla_slot *s, void *arg, struct nl
 static bool is_embedding(const struct nla_st *st, const struct nla_st_entry *head)
 {
 	const struct nla_st_entry *embed = nla_st_find(st, "model.embed_tokens.weight");
-	return embed && embed->dtype == head->dtype && embed->nbytes == head->nbytes && !memcmp(embed->data, head->data, head->nbytes);
+	return embed && embed->dtype == head->dtype && embed->nbytes == head->nbytes &&
+	       !memcmp(embed->data, head->data, head->nbytes);
 }
 
-static enum nla_status refuse_extra(const struct nla_lm *lm, const struct nla_st *st, const struct nla_st_entry *e, struct nla_err *err)
+static enum nla_status refuse_extra(const struct nla_lm *lm, const struct nla_st *st, const struct nla_st_entry *e,
+				    struct nla_err *err)
 {
 	long long layer;
 	if (nla_ends_with(e->name, "rotary_emb.inv_freq"))
 		return NLA_OK;
 	if (lm->arch.tied && !strcmp(e->name, "lm_head.weight"))
-		return is_embedding(st, e) ? NLA_OK : nla_fail(err, "cannot load '%s': 'tie_word_embeddings' is true, but '%s' is not the embedding",
-							       st->path, e->name);
+		return is_embedding(st, e)
+			       ? NLA_OK
+			       : nla_fail(err, "cannot load '%s': 'tie_word_embeddings' is true, but '%s' is not the embedding",
+					  st->path, e->name);
 	if (sscanf(e->name, "model.layers.%lld.", &layer) == 1 && layer >= lm->arch.n_layers)
-		return nla_fail(err, "cannot load '%s': tensor '%s' belongs to no layer, config.json has %lld", st->path, e->name,
-				(long long)lm->arch.n_layers);
+		return nla_fail(err, "cannot load '%s': tensor '%s' belongs to no layer, config.json has %lld", st->path,
+				e->name, (long long)lm->arch.n_layers);
 	return nla_fail(err, "cannot load '%s': tensor '%s' is not part of family %s", st->path, e->name, lm->arch.family);
 }
 
@@ -205,7 +210,8 @@ static bool can_map(const struct nla_lm *lm, const struct nla_st *st)
 	bool same = lm->device == NT_CPU;
 	for (size_t i = 0; i < st->n_entries && same; i++) {
 		const struct nla_st_entry *e = &st->entries[i];
-		same = e->ndim != 2 || (nla_dtype_of(e->dtype) == lm->dtype && (uintptr_t)e->data % nla_st_dtype_size(e->dtype) == 0);
+		same = e->ndim != 2 ||
+		       (nla_dtype_of(e->dtype) == lm->dtype && (uintptr_t)e->data % nla_st_dtype_size(e->dtype) == 0);
 	}
 	return same;
 }
@@ -256,7 +262,8 @@ static enum nla_status init_slot(const struct nla_slot *s, void *arg, struct nla
 	return nt_check() ? nla_nt_fail(err, "cannot initialise '%s'", s->name) : NLA_OK;
 }
 
-enum nla_status nla_lm_init(struct nla_lm *lm, const char *folder, uint64_t seed, int device, nt_dtype dtype, struct nla_err *err)
+enum nla_status nla_lm_init(struct nla_lm *lm, const char *folder, uint64_t seed, int device, nt_dtype dtype,
+			    struct nla_err *err)
 {
 	struct source src = { .lm = lm, .rng = { seed, NLA_STREAM_INIT } };
 	if (nla_lm_describe(lm, folder, NULL, err))

@@ -5,9 +5,9 @@
  *	if (nla_lm_load(&lm, "model/", NULL, NT_CPU, NT_F32, NLA_LM_AUTO, err)) ...
  *	nla_lm_release(&lm);
  *
- * Projections that always run together are stored as one matrix: q, k, v as `qkv` and gate, up as `gate_up`; files hold them apart,
- * under Hugging Face's names. A model that would fill much of the memory is not copied: on the CPU, when the file's type is the one asked
- * for, its matrices stay in the mapped file (and apart). All tensors are owned by the struct.
+ * Projections that always run together are stored as one matrix: q, k, v as `qkv` and gate, up as `gate_up`; files hold them
+ * apart, under Hugging Face's names. A model that would fill much of the memory is not copied: on the CPU, when the file's type
+ * is the one asked for, its matrices stay in the mapped file (and apart). All tensors are owned by the struct.
  */
 #ifndef NLA_LM_H
 #define NLA_LM_H
@@ -46,28 +46,30 @@ struct nla_lm {
 	bool mapped;
 };
 
-/* From a folder in Hugging Face's layout. Missing tensors and wrong shapes are errors that name the tensor; extra ones too, except
- * rotary tables that old files carry, and a tied model's head when it equals the embedding. AUTO maps what takes more than a quarter
- * of the memory; MAP fails where the file must be converted; COPY is for weights that will be trained. */
+/* From a folder in Hugging Face's layout. Missing tensors and wrong shapes are errors that name the tensor; extra ones too,
+ * except rotary tables that old files carry, and a tied model's head when it equals the embedding. AUTO maps what takes more
+ * than a quarter of the memory; MAP fails where the file must be converted; COPY is for weights that will be trained. */
 enum nla_lm_how { NLA_LM_AUTO, NLA_LM_COPY, NLA_LM_MAP };
-/* NULL: the whole model. Else a reconstructor's first blocks without a head, of a folder that holds no more or of a whole model. */
+/* NULL: the whole model. Else a reconstructor's first blocks without a head, of a folder that holds no more or of a whole
+ * model. */
 struct nla_lm_part {
 	int64_t depth; /* blocks wanted, an error where there are fewer */
 	bool norm;     /* with the final norm */
 };
 enum nla_status nla_lm_load(struct nla_lm *lm, const char *folder, const struct nla_lm_part *part, int device, nt_dtype dtype,
 			    enum nla_lm_how how, struct nla_err *err);
-/* A copied model was checked for NaN and infinities when it was read. Of a mapped one, an error names the tensor that has one when one of
- * these results is not finite. */
+/* A copied model was checked for NaN and infinities when it was read. Of a mapped one, an error names the tensor that has one
+ * when one of these results is not finite. */
 enum nla_status nla_lm_blame(const struct nla_lm *lm, const float *results, size_t n, struct nla_err *err);
 /* Random weights for the architecture of FOLDER/config.json: normal with initializer_range, norms 1. */
-enum nla_status nla_lm_init(struct nla_lm *lm, const char *folder, uint64_t seed, int device, nt_dtype dtype, struct nla_err *err);
+enum nla_status nla_lm_init(struct nla_lm *lm, const char *folder, uint64_t seed, int device, nt_dtype dtype,
+			    struct nla_err *err);
 /* model.safetensors in Hugging Face's names. dtype: fp32 or bf16. */
 enum nla_status nla_lm_save(const struct nla_lm *lm, const char *folder, nt_dtype dtype, struct nla_err *err);
 void nla_lm_release(struct nla_lm *lm);
 
-/* The first `depth` blocks again, with matrices of their own where one of `targets` (a bit per enum nla_proj) is in them; all else is
- * shared with `from`, which must outlive it. For merging adapters (nla_merge_copy). */
+/* The first `depth` blocks again, with matrices of their own where one of `targets` (a bit per enum nla_proj) is in them; all
+ * else is shared with `from`, which must outlive it. For merging adapters (nla_merge_copy). */
 enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, int64_t depth, unsigned targets, struct nla_err *err);
 /* Every trainable tensor, for pre-training; returns how many (list may be NULL to count). */
 int nla_lm_params(const struct nla_lm *lm, nt_tensor **list);

@@ -15,7 +15,8 @@ enum nla_status nla_lora_targets(const char *list, unsigned *targets, struct nla
 	for (const char *p = list; *p;) {
 		size_t n = strcspn(p, ","), bare = n > 5 && !strncmp(p + n - 5, "_proj", 5) ? n - 5 : n;
 		int found = 0;
-		while (found < NLA_N_PROJ && (strlen(nla_proj_name(found)) != bare + 5 || strncmp(nla_proj_name(found), p, bare)))
+		while (found < NLA_N_PROJ &&
+		       (strlen(nla_proj_name(found)) != bare + 5 || strncmp(nla_proj_name(found), p, bare)))
 			found++;
 		if (found == NLA_N_PROJ)
 			return nla_usage(err, "unknown LoRA target '%.*s': want some of q,k,v,o,gate,up,down", (int)n, p);
@@ -33,7 +34,8 @@ double nla_lora_scale(const struct nla_adapter *a, enum nla_proj proj)
 
 char *nla_lora_key(int64_t layer, enum nla_proj proj, int side)
 {
-	return nla_format("base_model.model.model.layers.%lld.%s.lora_%c.weight", (long long)layer, nla_proj_path(proj), "AB"[side]);
+	return nla_format("base_model.model.model.layers.%lld.%s.lora_%c.weight", (long long)layer, nla_proj_path(proj),
+			  "AB"[side]);
 }
 
 static nt_tensor *uniform(const struct nla_rng *rng, uint32_t tensor, int64_t rows, int64_t cols, int device)
@@ -47,8 +49,8 @@ static nt_tensor *uniform(const struct nla_rng *rng, uint32_t tensor, int64_t ro
 	return t;
 }
 
-enum nla_status nla_adapter_init(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers, const struct nla_lora_spec *spec,
-				 uint64_t seed, int device, struct nla_err *err)
+enum nla_status nla_adapter_init(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers,
+				 const struct nla_lora_spec *spec, uint64_t seed, int device, struct nla_err *err)
 {
 	struct nla_rng rng = { seed, NLA_STREAM_INIT };
 	*a = (struct nla_adapter){ .n_layers = n_layers, .rslora = spec->rslora };
@@ -81,7 +83,8 @@ static nt_tensor *side_by_side(const struct nla_adapter *a, const struct nla_ada
 	return n ? nt_own(nt_cat(parts, n, up ? 1 : 0)) : NULL;
 }
 
-enum nla_status nla_adapter_join(struct nla_adapter *to, const struct nla_adapter *a, const struct nla_adapter *b, struct nla_err *err)
+enum nla_status nla_adapter_join(struct nla_adapter *to, const struct nla_adapter *a, const struct nla_adapter *b,
+				 struct nla_err *err)
 {
 	*to = (struct nla_adapter){ .n_layers = NLA_MAX(a ? a->n_layers : 0, b ? b->n_layers : 0) };
 	to->layers = nla_alloc((size_t)to->n_layers, sizeof(*to->layers));

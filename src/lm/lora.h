@@ -3,9 +3,9 @@
  * Kalajdzievski 2023) or alpha/r. Fresh: A uniform in +-1/sqrt(in), B zero.
  *
  * On disk a PEFT folder: adapter_config.json and adapter_model.safetensors with keys such as
- * `base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight`. Also read: a bare backbone's keys (one `model.` less), keys that
- * name the adapter (`lora_A.default.weight`), and nanoNLA's AR (ar_meta.json and ar_lora_value_head.safetensors, whose keys begin with
- * `backbone.model.`). An adapter that was only read is written in the type that its file had, bit for bit.
+ * `base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight`. Also read: a bare backbone's keys (one `model.` less), keys
+ * that name the adapter (`lora_A.default.weight`), and nanoNLA's AR (ar_meta.json and ar_lora_value_head.safetensors, whose
+ * keys begin with `backbone.model.`). An adapter that was only read is written in the type that its file had, bit for bit.
  */
 #ifndef NLA_LORA_H
 #define NLA_LORA_H
@@ -40,23 +40,26 @@ enum nla_status nla_lora_targets(const char *list, unsigned *targets, struct nla
 double nla_lora_scale(const struct nla_adapter *a, enum nla_proj proj);
 
 /* A fresh one for the first n_layers blocks. */
-enum nla_status nla_adapter_init(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers, const struct nla_lora_spec *spec,
-				 uint64_t seed, int device, struct nla_err *err);
-/* Missing and unexpected keys are an error that lists both; those of blocks after a reconstructor's last are said and not read. */
-enum nla_status nla_adapter_load(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers, const char *folder, int device,
-				 struct nla_err *err);
+enum nla_status nla_adapter_init(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers,
+				 const struct nla_lora_spec *spec, uint64_t seed, int device, struct nla_err *err);
+/* Missing and unexpected keys are an error that lists both; those of blocks after an AR's last are said and not read. */
+enum nla_status nla_adapter_load(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers, const char *folder,
+				 int device, struct nla_err *err);
 enum nla_status nla_adapter_save(const struct nla_adapter *a, const char *folder, const char *base_name, struct nla_err *err);
 /* One adapter that does what both do: ranks put side by side, scales folded into B. Either may be NULL. */
-enum nla_status nla_adapter_join(struct nla_adapter *to, const struct nla_adapter *a, const struct nla_adapter *b, struct nla_err *err);
+enum nla_status nla_adapter_join(struct nla_adapter *to, const struct nla_adapter *a, const struct nla_adapter *b,
+				 struct nla_err *err);
 void nla_adapter_release(struct nla_adapter *a);
 
 /* All A and B in a fixed order; names (when not NULL) are PEFT's keys, owned by the caller. Returns how many. */
 int nla_adapter_params(const struct nla_adapter *a, nt_tensor **list, struct nla_strs *names);
-enum nla_status nla_adapter_train(struct nla_adapter *a, bool on, struct nla_err *err); /* requires_grad on all; what is trained is saved in fp32 */
+/* requires_grad on all; what is trained is saved in fp32 */
+enum nla_status nla_adapter_train(struct nla_adapter *a, bool on,
+				  struct nla_err *err);
 
 /*
- * What a forward pass reads: the base and up to two adapters over it. Switching adapters is making another view; the base is never
- * copied for it.
+ * What a forward pass reads: the base and up to two adapters over it. Switching adapters is making another view; the base is
+ * never copied for it.
  */
 struct nla_view {
 	const struct nla_lm *lm;
@@ -64,8 +67,8 @@ struct nla_view {
 	int n_adapters;
 };
 
-/* The first `depth` blocks of the view as weights with its adapters added in; what no adapter touches is shared. Again, when the
- * adapters have changed: nla_merge. */
+/* The first `depth` blocks of the view as weights with its adapters added in; what no adapter touches is shared. Again, when
+ * the adapters have changed: nla_merge. */
 enum nla_status nla_merge_copy(struct nla_lm *lm, const struct nla_view *view, int64_t depth, struct nla_err *err);
 enum nla_status nla_merge(struct nla_lm *lm, const struct nla_view *view, struct nla_err *err);
 

@@ -35,7 +35,8 @@ void nla_optim_release(struct nla_optim *o)
 	memset(o, 0, sizeof(*o));
 }
 
-enum nla_status nla_optim_step(struct nla_optim *o, double lr, double grad_clip, double *norm, bool *skipped, struct nla_err *err)
+enum nla_status nla_optim_step(struct nla_optim *o, double lr, double grad_clip, double *norm, bool *skipped,
+			       struct nla_err *err)
 {
 	*skipped = false;
 	if (nt_grad_norm(o->params, o->n, norm))
@@ -55,7 +56,10 @@ enum nla_status nla_optim_step(struct nla_optim *o, double lr, double grad_clip,
 }
 
 /* What is saved of parameter i: itself, m, v. */
-static nt_tensor *state_of(const struct nla_optim *o, int kind, int i) { return (kind == 0 ? o->params : kind == 1 ? o->m : o->v)[i]; }
+static nt_tensor *state_of(const struct nla_optim *o, int kind, int i)
+{
+	return (kind == 0 ? o->params : kind == 1 ? o->m : o->v)[i];
+}
 
 static char *state_name(const char *prefix, int kind, int i)
 {
@@ -80,7 +84,8 @@ enum nla_status nla_optim_restore(struct nla_optim *o, const char *prefix, const
 		const struct nla_st_entry *e = nla_st_find(st, name);
 		nt_scope_push();
 		if (!e || e->dtype != NLA_ST_F32 || e->nbytes != (size_t)nt_numel(t) * sizeof(float))
-			nla_fail(err, "cannot resume from '%s': '%s' is missing or of another shape (was lora changed?)", st->path, name);
+			nla_fail(err, "cannot resume from '%s': '%s' is missing or of another shape (was lora changed?)",
+				 st->path, name);
 		else if (nt_copy_into(t, nla_tensor_borrow(e)))
 			nla_nt_fail(err, "cannot restore the optimizer");
 		nt_scope_pop();

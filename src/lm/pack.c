@@ -33,8 +33,8 @@ static enum nla_status check(const struct nla_pack *p, const struct nla_lm *lm, 
 		NLA_BUG("an empty pack");
 	for (int64_t i = 0; i < p->n; i++) {
 		if (p->ids.data[i] < 0 || p->ids.data[i] >= lm->arch.vocab)
-			return nla_fail(err, "token id %lld is outside the model's vocabulary of %lld", (long long)p->ids.data[i],
-					(long long)lm->arch.vocab);
+			return nla_fail(err, "token id %lld is outside the model's vocabulary of %lld",
+					(long long)p->ids.data[i], (long long)lm->arch.vocab);
 		if (p->positions.data[i] >= nt_size(lm->cos, 0))
 			return nla_fail(err, "a text of more than %lld tokens is longer than the model's positions",
 					(long long)nt_size(lm->cos, 0));

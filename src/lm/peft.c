@@ -1,6 +1,6 @@
 /*
- * peft - adapters on disk in PEFT's layout; see lora.h. The keys of the file decide which projections of which blocks have an adapter;
- * adapter_config.json gives rank and scale, and what it names without doubt must be in the file.
+ * peft - adapters on disk in PEFT's layout; see lora.h. The keys of the file decide which projections of which blocks have an
+ * adapter; adapter_config.json gives rank and scale, and what it names without doubt must be in the file.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -29,13 +29,17 @@ static const struct nla_field peft_fields[] = {
 	{ .key = "target_modules|layers_to_transform|exclude_modules|rank_pattern|alpha_pattern" }, /* read below */
 	{ "peft_type", NLA_ONLY, .want = "'LORA'" },
 	{ "bias", NLA_ONLY, .want = "'none'" },
-	{ "modules_to_save|layer_replication|target_parameters|trainable_token_indices|alora_invocation_tokens|use_dora|use_qalora|use_bdlora|"
-	  "fan_in_fan_out|lora_bias|arrow_config|monteclora_config|kasa_config", NLA_ONLY, .want = "false|[]|{}" },
+	{ "modules_to_save|layer_replication|target_parameters|trainable_token_indices|alora_invocation_tokens|use_dora|use_"
+	  "qalora|use_bdlora|"
+	  "fan_in_fan_out|lora_bias|arrow_config|monteclora_config|kasa_config",
+	  NLA_ONLY, .want = "false|[]|{}" },
 	/* pissa, olora, corda, loftq, lora_ga take something out of the base's weights that the adapter's file does not hold */
 	{ "init_lora_weights", NLA_ONLY, .want = "true|false|'gaussian'|'eva'|'orthogonal'",
 	  .why = "it changes the base's weights; save the adapter converted to a plain one" },
-	{ .key = "auto_mapping|base_model_name_or_path|corda_config|ensure_weight_tying|eva_config|inference_mode|layers_pattern|loftq_config|"
-		 "lora_dropout|lora_ga_config|megatron_config|megatron_core|peft_version|qalora_group_size|revision|runtime_config|task_type" },
+	{ .key = "auto_mapping|base_model_name_or_path|corda_config|ensure_weight_tying|eva_config|inference_mode|layers_"
+		 "pattern|loftq_config|"
+		 "lora_dropout|lora_ga_config|megatron_config|megatron_core|peft_version|qalora_group_size|revision|runtime_"
+		 "config|task_type" },
 };
 
 /* ar_meta.json of nanoNLA's AR: always rsLoRA. */
@@ -78,14 +82,16 @@ static enum nla_status read_pattern(const cJSON *json, const char *path, const c
 		while (p < NLA_N_PROJ && strcmp(t->string, nla_proj_name(p)) && strcmp(t->string, nla_proj_path(p)))
 			p++;
 		if (p == NLA_N_PROJ || !cJSON_IsNumber(t))
-			return nla_fail(err, "cannot load '%s': '%s' has '%s', only whole projections are supported", path, key, t->string);
+			return nla_fail(err, "cannot load '%s': '%s' has '%s', only whole projections are supported", path, key,
+					t->string);
 		values[p] = t->valuedouble;
 	}
 	return NLA_OK;
 }
 
 /* Per projection, from the values that all share and the patterns. */
-static enum nla_status read_ranks(struct nla_adapter *a, const cJSON *json, const char *path, const struct config *c, struct nla_err *err)
+static enum nla_status read_ranks(struct nla_adapter *a, const cJSON *json, const char *path, const struct config *c,
+				  struct nla_err *err)
 {
 	double rank[NLA_N_PROJ];
 	for (int p = 0; p < NLA_N_PROJ; p++) {
@@ -96,11 +102,11 @@ static enum nla_status read_ranks(struct nla_adapter *a, const cJSON *json, cons
 		return err->status;
 	for (int p = 0; p < NLA_N_PROJ; p++) {
 		if (!(rank[p] >= 1 && rank[p] <= MAX_RANK && rank[p] == floor(rank[p])))
-			return nla_fail(err, "cannot load '%s': rank of '%s' is %g, want a whole number from 1 to %d", path, nla_proj_name(p),
-					rank[p], MAX_RANK);
+			return nla_fail(err, "cannot load '%s': rank of '%s' is %g, want a whole number from 1 to %d", path,
+					nla_proj_name(p), rank[p], MAX_RANK);
 		if (!isfinite(a->alpha[p]))
-			return nla_fail(err, "cannot load '%s': alpha of '%s' is %g, want a finite number", path, nla_proj_name(p),
-					a->alpha[p]);
+			return nla_fail(err, "cannot load '%s': alpha of '%s' is %g, want a finite number", path,
+					nla_proj_name(p), a->alpha[p]);
 		a->rank[p] = (int64_t)rank[p];
 	}
 	return NLA_OK;
@@ -125,8 +131,10 @@ typedef const struct nla_st_entry *nla_pairs[NLA_N_PROJ][2]; /* A and B of a blo
 /* A key that goes by one of the names of lora.h: its block and the projection and side of it, or false. */
 static bool take_apart(const char *key, int64_t *layer, int *proj, int *side)
 {
-	static const char *const prefixes[] = { "base_model.model.model.layers.", "base_model.model.layers.", "backbone.model.layers." };
-	static const char *const ends[] = { "lora_A.weight", "lora_B.weight", "lora_A.default.weight", "lora_B.default.weight" };
+	static const char *const prefixes[] = { "base_model.model.model.layers.", "base_model.model.layers.",
+						"backbone.model.layers." };
+	static const char *const ends[] = { "lora_A.weight", "lora_B.weight", "lora_A.default.weight",
+					    "lora_B.default.weight" };
 	size_t i = 0, n = 0;
 	char *rest;
 	while (i < NLA_LEN(prefixes) && !nla_starts_with(key, prefixes[i]))
@@ -155,8 +163,8 @@ static void list_key(struct nla_str *s, size_t n, const char *key)
 }
 
 /* Every entry to its place: what is over and what is wanting is an error that lists both. cut: blocks beyond are no error. */
-static enum nla_status find_all(const struct nla_adapter *a, const struct nla_st *st, const cJSON *json, bool cut, nla_pairs *found,
-				struct nla_err *err)
+static enum nla_status find_all(const struct nla_adapter *a, const struct nla_st *st, const cJSON *json, bool cut,
+				nla_pairs *found, struct nla_err *err)
 {
 	struct nla_str missing = NLA_STR_INIT, extra = NLA_STR_INIT;
 	size_t n_missing = 0, n_extra = 0, n_found = 0, n_deeper = 0;
@@ -183,10 +191,11 @@ static enum nla_status find_all(const struct nla_adapter *a, const struct nla_st
 		free(key);
 	}
 	if (n_missing || n_extra)
-		nla_fail(err, "cannot load adapter '%s': %zu keys are missing%s, %zu are unexpected%s", st->path, n_missing, missing.buf,
-			 n_extra, extra.buf);
+		nla_fail(err, "cannot load adapter '%s': %zu keys are missing%s, %zu are unexpected%s", st->path, n_missing,
+			 missing.buf, n_extra, extra.buf);
 	else if (!n_found)
-		nla_fail(err, "cannot load adapter '%s': no key of it is of blocks 0 to %lld", st->path, (long long)a->n_layers - 1);
+		nla_fail(err, "cannot load adapter '%s': no key of it is of blocks 0 to %lld", st->path,
+			 (long long)a->n_layers - 1);
 	else if (n_deeper)
 		nla_say("adapter '%s': %zu of its tensors are of blocks after %lld and are not read", st->path, n_deeper,
 			(long long)a->n_layers - 1);
@@ -201,8 +210,8 @@ static bool is_zero(const struct nla_st_entry *e)
 	return e->nbytes && !*bytes && !memcmp(bytes, bytes + 1, e->nbytes - 1);
 }
 
-static enum nla_status read_tensors(struct nla_adapter *a, const struct nla_arch *arch, const struct nla_st *st, nla_pairs *found, int device,
-				    struct nla_err *err)
+static enum nla_status read_tensors(struct nla_adapter *a, const struct nla_arch *arch, const struct nla_st *st,
+				    nla_pairs *found, int device, struct nla_err *err)
 {
 	bool first = true, zero = true, used[NLA_N_PROJ] = { false };
 	for (int64_t l = 0; l < a->n_layers; l++)
@@ -210,24 +219,28 @@ static enum nla_status read_tensors(struct nla_adapter *a, const struct nla_arch
 			const struct nla_st_entry *const *pair = found[l][p];
 			if (!pair[0])
 				continue;
-			for (int i = 0; i < 2; i++, first = false) /* one type for the whole file; fp32 where it mixes several */
-				a->stored = first || a->stored == nla_dtype_of(pair[i]->dtype) ? nla_dtype_of(pair[i]->dtype) : NT_F32;
+			for (int i = 0; i < 2;
+			     i++, first = false) /* one type for the whole file; fp32 where it mixes several */
+				a->stored = first || a->stored == nla_dtype_of(pair[i]->dtype) ? nla_dtype_of(pair[i]->dtype)
+											       : NT_F32;
 			zero = zero && is_zero(pair[1]);
 			used[p] = true;
 			a->layers[l][p].A = nla_tensor_read(st, pair[0]->name, a->rank[p], nla_proj_in(arch, p), device, err);
 			if (!err->status)
-				a->layers[l][p].B = nla_tensor_read(st, pair[1]->name, nla_proj_out(arch, p), a->rank[p], device, err);
+				a->layers[l][p].B =
+					nla_tensor_read(st, pair[1]->name, nla_proj_out(arch, p), a->rank[p], device, err);
 		}
 	for (int p = 0; p < NLA_N_PROJ; p++)
 		if (!used[p])
 			a->rank[p] = 0;
 	if (!err->status && zero)
-		nla_say("warning: adapter '%s': every B is zero, so it changes nothing: was it saved before training?", st->path);
+		nla_say("warning: adapter '%s': every B is zero, so it changes nothing: was it saved before training?",
+			st->path);
 	return err->status;
 }
 
-enum nla_status nla_adapter_load(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers, const char *folder, int device,
-				 struct nla_err *err)
+enum nla_status nla_adapter_load(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers, const char *folder,
+				 int device, struct nla_err *err)
 {
 	char *config = nla_path_join(folder, "adapter_config.json"), *meta = nla_path_join(folder, "ar_meta.json");
 	bool nano = !nla_exists(config) && nla_exists(meta), cut = arch->cut || n_layers < arch->n_layers;
@@ -251,7 +264,8 @@ enum nla_status nla_adapter_load(struct nla_adapter *a, const struct nla_arch *a
 
 static cJSON *config_json(const struct nla_adapter *a, const char *base_name)
 {
-	cJSON *json = cJSON_CreateObject(), *targets = cJSON_CreateArray(), *ranks = cJSON_CreateObject(), *alphas = cJSON_CreateObject();
+	cJSON *json = cJSON_CreateObject(), *targets = cJSON_CreateArray(), *ranks = cJSON_CreateObject(),
+	      *alphas = cJSON_CreateObject();
 	int64_t r = 0;
 	double alpha = 0;
 	for (int p = 0; p < NLA_N_PROJ; p++) {
@@ -283,12 +297,14 @@ static cJSON *config_json(const struct nla_adapter *a, const char *base_name)
 
 enum nla_status nla_adapter_save(const struct nla_adapter *a, const char *folder, const char *base_name, struct nla_err *err)
 {
-	char *config = nla_path_join(folder, "adapter_config.json"), *weights = nla_path_join(folder, "adapter_model.safetensors");
+	char *config = nla_path_join(folder, "adapter_config.json"),
+	     *weights = nla_path_join(folder, "adapter_model.safetensors");
 	struct nla_tensors out = { 0 };
 	out.list = nla_alloc((size_t)nla_adapter_params(a, NULL, NULL), sizeof(*out.list));
 	nla_adapter_params(a, (nt_tensor **)out.list, &out.names);
 	cJSON *json = config_json(a, base_name);
-	if (nla_mkdirs(folder, err) || nla_tensors_write(&out, weights, a->stored, err) || nla_json_write(config, json, true, err))
+	if (nla_mkdirs(folder, err) || nla_tensors_write(&out, weights, a->stored, err) ||
+	    nla_json_write(config, json, true, err))
 		nla_err_context(err, "cannot save adapter '%s'", folder);
 	cJSON_Delete(json);
 	nla_tensors_release(&out);

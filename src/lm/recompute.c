@@ -22,7 +22,9 @@ nt_tensor *nla_recompute_forward(struct nla_recompute *r, const struct nla_view 
 {
 	if (!r || !r->on)
 		return nla_forward(view, pack, inject, n_blocks, NULL);
-	*r = (struct nla_recompute){ .on = true, .view = *view, .pack = *pack, .has_inject = inject != NULL, .n_blocks = n_blocks };
+	*r = (struct nla_recompute){
+		.on = true, .view = *view, .pack = *pack, .has_inject = inject != NULL, .n_blocks = n_blocks
+	};
 	if (inject)
 		r->inject = *inject;
 	nla_pack_init(pack);
@@ -33,8 +35,8 @@ nt_tensor *nla_recompute_forward(struct nla_recompute *r, const struct nla_view 
 	return nt_share(r->top);
 }
 
-/* Block l again, or with l == -1 what enters the first: the gradient g of its output goes to its parameters; returns that of its
- * input, or NULL where nobody below wants one. */
+/* Block l again, or with l == -1 what enters the first: the gradient g of its output goes to its parameters; returns that of
+ * its input, or NULL where nobody below wants one. */
 static nt_tensor *back_through(struct nla_recompute *r, int64_t l, const nt_tensor *g)
 {
 	const struct nla_inject *inject = r->has_inject ? &r->inject : NULL;

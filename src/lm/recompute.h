@@ -1,13 +1,14 @@
 /*
  * recompute - a backward pass that does not need every block's activations at once (gradient checkpointing, Chen et al. 2016).
  *
- * The forward pass records nothing and keeps what enters each block, x_l [n, D]. The loss is taken on the last block's output, cut off
- * from what made it. Then, from the last block to the first, the block runs again with gradients recorded, its injection included, and
- * hands the gradient of its output down to its input:
+ * The forward pass records nothing and keeps what enters each block, x_l [n, D]. The loss is taken on the last block's output,
+ * cut off from what made it. Then, from the last block to the first, the block runs again with gradients recorded, its injection
+ * included, and hands the gradient of its output down to its input:
  *
  *	dx_l = (d block_l(x_l) / d x_l)^T dx_(l+1),  and the block's parameters get theirs
  *
- * The operations are those of the ordinary pass, in the same order, so the gradients are the same bits. It costs one forward pass.
+ * The operations are those of the ordinary pass, in the same order, so the gradients are the same bits. It costs one forward
+ * pass.
  *
  *	struct nla_recompute r = { .on = true };            on == false: nla_forward and nt_backward, nothing else
  *	x = nla_recompute_forward(&r, view, &pack, inject, n_blocks);
@@ -15,8 +16,8 @@
  *	if (nla_recompute_backward(&r, loss, err)) ...
  *	nla_recompute_release(&r);                          after every forward, whatever failed
  *
- * The pack moves into r when it is on (what is left may be released as ever). view's model and inject's tensors stay the caller's and
- * must be there until the backward pass is done.
+ * The pack moves into r when it is on (what is left may be released as ever). view's model and inject's tensors stay the
+ * caller's and must be there until the backward pass is done.
  */
 #ifndef NLA_RECOMPUTE_H
 #define NLA_RECOMPUTE_H

@@ -16,8 +16,11 @@ enum nla_status nla_nt_fail(struct nla_err *err, const char *fmt, ...)
 	vsnprintf(what, sizeof(what), fmt, ap);
 	va_end(ap);
 	nt_status status = nt_check();
-	nla_fail(err, "%s: %s%s", what, status == NT_OUT_OF_MEMORY ? "out of memory, lower the program's batch (rollout.prompts, "
-		 "update.micro_batch, eval.batch, sft.batch or teach.batch): " : "", nt_error());
+	nla_fail(err, "%s: %s%s", what,
+		 status == NT_OUT_OF_MEMORY ? "out of memory, lower the program's batch (rollout.prompts, "
+					      "update.micro_batch, eval.batch, sft.batch or teach.batch): "
+					    : "",
+		 nt_error());
 	if (status == NT_OUT_OF_MEMORY)
 		err->status = NLA_NOMEM;
 	nt_clear();
@@ -71,13 +74,17 @@ enum nla_status nla_tensors_write(const struct nla_tensors *t, const char *path,
 	return err->status;
 }
 
-nt_tensor *nla_tensor_borrow(const struct nla_st_entry *e) { return nt_borrow(nla_dtype_of(e->dtype), e->data, e->ndim, e->shape); }
+nt_tensor *nla_tensor_borrow(const struct nla_st_entry *e)
+{
+	return nt_borrow(nla_dtype_of(e->dtype), e->data, e->ndim, e->shape);
+}
 
 enum nla_status nla_tensor_check(const struct nla_st *st, const struct nla_st_entry *e, struct nla_err *err)
 {
 	int64_t at = nla_st_not_finite(e);
-	return at < 0 ? NLA_OK : nla_fail(err, "cannot load '%s': tensor '%s' has a NaN or an infinity (element %lld)", st->path, e->name,
-					  (long long)at);
+	return at < 0 ? NLA_OK
+		      : nla_fail(err, "cannot load '%s': tensor '%s' has a NaN or an infinity (element %lld)", st->path,
+				 e->name, (long long)at);
 }
 
 /* In pieces that are still in the cache when they are copied. */
@@ -99,7 +106,8 @@ enum nla_status nla_tensor_fill(nt_tensor *to, const struct nla_st *st, const st
 	return err->status;
 }
 
-nt_tensor *nla_tensor_read(const struct nla_st *st, const char *name, int64_t rows, int64_t cols, int device, struct nla_err *err)
+nt_tensor *nla_tensor_read(const struct nla_st *st, const char *name, int64_t rows, int64_t cols, int device,
+			   struct nla_err *err)
 {
 	int64_t shape[2] = { rows, cols };
 	const struct nla_st_entry *e = nla_st_floats(st, name, 2, shape, err);

@@ -30,7 +30,8 @@ enum nla_status nla_tensor_check(const struct nla_st *st, const struct nla_st_en
 /* Checked and copied into `to`, of the entry's shape and any float type. */
 enum nla_status nla_tensor_fill(nt_tensor *to, const struct nla_st *st, const struct nla_st_entry *e, struct nla_err *err);
 /* A checked copy in fp32, owned; NULL with err set. */
-nt_tensor *nla_tensor_read(const struct nla_st *st, const char *name, int64_t rows, int64_t cols, int device, struct nla_err *err);
+nt_tensor *nla_tensor_read(const struct nla_st *st, const char *name, int64_t rows, int64_t cols, int device,
+			   struct nla_err *err);
 
 /* Turn the shim's error into ours, with context. */
 enum nla_status nla_nt_fail(struct nla_err *err, const char *fmt, ...) NLA_PRINTF(2, 3);

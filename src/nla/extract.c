@@ -213,8 +213,8 @@ enum nla_status nla_extract(const struct nla_target *t, struct nla_corpus *corpu
 	return err->status;
 }
 
-enum nla_status nla_extract_one(const struct nla_target *t, const char *text, int64_t position, const struct nla_extract_cfg *cfg, float *v,
-				struct nla_str *prefix, struct nla_err *err)
+enum nla_status nla_extract_one(const struct nla_target *t, const char *text, int64_t position,
+				const struct nla_extract_cfg *cfg, float *v, struct nla_str *prefix, struct nla_err *err)
 {
 	struct waiting w = { 0 };
 	struct nla_i32s ids = { 0 };

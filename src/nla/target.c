@@ -53,7 +53,8 @@ bool nla_target_adds_special(const struct nla_target *t, const struct nla_sideca
 	return has_special(t) && (t->add_special ? t->add_special == 1 : !meta || meta->add_special != 0);
 }
 
-enum nla_status nla_target_encode(const struct nla_target *t, bool special, const char *text, struct nla_i32s *ids, struct nla_err *err)
+enum nla_status nla_target_encode(const struct nla_target *t, bool special, const char *text, struct nla_i32s *ids,
+				  struct nla_err *err)
 {
 	const struct nla_i32s *front = nla_tokenizer_front(t->tok);
 	if (special && nla_tokenizer_behind(t->tok))
@@ -228,7 +229,8 @@ enum nla_status nla_contract_fits(const struct nla_sidecar *meta, const struct n
 	return NLA_OK;
 }
 
-/* Its texts encoded again: as many ids as they count, or as many and those in front? A cut text may encode otherwise: most decide. */
+/* Its texts encoded again: as many ids as they count, or as many and those in front? A cut text may encode otherwise: most
+ * decide. */
 static void judge(struct nla_actset *set, const struct nla_target *t)
 {
 	int64_t with = 0, without = 0;
@@ -255,8 +257,11 @@ enum nla_status nla_contract_fits_set(struct nla_actset *set, const struct nla_t
 		return err->status;
 	bool ours = set->meta.add_special > 0;
 	if (ar && set->meta.add_special >= 0 && has_special(t) && nla_target_adds_special(t, ar) != ours)
-		return nla_fail(err, "'%s' was made with%s special tokens in front of its texts, the AR's prompts get %s: want the same of both "
-				"(tokens.add_special, in the sidecars or as an option)", path, ours ? "" : "out", ours ? "none" : "them");
+		return nla_fail(err,
+				"'%s' was made with%s special tokens in front of its texts, the AR's prompts get %s: want the "
+				"same of both "
+				"(tokens.add_special, in the sidecars or as an option)",
+				path, ours ? "" : "out", ours ? "none" : "them");
 	return NLA_OK;
 }
 

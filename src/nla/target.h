@@ -26,11 +26,12 @@ enum nla_status nla_target_describe(struct nla_target *t, const char *folder, co
 				    struct nla_err *err);
 void nla_target_close(struct nla_target *t);
 
-/* Do extraction texts and AR prompts of what meta describes (NULL: something new) get the special tokens that the tokenizer puts in
- * front by default? By tokens.add_special, else meta's, else yes. False when it puts none. */
+/* Do extraction texts and AR prompts of what meta describes (NULL: something new) get the special tokens that the tokenizer
+ * puts in front by default? By tokens.add_special, else meta's, else yes. False when it puts none. */
 bool nla_target_adds_special(const struct nla_target *t, const struct nla_sidecar *meta);
 /* Ids of such a text, appended; those in front first, where special. */
-enum nla_status nla_target_encode(const struct nla_target *t, bool special, const char *text, struct nla_i32s *ids, struct nla_err *err);
+enum nla_status nla_target_encode(const struct nla_target *t, bool special, const char *text, struct nla_i32s *ids,
+				  struct nla_err *err);
 
 /*
  * What the templates of a sidecar come to under this tokenizer and chat format. Fails unless the marker is in the AV prompt

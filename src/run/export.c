@@ -1,6 +1,7 @@
 /*
- * export - an AV or AR as a whole checkpoint: adapters are merged into the projections, an AR is cut after its block, and the tensors go in
- * one file or in shards with an index. Which tensors there are, and their shapes, is what the loader would read (nla_lm_each).
+ * export - an AV or AR as a whole checkpoint: adapters are merged into the projections, an AR is cut after its block, and the
+ * tensors go in one file or in shards with an index. Which tensors there are, and their shapes, is what the loader would read
+ * (nla_lm_each).
  */
 #include "run/export.h"
 
@@ -41,7 +42,8 @@ struct export {
 static enum nla_status describe(struct export *x, const struct nla_config *cfg, enum nla_half_role role, const char *folder,
 				const char *base, const char *out, struct nla_err *err)
 {
-	if (nla_target_describe(&x->target, cfg->model, &cfg->chat, err) || nla_half_open(&x->half, role, &x->target, folder, base, err))
+	if (nla_target_describe(&x->target, cfg->model, &cfg->chat, err) ||
+	    nla_half_open(&x->half, role, &x->target, folder, base, err))
 		return err->status;
 	const struct nla_lm_part part = { .depth = x->half.depth, .norm = x->half.meta.final_norm };
 	x->source = x->half.weights.base ? x->half.weights.base : cfg->model;
@@ -74,7 +76,8 @@ static enum nla_status list_tensors(struct export *x, struct nla_err *err)
 	x->out = nla_alloc(x->n, sizeof(*x->out));
 	for (size_t i = 0; i < x->n; i++) {
 		struct nla_slot *s = &x->items[i].slot;
-		x->out[i] = (struct nla_st_entry){ s->name, (enum nla_st_dtype)x->dtype, s->ndim, .shape = { s->shape[0], s->shape[1] } };
+		x->out[i] = (struct nla_st_entry){ s->name, (enum nla_st_dtype)x->dtype, s->ndim,
+						   .shape = { s->shape[0], s->shape[1] } };
 		x->out[i].nbytes = (size_t)(s->shape[0] * s->shape[1]) * nla_st_dtype_size(x->out[i].dtype);
 	}
 	return NLA_OK;
@@ -87,7 +90,8 @@ static enum nla_status write_tensor(const struct export *x, size_t i, struct nla
 {
 	const struct nla_slot *s = &x->items[i].slot;
 	const struct nla_st_entry *e = x->items[i].from;
-	const struct nla_lora *lora = s->proj >= 0 && s->layer < x->half.adapter.n_layers ? &x->half.adapter.layers[s->layer][s->proj] : NULL;
+	const struct nla_lora *lora =
+		s->proj >= 0 && s->layer < x->half.adapter.n_layers ? &x->half.adapter.layers[s->layer][s->proj] : NULL;
 	size_t size = nla_st_dtype_size(x->out[i].dtype);
 	if (!(lora && lora->A) && nla_dtype_of(e->dtype) == x->dtype)
 		return nla_st_writer_add(w, e->data, e->nbytes, err);
@@ -97,7 +101,8 @@ static enum nla_status write_tensor(const struct export *x, size_t i, struct nla
 		nt_scope_push();
 		nt_tensor *t = nt_to(nt_clone(nt_narrow(nla_tensor_borrow(e), 0, from, n)), NT_F32);
 		if (lora && lora->A)
-			nt_add_into(t, nt_matmul(nt_narrow(lora->B, 0, from, n), lora->A), nla_lora_scale(&x->half.adapter, s->proj));
+			nt_add_into(t, nt_matmul(nt_narrow(lora->B, 0, from, n), lora->A),
+				    nla_lora_scale(&x->half.adapter, s->proj));
 		nt_to_host_raw(nt_to(t, x->dtype), bytes, (size_t)(n * s->shape[1]) * size);
 		nt_scope_pop();
 		if (nt_check())
@@ -109,7 +114,8 @@ static enum nla_status write_tensor(const struct export *x, size_t i, struct nla
 	return err->status;
 }
 
-static enum nla_status write_shard(const struct export *x, const char *path, size_t from, size_t to, struct nla_progress *p, struct nla_err *err)
+static enum nla_status write_shard(const struct export *x, const char *path, size_t from, size_t to, struct nla_progress *p,
+				   struct nla_err *err)
 {
 	struct nla_st_writer *w;
 	if (nla_st_writer_open(&w, path, x->out + from, to - from, err))
@@ -140,12 +146,14 @@ static size_t cut_shards(const struct export *x, double limit, size_t *starts)
 static enum nla_status write_weights(const struct export *x, const struct nla_config *cfg, const char *out, struct nla_err *err)
 {
 	size_t *starts = nla_alloc(x->n + 1, sizeof(*starts)), n = cut_shards(x, cfg->export.shard * 1e9, starts);
-	cJSON *index = cJSON_CreateObject(), *meta = cJSON_AddObjectToObject(index, "metadata"), *map = cJSON_AddObjectToObject(index, "weight_map");
+	cJSON *index = cJSON_CreateObject(), *meta = cJSON_AddObjectToObject(index, "metadata"),
+	      *map = cJSON_AddObjectToObject(index, "weight_map");
 	struct nla_progress p;
 	double total = 0;
 	nla_progress_start(&p, "export", (int64_t)x->n);
 	for (size_t s = 0; s < n && !err->status; s++) {
-		char *name = n == 1 ? nla_strdup("model.safetensors") : nla_format("model-%05zu-of-%05zu.safetensors", s + 1, n);
+		char *name =
+			n == 1 ? nla_strdup("model.safetensors") : nla_format("model-%05zu-of-%05zu.safetensors", s + 1, n);
 		char *path = nla_path_join(out, name);
 		for (size_t i = starts[s]; i < starts[s + 1]; i++) {
 			cJSON_AddStringToObject(map, x->out[i].name, name);
@@ -180,7 +188,8 @@ static enum nla_status write_config(const struct export *x, const char *out, str
 	cJSON *json = NULL;
 	if (!nla_json_read(in, &json, err)) {
 		cJSON *types = cJSON_GetObjectItemCaseSensitive(json, "layer_types");
-		replace(json, cJSON_HasObjectItem(json, "dtype") ? "dtype" : "torch_dtype", cJSON_CreateString(x->dtype == NT_F32 ? "float32" : "bfloat16"));
+		replace(json, cJSON_HasObjectItem(json, "dtype") ? "dtype" : "torch_dtype",
+			cJSON_CreateString(x->dtype == NT_F32 ? "float32" : "bfloat16"));
 		replace(json, "num_hidden_layers", cJSON_CreateNumber((double)x->lm.arch.n_layers));
 		while (cJSON_IsArray(types) && cJSON_GetArraySize(types) > x->lm.arch.n_layers)
 			cJSON_DeleteItemFromArray(types, (int)x->lm.arch.n_layers);
@@ -214,7 +223,8 @@ static void remove_one(const char *folder, const char *name)
 /* An earlier export's files that ours need not replace, and a reader would take for ours. */
 static void clear(const char *out)
 {
-	static const char *const files[] = { "nla_meta.yaml", "model.safetensors.index.json", "model.safetensors", "ar_meta.json", "value_head.safetensors" };
+	static const char *const files[] = { "nla_meta.yaml", "model.safetensors.index.json", "model.safetensors",
+					     "ar_meta.json", "value_head.safetensors" };
 	for (size_t i = 0; i < NLA_LEN(files); i++)
 		remove_one(out, files[i]);
 	for (const char *const *name = nla_beside; *name; name++)
@@ -244,7 +254,8 @@ static enum nla_status write_all(struct export *x, const struct nla_config *cfg,
 	if (write_weights(x, cfg, out, err) ||
 	    nla_copy_beside(x->target.folder, out, "config.json", err) || write_config(x, out, err))
 		return err->status;
-	if (x->half.head && (nla_ar_save_head(x->half.head, out, err) || (x->half.meta.final_norm && write_ar_meta(x, out, err))))
+	if (x->half.head &&
+	    (nla_ar_save_head(x->half.head, out, err) || (x->half.meta.final_norm && write_ar_meta(x, out, err))))
 		return err->status;
 	return nla_sidecar_write(&x->half.meta, out, err);
 }
@@ -259,8 +270,8 @@ static void release(struct export *x)
 	nla_target_close(&x->target);
 }
 
-static enum nla_status run(const struct nla_config *cfg, enum nla_half_role role, const char *folder, const char *base, const char *out,
-			   struct nla_err *err)
+static enum nla_status run(const struct nla_config *cfg, enum nla_half_role role, const char *folder, const char *base,
+			   const char *out, struct nla_err *err)
 {
 	struct export x = { .n = 0 };
 	char *there = nla_path_join(out, "config.json");

@@ -82,7 +82,8 @@ enum nla_status nla_subject_find(struct nla_subject *s, const struct nla_models 
 		return from_file(s, cfg->explain.vector, d, err);
 	if (!*cfg->explain.text)
 		return from_row(s, m, cfg, err);
-	const struct nla_extract_cfg x = { .layer = m->ar.depth - 1, .special = nla_target_adds_special(&m->target, &m->ar.meta) };
+	const struct nla_extract_cfg x = { .layer = m->ar.depth - 1,
+					   .special = nla_target_adds_special(&m->target, &m->ar.meta) };
 	nla_extract_one(&m->target, cfg->explain.text, cfg->explain.position, &x, s->v, &text, err);
 	s->text = nla_str_detach(&text);
 	return err->status;

@@ -212,7 +212,7 @@ static int64_t score(const struct nla_plan_in *in)
 
 /* ---- the choice ---- */
 
-/* A copy of `depth` blocks with adapters merged in: the stored matrices that they touch, all else is shared (nla_merge_copy). */
+/* A copy of `depth` blocks with adapters merged in: the matrices that they touch, all else is shared (nla_merge_copy). */
 static int64_t copy(const struct nla_plan_in *in, const struct who *w, int64_t depth)
 {
 	const struct nla_lm lm = { .arch = *in->arch };

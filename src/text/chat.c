@@ -25,14 +25,32 @@ static const struct format_row {
 	bool strip;             /* a message's white space is stripped                   */
 	bool system_in_user;    /* the system text is the beginning of the user's message */
 } formats[] = {
-	[NLA_CHAT_CHATML] = { "ChatML", "", { "<|im_start|>system\n", "<|im_end|>\n" }, "<|im_start|>user\n",
-			      "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>", { "<|im_start|>", "<|im_end|>" }, .tokens = true },
-	[NLA_CHAT_LLAMA3] = { "Llama 3", "<|begin_of_text|>", { "<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>" },
+	[NLA_CHAT_CHATML] = { "ChatML",
+			      "",
+			      { "<|im_start|>system\n", "<|im_end|>\n" },
+			      "<|im_start|>user\n",
+			      "<|im_end|>\n<|im_start|>assistant\n",
+			      "<|im_end|>",
+			      { "<|im_start|>", "<|im_end|>" },
+			      .tokens = true },
+	[NLA_CHAT_LLAMA3] = { "Llama 3",
+			      "<|begin_of_text|>",
+			      { "<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>" },
 			      "<|start_header_id|>user<|end_header_id|>\n\n",
-			      "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>",
-			      { "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>" }, .tokens = true, .strip = true },
-	[NLA_CHAT_LLAMA2] = { "Llama 2", "<s>", { "<<SYS>>\n", "\n<</SYS>>\n\n" }, "[INST] ", " [/INST]", "</s>",
-			      { "[INST]", "[/INST]", "<<SYS>>" }, .strip = true, .system_in_user = true },
+			      "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+			      "<|eot_id|>",
+			      { "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>" },
+			      .tokens = true,
+			      .strip = true },
+	[NLA_CHAT_LLAMA2] = { "Llama 2",
+			      "<s>",
+			      { "<<SYS>>\n", "\n<</SYS>>\n\n" },
+			      "[INST] ",
+			      " [/INST]",
+			      "</s>",
+			      { "[INST]", "[/INST]", "<<SYS>>" },
+			      .strip = true,
+			      .system_in_user = true },
 };
 
 /* A template by crc32 and length of its text, without a newline at its end: jinja drops that one. */
@@ -79,7 +97,8 @@ bool nla_chat_is_stop(const struct nla_chat *chat, int32_t id)
 }
 
 /* eos_token_id, a number or a list of numbers, of generation_config.json or else of config.json. */
-static enum nla_status read_stops(struct nla_chat *chat, const char *folder, const struct nla_tokenizer *tok, struct nla_err *err)
+static enum nla_status read_stops(struct nla_chat *chat, const char *folder, const struct nla_tokenizer *tok,
+				  struct nla_err *err)
 {
 	static const char *const files[] = { "generation_config.json", "config.json" };
 	bool found = false;
@@ -173,14 +192,16 @@ static void recognise(struct template *t)
 			return;
 		}
 	for (size_t f = 1, m; f < NLA_LEN(formats); f++) {
-		for (m = 0; m < NLA_LEN(formats[f].markers) && formats[f].markers[m] && strstr(t->text.buf, formats[f].markers[m]);)
+		for (m = 0;
+		     m < NLA_LEN(formats[f].markers) && formats[f].markers[m] && strstr(t->text.buf, formats[f].markers[m]);)
 			m++;
 		if (m == NLA_LEN(formats[f].markers) || !formats[f].markers[m])
 			t->format = found++ ? NLA_CHAT_AUTO : (enum nla_chat_format)f;
 	}
 }
 
-/* chat_template.jinja wins over tokenizer_config.json, as in transformers. Carriage returns are no part of a text file for Python. */
+/* chat_template.jinja wins over tokenizer_config.json, as in transformers. Carriage returns are no part of a text file for
+ * Python. */
 static enum nla_status read_template(struct template *t, const char *folder, struct nla_err *err)
 {
 	char *jinja = nla_path_join(folder, "chat_template.jinja"), *config = nla_path_join(folder, "tokenizer_config.json");
@@ -232,10 +253,11 @@ static enum nla_status choose_format(struct nla_chat *chat, const struct templat
 		if (formats[f].tokens && !lacking(&formats[f], tok))
 			chat->format = (enum nla_chat_format)f;
 	if (chat->format == NLA_CHAT_AUTO)
-		return nla_fail(err, "cannot tell the chat format of '%s': %s; run scripts/chat-format.py, or set 'chat.format'",
-				t->path ? t->path : folder,
-				t->path ? "its template is not a known one, and does not have the turn markers of exactly one format" :
-				"it has no chat template, and its tokenizer neither ChatML's nor Llama 3's tokens");
+		return nla_fail(
+			err, "cannot tell the chat format of '%s': %s; run scripts/chat-format.py, or set 'chat.format'",
+			t->path ? t->path : folder,
+			t->path ? "its template is not a known one, and does not have the turn markers of exactly one format"
+				: "it has no chat template, and its tokenizer neither ChatML's nor Llama 3's tokens");
 	missing = lacking(&formats[chat->format], tok);
 	if (missing)
 		return nla_fail(err, "cannot use the %s chat format with '%s': its tokenizer has no token '%s'",
@@ -248,16 +270,21 @@ static enum nla_status check_unknown(const struct template *t, const struct form
 {
 	const char *source = t->text.buf;
 	bool system = !given && strcasestr(source, "system");
-	const char *what = system ? "a system turn" : strstr(source, "date_string") || strstr(source, "strftime_now") ? "a date" :
-			   !*row->bos && strstr(source, "bos_token") ? "a bos_token" : NULL;
+	const char *what = system							     ? "a system turn"
+			   : strstr(source, "date_string") || strstr(source, "strftime_now") ? "a date"
+			   : !*row->bos && strstr(source, "bos_token")			     ? "a bos_token"
+											     : NULL;
 
-	return !what ? NLA_OK : nla_fail(err, "cannot tell the prompts of '%s': its template is not a known one, and mentions %s; "
-			"run scripts/chat-format.py, which renders it%s", t->path, what,
-			system ? ", or set 'chat.system' to its text, or to \"\" for none" : "");
+	return !what ? NLA_OK
+		     : nla_fail(err,
+				"cannot tell the prompts of '%s': its template is not a known one, and mentions %s; "
+				"run scripts/chat-format.py, which renders it%s",
+				t->path, what, system ? ", or set 'chat.system' to its text, or to \"\" for none" : "");
 }
 
 /* The texts around a user's message. */
-static enum nla_status compose(struct nla_chat *chat, const struct template *t, const struct nla_chat_cfg *cfg, struct nla_err *err)
+static enum nla_status compose(struct nla_chat *chat, const struct template *t, const struct nla_chat_cfg *cfg,
+			       struct nla_err *err)
 {
 	const struct format_row *row = &formats[chat->format];
 	bool of_format = t->path && t->format == chat->format, given = strcmp(cfg->system, "auto") != 0;
@@ -270,12 +297,16 @@ static enum nla_status compose(struct nla_chat *chat, const struct template *t, 
 		return err->status;
 	turn = system ? nla_format("%s%s%s%s", row->system[0], known && known->head ? known->head : "", system, row->system[1])
 		      : nla_strdup("");
-	chat->before = nla_format("%s%s%s", bos, row->system_in_user ? row->before : turn, row->system_in_user ? turn : row->before);
+	chat->before =
+		nla_format("%s%s%s", bos, row->system_in_user ? row->before : turn, row->system_in_user ? turn : row->before);
 	chat->after = nla_strdup(row->after);
-	chat->strip = !row->strip ? NLA_CHAT_STRIP_NONE : row->system_in_user && system ? NLA_CHAT_STRIP_END : NLA_CHAT_STRIP_BOTH;
+	chat->strip = !row->strip		      ? NLA_CHAT_STRIP_NONE
+		      : row->system_in_user && system ? NLA_CHAT_STRIP_END
+						      : NLA_CHAT_STRIP_BOTH;
 	if (cfg->format == NLA_CHAT_AUTO && !known)
-		nla_say("chat format %s, told by its %s, %s%s%s; %s", row->name, of_format ? "template's turn markers" : "tokens",
-			system ? "system turn '" : "no system turn", system ? system : "", system ? "'" : "",
+		nla_say("chat format %s, told by its %s, %s%s%s; %s", row->name,
+			of_format ? "template's turn markers" : "tokens", system ? "system turn '" : "no system turn",
+			system ? system : "", system ? "'" : "",
 			of_format ? "scripts/chat-format.py verifies it" : "the model has no chat template");
 	free(turn);
 	return NLA_OK;
@@ -309,8 +340,11 @@ enum nla_status nla_chat_load(struct nla_chat *chat, const char *folder, const s
 	if (!file)
 		use_template(chat, folder, tok, cfg, err);
 	else if (cfg->format != NLA_CHAT_AUTO || strcmp(cfg->system, "auto"))
-		nla_fail(err, "'%s' decides the prompts, system turn included: leave out 'chat.format' and 'chat.system', or write it "
-			 "with scripts/chat-format.py --system TEXT", file);
+		nla_fail(err,
+			 "'%s' decides the prompts, system turn included: leave out 'chat.format' and 'chat.system', or write "
+			 "it "
+			 "with scripts/chat-format.py --system TEXT",
+			 file);
 	else
 		use_file(chat, file, tok, err);
 	if (!err->status && !read_stops(chat, folder, tok, err))

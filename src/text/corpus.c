@@ -102,7 +102,8 @@ static enum nla_status read_json(struct nla_corpus *c, const char *line, struct 
 	if (nla_json_parse(line, c->lines.line.len, name, &json, err))
 		goto out;
 	id = nla_json_at(json, "doc_id");
-	if (nla_json_need_str(json, name, "text", &text, err) || nla_json_str(json, name, "explanation", NULL, &explanation, err) ||
+	if (nla_json_need_str(json, name, "text", &text, err) ||
+	    nla_json_str(json, name, "explanation", NULL, &explanation, err) ||
 	    nla_json_int(json, name, "n_raw_tokens", -1, &c->doc.n_raw_tokens, err))
 		goto parsed;
 	if (!id)

@@ -1,7 +1,8 @@
 /*
  * corpus - documents from files: .txt (documents separated by a line holding only "<|doc|>", else the whole file is one),
- * .jsonl (one object a line, key "text", optional "doc_id", a string or a whole number; "explanation", "n_raw_tokens" of a slim set's rows), either plain or gzip; a folder means
- * its files of these kinds, sorted; others in it are left alone. Streams: one document in memory at a time.
+ * .jsonl (one object a line, key "text", optional "doc_id", a string or a whole number; "explanation", "n_raw_tokens" of a slim
+ * set's rows), either plain or gzip; a folder means its files of these kinds, sorted; others in it are left alone. Streams: one
+ * document in memory at a time.
  *
  *	struct nla_corpus c;
  *	const struct nla_doc *doc;

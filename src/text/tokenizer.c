@@ -352,7 +352,8 @@ enum nla_status nla_tokenizer_encode(const struct nla_tokenizer *tok, const char
 	status = encode_added(&r, 0, text, n);
 	for (size_t i = before; i < ids->n && !status && tok->limit; i++)
 		if (ids->data[i] >= tok->limit)
-			status = nla_fail(err, "cannot tokenise a text: it has token %d, the model has ids below %d", ids->data[i], tok->limit);
+			status = nla_fail(err, "cannot tokenise a text: it has token %d, the model has ids below %d",
+					  ids->data[i], tok->limit);
 	if (status)
 		ids->n = before;
 	pcre2_match_data_free(r.match);

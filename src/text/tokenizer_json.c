@@ -3,7 +3,8 @@
  * fallback, spaces as U+2581), with its added tokens and the steps around the model. A field, a value or an order of steps that
  * is not honoured is an error, so a file of a family we do not know fails at load, and never gives wrong ids.
  *
- * Every kind of post_processor only puts special tokens around a text; nla_tokenizer_encode() puts none, but those in front are kept.
+ * Every kind of post_processor only puts special tokens around a text; nla_tokenizer_encode() puts none, but those in front are
+ * kept.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -319,7 +320,8 @@ static enum nla_status add_template(struct nla_tokenizer *tok, const struct nla_
 
 	cJSON_ArrayForEach(item, nla_json_at(p->json, "single")) {
 		const char *name = cJSON_GetStringValue(nla_json_at(item, "SpecialToken.id"));
-		const cJSON *token = name ? cJSON_GetObjectItemCaseSensitive(tokens, name) : NULL, *ids = nla_json_at(token, "ids");
+		const cJSON *token = name ? cJSON_GetObjectItemCaseSensitive(tokens, name) : NULL,
+			    *ids = nla_json_at(token, "ids");
 
 		text = text || nla_json_at(item, "Sequence");
 		tok->behind |= text && name;
@@ -327,8 +329,8 @@ static enum nla_status add_template(struct nla_tokenizer *tok, const struct nla_
 			double id = cJSON_GetNumberValue(number);
 
 			if (!(id >= 0 && id < tok->bpe.n) || !nla_bpe_text(&tok->bpe, (int32_t)id, &n))
-				nla_fail(err, "cannot read '%s': '%sspecial_tokens' has for '%s' what is no token's id", p->path, p->where,
-					 name);
+				nla_fail(err, "cannot read '%s': '%sspecial_tokens' has for '%s' what is no token's id",
+					 p->path, p->where, name);
 			else if (!text)
 				nla_i32s_push(&front, (int32_t)id);
 		}
@@ -379,8 +381,8 @@ static enum nla_status read_stage(struct nla_tokenizer *tok, const struct nla_pl
 	return nla_place_fail(p, "type", stages[stage].types, err);
 }
 
-static enum nla_status read_named_stage(struct nla_tokenizer *tok, const struct nla_place *root, int stage, struct nla_str *letters,
-					struct nla_err *err)
+static enum nla_status read_named_stage(struct nla_tokenizer *tok, const struct nla_place *root, int stage,
+					struct nla_str *letters, struct nla_err *err)
 {
 	char *where = nla_format("%s.", stages[stage].name);
 	const struct nla_place p = { root->path, where, nla_json_at(root->json, stages[stage].name) };

@@ -82,7 +82,7 @@ copy whole/ar a && tool set a/config.json num_hidden_layers 4
 sed -i 's/layer_index: 2/layer_index: 3/' a/nla_meta.yaml
 bad_ar "tensor 'model.layers.3.input_layernorm.weight' is missing" a
 copy whole/ar a && sed -i 's/layer_index: 2/layer_index: 1/' a/nla_meta.yaml
-bad_ar "'held' is of block 2, the AR of block 1" a
+bad_ar "'.*/av' is of block 2, the AR of block 1" a
 copy whole/ar a && sed -i 's/layer_index: 2/layer_index: 7/' a/nla_meta.yaml # critic.extraction_layer_index too
 bad_ar "critic.extraction_layer_index is 7, the model has blocks 0 to 4" a
 copy a b && sed -i '/^  layer_index/d' b/nla_meta.yaml # kitft's have the critic's alone
