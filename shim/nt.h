@@ -44,8 +44,8 @@ nt_status nt_device_open(const char *name, int *device);
 const char *nt_device_name(int device); /* "cpu", "cuda:0" */
 void nt_set_threads(int n);             /* 0: as libtorch chooses */
 int nt_threads(void);
-/* Device memory in bytes: free and total now, peak since start. CPU: of the system, with what its file cache could give up as
- * free, and this process's peak resident size. */
+/* Device memory in bytes: free and total now, peak since start. CPU: no limit known here (base/machine reads the system's), and
+ * this process's peak resident size. */
 nt_status nt_memory(int device, int64_t *free_bytes, int64_t *total_bytes, int64_t *peak_bytes);
 /* The most bytes that tensors on the device held at once since nt_peak_reset. On the CPU: of those made since the first reset,
  * borrowed memory apart. */

@@ -12,11 +12,9 @@
 #endif
 #include <dlfcn.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cstdio>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -247,19 +245,6 @@ void nt_set_threads(int n)
 		at::set_num_threads(n);
 }
 
-// What Linux would give without swapping; 0 where it does not say.
-static int64_t available(void)
-{
-	long long kib = 0;
-	char line[128];
-	std::FILE *f = std::fopen("/proc/meminfo", "r");
-	while (f && std::fgets(line, sizeof(line), f) && std::sscanf(line, "MemAvailable: %lld kB", &kib) != 1)
-		;
-	if (f)
-		std::fclose(f);
-	return kib * 1024;
-}
-
 static c10::DeviceAllocator *gpu_allocator(void) { return c10::getDeviceAllocator(at::kCUDA); }
 static int64_t gpu_peak(int index)
 {
@@ -272,11 +257,7 @@ nt_status nt_memory(int index, int64_t *free_bytes, int64_t *total_bytes, int64_
 		if (index == NT_CPU) {
 			struct rusage usage;
 			getrusage(RUSAGE_SELF, &usage);
-			int64_t page = sysconf(_SC_PAGESIZE);
-			*free_bytes = available();
-			if (*free_bytes <= 0)
-				*free_bytes = page * sysconf(_SC_AVPHYS_PAGES);
-			*total_bytes = page * sysconf(_SC_PHYS_PAGES);
+			*free_bytes = *total_bytes = INT64_MAX;
 			*peak_bytes = int64_t(usage.ru_maxrss) * 1024;
 			return;
 		}

@@ -34,7 +34,8 @@ enum nla_status nla_map_open(struct nla_map *m, const char *path, struct nla_err
 void nla_map_close(struct nla_map *m);
 
 /*
- * Line reader over a plain or gzip file; a line comes without its newline. One of more than 64 MiB is an error.
+ * Line reader over a plain or gzip file; a line comes without its newline (LF or CR LF), the first without a byte order mark.
+ * One of more than 64 MiB is an error.
  *
  *	struct nla_lines l;
  *	if (nla_lines_open(&l, path, err)) return err->status;
@@ -53,6 +54,7 @@ struct nla_lines {
 };
 enum nla_status nla_lines_open(struct nla_lines *l, const char *path, struct nla_err *err);
 const char *nla_lines_next(struct nla_lines *l);
+const char *nla_lines_next_filled(struct nla_lines *l); /* the next that is not blank */
 enum nla_status nla_lines_close(struct nla_lines *l, struct nla_err *err);
 
 /*

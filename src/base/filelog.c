@@ -12,6 +12,8 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#define BOM "\xef\xbb\xbf" /* U+FEFF, which some editors put at the beginning of a file */
+
 enum { CHUNK = 1 << 16, MAX_LINE = 64 << 20 };
 
 struct lines_stream {
@@ -73,8 +75,21 @@ const char *nla_lines_next(struct nla_lines *l)
 	}
 	if (!any || l->failed)
 		return NULL;
-	l->number++;
+	if (l->line.len && l->line.buf[l->line.len - 1] == '\r')
+		l->line.buf[--l->line.len] = '\0';
+	if (l->number++ == 0 && nla_starts_with(l->line.buf, BOM))
+		memmove(l->line.buf, l->line.buf + strlen(BOM), (l->line.len -= strlen(BOM)) + 1);
 	return l->line.buf;
+}
+
+const char *nla_lines_next_filled(struct nla_lines *l)
+{
+	const char *line;
+
+	do {
+		line = nla_lines_next(l);
+	} while (line && strspn(line, " \t\r\f\v") == l->line.len);
+	return line;
 }
 
 enum nla_status nla_lines_close(struct nla_lines *l, struct nla_err *err)

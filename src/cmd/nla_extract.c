@@ -18,11 +18,12 @@ static bool show(int64_t docs, int64_t rows, void *arg)
 }
 
 /* Into the set that w writes, or an error that says why there is none. */
-static enum nla_status fill(const struct nla_config *cfg, const struct nla_target *t, struct nla_corpus *corpus, int64_t layer,
-			    struct nla_actset_writer *w, struct nla_err *err)
+static enum nla_status fill(const struct nla_config *cfg, const struct nla_target *t, struct nla_corpus *corpus,
+			    const struct nla_sidecar *meta, struct nla_actset_writer *w, struct nla_err *err)
 {
 	struct nla_progress p;
-	struct nla_extract_cfg x = { .layer = layer, .per_doc = cfg->extract.per_doc, .min_position = cfg->extract.min_position,
+	struct nla_extract_cfg x = { .layer = meta->layer, .special = nla_target_adds_special(t, meta),
+				     .per_doc = cfg->extract.per_doc, .min_position = cfg->extract.min_position,
 				     .max_tokens = cfg->extract.max_tokens, .next = cfg->extract.next,
 				     .max_rows = cfg->extract.rows, .seed = (uint64_t)cfg->seed, .last = cfg->extract.at,
 				     .progress = show, .arg = &p };
@@ -40,14 +41,17 @@ static enum nla_status fill(const struct nla_config *cfg, const struct nla_targe
 	if (n.too_long)
 		nla_say("%lld texts are longer than extract.max_tokens = %lld tokens: left out", (long long)n.too_long,
 			(long long)x.max_tokens);
-	if (n.other_tokens)
+	if (n.other_tokens && n.one_less == n.other_tokens && n.one_less == n.rows)
+		nla_say("all n_raw_tokens are one more than the texts' tokens here: that set has a special token in front of its texts "
+			"(tokens.add_special, now %s)", x.special ? "true" : "false");
+	else if (n.other_tokens)
 		nla_say("%lld of %lld texts are another number of tokens here than their n_raw_tokens: another tokenizer, or "
 			"text that does not encode back",
 			(long long)n.other_tokens, (long long)n.rows);
 	if (nla_actset_finish(w, err))
 		return err->status;
 	nla_progress_end(&p, "%lld rows from %lld documents, block %lld, width %lld", (long long)n.rows, (long long)n.docs,
-			 (long long)layer, (long long)t->lm.arch.d_model);
+			 (long long)meta->layer, (long long)t->lm.arch.d_model);
 	if (nla_stop_asked()) /* not what was asked for: a script that waits for the whole set must see it */
 		nla_fail(err, "stopped after %lld documents: '%s' holds their %lld rows; --overwrite extracts anew",
 			 (long long)n.docs, cfg->out, (long long)n.rows);
@@ -70,7 +74,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	    nla_newset_describe(&meta, &target, cfg, err) || nla_corpus_open(&corpus, cfg->extract.corpus, err) ||
 	    (cfg->overwrite && nla_actset_remove(cfg->out, err)) ||
 	    nla_actset_create(&w, cfg->out, &meta, cfg->extract.dtype ? NLA_ST_F32 : NLA_ST_BF16, err) ||
-	    fill(cfg, &target, &corpus, meta.layer, w, err) || nla_sidecar_read(&made, cfg->out, err))
+	    fill(cfg, &target, &corpus, &meta, w, err) || nla_sidecar_read(&made, cfg->out, err))
 		goto out;
 	printf("{\"rows\": %lld, \"d_model\": %lld, \"layer\": %lld, \"baseline_var\": %.9g, \"baseline_mean\": %.9g}\n",
 	       (long long)made.n_rows, (long long)made.d_model, (long long)made.layer, made.baseline_var, made.baseline_mean);

@@ -122,14 +122,19 @@ static enum nla_status load_slot(const struct nla_slot *s, void *arg, struct nla
 {
 	const struct source *src = arg;
 	const struct nla_st_entry *e = nla_st_find(src->st, s->name);
+	bool alone = s->rows == s->shape[0] && nla_dtype_of(e->dtype) == src->lm->dtype;
 	nt_scope_push();
-	if (!src->lm->mapped || s->ndim < 2)
+	if (!src->lm->mapped && alone) { /* no zeros first */
+		if (!nla_tensor_check(src->st, e, err))
+			*handle(src->lm, s) = nt_own(nt_from_host(src->lm->dtype, src->lm->device, e->data, e->ndim, e->shape));
+	} else if (!src->lm->mapped || s->ndim < 2) {
 		nla_tensor_fill(room(src, s), src->st, e, err);
-	else if (nla_dtype_of(e->dtype) != src->lm->dtype || (uintptr_t)e->data % nla_st_dtype_size(e->dtype))
+	} else if (nla_dtype_of(e->dtype) != src->lm->dtype || (uintptr_t)e->data % nla_st_dtype_size(e->dtype)) {
 		nla_fail(err, "cannot map '%s': tensor '%s' has type %s, or is not aligned: it would have to be copied", src->st->path, s->name,
 			 nla_st_dtype_name(e->dtype));
-	else
+	} else {
 		*handle(src->lm, s) = nt_own(nla_tensor_borrow(e));
+	}
 	nt_scope_pop();
 	return !err->status && nt_check() ? nla_nt_fail(err, "cannot load tensor '%s'", s->name) : err->status;
 }

@@ -184,7 +184,7 @@ static enum nla_status read_rows(struct nla_actset *set, struct nla_err *err)
 	if (nla_lines_open(&lines, path, err))
 		goto out;
 	int64_t n = 0;
-	for (; !err->status && (line = nla_lines_next(&lines)); n++) {
+	for (; !err->status && (line = nla_lines_next_filled(&lines)); n++) {
 		char *name = nla_format("%s:%zu", path, lines.number);
 		if (n < set->n)
 			read_row(&set->rows[n], line, lines.line.len, name, err);

@@ -266,7 +266,7 @@ static enum nla_status write_rows(const struct nla_actset *set, const char *to, 
 	const char *line;
 	if (nla_lines_open(&lines, from, err))
 		goto out;
-	for (int64_t i = 0; i < set->n && !err->status && (line = nla_lines_next(&lines)); i++) {
+	for (int64_t i = 0; i < set->n && !err->status && (line = nla_lines_next_filled(&lines)); i++) {
 		if (explanation[i])
 			add_explained(&rows, line, lines.line.len, explanation[i], from, err);
 		else

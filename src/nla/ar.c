@@ -18,7 +18,7 @@ enum nla_status nla_ar_encode(const struct nla_half *ar, const char *explanation
 	char *bare = nla_strndup(inner, length), *text = NULL;
 	size_t before = ids->n, n_tail = ar->meta.suffix.n;
 	if (!nla_template_fill(ar->meta.ar_template, "explanation", bare, &text, err) &&
-	    !nla_tokenizer_encode(ar->target->tok, text, strlen(text), ids, err)) {
+	    !nla_target_encode(ar->target, nla_target_adds_special(ar->target, &ar->meta), text, ids, err)) {
 		size_t n = ids->n - before;
 		bool tail =
 			n >= n_tail && !memcmp(ids->data + ids->n - n_tail, ar->meta.suffix.data, n_tail * sizeof(*ids->data));

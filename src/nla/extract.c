@@ -133,20 +133,27 @@ static struct nla_row *add_row(struct waiting *w, int64_t pack_row, int64_t p, c
 	return row;
 }
 
-/* Some tokens of a document. */
+static int64_t n_front(const struct nla_target *t, const struct nla_extract_cfg *cfg)
+{
+	return cfg->special ? (int64_t)nla_tokenizer_front(t->tok)->n : 0;
+}
+
+/* Some tokens of a document, none of those in front of it. */
 static enum nla_status add_some(const struct nla_target *t, struct waiting *w, const struct nla_doc *doc,
 				const struct nla_i32s *ids, const struct nla_extract_cfg *cfg, int64_t rows_left,
 				struct nla_err *err)
 {
-	int64_t *positions = nla_alloc((size_t)cfg->per_doc, sizeof(*positions));
+	int64_t *positions = nla_alloc((size_t)cfg->per_doc, sizeof(*positions)), front = n_front(t, cfg);
+	struct nla_extract_cfg own = *cfg;
+	own.min_position = NLA_MAX(cfg->min_position, front);
 	int64_t count =
-		NLA_MIN(nla_extract_positions(doc->id, NLA_MIN((int64_t)ids->n, cfg->max_tokens), cfg, positions), rows_left);
+		NLA_MIN(nla_extract_positions(doc->id, NLA_MIN((int64_t)ids->n, cfg->max_tokens), &own, positions), rows_left);
 	int64_t pack_row =
 		count ? nla_pack_add(&w->pack, ids->data, positions[count - 1] + 1, -1) : -1; /* later tokens change nothing */
 	for (int64_t i = 0; i < count && !err->status; i++) {
 		struct nla_str text = NLA_STR_INIT;
 		struct nla_row *row = add_row(w, pack_row, positions[i], doc);
-		nla_tokenizer_decode(t->tok, ids->data, (size_t)row->n_raw_tokens, false, &text, err);
+		nla_tokenizer_decode(t->tok, ids->data + front, (size_t)(row->n_raw_tokens - front), false, &text, err);
 		row->text = nla_str_detach(&text);
 	}
 	free(positions);
@@ -162,6 +169,7 @@ static void add_last(struct waiting *w, const struct nla_doc *doc, const struct 
 	row->explanation = doc->explanation ? nla_strdup(doc->explanation) : NULL;
 	if (doc->n_raw_tokens >= 0) {
 		done->other_tokens += doc->n_raw_tokens != n;
+		done->one_less += doc->n_raw_tokens == n + 1;
 		row->n_raw_tokens = doc->n_raw_tokens;
 	}
 }
@@ -172,12 +180,12 @@ static enum nla_status add(const struct nla_target *t, struct waiting *w, const 
 			   struct nla_err *err)
 {
 	struct nla_i32s ids = { 0 };
-	if (!nla_tokenizer_encode(t->tok, doc->text, strlen(doc->text), &ids, err)) {
+	if (!nla_target_encode(t, cfg->special, doc->text, &ids, err)) {
 		bool fits = (int64_t)ids.n <= cfg->max_tokens;
 		done->too_long += cfg->last && !fits;
 		if (!cfg->last)
 			add_some(t, w, doc, &ids, cfg, rows_left, err);
-		else if (fits && ids.n && rows_left)
+		else if (fits && (int64_t)ids.n > n_front(t, cfg) && rows_left)
 			add_last(w, doc, &ids, done);
 	}
 	nla_i32s_release(&ids);
@@ -205,21 +213,21 @@ enum nla_status nla_extract(const struct nla_target *t, struct nla_corpus *corpu
 	return err->status;
 }
 
-enum nla_status nla_extract_one(const struct nla_target *t, const char *text, int64_t position, int64_t layer, float *v,
+enum nla_status nla_extract_one(const struct nla_target *t, const char *text, int64_t position, const struct nla_extract_cfg *cfg, float *v,
 				struct nla_str *prefix, struct nla_err *err)
 {
 	struct waiting w = { 0 };
 	struct nla_i32s ids = { 0 };
-	if (nla_tokenizer_encode(t->tok, text, strlen(text), &ids, err))
+	if (nla_target_encode(t, cfg->special, text, &ids, err))
 		return err->status;
-	int64_t n = (int64_t)ids.n, at = position < 0 ? n + position : position;
+	int64_t n = (int64_t)ids.n, front = n_front(t, cfg), at = position < 0 ? n + position : position;
 	if (at < 0 || at >= n) {
 		nla_usage(err, "position %lld is outside the text's %zu tokens", (long long)position, ids.n);
 	} else {
 		nla_pack_add(&w.pack, ids.data, at + 1, -1);
 		nla_i64s_push(&w.at, at);
-		if (!compute(t, &w, layer, v, 0, NULL, err))
-			nla_tokenizer_decode(t->tok, ids.data, (size_t)at + 1, false, prefix, err);
+		if (!compute(t, &w, cfg->layer, v, 0, NULL, err))
+			nla_tokenizer_decode(t->tok, ids.data + front, (size_t)NLA_MAX(at + 1 - front, 0), false, prefix, err);
 		w.at.n = 0; /* it has no rows */
 	}
 	release(&w);

@@ -18,6 +18,7 @@ struct nla_extract_cfg {
 	int64_t layer, per_doc, min_position, max_tokens, next, max_rows; /* max_rows 0: no limit */
 	uint64_t seed;
 	bool last;
+	bool special; /* special tokens in front of the texts, counted as the texts' own */
 	/* or NULL: called after every document; returns false to stop early (what is written stays whole). */
 	bool (*progress)(int64_t docs, int64_t rows, void *arg);
 	void *arg;
@@ -27,6 +28,7 @@ struct nla_extract_count {
 	int64_t docs, rows;      /* read, written */
 	int64_t too_long;        /* last: texts left out */
 	int64_t other_tokens;    /* last: rows whose text is another number of tokens here than their n_raw_tokens says */
+	int64_t one_less;        /* last: of these, rows that have one less here */
 };
 
 /* Writes rows to w until the corpus ends. */
@@ -35,7 +37,7 @@ enum nla_status nla_extract(const struct nla_target *t, struct nla_corpus *corpu
 /* Positions chosen for a document of n tokens, ascending, into out[per_doc]; returns how many. Pure. */
 int64_t nla_extract_positions(const char *doc_id, int64_t n, const struct nla_extract_cfg *cfg, int64_t *out);
 /* The activation [D] of one text at one token (negative: from the end); prefix receives the text up to it. */
-enum nla_status nla_extract_one(const struct nla_target *t, const char *text, int64_t position, int64_t layer, float *v,
+enum nla_status nla_extract_one(const struct nla_target *t, const char *text, int64_t position, const struct nla_extract_cfg *cfg, float *v,
 				struct nla_str *prefix, struct nla_err *err);
 
 #endif

@@ -29,6 +29,7 @@ enum type {
 	ID,    /* int32_t, a token; -1 when absent       */
 	NUM,   /* double, NaN when absent                */
 	BOOL,  /* bool, written when true                */
+	MAYBE, /* int: 0, 1, -1 when absent              */
 	SCALE, /* struct nla_scale                       */
 	IDS,   /* struct nla_i32s                        */
 };
@@ -66,6 +67,7 @@ static const struct field fields[] = {
 	ROW("tokens.injection_right_neighbor_id", ID, right_id, .max = INT32_MAX),
 	ROW("tokens.critic_suffix_ids", IDS, suffix),
 	ROW("tokens.tokenizer_crc", INT, tokenizer_crc),
+	ROW("tokens.add_special", MAYBE, add_special),
 	ROW("prompt_templates.av", TEXT, av_template, .also = "prompt_templates.actor", .slot = "injection_char"),
 	ROW("prompt_templates.ar", TEXT, ar_template, .also = "prompt_templates.critic", .slot = "explanation"),
 	ROW("critic.extraction_layer_index", INT, critic_layer, .max = INT32_MAX),
@@ -82,7 +84,7 @@ void nla_sidecar_init(struct nla_sidecar *s)
 	s->mse_scale.kind = NLA_SCALE_SQRT_D;
 	s->marker_id = s->left_id = s->right_id = -1;
 	s->baseline_var = s->baseline_mean = NAN;
-	s->n_rows = s->tokenizer_crc = -1;
+	s->n_rows = s->tokenizer_crc = s->add_special = -1;
 }
 
 void nla_sidecar_release(struct nla_sidecar *s)
@@ -247,6 +249,7 @@ static enum nla_status read_field(struct reader *r, const struct field *f, struc
 {
 	void *at = (char *)s + f->at;
 	int64_t id;
+	bool yes;
 
 	r->key = f->also && !nla_json_at(r->json, f->key) && nla_json_at(r->json, f->also) ? f->also : f->key;
 	if (f->need && !nla_json_at(r->json, r->key) && cJSON_IsObject(r->json))
@@ -269,6 +272,10 @@ static enum nla_status read_field(struct reader *r, const struct field *f, struc
 		break;
 	case BOOL:
 		return nla_json_bool(r->json, r->path, r->key, false, at, r->err);
+	case MAYBE:
+		if (!nla_json_bool(r->json, r->path, r->key, false, &yes, r->err) && nla_json_at(r->json, r->key))
+			*(int *)at = yes;
+		break;
 	case SCALE:
 		return read_scale(r, at);
 	case IDS:
@@ -372,6 +379,8 @@ static enum nla_status add_value(struct nla_str *out, const struct field *f, con
 		nla_str_addf(out, "%" PRId64, n);
 	else if (f->type == NUM && !isnan(*(const double *)at))
 		add_num(out, *(const double *)at);
+	else if (f->type == MAYBE && *(const int *)at >= 0)
+		nla_str_add(out, *(const int *)at ? "true" : "false");
 	else if (f->type == BOOL && *(const bool *)at)
 		nla_str_add(out, "true");
 	else if (f->type == SCALE && scale->kind == NLA_SCALE_NUMBER)

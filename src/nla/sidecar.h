@@ -37,6 +37,7 @@ struct nla_sidecar {
 	char *marker;                /* tokens.injection_char */
 	int32_t marker_id, left_id, right_id; /* -1 when absent */
 	struct nla_i32s suffix;      /* tokens.critic_suffix_ids */
+	int add_special;             /* tokens.add_special: texts have the tokenizer's special tokens in front; 0, 1, -1 when absent */
 	char *av_template;           /* with {injection_char}; NULL when absent */
 	char *ar_template;           /* with {explanation};    NULL when absent */
 	/* kind nla_dataset: */

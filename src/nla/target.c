@@ -13,7 +13,7 @@
 enum nla_status nla_target_describe(struct nla_target *t, const char *folder, const struct nla_chat_cfg *chat,
 				    struct nla_err *err)
 {
-	*t = (struct nla_target){ .folder = nla_strdup(folder) };
+	*t = (struct nla_target){ .folder = nla_strdup(folder), .add_special = chat ? chat->add_special : 0 };
 	if (nla_tokenizer_load(&t->tok, folder, err) || nla_chat_load(&t->chat, folder, t->tok, chat, err) ||
 	    nla_lm_describe(&t->lm, folder, NULL, err))
 		nla_target_close(t);
@@ -30,8 +30,7 @@ enum nla_status nla_target_open(struct nla_target *t, const char *folder, const 
 	else
 		nla_lm_load(&t->lm, folder, NULL, device, dtype, NLA_LM_AUTO, err);
 	if (!err->status && nla_tokenizer_size(t->tok) > t->lm.arch.vocab)
-		nla_fail(err, "cannot load '%s': the tokenizer has %d ids, the model %lld", folder,
-			 (int)nla_tokenizer_size(t->tok), (long long)t->lm.arch.vocab);
+		nla_tokenizer_limit(t->tok, (int32_t)t->lm.arch.vocab);
 	if (err->status)
 		nla_target_close(t);
 	return nla_folder_lead(err, folder, "config.json", "model");
@@ -44,6 +43,25 @@ void nla_target_close(struct nla_target *t)
 	nla_tokenizer_free(t->tok);
 	free(t->folder);
 	memset(t, 0, sizeof(*t));
+}
+
+/* Is there a difference? */
+static bool has_special(const struct nla_target *t) { return nla_tokenizer_front(t->tok)->n || nla_tokenizer_behind(t->tok); }
+
+bool nla_target_adds_special(const struct nla_target *t, const struct nla_sidecar *meta)
+{
+	return has_special(t) && (t->add_special ? t->add_special == 1 : !meta || meta->add_special != 0);
+}
+
+enum nla_status nla_target_encode(const struct nla_target *t, bool special, const char *text, struct nla_i32s *ids, struct nla_err *err)
+{
+	const struct nla_i32s *front = nla_tokenizer_front(t->tok);
+	if (special && nla_tokenizer_behind(t->tok))
+		return nla_fail(err, "the tokenizer of '%s' puts special tokens behind a text too, which is not supported: set "
+				"tokens.add_special false", t->folder);
+	if (special)
+		nla_i32s_append(ids, front->data, front->n);
+	return nla_tokenizer_encode(t->tok, text, strlen(text), ids, err);
 }
 
 /* ---- prompts ---- */
@@ -98,7 +116,7 @@ static enum nla_status find_ar(struct nla_prompts *p, const struct nla_sidecar *
 	for (size_t i = 0; i < NLA_LEN(ids) && !err->status; i++) {
 		char *text = NULL;
 		if (!nla_template_fill(meta->ar_template, "explanation", explanations[i], &text, err))
-			nla_tokenizer_encode(t->tok, text, strlen(text), &ids[i], err);
+			nla_target_encode(t, nla_target_adds_special(t, meta), text, &ids[i], err);
 		free(text);
 	}
 	while (!err->status && n < a->n && n < b->n && a->data[a->n - 1 - n] == b->data[b->n - 1 - n])
@@ -186,6 +204,9 @@ enum nla_status nla_contract_check(const struct nla_sidecar *meta, const struct 
 	if (meta->tokenizer_crc >= 0 && (uint32_t)meta->tokenizer_crc != nla_tokenizer_crc(t->tok))
 		return nla_fail(err, "'%s': was made with another tokenizer than '%s' (checksums %08x and %08x)", path,
 				t->folder, (unsigned)meta->tokenizer_crc, (unsigned)nla_tokenizer_crc(t->tok));
+	if (meta->add_special >= 0 && t->add_special && (t->add_special == 1) != meta->add_special)
+		return nla_fail(err, "'%s': tokens.add_special is %s there, the option says %s", path,
+				meta->add_special ? "true" : "false", t->add_special == 1 ? "true" : "false");
 	return check_prompts(meta, t, err) ? nla_err_context(err, "'%s'", path) : NLA_OK;
 }
 
@@ -207,6 +228,38 @@ enum nla_status nla_contract_fits(const struct nla_sidecar *meta, const struct n
 	return NLA_OK;
 }
 
+/* Its texts encoded again: as many ids as they count, or as many and those in front? A cut text may encode otherwise: most decide. */
+static void judge(struct nla_actset *set, const struct nla_target *t)
+{
+	int64_t with = 0, without = 0;
+	size_t front = nla_tokenizer_front(t->tok)->n;
+	for (int64_t i = 0; front && i < NLA_MIN(set->n, 64); i++) {
+		struct nla_err ignored = NLA_ERR_INIT;
+		struct nla_i32s ids = { 0 };
+		if (*set->rows[i].text && !nla_target_encode(t, false, set->rows[i].text, &ids, &ignored)) {
+			without += set->rows[i].n_raw_tokens == (int64_t)ids.n;
+			with += set->rows[i].n_raw_tokens == (int64_t)(ids.n + front);
+		}
+		nla_i32s_release(&ids);
+	}
+	if (with != without)
+		set->meta.add_special = with > without;
+}
+
+enum nla_status nla_contract_fits_set(struct nla_actset *set, const struct nla_target *t, const struct nla_sidecar *av,
+				      const struct nla_sidecar *ar, const char *path, struct nla_err *err)
+{
+	if (set->meta.add_special < 0)
+		judge(set, t);
+	if (nla_contract_fits(&set->meta, t, av, ar, path, err))
+		return err->status;
+	bool ours = set->meta.add_special > 0;
+	if (ar && set->meta.add_special >= 0 && has_special(t) && nla_target_adds_special(t, ar) != ours)
+		return nla_fail(err, "'%s' was made with%s special tokens in front of its texts, the AR's prompts get %s: want the same of both "
+				"(tokens.add_special, in the sidecars or as an option)", path, ours ? "" : "out", ours ? "none" : "them");
+	return NLA_OK;
+}
+
 enum nla_status nla_contract_make(struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
 {
 	struct nla_prompts p;
@@ -221,6 +274,8 @@ enum nla_status nla_contract_make(struct nla_sidecar *meta, const struct nla_tar
 	meta->left_id = p.left;
 	meta->right_id = p.right;
 	meta->tokenizer_crc = nla_tokenizer_crc(t->tok);
+	if (has_special(t))
+		meta->add_special = nla_target_adds_special(t, meta);
 	meta->d_model = t->lm.arch.d_model;
 	nla_prompts_release(&p);
 	return err->status;

@@ -4,7 +4,7 @@
 #ifndef NLA_TARGET_H
 #define NLA_TARGET_H
 
-#include "nla/sidecar.h"
+#include "nla/actset.h"
 #include "text/chat.h"
 #include "lm/lora.h"
 #include "lm/pack.h"
@@ -14,6 +14,7 @@ struct nla_target {
 	struct nla_lm lm;
 	struct nla_tokenizer *tok;
 	struct nla_chat chat;
+	int add_special; /* tokens.add_special: 0 auto, 1 true, 2 false */
 };
 
 /* chat: NULL for the checkpoint's own format. random_seed >= 0: random weights for the folder's config.json instead of its
@@ -24,6 +25,12 @@ enum nla_status nla_target_open(struct nla_target *t, const char *folder, const 
 enum nla_status nla_target_describe(struct nla_target *t, const char *folder, const struct nla_chat_cfg *chat,
 				    struct nla_err *err);
 void nla_target_close(struct nla_target *t);
+
+/* Do extraction texts and AR prompts of what meta describes (NULL: something new) get the special tokens that the tokenizer puts in
+ * front by default? By tokens.add_special, else meta's, else yes. False when it puts none. */
+bool nla_target_adds_special(const struct nla_target *t, const struct nla_sidecar *meta);
+/* Ids of such a text, appended; those in front first, where special. */
+enum nla_status nla_target_encode(const struct nla_target *t, bool special, const char *text, struct nla_i32s *ids, struct nla_err *err);
 
 /*
  * What the templates of a sidecar come to under this tokenizer and chat format. Fails unless the marker is in the AV prompt
@@ -50,6 +57,9 @@ enum nla_status nla_contract_check(const struct nla_sidecar *meta, const struct 
  * nla_contract_check, and the same block where both say one. */
 enum nla_status nla_contract_fits(const struct nla_sidecar *meta, const struct nla_target *t, const struct nla_sidecar *av,
 				  const struct nla_sidecar *ar, const char *path, struct nla_err *err);
+/* The same of a set. One without tokens.add_special is judged by its rows' counts first, and its meta filled in. */
+enum nla_status nla_contract_fits_set(struct nla_actset *set, const struct nla_target *t, const struct nla_sidecar *av,
+				      const struct nla_sidecar *ar, const char *path, struct nla_err *err);
 /* Fill in what follows from templates and tokenizer: marker id, neighbours, closing ids, tokenizer crc. For a new sidecar. */
 enum nla_status nla_contract_make(struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err);
 /* config.json, generation_config.json and the files of the tokenizer, from one folder to another; skip: a name left out, or

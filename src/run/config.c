@@ -70,6 +70,8 @@ const struct nla_option nla_config_table[] = {
 	ENUM(chat.format, "auto", NLA_CHAT_FORMATS, NULL, ALL, "prompt format; auto: by nla_chat.json, template or tokens"),
 	STR(chat.system, "auto", NULL, ALL, "system turn of prompts; auto: the chat template's, if it has one; empty: none"),
 	PATH(chat.file, NULL, ALL, "the output of scripts/chat-format.py; empty: nla_chat.json in the model's folder"),
+	{ "tokens.add_special", NLA_OPT_ENUM, offsetof(struct nla_config, chat.add_special), "auto", 0, 0, "auto|true|false", NULL, ALL,
+	  "special tokens (BOS) in front of extraction texts and AR prompts; auto: by the sidecar, else as the tokenizer does" },
 
 	INT(lora.rank, "16", 1, 8192, NULL, TRAIN | SFT, "rank of the adapter to train"),
 	NUM(lora.alpha, "32", 0, 1e6, NULL, TRAIN | SFT, "scale of the adapter: alpha/sqrt(rank), without rslora alpha/rank"),

@@ -80,7 +80,7 @@ static enum nla_status take_lines(const struct nla_rl *rl, const char *path, str
 	nla_i64s_push(offset, 0);
 	if (nla_lines_open(&in, path, err))
 		return err->status;
-	for (int64_t i = 0; i < s->n && !err->status && (line = nla_lines_next(&in)); i++) {
+	for (int64_t i = 0; i < s->n && !err->status && (line = nla_lines_next_filled(&in)); i++) {
 		char *name = nla_format("'%s' line %zu", path, in.number);
 		cJSON *json = NULL;
 		if (!nla_json_parse(line, strlen(line), name, &json, err))
@@ -98,7 +98,7 @@ static enum nla_status count_lines(const char *path, int64_t *n, struct nla_err 
 	*n = 0;
 	if (nla_lines_open(&in, path, err))
 		return err->status;
-	while (nla_lines_next(&in))
+	while (nla_lines_next_filled(&in))
 		(*n)++;
 	if (!nla_lines_close(&in, err) && *n == 0)
 		nla_fail(err, "'%s' holds no line to score", path);

@@ -23,7 +23,7 @@ static enum nla_status open_models(struct nla_eval *e, const struct nla_config *
 {
 	struct nla_models *m = &e->models;
 	if (nla_models_open(m, cfg, err) || nla_actset_open(&e->set, data, m->target.lm.arch.d_model, err) ||
-	    nla_contract_fits(&e->set.meta, &m->target, &m->av.meta, &m->ar.meta, data, err))
+	    nla_contract_fits_set(&e->set, &m->target, &m->av.meta, &m->ar.meta, data, err))
 		return err->status;
 	e->rl = nla_models_rl(m, cfg);
 	e->rl.set = &e->set;

@@ -64,7 +64,7 @@ static enum nla_status from_row(struct nla_subject *s, const struct nla_models *
 	if (cfg->explain.row >= set.n)
 		nla_usage(err, "'explain.row' is %lld: '%s' has rows 0 to %lld", (long long)cfg->explain.row, cfg->data,
 			  (long long)set.n - 1);
-	else if (!nla_contract_fits(&set.meta, &m->target, &m->av.meta, &m->ar.meta, cfg->data, err) &&
+	else if (!nla_contract_fits_set(&set, &m->target, &m->av.meta, &m->ar.meta, cfg->data, err) &&
 		 !nla_actset_vectors(&set, &cfg->explain.row, 1, s->v, err) && *set.rows[cfg->explain.row].text)
 		s->text = nla_strdup(set.rows[cfg->explain.row].text);
 	s->base = (struct nla_baselines){ set.meta.baseline_var, set.meta.baseline_mean };
@@ -82,7 +82,8 @@ enum nla_status nla_subject_find(struct nla_subject *s, const struct nla_models 
 		return from_file(s, cfg->explain.vector, d, err);
 	if (!*cfg->explain.text)
 		return from_row(s, m, cfg, err);
-	nla_extract_one(&m->target, cfg->explain.text, cfg->explain.position, m->ar.depth - 1, s->v, &text, err);
+	const struct nla_extract_cfg x = { .layer = m->ar.depth - 1, .special = nla_target_adds_special(&m->target, &m->ar.meta) };
+	nla_extract_one(&m->target, cfg->explain.text, cfg->explain.position, &x, s->v, &text, err);
 	s->text = nla_str_detach(&text);
 	return err->status;
 }
@@ -117,6 +118,7 @@ static enum nla_status describe_like(struct nla_sidecar *meta, const struct nla_
 		meta->inject = like.inject;
 		meta->injection_scale = like.injection_scale;
 		meta->layer = nla_sidecar_block(&like);
+		meta->add_special = like.add_special;
 	}
 	nla_sidecar_release(&like);
 	return err->status;

@@ -24,9 +24,10 @@ static enum nla_status open_half(struct nla_sft *s, const struct nla_lora_spec *
 	const char *from = ar ? cfg->ar : cfg->av;
 	struct nla_half *half = &s->half;
 	if (*from ? nla_half_open(half, role, &s->target, from, ar ? cfg->ar_base : cfg->av_base, err) ||
-			nla_contract_fits(&s->set.meta, &s->target, ar ? NULL : &half->meta, ar ? &half->meta : NULL, cfg->data,
-					  err)
-		  : nla_half_new(half, role, &s->target, &s->set.meta, err))
+			nla_contract_fits_set(&s->set, &s->target, ar ? NULL : &half->meta, ar ? &half->meta : NULL, cfg->data,
+					      err)
+		  : nla_contract_fits_set(&s->set, &s->target, NULL, NULL, cfg->data, err) ||
+			nla_half_new(half, role, &s->target, &s->set.meta, err))
 		return nla_err_context(err, "cannot train on '%s'", cfg->data);
 	if (*from && half->adapter.layers)
 		nla_say("%s: the adapter of '%s' is trained on, as it is: lora.* is not used", s->loop.name, from);

@@ -123,18 +123,15 @@ static enum nla_status open_data(struct nla_train *t, struct nla_err *err)
 {
 	const struct nla_config *cfg = t->cfg;
 	if (nla_actset_open(&t->set, cfg->data, t->target.lm.arch.d_model, err) ||
-	    nla_contract_fits(&t->set.meta, &t->target, &t->av.meta, &t->ar.meta, cfg->data, err))
+	    nla_contract_fits_set(&t->set, &t->target, &t->av.meta, &t->ar.meta, cfg->data, err))
 		return err->status;
 	if (!(t->set.meta.baseline_var > 0) || !(t->set.meta.baseline_mean > 0))
 		return nla_fail(err, "'%s/nla_meta.yaml' has no baselines: make the set with nla-extract", cfg->data);
 	nla_cursor_init(&t->loop.cursor, (uint64_t)cfg->seed, t->set.n);
 	t->has_eval = *cfg->eval.data;
-	return t->has_eval &&
-		       (nla_actset_open(&t->eval_set, cfg->eval.data, t->set.d, err) ||
-			nla_contract_fits(&t->eval_set.meta, &t->target, &t->av.meta, &t->ar.meta, cfg->eval.data, err) ||
-			nla_disjoint_docs(&t->set, &t->eval_set, err))
-		   ? err->status
-		   : NLA_OK;
+	return t->has_eval && (nla_actset_open(&t->eval_set, cfg->eval.data, t->set.d, err) ||
+			       nla_contract_fits_set(&t->eval_set, &t->target, &t->av.meta, &t->ar.meta, cfg->eval.data, err) ||
+			       nla_disjoint_docs(&t->set, &t->eval_set, err)) ? err->status : NLA_OK;
 }
 
 /* An optimizer over an adapter's parameters, and the AR's head where that is trained. */

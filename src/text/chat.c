@@ -300,7 +300,7 @@ static enum nla_status use_template(struct nla_chat *chat, const char *folder, c
 enum nla_status nla_chat_load(struct nla_chat *chat, const char *folder, const struct nla_tokenizer *tok,
 			      const struct nla_chat_cfg *cfg, struct nla_err *err)
 {
-	static const struct nla_chat_cfg automatic = { NLA_CHAT_AUTO, "auto", "" };
+	static const struct nla_chat_cfg automatic = { NLA_CHAT_AUTO, "auto", "", 0 };
 	char *beside = nla_path_join(folder, "nla_chat.json");
 	const char *file = cfg && cfg->file && *cfg->file ? cfg->file : nla_exists(beside) ? beside : NULL;
 

@@ -28,6 +28,7 @@ struct nla_chat_cfg {
 	int format;   /* enum nla_chat_format                                              */
 	char *system; /* "auto": the checkpoint's default; "": no system turn; else its text */
 	char *file;   /* an nla_chat.json; "" or NULL: the one in the model's folder, if any */
+	int add_special; /* of other texts than chat prompts, see nla/target.h: 0 auto, 1 true, 2 false */
 };
 
 /* White space that is stripped, as by Python: BOTH sides of the content, the END of before + content. */

@@ -137,13 +137,6 @@ static enum nla_status next_jsonl(struct nla_corpus *c, struct nla_err *err)
 	return read_json(c, line, err);
 }
 
-static bool is_separator(const char *line)
-{
-	const size_t n = strlen(SEPARATOR);
-
-	return !strncmp(line, SEPARATOR, n) && (!line[n] || !strcmp(line + n, "\r"));
-}
-
 static enum nla_status next_txt(struct nla_corpus *c, struct nla_err *err)
 {
 	struct nla_str text = NLA_STR_INIT;
@@ -155,7 +148,7 @@ static enum nla_status next_txt(struct nla_corpus *c, struct nla_err *err)
 			nla_str_release(&text);
 			return err->status;
 		}
-		if (!line || is_separator(line))
+		if (!line || !strcmp(line, SEPARATOR))
 			break;
 		if (any)
 			nla_str_addc(&text, '\n');

@@ -94,6 +94,7 @@ void nla_tokenizer_free(struct nla_tokenizer *tok)
 	if (tok->sp)
 		sp_free(tok->sp);
 	nla_bpe_release(&tok->bpe);
+	nla_i32s_release(&tok->front);
 	for (size_t i = 0; i < tok->n_splits; i++)
 		nla_tok_split_release(&tok->splits[i]);
 	for (size_t k = 0; k < 2; k++) {
@@ -110,9 +111,24 @@ int32_t nla_tokenizer_size(const struct nla_tokenizer *tok)
 	return tok->bpe.n;
 }
 
+void nla_tokenizer_limit(struct nla_tokenizer *tok, int32_t n)
+{
+	tok->limit = n;
+}
+
 int32_t nla_tokenizer_id(const struct nla_tokenizer *tok, const char *token)
 {
 	return nla_bpe_id(&tok->bpe, token, strlen(token));
+}
+
+const struct nla_i32s *nla_tokenizer_front(const struct nla_tokenizer *tok)
+{
+	return &tok->front;
+}
+
+bool nla_tokenizer_behind(const struct nla_tokenizer *tok)
+{
+	return tok->behind;
 }
 
 uint32_t nla_tokenizer_crc(const struct nla_tokenizer *tok)
@@ -334,6 +350,9 @@ enum nla_status nla_tokenizer_encode(const struct nla_tokenizer *tok, const char
 	if (!r.match)
 		NLA_BUG("out of memory");
 	status = encode_added(&r, 0, text, n);
+	for (size_t i = before; i < ids->n && !status && tok->limit; i++)
+		if (ids->data[i] >= tok->limit)
+			status = nla_fail(err, "cannot tokenise a text: it has token %d, the model has ids below %d", ids->data[i], tok->limit);
 	if (status)
 		ids->n = before;
 	pcre2_match_data_free(r.match);

@@ -30,8 +30,16 @@ void nla_tokenizer_free(struct nla_tokenizer *tok); /* NULL is fine */
 
 /* Highest id + 1, added tokens included; ids between may be unused. */
 int32_t nla_tokenizer_size(const struct nla_tokenizer *tok);
+/* From now on a text that gets an id from n on is an error: the model has no such token (a pad token that no text has is harmless). */
+void nla_tokenizer_limit(struct nla_tokenizer *tok, int32_t n);
 /* Id of a token by its text: an added token ("<|im_end|>") or a vocabulary entry in the file's spelling; -1: there is none. */
 int32_t nla_tokenizer_id(const struct nla_tokenizer *tok, const char *token);
+
+/* What the tokenizer puts in front of a text by default: a BOS or nothing; borrowed. As transformers 5 has it: by tokenizer.json's
+ * post_processor, for a `.model` by add_bos_token. */
+const struct nla_i32s *nla_tokenizer_front(const struct nla_tokenizer *tok);
+/* Does it put tokens behind a text, too? */
+bool nla_tokenizer_behind(const struct nla_tokenizer *tok);
 
 /* Ids of text, appended, without special tokens put around it; added tokens that occur in the text are recognised. Text that is
  * not valid UTF-8 is an error. On an error ids is as it was. */

@@ -2,6 +2,7 @@
  * tokenizer_bpe - see tokenizer_bpe.h. The symbols of a piece are a linked list, the pairs that can be merged a heap of (rank,
  * place), so no text takes quadratic time. A heap's entry is stale when the rank at its place has changed since.
  */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -67,6 +68,8 @@ enum nla_status nla_bpe_add_token(struct nla_bpe *bpe, const char *name, const c
 	int32_t id;
 	size_t slot;
 
+	if (isnan(number))
+		return nla_fail(err, "cannot read '%s': the id of token '%s' is no number", name, text);
 	if (!(number >= 0 && number < MAX_ID) || number != (int32_t)number)
 		return nla_fail(err, "cannot read '%s': token '%s' has id %.15g, want a whole number from 0 to %d", name, text,
 				number, MAX_ID - 1);

@@ -3,7 +3,7 @@
  * fallback, spaces as U+2581), with its added tokens and the steps around the model. A field, a value or an order of steps that
  * is not honoured is an error, so a file of a family we do not know fails at load, and never gives wrong ids.
  *
- * post_processor is not looked at: every kind only puts special tokens around a text, and nla_tokenizer_encode() puts none.
+ * Every kind of post_processor only puts special tokens around a text; nla_tokenizer_encode() puts none, but those in front are kept.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -246,13 +246,15 @@ static enum nla_status read_added_tokens(struct nla_tokenizer *tok, const cJSON 
 
 /* ---- the steps around the model ---- */
 
-enum { NORMALIZER, PRE_TOKENIZER, DECODER, N_STAGES };
+enum { NORMALIZER, PRE_TOKENIZER, DECODER, POST_PROCESSOR };
 static const struct {
 	const char *name, *list, *sequence, *types;
-} stages[N_STAGES] = {
+} stages[] = {
 	{ "normalizer", "normalizers", "type;normalizers", "NFC, Prepend, Replace or Sequence" },
 	{ "pre_tokenizer", "pretokenizers", "type;pretokenizers", "Split, Digits, ByteLevel, Metaspace or Sequence" },
-	{ "decoder", "decoders", "type;decoders", "ByteLevel, Replace, ByteFallback, Fuse, Strip or Sequence" }
+	{ "decoder", "decoders", "type;decoders", "ByteLevel, Replace, ByteFallback, Fuse, Strip or Sequence" },
+	{ "post_processor", "processors", "type;processors",
+	  "TemplateProcessing, ByteLevel, RobertaProcessing, BertProcessing or Sequence" }
 };
 
 /* Each step's letter, its fields, and the values of them that are honoured. */
@@ -274,6 +276,10 @@ static const struct {
 	{ DECODER, 'F', "ByteFallback", "type" },
 	{ DECODER, 'U', "Fuse", "type" },
 	{ DECODER, 'S', "Strip", "type;content=\" \";start=1;stop=0" },
+	{ POST_PROCESSOR, 'B', "ByteLevel", "*" },
+	{ POST_PROCESSOR, 'E', "RobertaProcessing", "*" },
+	{ POST_PROCESSOR, 'E', "BertProcessing", "*" },
+	{ POST_PROCESSOR, 'T', "TemplateProcessing", "type;single;pair;special_tokens" },
 };
 
 static enum nla_status add_split(struct nla_tokenizer *tok, const char *regex, struct nla_err *err)
@@ -301,6 +307,40 @@ static enum nla_status add_pre_tokenizer(struct nla_tokenizer *tok, const struct
 		tok->prefix = strcmp(get_string(p, "prepend_scheme"), "never") ? tok->prefix : NLA_PREFIX_NEVER;
 		return NLA_OK;
 	}
+}
+
+/* single: [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}], special_tokens: {"<s>": {"ids": [1]}}. */
+static enum nla_status add_template(struct nla_tokenizer *tok, const struct nla_place *p, struct nla_err *err)
+{
+	const cJSON *item, *number, *tokens = nla_json_at(p->json, "special_tokens");
+	struct nla_i32s front = {0};
+	bool text = false;
+	size_t n;
+
+	cJSON_ArrayForEach(item, nla_json_at(p->json, "single")) {
+		const char *name = cJSON_GetStringValue(nla_json_at(item, "SpecialToken.id"));
+		const cJSON *token = name ? cJSON_GetObjectItemCaseSensitive(tokens, name) : NULL, *ids = nla_json_at(token, "ids");
+
+		text = text || nla_json_at(item, "Sequence");
+		tok->behind |= text && name;
+		cJSON_ArrayForEach(number, ids) {
+			double id = cJSON_GetNumberValue(number);
+
+			if (!(id >= 0 && id < tok->bpe.n) || !nla_bpe_text(&tok->bpe, (int32_t)id, &n))
+				nla_fail(err, "cannot read '%s': '%sspecial_tokens' has for '%s' what is no token's id", p->path, p->where,
+					 name);
+			else if (!text)
+				nla_i32s_push(&front, (int32_t)id);
+		}
+		if (name && !ids)
+			nla_fail(err, "cannot read '%s': '%sspecial_tokens' has no ids of '%s'", p->path, p->where, name);
+	}
+	if (!text && !err->status)
+		nla_place_fail(p, "single", "a list with {\"Sequence\": ...} in it", err);
+	nla_i32s_append(&front, tok->front.data, tok->front.n);
+	nla_i32s_release(&tok->front);
+	tok->front = front;
+	return err->status;
 }
 
 /* Check the steps of a stage, those of a Sequence in order, and append their letters. */
@@ -331,9 +371,23 @@ static enum nla_status read_stage(struct nla_tokenizer *tok, const struct nla_pl
 		nla_str_addc(letters, steps[i].letter);
 		if (nla_place_check(p, steps[i].rules, err))
 			return err->status;
+		tok->behind |= stage == POST_PROCESSOR && steps[i].letter == 'E';
+		if (stage == POST_PROCESSOR)
+			return steps[i].letter == 'T' ? add_template(tok, p, err) : NLA_OK;
 		return stage == PRE_TOKENIZER ? add_pre_tokenizer(tok, p, steps[i].letter, err) : NLA_OK;
 	}
 	return nla_place_fail(p, "type", stages[stage].types, err);
+}
+
+static enum nla_status read_named_stage(struct nla_tokenizer *tok, const struct nla_place *root, int stage, struct nla_str *letters,
+					struct nla_err *err)
+{
+	char *where = nla_format("%s.", stages[stage].name);
+	const struct nla_place p = { root->path, where, nla_json_at(root->json, stages[stage].name) };
+	enum nla_status status = p.json ? read_stage(tok, &p, stage, letters, err) : NLA_OK;
+
+	free(where);
+	return status;
 }
 
 /*
@@ -342,17 +396,12 @@ static enum nla_status read_stage(struct nla_tokenizer *tok, const struct nla_pl
  */
 static enum nla_status read_stages(struct nla_tokenizer *tok, const struct nla_place *root, struct nla_err *err)
 {
-	struct nla_str found[N_STAGES] = { NLA_STR_INIT, NLA_STR_INIT, NLA_STR_INIT };
-	const char *norm, *pre, *dec, *want[N_STAGES] = { NULL, NULL, NULL };
+	struct nla_str found[] = { NLA_STR_INIT, NLA_STR_INIT, NLA_STR_INIT };
+	const char *norm, *pre, *dec, *want[] = { NULL, NULL, NULL };
 	enum nla_status status = NLA_OK;
 
-	for (int i = 0; i < N_STAGES && !status; i++) {
-		char *where = nla_format("%s.", stages[i].name);
-		const struct nla_place p = { root->path, where, nla_json_at(root->json, stages[i].name) };
-
-		status = p.json ? read_stage(tok, &p, i, &found[i], err) : NLA_OK;
-		free(where);
-	}
+	for (int i = 0; i <= DECODER && !status; i++)
+		status = read_named_stage(tok, root, i, &found[i], err);
 	norm = found[NORMALIZER].buf, pre = found[PRE_TOKENIZER].buf, dec = found[DECODER].buf;
 	if (tok->metaspace) {
 		if (*norm && strcmp(norm, "R") && strcmp(norm, "PR"))
@@ -370,12 +419,12 @@ static enum nla_status read_stages(struct nla_tokenizer *tok, const struct nla_p
 		if (strcmp(dec, "B"))
 			want[DECODER] = "ByteLevel alone";
 	}
-	for (int i = 0; i < N_STAGES && !status; i++)
+	for (int i = 0; i <= DECODER && !status; i++)
 		status = want[i] ? nla_place_fail(root, stages[i].name, want[i], err) : NLA_OK;
 	tok->nfc = *norm == 'N';
 	tok->strip_first = !strcmp(dec, "RFUS");
 	tok->prefix = *norm == 'P' ? NLA_PREFIX_PREPEND : tok->prefix;
-	for (int i = 0; i < N_STAGES; i++)
+	for (int i = 0; i <= DECODER; i++)
 		nla_str_release(&found[i]);
 	return status;
 }
@@ -421,20 +470,23 @@ uint32_t nla_tokenizer_find_crc(const struct nla_tokenizer *tok, const struct nl
 
 enum nla_status nla_tokenizer_read_json(struct nla_tokenizer *tok, struct nla_err *err)
 {
-	static const char rules[] = "version=\"1.0\"|null;truncation=null;padding=null;added_tokens;normalizer;pre_tokenizer;"
+	static const char rules[] = "version=\"1.0\"|null;truncation;padding;added_tokens;normalizer;pre_tokenizer;"
 				    "post_processor;decoder;model";
 	struct nla_i32s merges = {0};
+	struct nla_str ignored = NLA_STR_INIT;
 	cJSON *json = NULL;
 	enum nla_status status = nla_json_read(tok->path, &json, err);
 	const struct nla_place root = { tok->path, "", json }, model = { tok->path, "model.", nla_json_at(json, "model") };
 
 	tok->metaspace = cJSON_IsTrue(nla_json_at(json, "model.byte_fallback"));
 	if (!status &&
-	    (nla_place_check(&root, rules, err) || read_stages(tok, &root, err) || read_model(tok, &model, &merges, err) ||
-	     read_added_tokens(tok, nla_json_at(json, "added_tokens"), err) || nla_tokenizer_read_config(tok, err)))
+	    (nla_place_check(&root, rules, err) || read_stages(tok, &root, err) ||
+	     read_model(tok, &model, &merges, err) || read_added_tokens(tok, nla_json_at(json, "added_tokens"), err) ||
+	     read_named_stage(tok, &root, POST_PROCESSOR, &ignored, err) || nla_tokenizer_read_config(tok, err)))
 		status = err->status;
 	tok->crc = status ? 0 : nla_tokenizer_find_crc(tok, &merges);
 	cJSON_Delete(json);
 	nla_i32s_release(&merges);
+	nla_str_release(&ignored);
 	return status;
 }

@@ -302,6 +302,22 @@ static enum nla_status check_config(struct nla_tokenizer *tok, const struct nla_
 	return check_specials(tok, p, err);
 }
 
+/* What transformers puts around a text: bos_token where add_bos_token is true, "<s>" unless it is said. */
+static enum nla_status take_bos(struct nla_tokenizer *tok, const struct nla_place *p, struct nla_err *err)
+{
+	const cJSON *token = nla_json_at(p->json, "bos_token");
+	const char *text = cJSON_GetStringValue(cJSON_IsObject(token) ? nla_json_at(token, "content") : token);
+	int32_t id = nla_bpe_id(&tok->bpe, text ? text : "<s>", strlen(text ? text : "<s>"));
+
+	tok->behind = nla_place_true(p, "add_eos_token");
+	if (!nla_place_true(p, "add_bos_token"))
+		return NLA_OK;
+	if (id < 0)
+		return nla_place_fail(p, "bos_token", "a token of the model, as add_bos_token is true", err);
+	nla_i32s_push(&tok->front, id);
+	return NLA_OK;
+}
+
 static enum nla_status take_config(struct nla_tokenizer *tok, const struct nla_place *p, const char *class,
 				   const cJSON *decoder, struct nla_err *err)
 {
@@ -310,7 +326,8 @@ static enum nla_status take_config(struct nla_tokenizer *tok, const struct nla_p
 
 	if (!llama && (native || (strcmp(class, "PreTrainedTokenizerFast") && strcmp(class, "TokenizersBackend"))))
 		return nla_place_fail(p, "tokenizer_class", "LlamaTokenizer for a sentencepiece model", err);
-	if (nla_place_check(p, "*;legacy" NLA_PLACE_BOOL ";add_prefix_space" NLA_PLACE_BOOL, err))
+	if (nla_place_check(p, "*;legacy" NLA_PLACE_BOOL ";add_prefix_space" NLA_PLACE_BOOL ";add_bos_token" NLA_PLACE_BOOL
+			    ";add_eos_token" NLA_PLACE_BOOL, err))
 		return err->status;
 	if (llama) {
 		tok->strip_first = !cJSON_IsFalse(nla_json_at(p->json, "add_prefix_space"));
@@ -320,7 +337,9 @@ static enum nla_status take_config(struct nla_tokenizer *tok, const struct nla_p
 	if (tok->prefix == NLA_PREFIX_PREPEND && tok->added[1].n)
 		return nla_fail(err, "cannot load '%s': added token '%s' is normalized, which is not supported behind a "
 				"Prepend normaliser", tok->path, tok->added[1].data[0].text);
-	return native && decoder ? take_decoder(tok, p, decoder, err) : NLA_OK;
+	if (native && decoder && take_decoder(tok, p, decoder, err))
+		return err->status;
+	return native ? take_bos(tok, p, err) : NLA_OK;
 }
 
 /* added_tokens.json: {"<|im_end|>": 151645, ..} */

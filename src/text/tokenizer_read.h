@@ -46,6 +46,9 @@ struct nla_tokenizer {
 	struct nla_tok_split splits[8];        /* byte-level: each cuts the pieces of the one before */
 	size_t n_splits;
 	struct nla_added_set added[2];     /* looked for in the raw text, and then in the normalised text */
+	struct nla_i32s front;             /* ids that a text gets in front by default */
+	bool behind;                       /* it gets some behind, too */
+	int32_t limit;                     /* ids of texts are below; 0: any */
 	uint32_t crc;
 };
 

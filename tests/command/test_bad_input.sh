@@ -102,7 +102,7 @@ meta "$ar" '- 296' '- 297'
 bad_train 1 "a/nla_meta.yaml': the AR prompt ends in ids 336 296 25, critic_suffix_ids says 336 297 25" --ar a
 copy "$av" a && rm a/nla_meta.yaml
 bad_train 1 "a/nla_meta.yaml" --av a
-bad_train 1 "cannot load AV 'Qwen/Qwen3-8B': .*: if it is a name on the hub, run 'hf download Qwen/Qwen3-8B --local-dir DIR'" --av Qwen/Qwen3-8B
+bad_train 1 "cannot load AV 'Qwen/Qwen3-8B': .*; if it is a name on the hub, run 'hf download Qwen/Qwen3-8B --local-dir DIR'" --av Qwen/Qwen3-8B
 bad_train 1 "'hf download Qwen/Qwen3-8B" --model Qwen/Qwen3-8B
 bad_train 1 "'hf download Qwen/set" --data Qwen/set
 mkdir -p run/checkpoints/latest && copy "$av" run/checkpoints/latest/av

@@ -120,6 +120,7 @@ cat >"$work/given.jsonl" <<'END'
 {"row": 2, "response": "<explanation>the red fox"}
 {"row": 2, "explanation": "the old mill"}
 END
+sed -i -e '1s/^/\xef\xbb\xbf/' -e 's/$/\r\n/' "$work/given.jsonl" # a byte order mark, CR LF and blank lines change nothing
 eval_ --data "$work/held" --score "$work/given.jsonl" --out "$work/given"
 python3 - "$work/given" <<'END'
 import json, sys

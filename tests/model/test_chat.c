@@ -6,7 +6,7 @@
 #include "base/progress.h"
 #include "tokenizer_golden.h"
 
-static struct nla_chat_cfg automatic = { NLA_CHAT_AUTO, "auto", "" };
+static struct nla_chat_cfg automatic = { NLA_CHAT_AUTO, "auto", "", 0 };
 
 static void check_prompts(const struct nla_chat *chat, const struct nla_tokenizer *tok, const cJSON *rows)
 {
@@ -100,7 +100,7 @@ static void test_templates(void **state)
 		struct nla_tokenizer *tok = load(folder);
 
 		for (int beside = 0; beside < 2; beside++) {
-			struct nla_chat_cfg system = { NLA_CHAT_AUTO, "Be  brief.", "" }, named = automatic;
+			struct nla_chat_cfg system = { NLA_CHAT_AUTO, "Be  brief.", "", 0 }, named = automatic;
 			struct nla_chat chat;
 
 			write_template(template, bos ? bos->valuestring : NULL, beside);
@@ -123,7 +123,7 @@ static void test_templates(void **state)
 static void test_file(void **state)
 {
 	char *path = nla_path_join(scratch, "elsewhere.json");
-	struct nla_chat_cfg elsewhere = { NLA_CHAT_AUTO, "auto", path };
+	struct nla_chat_cfg elsewhere = { NLA_CHAT_AUTO, "auto", path, 0 };
 	cJSON *json = cases(), *item;
 	int n = 0;
 
@@ -168,7 +168,7 @@ static void expect_prompt(const char *folder, const struct nla_tokenizer *tok, c
 static void test_override(void **state)
 {
 	struct nla_tokenizer *small = load(TOKENIZERS "small"), *llama = load(TOKENIZERS "llama"), *llama2 = load(TOKENIZERS "llama2");
-	struct nla_chat_cfg no_system = { NLA_CHAT_AUTO, "", "" }, chatml = { NLA_CHAT_CHATML, "auto", "" }, two = { NLA_CHAT_LLAMA2, "auto", "" };
+	struct nla_chat_cfg no_system = { NLA_CHAT_AUTO, "", "", 0 }, chatml = { NLA_CHAT_CHATML, "auto", "", 0 }, two = { NLA_CHAT_LLAMA2, "auto", "", 0 };
 	cJSON *json = cases();
 
 	expect_prompt(TOKENIZERS "small", small, NULL, "<|im_start|>user\n Hi<|im_end|>\n<|im_start|>assistant\n");
@@ -299,7 +299,7 @@ static void expect_said(const struct nla_tokenizer *tok, const struct nla_chat_c
 static void test_markers(void **state)
 {
 	struct nla_tokenizer *small = load(TOKENIZERS "small"), *llama = load(TOKENIZERS "llama");
-	struct nla_chat_cfg given = { NLA_CHAT_AUTO, "Be good.", "" }, none = { NLA_CHAT_AUTO, "", "" }, named = { NLA_CHAT_CHATML, "auto", "" };
+	struct nla_chat_cfg given = { NLA_CHAT_AUTO, "Be good.", "", 0 }, none = { NLA_CHAT_AUTO, "", "", 0 }, named = { NLA_CHAT_CHATML, "auto", "", 0 };
 
 	write_template(TURNS OPEN " ", NULL, true);
 	expect_said(small, &automatic, PLAIN, "chat format ChatML, told by its template's turn markers, no system turn; scripts/chat-format.py");
@@ -389,7 +389,7 @@ static void test_untold(void **state)
 		{ "{{ bos_token }}" TURNS OPEN, "mentions a bos_token" },
 	};
 	struct nla_tokenizer *small = load(TOKENIZERS "small"), *llama = load(TOKENIZERS "llama"), *llama2 = load(TOKENIZERS "llama2");
-	struct nla_chat_cfg three = { NLA_CHAT_LLAMA3, "auto", "" };
+	struct nla_chat_cfg three = { NLA_CHAT_LLAMA3, "auto", "", 0 };
 
 	for (size_t i = 0; i < NLA_LEN(bad); i++)
 		for (int beside = 0; beside < 2; beside++) {
@@ -427,7 +427,7 @@ static void test_bad_file(void **state)
 		{ "{" TEXTS "\"strip\": \"both\", \"stop\": [\"<|im_end|>\", 3]}", "'stop' has 'a number'" },
 	};
 	struct nla_tokenizer *small = load(TOKENIZERS "small");
-	struct nla_chat_cfg system = { NLA_CHAT_AUTO, "", "" }, format = { NLA_CHAT_CHATML, "auto", "" };
+	struct nla_chat_cfg system = { NLA_CHAT_AUTO, "", "", 0 }, format = { NLA_CHAT_CHATML, "auto", "", 0 };
 
 	for (size_t i = 0; i < NLA_LEN(bad); i++) {
 		write_text("nla_chat.json", bad[i].text);

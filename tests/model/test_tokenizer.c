@@ -260,6 +260,13 @@ static void test_accepted(void **state)
 		{ "normalizer", "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"}]}" },
 		{ "decoder", "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"ByteLevel\"}]}" },
 		{ "model.unk_token", "\"<|endoftext|>\"" }, { "model.fuse_unk", "true" }, { "post_processor", "null" },
+		{ "truncation", "{\"direction\":\"Right\",\"max_length\":4,\"strategy\":\"LongestFirst\",\"stride\":0}" },
+		{ "padding", "{\"strategy\":{\"Fixed\":9},\"pad_id\":0,\"pad_type_id\":0,\"pad_token\":\"!\"}" },
+		{ "normalizer", "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Sequence\",\"normalizers\":[]},{\"type\":\"NFC\"}]}" },
+		{ "pre_tokenizer.pretokenizers.1", "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Sequence\",\"pretokenizers\":[]},"
+		  "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":false}]}" },
+		{ "post_processor", "{\"type\":\"Sequence\",\"processors\":[]}" },
+		{ "post_processor", "{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\",\"trim_offsets\":true}]}" },
 	};
 	cJSON *json = golden("small");
 
@@ -273,6 +280,70 @@ static void test_accepted(void **state)
 		nla_tokenizer_free(tok);
 	}
 	cJSON_Delete(json);
+}
+
+#define SEQUENCE "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}"
+#define SPECIAL(id) "{\"SpecialToken\":{\"id\":\"" id "\",\"type_id\":0}}"
+#define TEMPLATE(single) "{\"type\":\"TemplateProcessing\",\"single\":[" single "],\"pair\":[],\"special_tokens\":" \
+	"{\"X\":{\"id\":\"X\",\"ids\":[1,2],\"tokens\":[]},\"Y\":{\"id\":\"Y\",\"ids\":[3],\"tokens\":[]}}}"
+
+/* What transformers 5 puts around a text: by the post-processor, whatever tokenizer_config.json says; of a .model, add_bos_token. */
+static void test_front(void **state)
+{
+	static const struct {
+		const char *file, *post, *config;
+		int32_t ids[3];
+		size_t n;
+		bool behind;
+	} cases[] = {
+		{ "small", "null", "{\"add_bos_token\":true,\"bos_token\":\"<|im_end|>\"}", { 0 }, 0, false },
+		{ "small", TEMPLATE(SPECIAL("X") "," SEQUENCE), "{\"add_bos_token\":false}", { 1, 2 }, 2, false },
+		{ "small", TEMPLATE(SEQUENCE "," SPECIAL("X")), "{}", { 0 }, 0, true },
+		{ "small", "{\"type\":\"Sequence\",\"processors\":[" TEMPLATE(SPECIAL("X") "," SEQUENCE) "," TEMPLATE(SPECIAL("Y") ","
+		  SEQUENCE) "]}", "{}", { 3, 1, 2 }, 3, false },
+		{ "small", "{\"type\":\"BertProcessing\",\"sep\":[\"a\",1],\"cls\":[\"b\",2]}", "{}", { 0 }, 0, true },
+		{ "llama2json", "null", "{\"add_bos_token\":true,\"bos_token\":\"<s>\"}", { 0 }, 0, false },
+		{ NULL, NULL, "{\"bos_token\":\"<s>\"}", { 0 }, 0, false },
+		{ NULL, NULL, "{\"add_bos_token\":true}", { 1 }, 1, false },
+		{ NULL, NULL, "{\"add_bos_token\":true,\"bos_token\":{\"content\":\"</s>\"}}", { 2 }, 1, false },
+		{ NULL, NULL, "{\"add_bos_token\":false,\"add_eos_token\":true}", { 0 }, 0, true },
+	};
+
+	copy_file("llama2/tokenizer.model", "tokenizer.model");
+	for (size_t i = 0; i < NLA_LEN(cases); i++) {
+		struct nla_tokenizer *tok;
+
+		if (cases[i].file)
+			write_changed_file(cases[i].file, "post_processor", cases[i].post);
+		else
+			remove_file("tokenizer.json");
+		write_text("tokenizer_config.json", cases[i].config);
+		tok = load(scratch);
+		assert_int_equal(nla_tokenizer_front(tok)->n, cases[i].n);
+		for (size_t k = 0; k < cases[i].n; k++)
+			assert_int_equal(nla_tokenizer_front(tok)->data[k], cases[i].ids[k]);
+		assert_int_equal(nla_tokenizer_behind(tok), cases[i].behind);
+		nla_tokenizer_free(tok);
+	}
+	remove_file("tokenizer.model");
+	remove_file("tokenizer_config.json");
+}
+
+/* A token that the model has no row for is an error in a text that has it, and only there. */
+static void test_limit(void **state)
+{
+	struct nla_tokenizer *tok = load(TOKENIZERS "small");
+	struct nla_err err = NLA_ERR_INIT;
+	struct nla_i32s ids = {0};
+
+	nla_tokenizer_limit(tok, 599);
+	assert_int_equal(nla_tokenizer_encode(tok, "a<|im_start|>", 13, &ids, &err), NLA_OK);
+	assert_int_equal(ids.n, 2);
+	assert_int_equal(nla_tokenizer_encode(tok, "a<|im_end|>", 11, &ids, &err), NLA_FAIL);
+	assert_non_null(strstr(err.text, "it has token 599, the model has ids below 599"));
+	assert_int_equal(ids.n, 2);
+	nla_i32s_release(&ids);
+	nla_tokenizer_free(tok);
 }
 
 /* A change of anything that decides ids changes the crc, and the same file gives the same one. */
@@ -382,6 +453,7 @@ int main(void)
 		cmocka_unit_test(test_llama2_config), cmocka_unit_test(test_native_added), cmocka_unit_test(test_accepted),
 		cmocka_unit_test(test_qwen3), cmocka_unit_test(test_ids), cmocka_unit_test(test_bytes), cmocka_unit_test(test_native_pieces),
 		cmocka_unit_test(test_metaspace_merges), cmocka_unit_test(test_crc),
+		cmocka_unit_test(test_front), cmocka_unit_test(test_limit),
 		cmocka_unit_test(test_threads), cmocka_unit_test(test_long),
 	};
 

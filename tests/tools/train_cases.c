@@ -11,6 +11,7 @@ int nla_train_main(int argc, char **argv);
 
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -38,11 +39,12 @@ static rlim_t mapped(void)
 
 static void child(char *line)
 {
-	char *argv[MAX_ARGS + 1] = { "nla-train" }, *out = strtok(line, "\t\n");
+	char *argv[MAX_ARGS + 1] = { "nla-train" }, *rest = line, *out = strsep(&rest, "\t\n");
 	int argc = 1, fd = open(out ? out : "", O_WRONLY | O_CREAT | O_TRUNC, 0600);
 
-	while (argc < MAX_ARGS && (argv[argc] = strtok(NULL, "\t\n")))
+	while (argc < MAX_ARGS && (argv[argc] = strsep(&rest, "\t\n")) && *argv[argc])
 		argc++;
+	argv[argc] = NULL;
 	if (fd < 0 || dup2(fd, STDOUT_FILENO) < 0 || dup2(fd, STDERR_FILENO) < 0)
 		_exit(99);
 	limit(RLIMIT_AS, mapped() + ((rlim_t)4 << 30));

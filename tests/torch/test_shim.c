@@ -405,7 +405,7 @@ static void test_devices(void **state)
 	assert_error(nt_device_open("cudas", &device), "'cudas'");
 	int64_t room, total, peak;
 	assert_int_equal(nt_memory(NT_CPU, &room, &total, &peak), NT_OK);
-	assert_true(room > 0 && room < total && peak > 1 << 20 && peak < total);
+	assert_true(room == INT64_MAX && total == INT64_MAX && peak > 1 << 20 && peak < (int64_t)1 << 40);
 }
 
 static void test_out_of_memory_has_its_code(void **state)

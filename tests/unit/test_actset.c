@@ -226,6 +226,35 @@ static void test_explain(void **state)
 	nla_str_release(&after);
 }
 
+/* A byte order mark, CR LF and blank lines change nothing, nor do they reach what is written. */
+static void test_spelling(void **state)
+{
+	const char *from = in_scratch("set-dos"), *to = in_scratch("set-unix"), *path = in_scratch("set-dos/rows.jsonl.gz");
+	char *explanation[4] = { NULL };
+	struct nla_str lf = NLA_STR_INIT, dos = NLA_STR_INIT, again = NLA_STR_INIT;
+	struct nla_actset set;
+	struct nla_lines lines;
+	const char *line;
+
+	assert_ok(make(from, 4, 6, NLA_ST_F32));
+	assert_ok(nla_file_read(path, &lf, &err));
+	nla_str_add(&dos, "\xef\xbb\xbf\r\n");
+	assert_ok(nla_lines_open(&lines, path, &err));
+	while ((line = nla_lines_next(&lines)))
+		nla_str_addf(&dos, "%s\r\n \t\r\n", line);
+	assert_ok(nla_lines_close(&lines, &err));
+	assert_ok(nla_file_write(path, dos.buf, dos.len, true, &err));
+	assert_ok(nla_actset_open(&set, from, 6, &err));
+	assert_string_equal(set.rows[3].text, "line\n\"3\"");
+	assert_ok(nla_actset_explain(&set, to, explanation, &err));
+	assert_ok(nla_file_read(in_scratch("set-unix/rows.jsonl.gz"), &again, &err));
+	assert_string_equal(again.buf, lf.buf);
+	nla_actset_close(&set);
+	nla_str_release(&lf);
+	nla_str_release(&dos);
+	nla_str_release(&again);
+}
+
 static void test_unfinished(void **state)
 {
 	struct nla_actset_writer *w;
@@ -421,7 +450,7 @@ int main(void)
 		cmocka_unit_test(test_baseline_by_hand), cmocka_unit_test(test_baseline_two_pass),
 		cmocka_unit_test(test_round_trip),       cmocka_unit_test(test_baseline_rows),
 		cmocka_unit_test(test_unfinished),       cmocka_unit_test(test_broken),
-		cmocka_unit_test(test_explain),          cmocka_unit_test(test_shards),
+		cmocka_unit_test(test_explain), cmocka_unit_test(test_spelling),          cmocka_unit_test(test_shards),
 		cmocka_unit_test(test_large),
 	};
 

@@ -56,6 +56,10 @@ static void test_txt(void **state)
 	expect(put("b.txt.gz", three, strlen(three), true),
 	       "b.txt.gz:1=one\n\nline|b.txt.gz:2=two \xe3\x88\x8e|b.txt.gz:4= <|doc|>|");
 	expect(put_text("a.txt", "<|doc|>\none\n<|doc|>\n"), "a.txt:2=one|");
+	expect(put_text("a.txt", "\xef\xbb\xbfone\r\n  two\r\n<|doc|>\r\n\xef\xbb\xbfx"), "a.txt:1=one\n  two|a.txt:2=\xef\xbb\xbfx|");
+	expect(put_text("a.jsonl", "\xef\xbb\xbf\r\n{\"text\": \"one\"}\r\n \t\r\n\n{\"text\": \"two\"}\r\n\r\n"),
+	       "a.jsonl:1=one|a.jsonl:2=two|");
+	expect(put_text("a.jsonl", "\xef\xbb\xbf{\"text\": \"one\"}"), "a.jsonl:1=one|");
 	expect_error(put_text("a.txt", "one\n<|doc|>\ntwo\n\xed\xa0\x80\n"), "a.txt:1=one|",
 		     "a.txt': line 4 is not valid UTF-8");
 	expect_error(put_text("a.txt", "\xc0\xaf"), "", "line 1 is not valid UTF-8");
