@@ -8,7 +8,8 @@
 #include "run/stop.h"
 
 /* Given texts, and greedy ones, have the log-probabilities of temperature 1. */
-static enum nla_status logprob(const struct nla_eval *e, const struct nla_config *cfg, struct nla_step *step, struct nla_err *err)
+static enum nla_status logprob(const struct nla_eval *e, const struct nla_config *cfg, struct nla_step *step,
+			       struct nla_err *err)
 {
 	struct nla_rl rl = e->rl;
 	if (*cfg->score || rl.rollout.temperature == 0)
@@ -16,7 +17,8 @@ static enum nla_status logprob(const struct nla_eval *e, const struct nla_config
 	return nla_eval_logprob(&rl, cfg->eval.batch, step, err);
 }
 
-static enum nla_status report(const struct nla_eval *e, const struct nla_config *cfg, const struct nla_step *step, struct nla_err *err)
+static enum nla_status report(const struct nla_eval *e, const struct nla_config *cfg, const struct nla_step *step,
+			      struct nla_err *err)
 {
 	char *rows = nla_path_join(cfg->out, "rows.jsonl"), *summary = nla_path_join(cfg->out, "summary.json");
 	cJSON *json = nla_report_eval(&e->rl, step);
@@ -52,8 +54,9 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 
 int main(int argc, char **argv)
 {
-	return nla_program("nla-eval", NLA_CMD_EVAL,
-			   "Held-out rows -> FVE (raw-variance and mean-normalised baselines of those rows), tokens, failures.\n"
-			   "With --score FILE.jsonl it scores given texts instead of sampling.",
-			   argc, argv, run);
+	return nla_program(
+	    "nla-eval", NLA_CMD_EVAL,
+	    "Held-out rows -> FVE (raw-variance and mean-normalised baselines of those rows), tokens, failures.\n"
+	    "With --score FILE.jsonl it scores given texts instead of sampling.",
+	    argc, argv, run);
 }

@@ -1,4 +1,5 @@
-/* nla-sft: supervised training of a small target, of an AV or of an AR; the loss is in src/run/sft_loss.c, the loop in src/run/loop.c. */
+/* nla-sft: supervised training of a small target, of an AV or of an AR; the loss is in src/run/sft_loss.c, the loop in
+ * src/run/loop.c. */
 #include "cmd/program.h"
 #include "run/sft.h"
 #include "run/stop.h"
@@ -15,8 +16,9 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 
 int main(int argc, char **argv)
 {
-	return nla_program("nla-sft", NLA_CMD_SFT,
-			   "Supervised training: pre-train a small target (--role lm), warm-start a verbalizer (--role av) or a\n"
-			   "reconstructor (--role ar). Writes OUT/checkpoints/latest/{model,av,ar}.",
-			   argc, argv, run);
+	return nla_program(
+	    "nla-sft", NLA_CMD_SFT,
+	    "Supervised training: pre-train a small target (--role lm), warm-start a verbalizer (--role av) or a\n"
+	    "reconstructor (--role ar). Writes OUT/checkpoints/latest/{model,av,ar}.",
+	    argc, argv, run);
 }

@@ -1,4 +1,5 @@
-/* nla-train: the RL loop. One step flows from top to bottom; each stage is a file of its name in src/rl, src/run/loop.c is around it. */
+/* nla-train: the RL loop. One step flows from top to bottom; each stage is a file of its name in src/rl, src/run/loop.c is
+ * around it. */
 #include <stdio.h>
 
 #include "cmd/program.h"
@@ -34,8 +35,9 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 
 int main(int argc, char **argv)
 {
-	return nla_program("nla-train", NLA_CMD_TRAIN,
-			   "Train a verbalizer by GRPO on how well a reconstructor predicts the activation from its explanation,\n"
-			   "minus lambda a token. Writes OUT/{metrics.jsonl,eval-*.json,checkpoints/latest/{av,ar}}.",
-			   argc, argv, run);
+	return nla_program(
+	    "nla-train", NLA_CMD_TRAIN,
+	    "Train a verbalizer by GRPO on how well a reconstructor predicts the activation from its explanation,\n"
+	    "minus lambda a token. Writes OUT/{metrics.jsonl,eval-*.json,checkpoints/latest/{av,ar}}.",
+	    argc, argv, run);
 }

@@ -26,7 +26,8 @@ enum nla_status nla_group_advantage(const double *reward, const enum nla_failure
 				    const struct nla_advantage_cfg *cfg, double *advantage, struct nla_err *err)
 {
 	if (group < 2)
-		return nla_usage(err, "rollout.group is %lld: an advantage needs at least 2 samples a prompt", (long long)group);
+		return nla_usage(err, "rollout.group is %lld: an advantage needs at least 2 samples a prompt",
+				 (long long)group);
 	for (int64_t from = 0; from < n_prompts * group; from += group) {
 		double mean, std;
 		nla_mean_std(reward + from, group, &mean, &std);
@@ -50,5 +51,6 @@ double nla_within_group_std(const double *x, int64_t n_prompts, int64_t group)
 
 enum nla_status nla_advantage(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
-	return nla_group_advantage(step->reward, step->failed, step->n_prompts, step->group, &rl->advantage, step->advantage, err);
+	return nla_group_advantage(step->reward, step->failed, step->n_prompts, step->group, &rl->advantage, step->advantage,
+				   err);
 }

@@ -3,8 +3,8 @@
  *
  *	A = (r - mean) / (std + 1e-6),  std with G - 1;  a group with std below min_std gets 0
  *
- * So does a group without a valid row: its rewards differ by length alone, and the division by std would make any lambda, however small,
- * pull at full strength towards the shortest failure.
+ * So does a group without a valid row: its rewards differ by length alone, and the division by std would make any lambda,
+ * however small, pull at full strength towards the shortest failure.
  */
 #ifndef NLA_ADVANTAGE_H
 #define NLA_ADVANTAGE_H

@@ -18,7 +18,8 @@ double nla_reward_value(const struct nla_reward_row *row, double baseline_var, c
 enum nla_status nla_reward(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
 	for (int64_t i = 0; i < step->n; i++) {
-		struct nla_reward_row row = { step->mse[i], step->tokens.length[i], step->n_explanation[i], step->failed[i] != NLA_ROW_OK };
+		struct nla_reward_row row = { step->mse[i], step->tokens.length[i], step->n_explanation[i],
+					      step->failed[i] != NLA_ROW_OK };
 		step->penalty[i] = nla_reward_penalty(&row, &rl->reward);
 		step->reward[i] = nla_reward_value(&row, rl->base.var, &rl->reward);
 	}

@@ -4,9 +4,9 @@
  *	reward = score - lambda max(0, n - floor)
  *
  * score: fve (lambda in FVE a token) or -mse, as the published sweep (its 0.002 is 0.002 / 0.67 in FVE units).
- * n: tokens of the response with its stop token, or of the explanation alone. A failed row has no explanation to count: there n is
- * the response's: at equal length failing never costs less than explaining. (A lambda so large that the shortest explanation costs more
- * than it earns still makes failing at once the better choice; see docs/mathematics.md.)
+ * n: tokens of the response with its stop token, or of the explanation alone. A failed row has no explanation to count: there n
+ * is the response's: at equal length failing never costs less than explaining. (A lambda so large that the shortest explanation
+ * costs more than it earns still makes failing at once the better choice; see docs/mathematics.md.)
  */
 #ifndef NLA_REWARD_H
 #define NLA_REWARD_H

@@ -1,4 +1,5 @@
-/* Rollout: see rollout.h. A prompt is computed once for its G samples; all samples then advance a token together (lm/decode.h). */
+/* Rollout: see rollout.h. A prompt is computed once for its G samples; all samples then advance a token together (lm/decode.h).
+ */
 #include "rl/step.h"
 
 #include <stdlib.h>
@@ -7,7 +8,8 @@
 const struct nla_failure_text nla_failures[NLA_N_FAILURES] = { NLA_FAILURES(FAILURE_TEXT) };
 
 /* A model's vocabulary may be padded beyond the tokenizer's: an id without text, drawn nonetheless, shows as U+FFFD. */
-static enum nla_status decode_sampled(const struct nla_tokenizer *tok, const int32_t *ids, int64_t n, struct nla_str *text, struct nla_err *err)
+static enum nla_status decode_sampled(const struct nla_tokenizer *tok, const int32_t *ids, int64_t n, struct nla_str *text,
+				      struct nla_err *err)
 {
 	int64_t from = 0;
 	for (int64_t i = 0; i <= n && !err->status; i++) {
@@ -28,7 +30,8 @@ static enum nla_status decode_sampled(const struct nla_tokenizer *tok, const int
 enum nla_status nla_rollout_read(const struct nla_rl *rl, struct nla_step *step, int64_t i, struct nla_err *err)
 {
 	const struct nla_tokenizer *tok = rl->av->target->tok;
-	const bool stopped = step->tokens.stopped[i], closed_is_enough = stopped || rl->rollout.truncated == NLA_TRUNCATED_SCORE;
+	const bool stopped = step->tokens.stopped[i],
+		   closed_is_enough = stopped || rl->rollout.truncated == NLA_TRUNCATED_SCORE;
 	struct nla_str text = NLA_STR_INIT;
 	struct nla_i32s own = { 0 };
 	const char *start;
@@ -50,14 +53,15 @@ out:
 }
 
 /* Decodes samples [from, to) into `part`. */
-static enum nla_status decode_some(const struct nla_rl *rl, const struct nla_step *step, int64_t from, int64_t to, struct nla_decoded *part,
-				   struct nla_err *err)
+static enum nla_status decode_some(const struct nla_rl *rl, const struct nla_step *step, int64_t from, int64_t to,
+				   struct nla_decoded *part, struct nla_err *err)
 {
 	const struct nla_target *target = rl->av->target;
 	struct nla_pack pack;
 	struct nla_inject inject;
 	int64_t first = step->prompt_of[from], n_prompts = step->prompt_of[to - 1] - first + 1;
-	int64_t *prompts = nla_alloc((size_t)n_prompts, sizeof(*prompts)), *rows = nla_alloc((size_t)(to - from), sizeof(*rows));
+	int64_t *prompts = nla_alloc((size_t)n_prompts, sizeof(*prompts)),
+		*rows = nla_alloc((size_t)(to - from), sizeof(*rows));
 	nla_pack_init(&pack);
 	nt_scope_push();
 	if (!nla_av_pack(rl->av, step->v + first * target->lm.arch.d_model, n_prompts, &pack, prompts, &inject, err) &&

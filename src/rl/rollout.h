@@ -1,5 +1,6 @@
 /*
- * rollout - the AV writes G responses for each of B activations: v [B, D] -> token ids [B*G, T], texts, explanations, why one failed.
+ * rollout - the AV writes G responses for each of B activations: v [B, D] -> token ids [B*G, T], texts, explanations, why one
+ * failed.
  *
  * Temperature is the only thing between the model and the sample: no top_p, top_k or penalty, in training or evaluation.
  * Lengths are counted to each row's own first stop token, which counts.

@@ -1,7 +1,7 @@
 /*
- * Score: see score.h. Texts are read in batches of NLA_SCORE_TOKENS; a row that cannot be scored becomes a failure. Equal texts of one
- * vector are read once: in bf16 the same text in two batches differs by rounding, and a group of one text would get advantages of that
- * noise.
+ * Score: see score.h. Texts are read in batches of NLA_SCORE_TOKENS; a row that cannot be scored becomes a failure. Equal texts
+ * of one vector are read once: in bf16 the same text in two batches differs by rounding, and a group of one text would get
+ * advantages of that noise.
  */
 #include "rl/step.h"
 
@@ -49,8 +49,8 @@ static void find_first(const struct nla_step *step, size_t d, int64_t *first)
 	free(items);
 }
 
-enum nla_status nla_score_texts(const struct nla_rl *rl, struct nla_step *step, const int64_t *first, struct nla_ar_texts *texts,
-				struct nla_f32s *v, struct nla_i64s *row, struct nla_err *err)
+enum nla_status nla_score_texts(const struct nla_rl *rl, struct nla_step *step, const int64_t *first,
+				struct nla_ar_texts *texts, struct nla_f32s *v, struct nla_i64s *row, struct nla_err *err)
 {
 	const size_t d = (size_t)rl->ar->target->lm.arch.d_model;
 	for (int64_t i = 0; i < step->n; i++) {

@@ -1,5 +1,6 @@
 /*
- * step - the one struct that flows through a training step, and what a run holds for its stages. A stage is a file of its name here:
+ * step - the one struct that flows through a training step, and what a run holds for its stages. A stage is a file of its name
+ * here:
  *
  *	batch      v [B, D]           the next B activations of the set
  *	rollout    B*G responses      the AV writes G for each
@@ -8,8 +9,8 @@
  *	advantage  advantage [B*G]    within a prompt's G
  *	update     the adapter        one AdamW step on the GRPO loss
  *
- * Each reads what the stages before it left in the step and adds its own part. Rollout and score alone, with G = 1 or on a vector of
- * another source, are an evaluation and an explanation:
+ * Each reads what the stages before it left in the step and adds its own part. Rollout and score alone, with G = 1 or on a
+ * vector of another source, are an evaluation and an explanation:
  *
  *	struct nla_step step;
  *	nla_step_start(&step, 1, G, D);
@@ -99,8 +100,8 @@ struct nla_responses nla_step_responses(const struct nla_step *s, int64_t from, 
 enum nla_status nla_rollout_read(const struct nla_rl *rl, struct nla_step *step, int64_t i, struct nla_err *err);
 /* Samples that have not failed: AR prompts, their vectors [n, D], their numbers [n]. One that the AR cannot read becomes a
  * failure. first [n]: only those that are their own; NULL: all. */
-enum nla_status nla_score_texts(const struct nla_rl *rl, struct nla_step *step, const int64_t *first, struct nla_ar_texts *texts,
-				struct nla_f32s *v, struct nla_i64s *row, struct nla_err *err);
+enum nla_status nla_score_texts(const struct nla_rl *rl, struct nla_step *step, const int64_t *first,
+				struct nla_ar_texts *texts, struct nla_f32s *v, struct nla_i64s *row, struct nla_err *err);
 /* The loss's gradient, added to the policy's trained parameters; fills step->update but for the optimizer's part. */
 enum nla_status nla_update_gradient(struct nla_rl *rl, struct nla_step *step, struct nla_err *err);
 /* One step of the AR on mean mse of (text, v) pairs. */

@@ -1,7 +1,7 @@
 /*
- * Update: tokens [B*G, T] and advantage [B*G] -> gradients of the policy's adapter, one AdamW step; see update.h. The samples go
- * through forward and backward passes in micro-batches of whole prompts, and a token's share of the loss is its weight
- * 1 / (samples * own tokens), so that micro-batches add up to the batch's mean. A co-trained AR then makes its own step.
+ * Update: tokens [B*G, T] and advantage [B*G] -> gradients of the policy's adapter, one AdamW step; see update.h. The samples
+ * go through forward and backward passes in micro-batches of whole prompts, and a token's share of the loss is its weight 1 /
+ * (samples * own tokens), so that micro-batches add up to the batch's mean. A co-trained AR then makes its own step.
  */
 #include "rl/step.h"
 
@@ -49,7 +49,8 @@ static void tokens_init(struct tokens *t, const struct nla_step *s, int64_t from
 }
 
 /* ref NULL: without the KL. */
-static nt_tensor *loss_of(const struct tokens *t, nt_tensor *logp, const nt_tensor *ref, const nt_tensor *old, const struct nla_update_cfg *cfg)
+static nt_tensor *loss_of(const struct tokens *t, nt_tensor *logp, const nt_tensor *ref, const nt_tensor *old,
+			  const struct nla_update_cfg *cfg)
 {
 	const int device = nt_device_of(logp);
 	nt_tensor *a = nt_f32(device, t->advantage, t->n), *w = nt_f32(device, t->weight, t->n);
@@ -90,7 +91,8 @@ static nt_tensor *reference_logprob(const struct nla_rl *rl, const struct nla_re
 	return ref;
 }
 
-static enum nla_status micro(const struct nla_rl *rl, const struct nla_step *s, struct tokens *t, struct sums *sum, struct nla_err *err)
+static enum nla_status micro(const struct nla_rl *rl, const struct nla_step *s, struct tokens *t, struct sums *sum,
+			     struct nla_err *err)
 {
 	int64_t *prompt_of = nla_alloc((size_t)(t->to - t->from), sizeof(*prompt_of));
 	struct nla_responses r = nla_step_responses(s, t->from, t->to, rl->av->target->lm.arch.d_model, prompt_of);
@@ -135,16 +137,20 @@ enum nla_status nla_update_gradient(struct nla_rl *rl, struct nla_step *step, st
 		free(t.advantage); /* the block's first */
 	}
 	double n = (double)sum.tokens, n_ref = rl->update.kl > 0 ? n : (double)NAN;
-	step->update = (struct nla_update_stats){ .loss = sum.loss, .kl = sum.kl / n_ref, .kl_clamped = sum.clamped / n_ref, .entropy = sum.entropy / n,
-						  .clip_frac = sum.clipped / n, .ar_loss = (double)NAN,
+	step->update = (struct nla_update_stats){ .loss = sum.loss,
+						  .kl = sum.kl / n_ref,
+						  .kl_clamped = sum.clamped / n_ref,
+						  .entropy = sum.entropy / n,
+						  .clip_frac = sum.clipped / n,
+						  .ar_loss = (double)NAN,
 						  .sampler_gap = step->tokens.logprob ? sum.gap / n : (double)NAN };
 	return err->status;
 }
 
 /* ---- the AR ---- */
 
-static enum nla_status ar_micro(const struct nla_rl *rl, const struct nla_ar_texts *texts, const float *v, int64_t from, int64_t to,
-				double *loss, struct nla_err *err)
+static enum nla_status ar_micro(const struct nla_rl *rl, const struct nla_ar_texts *texts, const float *v, int64_t from,
+				int64_t to, double *loss, struct nla_err *err)
 {
 	int64_t shape[2] = { to - from, rl->ar->target->lm.arch.d_model }, n = (int64_t)texts->offset.n - 1;
 	struct nla_recompute re = { .on = rl->update.recompute };
@@ -167,7 +173,8 @@ static enum nla_status ar_micro(const struct nla_rl *rl, const struct nla_ar_tex
 	return err->status;
 }
 
-enum nla_status nla_update_ar(struct nla_rl *rl, struct nla_step *step, const struct nla_ar_texts *texts, const float *v, struct nla_err *err)
+enum nla_status nla_update_ar(struct nla_rl *rl, struct nla_step *step, const struct nla_ar_texts *texts, const float *v,
+			      struct nla_err *err)
 {
 	struct nla_update_stats *u = &step->update;
 	int64_t n = (int64_t)texts->offset.n - 1, m = rl->update.micro_batch > 0 ? rl->update.micro_batch : n;

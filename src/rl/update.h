@@ -5,9 +5,9 @@
  *	d = min(ref - logp, 12);  kl = exp(d) - d - 1                                 (k3, Schulman 2020)
  *	loss = mean over samples of mean over own tokens of -(surrogate - beta kl)
  *
- * old is the trainer's own log-probability before the step. With one update a rollout that is this very forward pass, detached: the
- * ratio is 1 and its gradient is what matters; nothing is computed twice. ref is the AV as it was at the start. Failed rows are
- * trained on, and every mean divides by the samples drawn.
+ * old is the trainer's own log-probability before the step. With one update a rollout that is this very forward pass, detached:
+ * the ratio is 1 and its gradient is what matters; nothing is computed twice. ref is the AV as it was at the start. Failed rows
+ * are trained on, and every mean divides by the samples drawn.
  */
 #ifndef NLA_UPDATE_H
 #define NLA_UPDATE_H

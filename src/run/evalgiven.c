@@ -7,8 +7,10 @@
 #include "base/utf8.h"
 #include "run/evaluate.h"
 
-/* Ids of a whole response as generation would have emitted them: the end-of-turn token follows unless the text ends in a stop token. */
-static enum nla_status response_ids(const struct nla_target *target, const char *text, struct nla_i32s *ids, struct nla_err *err)
+/* Ids of a whole response as generation would have emitted them: the end-of-turn token follows unless the text ends in a stop
+ * token. */
+static enum nla_status response_ids(const struct nla_target *target, const char *text, struct nla_i32s *ids,
+				    struct nla_err *err)
 {
 	size_t before = ids->n;
 	if (nla_tokenizer_encode(target->tok, text, strlen(text), ids, err))
@@ -19,21 +21,24 @@ static enum nla_status response_ids(const struct nla_target *target, const char 
 }
 
 /* The ids that a rows.jsonl keeps: sampled ones need not be those the tokenizer would choose for their text. */
-static enum nla_status given_ids(const struct nla_target *target, const cJSON *list, const char *name, struct nla_i32s *ids, struct nla_err *err)
+static enum nla_status given_ids(const struct nla_target *target, const cJSON *list, const char *name, struct nla_i32s *ids,
+				 struct nla_err *err)
 {
 	const double size = (double)nla_tokenizer_size(target->tok);
 	const cJSON *x = cJSON_IsArray(list) ? list->child : NULL;
 	if (!x)
 		return nla_fail(err, "%s: 'ids' is not a list of token ids", name);
 	for (; x; x = x->next) {
-		if (!cJSON_IsNumber(x) || !(x->valuedouble >= 0 && x->valuedouble < size) || x->valuedouble != (double)(int32_t)x->valuedouble)
+		if (!cJSON_IsNumber(x) || !(x->valuedouble >= 0 && x->valuedouble < size) ||
+		    x->valuedouble != (double)(int32_t)x->valuedouble)
 			return nla_fail(err, "%s: 'ids' has what is no token id", name);
 		nla_i32s_push(ids, (int32_t)x->valuedouble);
 	}
 	return NLA_OK;
 }
 
-static enum nla_status take_explanation(const struct nla_target *target, struct nla_step *s, int64_t i, const char *text, struct nla_err *err)
+static enum nla_status take_explanation(const struct nla_target *target, struct nla_step *s, int64_t i, const char *text,
+					struct nla_err *err)
 {
 	struct nla_i32s ids = { 0 };
 	size_t n;
@@ -52,11 +57,13 @@ static enum nla_status take_line(const struct nla_rl *rl, const cJSON *json, con
 {
 	const struct nla_target *target = rl->av->target;
 	const char *explanation, *response;
-	if (nla_json_need_int(json, name, "row", &s->rows[i], err) || nla_json_str(json, name, "explanation", NULL, &explanation, err) ||
+	if (nla_json_need_int(json, name, "row", &s->rows[i], err) ||
+	    nla_json_str(json, name, "explanation", NULL, &explanation, err) ||
 	    nla_json_str(json, name, "response", NULL, &response, err))
 		return err->status;
 	if (s->rows[i] < 0 || s->rows[i] >= rl->set->n)
-		return nla_fail(err, "%s: row %lld is outside '%s' of %lld rows", name, (long long)s->rows[i], rl->set->path, (long long)rl->set->n);
+		return nla_fail(err, "%s: row %lld is outside '%s' of %lld rows", name, (long long)s->rows[i], rl->set->path,
+				(long long)rl->set->n);
 	if (response) {
 		const cJSON *list = nla_json_at(json, "ids");
 		return list ? given_ids(target, list, name, ids, err) : response_ids(target, response, ids, err);
@@ -65,8 +72,8 @@ static enum nla_status take_line(const struct nla_rl *rl, const cJSON *json, con
 			   : nla_fail(err, "%s: has neither 'explanation' nor 'response'", name);
 }
 
-static enum nla_status take_lines(const struct nla_rl *rl, const char *path, struct nla_step *s, struct nla_i32s *ids, struct nla_i64s *offset,
-				  struct nla_err *err)
+static enum nla_status take_lines(const struct nla_rl *rl, const char *path, struct nla_step *s, struct nla_i32s *ids,
+				  struct nla_i64s *offset, struct nla_err *err)
 {
 	struct nla_lines in;
 	const char *line;
@@ -99,7 +106,8 @@ static enum nla_status count_lines(const char *path, int64_t *n, struct nla_err 
 }
 
 /* The ids of the lines as a rollout has them, [n, T], read as one. */
-static enum nla_status take_responses(const struct nla_rl *rl, struct nla_step *s, const int32_t *ids, const int64_t *offset, struct nla_err *err)
+static enum nla_status take_responses(const struct nla_rl *rl, struct nla_step *s, const int32_t *ids, const int64_t *offset,
+				      struct nla_err *err)
 {
 	int64_t width = 1;
 	for (int64_t i = 0; i < s->n; i++)

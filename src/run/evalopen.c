@@ -1,4 +1,5 @@
-/* What nla-eval loads: target, AV, AR, set, the anchor, and in fp32 where memory allows a merged copy that decodes; see evaluate.h. */
+/* What nla-eval loads: target, AV, AR, set, the anchor, and in fp32 where memory allows a merged copy that decodes; see
+ * evaluate.h. */
 #include <stdlib.h>
 
 #include "base/file.h"
@@ -27,7 +28,8 @@ static enum nla_status open_models(struct nla_eval *e, const struct nla_config *
 	e->rl = nla_models_rl(m, cfg);
 	e->rl.set = &e->set;
 	char *ref = find_reference(cfg);
-	if (ref && !nla_half_open(&e->ref, NLA_AV, &m->target, ref, *cfg->ref ? "" : cfg->av_base, err)) /* the run's own is over av's base */
+	if (ref && !nla_half_open(&e->ref, NLA_AV, &m->target, ref, *cfg->ref ? "" : cfg->av_base,
+				  err)) /* the run's own is over av's base */
 		e->rl.reference = nla_half_view(&e->ref);
 	else if (m->av.weights.base) /* trained over a whole AV: that is the anchor */
 		e->rl.reference.n_adapters = 0;
@@ -41,10 +43,20 @@ static enum nla_status plan(struct nla_eval *e, const struct nla_config *cfg, in
 	const struct nla_half *av = &e->models.av, *ar = &e->models.ar;
 	const struct nla_lm *lm = &e->models.target.lm;
 	struct nla_plan_in in = {
-		.arch = &lm->arch, .dtype = lm->dtype, .gpu = lm->device != NT_CPU, .weights = nla_plan_loaded(&e->models.target, av, ar),
-		.av = av->adapter.layers ? &av->adapter : NULL, .ar = ar->adapter.layers ? &ar->adapter : NULL, .ar_depth = ar->depth,
-		.prompt = (int64_t)av->prompt.n, .prompt_head = av->marker, .prompts = 1, .group = 1,
-		.new_tokens = cfg->rollout.max_new_tokens, .eval_rows = NLA_MIN(cfg->eval.batch, e->n), .copies = 1,
+		.arch = &lm->arch,
+		.dtype = lm->dtype,
+		.gpu = lm->device != NT_CPU,
+		.weights = nla_plan_loaded(&e->models.target, av, ar),
+		.av = av->adapter.layers ? &av->adapter : NULL,
+		.ar = ar->adapter.layers ? &ar->adapter : NULL,
+		.ar_depth = ar->depth,
+		.prompt = (int64_t)av->prompt.n,
+		.prompt_head = av->marker,
+		.prompts = 1,
+		.group = 1,
+		.new_tokens = cfg->rollout.max_new_tokens,
+		.eval_rows = NLA_MIN(cfg->eval.batch, e->n),
+		.copies = 1,
 	};
 	in.copies = lm->dtype == NT_F32 && nla_plan_rows(&in, in.eval_rows, room) == in.eval_rows;
 	e->rl.rollout.rows = nla_plan_rows(&in, in.eval_rows, room);
@@ -62,8 +74,9 @@ enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, 
 	int64_t room;
 	nt_dtype dtype;
 	*e = (struct nla_eval){ 0 };
-	if (nla_config_need(cfg->model, "model", err) || nla_config_need(data, "eval.data", err) || nla_config_need(cfg->out, "out", err) ||
-	    nla_config_device(cfg, &device, &dtype, err) || nla_config_room(cfg, device, &room, err) || open_models(e, cfg, data, err))
+	if (nla_config_need(cfg->model, "model", err) || nla_config_need(data, "eval.data", err) ||
+	    nla_config_need(cfg->out, "out", err) || nla_config_device(cfg, &device, &dtype, err) ||
+	    nla_config_room(cfg, device, &room, err) || open_models(e, cfg, data, err))
 		return err->status;
 	e->rows = nla_eval_rows(&e->set, cfg->eval.rows, &e->n);
 	return *cfg->score ? NLA_OK : plan(e, cfg, room, err);

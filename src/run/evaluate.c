@@ -35,7 +35,8 @@ enum nla_status nla_eval_baselines(struct nla_rl *rl, const int64_t *rows, int64
 		nla_baseline_add(&b, v);
 	nla_baseline_get(&b, &rl->base.var, &rl->base.mean);
 	if (!err->status && !(rl->base.var > 0))
-		nla_fail(err, "'%s': the %lld evaluated rows do not vary: FVE means nothing on them", rl->set->path, (long long)n);
+		nla_fail(err, "'%s': the %lld evaluated rows do not vary: FVE means nothing on them", rl->set->path,
+			 (long long)n);
 	nla_baseline_release(&b);
 	free(v);
 	return err->status;
@@ -61,13 +62,15 @@ static enum nla_status evaluate_batch(struct nla_rl *rl, struct nla_step *out, i
 	nla_step_start(&part, n, 1, rl->set->d);
 	for (int64_t i = 0; i < n; i++)
 		part.keys[i] = (uint32_t)out->rows[from + i];
-	if (!nla_actset_vectors(rl->set, out->rows + from, (size_t)n, part.v, err) && !nla_rollout(rl, &part, err) && !nla_score(rl, &part, err))
+	if (!nla_actset_vectors(rl->set, out->rows + from, (size_t)n, part.v, err) && !nla_rollout(rl, &part, err) &&
+	    !nla_score(rl, &part, err))
 		take(out, from, &part);
 	nla_step_release(&part);
 	return err->status;
 }
 
-enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, int64_t batch, struct nla_step *out, struct nla_err *err)
+enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, int64_t batch, struct nla_step *out,
+			     struct nla_err *err)
 {
 	struct nla_progress p;
 	nla_step_start(out, n, 1, 0);
@@ -78,7 +81,8 @@ enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, 
 	for (int64_t from = 0; from < n && !err->status; from += batch) {
 		int64_t m = NLA_MIN(batch, n - from);
 		if (nla_stop_asked()) {
-			nla_fail(err, "stopped after %lld of %lld rows: this evaluation writes nothing", (long long)from, (long long)n);
+			nla_fail(err, "stopped after %lld of %lld rows: this evaluation writes nothing", (long long)from,
+				 (long long)n);
 			err->status = NLA_STOPPED;
 			break;
 		}
@@ -93,8 +97,8 @@ enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, 
 }
 
 /* Log-probabilities of the samples `at` [n] under a view, into their rows of `out` [.., T]. */
-static enum nla_status logprob_batch(const struct nla_rl *rl, const struct nla_view *view, const struct nla_step *s, const int64_t *at, int64_t n,
-				     float *out, struct nla_err *err)
+static enum nla_status logprob_batch(const struct nla_rl *rl, const struct nla_view *view, const struct nla_step *s,
+				     const int64_t *at, int64_t n, float *out, struct nla_err *err)
 {
 	const int64_t width = s->tokens.width;
 	struct nla_step part;

@@ -1,8 +1,8 @@
 /*
  * evaluate - held-out rows -> FVE, tokens, failures; one sample a row, by the same sampler as training.
  *
- * An evaluation is a struct nla_step with G = 1, and the struct nla_rl that made it: the baselines in it become those of the evaluated
- * rows. A row's sample depends on (seed, data set row) alone.
+ * An evaluation is a struct nla_step with G = 1, and the struct nla_rl that made it: the baselines in it become those of the
+ * evaluated rows. A row's sample depends on (seed, data set row) alone.
  *
  *	int64_t n, *rows = nla_eval_rows(rl.set, cfg->eval.rows, &n);
  *	if (!nla_evaluate(&rl, rows, n, cfg->eval.batch, &step, err))
@@ -18,9 +18,11 @@
 int64_t *nla_eval_rows(const struct nla_actset *set, int64_t count, int64_t *n);
 
 /* Samples a response for each row, `batch` rows at a time, and scores it. A signal ends it between two batches: NLA_STOPPED. */
-enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, int64_t batch, struct nla_step *out, struct nla_err *err);
-/* Scores the texts of nla-eval --score FILE.jsonl: {"row": i, "explanation": "..."} or {"row": i, "response": "..."} a line. A line of a
- * rows.jsonl serves as it is: its "ids" are scored instead of those that the tokenizer gives its text. Errors name the line. */
+enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, int64_t batch, struct nla_step *out,
+			     struct nla_err *err);
+/* Scores the texts of nla-eval --score FILE.jsonl: {"row": i, "explanation": "..."} or {"row": i, "response": "..."} a line. A
+ * line of a rows.jsonl serves as it is: its "ids" are scored instead of those that the tokenizer gives its text. Errors name
+ * the line. */
 enum nla_status nla_evaluate_given(struct nla_rl *rl, const char *path, struct nla_step *out, struct nla_err *err);
 /* Log-probabilities of the responses under policy and reference, at the sampling temperature. */
 enum nla_status nla_eval_logprob(const struct nla_rl *rl, int64_t batch, struct nla_step *s, struct nla_err *err);

@@ -6,7 +6,8 @@
 #include "base/progress.h"
 #include "run/stop.h"
 
-/* AV and AR are restored as a pair, with their moments, the data cursor and the counters; random numbers follow from the step. */
+/* AV and AR are restored as a pair, with their moments, the data cursor and the counters; random numbers follow from the step.
+ */
 static enum nla_status restore(struct nla_loop *l, struct nla_err *err)
 {
 	struct nla_st st;
@@ -29,7 +30,8 @@ enum nla_status nla_loop_open(struct nla_loop *l, bool fixed_steps, struct nla_e
 {
 	l->saved = -1;
 	l->state.rows = l->cursor.n;
-	return nla_folder_open(&l->folder, l->cfg, fixed_steps, err) || (l->folder.checkpoint && restore(l, err)) ? err->status : NLA_OK;
+	return nla_folder_open(&l->folder, l->cfg, fixed_steps, err) || (l->folder.checkpoint && restore(l, err)) ? err->status
+														  : NLA_OK;
 }
 
 static enum nla_status write_checkpoint(struct nla_loop *l, const char *dir, struct nla_err *err)
@@ -83,8 +85,10 @@ static enum nla_status evaluate(struct nla_loop *l, struct nla_err *err)
 static enum nla_status guard(struct nla_loop *l, struct nla_err *err)
 {
 	if (l->state.bad_steps >= l->cfg->update.max_bad_steps && !checkpoint(l, err))
-		nla_fail(err, "gradients were not finite for %lld steps in a row: the last good state is '%s/checkpoints/latest': %s",
-			 (long long)l->state.bad_steps, l->folder.path, l->advice);
+		nla_fail(
+		    err,
+		    "gradients were not finite for %lld steps in a row: the last good state is '%s/checkpoints/latest': %s",
+		    (long long)l->state.bad_steps, l->folder.path, l->advice);
 	return err->status;
 }
 

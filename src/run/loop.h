@@ -2,13 +2,13 @@
  * loop - what surrounds a training step, the same for RL and for supervised training:
  *
  *	evaluate
- *	until `steps` are made or a signal comes: step, evaluate when due, log, stop after too many bad gradients, checkpoint when due
- *	checkpoint, evaluate
+ *	until `steps` are made or a signal comes: step, evaluate when due, log, stop after too many bad gradients, checkpoint
+ * when due checkpoint, evaluate
  *
  * A step's line is written before its checkpoint: a kill in between repeats the step, and never loses the line.
  *
- * A run embeds a struct nla_loop as its first member, which its four functions cast back. Checkpoints hold what the loop itself holds
- * (counters, data cursor, optimizers) and what `save` adds.
+ * A run embeds a struct nla_loop as its first member, which its four functions cast back. Checkpoints hold what the loop itself
+ * holds (counters, data cursor, optimizers) and what `save` adds.
  */
 #ifndef NLA_LOOP_H
 #define NLA_LOOP_H

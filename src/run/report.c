@@ -1,6 +1,6 @@
 /*
- * Every number of the logs; see report.h. The functions at the end are the fields: each row is written into a JSON object, or, of an
- * empty step, into the documentation. A new field is a new row.
+ * Every number of the logs; see report.h. The functions at the end are the fields: each row is written into a JSON object, or,
+ * of an empty step, into the documentation. A new field is a new row.
  */
 #include "run/report.h"
 
@@ -133,7 +133,8 @@ static void put_scores(struct out *o, const struct numbers *x, const struct nla_
 	num(o, "fve_all", nla_fve(mean(&x->all), base->var), "fve of all rows, failed ones at reward.fail_mse");
 	if (evaluation)
 		num(o, "fve_all_meannorm", nla_fve(mean(&x->all), base->mean), "the same, mean-normalised");
-	num(o, "mse", mean(&x->valid), "of valid rows: mean over D of the squared difference of normalised vectors, 2 (1 - cosine)");
+	num(o, "mse", mean(&x->valid),
+	    "of valid rows: mean over D of the squared difference of normalised vectors, 2 (1 - cosine)");
 	num(o, "cosine", nla_cosine(mean(&x->valid)), "of valid rows, 1 - mse / 2");
 }
 
@@ -166,9 +167,11 @@ static void put_rewards(struct out *o, const struct nla_rl *rl, const struct nla
 	num(o, "reward_mean", reward, "mean reward: score less penalty");
 	num(o, "reward_std", reward_std, "its standard deviation over all samples");
 	num(o, "penalty_mean", penalty, "mean penalty: lambda a token above the floor");
-	num(o, "score_within_std", nla_within_group_std(score, s->n_prompts, s->group), "standard deviation of the score within a group, mean over groups");
+	num(o, "score_within_std", nla_within_group_std(score, s->n_prompts, s->group),
+	    "standard deviation of the score within a group, mean over groups");
 	num(o, "penalty_within_std", nla_within_group_std(s->penalty, s->n_prompts, s->group), "the same of the penalty");
-	text(o, "lambda_unit", rl->reward.score == NLA_REWARD_FVE ? "fve" : "-mse", "what lambda is measured in: `fve` or `-mse`");
+	text(o, "lambda_unit", rl->reward.score == NLA_REWARD_FVE ? "fve" : "-mse",
+	     "what lambda is measured in: `fve` or `-mse`");
 	free(score);
 }
 
@@ -176,10 +179,12 @@ static void put_update(struct out *o, const struct nla_rl *rl, const struct nla_
 {
 	const struct nla_update_stats *u = &s->update;
 	num(o, "kl", u->kl, "k3 estimate of the divergence from the reference, mean over tokens; null at update.kl 0");
-	num(o, "kl_clamped", u->kl_clamped, "share of tokens that the reference finds e^12 times likelier or more: their KL has no gradient");
+	num(o, "kl_clamped", u->kl_clamped,
+	    "share of tokens that the reference finds e^12 times likelier or more: their KL has no gradient");
 	num(o, "entropy", u->entropy, "of the policy, mean over tokens");
 	num(o, "clip_frac", u->clip_frac, "share of tokens whose ratio was clipped");
-	num(o, "sampler_gap", u->sampler_gap, "mean over tokens of the difference between the trainer's and the sampler's log-probability: must stay small");
+	num(o, "sampler_gap", u->sampler_gap,
+	    "mean over tokens of the difference between the trainer's and the sampler's log-probability: must stay small");
 	num(o, "loss", u->loss, "of the update");
 	num(o, "grad_norm", u->grad_norm, "before clipping; null: not finite, the step was skipped");
 	num(o, "lr", rl->update.lr, "learning rate");
@@ -211,7 +216,8 @@ static void put_step(struct out *o, const struct nla_rl *rl, const struct nla_st
 	num(o, "response_tokens_mean", mean(&x.response), "mean tokens of a response, the stop token included");
 	put_percentiles(o, &x);
 	num(o, "explanation_tokens_mean", mean(&x.explanation), "mean tokens of an explanation alone");
-	num(o, "tokens_per_second", x.response.sum / s->seconds[NLA_STAGE_ROLLOUT], "response tokens over the rollout's seconds");
+	num(o, "tokens_per_second", x.response.sum / s->seconds[NLA_STAGE_ROLLOUT],
+	    "response tokens over the rollout's seconds");
 	num(o, "failed_rate", failed_rate(&x), "share of rows that failed");
 	for (int cause = 1; cause < NLA_N_FAILURES; cause++) {
 		char *key = nla_format("failed_%s", nla_failures[cause].name);
@@ -250,7 +256,8 @@ static void put_sft(struct out *o, const struct nla_sft_line *l, const struct nl
 		return;
 	num(o, "held_loss", l->held_loss, "every `sft.held_every` steps: the loss on held-out documents");
 	if (o->markdown || l->role == NLA_ROLE_AV)
-		num(o, "held_loss_other_vector", l->held_loss_other_vector, "role av: the same when every row gets another document's vector");
+		num(o, "held_loss_other_vector", l->held_loss_other_vector,
+		    "role av: the same when every row gets another document's vector");
 	if (o->markdown || (l->role == NLA_ROLE_AR && !isnan(l->base.var))) {
 		num(o, "held_fve", nla_fve(l->held_loss, l->base.var), "role ar: fve on held-out documents");
 		num(o, "held_fve_meannorm", nla_fve(l->held_loss, l->base.mean), "role ar: the same, mean-normalised");
@@ -317,7 +324,10 @@ LINE(sft, (const struct nla_sft_line *line, const struct nla_state *state), line
 LINE(eval, (const struct nla_rl *rl, const struct nla_step *s), rl, s)
 LINE(row, (const struct nla_rl *rl, const struct nla_step *s, int64_t i), rl, s, i)
 
-static void heading(struct nla_str *out, const char *what) { nla_str_addf(out, "\n%s\n\n| key | meaning |\n|---|---|\n", what); }
+static void heading(struct nla_str *out, const char *what)
+{
+	nla_str_addf(out, "\n%s\n\n| key | meaning |\n|---|---|\n", what);
+}
 
 void nla_report_markdown(struct nla_str *out)
 {
@@ -337,7 +347,9 @@ void nla_report_markdown(struct nla_str *out)
 	put_sft(&o, &sft, &state);
 	heading(out, "**samples.jsonl.gz**, `log.samples` of every `log.samples_every` steps:");
 	put_sample(&o, &rl, &empty, 0, 0);
-	heading(out, "**Evaluation**, `summary.json` of `nla-eval` (which adds `av`, `ar` and `data`) and `eval-STEP.json` of a run:");
+	heading(
+	    out,
+	    "**Evaluation**, `summary.json` of `nla-eval` (which adds `av`, `ar` and `data`) and `eval-STEP.json` of a run:");
 	put_eval(&o, &rl, &empty);
 	heading(out, "**rows.jsonl** of `nla-eval`, `eval-STEP.rows.jsonl` of a run:");
 	put_row(&o, &rl, &empty, 0);

@@ -1,6 +1,7 @@
 /*
- * report - every number of every log, computed once and named once: a row of report.c is a field's key, its value and its meaning.
- * The same rows make the lines and their documentation (docs/formats.md holds what nla_report_markdown writes; a test compares).
+ * report - every number of every log, computed once and named once: a row of report.c is a field's key, its value and its
+ * meaning. The same rows make the lines and their documentation (docs/formats.md holds what nla_report_markdown writes; a test
+ * compares).
  */
 #ifndef NLA_REPORT_H
 #define NLA_REPORT_H

@@ -31,7 +31,8 @@ static void add_table(struct nla_str *out, const cJSON *before, const cJSON *aft
 	};
 	nla_str_addf(out, "%-24s %10s %10s\n", "held-out rows", "before", "after");
 	for (size_t i = 0; i < NLA_LEN(rows); i++)
-		nla_str_addf(out, "%-24s %10.3f %10.3f\n", rows[i].name, nla_json_value(before, rows[i].key), nla_json_value(after, rows[i].key));
+		nla_str_addf(out, "%-24s %10.3f %10.3f\n", rows[i].name, nla_json_value(before, rows[i].key),
+			     nla_json_value(after, rows[i].key));
 }
 
 static const char *explanation_of(const cJSON *row)
@@ -49,8 +50,9 @@ static void add_explanation(struct nla_str *out, const struct nla_actset *set, c
 	size_t n = strlen(text), skip = n > TEXT_END ? n - TEXT_END : 0;
 	while (skip && ((unsigned char)text[skip] & 0xC0) == 0x80)
 		skip++;
-	nla_str_addf(out, "\nrow %lld, whose text ends: ...%s\n  before (fve %.2f): %s\n  after  (fve %.2f): %s\n", (long long)row, text + skip,
-		     nla_json_value(before, "fve"), explanation_of(before), nla_json_value(after, "fve"), explanation_of(after));
+	nla_str_addf(out, "\nrow %lld, whose text ends: ...%s\n  before (fve %.2f): %s\n  after  (fve %.2f): %s\n",
+		     (long long)row, text + skip, nla_json_value(before, "fve"), explanation_of(before),
+		     nla_json_value(after, "fve"), explanation_of(after));
 }
 
 static void add_explanations(struct nla_str *out, const struct nla_train *t)

@@ -24,9 +24,10 @@ static enum nla_status open_half(struct nla_sft *s, const struct nla_lora_spec *
 	const char *from = ar ? cfg->ar : cfg->av;
 	struct nla_half *half = &s->half;
 	if (*from ? nla_half_open(half, role, &s->target, from, ar ? cfg->ar_base : cfg->av_base, err) ||
-			    nla_contract_fits_set(&s->set, &s->target, ar ? NULL : &half->meta, ar ? &half->meta : NULL, cfg->data, err)
+			nla_contract_fits_set(&s->set, &s->target, ar ? NULL : &half->meta, ar ? &half->meta : NULL, cfg->data,
+					      err)
 		  : nla_contract_fits_set(&s->set, &s->target, NULL, NULL, cfg->data, err) ||
-			    nla_half_new(half, role, &s->target, &s->set.meta, err))
+			nla_half_new(half, role, &s->target, &s->set.meta, err))
 		return nla_err_context(err, "cannot train on '%s'", cfg->data);
 	if (*from && half->adapter.layers)
 		nla_say("%s: the adapter of '%s' is trained on, as it is: lora.* is not used", s->loop.name, from);
@@ -73,10 +74,21 @@ static enum nla_status make_plan(struct nla_sft *s, int64_t room, struct nla_err
 	for (int64_t i = 0; i < s->set.n; i++)
 		longest = NLA_MAX(longest, nla_sft_length(s, i));
 	struct nla_plan_in in = {
-		.arch = &lm->arch, .dtype = lm->dtype, .gpu = lm->device != NT_CPU, .weights = nla_plan_loaded(&s->target, half, &none),
-		.trained = &half->adapter, .ar_only = ar, .ar_depth = ar ? half->depth : 0, .head_trained = ar && cfg->sft.train_head,
-		.prompt = (int64_t)half->prompt.n, .prompt_head = half->marker, .ar_prompt = longest,
-		.prompts = cfg->sft.batch, .group = 1, .new_tokens = longest, .recompute = cfg->update.recompute,
+		.arch = &lm->arch,
+		.dtype = lm->dtype,
+		.gpu = lm->device != NT_CPU,
+		.weights = nla_plan_loaded(&s->target, half, &none),
+		.trained = &half->adapter,
+		.ar_only = ar,
+		.ar_depth = ar ? half->depth : 0,
+		.head_trained = ar && cfg->sft.train_head,
+		.prompt = (int64_t)half->prompt.n,
+		.prompt_head = half->marker,
+		.ar_prompt = longest,
+		.prompts = cfg->sft.batch,
+		.group = 1,
+		.new_tokens = longest,
+		.recompute = cfg->update.recompute,
 		.micro_batch = cfg->update.micro_batch ? cfg->update.micro_batch : s->loop.state.micro_batch,
 	};
 	nla_plan_make(&in, room, &plan);
@@ -101,7 +113,8 @@ static int64_t other_row(const struct nla_sft *s, int64_t i, int64_t n)
 	return -1;
 }
 
-/* Mean over the held-out rows' tokens (role ar: rows); other: with another row's vector each, NaN where all are of one document. */
+/* Mean over the held-out rows' tokens (role ar: rows); other: with another row's vector each, NaN where all are of one
+ * document. */
 static enum nla_status held_out(struct nla_sft *s, bool other, double *mean, struct nla_err *err)
 {
 	int64_t n = NLA_MIN(s->split.n_held, HELD_ROWS), weight = 0;
@@ -126,7 +139,8 @@ static void held_words(const struct nla_sft_line *l, struct nla_str *text)
 {
 	nla_str_addf(text, "  held %.4f", l->held_loss);
 	if (l->role == NLA_ROLE_AV)
-		nla_str_addf(text, isnan(l->held_loss_other_vector) ? " (all of one document)" : " (another's vector %.4f)", l->held_loss_other_vector);
+		nla_str_addf(text, isnan(l->held_loss_other_vector) ? " (all of one document)" : " (another's vector %.4f)",
+			     l->held_loss_other_vector);
 	else if (l->role == NLA_ROLE_AR && !isnan(l->base.var))
 		nla_str_addf(text, " (fve %.3f)", nla_fve(l->held_loss, l->base.var));
 }
@@ -164,8 +178,8 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 	if (l->held)
 		held_words(l, &text);
 	if (l->held || at % cfg->log.every == 0)
-		nla_say("%s %lld/%lld  loss %.4f  norm %.2f  lr %.1e  %.2f s%s", roles[l->role].name, at, (long long)cfg->steps, l->loss,
-			l->grad_norm, l->lr, l->seconds, text.buf);
+		nla_say("%s %lld/%lld  loss %.4f  norm %.2f  lr %.1e  %.2f s%s", roles[l->role].name, at, (long long)cfg->steps,
+			l->loss, l->grad_norm, l->lr, l->seconds, text.buf);
 	cJSON *line = nla_report_sft(l, &loop->state);
 	nla_log_line(&loop->folder.metrics, line, err);
 	cJSON_Delete(line);
@@ -195,11 +209,13 @@ static enum nla_status open_model(struct nla_sft *s, int device, nt_dtype dtype,
 	if (role == NLA_ROLE_LM && dtype != NT_F32)
 		return nla_usage(err, "role lm trains the weights themselves, which bf16 is too coarse for: give --dtype fp32");
 	if (nla_config_lora(cfg, &spec, err) ||
-	    nla_target_open(&s->target, cfg->model, &cfg->chat, device, dtype, role == NLA_ROLE_LM && cfg->sft.init ? cfg->seed : -1, err) ||
+	    nla_target_open(&s->target, cfg->model, &cfg->chat, device, dtype,
+			    role == NLA_ROLE_LM && cfg->sft.init ? cfg->seed : -1, err) ||
 	    nla_sft_load(s, err))
 		return err->status;
 	if (role == NLA_ROLE_LM && s->target.lm.mapped)
-		return nla_fail(err, "role lm trains every weight, and '%s' does not fit this machine's memory for that", cfg->model);
+		return nla_fail(err, "role lm trains every weight, and '%s' does not fit this machine's memory for that",
+				cfg->model);
 	if (role != NLA_ROLE_LM && open_half(s, &spec, err))
 		return err->status;
 	return nla_sft_encode(s, err);
@@ -213,11 +229,13 @@ enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, st
 	*s = (struct nla_sft){ .cfg = cfg };
 	s->loop = (struct nla_loop){ .cfg = cfg, .name = roles[cfg->sft.role].name, .step = step, .log = log_step, .save = save,
 				     .advice = "lower sft.lr, or look at the data" };
-	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->out, "out", err) || nla_config_device(cfg, &device, &dtype, err) ||
-	    nla_config_room(cfg, device, &room, err) || open_model(s, device, dtype, err) || open_params(s, err))
+	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->out, "out", err) ||
+	    nla_config_device(cfg, &device, &dtype, err) || nla_config_room(cfg, device, &room, err) ||
+	    open_model(s, device, dtype, err) || open_params(s, err))
 		return err->status;
 	nla_cursor_init(&s->loop.cursor, (uint64_t)cfg->seed, s->split.n_train);
-	s->line = (struct nla_sft_line){ .role = cfg->sft.role, .base = { s->set.meta.baseline_var, s->set.meta.baseline_mean } };
+	s->line =
+	    (struct nla_sft_line){ .role = cfg->sft.role, .base = { s->set.meta.baseline_var, s->set.meta.baseline_mean } };
 	if (nla_loop_open(&s->loop, cfg->sft.schedule == NLA_SCHEDULE_COSINE, err) || make_plan(s, room, err))
 		return err->status;
 	nla_say("%s: %lld rows to train on, %lld held out, %lld tensors trained", s->loop.name, (long long)s->split.n_train,

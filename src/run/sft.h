@@ -31,14 +31,15 @@ struct nla_sft {
 enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, struct nla_err *err);
 void nla_sft_close(struct nla_sft *s);
 
-/* sft_data.c: what is trained on, before the model is opened; then its sequences, without the rows that the model cannot read. */
+/* sft_data.c: what is trained on, before the model is opened; then its sequences, without the rows that the model cannot read.
+ */
 enum nla_status nla_sft_load(struct nla_sft *s, struct nla_err *err);
 enum nla_status nla_sft_encode(struct nla_sft *s, struct nla_err *err);
 static inline int64_t nla_sft_length(const struct nla_sft *s, int64_t i) { return s->offset.data[i + 1] - s->offset.data[i]; }
 
 /* sft_loss.c: mean loss of these rows; train: adds its gradient. vectors: whose vectors the rows get (role av). */
-enum nla_status nla_sft_loss(struct nla_sft *s, const int64_t *rows, const int64_t *vectors, int64_t n, bool train, double *loss,
-			     struct nla_err *err);
+enum nla_status nla_sft_loss(struct nla_sft *s, const int64_t *rows, const int64_t *vectors, int64_t n, bool train,
+			     double *loss, struct nla_err *err);
 /* What that mean divides by: predicted tokens, or rows (role ar). */
 int64_t nla_sft_weight(const struct nla_sft *s, const int64_t *rows, int64_t n);
 

@@ -1,4 +1,5 @@
-/* What a supervised run trains on: documents of a corpus cut into sequences, or rows of an activation set with their explanations. */
+/* What a supervised run trains on: documents of a corpus cut into sequences, or rows of an activation set with their
+ * explanations. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,10 +63,13 @@ enum nla_status nla_sft_load(struct nla_sft *s, struct nla_err *err)
 	const struct nla_config *cfg = s->cfg;
 	nla_i64s_push(&s->offset, 0);
 	if (cfg->sft.role != NLA_ROLE_LM)
-		return nla_config_need(cfg->data, "data", err) || nla_actset_open(&s->set, cfg->data, s->target.lm.arch.d_model, err) ||
-				       nla_split_by_doc(&s->split, &s->set, (uint64_t)cfg->seed, cfg->sft.held_out, err)
-			       ? err->status : NLA_OK;
-	if (nla_config_need(cfg->sft.corpus, "sft.corpus", err) || read_corpus(s, false, &s->split.train, &s->split.n_train, err) ||
+		return nla_config_need(cfg->data, "data", err) ||
+			       nla_actset_open(&s->set, cfg->data, s->target.lm.arch.d_model, err) ||
+			       nla_split_by_doc(&s->split, &s->set, (uint64_t)cfg->seed, cfg->sft.held_out, err)
+			   ? err->status
+			   : NLA_OK;
+	if (nla_config_need(cfg->sft.corpus, "sft.corpus", err) ||
+	    read_corpus(s, false, &s->split.train, &s->split.n_train, err) ||
 	    read_corpus(s, true, &s->split.held, &s->split.n_held, err))
 		return err->status;
 	return s->split.n_train ? NLA_OK : nla_fail(err, "'%s' holds no text to train on", cfg->sft.corpus);
@@ -77,15 +81,16 @@ enum nla_status nla_sft_load(struct nla_sft *s, struct nla_err *err)
 enum { NO_EXPLANATION = NLA_AR_MERGES + 1, N_FATES };
 
 /* A response is encoded apart from the prompt, as generation emits it. */
-static enum nla_status encode_response(const struct nla_sft *s, const char *explanation, struct nla_i32s *ids, enum nla_ar_fit *fit,
-				       struct nla_err *err)
+static enum nla_status encode_response(const struct nla_sft *s, const char *explanation, struct nla_i32s *ids,
+				       enum nla_ar_fit *fit, struct nla_err *err)
 {
 	const size_t before = ids->n;
 	char *text = nla_format("<explanation>\n%s\n</explanation>", explanation);
 	nla_tokenizer_encode(s->target.tok, text, strlen(text), ids, err);
 	free(text);
 	nla_i32s_push(ids, s->target.chat.end_of_turn);
-	if ((int64_t)(s->half.prompt.n + ids->n - before) - 1 > nt_size(nla_half_lm(&s->half)->cos, 0)) /* the last token predicts nothing */
+	if ((int64_t)(s->half.prompt.n + ids->n - before) - 1 >
+	    nt_size(nla_half_lm(&s->half)->cos, 0)) /* the last token predicts nothing */
 		*fit = NLA_AR_TOO_LONG;
 	return err->status;
 }
@@ -136,7 +141,8 @@ enum nla_status nla_sft_encode(struct nla_sft *s, struct nla_err *err)
 	const int64_t longer = left_out[NLA_AR_TOO_LONG], merge = left_out[NLA_AR_MERGES];
 	int64_t limit = s->cfg->sft.role == NLA_ROLE_AV ? nt_size(nla_half_lm(&s->half)->cos, 0) : nla_ar_max_ids(&s->half);
 	if (longer || merge)
-		nla_say("%lld rows left out: %lld are longer than the %lld tokens the model reads, %lld merge with the AR template's end",
+		nla_say("%lld rows left out: %lld are longer than the %lld tokens the model reads, %lld merge with the AR "
+			"template's end",
 			(long long)(longer + merge), (long long)longer, (long long)limit, (long long)merge);
 	if (!err->status && (!s->split.n_train || (s->cfg->sft.held_out > 0 && !s->split.n_held)))
 		nla_fail(err, "'%s': no row%s has an explanation %s", s->set.path, s->split.n_train ? " that is held out" : "",

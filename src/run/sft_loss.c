@@ -5,7 +5,10 @@
 #include "run/sft.h"
 
 /* -sum of logprob / n_tokens: the share of this micro-batch in the batch's mean. */
-static nt_tensor *cross_entropy(const nt_tensor *logprob, int64_t n_tokens) { return nt_scale(nt_sum(logprob), -1.0 / (double)n_tokens); }
+static nt_tensor *cross_entropy(const nt_tensor *logprob, int64_t n_tokens)
+{
+	return nt_scale(nt_sum(logprob), -1.0 / (double)n_tokens);
+}
 
 static const int32_t *sequence(const struct nla_sft *s, int64_t row) { return s->ids.data + s->offset.data[row]; }
 
@@ -25,7 +28,8 @@ static nt_tensor *lm_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 	}
 	if (!nla_pack_ready(&pack, view.lm, err)) {
 		nt_tensor *x = nla_final_norm(&view, nla_recompute_forward(re, &view, &pack, NULL, view.lm->arch.n_layers));
-		loss = cross_entropy(nt_token_logprob(x, view.lm->head, nt_i64(view.lm->device, ids.data, (int64_t)ids.n), 1, NULL), n_tokens);
+		loss = cross_entropy(
+		    nt_token_logprob(x, view.lm->head, nt_i64(view.lm->device, ids.data, (int64_t)ids.n), 1, NULL), n_tokens);
 	}
 	nla_pack_release(&pack);
 	nla_i64s_release(&ids);
@@ -54,7 +58,8 @@ static nt_tensor *av_loss(struct nla_sft *s, const int64_t *rows, const int64_t 
 	return loss;
 }
 
-static nt_tensor *ar_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int64_t n_all, struct nla_recompute *re, struct nla_err *err)
+static nt_tensor *ar_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int64_t n_all, struct nla_recompute *re,
+			  struct nla_err *err)
 {
 	struct nla_view view = nla_half_view(&s->half);
 	struct nla_ar_texts texts;
@@ -68,7 +73,9 @@ static nt_tensor *ar_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 	}
 	if (!nla_actset_vectors(&s->set, rows, (size_t)n, v, err)) {
 		nt_tensor *hat = nla_ar_predict(&s->half, &view, &texts, 0, n, re, err);
-		loss = hat ? nt_scale(nt_sum(nla_ar_mse(hat, nt_from_host(NT_F32, s->target.lm.device, v, 2, shape))), 1.0 / (double)n_all) : NULL;
+		loss = hat ? nt_scale(nt_sum(nla_ar_mse(hat, nt_from_host(NT_F32, s->target.lm.device, v, 2, shape))),
+				      1.0 / (double)n_all)
+			   : NULL;
 	}
 	nla_ar_texts_release(&texts);
 	free(v);
@@ -83,8 +90,8 @@ int64_t nla_sft_weight(const struct nla_sft *s, const int64_t *rows, int64_t n)
 	return total;
 }
 
-enum nla_status nla_sft_loss(struct nla_sft *s, const int64_t *rows, const int64_t *vectors, int64_t n, bool train, double *loss,
-			     struct nla_err *err)
+enum nla_status nla_sft_loss(struct nla_sft *s, const int64_t *rows, const int64_t *vectors, int64_t n, bool train,
+			     double *loss, struct nla_err *err)
 {
 	int64_t weight = nla_sft_weight(s, rows, n), micro = s->micro_batch > 0 ? s->micro_batch : n;
 	*loss = 0;

@@ -26,11 +26,23 @@ static void fill_rl(struct nla_train *t)
 {
 	const struct nla_config *cfg = t->cfg;
 	t->rl = (struct nla_rl){
-		.rollout = cfg->rollout, .reward = cfg->reward, .advantage = cfg->advantage,
-		.update = { .lr = cfg->update.lr, .clip = cfg->update.clip, .kl = cfg->update.kl, .grad_clip = cfg->update.grad_clip,
-			    .ar_lr = cfg->ar_update.lr, .micro_batch = t->plan.micro_batch, .recompute = t->plan.recompute },
-		.av = &t->av, .ar = &t->ar, .optim = &t->loop.optim, .ar_optim = cfg->ar_update.enabled ? &t->loop.ar_optim : NULL,
-		.set = &t->set, .cursor = &t->loop.cursor, .base = { t->set.meta.baseline_var, t->set.meta.baseline_mean },
+		.rollout = cfg->rollout,
+		.reward = cfg->reward,
+		.advantage = cfg->advantage,
+		.update = { .lr = cfg->update.lr,
+			    .clip = cfg->update.clip,
+			    .kl = cfg->update.kl,
+			    .grad_clip = cfg->update.grad_clip,
+			    .ar_lr = cfg->ar_update.lr,
+			    .micro_batch = t->plan.micro_batch,
+			    .recompute = t->plan.recompute },
+		.av = &t->av,
+		.ar = &t->ar,
+		.optim = &t->loop.optim,
+		.ar_optim = cfg->ar_update.enabled ? &t->loop.ar_optim : NULL,
+		.set = &t->set,
+		.cursor = &t->loop.cursor,
+		.base = { t->set.meta.baseline_var, t->set.meta.baseline_mean },
 		.rng = { (uint64_t)cfg->seed, NLA_STREAM_SAMPLE },
 	};
 	t->rl.rollout.rows = t->plan.rows;
@@ -60,15 +72,27 @@ struct nla_plan_in nla_train_sizes(const struct nla_train *t)
 	const struct nla_config *cfg = t->cfg;
 	const struct nla_lm *lm = &t->target.lm;
 	return (struct nla_plan_in){
-		.arch = &lm->arch, .dtype = lm->dtype, .gpu = lm->device != NT_CPU, .weights = nla_plan_loaded(&t->target, &t->av, &t->ar),
-		.av = t->av.adapter.layers ? &t->av.adapter : NULL, .ar = t->ar.adapter.layers ? &t->ar.adapter : NULL,
-		.trained = &t->adapter, .ar_depth = t->ar.depth, .ar_trained = cfg->ar_update.enabled,
+		.arch = &lm->arch,
+		.dtype = lm->dtype,
+		.gpu = lm->device != NT_CPU,
+		.weights = nla_plan_loaded(&t->target, &t->av, &t->ar),
+		.av = t->av.adapter.layers ? &t->av.adapter : NULL,
+		.ar = t->ar.adapter.layers ? &t->ar.adapter : NULL,
+		.trained = &t->adapter,
+		.ar_depth = t->ar.depth,
+		.ar_trained = cfg->ar_update.enabled,
 		.head_trained = cfg->ar_update.enabled && cfg->ar_update.train_head,
-		.prompt = (int64_t)t->av.prompt.n, .prompt_head = t->av.marker,
+		.prompt = (int64_t)t->av.prompt.n,
+		.prompt_head = t->av.marker,
 		.ar_prompt = NLA_MIN(t->ar_tokens + cfg->rollout.max_new_tokens, NLA_AR_MAX_IDS),
-		.prompts = cfg->rollout.prompts, .group = cfg->rollout.group, .new_tokens = cfg->rollout.max_new_tokens,
-		.eval_rows = t->has_eval ? cfg->eval.batch : 0, .micro_batch = cfg->update.micro_batch, .recompute = cfg->update.recompute,
-		.copies = NLA_PLAN_ALL_COPIES, .rollout = true,
+		.prompts = cfg->rollout.prompts,
+		.group = cfg->rollout.group,
+		.new_tokens = cfg->rollout.max_new_tokens,
+		.eval_rows = t->has_eval ? cfg->eval.batch : 0,
+		.micro_batch = cfg->update.micro_batch,
+		.recompute = cfg->update.recompute,
+		.copies = NLA_PLAN_ALL_COPIES,
+		.rollout = true,
 	};
 }
 
@@ -135,8 +159,8 @@ static enum nla_status open_trained(struct nla_train *t, const struct nla_lora_s
 	if (nla_adapter_init(&t->adapter, av, av->n_layers, spec, (uint64_t)cfg->seed, device, err) ||
 	    open_optim(&t->loop.optim, &t->adapter, NULL, err) || !cfg->ar_update.enabled)
 		return err->status;
-	if (!t->ar.adapter.layers &&
-	    nla_adapter_init(&t->ar.adapter, &nla_half_lm(&t->ar)->arch, t->ar.depth, spec, (uint64_t)cfg->seed + 1, device, err))
+	if (!t->ar.adapter.layers && nla_adapter_init(&t->ar.adapter, &nla_half_lm(&t->ar)->arch, t->ar.depth, spec,
+						      (uint64_t)cfg->seed + 1, device, err))
 		return err->status;
 	return open_optim(&t->loop.ar_optim, &t->ar.adapter, cfg->ar_update.train_head ? t->ar.head : NULL, err);
 }
@@ -144,8 +168,10 @@ static enum nla_status open_trained(struct nla_train *t, const struct nla_lora_s
 /* The anchor as a folder of its own: what nla-eval takes as reference, even when the warm start's folder is gone. */
 static enum nla_status keep_reference(const struct nla_train *t, struct nla_err *err)
 {
-	char *dir = nla_path_join(t->loop.folder.path, "reference"), *meta = nla_path_join(dir, "nla_meta.yaml"); /* written last */
-	if ((!t->loop.folder.checkpoint || !nla_exists(meta)) && t->av.adapter.layers) /* one without a checkpoint is of another start */
+	char *dir = nla_path_join(t->loop.folder.path, "reference"),
+	     *meta = nla_path_join(dir, "nla_meta.yaml"); /* written last */
+	if ((!t->loop.folder.checkpoint || !nla_exists(meta)) &&
+	    t->av.adapter.layers) /* one without a checkpoint is of another start */
 		nla_half_save(&t->av, NULL, dir, "reference", err);
 	free(dir);
 	free(meta);
@@ -181,10 +207,10 @@ static void say_what(const struct nla_train *t)
 	const struct nla_config *cfg = t->cfg;
 	struct nla_plan_in in = nla_train_sizes(t);
 	char *words = nla_plan_words(&in, &t->plan);
-	nla_say("nla-train: %s on %s, %lld activations of block %lld, seed %lld", cfg->model, nt_device_name(t->target.lm.device),
-		(long long)t->set.n, (long long)t->ar.depth - 1, (long long)cfg->seed);
-	nla_say("lambda %g in units of %s a token; baselines of the data: raw variance %.4f, mean-normalised %.4f", cfg->reward.lambda,
-		cfg->reward.score == NLA_REWARD_FVE ? "fve" : "-mse", t->rl.base.var, t->rl.base.mean);
+	nla_say("nla-train: %s on %s, %lld activations of block %lld, seed %lld", cfg->model,
+		nt_device_name(t->target.lm.device), (long long)t->set.n, (long long)t->ar.depth - 1, (long long)cfg->seed);
+	nla_say("lambda %g in units of %s a token; baselines of the data: raw variance %.4f, mean-normalised %.4f",
+		cfg->reward.lambda, cfg->reward.score == NLA_REWARD_FVE ? "fve" : "-mse", t->rl.base.var, t->rl.base.mean);
 	if (cfg->update.kl == 0)
 		nla_say("update.kl is 0: the reference does not run in training, and kl is null in metrics.jsonl");
 	nla_say("memory plan: %s%s", words, t->plan.fits ? "" : "; that may be too much, see --check");
@@ -214,16 +240,19 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	if (!t->has_eval)
 		return NLA_OK;
 	int64_t *rows = nla_eval_rows(&t->eval_set, t->cfg->eval.rows, &n);
-	char *summary = nla_format("%s/eval-%lld.json", loop->folder.path, at), *lines = nla_format("%s/eval-%lld.rows.jsonl", loop->folder.path, at);
+	char *summary = nla_format("%s/eval-%lld.json", loop->folder.path, at),
+	     *lines = nla_format("%s/eval-%lld.rows.jsonl", loop->folder.path, at);
 	rl.set = &t->eval_set;
 	rl.rng.stream = NLA_STREAM_EVAL;
 	rl.step = 0; /* the same random numbers in every evaluation */
 	if (!nla_evaluate(&rl, rows, n, t->cfg->eval.batch, &s, err)) {
 		cJSON *json = nla_report_eval(&rl, &s);
 		if (!nla_json_write(summary, json, true, err) && !nla_eval_write_rows(&rl, &s, lines, err))
-			nla_say("eval at step %lld: fve %.4f +- %.4f (mean-normalised %.4f), %.1f response tokens, %.1f%% failed, %lld rows", at,
-				nla_json_value(json, "fve"), nla_json_value(json, "fve_se"), nla_json_value(json, "fve_meannorm"),
-				nla_json_value(json, "response_tokens"), 100 * nla_json_value(json, "failed_rate"), (long long)n);
+			nla_say("eval at step %lld: fve %.4f +- %.4f (mean-normalised %.4f), %.1f response tokens, %.1f%% "
+				"failed, %lld rows",
+				at, nla_json_value(json, "fve"), nla_json_value(json, "fve_se"),
+				nla_json_value(json, "fve_meannorm"), nla_json_value(json, "response_tokens"),
+				100 * nla_json_value(json, "failed_rate"), (long long)n);
 		cJSON_Delete(json);
 	}
 	nla_step_release(&s);
@@ -242,10 +271,12 @@ static void warn(struct nla_train *t, const cJSON *line)
 	const struct nla_step *s = &t->step;
 	t->failing = 2 * nla_json_value(line, "groups_failed") > (double)s->n_prompts ? t->failing + 1 : 0;
 	if (t->failing && t->failing % FAILING_STEPS == 0)
-		nla_say("warning: for %lld steps most groups had no valid row, and a group without one teaches nothing: failed_* of metrics.jsonl says why they fail",
+		nla_say("warning: for %lld steps most groups had no valid row, and a group without one teaches nothing: "
+			"failed_* of metrics.jsonl says why they fail",
 			(long long)t->failing);
 	if (s->update.kl_clamped > CLAMPED_SHARE)
-		nla_say("warning: %.1f%% of the tokens are beyond the KL's clamp, where it does not hold the policy: lower update.lr, or raise update.kl",
+		nla_say("warning: %.1f%% of the tokens are beyond the KL's clamp, where it does not hold the policy: lower "
+			"update.lr, or raise update.kl",
 			100 * s->update.kl_clamped);
 }
 
@@ -260,15 +291,21 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 	cJSON *line = nla_report_step(&t->rl, s, state);
 	char *kl = cfg->update.kl > 0 ? nla_format("%.4f", s->update.kl) : nla_strdup("off");
 	if (state->step % cfg->log.every == 0 || state->step == cfg->steps)
-		nla_say("step %lld/%lld  fve %.3f  tokens %.1f  reward %.3f  failed %.0f%%  kl %s  entropy %.2f  norm %.2f  %.2f s%s",
-			(long long)state->step, (long long)cfg->steps, nla_json_value(line, "fve"), nla_json_value(line, "response_tokens_mean"),
-			nla_json_value(line, "reward_mean"), 100 * nla_json_value(line, "failed_rate"), kl, s->update.entropy, s->update.grad_norm,
-			nla_json_value(line, "seconds"), s->update.skipped ? "  (skipped: gradient not finite)" : s->update.ar_skipped ? "  (AR skipped: its gradient not finite)" : "");
+		nla_say("step %lld/%lld  fve %.3f  tokens %.1f  reward %.3f  failed %.0f%%  kl %s  entropy %.2f  norm %.2f  "
+			"%.2f s%s",
+			(long long)state->step, (long long)cfg->steps, nla_json_value(line, "fve"),
+			nla_json_value(line, "response_tokens_mean"), nla_json_value(line, "reward_mean"),
+			100 * nla_json_value(line, "failed_rate"), kl, s->update.entropy, s->update.grad_norm,
+			nla_json_value(line, "seconds"),
+			s->update.skipped      ? "  (skipped: gradient not finite)"
+			: s->update.ar_skipped ? "  (AR skipped: its gradient not finite)"
+					       : "");
 	free(kl);
 	warn(t, line);
 	nla_log_line(&loop->folder.metrics, line, err);
 	cJSON_Delete(line);
-	for (int64_t i = 0; state->step % cfg->log.samples_every == 0 && i < NLA_MIN(cfg->log.samples, s->n) && !err->status; i++) {
+	for (int64_t i = 0; state->step % cfg->log.samples_every == 0 && i < NLA_MIN(cfg->log.samples, s->n) && !err->status;
+	     i++) {
 		cJSON *sample = nla_report_sample(&t->rl, s, state->step, i);
 		nla_log_line(&loop->folder.samples, sample, err);
 		cJSON_Delete(sample);
@@ -280,7 +317,8 @@ static enum nla_status save(struct nla_loop *loop, const char *dir, struct nla_e
 {
 	const struct nla_train *t = (struct nla_train *)loop;
 	char *av = nla_path_join(dir, "av"), *ar = nla_path_join(dir, "ar"), *config = nla_path_join(dir, "config.json");
-	if (!nla_half_save(&t->av, &t->adapter, av, "rl", err) && !nla_half_save(&t->ar, NULL, ar, t->cfg->ar_update.enabled ? "rl" : t->ar.meta.stage, err))
+	if (!nla_half_save(&t->av, &t->adapter, av, "rl", err) &&
+	    !nla_half_save(&t->ar, NULL, ar, t->cfg->ar_update.enabled ? "rl" : t->ar.meta.stage, err))
 		nla_config_write(t->cfg, config, err);
 	free(av);
 	free(ar);
@@ -288,21 +326,29 @@ static enum nla_status save(struct nla_loop *loop, const char *dir, struct nla_e
 	return err->status;
 }
 
-enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, nla_one_step_fn *one_step, struct nla_err *err)
+enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, nla_one_step_fn *one_step,
+			       struct nla_err *err)
 {
 	int device;
 	nt_dtype dtype;
 	struct nla_lora_spec spec;
 	*t = (struct nla_train){ .cfg = cfg, .one_step = one_step };
-	t->loop = (struct nla_loop){ .cfg = cfg, .name = "av", .eval_every = cfg->eval.every, .step = step, .evaluate = evaluate, .log = log_step, .save = save };
+	t->loop = (struct nla_loop){ .cfg = cfg,
+				     .name = "av",
+				     .eval_every = cfg->eval.every,
+				     .step = step,
+				     .evaluate = evaluate,
+				     .log = log_step,
+				     .save = save };
 	t->loop.advice = cfg->ar_update.enabled ? "start a new run from its av and ar with a lower update.lr or ar_update.lr"
 						: "start a new run from its av and ar with a lower update.lr";
-	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) || nla_config_need(cfg->ar, "ar", err) ||
-	    nla_config_need(cfg->data, "data", err) || (!cfg->check && nla_config_need(cfg->out, "out", err)) || nla_config_lora(cfg, &spec, err) ||
+	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) ||
+	    nla_config_need(cfg->ar, "ar", err) || nla_config_need(cfg->data, "data", err) ||
+	    (!cfg->check && nla_config_need(cfg->out, "out", err)) || nla_config_lora(cfg, &spec, err) ||
 	    nla_config_device(cfg, &device, &dtype, err) || nla_config_room(cfg, device, &t->room, err))
 		return err->status;
-	if (nla_target_open(&t->target, cfg->model, &cfg->chat, device, dtype, -1, err) || open_models(t, err) || open_data(t, err) ||
-	    open_trained(t, &spec, err))
+	if (nla_target_open(&t->target, cfg->model, &cfg->chat, device, dtype, -1, err) || open_models(t, err) ||
+	    open_data(t, err) || open_trained(t, &spec, err))
 		return err->status;
 	if (cfg->check) /* which writes nothing, and makes copies only for what it tries */
 		return make_plan(t, err);

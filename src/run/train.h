@@ -9,8 +9,9 @@
  *
  * A whole AV or AR has weights of its own in the target's place.
  *
- * Where the memory plan (run/plan.h) allows, copies with adapters merged in make it faster: `merged` (decoding), and in fp32, where merging
- * is exact to rounding, `anchor` (warm start merged: the base of policy and reference) and `reader` (AR, while it is frozen).
+ * Where the memory plan (run/plan.h) allows, copies with adapters merged in make it faster: `merged` (decoding), and in fp32,
+ * where merging is exact to rounding, `anchor` (warm start merged: the base of policy and reference) and `reader` (AR, while it
+ * is frozen).
  */
 #ifndef NLA_TRAIN_H
 #define NLA_TRAIN_H
@@ -40,7 +41,8 @@ struct nla_train {
 };
 
 /* cfg->check: without run folder and views. */
-enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, nla_one_step_fn *one_step, struct nla_err *err);
+enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, nla_one_step_fn *one_step,
+			       struct nla_err *err);
 /* Makes the copies that the plan allows, and fills rl. */
 enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err);
 /* The sizes that its plan is made from. */
