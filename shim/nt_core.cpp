@@ -330,10 +330,8 @@ nt_status nt_memory_limit(int index, int64_t bytes)
 
 static nt_tensor *fresh(const char *name, bool zero, nt_dtype dtype, int index, at::IntArrayRef shape)
 {
-	return expr(name, {}, [&] {
-		at::Tensor t = at::empty(shape, at::TensorOptions(nt::scalar(dtype)).device(nt::device(index)));
-		return zero ? t.zero_() : t;
-	});
+	auto options = at::TensorOptions(nt::scalar(dtype)).device(nt::device(index));
+	return expr(name, {}, [&] { return zero ? at::zeros(shape, options) : at::empty(shape, options); });
 }
 
 nt_tensor *nt_empty(nt_dtype t, int at, int n, const int64_t *shape) { return fresh("empty", 0, t, at, {shape, size_t(n)}); }

@@ -1,3 +1,7 @@
+/*
+ * Sampling, see decode.h: the prompts' token tree once through the blocks, then x [live rows, D] a token at a time over each
+ * block's slabs of keys and values [rows, positions, Hkv, d].
+ */
 #include "lm/decode.h"
 
 #include <math.h>

@@ -1,3 +1,7 @@
+/*
+ * The transformer over a pack, see forward.h: embedding [n, D]; blocks (norm, q k v, rotary embedding, attention over the tree,
+ * o; norm, SwiGLU); a vector added to the residual stream at its marker. Training and decoding share the parts of a block.
+ */
 #include "lm/forward.h"
 
 #include <math.h>

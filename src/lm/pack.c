@@ -1,3 +1,4 @@
+/* Token rows of different lengths as one sequence [n] without padding, each hanging on a parent row or on none; see pack.h. */
 #include "lm/pack.h"
 
 #include <string.h>

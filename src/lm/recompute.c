@@ -1,3 +1,4 @@
+/* Backward pass a block at a time, from the inputs x_l [n, D] that the forward pass kept; see recompute.h. */
 #include "lm/recompute.h"
 
 #include <stdlib.h>

@@ -2,7 +2,7 @@
  * recompute - a backward pass that does not need every block's activations at once (gradient checkpointing, Chen et al. 2016).
  *
  * The forward pass records nothing and keeps what enters each block, x_l [n, D]. The loss is taken on the last block's output,
- * cut off from what made it. Then, from the last block to the first, the block runs again with gradients recorded, its injection
+ * cut off from what made it. Then, from the last block to the first, the block runs again with gradients recorded, injection
  * included, and hands the gradient of its output down to its input:
  *
  *	dx_l = (d block_l(x_l) / d x_l)^T dx_(l+1),  and the block's parameters get theirs

@@ -217,20 +217,20 @@ static enum nla_status encode_metaspace(struct run *r, const char *text, size_t 
 /* Cut text by split `level`: each match is a piece, and what lies between two is one. */
 static enum nla_status encode_splits(struct run *r, size_t level, const char *text, size_t n)
 {
-	size_t from = 0, start, stop;
+	size_t from = 0, span[2];
 
 	if (level == r->tok->n_splits) {
 		encode_piece(r, text, n);
 		return NLA_OK;
 	}
 	while (from < n) {
-		if (nla_tok_split_next(&r->tok->splits[level], r->match, text, n, from, &start, &stop, r->err))
+		if (nla_tok_split_next(&r->tok->splits[level], r->match, text, n, from, span, r->err))
 			return r->err->status;
-		if (start > from && encode_splits(r, level + 1, text + from, start - from))
+		if (span[0] > from && encode_splits(r, level + 1, text + from, span[0] - from))
 			return r->err->status;
-		if (stop > start && encode_splits(r, level + 1, text + start, stop - start))
+		if (span[1] > span[0] && encode_splits(r, level + 1, text + span[0], span[1] - span[0]))
 			return r->err->status;
-		from = stop;
+		from = span[1];
 	}
 	return NLA_OK;
 }

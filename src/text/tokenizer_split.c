@@ -162,7 +162,7 @@ void nla_tok_split_release(struct nla_tok_split *split)
 }
 
 enum nla_status nla_tok_split_next(const struct nla_tok_split *split, pcre2_match_data *scratch, const char *text, size_t n,
-				   size_t from, size_t *start, size_t *stop, struct nla_err *err)
+				   size_t from, size_t span[2], struct nla_err *err)
 {
 	const PCRE2_SIZE *ends = pcre2_get_ovector_pointer(scratch);
 	uint32_t options = PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY;
@@ -175,8 +175,8 @@ enum nla_status nla_tok_split_next(const struct nla_tok_split *split, pcre2_matc
 		pcre2_get_error_message(rc, reason, sizeof(reason));
 		return nla_fail(err, "cannot split the text at byte %zu of %zu: %s", from, n, (const char *)reason);
 	}
-	*start = rc == PCRE2_ERROR_NOMATCH ? n : ends[0];
-	*stop = rc == PCRE2_ERROR_NOMATCH ? n : ends[1];
+	span[0] = rc == PCRE2_ERROR_NOMATCH ? n : ends[0];
+	span[1] = rc == PCRE2_ERROR_NOMATCH ? n : ends[1];
 	return NLA_OK;
 }
 

@@ -18,9 +18,10 @@ struct nla_tok_split {
 /* regex: as the tokenizers library has it, in Oniguruma's syntax. name: the file, for the message. */
 enum nla_status nla_tok_split_compile(struct nla_tok_split *split, const char *name, const char *regex, struct nla_err *err);
 void nla_tok_split_release(struct nla_tok_split *split);
-/* The next match at or after `from`, never empty; *start == *stop == n when there is none. scratch: one thread's. */
+/* The next match at or after `from`, never empty: bytes span[0] to span[1] of the text; both n when there is none. scratch: one
+ * thread's. */
 enum nla_status nla_tok_split_next(const struct nla_tok_split *split, pcre2_match_data *scratch, const char *text, size_t n,
-				   size_t from, size_t *start, size_t *stop, struct nla_err *err);
+				   size_t from, size_t span[2], struct nla_err *err);
 
 /* A word character, as the boundaries of a single_word token have it. */
 bool nla_tok_split_is_word(uint32_t code);
