@@ -330,8 +330,10 @@ nt_status nt_memory_limit(int index, int64_t bytes)
 
 static nt_tensor *fresh(const char *name, bool zero, nt_dtype dtype, int index, at::IntArrayRef shape)
 {
-	auto options = at::TensorOptions(nt::scalar(dtype)).device(nt::device(index));
-	return expr(name, {}, [&] { return zero ? at::zeros(shape, options) : at::empty(shape, options); });
+	return expr(name, {}, [&] {
+		auto options = at::TensorOptions(nt::scalar(dtype)).device(nt::device(index));
+		return zero ? at::zeros(shape, options) : at::empty(shape, options);
+	});
 }
 
 nt_tensor *nt_empty(nt_dtype t, int at, int n, const int64_t *shape) { return fresh("empty", 0, t, at, {shape, size_t(n)}); }
@@ -424,10 +426,7 @@ nt_status nt_requires_grad(nt_tensor *t, bool on)
 {
 	return action("requires_grad", {t}, [&] { t->t.requires_grad_(on); });
 }
-nt_status nt_backward(nt_tensor *loss)
-{
-	return action("backward", {loss}, [&] { loss->t.backward(); });
-}
+nt_status nt_backward(nt_tensor *loss) { return action("backward", {loss}, [&] { loss->t.backward(); }); }
 nt_status nt_backward_with(nt_tensor *y, const nt_tensor *g)
 {
 	return action("backward_with", {y, g}, [&] { y->t.backward(g->t); });
