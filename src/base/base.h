@@ -4,7 +4,7 @@
  * Every function that can fail returns enum nla_status (0 is success) and takes a struct nla_err as its last parameter.
  * Calls chain with || into one `out:` label; a caller adds context on the way up:
  *
- *	if (nla_read_file(path, &buf, err) || parse(&buf, err))
+ *	if (nla_file_read(path, &buf, err) || parse(&buf, err))
  *		return nla_err_context(err, "cannot load config '%s'", path);
  *
  * Libraries never print and never exit. A broken assumption of ours is NLA_BUG(); bad input is always an error.

@@ -287,11 +287,6 @@ void nla_json_add_num(struct nla_str *s, double x)
 	nla_str_add(s, text);
 }
 
-void nla_json_put(cJSON *json, const char *key, double x)
-{
-	cJSON_AddItemToObject(json, key, isfinite(x) ? cJSON_CreateNumber(x) : cJSON_CreateNull());
-}
-
 double nla_json_value(const cJSON *json, const char *key)
 {
 	const cJSON *x = cJSON_GetObjectItem(json, key);

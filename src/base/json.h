@@ -47,8 +47,7 @@ void nla_json_add(struct nla_str *s, const cJSON *json, bool pretty, int depth);
 /* "a string", "a number", ...: for messages. */
 const char *nla_json_type(const cJSON *json);
 
-/* Add a number, null when it is NaN or infinite; and read one back, NaN when it is missing or no number. For log lines. */
-void nla_json_put(cJSON *json, const char *key, double x);
+/* A number of a log line, NaN when it is missing or no number. */
 double nla_json_value(const cJSON *json, const char *key);
 
 #endif

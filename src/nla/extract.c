@@ -25,7 +25,8 @@ static int compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-int64_t nla_extract_positions(const char *doc_id, int64_t n, const struct nla_extract_cfg *cfg, int64_t *out)
+/* Positions for a document of n tokens, ascending, into out[per_doc]; returns how many. */
+static int64_t choose_positions(const char *doc_id, int64_t n, const struct nla_extract_cfg *cfg, int64_t *out)
 {
 	struct nla_rng rng = { cfg->seed, NLA_STREAM_EXTRACT };
 	uint64_t key = nla_hash(doc_id, strlen(doc_id));
@@ -147,7 +148,7 @@ static enum nla_status add_some(const struct nla_target *t, struct waiting *w, c
 	struct nla_extract_cfg own = *cfg;
 	own.min_position = NLA_MAX(cfg->min_position, front);
 	int64_t count =
-		NLA_MIN(nla_extract_positions(doc->id, NLA_MIN((int64_t)ids->n, cfg->max_tokens), &own, positions), rows_left);
+		NLA_MIN(choose_positions(doc->id, NLA_MIN((int64_t)ids->n, cfg->max_tokens), &own, positions), rows_left);
 	int64_t pack_row =
 		count ? nla_pack_add(&w->pack, ids->data, positions[count - 1] + 1, -1) : -1; /* later tokens change nothing */
 	for (int64_t i = 0; i < count && !err->status; i++) {
@@ -218,8 +219,10 @@ enum nla_status nla_extract_one(const struct nla_target *t, const char *text, in
 {
 	struct waiting w = { 0 };
 	struct nla_i32s ids = { 0 };
-	if (nla_target_encode(t, cfg->special, text, &ids, err))
+	if (nla_target_encode(t, cfg->special, text, &ids, err)) {
+		nla_i32s_release(&ids);
 		return err->status;
+	}
 	int64_t n = (int64_t)ids.n, front = n_front(t, cfg), at = position < 0 ? n + position : position;
 	if (at < 0 || at >= n) {
 		nla_usage(err, "position %lld is outside the text's %zu tokens", (long long)position, ids.n);

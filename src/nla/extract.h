@@ -34,8 +34,6 @@ struct nla_extract_count {
 /* Writes rows to w until the corpus ends. */
 enum nla_status nla_extract(const struct nla_target *t, struct nla_corpus *corpus, const struct nla_extract_cfg *cfg,
 			    struct nla_actset_writer *w, struct nla_extract_count *count, struct nla_err *err);
-/* Positions chosen for a document of n tokens, ascending, into out[per_doc]; returns how many. Pure. */
-int64_t nla_extract_positions(const char *doc_id, int64_t n, const struct nla_extract_cfg *cfg, int64_t *out);
 /* The activation [D] of one text at one token (negative: from the end); prefix receives the text up to it. */
 enum nla_status nla_extract_one(const struct nla_target *t, const char *text, int64_t position,
 				const struct nla_extract_cfg *cfg, float *v, struct nla_str *prefix, struct nla_err *err);

@@ -288,6 +288,8 @@ enum nla_status nla_half_save(const struct nla_half *h, const struct nla_adapter
 	nla_sidecar_stamp(&meta, "nla_model", role_names[h->role], stage);
 	if (h->role == NLA_AR)
 		meta.critic_layer = h->depth - 1;
+	if (h->role == NLA_AR && nla_target_has_special(h->target))
+		meta.add_special = nla_target_adds_special(h->target, &h->meta);
 	free(meta.base_folder);
 	meta.base_folder = h->weights.base ? nla_strdup(h->weights.base) : NULL;
 	if (own && extra && !nla_adapter_join(&joined, own, extra, err))

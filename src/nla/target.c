@@ -46,11 +46,14 @@ void nla_target_close(struct nla_target *t)
 }
 
 /* Is there a difference? */
-static bool has_special(const struct nla_target *t) { return nla_tokenizer_front(t->tok)->n || nla_tokenizer_behind(t->tok); }
+bool nla_target_has_special(const struct nla_target *t)
+{
+	return nla_tokenizer_front(t->tok)->n || nla_tokenizer_behind(t->tok);
+}
 
 bool nla_target_adds_special(const struct nla_target *t, const struct nla_sidecar *meta)
 {
-	return has_special(t) && (t->add_special ? t->add_special == 1 : !meta || meta->add_special != 0);
+	return nla_target_has_special(t) && (t->add_special ? t->add_special == 1 : !meta || meta->add_special != 0);
 }
 
 enum nla_status nla_target_encode(const struct nla_target *t, bool special, const char *text, struct nla_i32s *ids,
@@ -256,7 +259,7 @@ enum nla_status nla_contract_fits_set(struct nla_actset *set, const struct nla_t
 	if (nla_contract_fits(&set->meta, t, av, ar, path, err))
 		return err->status;
 	bool ours = set->meta.add_special > 0;
-	if (ar && set->meta.add_special >= 0 && has_special(t) && nla_target_adds_special(t, ar) != ours)
+	if (ar && set->meta.add_special >= 0 && nla_target_has_special(t) && nla_target_adds_special(t, ar) != ours)
 		return nla_fail(err,
 				"'%s' was made with%s special tokens in front of its texts, the AR's prompts get %s: want the "
 				"same of both "
@@ -279,7 +282,7 @@ enum nla_status nla_contract_make(struct nla_sidecar *meta, const struct nla_tar
 	meta->left_id = p.left;
 	meta->right_id = p.right;
 	meta->tokenizer_crc = nla_tokenizer_crc(t->tok);
-	if (has_special(t))
+	if (nla_target_has_special(t))
 		meta->add_special = nla_target_adds_special(t, meta);
 	meta->d_model = t->lm.arch.d_model;
 	nla_prompts_release(&p);

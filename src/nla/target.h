@@ -28,6 +28,7 @@ void nla_target_close(struct nla_target *t);
 
 /* Do extraction texts and AR prompts of what meta describes (NULL: something new) get the special tokens that the tokenizer
  * puts in front by default? By tokens.add_special, else meta's, else yes. False when it puts none. */
+bool nla_target_has_special(const struct nla_target *t); /* does its tokenizer put any around a text? */
 bool nla_target_adds_special(const struct nla_target *t, const struct nla_sidecar *meta);
 /* Ids of such a text, appended; those in front first, where special. */
 enum nla_status nla_target_encode(const struct nla_target *t, bool special, const char *text, struct nla_i32s *ids,

@@ -3,7 +3,6 @@
 
 #include <stdlib.h>
 
-
 #define GIB ((double)(1 << 30))
 #define TRIAL 2e12 /* operations: a minute or so on two cores */
 #define SHARE 0.75 /* of this machine's memory that a trial may need: other programs live here too */

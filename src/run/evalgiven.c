@@ -72,35 +72,22 @@ static enum nla_status take_line(const struct nla_rl *rl, const cJSON *json, con
 			   : nla_fail(err, "%s: has neither 'explanation' nor 'response'", name);
 }
 
-static enum nla_status take_lines(const struct nla_rl *rl, const char *path, struct nla_step *s, struct nla_i32s *ids,
-				  struct nla_i64s *offset, struct nla_err *err)
+/* The lines of a file or a pipe, read once: an array, and where each stood. */
+static enum nla_status read_lines(const char *path, cJSON *list, struct nla_strs *names, struct nla_err *err)
 {
 	struct nla_lines in;
 	const char *line;
-	nla_i64s_push(offset, 0);
 	if (nla_lines_open(&in, path, err))
 		return err->status;
-	for (int64_t i = 0; i < s->n && !err->status && (line = nla_lines_next_filled(&in)); i++) {
+	while (!err->status && (line = nla_lines_next_filled(&in))) {
 		char *name = nla_format("'%s' line %zu", path, in.number);
 		cJSON *json = NULL;
 		if (!nla_json_parse(line, strlen(line), name, &json, err))
-			take_line(rl, json, name, s, i, ids, err);
-		nla_i64s_push(offset, (int64_t)ids->n);
-		cJSON_Delete(json);
+			cJSON_AddItemToArray(list, json);
+		nla_strs_push(names, name);
 		free(name);
 	}
-	return nla_lines_close(&in, err);
-}
-
-static enum nla_status count_lines(const char *path, int64_t *n, struct nla_err *err)
-{
-	struct nla_lines in;
-	*n = 0;
-	if (nla_lines_open(&in, path, err))
-		return err->status;
-	while (nla_lines_next_filled(&in))
-		(*n)++;
-	if (!nla_lines_close(&in, err) && *n == 0)
+	if (!nla_lines_close(&in, err) && !names->n)
 		nla_fail(err, "'%s' holds no line to score", path);
 	return err->status;
 }
@@ -128,15 +115,26 @@ enum nla_status nla_evaluate_given(struct nla_rl *rl, const char *path, struct n
 {
 	struct nla_i32s ids = { 0 };
 	struct nla_i64s offset = { 0 };
-	int64_t n;
+	struct nla_strs names = { 0 };
+	cJSON *list = cJSON_CreateArray();
 	memset(out, 0, sizeof(*out));
-	if (count_lines(path, &n, err))
-		return err->status;
-	nla_step_start(out, n, 1, rl->set->d);
-	if (!take_lines(rl, path, out, &ids, &offset, err) && !take_responses(rl, out, ids.data, offset.data, err) &&
-	    !nla_eval_baselines(rl, out->rows, n, err) && !nla_actset_vectors(rl->set, out->rows, (size_t)n, out->v, err))
+	if (read_lines(path, list, &names, err))
+		goto out;
+	nla_step_start(out, (int64_t)names.n, 1, rl->set->d);
+	nla_i64s_push(&offset, 0);
+	for (const cJSON *json = list->child; json && !err->status; json = json->next) {
+		const int64_t i = (int64_t)offset.n - 1;
+		take_line(rl, json, names.data[i], out, i, &ids, err);
+		nla_i64s_push(&offset, (int64_t)ids.n);
+	}
+	if (!err->status && !take_responses(rl, out, ids.data, offset.data, err) &&
+	    !nla_eval_baselines(rl, out->rows, out->n, err) &&
+	    !nla_actset_vectors(rl->set, out->rows, (size_t)out->n, out->v, err))
 		nla_score(rl, out, err);
+out:
 	nla_i32s_release(&ids);
 	nla_i64s_release(&offset);
+	nla_strs_release(&names);
+	cJSON_Delete(list);
 	return err->status;
 }

@@ -28,10 +28,10 @@ static enum nla_status open_models(struct nla_eval *e, const struct nla_config *
 	e->rl = nla_models_rl(m, cfg);
 	e->rl.set = &e->set;
 	char *ref = find_reference(cfg);
-	if (ref && !nla_half_open(&e->ref, NLA_AV, &m->target, ref, *cfg->ref ? "" : cfg->av_base,
-				  err)) /* the run's own is over av's base */
+	const char *base = *cfg->ref ? "" : cfg->av_base; /* the run's own is over av's base */
+	if (ref && !nla_half_open(&e->ref, NLA_AV, &m->target, ref, base, err))
 		e->rl.reference = nla_half_view(&e->ref);
-	else if (m->av.weights.base) /* trained over a whole AV: that is the anchor */
+	else if (m->av.weights.base && !m->av.weights.shared) /* trained over a whole AV: that is the anchor */
 		e->rl.reference.n_adapters = 0;
 	free(ref);
 	return err->status;

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,7 +40,7 @@ out:
 
 static enum nla_status start_resumed(struct nla_folder *f, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err)
 {
-	char *config = nla_path_join(f->path, "config.json"), *reference = nla_path_join(f->path, "reference");
+	char *config = nla_path_join(f->path, "config.json"), *reference = nla_path_join(f->path, "reference/nla_meta.yaml");
 	if (!nla_checkpoint_find(f->path, &f->checkpoint, &f->resumed, err) &&
 	    (!(nla_exists(config) || f->checkpoint) /* nothing there yet: so that one command starts and restarts */ ||
 	     (!nla_same_run(f->path, cfg, fixed_steps, f->checkpoint && nla_exists(reference), err) &&
@@ -57,11 +56,12 @@ static enum nla_status start_resumed(struct nla_folder *f, const struct nla_conf
 static bool is_ours(const char *name)
 {
 	static const char *const ours[] = { "config.json", "inputs.json", "metrics.jsonl", "samples.jsonl.gz", "log.txt",
-					    "checkpoints", "reference", "eval-[0-9]*.json", "eval-[0-9]*.rows.jsonl" };
+					    "checkpoints", "reference" };
+	const size_t digits = nla_starts_with(name, "eval-") ? strspn(name + 5, "0123456789") : 0;
 	for (size_t i = 0; i < NLA_LEN(ours); i++)
-		if (!fnmatch(ours[i], name, 0))
+		if (!strcmp(ours[i], name))
 			return true;
-	return false;
+	return digits && (!strcmp(name + 5 + digits, ".json") || !strcmp(name + 5 + digits, ".rows.jsonl"));
 }
 
 static enum nla_status remove_in(const char *dir, const char *name, struct nla_err *err)

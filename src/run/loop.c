@@ -115,7 +115,11 @@ static enum nla_status one_step(struct nla_loop *l, struct nla_err *err)
 
 enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err)
 {
-	if (l->state.step == 0 && evaluate(l, err))
+	char *made = nla_format("%s/eval-%lld.json", l->folder.path, (long long)l->state.step);
+	/* an evaluation that was due when a signal came */
+	const bool missed = due(l, l->eval_every) && l->state.step < l->cfg->steps && !nla_exists(made);
+	free(made);
+	if ((l->state.step == 0 || missed) && evaluate(l, err))
 		return err->status;
 	while (l->state.step < l->cfg->steps && !nla_stop_asked())
 		if (one_step(l, err))

@@ -2,8 +2,8 @@
  * loop - what surrounds a training step, the same for RL and for supervised training:
  *
  *	evaluate
- *	until `steps` are made or a signal comes: step, evaluate when due, log, stop after too many bad gradients, checkpoint
- * when due checkpoint, evaluate
+ *	until `steps` are made or a signal comes: step, evaluate when due, log, checkpoint when due
+ *	checkpoint, evaluate
  *
  * A step's line is written before its checkpoint: a kill in between repeats the step, and never loses the line.
  *

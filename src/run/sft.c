@@ -52,7 +52,8 @@ static enum nla_status open_params(struct nla_sft *s, struct nla_err *err)
 	list_params(s, list);
 	for (int i = 0; i < n; i++)
 		nt_requires_grad(list[i], true);
-	nla_optim_init(&s->loop.optim, list, n, err);
+	if (s->cfg->sft.role == NLA_ROLE_LM || !nla_adapter_train(&s->half.adapter, true, err))
+		nla_optim_init(&s->loop.optim, list, n, err);
 	free(list);
 	return err->status;
 }

@@ -119,7 +119,7 @@ bad_train 1 "a/adapter_model.safetensors.*10 bytes" --av a
 copy "$av" a && rm a/adapter_config.json
 bad_train 1 "a/adapter_config.json" --av a
 copy "$av" a && tool set a/adapter_config.json use_dora true
-bad_train 1 "a/adapter_config.json': 'use_dora' is not supported" --av a
+bad_train 1 "a/adapter_config.json': 'use_dora' is true" --av a
 copy "$ar" a && rm a/value_head.safetensors
 bad_train 1 "a/value_head.safetensors" --ar a
 copy "$ar" a && tool edit a/value_head.safetensors widen weight
