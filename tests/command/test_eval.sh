@@ -122,6 +122,8 @@ cat >"$work/given.jsonl" <<'END'
 END
 sed -i -e '1s/^/\xef\xbb\xbf/' -e 's/$/\r\n/' "$work/given.jsonl" # a byte order mark, CR LF and blank lines change nothing
 eval_ --data "$work/held" --score "$work/given.jsonl" --out "$work/given"
+cat "$work/given.jsonl" | eval_ --data "$work/held" --score /dev/stdin --out "$work/piped" # a pipe is read once
+same "$work/given/rows.jsonl" "$work/piped/rows.jsonl"
 python3 - "$work/given" <<'END'
 import json, sys
 

@@ -11,7 +11,7 @@ grep -q '^row [0-9]' "$work/stdout" || fail "no explanations before and after"
 # The run folder, and nothing else in it.
 names=$(ls "$work/a" | tr '\n' ' ')
 evals="eval-0.json eval-0.rows.jsonl eval-4.json eval-4.rows.jsonl"
-[ "$names" = "checkpoints config.json $evals log.txt metrics.jsonl reference samples.jsonl.gz " ] ||
+[ "$names" = "checkpoints config.json $evals inputs.json log.txt metrics.jsonl reference samples.jsonl.gz " ] ||
 	fail "the run folder holds: $names"
 [ "$(ls "$work/a/checkpoints" | tr '\n' ' ')" = "latest step-2 step-4 " ] || fail "checkpoints: $(ls "$work/a/checkpoints")"
 [ "$(ls -A "$work/a/checkpoints" | wc -l)" -eq 3 ] || fail "something is left in checkpoints: $(ls -A "$work/a/checkpoints")"
@@ -106,16 +106,25 @@ apart equal "$tiny/ar/value_head.safetensors" "$work/e/checkpoints/latest/ar/val
 # An existing run: refused, gone on with, or replaced; what else lies in its folder stays.
 refused 2 "holds a run already" nla-train "$work/a/config.json"
 refused 2 "'rollout.group' is 4 .* and 2 now" nla-train "$work/a/config.json" --resume --group 2
-refused 2 "'data' is .* now" nla-train "$work/a/config.json" --resume --data "$work/held" --eval.data ''
+refused 2 "has another content than the 'data' that the run" nla-train "$work/a/config.json" --resume --data "$work/held" --eval.data ''
 refused 2 "exclude each other" nla-train "$work/a/config.json" --resume --overwrite
 [ "$(wc -l <"$work/a/metrics.jsonl")" -eq 4 ] || fail "a refusal changed the run"
 mv "$work/b/config.json" "$work/b.json" # a folder that lost its configuration still holds a run's checkpoints
 refused 2 "holds a run already" nla-train "$work/b.json"
 echo mine >"$work/b/notes.txt"
+echo mine >"$work/b/eval-2026-notes.json"
 ok nla-train "$work/b.json" --overwrite --steps 2 --eval.data ''
-[ "$(cat "$work/b/notes.txt")" = mine ] || fail "--overwrite took what is not the run's"
+[ "$(cat "$work/b/notes.txt" "$work/b/eval-2026-notes.json")" = "mine
+mine" ] || fail "--overwrite took what is not the run's"
 [ "$(wc -l <"$work/b/metrics.jsonl")" -eq 2 ] || fail "--overwrite kept lines of the former run"
 [ ! -e "$work/b/eval-4.json" ] && [ ! -e "$work/b/checkpoints/step-4" ] || fail "--overwrite kept parts of the former run"
 # Without its evaluation set a finished run with eval files goes on, and prints no table.
 ok nla-train "$work/a/config.json" --resume --eval.data ''
 [ ! -s "$work/stdout" ] || fail "a table without an evaluation"
+
+# An adapter that was read in bf16 and trained on is saved in fp32: an update below half a bf16 step stays.
+cp -R "$tiny/av" "$work/half"
+tool halve "$work/half/adapter_model.safetensors"
+ok nla-sft --role av --av "$work/half" --model "$tiny/model" --data "$work/train" --out "$work/on" --steps 1 --batch 4 --lr 1e-6
+tool dtypes "$work/on/checkpoints/latest/av/adapter_model.safetensors" | grep -vq F32 && fail "a trained adapter is not in fp32"
+exit 0

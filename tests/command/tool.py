@@ -17,6 +17,8 @@ tool.py equal A B                     two safetensors files hold the same number
 tool.py nano AR OUT STRIPPED          an AR folder in nanoNLA's layout; STRIPPED: its final_norm_stripped, true or false
 tool.py rekey FILE OLD NEW            replace a part of every name
 tool.py near A B KEY TOLERANCE        the numbers at KEY of two rows.jsonl, as many, not all null
+tool.py halve FILE                    fp32 numbers cut to bf16
+tool.py dtypes FILE                   the type of every tensor
 tool.py retype FILE NAME DTYPE        the same bytes under another type of the same size
 tool.py edit FILE drop|rename|reshape|nan|widen NAME [NEW]
 tool.py clip FILE BYTES               cut that many bytes off its end
@@ -169,6 +171,18 @@ def near(a, b, key, tolerance):
     assert diffs and max(diffs) <= float(tolerance), f"{key} differs by {max(diffs or [float('nan')])}"
 
 
+def halve(path):
+    all_of, meta = read_tensors(path)
+    for name, (dtype, shape, data) in all_of.items():
+        assert dtype == "F32"
+        all_of[name] = "BF16", shape, b"".join(data[i + 2:i + 4] for i in range(0, len(data), 4))
+    write_tensors(path, all_of, meta)
+
+
+def dtypes(path):
+    print("\n".join(dtype for dtype, _, _ in read_tensors(path)[0].values()))
+
+
 def retype(path, name, new):
     all_of, meta = read_tensors(path)
     _, shape, data = all_of[name]
@@ -246,7 +260,7 @@ def lines(a, b, *keys):
 
 JOBS = {"corpus": corpus, "golden": golden, "explain": explain, "lengthen": lengthen, "unexplain": unexplain, "golden-set": golden_set, "get": get,
         "set": put, "drop-key": drop_key, "lines": lines, "vector": vector, "tensors": tensors, "equal": equal, "edit": edit,
-        "nano": nano, "rekey": rekey, "near": near, "retype": retype, "clip": clip}
+        "nano": nano, "rekey": rekey, "near": near, "retype": retype, "halve": halve, "dtypes": dtypes, "clip": clip}
 
 if __name__ == "__main__":
     JOBS[sys.argv[1]](*sys.argv[2:])
