@@ -13,6 +13,14 @@
 
 char nla_str_empty[1];
 
+/* A message is one line, whatever line breaks a quoted name has. */
+static void flatten(char *text)
+{
+	for (; *text; text++)
+		if ((unsigned char)*text < ' ')
+			*text = ' ';
+}
+
 /* The text goes through a buffer of its own: an argument may be the old text. */
 enum nla_status nla_err_set(struct nla_err *err, enum nla_status status, const char *fmt, ...)
 {
@@ -22,6 +30,7 @@ enum nla_status nla_err_set(struct nla_err *err, enum nla_status status, const c
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
+	flatten(text);
 	memcpy(err->text, text, sizeof(text));
 	return err->status = status;
 }
@@ -37,6 +46,7 @@ enum nla_status nla_err_context(struct nla_err *err, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(prefix, sizeof(prefix), fmt, ap);
 	va_end(ap);
+	flatten(prefix);
 
 	/* The cause is at the end: a text too long for the buffer loses part of its prefix instead. */
 	size_t size = strlen(former.text) + 1, room = sizeof(err->text) - size;

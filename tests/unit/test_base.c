@@ -16,6 +16,9 @@ static void test_error_text(void **state)
 	assert_int_equal(nla_usage(&err, "%s!", err.text), NLA_USAGE); /* the old text as an argument */
 	assert_string_equal(err.text, "step 7: cannot read 'a'!");
 	assert_int_equal(nla_err_context(&err, "x"), NLA_USAGE);
+	nla_fail(&err, "no token '%s'", "a\n\tb"); /* one line, whatever a file's names have */
+	nla_err_context(&err, "cannot load '%s'", "c\r\nd");
+	assert_string_equal(err.text, "cannot load 'c  d': no token 'a  b'");
 }
 
 static void test_strip(void **state)
