@@ -62,10 +62,14 @@ static bool is_one_of(const char *text, const char *list)
 enum nla_status nla_fields_check(const struct nla_field *fields, size_t n, const cJSON *json, const char *path, bool empty,
 				 struct nla_err *err)
 {
+	if (!cJSON_IsObject(json))
+		return nla_fail(err, "cannot load '%s': it is not an object", path);
 	for (const cJSON *field = json->child; field && !err->status; field = field->next) {
 		const struct nla_field *f = fields, *end = fields + n;
 		while (f < end && !is_one_of(field->string, f->key))
 			f++;
+		if (cJSON_GetObjectItemCaseSensitive(json, field->string) != field) /* other readers take the last */
+			return nla_fail(err, "cannot load '%s': '%s' is there twice", path, field->string);
 		if (cJSON_IsNull(field) || *field->string == '_' || (f < end && f->type != NLA_ONLY))
 			continue;
 		char *text = value_text(field);

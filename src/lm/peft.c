@@ -77,6 +77,8 @@ static bool named(const cJSON *json, int64_t layer, enum nla_proj proj)
 static enum nla_status read_pattern(const cJSON *json, const char *path, const char *key, double *values, struct nla_err *err)
 {
 	const cJSON *map = nla_json_at(json, key);
+	if (map && !cJSON_IsNull(map) && !cJSON_IsObject(map))
+		return nla_fail(err, "cannot load '%s': '%s' is not an object", path, key);
 	for (const cJSON *t = map ? map->child : NULL; t; t = t->next) {
 		int p = 0;
 		while (p < NLA_N_PROJ && strcmp(t->string, nla_proj_name(p)) && strcmp(t->string, nla_proj_path(p)))

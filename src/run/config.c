@@ -58,7 +58,7 @@ const struct nla_option nla_config_table[] = {
 	STR(device, "auto", NULL, ALL, "auto, cpu, cuda or cuda:N"),
 	ENUM(dtype, "auto", "auto|fp32|bf16", NULL, ALL & ~EXPORT, "type of the weights; auto: fp32 on the CPU, bf16 on a GPU"),
 	INT(seed, "0", 0, BIG, NULL, ALL & ~EXPORT, "seed of all random numbers"),
-	INT(threads, "0", 0, 1024, NULL, ALL | FREE, "CPU threads; 0: one for each core that the process may use"),
+	INT(threads, "0", 0, 1024, NULL, ALL | FREE, "CPU threads; 0: OMP_NUM_THREADS or the cores, within limits"),
 	STR(memory, "", NULL, TRAIN | SFT | EVAL | FREE,
 	    "memory of the device to use, such as 24G or 24Gi; empty: what is free. On a GPU it is also a limit"),
 	BOOL(check, TRAIN | FREE,
@@ -255,7 +255,8 @@ enum nla_status nla_config_memory(const struct nla_config *cfg, int64_t *bytes, 
 	*bytes = 0;
 	if (!*text)
 		return NLA_OK;
-	double value = *text >= '0' && *text <= '9' ? strtod(text, &end) : (end = cfg->memory, 0);
+	const bool number = strspn(text, "0123456789.") && text[1] != 'x' && text[1] != 'X';
+	double value = number ? strtod(text, &end) : (end = cfg->memory, 0);
 	unit = *end && end > text ? strchr(units, *end >= 'a' ? *end - 'a' + 'A' : *end) : NULL;
 	if (unit) {
 		bool binary = end[1] == 'i';

@@ -269,15 +269,23 @@ static enum nla_status choose_format(struct nla_chat *chat, const struct templat
 static enum nla_status check_unknown(const struct template *t, const struct format_row *row, bool given, struct nla_err *err)
 {
 	const char *source = t->text.buf;
-	bool system = !given && strcasestr(source, "system");
-	const char *what = system							     ? "a system turn"
-			   : strstr(source, "date_string") || strstr(source, "strftime_now") ? "a date"
-			   : !*row->bos && strstr(source, "bos_token")			     ? "a bos_token"
-											     : NULL;
+	const bool system = !given && strcasestr(source, "system");
+	const bool trims = strstr(source, "trim") || strstr(source, "strip("), bos = strstr(source, "bos_token");
+	const char *what = NULL;
 
+	if (system)
+		what = "mentions a system turn";
+	else if (strstr(source, "date_string") || strstr(source, "strftime_now"))
+		what = "mentions a date";
+	else if (strstr(source, "think"))
+		what = "mentions a think block";
+	else if (trims != row->strip)
+		what = trims ? "strips messages" : "does not strip messages";
+	else if (*row->bos ? !bos && !strstr(source, row->bos) : bos)
+		what = bos ? "mentions a bos_token" : "has no bos_token";
 	return !what ? NLA_OK
 		     : nla_fail(err,
-				"cannot tell the prompts of '%s': its template is not a known one, and mentions %s; "
+				"cannot tell the prompts of '%s': its template is not a known one, and %s; "
 				"run scripts/chat-format.py, which renders it%s",
 				t->path, what, system ? ", or set 'chat.system' to its text, or to \"\" for none" : "");
 }

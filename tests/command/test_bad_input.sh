@@ -120,6 +120,14 @@ copy "$av" a && rm a/adapter_config.json
 bad_train 1 "a/adapter_config.json" --av a
 copy "$av" a && tool set a/adapter_config.json use_dora true
 bad_train 1 "a/adapter_config.json': 'use_dora' is true" --av a
+copy "$av" a && tool set a/adapter_config.json rank_pattern '[8]'
+bad_train 1 "a/adapter_config.json': 'rank_pattern' is not an object" --av a
+copy "$av" a && sed -i '0,/{/s//{"lora_alpha": 3,/' a/adapter_config.json
+bad_train 1 "a/adapter_config.json': 'lora_alpha' is there twice" --av a
+copy "$av" a && echo '[1]' >a/adapter_config.json
+bad_train 1 "a/adapter_config.json'?: " --av a
+copy "$model" m && sed -i '0,/{/s//{"rms_norm_eps": 0.1,/' m/config.json
+bad_train 1 "m/config.json': 'rms_norm_eps' is there twice" --model m
 copy "$ar" a && rm a/value_head.safetensors
 bad_train 1 "a/value_head.safetensors" --ar a
 copy "$ar" a && tool edit a/value_head.safetensors widen weight

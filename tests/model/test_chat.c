@@ -291,6 +291,7 @@ static void expect_said(const struct nla_tokenizer *tok, const struct nla_chat_c
 #define TURNS "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
 #define OPEN "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 #define HEADERS "{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' + m.content + '<|eot_id|>' }}{% endfor %}"
+#define TRIMMED "{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' + m.content | trim + '<|eot_id|>' }}{% endfor %}"
 #define PLAIN "<|im_start|>user\n Hi<|im_end|>\n<|im_start|>assistant\n"
 #define SYSTEM "<|im_start|>system\nBe good.<|im_end|>\n"
 #define LLAMA3 "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
@@ -308,9 +309,9 @@ static void test_markers(void **state)
 	write_template("{% set system_message = 'Be good.' %}" TURNS OPEN, NULL, false);
 	expect_said(small, &none, PLAIN, "no system turn; scripts/chat-format.py");
 	expect_said(small, &given, SYSTEM PLAIN, "system turn 'Be good.'");
-	write_template("{{ bos_token }}" HEADERS, NULL, true);
+	write_template("{{ bos_token }}" TRIMMED, NULL, true);
 	expect_said(llama, &automatic, LLAMA3, "chat format Llama 3, told by its template's turn markers");
-	write_template("{{ bos_token }}" HEADERS, "<|im_end|>", true);
+	write_template("{{ bos_token }}" TRIMMED, "<|im_end|>", true);
 	expect_said(llama, &automatic, "<|im_end|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
 		    "<|start_header_id|>assistant<|end_header_id|>\n\n", "told by its template's turn markers");
 	remove_file("chat_template.jinja");
@@ -387,6 +388,9 @@ static void test_untold(void **state)
 		{ "{{ strftime_now('%d') }}" TURNS OPEN, "mentions a date; run scripts/chat-format.py" },
 		{ "{{ 'Today Date: ' + date_string }}" HEADERS, "mentions a date" },
 		{ "{{ bos_token }}" TURNS OPEN, "mentions a bos_token" },
+		{ TURNS OPEN "{{ '<think>' }}", "mentions a think block" },
+		{ "{{ x | trim }}" TURNS OPEN, "strips messages" },
+		{ HEADERS, "does not strip messages" },
 	};
 	struct nla_tokenizer *small = load(TOKENIZERS "small"), *llama = load(TOKENIZERS "llama"), *llama2 = load(TOKENIZERS "llama2");
 	struct nla_chat_cfg three = { NLA_CHAT_LLAMA3, "auto", "", 0 };
