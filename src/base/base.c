@@ -26,7 +26,6 @@ enum nla_status nla_err_set(struct nla_err *err, enum nla_status status, const c
 {
 	char text[sizeof(err->text)];
 	va_list ap;
-
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
@@ -40,7 +39,6 @@ enum nla_status nla_err_context(struct nla_err *err, const char *fmt, ...)
 	struct nla_err former = *err;
 	char prefix[sizeof(err->text)];
 	va_list ap;
-
 	if (former.status == NLA_OK)
 		NLA_BUG("context added to no error: '%s'", fmt);
 	va_start(ap, fmt);
@@ -63,7 +61,6 @@ enum nla_status nla_err_context(struct nla_err *err, const char *fmt, ...)
 _Noreturn void nla_bug(const char *file, int line, const char *fmt, ...)
 {
 	va_list ap;
-
 	fprintf(stderr, "BUG: %s:%d: ", file, line);
 	va_start(ap, fmt);
 	vfprintf(stderr, fmt, ap);
@@ -85,7 +82,6 @@ void *nla_alloc(size_t n, size_t size)
 void *nla_realloc(void *p, size_t n, size_t size)
 {
 	size_t bytes;
-
 	if (__builtin_mul_overflow(NLA_MAX(n, 1), NLA_MAX(size, 1), &bytes) || !(p = realloc(p, bytes)))
 		NLA_BUG("out of host memory: wanted %zu times %zu bytes", n, size);
 	return p;
@@ -100,7 +96,6 @@ char *nla_strndup(const char *s, size_t n)
 {
 	size_t len = strnlen(s, n);
 	char *copy = nla_alloc(len + 1, 1);
-
 	memcpy(copy, s, len);
 	return copy;
 }
@@ -109,7 +104,6 @@ char *nla_format(const char *fmt, ...)
 {
 	struct nla_str s = NLA_STR_INIT;
 	va_list ap;
-
 	va_start(ap, fmt);
 	nla_str_addv(&s, fmt, ap);
 	va_end(ap);
@@ -138,7 +132,6 @@ void nla_str_reset(struct nla_str *s)
 static void str_room(struct nla_str *s, size_t extra)
 {
 	size_t want;
-
 	if (__builtin_add_overflow(s->len, extra, &want) || want == SIZE_MAX)
 		NLA_BUG("string of %zu bytes cannot grow by %zu", s->len, extra);
 	want++;
@@ -172,7 +165,6 @@ void nla_str_addv(struct nla_str *s, const char *fmt, va_list ap)
 {
 	char *text;
 	int n = vasprintf(&text, fmt, ap);
-
 	if (n < 0)
 		NLA_BUG("cannot format '%s'", fmt);
 	nla_str_addn(s, text, (size_t)n);
@@ -182,7 +174,6 @@ void nla_str_addv(struct nla_str *s, const char *fmt, va_list ap)
 void nla_str_addf(struct nla_str *s, const char *fmt, ...)
 {
 	va_list ap;
-
 	va_start(ap, fmt);
 	nla_str_addv(s, fmt, ap);
 	va_end(ap);
@@ -191,7 +182,6 @@ void nla_str_addf(struct nla_str *s, const char *fmt, ...)
 char *nla_str_detach(struct nla_str *s)
 {
 	char *buf = s->cap ? s->buf : nla_alloc(1, 1);
-
 	nla_str_init(s);
 	return buf;
 }
@@ -204,7 +194,6 @@ bool nla_starts_with(const char *s, const char *prefix)
 bool nla_ends_with(const char *s, const char *suffix)
 {
 	size_t n = strlen(s), m = strlen(suffix);
-
 	return n >= m && !memcmp(s + n - m, suffix, m);
 }
 
@@ -221,7 +210,6 @@ const char *nla_word_at(const char *words, int index, size_t *length)
 int nla_word_index(const char *words, const char *word)
 {
 	size_t n = strlen(word);
-
 	for (int i = 0; words; i++) {
 		if (strcspn(words, "|") == n && !memcmp(words, word, n))
 			return i;
@@ -234,7 +222,6 @@ int nla_word_index(const char *words, const char *word)
 static size_t edit_distance(const char *a, const char *b, size_t *row)
 {
 	size_t m = strlen(b);
-
 	for (size_t j = 0; j <= m; j++)
 		row[j] = j;
 	for (size_t i = 1; *a; i++, a++) {
@@ -254,7 +241,6 @@ const char *nla_nearest(const char *word, const char *const *names, size_t n)
 {
 	size_t length = strlen(word), best = NLA_MIN((length + 2) / 3 + 1, length);
 	const char *nearest = NULL;
-
 	for (size_t i = 0; i < n; i++) {
 		size_t *row = nla_alloc(strlen(names[i]) + 1, sizeof(*row)), d = edit_distance(word, names[i], row);
 		free(row);
@@ -269,7 +255,6 @@ const char *nla_nearest(const char *word, const char *const *names, size_t n)
 static void *array_room(void *data, size_t n, size_t extra, size_t *cap, size_t size)
 {
 	size_t want;
-
 	if (__builtin_add_overflow(n, extra, &want))
 		NLA_BUG("array of %zu cannot grow by %zu", n, extra);
 	if (want <= *cap)
@@ -319,7 +304,6 @@ void nla_strs_release(struct nla_strs *a)
 double nla_seconds(void)
 {
 	struct timespec t;
-
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }

@@ -20,14 +20,12 @@
 bool nla_exists(const char *path)
 {
 	struct stat st;
-
 	return !stat(path, &st);
 }
 
 bool nla_is_dir(const char *path)
 {
 	struct stat st;
-
 	return !stat(path, &st) && S_ISDIR(st.st_mode);
 }
 
@@ -41,7 +39,6 @@ char *nla_path_join(const char *dir, const char *name)
 const char *nla_path_base(const char *path)
 {
 	size_t n = strlen(path);
-
 	while (n > 1 && path[n - 1] == '/')
 		n--;
 	while (n > 0 && path[n - 1] != '/')
@@ -52,7 +49,6 @@ const char *nla_path_base(const char *path)
 char *nla_path_dir(const char *path)
 {
 	size_t n = (size_t)(nla_path_base(path) - path);
-
 	while (n > 1 && path[n - 1] == '/')
 		n--;
 	return n ? nla_strndup(path, n) : nla_strdup(".");
@@ -65,7 +61,6 @@ enum nla_status nla_gz_error(void *gz, const char *path, struct nla_err *err)
 	int code;
 	const char *why = gzerror(gz, &code);
 	size_t n = strlen(path);
-
 	if (!strncmp(why, path, n) && !strncmp(why + n, ": ", 2)) /* zlib's text starts with the path it was given */
 		why += n + 2;
 	return nla_fail(err, "cannot read '%s': %s%s", path,
@@ -77,7 +72,6 @@ enum nla_status nla_file_read(const char *path, struct nla_str *s, struct nla_er
 	enum nla_status status = NLA_OK;
 	enum { CHUNK = 1 << 18 };
 	int n, code;
-
 	errno = 0;
 	gzFile gz = gzopen(path, "rbe");
 	if (!gz)
@@ -102,7 +96,6 @@ void nla_gzip(const void *bytes, size_t n, struct nla_str *out)
 	unsigned char chunk[1 << 15];
 	size_t piece;
 	int code;
-
 	if (deflateInit2(&z, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK)
 		NLA_BUG("cannot start gzip");
 	do {
@@ -124,7 +117,6 @@ void nla_gzip(const void *bytes, size_t n, struct nla_str *out)
 int nla_write_all(int fd, const void *bytes, size_t n)
 {
 	const char *p = bytes;
-
 	while (n) {
 		ssize_t done = write(fd, p, n);
 		if (done < 0 && errno == EINTR)
@@ -143,7 +135,6 @@ int nla_write_all(int fd, const void *bytes, size_t n)
 static int sync_path(const char *path)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC), why = 0;
-
 	if (fd < 0)
 		return errno;
 	if (fsync(fd) && errno != EINVAL)
@@ -157,7 +148,6 @@ enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bo
 	struct nla_str packed = NLA_STR_INIT;
 	struct stat st;
 	int why = 0;
-
 	/* Renaming over a device would replace it, over a pipe would starve its reader: only a regular file is replaced. */
 	if (!stat(path, &st) && !S_ISREG(st.st_mode))
 		return nla_fail(err, "cannot write '%s': it is %s", path, S_ISDIR(st.st_mode) ? "a folder" : "no regular file");
@@ -194,7 +184,6 @@ enum nla_status nla_mkdirs(const char *path, struct nla_err *err)
 {
 	char *part = nla_strdup(path);
 	enum nla_status status = NLA_OK;
-
 	for (char *p = part + 1; part[0] && status == NLA_OK; p++) {
 		char c = *p;
 		if (c && c != '/')
@@ -226,7 +215,6 @@ enum nla_status nla_rmtree(const char *path, struct nla_err *err)
 	struct nla_strs names = { 0 };
 	enum nla_status status = NLA_OK;
 	struct stat st;
-
 	if (!path[0] || path[strspn(path, "/")] == '\0')
 		NLA_BUG("asked to remove '%s'", path);
 	if (lstat(path, &st))
@@ -248,7 +236,6 @@ enum nla_status nla_rmtree(const char *path, struct nla_err *err)
 enum nla_status nla_sync(const char *path, struct nla_err *err)
 {
 	int why = sync_path(path);
-
 	return why ? nla_fail(err, "cannot sync '%s': %s", path, strerror(why)) : NLA_OK;
 }
 
@@ -262,7 +249,6 @@ enum nla_status nla_list_dir(const char *path, struct nla_strs *names, struct nl
 	DIR *dir = opendir(path);
 	size_t first = names->n;
 	struct dirent *entry;
-
 	if (!dir)
 		return nla_fail(err, "cannot list '%s': %s", path, strerror(errno));
 	while (errno = 0, (entry = readdir(dir)) != NULL)
@@ -282,7 +268,6 @@ enum nla_status nla_map_open(struct nla_map *m, const char *path, struct nla_err
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	enum nla_status status = NLA_OK;
 	struct stat st;
-
 	*m = (struct nla_map){ 0 };
 	if (fd < 0)
 		return nla_fail(err, "cannot read '%s': %s", path, strerror(errno));

@@ -42,7 +42,6 @@ static bool lines_fill(struct nla_lines *l)
 {
 	struct lines_stream *stream = l->gz;
 	int n = gzread(stream->gz, stream->chunk, CHUNK), code;
-
 	stream->at = 0;
 	stream->n = n > 0 ? (size_t)n : 0;
 	if (n <= 0) {
@@ -56,7 +55,6 @@ const char *nla_lines_next(struct nla_lines *l)
 {
 	struct lines_stream *stream = l->gz;
 	bool any = false;
-
 	if (!stream || l->failed)
 		return NULL;
 	nla_str_reset(&l->line);
@@ -85,7 +83,6 @@ const char *nla_lines_next(struct nla_lines *l)
 const char *nla_lines_next_filled(struct nla_lines *l)
 {
 	const char *line;
-
 	do {
 		line = nla_lines_next(l);
 	} while (line && strspn(line, " \t\r\f\v") == l->line.len);
@@ -96,7 +93,6 @@ enum nla_status nla_lines_close(struct nla_lines *l, struct nla_err *err)
 {
 	struct lines_stream *stream = l->gz;
 	enum nla_status status = NLA_OK;
-
 	if (!stream)
 		return NLA_OK;
 	if (l->failed && err->status)
@@ -123,7 +119,6 @@ static off_t gzip_whole(int fd, const char *path, struct nla_err *err)
 	z_stream z = { 0 };
 	ssize_t n;
 	int code = Z_OK;
-
 	if (inflateInit2(&z, 15 + 16) != Z_OK)
 		NLA_BUG("cannot start gunzip");
 	while (code >= 0 && (n = pread(fd, in, sizeof(in), read_to)) > 0) {
@@ -152,7 +147,6 @@ static enum nla_status log_repair(struct nla_log *log, struct nla_err *err)
 {
 	struct nla_err why = NLA_ERR_INIT;
 	off_t whole = gzip_whole(log->fd, log->path, &why), size = lseek(log->fd, 0, SEEK_END);
-
 	if (whole < 0) {
 		*err = why;
 		return err->status;
@@ -166,7 +160,6 @@ enum nla_status nla_log_open(struct nla_log *log, const char *path, struct nla_e
 {
 	bool gz = nla_ends_with(path, ".gz");
 	enum nla_status status = NLA_OK;
-
 	*log = (struct nla_log){ .fd = -1, .gz = gz, .pending = NLA_STR_INIT };
 	log->fd = open(path, (gz ? O_RDWR : O_WRONLY) | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
 	if (log->fd < 0)
@@ -189,7 +182,6 @@ enum nla_status nla_log_flush(struct nla_log *log, struct nla_err *err)
 	struct nla_str packed = NLA_STR_INIT;
 	const struct nla_str *out = &log->pending;
 	struct stat before;
-
 	if (!log->pending.len)
 		return NLA_OK;
 	if (log->fd < 0)
@@ -213,7 +205,6 @@ enum nla_status nla_log_close(struct nla_log *log, struct nla_err *err)
 {
 	struct nla_err why = NLA_ERR_INIT;
 	enum nla_status status = NLA_OK;
-
 	if (!log->path) /* closed, or never opened */
 		return NLA_OK;
 	status = nla_log_flush(log, &why);

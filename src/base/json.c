@@ -34,7 +34,6 @@ static bool replace_nul_escapes(const char *text, size_t n, struct nla_str *out)
 static enum nla_status not_json(const char *text, size_t n, const char *name, const char *at, struct nla_err *err)
 {
 	size_t offset = at ? NLA_MIN((size_t)(at - text), n) : 0, line = 1, column = 1, blank = 0;
-
 	while (blank < n && isspace((unsigned char)text[blank]))
 		blank++;
 	if (blank == n)
@@ -55,7 +54,6 @@ enum nla_status nla_json_parse(const char *text, size_t n, const char *name, cJS
 	struct nla_str copy = NLA_STR_INIT;
 	enum nla_status status = NLA_OK;
 	const char *end = NULL;
-
 	if (replace_nul_escapes(text, n, &copy))
 		text = copy.buf;
 	*out = cJSON_ParseWithLengthOpts(text, n, &end, false);
@@ -74,7 +72,6 @@ enum nla_status nla_json_read(const char *path, cJSON **out, struct nla_err *err
 {
 	struct nla_str text = NLA_STR_INIT;
 	enum nla_status status;
-
 	*out = NULL;
 	status = nla_file_read(path, &text, err);
 	if (!status)
@@ -93,7 +90,6 @@ static void newline(struct nla_str *s, bool pretty, int depth)
 static bool is_flat(const cJSON *json)
 {
 	const cJSON *child;
-
 	cJSON_ArrayForEach(child, json)
 		if (cJSON_IsObject(child) || cJSON_IsArray(child))
 			return false;
@@ -104,7 +100,6 @@ void nla_json_add(struct nla_str *s, const cJSON *json, bool pretty, int depth)
 {
 	bool object = cJSON_IsObject(json), spread = pretty && !is_flat(json);
 	const cJSON *child;
-
 	if (cJSON_IsNumber(json)) {
 		nla_json_add_num(s, json->valuedouble);
 	} else if (cJSON_IsString(json)) {
@@ -133,7 +128,6 @@ void nla_json_add(struct nla_str *s, const cJSON *json, bool pretty, int depth)
 enum nla_status nla_json_write(const char *path, const cJSON *json, bool pretty, struct nla_err *err)
 {
 	struct nla_str text = NLA_STR_INIT;
-
 	nla_json_add(&text, json, pretty, 0);
 	nla_str_addc(&text, '\n');
 	enum nla_status status = nla_file_write(path, text.buf, text.len, nla_ends_with(path, ".gz"), err);
@@ -156,7 +150,6 @@ const char *nla_json_type(const cJSON *json)
 static const cJSON *walk(const cJSON *json, const char *key, const cJSON **wrong, size_t *wrong_len)
 {
 	const char *rest = key;
-
 	for (;;) {
 		if (!cJSON_IsObject(json)) {
 			*wrong = json;
@@ -180,7 +173,6 @@ const cJSON *nla_json_at(const cJSON *json, const char *key)
 {
 	const cJSON *wrong;
 	size_t n;
-
 	return walk(json, key, &wrong, &n);
 }
 
@@ -194,7 +186,6 @@ static enum nla_status get(const cJSON *json, const char *name, const char *key,
 	static const char *const wants[] = { "an integer", "a number", "a boolean", "a string" };
 	const cJSON *wrong = NULL, *value;
 	size_t n = 0;
-
 	value = walk(json, key, &wrong, &n);
 	if (wrong && !n)
 		return nla_fail(err, "'%s': is %s, want an object", name, nla_json_type(wrong));
@@ -242,7 +233,6 @@ GETTERS(str, const char *, STR)
 void nla_json_add_str(struct nla_str *s, const char *text, size_t n)
 {
 	static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";
-
 	nla_str_addc(s, '"');
 	for (size_t i = 0; i < n;) {
 		int length = nla_utf8_length(text + i, n - i);
@@ -267,7 +257,6 @@ void nla_json_add_str(struct nla_str *s, const char *text, size_t n)
 void nla_json_add_num(struct nla_str *s, double x)
 {
 	char text[32];
-
 	if (!isfinite(x)) {
 		nla_str_add(s, "null");
 		return;

@@ -17,7 +17,6 @@ static double number(const char *dir, const char *name, const char *label)
 	struct nla_err err = NLA_ERR_INIT;
 	char *path = nla_format("%s/%s", dir, name), *end;
 	double x = -1;
-
 	if (nla_exists(path) && !nla_file_read(path, &text, &err)) {
 		const char *at = strstr(text.buf, label);
 		x = at ? strtod(at + strlen(label), &end) : -1;
@@ -37,7 +36,6 @@ static void narrow(struct nla_machine *m, const char *dir, bool v2)
 	double active = number(dir, "memory.stat", v2 ? "\nactive_file " : "\ntotal_active_file ");
 	double quota = number(dir, v2 ? "cpu.max" : "cpu.cfs_quota_us", "");
 	double period = v2 ? number(dir, "cpu.max", " ") : number(dir, "cpu.cfs_period_us", "");
-
 	if (limit >= 0 && limit < (double)m->memory)
 		m->memory = (int64_t)limit;
 	used = NLA_MAX(used - NLA_MAX(inactive, 0) - NLA_MAX(active, 0), 0);
@@ -51,7 +49,6 @@ static void narrow(struct nla_machine *m, const char *dir, bool v2)
 static void narrow_path(struct nla_machine *m, const char *root, char *line)
 {
 	char *names = strchr(line, ':'), *path = names ? strchr(++names, ':') : NULL;
-
 	if (!path)
 		return;
 	*path++ = '\0';
@@ -77,7 +74,6 @@ static int allowed_cores(const char *proc)
 	char *path = nla_format("%s/self/status", proc);
 	const char *mask = nla_file_read(path, &text, &err) ? NULL : strstr(text.buf, "Cpus_allowed:");
 	int n = 0;
-
 	for (mask = mask ? mask + strlen("Cpus_allowed:") : ""; *mask && *mask != '\n'; mask++)
 		n += __builtin_popcount((unsigned)strtol((char[]){ *mask, '\0' }, NULL, 16)); /* hexadecimal, with commas */
 	nla_str_release(&text);
@@ -90,7 +86,6 @@ void nla_machine_read(struct nla_machine *m, const char *root)
 	char *proc = nla_format("%s/proc", root), *cgroup = nla_format("%s/self/cgroup", proc);
 	struct nla_err err = NLA_ERR_INIT;
 	struct nla_lines lines;
-
 	m->cores = allowed_cores(proc);
 	double total = number(proc, "meminfo", "MemTotal:"), available = number(proc, "meminfo", "MemAvailable:");
 	m->memory = total > 0 ? (int64_t)(1024 * total) : INT64_MAX;

@@ -18,7 +18,6 @@
 static enum nla_status refuse(const struct nla_option *o, const cJSON *value, const char *from, struct nla_err *err)
 {
 	struct nla_str found = NLA_STR_INIT, want = NLA_STR_INIT;
-
 	if (cJSON_IsNumber(value) && !isfinite(value->valuedouble))
 		nla_str_add(&found, "too large");
 	else if (cJSON_IsObject(value) || cJSON_IsArray(value))
@@ -37,7 +36,6 @@ static enum nla_status refuse(const struct nla_option *o, const cJSON *value, co
 static bool is_fine(const struct nla_option *o, const cJSON *value)
 {
 	double x = value->valuedouble;
-
 	switch (o->type) {
 	case NLA_OPT_INT:
 		if (!(fabs(x) < 0x1p53) || x != trunc(x))
@@ -88,7 +86,6 @@ static enum nla_status set_text(const struct nla_option *o, void *cfg, const cha
 	char *end = "";
 	double x = decimal ? strtod(text, &end) : 0;
 	cJSON *value = NULL;
-
 	if (decimal && !*end && (o->type == NLA_OPT_INT || o->type == NLA_OPT_NUM))
 		value = cJSON_CreateNumber(x);
 	else if (o->type == NLA_OPT_BOOL && nla_word_index("true|false", text) >= 0)
@@ -108,7 +105,6 @@ static bool is_string(const struct nla_option *o)
 void nla_options_defaults(const struct nla_option *table, size_t n, void *cfg)
 {
 	struct nla_err err = NLA_ERR_INIT;
-
 	for (size_t i = 0; i < n; i++) {
 		if (is_string(&table[i]))
 			*(char **)((char *)cfg + table[i].offset) = NULL;
@@ -131,7 +127,6 @@ void nla_options_release(const struct nla_option *table, size_t n, void *cfg)
 static const char *last_part(const char *key)
 {
 	const char *dot = strrchr(key, '.');
-
 	return dot ? dot + 1 : key;
 }
 
@@ -142,7 +137,6 @@ static char *suggest(const struct nla_option *table, size_t n, const char *word,
 	const char **names = nla_alloc(3 * n, sizeof(*names)), **says = nla_alloc(3 * n, sizeof(*says));
 	struct nla_strs sections = { 0 };
 	size_t k = 0, found = 0;
-
 	for (size_t i = 0; i < n; i++) {
 		if (table[i].commands & command && table[i].shortname && !strchr(word, '.'))
 			says[k++] = table[i].shortname;
@@ -182,7 +176,6 @@ struct reading {
 static bool is_section(const struct reading *r, const char *key)
 {
 	size_t length = strlen(key);
-
 	for (size_t i = 0; i < r->n; i++)
 		if (nla_starts_with(r->table[i].key, key) && r->table[i].key[length] == '.')
 			return true;
@@ -216,7 +209,6 @@ static enum nla_status read_section(struct reading *r, const char *section, cons
 {
 	enum nla_status status = NLA_OK;
 	const cJSON *child;
-
 	cJSON_ArrayForEach(child, json) {
 		char *key = nla_format("%s%s%s", section, section[0] ? "." : "", child->string);
 		status = read_member(r, key, child, err);
@@ -232,7 +224,6 @@ enum nla_status nla_options_json(const struct nla_option *table, size_t n, void 
 	struct reading r = { .table = table, .n = n, .cfg = cfg, .path = path };
 	enum nla_status status;
 	cJSON *json;
-
 	if (nla_json_read(path, &json, err))
 		return err->status = NLA_USAGE;
 	r.folder = nla_path_dir(path);
@@ -251,7 +242,6 @@ enum nla_status nla_options_json(const struct nla_option *table, size_t n, void 
 static const struct nla_option *find_flag(const struct nla_args *args, const char *name)
 {
 	const struct nla_option *other = NULL;
-
 	for (size_t i = 0; i < args->n; i++) {
 		const struct nla_option *o = &args->table[i];
 		if (strcmp(o->key, name) && (!o->shortname || strcmp(o->shortname, name)))
@@ -269,7 +259,6 @@ static const char *flag_value(const struct nla_args *args, const struct nla_opti
 {
 	const char *next = *i + 1 < args->argc ? args->argv[*i + 1] : NULL, *equals = strchr(args->argv[*i], '=');
 	struct nla_str want = NLA_STR_INIT;
-
 	if (equals)
 		return equals + 1;
 	if (o->type == NLA_OPT_BOOL && !(next && nla_word_index("true|false", next) >= 0))
@@ -289,7 +278,6 @@ static enum nla_status take_flag(const struct nla_args *args, void *cfg, int *i,
 	size_t dashes = strspn(arg, "-");
 	char *name = nla_strndup(arg + dashes, strcspn(arg + dashes, "="));
 	const struct nla_option *o = dashes > 1 ? find_flag(args, name) : NULL;
-
 	if (!o) {
 		char *hint = suggest(args->table, args->n, name, args->command);
 		nla_usage(err, "unknown option '%.*s'%s", (int)(dashes + strlen(name)), arg, hint);
@@ -309,7 +297,6 @@ static enum nla_status take_flag(const struct nla_args *args, void *cfg, int *i,
 static enum nla_status take_arguments(struct nla_args *args, void *cfg, struct nla_err *err)
 {
 	bool bare = false; /* behind "--" */
-
 	args->config = NULL;
 	for (int i = 1; i < args->argc; i++) {
 		const char *arg = args->argv[i];
@@ -341,7 +328,6 @@ enum nla_status nla_options_args(struct nla_args *args, void *cfg, struct nla_er
 static char *absolute(const char *path)
 {
 	char *cwd = path[0] && path[0] != '/' ? getcwd(NULL, 0) : NULL;
-
 	while (nla_starts_with(path, "./"))
 		path += 2 + strspn(path + 2, "/");
 	char *out = cwd ? nla_path_join(cwd, path) : nla_strdup(path);
@@ -355,7 +341,6 @@ static cJSON *dump_value(const struct nla_option *o, const void *cfg)
 	const char *word;
 	size_t length;
 	char *text;
-
 	if (o->type == NLA_OPT_INT)
 		return cJSON_CreateNumber((double)*(const int64_t *)at);
 	if (o->type == NLA_OPT_NUM)
@@ -376,7 +361,6 @@ static cJSON *dump_value(const struct nla_option *o, const void *cfg)
 cJSON *nla_options_dump(const struct nla_option *table, size_t n, const void *cfg)
 {
 	cJSON *root = cJSON_CreateObject();
-
 	for (size_t i = 0; i < n; i++) {
 		const char *key = table[i].key, *dot;
 		cJSON *at = root;

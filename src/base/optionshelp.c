@@ -17,7 +17,6 @@ enum { WIDTH = 100, COLUMN = 42 };
 static void add_range(const struct nla_option *o, const char *before, struct nla_str *s)
 {
 	bool low = o->min > -UNBOUNDED, high = o->max < UNBOUNDED;
-
 	if (o->min == o->max || (!low && !high))
 		return;
 	nla_str_addf(s, "%s%s", before, !high ? "at least " : low ? "" : "at most ");
@@ -32,7 +31,6 @@ static void add_range(const struct nla_option *o, const char *before, struct nla
 void nla_option_want(const struct nla_option *o, struct nla_str *s)
 {
 	static const char *const what[] = { "an integer", "a number", "true or false", "a string", "a path", "one of " };
-
 	nla_str_add(s, what[o->type]);
 	add_range(o, ", ", s);
 	if (o->type == NLA_OPT_ENUM)
@@ -81,7 +79,6 @@ static void add_option(const struct nla_option *o, struct nla_str *out)
 	static const char *const value[] = { " N", " X", "", " TEXT", " PATH", " " };
 	struct nla_str text = NLA_STR_INIT;
 	size_t start = out->len;
-
 	nla_str_add(out, "  ");
 	if (has_other_name(o))
 		nla_str_addf(out, "--%s, ", o->shortname);
@@ -105,7 +102,6 @@ static void add_option(const struct nla_option *o, struct nla_str *out)
 static void add_cell(struct nla_str *s, const char *text, bool code)
 {
 	const char *quote = code && text[0] ? "`" : "";
-
 	nla_str_addf(s, "| %s", quote);
 	add_escaped(s, text, true);
 	nla_str_addf(s, "%s%s", quote, text[0] ? " " : "");
@@ -114,7 +110,6 @@ static void add_cell(struct nla_str *s, const char *text, bool code)
 static void add_row(const struct nla_option *o, struct nla_str *s)
 {
 	static const char *const types[] = { "integer", "number", "true or false", "text", "path" };
-
 	add_cell(s, o->key, true);
 	add_cell(s, has_other_name(o) ? o->shortname : "", true);
 	if (o->type == NLA_OPT_ENUM) {
@@ -132,14 +127,12 @@ static void add_row(const struct nla_option *o, struct nla_str *s)
 static size_t section_length(const struct nla_option *o)
 {
 	const char *dot = strrchr(o->key, '.');
-
 	return dot ? (size_t)(dot - o->key) : 0;
 }
 
 static bool same_section(const struct nla_option *a, const struct nla_option *b)
 {
 	size_t n = section_length(a);
-
 	return n == section_length(b) && !memcmp(a->key, b->key, n);
 }
 

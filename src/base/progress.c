@@ -24,7 +24,6 @@ static void clear_live(void)
 static void add_duration(struct nla_str *s, double seconds)
 {
 	long t = (long)(seconds + 0.5);
-
 	if (seconds < 9.95)
 		nla_str_addf(s, "%.1f s", seconds);
 	else if (t < 120)
@@ -38,7 +37,6 @@ static void add_duration(struct nla_str *s, double seconds)
 void nla_progress_start(struct nla_progress *p, const char *what, int64_t total)
 {
 	double now = nla_seconds();
-
 	*p = (struct nla_progress){ .what = what, .total = total, .started = now, .shown = now, .tty = isatty(STDERR_FILENO) };
 }
 
@@ -47,7 +45,6 @@ static void show_live(const char *text)
 {
 	struct winsize size = { 0 };
 	int width = !ioctl(STDERR_FILENO, TIOCGWINSZ, &size) && size.ws_col > 1 ? size.ws_col - 1 : 79;
-
 	clear_live();
 	fprintf(stderr, "%.*s", width, text);
 	fflush(stderr);
@@ -59,7 +56,6 @@ void nla_progress_step(struct nla_progress *p, int64_t done, const char *fmt, ..
 	struct nla_str line = NLA_STR_INIT;
 	double now = nla_seconds();
 	va_list ap;
-
 	if (now - p->shown < (p->tty ? 0.1 : 10))
 		return;
 	p->shown = now;
@@ -86,7 +82,6 @@ void nla_progress_end(struct nla_progress *p, const char *fmt, ...)
 {
 	struct nla_str line = NLA_STR_INIT;
 	va_list ap;
-
 	va_start(ap, fmt);
 	nla_str_addv(&line, fmt, ap);
 	va_end(ap);
@@ -107,7 +102,6 @@ void nla_say(const char *fmt, ...)
 	struct nla_str line = NLA_STR_INIT;
 	struct nla_err err = NLA_ERR_INIT;
 	va_list ap;
-
 	va_start(ap, fmt);
 	nla_str_addv(&line, fmt, ap);
 	va_end(ap);

@@ -12,7 +12,6 @@ void nla_philox(uint64_t seed, uint32_t stream, uint32_t step, uint32_t row, uin
 {
 	uint32_t c0 = index, c1 = row, c2 = step, c3 = stream;
 	uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-
 	for (int round = 0; round < 10; round++) {
 		uint64_t p0 = (uint64_t)0xd2511f53 * c0;
 		uint64_t p1 = (uint64_t)0xcd9e8d57 * c2;
@@ -32,7 +31,6 @@ void nla_philox(uint64_t seed, uint32_t stream, uint32_t step, uint32_t row, uin
 float nla_uniform(const struct nla_rng *rng, uint32_t step, uint32_t row, uint32_t index)
 {
 	uint32_t x[4];
-
 	nla_philox(rng->seed, rng->stream, step, row, index, x);
 	return (float)((x[0] >> 9) * 2 + 1) * 0x1p-24f;
 }
@@ -40,7 +38,6 @@ float nla_uniform(const struct nla_rng *rng, uint32_t step, uint32_t row, uint32
 float nla_normal(const struct nla_rng *rng, uint32_t step, uint32_t row, uint32_t index)
 {
 	uint32_t x[4];
-
 	nla_philox(rng->seed, rng->stream, step, row, index, x);
 	double u = ((double)x[0] + 0.5) * 0x1p-32, v = ((double)x[1] + 0.5) * 0x1p-32;
 	return (float)(sqrt(-2 * log(u)) * cos(2 * M_PI * v));
@@ -50,7 +47,6 @@ float nla_normal(const struct nla_rng *rng, uint32_t step, uint32_t row, uint32_
 uint64_t nla_below(const struct nla_rng *rng, uint32_t step, uint32_t row, uint32_t index, uint64_t n)
 {
 	uint32_t x[4];
-
 	nla_philox(rng->seed, rng->stream, step, row, index, x);
 	uint64_t bits = (uint64_t)x[1] << 32 | x[0];
 	return (uint64_t)((unsigned __int128)bits * n >> 64);
@@ -73,7 +69,6 @@ uint64_t nla_hash(const void *bytes, size_t n)
 {
 	const unsigned char *p = bytes;
 	uint64_t h = 0xcbf29ce484222325;
-
 	for (size_t i = 0; i < n; i++)
 		h = (h ^ p[i]) * 0x100000001b3;
 	h = (h ^ h >> 33) * 0xff51afd7ed558ccd;

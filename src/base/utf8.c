@@ -7,7 +7,6 @@ int nla_utf8_length(const char *s, size_t n)
 	unsigned char c = p[0], low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
 	unsigned char high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
 	int length = c < 0x80 ? 1 : c < 0xc2 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : c < 0xf5 ? 4 : 0;
-
 	for (int i = 1; i < length; i++) {
 		if ((size_t)i >= n || p[i] < low || p[i] > high)
 			return -i;
@@ -21,7 +20,6 @@ size_t nla_utf8_next(const char *s, size_t n, uint32_t *code)
 {
 	static const unsigned char first[] = { 0, 0x7f, 0x1f, 0x0f, 0x07 };
 	int length = n ? nla_utf8_length(s, n) : 0;
-
 	if (length <= 0)
 		return 0;
 	*code = (unsigned char)s[0] & first[length];
@@ -33,7 +31,6 @@ size_t nla_utf8_next(const char *s, size_t n, uint32_t *code)
 bool nla_utf8_valid(const char *s, size_t n)
 {
 	uint32_t code;
-
 	for (size_t i = 0, len; i < n; i += len)
 		if (!(len = nla_utf8_next(s + i, n - i, &code)))
 			return false;
@@ -50,10 +47,8 @@ bool nla_utf8_is_space(uint32_t code)
 const char *nla_utf8_strip(const char *s, size_t n, size_t *length)
 {
 	size_t start = n, stop = n;
-
 	for (size_t i = 0, len; i < n; i += len) {
 		uint32_t code = 0;
-
 		len = nla_utf8_next(s + i, n - i, &code);
 		if (len && (nla_utf8_is_space(code) || (code >= 0x1c && code <= 0x1f)))
 			continue;

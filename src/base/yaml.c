@@ -34,7 +34,6 @@ static cJSON *scalar(const yaml_node_t *node)
 	char *end;
 	double x = strtod(text, &end);
 	bool plain = node->data.scalar.style == YAML_PLAIN_SCALAR_STYLE;
-
 	if (plain && (!*text || nla_word_index("~|null|Null|NULL", text) >= 0)) {
 		out->type = cJSON_NULL;
 	} else if (nla_word_index("true|True|TRUE|yes|Yes|YES|on|On|ON", text) >= 0) {
@@ -53,11 +52,9 @@ static cJSON *convert(struct yaml *y, int id, int depth);
 static void add_pairs(struct yaml *y, const yaml_node_t *map, cJSON *out, int depth)
 {
 	const yaml_node_pair_t *end = map->data.mapping.pairs.top;
-
 	for (yaml_node_pair_t *p = map->data.mapping.pairs.start; p < end && !y->err->status; p++) {
 		const yaml_node_t *name = yaml_document_get_node(&y->doc, p->key);
 		const char *key = (const char *)name->data.scalar.value;
-
 		if (name->type != YAML_SCALAR_NODE)
 			continue;
 		if (cJSON_GetObjectItemCaseSensitive(out, key)) /* it would say two things */
@@ -73,7 +70,6 @@ static cJSON *convert(struct yaml *y, int id, int depth)
 {
 	const yaml_node_t *node = yaml_document_get_node(&y->doc, id);
 	cJSON *out = NULL;
-
 	if (depth > MAX_DEPTH || ++y->n_nodes > MAX_NODES) {
 		refuse(y, node, depth > MAX_DEPTH ? "nested too deeply" : "too many values");
 	} else if (node->type == YAML_MAPPING_NODE) {
@@ -96,7 +92,6 @@ static cJSON *convert(struct yaml *y, int id, int depth)
 static bool is_too_deep(const struct nla_str *text)
 {
 	int open = 0;
-
 	for (size_t i = 0; i < text->len && open <= MAX_OPEN; i++) {
 		char c = text->buf[i];
 		open += c == '[' || c == '{' ? 1 : open && (c == ']' || c == '}') ? -1 : 0;
@@ -109,7 +104,6 @@ enum nla_status nla_yaml_read(const char *path, cJSON **out, struct nla_err *err
 	struct yaml y = { .path = path, .err = err };
 	struct nla_str text = NLA_STR_INIT;
 	yaml_parser_t parser;
-
 	*out = NULL;
 	if (nla_file_read(path, &text, err))
 		goto out;
