@@ -1,7 +1,7 @@
 /*
  * base - errors, strings, arrays, memory. See base.h.
  *
- * Growth is by half, so that n additions cost O(n). A string without memory has cap 0 and points at one shared NUL that is
+ * Arrays and strings grow by half, so that n additions cost O(n). A string without memory has cap 0 and points at one shared NUL that is
  * never written, so that a new string can be printed.
  */
 #include "base/base.h"
@@ -14,8 +14,9 @@
 char nla_str_empty[1];
 
 /* A message is one line, whatever line breaks a quoted name has. */
-static void flatten(char *text)
+static void print_line(char *text, size_t size, const char *fmt, va_list ap)
 {
+	vsnprintf(text, size, fmt, ap);
 	for (; *text; text++)
 		if ((unsigned char)*text < ' ')
 			*text = ' ';
@@ -27,34 +28,29 @@ enum nla_status nla_err_set(struct nla_err *err, enum nla_status status, const c
 	char text[sizeof(err->text)];
 	va_list ap;
 	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
+	print_line(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	flatten(text);
 	memcpy(err->text, text, sizeof(text));
 	return err->status = status;
 }
 
+/* The cause is at the end: a text too long for the buffer loses part of its prefix instead. */
 enum nla_status nla_err_context(struct nla_err *err, const char *fmt, ...)
 {
-	struct nla_err former = *err;
 	char prefix[sizeof(err->text)];
+	size_t size = strlen(err->text) + 1, room = sizeof(err->text) - size;
 	va_list ap;
-	if (former.status == NLA_OK)
+	if (err->status == NLA_OK)
 		NLA_BUG("context added to no error: '%s'", fmt);
 	va_start(ap, fmt);
-	vsnprintf(prefix, sizeof(prefix), fmt, ap);
+	print_line(prefix, sizeof(prefix), fmt, ap);
 	va_end(ap);
-	flatten(prefix);
-
-	/* The cause is at the end: a text too long for the buffer loses part of its prefix instead. */
-	size_t size = strlen(former.text) + 1, room = sizeof(err->text) - size;
 	size_t n = room > 2 ? NLA_MIN(strlen(prefix), room - 2) : 0;
-	memcpy(err->text, prefix, n);
 	if (n) {
+		memmove(err->text + n + 2, err->text, size);
+		memcpy(err->text, prefix, n);
 		memcpy(err->text + n, ": ", 2);
-		n += 2;
 	}
-	memcpy(err->text + n, former.text, size);
 	return err->status;
 }
 
@@ -129,22 +125,21 @@ void nla_str_reset(struct nla_str *s)
 		s->buf[0] = '\0';
 }
 
-static void str_room(struct nla_str *s, size_t extra)
+/* Room for extra elements behind n. */
+static void *array_room(void *data, size_t n, size_t extra, size_t *cap, size_t size)
 {
 	size_t want;
-	if (__builtin_add_overflow(s->len, extra, &want) || want == SIZE_MAX)
-		NLA_BUG("string of %zu bytes cannot grow by %zu", s->len, extra);
-	want++;
-	if (want <= s->cap)
-		return;
-	size_t cap = NLA_MAX(NLA_MAX(want, s->cap + s->cap / 2), 32);
-	s->buf = nla_realloc(s->cap ? s->buf : NULL, cap, 1);
-	s->cap = cap;
+	if (__builtin_add_overflow(n, extra, &want))
+		NLA_BUG("array of %zu cannot grow by %zu", n, extra);
+	if (want <= *cap)
+		return data;
+	*cap = NLA_MAX(NLA_MAX(want, *cap + *cap / 2), 16);
+	return nla_realloc(data, *cap, size);
 }
 
 void nla_str_addn(struct nla_str *s, const void *bytes, size_t n)
 {
-	str_room(s, n);
+	s->buf = array_room(s->cap ? s->buf : NULL, s->len + 1, n, &s->cap, 1);
 	if (n)
 		memcpy(s->buf + s->len, bytes, n);
 	s->len += n;
@@ -236,51 +231,51 @@ static size_t edit_distance(const char *a, const char *b, size_t *row)
 	return row[m];
 }
 
-/* Close is: at most one edit for every three letters of the word, rounded up, and not all of it. */
-const char *nla_nearest(const char *word, const char *const *names, size_t n)
+static const char *last_part(const char *name)
 {
+	const char *dot = strrchr(name, '.');
+	return dot ? dot + 1 : name;
+}
+
+/* Close is: at most one edit for every three letters of the word, rounded up, and not all of it. */
+const char *nla_nearest(const char *word, const struct nla_strs *names)
+{
+	word = last_part(word);
 	size_t length = strlen(word), best = NLA_MIN((length + 2) / 3 + 1, length);
 	const char *nearest = NULL;
-	for (size_t i = 0; i < n; i++) {
-		size_t *row = nla_alloc(strlen(names[i]) + 1, sizeof(*row)), d = edit_distance(word, names[i], row);
+	for (size_t i = 0; i < names->n; i++) {
+		const char *name = last_part(names->data[i]);
+		size_t *row = nla_alloc(strlen(name) + 1, sizeof(*row)), d = edit_distance(word, name, row);
 		free(row);
 		if (d < best) {
 			best = d;
-			nearest = names[i];
+			nearest = names->data[i];
 		}
 	}
 	return nearest;
 }
 
-static void *array_room(void *data, size_t n, size_t extra, size_t *cap, size_t size)
+int nla_by_name(const void *a, const void *b)
 {
-	size_t want;
-	if (__builtin_add_overflow(n, extra, &want))
-		NLA_BUG("array of %zu cannot grow by %zu", n, extra);
-	if (want <= *cap)
-		return data;
-	*cap = NLA_MAX(NLA_MAX(want, *cap + *cap / 2), 16);
-	return nla_realloc(data, *cap, size);
+	return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-#define ARRAY_VERBS(name, type)                                                           \
-	void name##_push(struct name *a, type value)                                      \
-	{                                                                                 \
-		a->data = array_room(a->data, a->n, 1, &a->cap, sizeof(type));            \
-		a->data[a->n++] = value;                                                  \
-	}                                                                                 \
-	void name##_append(struct name *a, const type *values, size_t n)                  \
-	{                                                                                 \
-		if (!n)                                                                   \
-			return;                                                           \
-		a->data = array_room(a->data, a->n, n, &a->cap, sizeof(type));            \
-		memcpy(a->data + a->n, values, n * sizeof(type));                         \
-		a->n += n;                                                                \
-	}                                                                                 \
-	void name##_release(struct name *a)                                               \
-	{                                                                                 \
-		free(a->data);                                                            \
-		*a = (struct name){ 0 };                                                  \
+#define ARRAY_VERBS(name, type)                                                \
+	void name##_append(struct name *a, const type *values, size_t n)       \
+	{                                                                      \
+		a->data = array_room(a->data, a->n, n, &a->cap, sizeof(type)); \
+		if (n)                                                         \
+			memcpy(a->data + a->n, values, n * sizeof(type));      \
+		a->n += n;                                                     \
+	}                                                                      \
+	void name##_push(struct name *a, type value)                           \
+	{                                                                      \
+		name##_append(a, &value, 1);                                   \
+	}                                                                      \
+	void name##_release(struct name *a)                                    \
+	{                                                                      \
+		free(a->data);                                                 \
+		*a = (struct name){ 0 };                                       \
 	}
 
 ARRAY_VERBS(nla_i32s, int32_t)

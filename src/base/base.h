@@ -82,8 +82,6 @@ bool nla_ends_with(const char *s, const char *suffix);
 /* In a '|'-separated list: the place of word, -1 when it is not there; and the word (not terminated) at a place. */
 int nla_word_index(const char *words, const char *word);
 const char *nla_word_at(const char *words, int index, size_t *length);
-/* Nearest of n names to `word` by edit distance, or NULL when none is close. For "did you mean". */
-const char *nla_nearest(const char *word, const char *const *names, size_t n);
 
 /* Growable arrays: struct nla_i32s ids = {0}; nla_i32s_push(&ids, 7); use ids.data[0..n); nla_i32s_release(&ids). */
 #define NLA_ARRAY(name, type)                          \
@@ -106,6 +104,10 @@ struct nla_strs {
 };
 void nla_strs_push(struct nla_strs *a, const char *s);
 void nla_strs_release(struct nla_strs *a);
+/* The name whose part after its last dot is nearest to that of word by edits, NULL when none is close. For "did you mean". */
+const char *nla_nearest(const char *word, const struct nla_strs *names);
+/* For qsort and bsearch: strings (char *), or structs whose first field is one, by bytes. */
+int nla_by_name(const void *a, const void *b);
 
 #define NLA_LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define NLA_MIN(a, b) ((a) < (b) ? (a) : (b))

@@ -239,11 +239,6 @@ enum nla_status nla_sync(const char *path, struct nla_err *err)
 	return why ? nla_fail(err, "cannot sync '%s': %s", path, strerror(why)) : NLA_OK;
 }
 
-static int by_name(const void *a, const void *b)
-{
-	return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
 enum nla_status nla_list_dir(const char *path, struct nla_strs *names, struct nla_err *err)
 {
 	DIR *dir = opendir(path);
@@ -259,7 +254,7 @@ enum nla_status nla_list_dir(const char *path, struct nla_strs *names, struct nl
 	if (why)
 		return nla_fail(err, "cannot list '%s': %s", path, strerror(why));
 	if (names->n > first)
-		qsort(names->data + first, names->n - first, sizeof(*names->data), by_name);
+		qsort(names->data + first, names->n - first, sizeof(*names->data), nla_by_name);
 	return NLA_OK;
 }
 

@@ -124,42 +124,24 @@ void nla_options_release(const struct nla_option *table, size_t n, void *cfg)
 	}
 }
 
-static const char *last_part(const char *key)
-{
-	const char *dot = strrchr(key, '.');
-	return dot ? dot + 1 : key;
-}
-
 /* ": did you mean 'KEY'?" or nothing, owned: the short name, key or section whose last part is nearest to that of word.
  * command: whose flags are meant; 0 for the keys of a file. */
 static char *suggest(const struct nla_option *table, size_t n, const char *word, unsigned command)
 {
-	const char **names = nla_alloc(3 * n, sizeof(*names)), **says = nla_alloc(3 * n, sizeof(*says));
-	struct nla_strs sections = { 0 };
-	size_t k = 0, found = 0;
-	for (size_t i = 0; i < n; i++) {
+	struct nla_strs names = { 0 };
+	for (size_t i = 0; i < n; i++)
 		if (table[i].commands & command && table[i].shortname && !strchr(word, '.'))
-			says[k++] = table[i].shortname;
-	}
-	for (size_t i = 0; i < n; i++) {
+			nla_strs_push(&names, table[i].shortname);
+	for (size_t i = 0; i < n; i++)
 		if (!command || table[i].commands & command)
-			says[k++] = table[i].key;
-	}
+			nla_strs_push(&names, table[i].key);
 	for (size_t i = 0; i < n && !command; i++) {
-		char *section = nla_strndup(table[i].key, strcspn(table[i].key, "."));
-		nla_strs_push(&sections, section);
-		says[k++] = sections.data[i];
-		free(section);
+		nla_strs_push(&names, table[i].key);
+		*strchrnul(names.data[names.n - 1], '.') = '\0'; /* its section */
 	}
-	for (size_t i = 0; i < k; i++)
-		names[i] = last_part(says[i]);
-	const char *near = nla_nearest(last_part(word), names, k);
-	while (near && names[found] != near)
-		found++;
-	char *out = near ? nla_format(": did you mean '%s%s'?", command ? "--" : "", says[found]) : nla_strdup("");
-	nla_strs_release(&sections);
-	free(names);
-	free(says);
+	const char *near = nla_nearest(word, &names);
+	char *out = near ? nla_format(": did you mean '%s%s'?", command ? "--" : "", near) : nla_strdup("");
+	nla_strs_release(&names);
 	return out;
 }
 

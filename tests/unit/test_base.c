@@ -139,17 +139,22 @@ static void test_arrays(void **state)
 
 static void test_nearest(void **state)
 {
-	static const char *const names[] = { "lambda", "steps", "rollout.group", "rollout.prompts", "lr", "kl" };
+	static const char *const words[] = { "lambda", "steps", "rollout.group", "rollout.prompts", "lr", "kl" };
+	struct nla_strs names = { 0 };
 
-	assert_string_equal(nla_nearest("lamda", names, NLA_LEN(names)), "lambda");
-	assert_string_equal(nla_nearest("lmabda", names, NLA_LEN(names)), "lambda");
-	assert_string_equal(nla_nearest("step", names, NLA_LEN(names)), "steps");
-	assert_string_equal(nla_nearest("rollout.gruop", names, NLA_LEN(names)), "rollout.group");
-	assert_string_equal(nla_nearest("rl", names, NLA_LEN(names)), "kl"); /* one edit; lr is two */
-	assert_null(nla_nearest("zebra", names, NLA_LEN(names)));
-	assert_null(nla_nearest("x", names, NLA_LEN(names)));
-	assert_null(nla_nearest("", names, NLA_LEN(names)));
-	assert_null(nla_nearest("lambda", NULL, 0));
+	assert_null(nla_nearest("lambda", &names));
+	for (size_t i = 0; i < NLA_LEN(words); i++)
+		nla_strs_push(&names, words[i]);
+	assert_string_equal(nla_nearest("lamda", &names), "lambda");
+	assert_string_equal(nla_nearest("lmabda", &names), "lambda");
+	assert_string_equal(nla_nearest("step", &names), "steps");
+	assert_string_equal(nla_nearest("rollout.gruop", &names), "rollout.group");
+	assert_string_equal(nla_nearest("prompt", &names), "rollout.prompts"); /* the last parts count */
+	assert_string_equal(nla_nearest("rl", &names), "kl"); /* one edit; lr is two */
+	assert_null(nla_nearest("zebra", &names));
+	assert_null(nla_nearest("x", &names));
+	assert_null(nla_nearest("", &names));
+	nla_strs_release(&names);
 }
 
 static void bug_in_child(void (*call)(void), const char *says)
