@@ -1,5 +1,5 @@
 /*
- * file - whole files, folders, maps. See file.h; line reader and append-only logs are in filelog.c.
+ * file - paths, reading, folders, maps. See file.h; writing is in filewrite.c.
  *
  * Reading goes through zlib throughout: it hands on what does not start with gzip's magic bytes. It reports a stream cut short
  * only after everything before the cut was read, so the error is looked for at the end too.
@@ -16,6 +16,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
+
+#define BOM "\xef\xbb\xbf" /* U+FEFF, which some editors put at the beginning of a file */
+
+/* A small gzip file can hold what fills the memory. */
+#define MAX_FILE ((size_t)2 << 30)
+enum { CHUNK = 1 << 16, MAX_LINE = 64 << 20 };
 
 bool nla_exists(const char *path)
 {
@@ -54,190 +60,141 @@ char *nla_path_dir(const char *path)
 	return n ? nla_strndup(path, n) : nla_strdup(".");
 }
 
-#define MAX_FILE ((size_t)2 << 30) /* a small gzip file can hold what fills the memory */
+/* ---- reading ---- */
 
-enum nla_status nla_gz_error(void *gz, const char *path, struct nla_err *err)
+enum nla_status nla_lines_open(struct nla_lines *l, const char *path, struct nla_err *err)
+{
+	*l = (struct nla_lines){ .line = NLA_STR_INIT };
+	errno = 0;
+	l->gz = gzopen(path, "rbe");
+	if (!l->gz)
+		return nla_fail(err, "cannot read '%s': %s", path, strerror(errno ? errno : ENOMEM));
+	gzbuffer(l->gz, CHUNK);
+	l->chunk = nla_alloc(CHUNK, 1);
+	l->path = nla_strdup(path);
+	return NLA_OK;
+}
+
+/* Refill the chunk: false at the end, and on an error, which zlib keeps until close. */
+static bool fill(struct nla_lines *l)
+{
+	int n = gzread(l->gz, l->chunk, CHUNK), code;
+	l->at = 0;
+	l->n = n > 0 ? (size_t)n : 0;
+	if (n <= 0) {
+		gzerror(l->gz, &code);
+		l->failed = n < 0 || code < 0;
+	}
+	return n > 0;
+}
+
+const char *nla_lines_next(struct nla_lines *l)
+{
+	bool any = false;
+	if (!l->gz || l->failed)
+		return NULL;
+	nla_str_reset(&l->line);
+	while (l->at < l->n || fill(l)) {
+		const char *from = l->chunk + l->at, *end = memchr(from, '\n', l->n - l->at);
+		size_t n = end ? (size_t)(end - from) : l->n - l->at;
+		l->failed = l->too_long = l->line.len + n > MAX_LINE;
+		if (l->too_long)
+			break;
+		nla_str_addn(&l->line, from, n);
+		l->at += n + (end != NULL);
+		any = true;
+		if (end)
+			break;
+	}
+	if (!any || l->failed)
+		return NULL;
+	if (l->line.len && l->line.buf[l->line.len - 1] == '\r')
+		l->line.buf[--l->line.len] = '\0';
+	if (l->number++ == 0 && nla_starts_with(l->line.buf, BOM))
+		memmove(l->line.buf, l->line.buf + strlen(BOM), (l->line.len -= strlen(BOM)) + 1);
+	return l->line.buf;
+}
+
+const char *nla_lines_next_filled(struct nla_lines *l)
+{
+	while (nla_lines_next(l))
+		if (strspn(l->line.buf, " \t\r\f\v") < l->line.len)
+			return l->line.buf;
+	return NULL;
+}
+
+static enum nla_status read_error(const struct nla_lines *l, struct nla_err *err)
 {
 	int code;
-	const char *why = gzerror(gz, &code);
-	size_t n = strlen(path);
-	if (!strncmp(why, path, n) && !strncmp(why + n, ": ", 2)) /* zlib's text starts with the path it was given */
+	const char *why = gzerror(l->gz, &code);
+	size_t n = strlen(l->path);
+	if (l->too_long)
+		return nla_fail(err, "cannot read '%s': line %zu is longer than %d MiB", l->path, l->number + 1, MAX_LINE >> 20);
+	if (!strncmp(why, l->path, n) && !strncmp(why + n, ": ", 2)) /* zlib's text starts with the path it was given */
 		why += n + 2;
-	return nla_fail(err, "cannot read '%s': %s%s", path,
+	return nla_fail(err, "cannot read '%s': %s%s", l->path,
 			code == Z_BUF_ERROR || code == Z_DATA_ERROR ? "damaged gzip: " : "", why[0] ? why : "unknown error");
+}
+
+enum nla_status nla_lines_close(struct nla_lines *l, struct nla_err *err)
+{
+	enum nla_status status = NLA_OK;
+	if (!l->gz)
+		return NLA_OK;
+	if (l->failed)
+		status = err->status ? err->status : read_error(l, err);
+	gzclose_r(l->gz);
+	free(l->chunk);
+	free(l->path);
+	nla_str_release(&l->line);
+	*l = (struct nla_lines){ .line = NLA_STR_INIT };
+	return status;
 }
 
 enum nla_status nla_file_read(const char *path, struct nla_str *s, struct nla_err *err)
 {
-	enum nla_status status = NLA_OK;
-	enum { CHUNK = 1 << 18 };
-	int n, code;
-	errno = 0;
-	gzFile gz = gzopen(path, "rbe");
-	if (!gz)
-		return nla_fail(err, "cannot read '%s': %s", path, strerror(errno ? errno : ENOMEM));
-	char *chunk = nla_alloc(CHUNK, 1);
-	gzbuffer(gz, CHUNK);
-	while ((n = gzread(gz, chunk, CHUNK)) > 0 && s->len <= MAX_FILE)
-		nla_str_addn(s, chunk, (size_t)n);
-	gzerror(gz, &code);
-	if (n < 0 || code < 0)
-		status = nla_gz_error(gz, path, err);
-	else if (n)
-		status = nla_fail(err, "cannot read '%s': it holds more than %zu GiB", path, MAX_FILE >> 30);
-	gzclose_r(gz);
-	free(chunk);
-	return status;
+	struct nla_lines in;
+	struct nla_err why = NLA_ERR_INIT;
+	if (nla_lines_open(&in, path, err))
+		return err->status;
+	while (s->len <= MAX_FILE && fill(&in))
+		nla_str_addn(s, in.chunk, in.n);
+	if (s->len > MAX_FILE)
+		nla_fail(&why, "cannot read '%s': it holds more than %zu GiB", path, MAX_FILE >> 30);
+	nla_lines_close(&in, &why);
+	if (why.status)
+		*err = why;
+	return why.status;
 }
 
-void nla_gzip(const void *bytes, size_t n, struct nla_str *out)
+enum nla_status nla_map_open(struct nla_map *m, const char *path, struct nla_err *err)
 {
-	z_stream z = { .next_in = (unsigned char *)bytes };
-	unsigned char chunk[1 << 15];
-	size_t piece;
-	int code;
-	if (deflateInit2(&z, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK)
-		NLA_BUG("cannot start gzip");
-	do {
-		piece = NLA_MIN(n, (size_t)1 << 30); /* zlib counts in 32 bits */
-		n -= piece;
-		z.avail_in = (uInt)piece;
-		do {
-			z.next_out = chunk;
-			z.avail_out = sizeof(chunk);
-			code = deflate(&z, n ? Z_NO_FLUSH : Z_FINISH);
-			nla_str_addn(out, chunk, sizeof(chunk) - z.avail_out);
-		} while (!z.avail_out);
-	} while (n);
-	if (code != Z_STREAM_END)
-		NLA_BUG("gzip stopped with code %d", code);
-	deflateEnd(&z);
-}
-
-int nla_write_all(int fd, const void *bytes, size_t n)
-{
-	const char *p = bytes;
-	while (n) {
-		ssize_t done = write(fd, p, n);
-		if (done < 0 && errno == EINTR)
-			continue;
-		if (done < 0)
-			return errno;
-		if (!done)
-			return ENOSPC;
-		p += done;
-		n -= (size_t)done;
-	}
-	return 0;
-}
-
-/* A new name is safe from a power cut once its folder is on disk; some file systems cannot sync folders, and say EINVAL. */
-static int sync_path(const char *path)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC), why = 0;
-	if (fd < 0)
-		return errno;
-	if (fsync(fd) && errno != EINVAL)
-		why = errno;
-	close(fd);
-	return why;
-}
-
-enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bool gz, struct nla_err *err)
-{
-	struct nla_str packed = NLA_STR_INIT;
-	struct stat st;
-	int why = 0;
-	/* Renaming over a device would replace it, over a pipe would starve its reader: only a regular file is replaced. */
-	if (!stat(path, &st) && !S_ISREG(st.st_mode))
-		return nla_fail(err, "cannot write '%s': it is %s", path, S_ISDIR(st.st_mode) ? "a folder" : "no regular file");
-	if (gz) {
-		nla_gzip(bytes, n, &packed);
-		bytes = packed.buf;
-		n = packed.len;
-	}
-	char *tmp = nla_format("%s.tmp", path), *dir = nla_path_dir(path);
-	int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-	if (fd < 0) {
-		why = errno;
-		goto out;
-	}
-	why = nla_write_all(fd, bytes, n);
-	if (!why && fsync(fd))
-		why = errno;
-	if (close(fd) && !why)
-		why = errno;
-	if (!why && rename(tmp, path))
-		why = errno;
-	if (why)
-		unlink(tmp);
-	else if ((why = sync_path(dir)) == EACCES) /* a folder one may write to and not read */
-		why = 0;
-out:
-	free(tmp);
-	free(dir);
-	nla_str_release(&packed);
-	return why ? nla_fail(err, "cannot write '%s': %s", path, strerror(why)) : NLA_OK;
-}
-
-enum nla_status nla_mkdirs(const char *path, struct nla_err *err)
-{
-	char *part = nla_strdup(path);
-	enum nla_status status = NLA_OK;
-	for (char *p = part + 1; part[0] && status == NLA_OK; p++) {
-		char c = *p;
-		if (c && c != '/')
-			continue;
-		*p = '\0';
-		int why = mkdir(part, 0777) ? errno : 0;
-		if (why == EEXIST && !nla_is_dir(part))
-			status = nla_fail(err, "cannot make folder '%s': '%s' is not a folder", path, part);
-		else if (why && !nla_is_dir(part)) /* EROFS and EACCES come for folders that are there, too */
-			status = nla_fail(err, "cannot make folder '%s': %s", path, strerror(why));
-		*p = c;
-		if (!c)
-			break;
-	}
-	if (!part[0])
-		status = nla_fail(err, "cannot make folder '': empty name");
-	free(part);
-	return status;
-}
-
-static enum nla_status remove_failed(const char *path, struct nla_err *err)
-{
-	return nla_fail(err, "cannot remove '%s': %s", path, strerror(errno));
-}
-
-/* A symbolic link is removed, never followed. */
-enum nla_status nla_rmtree(const char *path, struct nla_err *err)
-{
-	struct nla_strs names = { 0 };
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	enum nla_status status = NLA_OK;
 	struct stat st;
-	if (!path[0] || path[strspn(path, "/")] == '\0')
-		NLA_BUG("asked to remove '%s'", path);
-	if (lstat(path, &st))
-		return errno == ENOENT ? NLA_OK : remove_failed(path, err);
-	if (!S_ISDIR(st.st_mode))
-		return unlink(path) ? remove_failed(path, err) : NLA_OK;
-	status = nla_list_dir(path, &names, err);
-	for (size_t i = 0; i < names.n && status == NLA_OK; i++) {
-		char *child = nla_path_join(path, names.data[i]);
-		status = nla_rmtree(child, err);
-		free(child);
-	}
-	nla_strs_release(&names);
-	if (status == NLA_OK && rmdir(path))
-		status = remove_failed(path, err);
+	void *data = NULL; /* a map of no bytes is an error of the system's; an empty file is none of ours */
+	*m = (struct nla_map){ 0 };
+	if (fd < 0 || fstat(fd, &st))
+		status = nla_fail(err, "cannot read '%s': %s", path, strerror(errno));
+	else if (!S_ISREG(st.st_mode))
+		status = nla_fail(err, "cannot map '%s': it is %s", path, S_ISDIR(st.st_mode) ? "a folder" : "no regular file");
+	else if (st.st_size && (data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0)) == MAP_FAILED)
+		status = nla_fail(err, "cannot map '%s': %s", path, strerror(errno));
+	else
+		*m = (struct nla_map){ data, (size_t)st.st_size };
+	if (fd >= 0)
+		close(fd);
 	return status;
 }
 
-enum nla_status nla_sync(const char *path, struct nla_err *err)
+void nla_map_close(struct nla_map *m)
 {
-	int why = sync_path(path);
-	return why ? nla_fail(err, "cannot sync '%s': %s", path, strerror(why)) : NLA_OK;
+	if (m->data)
+		munmap(m->data, m->size);
+	*m = (struct nla_map){ 0 };
 }
+
+/* ---- folders ---- */
 
 enum nla_status nla_list_dir(const char *path, struct nla_strs *names, struct nla_err *err)
 {
@@ -251,39 +208,46 @@ enum nla_status nla_list_dir(const char *path, struct nla_strs *names, struct nl
 			nla_strs_push(names, entry->d_name);
 	int why = errno;
 	closedir(dir);
-	if (why)
-		return nla_fail(err, "cannot list '%s': %s", path, strerror(why));
 	if (names->n > first)
 		qsort(names->data + first, names->n - first, sizeof(*names->data), nla_by_name);
-	return NLA_OK;
+	return why ? nla_fail(err, "cannot list '%s': %s", path, strerror(why)) : NLA_OK;
 }
 
-enum nla_status nla_map_open(struct nla_map *m, const char *path, struct nla_err *err)
+enum nla_status nla_mkdirs(const char *path, struct nla_err *err)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	enum nla_status status = NLA_OK;
-	struct stat st;
-	*m = (struct nla_map){ 0 };
-	if (fd < 0)
-		return nla_fail(err, "cannot read '%s': %s", path, strerror(errno));
-	if (fstat(fd, &st)) {
-		status = nla_fail(err, "cannot read '%s': %s", path, strerror(errno));
-	} else if (!S_ISREG(st.st_mode)) {
-		status = nla_fail(err, "cannot map '%s': it is %s", path, S_ISDIR(st.st_mode) ? "a folder" : "no regular file");
-	} else if (st.st_size) { /* a map of no bytes is an error of the system's; an empty file is none of ours */
-		void *data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-		if (data == MAP_FAILED)
-			status = nla_fail(err, "cannot map '%s': %s", path, strerror(errno));
-		else
-			*m = (struct nla_map){ data, (size_t)st.st_size };
+	char *part = nla_strdup(path), *end = part;
+	enum nla_status status = path[0] ? NLA_OK : nla_fail(err, "cannot make folder '': empty name");
+	while (status == NLA_OK && *end) {
+		end = strchrnul(end + 1, '/');
+		*end = '\0';
+		int why = mkdir(part, 0777) ? errno : 0;
+		if (why && nla_is_dir(part)) /* EEXIST; or EROFS and EACCES, which come for folders that are there, too */
+			why = 0;
+		if (why == EEXIST)
+			status = nla_fail(err, "cannot make folder '%s': '%s' is not a folder", path, part);
+		else if (why)
+			status = nla_fail(err, "cannot make folder '%s': %s", path, strerror(why));
+		*end = path[end - part];
 	}
-	close(fd);
+	free(part);
 	return status;
 }
 
-void nla_map_close(struct nla_map *m)
+enum nla_status nla_rmtree(const char *path, struct nla_err *err)
 {
-	if (m->data)
-		munmap(m->data, m->size);
-	*m = (struct nla_map){ 0 };
+	struct nla_strs names = { 0 };
+	struct stat st;
+	if (path[strspn(path, "/")] == '\0')
+		NLA_BUG("asked to remove '%s'", path);
+	bool folder = !lstat(path, &st) && S_ISDIR(st.st_mode);
+	enum nla_status status = folder ? nla_list_dir(path, &names, err) : NLA_OK;
+	for (size_t i = 0; i < names.n && status == NLA_OK; i++) {
+		char *child = nla_path_join(path, names.data[i]);
+		status = nla_rmtree(child, err);
+		free(child);
+	}
+	nla_strs_release(&names);
+	if (status == NLA_OK && (folder ? rmdir(path) : unlink(path)) && errno != ENOENT)
+		status = nla_fail(err, "cannot remove '%s': %s", path, strerror(errno));
+	return status;
 }

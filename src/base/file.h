@@ -18,7 +18,7 @@ enum nla_status nla_file_read(const char *path, struct nla_str *s, struct nla_er
  * gz: compress. What exists and is no regular file (/dev/null) is an error: a rename would replace it. */
 enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bool gz, struct nla_err *err);
 enum nla_status nla_mkdirs(const char *path, struct nla_err *err);
-/* Remove a folder and everything below it; a missing one is no error. Symbolic links are removed, not followed. */
+/* Remove a file, or a folder and everything below it; a missing one is no error. Symbolic links are removed, not followed. */
 enum nla_status nla_rmtree(const char *path, struct nla_err *err);
 /* fsync a file or folder by name. */
 enum nla_status nla_sync(const char *path, struct nla_err *err);
@@ -46,8 +46,9 @@ void nla_map_close(struct nla_map *m);
  * close is idempotent, and keeps an error that err already has.
  */
 struct nla_lines {
-	void *gz; /* the stream and its buffer */
-	char *path;
+	void *gz; /* zlib's stream */
+	char *path, *chunk;
+	size_t at, n; /* of the chunk: read so far, held */
 	struct nla_str line;
 	size_t number; /* of the line last returned, from 1 */
 	bool failed, too_long;
@@ -76,9 +77,5 @@ enum nla_status nla_log_close(struct nla_log *log, struct nla_err *err);
 
 /* Append one gzip member that holds bytes. The same bytes give the same member (no time stamp). */
 void nla_gzip(const void *bytes, size_t n, struct nla_str *out);
-/* write() until all is written: 0 or an errno. */
-int nla_write_all(int fd, const void *bytes, size_t n);
-/* The error of a zlib stream as ours. */
-enum nla_status nla_gz_error(void *gz, const char *path, struct nla_err *err);
 
 #endif

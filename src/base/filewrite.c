@@ -1,0 +1,194 @@
+/*
+ * filewrite - the writing of file.h: gzip, whole files, and append-only logs.
+ */
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zlib.h>
+
+void nla_gzip(const void *bytes, size_t n, struct nla_str *out)
+{
+	z_stream z = { .next_in = (unsigned char *)bytes };
+	unsigned char chunk[1 << 15];
+	size_t piece;
+	int code;
+	if (deflateInit2(&z, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK)
+		NLA_BUG("cannot start gzip");
+	do {
+		piece = NLA_MIN(n, (size_t)1 << 30); /* zlib counts in 32 bits */
+		n -= piece;
+		z.avail_in = (uInt)piece;
+		do {
+			z.next_out = chunk;
+			z.avail_out = sizeof(chunk);
+			code = deflate(&z, n ? Z_NO_FLUSH : Z_FINISH);
+			nla_str_addn(out, chunk, sizeof(chunk) - z.avail_out);
+		} while (!z.avail_out);
+	} while (n);
+	if (code != Z_STREAM_END)
+		NLA_BUG("gzip stopped with code %d", code);
+	deflateEnd(&z);
+}
+
+/* write() until all is written: 0 or an errno. */
+static int write_all(int fd, const void *bytes, size_t n)
+{
+	const char *p = bytes;
+	while (n) {
+		ssize_t done = write(fd, p, n);
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done <= 0)
+			return done ? errno : ENOSPC;
+		p += done;
+		n -= (size_t)done;
+	}
+	return 0;
+}
+
+/* A new name is safe from a power cut once its folder is on disk; some file systems cannot sync folders, and say EINVAL. */
+static int sync_path(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC), why = 0;
+	if (fd < 0)
+		return errno;
+	if (fsync(fd) && errno != EINVAL)
+		why = errno;
+	close(fd);
+	return why;
+}
+
+enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bool gz, struct nla_err *err)
+{
+	struct nla_str packed = NLA_STR_INIT;
+	struct stat st;
+	/* Renaming over a device would replace it, over a pipe would starve its reader: only a regular file is replaced. */
+	if (!stat(path, &st) && !S_ISREG(st.st_mode))
+		return nla_fail(err, "cannot write '%s': it is %s", path, S_ISDIR(st.st_mode) ? "a folder" : "no regular file");
+	if (gz) {
+		nla_gzip(bytes, n, &packed);
+		bytes = packed.buf;
+		n = packed.len;
+	}
+	char *tmp = nla_format("%s.tmp", path), *dir = nla_path_dir(path);
+	int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	int why = fd < 0 ? errno : write_all(fd, bytes, n);
+	if (!why && fsync(fd))
+		why = errno;
+	if (fd >= 0 && close(fd) && !why)
+		why = errno;
+	if (!why && rename(tmp, path))
+		why = errno;
+	if (why && fd >= 0)
+		unlink(tmp);
+	if (!why && (why = sync_path(dir)) == EACCES) /* a folder one may write to and not read */
+		why = 0;
+	free(tmp);
+	free(dir);
+	nla_str_release(&packed);
+	return why ? nla_fail(err, "cannot write '%s': %s", path, strerror(why)) : NLA_OK;
+}
+
+enum nla_status nla_sync(const char *path, struct nla_err *err)
+{
+	int why = sync_path(path);
+	return why ? nla_fail(err, "cannot sync '%s': %s", path, strerror(why)) : NLA_OK;
+}
+
+/* Cut what follows the last whole gzip member. A file that is damaged before that, or is no gzip file at all, stays as it is. */
+static enum nla_status log_repair(const struct nla_log *log, struct nla_err *err)
+{
+	unsigned char in[1 << 15], out[1 << 15];
+	enum nla_status status = NLA_OK;
+	off_t read_to = 0, whole = 0;
+	z_stream z = { 0 };
+	ssize_t n;
+	int code = Z_OK;
+	if (inflateInit2(&z, 15 + 16) != Z_OK)
+		NLA_BUG("cannot start gunzip");
+	while (code >= 0 && (n = pread(log->fd, in, sizeof(in), read_to)) > 0) {
+		read_to += n;
+		z.next_in = in;
+		z.avail_in = (uInt)n;
+		while (z.avail_in && code >= 0) {
+			z.next_out = out;
+			z.avail_out = sizeof(out);
+			code = inflate(&z, Z_NO_FLUSH);
+			if (code == Z_STREAM_END) {
+				whole = read_to - z.avail_in;
+				inflateReset(&z);
+			}
+		}
+	}
+	if (code < 0)
+		status = nla_fail(err, "cannot append to '%s': damaged gzip: %s", log->path, z.msg ? z.msg : "unknown error");
+	else if (n < 0)
+		status = nla_fail(err, "cannot read '%s': %s", log->path, strerror(errno));
+	else if (read_to > whole && ftruncate(log->fd, whole))
+		status = nla_fail(err, "cannot write '%s': %s", log->path, strerror(errno));
+	inflateEnd(&z);
+	return status;
+}
+
+enum nla_status nla_log_open(struct nla_log *log, const char *path, struct nla_err *err)
+{
+	bool gz = nla_ends_with(path, ".gz");
+	*log = (struct nla_log){ .fd = -1, .gz = gz, .pending = NLA_STR_INIT };
+	log->fd = open(path, (gz ? O_RDWR : O_WRONLY) | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+	if (log->fd < 0)
+		return nla_fail(err, "cannot write '%s': %s", path, strerror(errno));
+	log->path = nla_strdup(path);
+	if (!gz || !log_repair(log, err))
+		return NLA_OK;
+	nla_log_close(log, err);
+	return err->status;
+}
+
+void nla_log_add(struct nla_log *log, const char *text, size_t n)
+{
+	nla_str_addn(&log->pending, text, n);
+}
+
+enum nla_status nla_log_flush(struct nla_log *log, struct nla_err *err)
+{
+	struct nla_str packed = NLA_STR_INIT;
+	const struct nla_str *out = log->gz ? &packed : &log->pending;
+	struct stat before;
+	if (!log->pending.len)
+		return NLA_OK;
+	if (log->fd < 0)
+		NLA_BUG("log is not open");
+	if (log->gz)
+		nla_gzip(log->pending.buf, log->pending.len, &packed);
+	bool regular = !fstat(log->fd, &before) && S_ISREG(before.st_mode);
+	int why = write_all(log->fd, out->buf, out->len);
+	nla_str_release(&packed);
+	if (why) {
+		bool torn = regular && ftruncate(log->fd, before.st_size);
+		return nla_fail(err, "cannot write '%s': %s%s", log->path, strerror(why), torn ? " (its end is torn)" : "");
+	}
+	nla_str_reset(&log->pending);
+	return NLA_OK;
+}
+
+enum nla_status nla_log_close(struct nla_log *log, struct nla_err *err)
+{
+	struct nla_err why = NLA_ERR_INIT;
+	if (!log->path) /* closed, or never opened */
+		return NLA_OK;
+	nla_log_flush(log, &why);
+	if (close(log->fd) && !why.status)
+		nla_fail(&why, "cannot write '%s': %s", log->path, strerror(errno));
+	if (why.status && !err->status)
+		*err = why;
+	free(log->path);
+	nla_str_release(&log->pending);
+	*log = (struct nla_log){ .fd = -1, .pending = NLA_STR_INIT };
+	return why.status;
+}
