@@ -15,20 +15,13 @@
 #include "base/file.h"
 #include "base/utf8.h"
 
-/* Does text hold the escape \u0000 (not an escaped backslash before u0000)? Then out gets the text with \ufffd instead. */
-static bool replace_nul_escapes(const char *text, size_t n, struct nla_str *out)
+/* The text with \ufffd for each escape \u0000 (which a backslash escaped before u0000 is not). */
+static void replace_nul_escapes(const char *text, size_t n, struct nla_str *out)
 {
-	if (!memmem(text, n, "\\u0000", 6))
-		return false;
 	nla_str_addn(out, text, n);
-	for (size_t i = 0; i + 1 < n; i++) {
-		if (text[i] != '\\')
-			continue;
-		if (i + 6 <= n && !memcmp(text + i, "\\u0000", 6))
+	for (size_t i = 0; i + 6 <= n; i += text[i] == '\\' ? 2 : 1)
+		if (!memcmp(text + i, "\\u0000", 6))
 			memcpy(out->buf + i, "\\ufffd", 6);
-		i++;
-	}
-	return true;
 }
 
 static enum nla_status not_json(const char *text, size_t n, const char *name, const char *at, struct nla_err *err)
@@ -39,12 +32,8 @@ static enum nla_status not_json(const char *text, size_t n, const char *name, co
 	if (blank == n)
 		return nla_fail(err, "'%s' is not JSON: it is empty", name);
 	for (size_t i = 0; i < offset; i++) {
-		if (text[i] == '\n') {
-			line++;
-			column = 1;
-		} else if (((unsigned char)text[i] & 0xc0) != 0x80) {
-			column++;
-		}
+		line += text[i] == '\n';
+		column = text[i] == '\n' ? 1 : column + (((unsigned char)text[i] & 0xc0) != 0x80);
 	}
 	return nla_fail(err, "'%s' is not JSON: error at line %zu, column %zu", name, line, column);
 }
@@ -54,8 +43,10 @@ enum nla_status nla_json_parse(const char *text, size_t n, const char *name, cJS
 	struct nla_str copy = NLA_STR_INIT;
 	enum nla_status status = NLA_OK;
 	const char *end = NULL;
-	if (replace_nul_escapes(text, n, &copy))
+	if (memmem(text, n, "\\u0000", 6)) {
+		replace_nul_escapes(text, n, &copy);
 		text = copy.buf;
+	}
 	*out = cJSON_ParseWithLengthOpts(text, n, &end, false);
 	while (*out && end < text + n && strchr(" \t\r\n", *end) && *end)
 		end++;
@@ -71,19 +62,12 @@ enum nla_status nla_json_parse(const char *text, size_t n, const char *name, cJS
 enum nla_status nla_json_read(const char *path, cJSON **out, struct nla_err *err)
 {
 	struct nla_str text = NLA_STR_INIT;
-	enum nla_status status;
 	*out = NULL;
-	status = nla_file_read(path, &text, err);
+	enum nla_status status = nla_file_read(path, &text, err);
 	if (!status)
 		status = nla_json_parse(text.buf, text.len, path, out, err);
 	nla_str_release(&text);
 	return status;
-}
-
-static void newline(struct nla_str *s, bool pretty, int depth)
-{
-	if (pretty)
-		nla_str_addf(s, "\n%*s", 2 * depth, "");
 }
 
 /* An array of numbers or strings stays on one line; what holds objects or arrays is spread. */
@@ -111,7 +95,8 @@ void nla_json_add(struct nla_str *s, const cJSON *json, bool pretty, int depth)
 	} else {
 		nla_str_addc(s, object ? '{' : '[');
 		cJSON_ArrayForEach(child, json) {
-			newline(s, spread, depth + 1);
+			if (spread)
+				nla_str_addf(s, "\n%*s", 2 * depth + 2, "");
 			if (object) {
 				nla_json_add_str(s, child->string, strlen(child->string));
 				nla_str_add(s, pretty ? ": " : ":");
@@ -120,7 +105,8 @@ void nla_json_add(struct nla_str *s, const cJSON *json, bool pretty, int depth)
 			if (child->next)
 				nla_str_add(s, pretty && !spread ? ", " : ",");
 		}
-		newline(s, spread, depth);
+		if (spread)
+			nla_str_addf(s, "\n%*s", 2 * depth, "");
 		nla_str_addc(s, object ? '}' : ']');
 	}
 }
@@ -149,15 +135,14 @@ const char *nla_json_type(const cJSON *json)
  * and *wrong_len the length of its key (0: the root). A key that holds a dot itself is found under its whole name. */
 static const cJSON *walk(const cJSON *json, const char *key, const cJSON **wrong, size_t *wrong_len)
 {
-	const char *rest = key;
-	for (;;) {
+	for (const char *rest = key, *dot;; rest = dot + 1) {
 		if (!cJSON_IsObject(json)) {
 			*wrong = json;
 			*wrong_len = rest == key ? 0 : (size_t)(rest - key) - 1;
 			return NULL;
 		}
 		const cJSON *whole = cJSON_GetObjectItemCaseSensitive(json, rest);
-		const char *dot = strchr(rest, '.');
+		dot = strchr(rest, '.');
 		if (whole || !dot)
 			return cJSON_IsNull(whole) ? NULL : whole;
 		char *part = nla_strndup(rest, (size_t)(dot - rest));
@@ -165,7 +150,6 @@ static const cJSON *walk(const cJSON *json, const char *key, const cJSON **wrong
 		free(part);
 		if (!json || cJSON_IsNull(json))
 			return NULL;
-		rest = dot + 1;
 	}
 }
 
@@ -184,9 +168,8 @@ static enum nla_status get(const cJSON *json, const char *name, const char *key,
 			   struct nla_err *err)
 {
 	static const char *const wants[] = { "an integer", "a number", "a boolean", "a string" };
-	const cJSON *wrong = NULL, *value;
 	size_t n = 0;
-	value = walk(json, key, &wrong, &n);
+	const cJSON *wrong = NULL, *value = walk(json, key, &wrong, &n);
 	if (wrong && !n)
 		return nla_fail(err, "'%s': is %s, want an object", name, nla_json_type(wrong));
 	if (wrong)

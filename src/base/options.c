@@ -83,9 +83,9 @@ static enum nla_status set(const struct nla_option *o, void *cfg, const cJSON *v
 static enum nla_status set_text(const struct nla_option *o, void *cfg, const char *text, const char *from, struct nla_err *err)
 {
 	bool decimal = text[0] && !text[strspn(text, "+-.0123456789eE")];
-	char *end = "";
-	double x = decimal ? strtod(text, &end) : 0;
-	cJSON *value = NULL;
+	char *end;
+	double x = strtod(text, &end);
+	cJSON *value;
 	if (decimal && !*end && (o->type == NLA_OPT_INT || o->type == NLA_OPT_NUM))
 		value = cJSON_CreateNumber(x);
 	else if (o->type == NLA_OPT_BOOL && nla_word_index("true|false", text) >= 0)
@@ -117,10 +117,10 @@ void nla_options_release(const struct nla_option *table, size_t n, void *cfg)
 {
 	for (size_t i = 0; i < n; i++) {
 		char **s = (char **)((char *)cfg + table[i].offset);
-		if (!is_string(&table[i]))
-			continue;
-		free(*s);
-		*s = NULL;
+		if (is_string(&table[i])) {
+			free(*s);
+			*s = NULL;
+		}
 	}
 }
 
@@ -164,11 +164,12 @@ static bool is_section(const struct reading *r, const char *key)
 	return false;
 }
 
-static enum nla_status read_section(struct reading *r, const char *section, const cJSON *json, struct nla_err *err);
-
-static enum nla_status read_member(struct reading *r, const char *key, const cJSON *json, struct nla_err *err)
+/* The value of an option, or of a section with all below it; key NULL: the whole file. */
+static enum nla_status read_value(struct reading *r, const char *key, const cJSON *json, struct nla_err *err)
 {
-	for (size_t i = 0; i < r->n; i++) {
+	enum nla_status status = NLA_OK;
+	const cJSON *child;
+	for (size_t i = 0; i < r->n && key; i++) {
 		if (strcmp(r->table[i].key, key))
 			continue;
 		if (r->seen[i])
@@ -176,27 +177,20 @@ static enum nla_status read_member(struct reading *r, const char *key, const cJS
 		r->seen[i] = true;
 		return cJSON_IsNull(json) ? NLA_OK : set(&r->table[i], r->cfg, json, r->folder, r->path, err);
 	}
-	if (!is_section(r, key)) {
+	if (key && !is_section(r, key)) {
 		char *hint = suggest(r->table, r->n, key, 0);
 		nla_usage(err, "'%s': unknown key '%s'%s", r->path, key, hint);
 		free(hint);
 		return err->status;
 	}
-	if (!cJSON_IsObject(json))
+	if (!cJSON_IsObject(json) && key)
 		return nla_usage(err, "'%s': '%s' is %s: want an object", r->path, key, nla_json_type(json));
-	return read_section(r, key, json, err);
-}
-
-static enum nla_status read_section(struct reading *r, const char *section, const cJSON *json, struct nla_err *err)
-{
-	enum nla_status status = NLA_OK;
-	const cJSON *child;
+	if (!cJSON_IsObject(json))
+		return nla_usage(err, "'%s': is %s: want an object", r->path, nla_json_type(json));
 	cJSON_ArrayForEach(child, json) {
-		char *key = nla_format("%s%s%s", section, section[0] ? "." : "", child->string);
-		status = read_member(r, key, child, err);
-		free(key);
-		if (status)
-			break;
+		char *name = nla_format("%s%s%s", key ? key : "", key ? "." : "", child->string);
+		status = status ? status : read_value(r, name, child, err);
+		free(name);
 	}
 	return status;
 }
@@ -204,16 +198,12 @@ static enum nla_status read_section(struct reading *r, const char *section, cons
 enum nla_status nla_options_json(const struct nla_option *table, size_t n, void *cfg, const char *path, struct nla_err *err)
 {
 	struct reading r = { .table = table, .n = n, .cfg = cfg, .path = path };
-	enum nla_status status;
 	cJSON *json;
 	if (nla_json_read(path, &json, err))
 		return err->status = NLA_USAGE;
 	r.folder = nla_path_dir(path);
 	r.seen = nla_alloc(n, sizeof(*r.seen));
-	if (cJSON_IsObject(json))
-		status = read_section(&r, "", json, err);
-	else
-		status = nla_usage(err, "'%s': is %s: want an object", path, nla_json_type(json));
+	enum nla_status status = read_value(&r, NULL, json, err);
 	free(r.seen);
 	free(r.folder);
 	cJSON_Delete(json);
@@ -223,16 +213,12 @@ enum nla_status nla_options_json(const struct nla_option *table, size_t n, void 
 /* Short names may be shared by options of different commands: one that this command uses comes first. */
 static const struct nla_option *find_flag(const struct nla_args *args, const char *name)
 {
-	const struct nla_option *other = NULL;
-	for (size_t i = 0; i < args->n; i++) {
-		const struct nla_option *o = &args->table[i];
-		if (strcmp(o->key, name) && (!o->shortname || strcmp(o->shortname, name)))
-			continue;
-		if (o->commands & args->command)
-			return o;
-		other = other ? other : o;
-	}
-	return other;
+	const struct nla_option *found = NULL;
+	for (const struct nla_option *o = args->table; o < args->table + args->n; o++)
+		if ((!strcmp(o->key, name) || (o->shortname && !strcmp(o->shortname, name))) &&
+		    (!found || o->commands & ~found->commands & args->command))
+			found = o;
+	return found;
 }
 
 /* The value of a flag, which may be the next argument; NULL after an error. */
@@ -320,7 +306,6 @@ static char *absolute(const char *path)
 static cJSON *dump_value(const struct nla_option *o, const void *cfg)
 {
 	const void *at = (const char *)cfg + o->offset;
-	const char *word;
 	size_t length;
 	char *text;
 	if (o->type == NLA_OPT_INT)
@@ -330,7 +315,7 @@ static cJSON *dump_value(const struct nla_option *o, const void *cfg)
 	if (o->type == NLA_OPT_BOOL)
 		return cJSON_CreateBool(*(const bool *)at);
 	if (o->type == NLA_OPT_ENUM) {
-		word = nla_word_at(o->choices, *(const int *)at, &length);
+		const char *word = nla_word_at(o->choices, *(const int *)at, &length);
 		text = nla_strndup(word, length);
 	} else {
 		text = o->type == NLA_OPT_PATH ? absolute(*(char *const *)at) : nla_strdup(*(char *const *)at);

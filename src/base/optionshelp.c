@@ -10,13 +10,10 @@
 
 enum { WIDTH = 100, COLUMN = 42 };
 
-/* A bound this large is no bound to a reader. */
-#define UNBOUNDED 1e15
-
-/* "1 to 100", "at least 1", appended; nothing when unbounded. */
+/* "1 to 100", "at least 1", appended; nothing when unbounded, which a bound of 1e15 is to a reader. */
 static void add_range(const struct nla_option *o, const char *before, struct nla_str *s)
 {
-	bool low = o->min > -UNBOUNDED, high = o->max < UNBOUNDED;
+	bool low = o->min > -1e15, high = o->max < 1e15;
 	if (o->min == o->max || (!low && !high))
 		return;
 	nla_str_addf(s, "%s%s", before, !high ? "at least " : low ? "" : "at most ");
@@ -45,14 +42,8 @@ static bool has_other_name(const struct nla_option *o)
 /* A line break as \n; a bar, which would end a cell of a table, as \|. */
 static void add_escaped(struct nla_str *s, const char *text, bool cell)
 {
-	for (; *text; text++) {
-		if (*text == '|' && cell)
-			nla_str_addc(s, '\\');
-		if (*text == '\n')
-			nla_str_add(s, "\\n");
-		else
-			nla_str_addc(s, *text);
-	}
+	for (; *text; text++)
+		nla_str_addf(s, "%s%c", *text == '\n' || (*text == '|' && cell) ? "\\" : "", *text == '\n' ? 'n' : *text);
 }
 
 /* Words from COLUMN on, broken before WIDTH. */
@@ -84,10 +75,8 @@ static void add_option(const struct nla_option *o, struct nla_str *out)
 		nla_str_addf(out, "--%s, ", o->shortname);
 	nla_str_addf(out, "--%s%s%s", o->key, value[o->type], o->type == NLA_OPT_ENUM ? o->choices : "");
 	size_t width = out->len - start;
-	if (width + 2 > COLUMN)
-		nla_str_addf(out, "\n%*s", COLUMN, "");
-	else
-		nla_str_addf(out, "%*s", (int)(COLUMN - width), "");
+	bool fits = width + 2 <= COLUMN;
+	nla_str_addf(out, "%s%*s", fits ? "" : "\n", COLUMN - (fits ? (int)width : 0), "");
 	nla_str_add(&text, o->help);
 	nla_str_add(&text, o->def[0] ? " [default " : "");
 	add_escaped(&text, o->def, false);
@@ -124,25 +113,21 @@ static void add_row(const struct nla_option *o, struct nla_str *s)
 	nla_str_add(s, "|\n");
 }
 
+/* A section is what a key has before its last dot. */
 static size_t section_length(const struct nla_option *o)
 {
 	const char *dot = strrchr(o->key, '.');
 	return dot ? (size_t)(dot - o->key) : 0;
 }
 
-static bool same_section(const struct nla_option *a, const struct nla_option *b)
+/* The next option from `at` on that the command uses and whose section is that of `like`; n: none. */
+static size_t next_in_section(const struct nla_option *table, size_t n, unsigned command, const struct nla_option *like, size_t at)
 {
-	size_t n = section_length(a);
-	return n == section_length(b) && !memcmp(a->key, b->key, n);
-}
-
-/* The first option of its section in the table, among those the command uses. */
-static bool opens_section(const struct nla_option *table, size_t i, unsigned command)
-{
-	for (size_t j = 0; j < i; j++)
-		if (table[j].commands & command && same_section(&table[j], &table[i]))
-			return false;
-	return table[i].commands & command;
+	size_t length = section_length(like);
+	while (at < n && !(table[at].commands & command && section_length(&table[at]) == length &&
+			   !memcmp(table[at].key, like->key, length)))
+		at++;
+	return at;
 }
 
 void nla_options_help(const struct nla_option *table, size_t n, unsigned command, bool markdown, struct nla_str *out)
@@ -153,15 +138,15 @@ void nla_options_help(const struct nla_option *table, size_t n, unsigned command
 				 "`PROGRAM --help` lists those it uses. `nla-train --help-markdown` writes this page.\n\n"
 				 "| key | short flag | value | default | meaning |\n|---|---|---|---|---|\n");
 	for (size_t i = 0; i < n; i++) {
-		size_t length = section_length(&table[i]);
-		if (!opens_section(table, i, command))
+		const struct nla_option *first = &table[i];
+		size_t length = section_length(first);
+		if (next_in_section(table, n, command, first, 0) != i)
 			continue;
 		if (!markdown)
-			nla_str_addf(out, "%s%.*s%s:\n", out->len ? "\n" : "", (int)length, table[i].key,
+			nla_str_addf(out, "%s%.*s%s:\n", out->len ? "\n" : "", (int)length, first->key,
 				     length ? "" : "general");
-		for (size_t j = i; j < n; j++)
-			if (table[j].commands & command && same_section(&table[i], &table[j]))
-				markdown ? add_row(&table[j], out) : add_option(&table[j], out);
+		for (size_t j = i; j < n; j = next_in_section(table, n, command, first, j + 1))
+			markdown ? add_row(&table[j], out) : add_option(&table[j], out);
 	}
 	if (!markdown)
 		nla_str_addf(out, "\n  %-*sshow this text\n", COLUMN - 2, "-h, --help");
