@@ -14,8 +14,6 @@
 
 #include "base/json.h"
 
-#define MAX_EXACT 9007199254740992.0 /* 2^53: integers that JSON numbers hold exactly */
-
 static const struct {
 	const char *name;
 	size_t size;
@@ -40,15 +38,9 @@ char *nla_st_shape_text(const int64_t *shape, int ndim)
 
 /* ---- one file ---- */
 
-/* Where a tensor of the file says its bytes are, counted from the end of the header. */
-struct span {
-	uint64_t begin, end;
-	struct nla_st_entry *entry;
-};
-
 static bool whole_number(const cJSON *item, uint64_t *out)
 {
-	if (!cJSON_IsNumber(item) || !(item->valuedouble >= 0) || item->valuedouble > MAX_EXACT)
+	if (!cJSON_IsNumber(item) || !(item->valuedouble >= 0) || item->valuedouble > 0x1p53) /* JSON's numbers are doubles */
 		return false;
 	*out = (uint64_t)item->valuedouble;
 	return (double)*out == item->valuedouble;
@@ -89,99 +81,95 @@ static enum nla_status read_shape(const cJSON *item, struct nla_st_entry *e, str
 	return NLA_OK;
 }
 
-static enum nla_status read_span(const cJSON *item, struct nla_st_entry *e, struct span *span, struct nla_err *err)
+/* Until the spans are checked, `data` is the offset from the end of the header. */
+static uint64_t begin(const struct nla_st_entry *e) { return (uintptr_t)e->data; }
+
+static enum nla_status read_span(const cJSON *item, struct nla_st_entry *e, struct nla_err *err)
 {
 	const cJSON *offsets = nla_json_at(item, "data_offsets");
-	if (!cJSON_IsArray(offsets) || cJSON_GetArraySize(offsets) != 2 || !whole_number(offsets->child, &span->begin) ||
-	    !whole_number(offsets->child->next, &span->end) || span->begin > span->end)
+	uint64_t from, to;
+	if (!cJSON_IsArray(offsets) || cJSON_GetArraySize(offsets) != 2 || !whole_number(offsets->child, &from) ||
+	    !whole_number(offsets->child->next, &to) || from > to)
 		return nla_fail(err, "tensor '%s' has no data_offsets of the form [begin, end]", e->name);
-	span->entry = e;
-	if (span->end - span->begin == e->nbytes)
+	e->data = (const void *)(uintptr_t)from;
+	if (to - from == e->nbytes)
 		return NLA_OK;
 	char *shape = nla_st_shape_text(e->shape, e->ndim);
-	nla_fail(err, "tensor '%s' has %" PRIu64 " bytes, but %s of %s needs %zu", e->name, span->end - span->begin, shape,
+	nla_fail(err, "tensor '%s' has %" PRIu64 " bytes, but %s of %s needs %zu", e->name, to - from, shape,
 		 dtypes[e->dtype].name, e->nbytes);
 	free(shape);
 	return err->status;
 }
 
-static int by_begin(const void *a, const void *b)
+static int by_span(const void *a, const void *b)
 {
-	const struct span *x = a, *y = b;
-	if (x->begin != y->begin)
-		return x->begin < y->begin ? -1 : 1;
-	return x->end < y->end ? -1 : x->end > y->end;
+	const struct nla_st_entry *x = a, *y = b;
+	if (begin(x) != begin(y))
+		return begin(x) < begin(y) ? -1 : 1;
+	return x->nbytes < y->nbytes ? -1 : x->nbytes > y->nbytes;
 }
 
 /* The spans must tile [0, size): the format allows neither overlap nor holes, and a file cut short shows as a missing end. */
-static enum nla_status check_spans(struct span *spans, size_t n, uint64_t size, struct nla_err *err)
+static enum nla_status check_spans(struct nla_st_entry *entries, size_t n, uint64_t size, struct nla_err *err)
 {
 	uint64_t at = 0;
-	qsort(spans, n, sizeof(*spans), by_begin);
+	qsort(entries, n, sizeof(*entries), by_span);
 	for (size_t i = 0; i < n; i++) {
-		if (spans[i].begin < at)
-			return nla_fail(err, "tensors '%s' and '%s' overlap", spans[i - 1].entry->name, spans[i].entry->name);
-		if (spans[i].begin > at)
-			return nla_fail(err, "%" PRIu64 " bytes before tensor '%s' belong to no tensor", spans[i].begin - at,
-					spans[i].entry->name);
-		at = spans[i].end;
+		if (begin(&entries[i]) < at)
+			return nla_fail(err, "tensors '%s' and '%s' overlap", entries[i - 1].name, entries[i].name);
+		if (begin(&entries[i]) > at)
+			return nla_fail(err, "%" PRIu64 " bytes before tensor '%s' belong to no tensor", begin(&entries[i]) - at,
+					entries[i].name);
+		at += entries[i].nbytes;
 	}
 	if (at > size)
 		return nla_fail(err, "truncated by %" PRIu64 " bytes", at - size);
 	return at < size ? nla_fail(err, "%" PRIu64 " bytes at its end belong to no tensor", size - at) : NLA_OK;
 }
 
-/* Every tensor of a parsed header becomes an entry behind the ones the table has. */
-static enum nla_status read_entries(struct nla_st *st, const cJSON *header, const char *data, uint64_t size,
-				    struct nla_err *err)
-{
-	const size_t n = (size_t)cJSON_GetArraySize(header);
-	struct span *spans = nla_alloc(n + 1, sizeof(*spans));
-	const cJSON *item;
-	size_t n_spans = 0;
-	st->entries = nla_realloc(st->entries, st->n_entries + n + 1, sizeof(*st->entries));
-	cJSON_ArrayForEach(item, header) {
-		struct nla_st_entry *e = &st->entries[st->n_entries];
-		if (err->status || !strcmp(item->string, "__metadata__"))
-			continue;
-		*e = (struct nla_st_entry){ .name = nla_strdup(item->string) };
-		st->n_entries++;
-		if (!read_dtype(item, e, err) && !read_shape(item, e, err))
-			read_span(item, e, &spans[n_spans++], err);
-	}
-	if (!err->status)
-		check_spans(spans, n_spans, size, err);
-	for (size_t i = 0; !err->status && i < n_spans; i++)
-		spans[i].entry->data = data + spans[i].begin;
-	free(spans);
-	return err->status;
-}
-
-static int by_name(const void *a, const void *b)
-{
-	return strcmp(((const struct nla_st_entry *)a)->name, ((const struct nla_st_entry *)b)->name);
-}
-
 /* Sort entries [first, n_entries) by name; equal names are an error. */
 static enum nla_status sort_entries(struct nla_st *st, size_t first, struct nla_err *err)
 {
 	if (st->n_entries > first)
-		qsort(st->entries + first, st->n_entries - first, sizeof(*st->entries), by_name);
+		qsort(st->entries + first, st->n_entries - first, sizeof(*st->entries), nla_by_name);
 	for (size_t i = first + 1; i < st->n_entries; i++)
 		if (!strcmp(st->entries[i - 1].name, st->entries[i].name))
 			return nla_fail(err, "tensor '%s' is there twice", st->entries[i].name);
 	return NLA_OK;
 }
 
+/* Every tensor of a parsed header becomes an entry behind the ones the table has, sorted among themselves. */
+static enum nla_status read_entries(struct nla_st *st, const cJSON *header, const char *data, uint64_t size,
+				    struct nla_err *err)
+{
+	const size_t first = st->n_entries;
+	const cJSON *item;
+	if (!cJSON_IsObject(header))
+		return nla_fail(err, "header is not a JSON object");
+	st->entries = nla_realloc(st->entries, first + (size_t)cJSON_GetArraySize(header) + 1, sizeof(*st->entries));
+	cJSON_ArrayForEach(item, header) {
+		struct nla_st_entry *e = &st->entries[st->n_entries];
+		if (!strcmp(item->string, "__metadata__"))
+			continue;
+		*e = (struct nla_st_entry){ .name = nla_strdup(item->string) };
+		st->n_entries++;
+		if (read_dtype(item, e, err) || read_shape(item, e, err) || read_span(item, e, err))
+			return err->status;
+	}
+	if (check_spans(st->entries + first, st->n_entries - first, size, err))
+		return err->status;
+	for (size_t i = first; i < st->n_entries; i++)
+		st->entries[i].data = data + begin(&st->entries[i]);
+	return sort_entries(st, first, err);
+}
+
 /* Map one file and append its entries, sorted among themselves. */
 static enum nla_status load_file(struct nla_st *st, const char *path, struct nla_err *err)
 {
-	const size_t first = st->n_entries;
 	uint64_t length = 0;
 	cJSON *header;
 	st->maps = nla_realloc(st->maps, st->n_maps + 1, sizeof(*st->maps));
 	struct nla_map *map = &st->maps[st->n_maps];
-	*map = (struct nla_map){ 0 };
 	if (nla_map_open(map, path, err))
 		return err->status;
 	st->n_maps++;
@@ -191,27 +179,17 @@ static enum nla_status load_file(struct nla_st *st, const char *path, struct nla
 	for (int i = 7; i >= 0; i--)
 		length = length << 8 | bytes[i];
 	if (!memcmp(bytes, "version ", 8) && memmem(bytes, map->size, "git-lfs", 7))
-		return nla_fail(err,
-				"cannot read '%s': it is a git-LFS pointer, not the weights: run 'git lfs pull' in its folder",
-				path);
+		return nla_fail(err, "cannot read '%s': it is a git-LFS pointer, not the weights: "
+				"run 'git lfs pull' in its folder", path);
 	if (length > map->size - 8)
 		return nla_fail(err, "cannot read '%s': header length %" PRIu64 " goes beyond the file (%zu bytes): "
 				"truncated by %" PRIu64 " bytes or not a safetensors file", path, length, map->size,
 				length - (map->size - 8));
 	if (nla_json_parse((const char *)bytes + 8, (size_t)length, path, &header, err))
 		return err->status;
-	if (!cJSON_IsObject(header))
-		nla_fail(err, "header is not a JSON object");
-	else if (!read_entries(st, header, (const char *)bytes + 8 + length, map->size - 8 - length, err))
-		sort_entries(st, first, err);
+	if (read_entries(st, header, (const char *)bytes + 8 + length, map->size - 8 - length, err))
+		nla_err_context(err, "cannot read '%s'", path);
 	cJSON_Delete(header);
-	return err->status ? nla_err_context(err, "cannot read '%s'", path) : NLA_OK;
-}
-
-static enum nla_status finish(struct nla_st *st, struct nla_err *err)
-{
-	if (err->status)
-		nla_st_close(st);
 	return err->status;
 }
 
@@ -219,16 +197,16 @@ enum nla_status nla_st_open(struct nla_st *st, const char *path, struct nla_err 
 {
 	*err = (struct nla_err)NLA_ERR_INIT;
 	*st = (struct nla_st){ .path = nla_strdup(path) };
-	load_file(st, path, err);
-	return finish(st, err);
+	if (load_file(st, path, err))
+		nla_st_close(st);
+	return err->status;
 }
 
 /* ---- shards ---- */
 
 static const struct nla_st_entry *find(const struct nla_st_entry *entries, size_t n, const char *name)
 {
-	struct nla_st_entry key = { .name = (char *)name }; /* only compared */
-	return n ? bsearch(&key, entries, n, sizeof(*entries), by_name) : NULL;
+	return n ? bsearch(&name, entries, n, sizeof(*entries), nla_by_name) : NULL;
 }
 
 /* Load the shard of a tensor, and see that it holds every tensor the index expects there. */
@@ -303,9 +281,8 @@ static enum nla_status load_index(struct nla_st *st, const char *index, struct n
 /* Weights in another format than ours, for the message. */
 static const char *other_format(const char *folder)
 {
-	static const char *const names[] = { "pytorch_model.bin",	 "pytorch_model.bin.index.json", "adapter_model.bin",
-					     "consolidated.safetensors", "consolidated.00.pth",		 "tf_model.h5",
-					     "flax_model.msgpack" };
+	static const char *const names[] = { "pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin",
+		"consolidated.safetensors", "consolidated.00.pth", "tf_model.h5", "flax_model.msgpack" };
 	for (size_t i = 0; i < NLA_LEN(names); i++) {
 		char *path = nla_path_join(folder, names[i]);
 		bool there = nla_exists(path);
@@ -318,8 +295,8 @@ static const char *other_format(const char *folder)
 
 enum nla_status nla_st_open_folder(struct nla_st *st, const char *folder, const char *stem, struct nla_err *err)
 {
-	char *base = nla_path_join(folder, stem), *path = nla_format("%s.safetensors", base),
-	     *index = nla_format("%s.index.json", path);
+	char *base = nla_path_join(folder, stem), *path = nla_format("%s.safetensors", base);
+	char *index = nla_format("%s.index.json", path);
 	const char *other = other_format(folder);
 	*err = (struct nla_err)NLA_ERR_INIT;
 	*st = (struct nla_st){ .path = nla_strdup(folder) };
@@ -334,7 +311,9 @@ enum nla_status nla_st_open_folder(struct nla_st *st, const char *folder, const 
 	free(index);
 	free(path);
 	free(base);
-	return finish(st, err);
+	if (err->status)
+		nla_st_close(st);
+	return err->status;
 }
 
 void nla_st_close(struct nla_st *st)

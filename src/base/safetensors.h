@@ -33,11 +33,11 @@ enum nla_st_dtype { NLA_ST_F32, NLA_ST_BF16, NLA_ST_F16, NLA_ST_I64, NLA_ST_I32,
 #define NLA_ST_MAX_DIMS 4
 
 struct nla_st_entry {
-	char *name;
+	char *name; /* first: nla_by_name compares it */
 	enum nla_st_dtype dtype;
 	int ndim;
 	int64_t shape[NLA_ST_MAX_DIMS];
-	const void *data; /* borrowed: into the map, or the caller's for nla_st_write */
+	const void *data; /* borrowed: into the map; writers do not look at it */
 	size_t nbytes;
 };
 
@@ -73,8 +73,6 @@ enum nla_status nla_st_writer_add(struct nla_st_writer *w, const void *bytes, si
 /* Frees w. Where err holds a failure already, it stays, and nothing is left of the file. */
 enum nla_status nla_st_writer_close(struct nla_st_writer *w, struct nla_err *err);
 void nla_st_writer_abort(struct nla_st_writer *w); /* NULL is fine */
-/* All at once: entries with their data, the largest elements first, so that every tensor is aligned. */
-enum nla_status nla_st_write(const char *path, const struct nla_st_entry *entries, size_t n, struct nla_err *err);
 
 /* bf16 <-> fp32 on the host, round to nearest even. */
 void nla_bf16_to_f32(const uint16_t *in, float *out, size_t n);

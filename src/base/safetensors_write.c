@@ -21,9 +21,9 @@ struct nla_st_writer {
 	size_t row_bytes, reserved; /* of rows; of the header with its length */
 };
 
-static enum nla_status system_error(const struct nla_st_writer *w, const char *doing, struct nla_err *err)
+static enum nla_status cannot_write(const struct nla_st_writer *w, struct nla_err *err)
 {
-	return nla_fail(err, "cannot %s '%s': %s", doing, w->tmp, strerror(errno));
+	return nla_fail(err, "cannot write '%s': %s", w->tmp, strerror(errno));
 }
 
 static uint64_t bytes_of(const struct nla_st_entry *e)
@@ -34,16 +34,6 @@ static uint64_t bytes_of(const struct nla_st_entry *e)
 	return bytes;
 }
 
-static void add_entry(struct nla_str *json, const struct nla_st_entry *e, uint64_t at)
-{
-	char *shape = nla_st_shape_text(e->shape, e->ndim);
-	nla_str_addc(json, ',');
-	nla_json_add_str(json, e->name, strlen(e->name));
-	nla_str_addf(json, ":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}",
-		     nla_st_dtype_name(e->dtype), shape, at, at + bytes_of(e));
-	free(shape);
-}
-
 /* 8 bytes of length and the JSON, with spaces to a multiple of 8 or to what is reserved. */
 static enum nla_status write_header(struct nla_st_writer *w, const struct nla_st_entry *entries, size_t n, struct nla_err *err)
 {
@@ -51,9 +41,14 @@ static enum nla_status write_header(struct nla_st_writer *w, const struct nla_st
 	unsigned char length[8];
 	nla_str_add(&json, "{\"__metadata__\":{\"format\":\"pt\"}");
 	w->want = 0;
-	for (size_t i = 0; i < n; i++) {
-		add_entry(&json, &entries[i], w->want);
-		w->want += bytes_of(&entries[i]);
+	for (const struct nla_st_entry *e = entries; e < entries + n; e++) {
+		char *shape = nla_st_shape_text(e->shape, e->ndim);
+		nla_str_addc(&json, ',');
+		nla_json_add_str(&json, e->name, strlen(e->name));
+		nla_str_addf(&json, ":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}",
+			     nla_st_dtype_name(e->dtype), shape, w->want, w->want + bytes_of(e));
+		w->want += bytes_of(e);
+		free(shape);
 	}
 	nla_str_addc(&json, '}');
 	if (!w->reserved) /* two counts of at most 20 digits, where one digit each stands now */
@@ -63,7 +58,7 @@ static enum nla_status write_header(struct nla_st_writer *w, const struct nla_st
 	for (int i = 0; i < 8; i++)
 		length[i] = (unsigned char)((uint64_t)json.len >> (8 * i));
 	if (fwrite(length, 1, 8, w->f) != 8 || fwrite(json.buf, 1, json.len, w->f) != json.len)
-		system_error(w, "write", err);
+		cannot_write(w, err);
 	nla_str_release(&json);
 	return err->status;
 }
@@ -86,7 +81,7 @@ enum nla_status nla_st_writer_open(struct nla_st_writer **out, const char *path,
 	}
 	w->f = fopen(w->tmp, "wb");
 	if (!w->f)
-		system_error(w, "create", err);
+		nla_fail(err, "cannot create '%s': %s", w->tmp, strerror(errno));
 	else if (!write_header(w, entries, n, err))
 		*out = w;
 	return *out ? NLA_OK : nla_st_writer_close(w, err);
@@ -95,26 +90,22 @@ enum nla_status nla_st_writer_open(struct nla_st_writer **out, const char *path,
 enum nla_status nla_st_writer_add(struct nla_st_writer *w, const void *bytes, size_t n, struct nla_err *err)
 {
 	w->written += n;
-	return n && fwrite(bytes, 1, n, w->f) != n ? system_error(w, "write", err) : NLA_OK;
-}
-
-static enum nla_status count_rows(struct nla_st_writer *w, struct nla_err *err)
-{
-	w->rows.shape[0] = (int64_t)(w->written / w->row_bytes);
-	return fseeko(w->f, 0, SEEK_SET) ? system_error(w, "write", err) : write_header(w, &w->rows, 1, err);
+	return n && fwrite(bytes, 1, n, w->f) != n ? cannot_write(w, err) : NLA_OK;
 }
 
 enum nla_status nla_st_writer_close(struct nla_st_writer *w, struct nla_err *err)
 {
 	char *dir = nla_path_dir(w->path);
-	if (!err->status && w->rows.name)
-		count_rows(w, err);
+	if (!err->status && w->rows.name) {
+		w->rows.shape[0] = (int64_t)(w->written / w->row_bytes);
+		fseeko(w->f, 0, SEEK_SET) ? cannot_write(w, err) : write_header(w, &w->rows, 1, err);
+	}
 	if (!err->status && w->written != w->want)
 		NLA_BUG("'%s' has %" PRIu64 " bytes of %" PRIu64, w->path, w->written, w->want);
 	if (!err->status && (fflush(w->f) || fsync(fileno(w->f))))
-		system_error(w, "write", err);
+		cannot_write(w, err);
 	if (w->f && fclose(w->f) && !err->status)
-		system_error(w, "write", err);
+		cannot_write(w, err);
 	if (!err->status && rename(w->tmp, w->path))
 		nla_fail(err, "cannot rename '%s' to '%s': %s", w->tmp, w->path, strerror(errno));
 	if (err->status)
@@ -134,22 +125,4 @@ void nla_st_writer_abort(struct nla_st_writer *w)
 	struct nla_err err = { .status = NLA_FAIL };
 	if (w)
 		nla_st_writer_close(w, &err);
-}
-
-enum nla_status nla_st_write(const char *path, const struct nla_st_entry *entries, size_t n, struct nla_err *err)
-{
-	struct nla_st_entry *ordered = nla_alloc(n + 1, sizeof(*ordered));
-	struct nla_st_writer *w;
-	size_t k = 0;
-	for (size_t size = 8; size; size /= 2)
-		for (size_t i = 0; i < n; i++)
-			if (nla_st_dtype_size(entries[i].dtype) == size)
-				ordered[k++] = entries[i];
-	if (!nla_st_writer_open(&w, path, ordered, n, err)) {
-		for (size_t i = 0; i < n && !err->status; i++)
-			nla_st_writer_add(w, ordered[i].data, ordered[i].nbytes, err);
-		nla_st_writer_close(w, err);
-	}
-	free(ordered);
-	return err->status;
 }

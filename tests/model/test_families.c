@@ -4,6 +4,7 @@
  * about what transformers itself is off by there. Then what is refused.
  */
 #include "model/golden.h"
+#include "unit/st_write.h"
 
 #define FAMILIES TEST_DATA "/families"
 
@@ -378,7 +379,7 @@ static void test_not_finite(void **state)
 		memcpy(bytes, e->data, e->nbytes);
 		memcpy(bytes + 5 * sizeof(uint32_t), &bad[i].bits, sizeof(uint32_t));
 		e->data = bytes;
-		assert_ok(nla_st_write(in_scratch("model.safetensors"), st.entries, st.n_entries, &err));
+		assert_ok(st_write(in_scratch("model.safetensors"), st.entries, st.n_entries, &err));
 		assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_COPY, &err), want);
 		err = (struct nla_err)NLA_ERR_INIT;
 		if (e->ndim == 2) { /* norms are copied always */
@@ -425,12 +426,12 @@ static void test_second_head(void **state)
 	memcpy(all, st.entries, st.n_entries * sizeof(*all));
 	*head = *nla_st_find(&st, "model.embed_tokens.weight");
 	head->name = name;
-	assert_ok(nla_st_write(in_scratch("model.safetensors"), all, st.n_entries + 1, &err));
+	assert_ok(st_write(in_scratch("model.safetensors"), all, st.n_entries + 1, &err));
 	assert_ok(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err));
 	nla_lm_release(&lm);
 	char *other = nla_alloc(head->nbytes, 1);
 	head->data = other;
-	assert_ok(nla_st_write(in_scratch("model.safetensors"), all, st.n_entries + 1, &err));
+	assert_ok(st_write(in_scratch("model.safetensors"), all, st.n_entries + 1, &err));
 	assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err), "'lm_head.weight' is not the embedding");
 	free(other);
 	free(all);

@@ -3,6 +3,7 @@
  * read, written, joined and merged, and files that come back byte for byte.
  */
 #include "model/golden.h"
+#include "unit/st_write.h"
 
 #define T 40
 #define T_TIED 16
@@ -243,7 +244,7 @@ static void test_adapter_keys(void **state)
 	char *missing = nla_format("1 keys are missing: '%s', 1 are unexpected: '%s'", own, other);
 	st.entries[0].name = other;
 	assert_ok(nla_adapter_save(&t->rl, in_scratch("keys"), NULL, &err));
-	assert_ok(nla_st_write(in_scratch("keys/adapter_model.safetensors"), st.entries, st.n_entries, &err));
+	assert_ok(st_write(in_scratch("keys/adapter_model.safetensors"), st.entries, st.n_entries, &err));
 	st.entries[0].name = own;
 	assert_fails(nla_adapter_load(&a, arch, BLOCKS, in_scratch("keys"), NT_CPU, &err), missing);
 	free(missing);
@@ -260,12 +261,12 @@ static void test_model_refused(void **state)
 	assert_ok(nla_file_read(TINY "/model/config.json", &config, &err));
 	put("config.json", config.buf, config.len, false);
 	assert_ok(nla_st_open(&st, TINY "/model/model.safetensors", &err));
-	assert_ok(nla_st_write(in_scratch("model.safetensors"), st.entries, st.n_entries - 1, &err)); /* sorted: the final norm */
+	assert_ok(st_write(in_scratch("model.safetensors"), st.entries, st.n_entries - 1, &err)); /* sorted: the final norm */
 	assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err), "'model.norm.weight' is missing");
 	st.entries[st.n_entries - 1].ndim = 2;
 	st.entries[st.n_entries - 1].shape[0] = 6;
 	st.entries[st.n_entries - 1].shape[1] = 8;
-	assert_ok(nla_st_write(in_scratch("model.safetensors"), st.entries, st.n_entries, &err));
+	assert_ok(st_write(in_scratch("model.safetensors"), st.entries, st.n_entries, &err));
 	assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err), "'model.norm.weight' has shape [6, 8], want [48]");
 	nla_st_close(&st);
 	nla_str_release(&config);

@@ -1,5 +1,6 @@
 /* actset: baselines by hand and against two passes, what is written reads back, unfinished and broken sets are refused. */
 #include "scratch.h"
+#include "st_write.h"
 
 #include "nla/actset.h"
 
@@ -320,7 +321,7 @@ static void test_broken(void **state)
 	assert_ok(nla_mkdirs(dir, &err));
 	put_text("bad/nla_meta.yaml", META);
 	assert_fails(nla_actset_open(&set, dir, 0, &err), "it holds neither activations.safetensors nor");
-	assert_ok(nla_st_write(file, &e, 1, &err));
+	assert_ok(st_write(file, &e, 1, &err));
 	assert_fails(nla_actset_open(&set, dir, 0, &err), "rows.jsonl.gz");
 	rows(ROW ROW);
 	assert_fails(nla_actset_open(&set, dir, 0, &err), "3 vectors, but 2 lines");
@@ -354,18 +355,18 @@ static void test_broken(void **state)
 	assert_fails(nla_actset_open(&set, dir, 0, &err), "has shape [3, 2], want [N, 3]");
 	put_text("bad/nla_meta.yaml", META);
 	e.dtype = NLA_ST_I32;
-	assert_ok(nla_st_write(file, &e, 1, &err));
+	assert_ok(st_write(file, &e, 1, &err));
 	assert_fails(nla_actset_open(&set, dir, 0, &err), "is I32, want F32 or BF16");
 	e = entry;
 	e.data = bad;
-	assert_ok(nla_st_write(file, &e, 1, &err));
+	assert_ok(st_write(file, &e, 1, &err));
 	assert_fails(nla_actset_open(&set, dir, 0, &err), "row 1 (document 'a') has an infinity at dimension 1");
 	e = entry;
 	e.name = "vectors";
-	assert_ok(nla_st_write(file, &e, 1, &err));
+	assert_ok(st_write(file, &e, 1, &err));
 	assert_fails(nla_actset_open(&set, dir, 0, &err), "has no tensor 'activations'");
 	e = (struct nla_st_entry){ "activations", NLA_ST_F32, 2, { 0, 2 }, NULL, 0 };
-	assert_ok(nla_st_write(file, &e, 1, &err));
+	assert_ok(st_write(file, &e, 1, &err));
 	assert_fails(nla_actset_open(&set, dir, 0, &err), "has no rows");
 }
 
@@ -387,8 +388,8 @@ static void test_shards(void **state)
 	assert_ok(nla_mkdirs(dir, &err));
 	put_text("shards/nla_meta.yaml", META);
 	put("shards/rows.jsonl.gz", ROW ROW ROW ROW ROW ROW, 6 * strlen(ROW), true);
-	assert_ok(nla_st_write(in_scratch("shards/b.safetensors"), parts, 1, &err));
-	assert_ok(nla_st_write(in_scratch("shards/a.safetensors"), parts + 1, 2, &err));
+	assert_ok(st_write(in_scratch("shards/b.safetensors"), parts, 1, &err));
+	assert_ok(st_write(in_scratch("shards/a.safetensors"), parts + 1, 2, &err));
 	put_text("shards/activations.safetensors.index.json", "{\"weight_map\":{\"activations.0\":\"b.safetensors\","
 		 "\"activations.1\":\"a.safetensors\",\"activations.2\":\"a.safetensors\"}}");
 	assert_ok(nla_actset_open(&set, dir, 2, &err));
@@ -397,7 +398,7 @@ static void test_shards(void **state)
 	for (int i = 0; i < 12; i++)
 		assert_true(out[i] == (float)(i + 1));
 	nla_actset_close(&set);
-	assert_ok(nla_st_write(in_scratch("shards/a.safetensors"), parts + 2, 1, &err));
+	assert_ok(st_write(in_scratch("shards/a.safetensors"), parts + 2, 1, &err));
 	put_text("shards/activations.safetensors.index.json", "{\"weight_map\":{\"activations.0\":\"b.safetensors\","
 		 "\"activations.2\":\"a.safetensors\"}}");
 	assert_fails(nla_actset_open(&set, dir, 2, &err), "holds 2 tensors, but only 1");
