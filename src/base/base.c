@@ -83,10 +83,7 @@ void *nla_realloc(void *p, size_t n, size_t size)
 	return p;
 }
 
-char *nla_strdup(const char *s)
-{
-	return nla_strndup(s, strlen(s));
-}
+char *nla_strdup(const char *s) { return nla_strndup(s, strlen(s)); }
 
 char *nla_strndup(const char *s, size_t n)
 {
@@ -106,10 +103,7 @@ char *nla_format(const char *fmt, ...)
 	return nla_str_detach(&s);
 }
 
-void nla_str_init(struct nla_str *s)
-{
-	*s = (struct nla_str)NLA_STR_INIT;
-}
+void nla_str_init(struct nla_str *s) { *s = (struct nla_str)NLA_STR_INIT; }
 
 void nla_str_release(struct nla_str *s)
 {
@@ -146,15 +140,9 @@ void nla_str_addn(struct nla_str *s, const void *bytes, size_t n)
 	s->buf[s->len] = '\0';
 }
 
-void nla_str_add(struct nla_str *s, const char *text)
-{
-	nla_str_addn(s, text, strlen(text));
-}
+void nla_str_add(struct nla_str *s, const char *text) { nla_str_addn(s, text, strlen(text)); }
 
-void nla_str_addc(struct nla_str *s, char c)
-{
-	nla_str_addn(s, &c, 1);
-}
+void nla_str_addc(struct nla_str *s, char c) { nla_str_addn(s, &c, 1); }
 
 void nla_str_addv(struct nla_str *s, const char *fmt, va_list ap)
 {
@@ -181,10 +169,7 @@ char *nla_str_detach(struct nla_str *s)
 	return buf;
 }
 
-bool nla_starts_with(const char *s, const char *prefix)
-{
-	return !strncmp(s, prefix, strlen(prefix));
-}
+bool nla_starts_with(const char *s, const char *prefix) { return !strncmp(s, prefix, strlen(prefix)); }
 
 bool nla_ends_with(const char *s, const char *suffix)
 {
@@ -255,10 +240,7 @@ const char *nla_nearest(const char *word, const struct nla_strs *names)
 	return nearest;
 }
 
-int nla_by_name(const void *a, const void *b)
-{
-	return strcmp(*(char *const *)a, *(char *const *)b);
-}
+int nla_by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
 #define ARRAY_VERBS(name, type)                                                \
 	void name##_append(struct name *a, const type *values, size_t n)       \
@@ -268,10 +250,7 @@ int nla_by_name(const void *a, const void *b)
 			memcpy(a->data + a->n, values, n * sizeof(type));      \
 		a->n += n;                                                     \
 	}                                                                      \
-	void name##_push(struct name *a, type value)                           \
-	{                                                                      \
-		name##_append(a, &value, 1);                                   \
-	}                                                                      \
+	void name##_push(struct name *a, type value) { name##_append(a, &value, 1); } \
 	void name##_release(struct name *a)                                    \
 	{                                                                      \
 		free(a->data);                                                 \

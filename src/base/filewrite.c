@@ -150,10 +150,7 @@ enum nla_status nla_log_open(struct nla_log *log, const char *path, struct nla_e
 	return err->status;
 }
 
-void nla_log_add(struct nla_log *log, const char *text, size_t n)
-{
-	nla_str_addn(&log->pending, text, n);
-}
+void nla_log_add(struct nla_log *log, const char *text, size_t n) { nla_str_addn(&log->pending, text, n); }
 
 enum nla_status nla_log_flush(struct nla_log *log, struct nla_err *err)
 {

@@ -10,21 +10,26 @@
 
 #include "base/file.h"
 
+/* What follows label in DIR/NAME, borrowed from text; "" when there is no such file or label. */
+static const char *after(const char *dir, const char *name, const char *label, struct nla_str *text)
+{
+	struct nla_err ignored = NLA_ERR_INIT;
+	char *path = nla_format("%s/%s", dir, name);
+	const char *at = nla_file_read(path, text, &ignored) ? NULL : strstr(text->buf, label);
+	free(path);
+	return at ? at + strlen(label) : "";
+}
+
 /* The number after label in DIR/NAME; -1 when there is none ("max", no such file). */
 static double number(const char *dir, const char *name, const char *label)
 {
 	struct nla_str text = NLA_STR_INIT;
-	struct nla_err err = NLA_ERR_INIT;
-	char *path = nla_format("%s/%s", dir, name), *end;
-	double x = -1;
-	if (nla_exists(path) && !nla_file_read(path, &text, &err)) {
-		const char *at = strstr(text.buf, label);
-		x = at ? strtod(at + strlen(label), &end) : -1;
-		x = at && end > at + strlen(label) ? x : -1;
-	}
+	const char *at = after(dir, name, label, &text);
+	char *end;
+	double x = strtod(at, &end);
+	bool any = end > at;
 	nla_str_release(&text);
-	free(path);
-	return x;
+	return any ? x : -1;
 }
 
 /* The limits of one folder below /sys/fs/cgroup. */
@@ -52,32 +57,26 @@ static void narrow_path(struct nla_machine *m, const char *root, char *line)
 	if (!path)
 		return;
 	*path++ = '\0';
-	for (;;) {
-		static const char *const v2[] = { "", "unified/" };
-		bool is_v2 = !names[0];
+	static const char *const v2[] = { "", "unified/" };
+	const bool is_v2 = !names[0];
+	for (char *slash = path; slash;) {
 		for (int i = 0; i < (is_v2 ? 2 : 1); i++) {
 			char *dir = nla_format("%s/sys/fs/cgroup/%s%s", root, is_v2 ? v2[i] : names, path);
 			narrow(m, dir, is_v2);
 			free(dir);
 		}
-		char *slash = strrchr(path, '/');
-		if (!slash)
-			break;
-		*slash = '\0';
+		if ((slash = strrchr(path, '/')) != NULL)
+			*slash = '\0';
 	}
 }
 
 static int allowed_cores(const char *proc)
 {
 	struct nla_str text = NLA_STR_INIT;
-	struct nla_err err = NLA_ERR_INIT;
-	char *path = nla_format("%s/self/status", proc);
-	const char *mask = nla_file_read(path, &text, &err) ? NULL : strstr(text.buf, "Cpus_allowed:");
 	int n = 0;
-	for (mask = mask ? mask + strlen("Cpus_allowed:") : ""; *mask && *mask != '\n'; mask++)
+	for (const char *mask = after(proc, "self/status", "Cpus_allowed:", &text); *mask && *mask != '\n'; mask++)
 		n += __builtin_popcount((unsigned)strtol((char[]){ *mask, '\0' }, NULL, 16)); /* hexadecimal, with commas */
 	nla_str_release(&text);
-	free(path);
 	return NLA_MAX(n, 1);
 }
 

@@ -97,10 +97,7 @@ static enum nla_status set_text(const struct nla_option *o, void *cfg, const cha
 	return status;
 }
 
-static bool is_string(const struct nla_option *o)
-{
-	return o->type == NLA_OPT_STR || o->type == NLA_OPT_PATH;
-}
+static bool is_string(const struct nla_option *o) { return o->type == NLA_OPT_STR || o->type == NLA_OPT_PATH; }
 
 void nla_options_defaults(const struct nla_option *table, size_t n, void *cfg)
 {

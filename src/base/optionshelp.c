@@ -34,10 +34,7 @@ void nla_option_want(const struct nla_option *o, struct nla_str *s)
 		nla_str_add(s, o->choices);
 }
 
-static bool has_other_name(const struct nla_option *o)
-{
-	return o->shortname && strcmp(o->shortname, o->key);
-}
+static bool has_other_name(const struct nla_option *o) { return o->shortname && strcmp(o->shortname, o->key); }
 
 /* A line break as \n; a bar, which would end a cell of a table, as \|. */
 static void add_escaped(struct nla_str *s, const char *text, bool cell)

@@ -91,10 +91,7 @@ void nla_progress_end(struct nla_progress *p, const char *fmt, ...)
 	nla_str_release(&line);
 }
 
-void nla_say_tee(struct nla_log *log)
-{
-	tee = log;
-}
+void nla_say_tee(struct nla_log *log) { tee = log; }
 
 /* A log that cannot be written is said once and let go: progress is no reason to stop a run. */
 void nla_say(const char *fmt, ...)

@@ -204,30 +204,6 @@ enum nla_status nla_st_open(struct nla_st *st, const char *path, struct nla_err 
 
 /* ---- shards ---- */
 
-static const struct nla_st_entry *find(const struct nla_st_entry *entries, size_t n, const char *name)
-{
-	return n ? bsearch(&name, entries, n, sizeof(*entries), nla_by_name) : NULL;
-}
-
-/* Load the shard of a tensor, and see that it holds every tensor the index expects there. */
-static enum nla_status load_shard(struct nla_st *st, const cJSON *weight_map, const char *index, const cJSON *tensor,
-				  struct nla_err *err)
-{
-	const size_t first = st->n_entries;
-	const char *shard = tensor->valuestring;
-	char *path = nla_path_join(st->path, shard);
-	const cJSON *item;
-	if (!nla_exists(path))
-		nla_fail(err, "cannot read '%s': shard '%s' of tensor '%s' is missing", index, shard, tensor->string);
-	else
-		load_file(st, path, err);
-	cJSON_ArrayForEach(item, weight_map) if (!err->status && !strcmp(item->valuestring, shard) &&
-						 !find(st->entries + first, st->n_entries - first, item->string))
-		nla_fail(err, "cannot read '%s': tensor '%s' is not in its shard '%s'", index, item->string, shard);
-	free(path);
-	return err->status;
-}
-
 static bool has(const struct nla_strs *names, const char *name)
 {
 	for (size_t i = 0; i < names->n; i++)
@@ -236,18 +212,27 @@ static bool has(const struct nla_strs *names, const char *name)
 	return false;
 }
 
-/* Of a tensor that several shards hold, the index says which counts. `first` entries are of earlier shards. */
-static void keep_indexed(struct nla_st *st, const cJSON *weight_map, const char *shard, size_t first)
+/* Load the shard of a tensor. Of a tensor that several shards hold, the index says which counts. */
+static enum nla_status load_shard(struct nla_st *st, const cJSON *weight_map, const char *index, const cJSON *tensor,
+				  struct nla_err *err)
 {
-	size_t n = first;
-	for (size_t i = first; i < st->n_entries; i++) {
+	const char *shard = tensor->valuestring;
+	char *path = nla_path_join(st->path, shard);
+	size_t n = st->n_entries;
+	if (!nla_exists(path))
+		nla_fail(err, "cannot read '%s': shard '%s' of tensor '%s' is missing", index, shard, tensor->string);
+	else
+		load_file(st, path, err);
+	free(path);
+	for (size_t i = n; i < st->n_entries && !err->status; i++) {
 		const char *other = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(weight_map, st->entries[i].name));
 		if (!other || !strcmp(other, shard))
 			st->entries[n++] = st->entries[i];
 		else
 			free(st->entries[i].name);
 	}
-	st->n_entries = n;
+	st->n_entries = err->status ? st->n_entries : n;
+	return err->status;
 }
 
 static enum nla_status load_index(struct nla_st *st, const char *index, struct nla_err *err)
@@ -264,15 +249,17 @@ static enum nla_status load_index(struct nla_st *st, const char *index, struct n
 		if (!err->status && (!cJSON_IsString(item) || !*item->valuestring || strchr(item->valuestring, '/')))
 			nla_fail(err, "cannot read '%s': the shard of tensor '%s' is not a file name", index, item->string);
 	cJSON_ArrayForEach(item, weight_map) {
-		size_t first = st->n_entries;
 		if (err->status || has(&shards, item->valuestring))
 			continue;
 		nla_strs_push(&shards, item->valuestring);
-		if (!load_shard(st, weight_map, index, item, err))
-			keep_indexed(st, weight_map, item->valuestring, first);
+		load_shard(st, weight_map, index, item, err);
 	}
 	if (!err->status && sort_entries(st, 0, err))
 		nla_err_context(err, "cannot read '%s'", index);
+	cJSON_ArrayForEach(item, weight_map)
+		if (!err->status && !nla_st_find(st, item->string))
+			nla_fail(err, "cannot read '%s': tensor '%s' is not in its shard '%s'", index, item->string,
+				 item->valuestring);
 	nla_strs_release(&shards);
 	cJSON_Delete(json);
 	return err->status;
@@ -332,7 +319,7 @@ void nla_st_close(struct nla_st *st)
 
 const struct nla_st_entry *nla_st_find(const struct nla_st *st, const char *name)
 {
-	return find(st->entries, st->n_entries, name);
+	return st->n_entries ? bsearch(&name, st->entries, st->n_entries, sizeof(*st->entries), nla_by_name) : NULL;
 }
 
 /* For the message: a name of the file that ends as `name` does but begins otherwise, or any when none begins so. */
@@ -381,19 +368,20 @@ static bool finite16(const struct u16 *x, size_t n, uint16_t mask)
 	return !bad;
 }
 
-static bool finite32(const struct u32 *x, size_t n)
+static bool finite32(const struct u32 *x, size_t n, uint32_t mask)
 {
 	uint32_t bad = 0;
 	for (size_t i = 0; i < n; i++)
-		bad |= (x[i].v & 0x7f800000) == 0x7f800000;
+		bad |= (x[i].v & mask) == mask;
 	return !bad;
 }
 
 static bool is_finite(const struct nla_st_entry *e, size_t from, size_t n)
 {
 	const char *at = (const char *)e->data + from * dtypes[e->dtype].size;
-	return e->dtype == NLA_ST_F32 ? finite32((const struct u32 *)at, n)
-				      : finite16((const struct u16 *)at, n, e->dtype == NLA_ST_BF16 ? 0x7f80 : 0x7c00);
+	if (e->dtype == NLA_ST_F32)
+		return finite32((const struct u32 *)at, n, 0x7f800000);
+	return finite16((const struct u16 *)at, n, e->dtype == NLA_ST_BF16 ? 0x7f80 : 0x7c00);
 }
 
 int64_t nla_st_not_finite(const struct nla_st_entry *e)

@@ -105,25 +105,22 @@ enum nla_status nla_yaml_read(const char *path, cJSON **out, struct nla_err *err
 	struct nla_str text = NLA_STR_INIT;
 	yaml_parser_t parser;
 	*out = NULL;
-	if (nla_file_read(path, &text, err))
-		goto out;
-	if (text.len > MAX_BYTES || is_too_deep(&text)) {
+	if (!nla_file_read(path, &text, err) && (text.len > MAX_BYTES || is_too_deep(&text)))
 		nla_fail(err, "cannot read '%s': %s", path, text.len > MAX_BYTES ? "larger than 4 MiB" : "nested too deeply");
+	if (err->status)
 		goto out;
-	}
 	if (!yaml_parser_initialize(&parser))
 		NLA_BUG("no memory for a YAML parser");
 	yaml_parser_set_input_string(&parser, (const unsigned char *)text.buf, text.len);
 	if (!yaml_parser_load(&parser, &y.doc)) {
 		nla_fail(err, "cannot read '%s': line %zu: %s", path, parser.problem_mark.line + 1,
 			 parser.problem ? parser.problem : "not YAML");
+	} else if (yaml_document_get_root_node(&y.doc)) {
+		*out = convert(&y, 1, 0);
 	} else {
-		if (yaml_document_get_root_node(&y.doc))
-			*out = convert(&y, 1, 0);
-		else
-			nla_fail(err, "cannot read '%s': it is empty", path);
-		yaml_document_delete(&y.doc);
+		nla_fail(err, "cannot read '%s': it is empty", path);
 	}
+	yaml_document_delete(&y.doc);
 	yaml_parser_delete(&parser);
 out:
 	if (err->status) {
