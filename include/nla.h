@@ -6,9 +6,12 @@
  *	char message[NLA_MESSAGE];
  *	if (nla_open(&nla, "model", "av", "ar", "auto", message))
  *		fprintf(stderr, "%s\n", message);
- *	float v[...];                                       nla_width(nla) numbers, raw: the residual stream after block
- * nla_layer(nla) char *text = nla_explain(nla, v, 160, 1.0, 7, message); double cosine; if (text && !nla_reconstruct(nla, text,
- * NULL, v, &cosine, message)) ... free(text); nla_close(nla);
+ *	float v[...];          nla_width(nla) numbers, raw: the residual stream after block nla_layer(nla)
+ *	char *text = nla_explain(nla, v, 160, 1.0, 7, message);
+ *	double cosine;
+ *	if (text && !nla_reconstruct(nla, text, NULL, v, &cosine, message)) ...
+ *	free(text);
+ *	nla_close(nla);
  *
  * Functions return 0 or a pointer on success; else 1 or NULL, and message holds one line. One struct nla serves one thread.
  */

@@ -1,8 +1,8 @@
 /*
  * base - errors, strings, arrays, memory. See base.h.
  *
- * Arrays and strings grow by half, so that n additions cost O(n). A string without memory has cap 0 and points at one shared NUL that is
- * never written, so that a new string can be printed.
+ * Arrays and strings grow by half, so that n additions cost O(n). A string without memory has cap 0 and points at one shared
+ * NUL that is never written, so that a new string can be printed.
  */
 #include "base/base.h"
 

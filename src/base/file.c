@@ -129,7 +129,8 @@ static enum nla_status read_error(const struct nla_lines *l, struct nla_err *err
 	const char *why = gzerror(l->gz, &code);
 	size_t n = strlen(l->path);
 	if (l->too_long)
-		return nla_fail(err, "cannot read '%s': line %zu is longer than %d MiB", l->path, l->number + 1, MAX_LINE >> 20);
+		return nla_fail(err, "cannot read '%s': line %zu is longer than %d MiB", l->path, l->number + 1,
+				MAX_LINE >> 20);
 	if (!strncmp(why, l->path, n) && !strncmp(why + n, ": ", 2)) /* zlib's text starts with the path it was given */
 		why += n + 2;
 	return nla_fail(err, "cannot read '%s': %s%s", l->path,

@@ -101,7 +101,7 @@ enum nla_status nla_sync(const char *path, struct nla_err *err)
 	return why ? nla_fail(err, "cannot sync '%s': %s", path, strerror(why)) : NLA_OK;
 }
 
-/* Cut what follows the last whole gzip member. A file that is damaged before that, or is no gzip file at all, stays as it is. */
+/* Cut what follows the last whole gzip member. A file damaged before that, or that is no gzip file, stays as it is. */
 static enum nla_status log_repair(const struct nla_log *log, struct nla_err *err)
 {
 	unsigned char in[1 << 15], out[1 << 15];

@@ -118,7 +118,7 @@ static size_t section_length(const struct nla_option *o)
 }
 
 /* The next option from `at` on that the command uses and whose section is that of `like`; n: none. */
-static size_t next_in_section(const struct nla_option *table, size_t n, unsigned command, const struct nla_option *like, size_t at)
+static size_t next_of(const struct nla_option *table, size_t n, unsigned command, const struct nla_option *like, size_t at)
 {
 	size_t length = section_length(like);
 	while (at < n && !(table[at].commands & command && section_length(&table[at]) == length &&
@@ -137,12 +137,12 @@ void nla_options_help(const struct nla_option *table, size_t n, unsigned command
 	for (size_t i = 0; i < n; i++) {
 		const struct nla_option *first = &table[i];
 		size_t length = section_length(first);
-		if (next_in_section(table, n, command, first, 0) != i)
+		if (next_of(table, n, command, first, 0) != i)
 			continue;
 		if (!markdown)
 			nla_str_addf(out, "%s%.*s%s:\n", out->len ? "\n" : "", (int)length, first->key,
 				     length ? "" : "general");
-		for (size_t j = i; j < n; j = next_in_section(table, n, command, first, j + 1))
+		for (size_t j = i; j < n; j = next_of(table, n, command, first, j + 1))
 			markdown ? add_row(&table[j], out) : add_option(&table[j], out);
 	}
 	if (!markdown)

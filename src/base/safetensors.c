@@ -118,8 +118,8 @@ static enum nla_status check_spans(struct nla_st_entry *entries, size_t n, uint6
 		if (begin(&entries[i]) < at)
 			return nla_fail(err, "tensors '%s' and '%s' overlap", entries[i - 1].name, entries[i].name);
 		if (begin(&entries[i]) > at)
-			return nla_fail(err, "%" PRIu64 " bytes before tensor '%s' belong to no tensor", begin(&entries[i]) - at,
-					entries[i].name);
+			return nla_fail(err, "%" PRIu64 " bytes before tensor '%s' belong to no tensor",
+					begin(&entries[i]) - at, entries[i].name);
 		at += entries[i].nbytes;
 	}
 	if (at > size)

@@ -12,24 +12,23 @@ static enum nla_status logprob(const struct nla_eval *e, const struct nla_config
 			       struct nla_err *err)
 {
 	struct nla_rl rl = e->rl;
-	if (*cfg->score || rl.rollout.temperature == 0)
-		rl.rollout.temperature = 1;
+	rl.rollout.temperature = *cfg->score || rl.rollout.temperature == 0 ? 1 : rl.rollout.temperature;
 	return nla_eval_logprob(&rl, cfg->eval.batch, step, err);
 }
 
 static enum nla_status report(const struct nla_eval *e, const struct nla_config *cfg, const struct nla_step *step,
-			      struct nla_err *err)
+			      const char *summary, struct nla_err *err)
 {
-	char *rows = nla_path_join(cfg->out, "rows.jsonl"), *summary = nla_path_join(cfg->out, "summary.json");
+	char *rows = nla_path_join(cfg->out, "rows.jsonl");
 	cJSON *json = nla_report_eval(&e->rl, step);
 	cJSON_AddStringToObject(json, "av", cfg->av);
 	cJSON_AddStringToObject(json, "ar", cfg->ar);
 	cJSON_AddStringToObject(json, "data", e->set.path);
-	if (!nla_eval_write_rows(&e->rl, step, rows, err) && !nla_json_write(summary, json, true, err))
+	if (nla_eval_write_rows(&e->rl, step, rows, err) || nla_json_write(summary, json, true, err))
+		cJSON_Delete(json);
+	else
 		nla_program_print(json, true);
-	cJSON_Delete(json);
 	free(rows);
-	free(summary);
 	return err->status;
 }
 
@@ -45,7 +44,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 		 !(*cfg->score ? nla_evaluate_given(&e.rl, cfg->score, &step, err)
 			       : nla_evaluate(&e.rl, e.rows, e.n, cfg->eval.batch, &step, err)) &&
 		 !logprob(&e, cfg, &step, err))
-		report(&e, cfg, &step, err);
+		report(&e, cfg, &step, summary, err);
 	nla_step_release(&step);
 	nla_eval_close(&e);
 	free(summary);
@@ -54,9 +53,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 
 int main(int argc, char **argv)
 {
-	return nla_program(
-	    "nla-eval", NLA_CMD_EVAL,
-	    "Held-out rows -> FVE (raw-variance and mean-normalised baselines of those rows), tokens, failures.\n"
-	    "With --score FILE.jsonl it scores given texts instead of sampling.",
-	    argc, argv, run);
+	return nla_program("nla-eval", NLA_CMD_EVAL,
+		"Held-out rows -> FVE (raw-variance and mean-normalised baselines of those rows), tokens, failures.\n"
+		"With --score FILE.jsonl it scores given texts instead of sampling.", argc, argv, run);
 }

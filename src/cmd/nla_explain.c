@@ -25,30 +25,23 @@ static void print_one(const struct nla_step *r, const struct nla_subject *s, int
 		cJSON_AddNumberToObject(json, "fve_meannorm", (float)nla_fve(r->mse[i], s->base.mean));
 	}
 	nla_program_print(json, false);
-	cJSON_Delete(json);
-}
-
-static enum nla_status explain(const struct nla_config *cfg, const struct nla_models *m, const struct nla_subject *s,
-			       struct nla_err *err)
-{
-	const int64_t d = m->target.lm.arch.d_model;
-	struct nla_rl rl = nla_models_rl(m, cfg);
-	struct nla_step step;
-	nla_step_start(&step, 1, cfg->explain.samples, d);
-	memcpy(step.v, s->v, (size_t)d * sizeof(*s->v));
-	if (!nla_rollout(&rl, &step, err) && !nla_score(&rl, &step, err))
-		for (int64_t i = 0; i < step.n; i++)
-			print_one(&step, s, i);
-	nla_step_release(&step);
-	return err->status;
 }
 
 static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 {
 	struct nla_models m = { 0 };
 	struct nla_subject s = { 0 };
-	if (!nla_models_open(&m, cfg, err) && !nla_subject_find(&s, &m, cfg, err))
-		explain(cfg, &m, &s, err);
+	struct nla_step step = { 0 };
+	if (!nla_models_open(&m, cfg, err) && !nla_subject_find(&s, &m, cfg, err)) {
+		const int64_t d = m.target.lm.arch.d_model;
+		struct nla_rl rl = nla_models_rl(&m, cfg);
+		nla_step_start(&step, 1, cfg->explain.samples, d);
+		memcpy(step.v, s.v, (size_t)d * sizeof(*s.v));
+		if (!nla_rollout(&rl, &step, err) && !nla_score(&rl, &step, err))
+			for (int64_t i = 0; i < step.n; i++)
+				print_one(&step, &s, i);
+	}
+	nla_step_release(&step);
 	nla_subject_release(&s);
 	nla_models_close(&m);
 	return err->status;
@@ -58,6 +51,5 @@ int main(int argc, char **argv)
 {
 	return nla_program("nla-explain", NLA_CMD_EXPLAIN,
 			   "Explain one activation: a row of a set (--data --row), a text at a token (--text --position), or\n"
-			   "a file (--vector). One JSON object a sample on stdout.",
-			   argc, argv, run);
+			   "a file (--vector). One JSON object a sample on stdout.", argc, argv, run);
 }

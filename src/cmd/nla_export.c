@@ -12,8 +12,8 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->out, "out", err))
 		return err->status;
 	if (!*cfg->av && !*cfg->ar)
-		return nla_usage(err,
-				 "neither 'av' nor 'ar' is set: give one to export it to out, or both, for out/av and out/ar");
+		return nla_usage(err, "neither 'av' nor 'ar' is set: "
+				 "give one to export it to out, or both, for out/av and out/ar");
 	nla_config_threads(cfg);
 	char *av = both ? nla_path_join(cfg->out, "av") : nla_strdup(cfg->out);
 	char *ar = both ? nla_path_join(cfg->out, "ar") : nla_strdup(cfg->out);
@@ -31,6 +31,5 @@ int main(int argc, char **argv)
 	return nla_program("nla-export", NLA_CMD_EXPORT,
 			   "AV or AR -> a whole checkpoint in Hugging Face's layout: the adapter added into the weights,\n"
 			   "tensor by tensor. An AR is cut after its block, with a value_head.safetensors. Both: OUT/av and\n"
-			   "OUT/ar.",
-			   argc, argv, run);
+			   "OUT/ar.", argc, argv, run);
 }

@@ -27,10 +27,12 @@ static enum nla_status fill(const struct nla_config *cfg, const struct nla_targe
 				     .max_tokens = cfg->extract.max_tokens, .next = cfg->extract.next,
 				     .max_rows = cfg->extract.rows, .seed = (uint64_t)cfg->seed, .last = cfg->extract.at,
 				     .progress = show, .arg = &p };
-	struct nla_extract_count n;
+	struct nla_extract_count n = { 0 };
 	nla_progress_start(&p, "extract", cfg->extract.rows);
-	if (!nla_extract(t, corpus, &x, w, &n, err) && n.rows == 0)
-		nla_fail(err, "'%s' gave no row: its %lld %s = %lld tokens", cfg->extract.corpus, (long long)n.docs,
+	nla_extract(t, corpus, &x, w, &n, err);
+	const long long docs = n.docs, rows = n.rows, others = n.other_tokens;
+	if (!err->status && rows == 0)
+		nla_fail(err, "'%s' gave no row: its %lld %s = %lld tokens", cfg->extract.corpus, docs,
 			 x.last ? "texts are empty or longer than extract.max_tokens"
 				: "documents are empty or shorter than extract.min_position",
 			 (long long)(x.last ? x.max_tokens : x.min_position));
@@ -41,22 +43,19 @@ static enum nla_status fill(const struct nla_config *cfg, const struct nla_targe
 	if (n.too_long)
 		nla_say("%lld texts are longer than extract.max_tokens = %lld tokens: left out", (long long)n.too_long,
 			(long long)x.max_tokens);
-	if (n.other_tokens && n.one_less == n.other_tokens && n.one_less == n.rows)
+	if (others && n.one_less == others && others == rows)
 		nla_say("all n_raw_tokens are one more than the texts' tokens here: that set has a special token in front of "
-			"its texts "
-			"(tokens.add_special, now %s)",
-			x.special ? "true" : "false");
-	else if (n.other_tokens)
+			"its texts (tokens.add_special, now %s)", x.special ? "true" : "false");
+	else if (others)
 		nla_say("%lld of %lld texts are another number of tokens here than their n_raw_tokens: another tokenizer, or "
-			"text that does not encode back",
-			(long long)n.other_tokens, (long long)n.rows);
+			"text that does not encode back", others, rows);
 	if (nla_actset_finish(w, err))
 		return err->status;
-	nla_progress_end(&p, "%lld rows from %lld documents, block %lld, width %lld", (long long)n.rows, (long long)n.docs,
-			 (long long)meta->layer, (long long)t->lm.arch.d_model);
+	nla_progress_end(&p, "%lld rows from %lld documents, block %lld, width %lld", rows, docs, (long long)meta->layer,
+			 (long long)t->lm.arch.d_model);
 	if (nla_stop_asked()) /* not what was asked for: a script that waits for the whole set must see it */
-		nla_fail(err, "stopped after %lld documents: '%s' holds their %lld rows; --overwrite extracts anew",
-			 (long long)n.docs, cfg->out, (long long)n.rows);
+		nla_fail(err, "stopped after %lld documents: '%s' holds their %lld rows; --overwrite extracts anew", docs,
+			 cfg->out, rows);
 	return err->status;
 }
 
@@ -90,7 +89,6 @@ out:
 
 int main(int argc, char **argv)
 {
-	return nla_program("nla-extract", NLA_CMD_EXTRACT,
-			   "Corpus -> activation set: the target's residual stream after block K at chosen tokens.", argc, argv,
-			   run);
+	return nla_program("nla-extract", NLA_CMD_EXTRACT, "Corpus -> activation set: the target's residual stream after "
+			   "block K at chosen tokens.", argc, argv, run);
 }

@@ -43,11 +43,8 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 			ask(&t, try, err);
 		if (!err->status && nla_stop_asked())
 			nla_say("stopped: --resume continues it");
-		else if (!err->status && !nla_teach_finish(&t, err)) {
-			cJSON *summary = nla_teach_summary(&t);
-			nla_program_print(summary, true);
-			cJSON_Delete(summary);
-		}
+		else if (!err->status && !nla_teach_finish(&t, err))
+			nla_program_print(nla_teach_summary(&t), true);
 	}
 	nla_teach_close(&t);
 	return err->status;

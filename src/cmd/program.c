@@ -7,12 +7,13 @@
 
 #include "base/json.h"
 
-void nla_program_print(const cJSON *json, bool pretty)
+void nla_program_print(cJSON *json, bool pretty)
 {
 	struct nla_str text = NLA_STR_INIT;
 	nla_json_add(&text, json, pretty, 0);
 	puts(text.buf);
 	nla_str_release(&text);
+	cJSON_Delete(json);
 }
 
 static void print_options(enum nla_command command, bool markdown)

@@ -12,7 +12,7 @@
 
 typedef enum nla_status nla_program_fn(const struct nla_config *cfg, struct nla_err *err);
 int nla_program(const char *name, enum nla_command command, const char *purpose, int argc, char **argv, nla_program_fn *run);
-/* A JSON value and a line's end on stdout; pretty: indented. */
-void nla_program_print(const cJSON *json, bool pretty);
+/* A JSON value, which is freed, and a line's end on stdout; pretty: indented. */
+void nla_program_print(cJSON *json, bool pretty);
 
 #endif

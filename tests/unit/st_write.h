@@ -6,7 +6,7 @@
 
 #include "base/safetensors.h"
 
-static inline enum nla_status st_write(const char *path, const struct nla_st_entry *entries, size_t n, struct nla_err *err)
+static inline enum nla_status st_write(const char *path, const struct nla_st_entry *entries, size_t n, struct nla_err *error)
 {
 	struct nla_st_entry *ordered = nla_alloc(n + 1, sizeof(*ordered));
 	struct nla_st_writer *w;
@@ -16,13 +16,13 @@ static inline enum nla_status st_write(const char *path, const struct nla_st_ent
 		for (size_t i = 0; i < n; i++)
 			if (nla_st_dtype_size(entries[i].dtype) == size)
 				ordered[k++] = entries[i];
-	if (!nla_st_writer_open(&w, path, ordered, n, err)) {
-		for (size_t i = 0; i < n && !err->status; i++)
-			nla_st_writer_add(w, ordered[i].data, ordered[i].nbytes, err);
-		nla_st_writer_close(w, err);
+	if (!nla_st_writer_open(&w, path, ordered, n, error)) {
+		for (size_t i = 0; i < n && !error->status; i++)
+			nla_st_writer_add(w, ordered[i].data, ordered[i].nbytes, error);
+		nla_st_writer_close(w, error);
 	}
 	free(ordered);
-	return err->status;
+	return error->status;
 }
 
 #endif
