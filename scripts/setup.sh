@@ -6,7 +6,8 @@
 #	--gpu        the wheel's CUDA libraries too (3.6 GB more); implied where an NVIDIA GPU is found
 #	--reference  a second Python environment (5 GB) with PyTorch, transformers and peft: the tests that compare with them
 #	--no-root    as for a user who may not install packages: unpack them into NLA_CACHE/debian, and take cmake and ninja from PyPI.
-#	             Implied where there is neither root nor a sudo that works; only a C and C++ compiler and Python must be there
+#	             Implied where there is neither root nor a sudo that works; only a C and C++ compiler and Python must be there.
+#	             What it unpacked once is used only by runs like it
 #	--no-build   stop before configuring and compiling
 #	--env        (for scripts) print the settings below as shell text on stdout, everything else on stderr
 #
@@ -195,8 +196,8 @@ without_root() { # MISSING PACKAGES...
 	done
 	if [ -n "$libraries" ]; then
 		if ! have apt-get || ! have dpkg-deb; then
-			die "neither root nor Debian's packages here: conda-forge has libsentencepiece, cjson, zlib, pcre2, utf8proc, yaml," \
-				"cmocka and pkg-config; or ask for what Debian calls:$libraries"
+			die "no apt-get and dpkg-deb to unpack packages with: conda-forge has libsentencepiece, cjson, zlib, pcre2, utf8proc," \
+				"yaml, cmocka and pkg-config; or ask for what Debian calls:$libraries"
 		fi
 		# shellcheck disable=SC2086  # package names are words
 		own_packages $libraries
@@ -205,13 +206,17 @@ without_root() { # MISSING PACKAGES...
 	use_tools
 }
 
+# What was unpacked earlier counts only where packages cannot be installed: elsewhere those of the system do.
 install_packages() {
-	local missing wanted
-	use_prefix
+	local missing wanted own=$no_root
+	have apt-get && may_install || own=1
+	[ -z "$own" ] || use_prefix
 	missing=$(missing_packages | tr '\n' ' ')
 	wanted=$(wanted_packages | tr '\n' ' ')
 	missing=${missing% } wanted=${wanted% }
-	if [ -n "$missing" ] && { [ -n "$no_root" ] || ! have apt-get || ! may_install; }; then
+	if [ -n "$missing" ] && [ -n "$own" ]; then
+		[ -n "$no_root" ] || say "packages cannot be installed (no root and no sudo that works, or no apt-get):" \
+			"they are unpacked into '$prefix', and cmake and ninja come from PyPI, as with --no-root"
 		# shellcheck disable=SC2086
 		without_root $missing
 	elif [ -n "$missing" ]; then

@@ -1,0 +1,37 @@
+# setup.sh: packages unpacked without root are used only where none can be installed, and it says when it does that. Programs that
+# it asks for are stubs: nothing is installed here.
+. "$SOURCE_DIR/tests/command/lib.sh"
+
+stub() { # NAME TEXT
+	printf '#!/bin/sh\n%s\n' "$2" >"$work/bin/$1"
+	chmod +x "$work/bin/$1"
+}
+mkdir -p "$work/bin" "$work/torch/lib" "$work/cache/debian/usr/lib/any-linux-gnu"
+touch "$work/torch/lib/libtorch_cpu.so" "$work/cache/debian/.nla-installed"
+for name in cc c++ make cmake ninja pkg-config ccache gnuplot python3 sudo; do
+	stub $name 'exit 0'
+done
+stub id 'echo 1000'
+stub apt-get 'echo "E: no archive here" >&2; exit 100'
+stub dpkg-deb 'exit 1'
+
+setup() { # the settings that it prints, in $work/stdout
+	code=0
+	PATH=$work/bin:$PATH NLA_CACHE=$work/cache LIBTORCH_DIR=$work/torch "$BASH" "$SOURCE_DIR/scripts/setup.sh" --env --no-build "$@" \
+		</dev/null >"$work/stdout" 2>"$work/stderr" || code=$?
+}
+
+setup
+[ "$code" -eq 0 ] || fail "with sudo: exits $code: $(cat "$work/stderr")"
+! grep -q "$work/cache/debian" "$work/stdout" || fail "with sudo: uses what was unpacked: $(cat "$work/stdout")"
+setup --no-root
+[ "$code" -eq 0 ] && grep -q "PKG_CONFIG_PATH=.*$work/cache/debian" "$work/stdout" || fail "--no-root: $(cat "$work/stdout" "$work/stderr")"
+stub sudo 'exit 1'
+setup
+[ "$code" -eq 0 ] && grep -q "PKG_CONFIG_PATH=.*$work/cache/debian" "$work/stdout" || fail "no sudo: $(cat "$work/stdout" "$work/stderr")"
+stub pkg-config 'exit 1'
+setup
+[ "$code" -eq 1 ] || fail "no sudo and packages missing: exits $code"
+grep -q "packages cannot be installed (no root and no sudo that works, or no apt-get): they are unpacked into '$work/cache/debian'" \
+	"$work/stderr" || fail "it does not say what it does instead: $(cat "$work/stderr")"
+grep -q "cannot get .*libcjson-dev.*: E: no archive here" "$work/stderr" || fail "no reason: $(cat "$work/stderr")"
