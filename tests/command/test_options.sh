@@ -21,6 +21,11 @@ done
 # Each program takes its own options, and names itself when it refuses another's.
 refused 2 "'--row'|row" nla-train --row 3
 refused 2 "lambda" nla-eval --lambda 1
+# A size is a decimal number from its first character on: strtod alone would read 0x18 as 24, and skip blanks.
+for size in 0x18G 0X18G 00x18G ' 24G' 24GG xG G -24G nan; do
+	refused 2 "'memory' is '$size': want a size of at least 1M, such as 24G" nla-train --memory "$size"
+done
+refused 2 "'model' is not set" nla-train --memory 24G
 # Every key of the table is in the help of at least one program.
 "$BUILD_DIR/nla-train" --help-markdown >"$work/table"
 for program in nla-train nla-sft nla-extract nla-eval nla-explain nla-teach nla-export; do
