@@ -20,7 +20,7 @@ enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bo
 enum nla_status nla_mkdirs(const char *path, struct nla_err *err);
 /* Remove a file, or a folder and everything below it; a missing one is no error. Symbolic links are removed, not followed. */
 enum nla_status nla_rmtree(const char *path, struct nla_err *err);
-/* fsync a file or folder by name. */
+/* fsync a file or folder by name. What may be written and not read is no error. */
 enum nla_status nla_sync(const char *path, struct nla_err *err);
 /* Names in a folder, sorted by bytes, without "." and "..", appended. */
 enum nla_status nla_list_dir(const char *path, struct nla_strs *names, struct nla_err *err);

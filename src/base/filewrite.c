@@ -52,12 +52,13 @@ static int write_all(int fd, const void *bytes, size_t n)
 	return 0;
 }
 
-/* A new name is safe from a power cut once its folder is on disk; some file systems cannot sync folders, and say EINVAL. */
+/* A new name is safe from a power cut once its folder is on disk; some file systems cannot sync folders, and say EINVAL. A
+ * folder that may be written and not read cannot be opened, and is left to the system. */
 static int sync_path(const char *path)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC), why = 0;
 	if (fd < 0)
-		return errno;
+		return errno == EACCES ? 0 : errno;
 	if (fsync(fd) && errno != EINVAL)
 		why = errno;
 	close(fd);
@@ -87,8 +88,8 @@ enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bo
 		why = errno;
 	if (why && fd >= 0)
 		unlink(tmp);
-	if (!why && (why = sync_path(dir)) == EACCES) /* a folder one may write to and not read */
-		why = 0;
+	if (!why)
+		why = sync_path(dir);
 	free(tmp);
 	free(dir);
 	nla_str_release(&packed);

@@ -3,7 +3,9 @@
 
 #include <errno.h>
 #include <sys/mount.h>
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 static void test_paths(void **state)
 {
@@ -153,6 +155,30 @@ static void test_folders(void **state)
 	assert_ok(nla_rmtree(target, &err));
 	assert_false(nla_exists(target));
 	free(target);
+}
+
+/* A drop box: names may be made in it, but it cannot be read. Root may read all, so a child becomes someone else. */
+static void test_folder_without_reading(void **state)
+{
+	struct nla_err err;
+	const char *dir = in_scratch("drop"), *file = in_scratch("drop/file");
+	int status;
+
+	assert_ok(nla_mkdirs(dir, &err));
+	assert_int_equal(chmod(dir, 0333), 0);
+	assert_int_equal(chmod(scratch, 0755), 0);
+	pid_t child = fork();
+	if (!child) {
+		if ((!getuid() && (setgid(65534) || setuid(65534))) || open(dir, O_RDONLY) >= 0)
+			_exit(77);
+		_exit(nla_file_write(file, "x", 1, false, &err) || nla_sync(dir, &err));
+	}
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(chmod(dir, 0755), 0);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+		skip();
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	assert_true(nla_exists(file));
 }
 
 static void test_map(void **state)
@@ -358,7 +384,7 @@ int main(void)
 		cmocka_unit_test(test_folders),   cmocka_unit_test(test_map),
 		cmocka_unit_test(test_lines),     cmocka_unit_test(test_log),
 		cmocka_unit_test(test_full_disk), cmocka_unit_test(test_log_after_a_kill),
-		cmocka_unit_test(test_line_too_long),
+		cmocka_unit_test(test_line_too_long), cmocka_unit_test(test_folder_without_reading),
 	};
 
 	return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
