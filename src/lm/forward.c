@@ -2,28 +2,19 @@
  * The transformer over a pack, see forward.h: embedding [n, D]; blocks (norm, q k v, rotary embedding, attention over the tree,
  * o; norm, SwiGLU); a vector added to the residual stream at its marker. Training and decoding share the parts of a block.
  */
-#include "lm/forward.h"
-
 #include <math.h>
+
+#include "lm/forward.h"
 
 /* y plus what the view's adapters add for this projection */
 static nt_tensor *adapt(const struct nla_view *view, int64_t layer, enum nla_proj proj, const nt_tensor *x, nt_tensor *y)
 {
 	for (int i = 0; i < view->n_adapters; i++) {
-		const struct nla_adapter *a = view->adapters[i];
-		const struct nla_lora *lora = layer < a->n_layers ? &a->layers[layer][proj] : NULL;
-		if (lora && lora->A)
-			y = nt_lora(y, x, lora->A, lora->B, nla_lora_scale(a, proj));
+		const struct nla_lora *lora = nla_lora_of(view->adapters[i], layer, proj);
+		if (lora)
+			y = nt_lora(y, x, lora->A, lora->B, nla_lora_scale(view->adapters[i], proj));
 	}
 	return y;
-}
-
-static bool adapted(const struct nla_view *view, int64_t layer, enum nla_proj proj)
-{
-	for (int i = 0; i < view->n_adapters; i++)
-		if (layer < view->adapters[i]->n_layers && view->adapters[i]->layers[layer][proj].A)
-			return true;
-	return false;
 }
 
 static nt_tensor *heads(const nt_tensor *x, int64_t n_heads, int64_t d)
@@ -67,7 +58,10 @@ static nt_tensor *gate_up(const struct nla_view *view, int64_t layer, const nt_t
 {
 	int64_t f = view->lm->arch.d_ff;
 	nt_tensor *all = linear(view->lm, x, view->lm->blocks[layer].gate_up, 2, NULL);
-	if (!adapted(view, layer, NLA_GATE) && !adapted(view, layer, NLA_UP))
+	bool adapted = false;
+	for (int i = 0; i < view->n_adapters; i++)
+		adapted |= nla_lora_of(view->adapters[i], layer, NLA_GATE) || nla_lora_of(view->adapters[i], layer, NLA_UP);
+	if (!adapted)
 		return all;
 	nt_tensor *parts[2] = { adapt(view, layer, NLA_GATE, x, nt_narrow(all, 1, 0, f)),
 				adapt(view, layer, NLA_UP, x, nt_narrow(all, 1, f, f)) };
@@ -85,8 +79,6 @@ nt_tensor *nla_block_finish(const struct nla_view *view, int64_t layer, const nt
 	return nt_add(x, adapt(view, layer, NLA_DOWN, h, nt_linear(h, b->down, NULL)));
 }
 
-nt_tensor *nla_embed(const struct nla_view *view, const nt_tensor *ids) { return nt_embedding(view->lm->embed, ids); }
-
 nt_tensor *nla_final_norm(const struct nla_view *view, const nt_tensor *x)
 {
 	return nt_rms_norm(x, view->lm->norm, view->lm->arch.rms_eps);
@@ -102,42 +94,36 @@ static nt_tensor *inject_embedding(const nt_tensor *x, const struct nla_inject *
 
 nt_tensor *nla_forward_start(const struct nla_view *view, const struct nla_pack *pack, const struct nla_inject *inject)
 {
-	nt_tensor *x = nla_embed(view, pack->ids_t);
+	nt_tensor *x = nt_embedding(view->lm->embed, pack->ids_t);
 	return inject && inject->at == NLA_INJECT_AT_EMBEDDING ? inject_embedding(x, inject) : x;
 }
 
 nt_tensor *nla_forward_block(const struct nla_view *view, int64_t l, const struct nla_pack *pack,
-			     const struct nla_inject *inject, const nt_tensor *x, const struct nla_kv *kv)
+			     const struct nla_inject *inject, const nt_tensor *x, const struct nla_tap *tap)
 {
 	const struct nla_arch *a = &view->lm->arch;
 	nt_tensor *q, *k, *v, *y;
 	nt_scope_push(); /* a block's own intermediates end with it, unless a gradient needs them */
 	nla_block_qkv(view, l, nt_rms_norm(x, view->lm->blocks[l].attn_norm, a->rms_eps), &q, &k, &v);
 	nla_block_rope(view, l, pack->cos, pack->sin, &q, &k);
-	if (kv)
-		kv->put(l, k, v, kv->arg);
+	if (tap && tap->kv)
+		tap->kv(l, k, v, tap->arg);
 	y = nla_block_finish(view, l, x, nt_attention(q, k, v, pack->tree, 1 / sqrt((double)a->head_dim)));
 	if (inject && inject->at == NLA_INJECT_AT_BLOCK && inject->block == l)
 		y = nt_inject_add(y, inject->sites, inject->v);
 	return nt_scope_pop_with(y);
 }
 
-nt_tensor *nla_forward_tapped(const struct nla_view *view, const struct nla_pack *pack, const struct nla_inject *inject,
-			      int64_t n_blocks, const struct nla_kv *kv, nla_tap *tap, void *arg)
+nt_tensor *nla_forward(const struct nla_view *view, const struct nla_pack *pack, const struct nla_inject *inject,
+		       int64_t n_blocks, const struct nla_tap *tap)
 {
 	nt_tensor *x = nla_forward_start(view, pack, inject);
 	for (int64_t l = 0; l < n_blocks && x; l++) {
-		nt_tensor *y = nla_forward_block(view, l, pack, inject, x, kv);
+		nt_tensor *y = nla_forward_block(view, l, pack, inject, x, tap);
 		nt_free(x); /* autograd keeps it where it is needed */
 		x = y;
-		if (tap && x)
-			tap(l, x, arg);
+		if (tap && tap->out && x)
+			tap->out(l, x, tap->arg);
 	}
 	return x;
-}
-
-nt_tensor *nla_forward(const struct nla_view *view, const struct nla_pack *pack, const struct nla_inject *inject,
-		       int64_t n_blocks, const struct nla_kv *kv)
-{
-	return nla_forward_tapped(view, pack, inject, n_blocks, kv, NULL, NULL);
 }

@@ -19,25 +19,21 @@ struct nla_inject {
 	nt_tensor *v;     /* [s, D] fp32 */
 };
 
-/* Who takes the keys and values of a forward pass, a block at a time: k, v [n, Hkv, d], keys after the rotation, gone after the
- * call. */
-struct nla_kv {
-	void (*put)(int64_t layer, const nt_tensor *k, const nt_tensor *v, void *arg);
+/* Who looks on, a block at a time; either function may be NULL. What they are given is gone after the call. */
+struct nla_tap {
+	void (*kv)(int64_t block, const nt_tensor *k, const nt_tensor *v, void *arg); /* [n, Hkv, d], keys after the rotation */
+	void (*out)(int64_t block, const nt_tensor *x, void *arg); /* the residual stream after the block */
 	void *arg;
 };
 
-/* Residual stream after `n_blocks` blocks [n, D], no final norm; scope-owned, NULL on failure. inject, kv: or NULL. */
+/* Residual stream after `n_blocks` blocks [n, D], no final norm; scope-owned, NULL on failure. inject, tap: or NULL. */
 nt_tensor *nla_forward(const struct nla_view *view, const struct nla_pack *pack, const struct nla_inject *inject,
-		       int64_t n_blocks, const struct nla_kv *kv);
-/* The same, calling tap(l, x, arg) with the residual stream after every block. */
-typedef void nla_tap(int64_t block, const nt_tensor *x, void *arg);
-nt_tensor *nla_forward_tapped(const struct nla_view *view, const struct nla_pack *pack, const struct nla_inject *inject,
-			      int64_t n_blocks, const struct nla_kv *kv, nla_tap *tap, void *arg);
+		       int64_t n_blocks, const struct nla_tap *tap);
 
 /* Its parts: what enters block 0, and block l with the injection that follows it. */
 nt_tensor *nla_forward_start(const struct nla_view *view, const struct nla_pack *pack, const struct nla_inject *inject);
 nt_tensor *nla_forward_block(const struct nla_view *view, int64_t l, const struct nla_pack *pack,
-			     const struct nla_inject *inject, const nt_tensor *x, const struct nla_kv *kv);
+			     const struct nla_inject *inject, const nt_tensor *x, const struct nla_tap *tap);
 
 /* Parts the decoder shares. x [n,D] after the norm -> q [n,Hq,d], k and v [n,Hkv,d]; v may be a view. */
 void nla_block_qkv(const struct nla_view *view, int64_t layer, const nt_tensor *x, nt_tensor **q, nt_tensor **k, nt_tensor **v);
@@ -45,7 +41,6 @@ void nla_block_rope(const struct nla_view *view, int64_t layer, const nt_tensor 
 		    nt_tensor **k);
 /* x + o(attended) and then x + mlp(x): attended [n,Hq,d] */
 nt_tensor *nla_block_finish(const struct nla_view *view, int64_t layer, const nt_tensor *x, const nt_tensor *attended);
-nt_tensor *nla_embed(const struct nla_view *view, const nt_tensor *ids);
 nt_tensor *nla_final_norm(const struct nla_view *view, const nt_tensor *x);
 
 #endif

@@ -1,13 +1,10 @@
-/*
- * lora - adapters in memory: making, joining, merging, listing; see lora.h. peft.c reads and writes them.
- */
-#include "lm/lora.h"
-
+/* lora - adapters in memory: making, joining, merging, listing; see lora.h. peft.c reads and writes them. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/rng.h"
+#include "lm/lora.h"
 
 enum nla_status nla_lora_targets(const char *list, unsigned *targets, struct nla_err *err)
 {
@@ -24,6 +21,11 @@ enum nla_status nla_lora_targets(const char *list, unsigned *targets, struct nla
 		p += n + (p[n] == ',');
 	}
 	return *targets ? NLA_OK : nla_usage(err, "is empty: want some of q,k,v,o,gate,up,down");
+}
+
+const struct nla_lora *nla_lora_of(const struct nla_adapter *a, int64_t layer, enum nla_proj proj)
+{
+	return layer < a->n_layers && a->layers[layer][proj].A ? &a->layers[layer][proj] : NULL;
 }
 
 double nla_lora_scale(const struct nla_adapter *a, enum nla_proj proj)
@@ -69,16 +71,15 @@ enum nla_status nla_adapter_init(struct nla_adapter *a, const struct nla_arch *a
 	return nt_check() ? nla_nt_fail(err, "cannot make an adapter of rank %lld", (long long)spec->rank) : NLA_OK;
 }
 
-static nt_tensor *side_by_side(const struct nla_adapter *a, const struct nla_adapter *b, int64_t l, int p, bool up)
+/* A [r, in] of both below each other; up: scaled B [out, r] next to each other. NULL: neither has one. */
+static nt_tensor *side_by_side(const struct nla_adapter *const from[2], int64_t l, int p, bool up)
 {
-	const struct nla_adapter *from[2] = { a, b };
 	nt_tensor *parts[2];
 	int n = 0;
 	for (int i = 0; i < 2; i++) {
-		const struct nla_adapter *f = from[i];
-		if (!f || l >= f->n_layers || !f->layers[l][p].A)
-			continue;
-		parts[n++] = up ? nt_scale(f->layers[l][p].B, nla_lora_scale(f, p)) : nt_share(f->layers[l][p].A);
+		const struct nla_lora *x = from[i] ? nla_lora_of(from[i], l, p) : NULL;
+		if (x)
+			parts[n++] = up ? nt_scale(x->B, nla_lora_scale(from[i], p)) : nt_share(x->A);
 	}
 	return n ? nt_own(nt_cat(parts, n, up ? 1 : 0)) : NULL;
 }
@@ -86,6 +87,7 @@ static nt_tensor *side_by_side(const struct nla_adapter *a, const struct nla_ada
 enum nla_status nla_adapter_join(struct nla_adapter *to, const struct nla_adapter *a, const struct nla_adapter *b,
 				 struct nla_err *err)
 {
+	const struct nla_adapter *const from[2] = { a, b };
 	*to = (struct nla_adapter){ .n_layers = NLA_MAX(a ? a->n_layers : 0, b ? b->n_layers : 0) };
 	to->layers = nla_alloc((size_t)to->n_layers, sizeof(*to->layers));
 	nt_scope_push();
@@ -93,7 +95,7 @@ enum nla_status nla_adapter_join(struct nla_adapter *to, const struct nla_adapte
 		to->rank[p] = (a ? a->rank[p] : 0) + (b ? b->rank[p] : 0);
 		to->alpha[p] = (double)to->rank[p]; /* scale 1: it is in B */
 		for (int64_t l = 0; l < to->n_layers; l++)
-			to->layers[l][p] = (struct nla_lora){ side_by_side(a, b, l, p, false), side_by_side(a, b, l, p, true) };
+			to->layers[l][p] = (struct nla_lora){ side_by_side(from, l, p, false), side_by_side(from, l, p, true) };
 	}
 	nt_scope_pop();
 	return nt_check() ? nla_nt_fail(err, "cannot join two adapters") : NLA_OK;
@@ -107,7 +109,7 @@ void nla_adapter_release(struct nla_adapter *a)
 			nt_free(a->layers[l][p].B);
 		}
 	free(a->layers);
-	memset(a, 0, sizeof(*a));
+	*a = (struct nla_adapter){ 0 };
 }
 
 int nla_adapter_params(const struct nla_adapter *a, nt_tensor **list, struct nla_strs *names)
@@ -150,8 +152,8 @@ enum nla_status nla_merge(struct nla_lm *lm, const struct nla_view *view, struct
 			nt_scope_push();
 			for (int i = 0; i < view->n_adapters; i++) {
 				const struct nla_adapter *a = view->adapters[i];
-				const struct nla_lora *x = l < a->n_layers ? &a->layers[l][p] : NULL;
-				if (!x || !x->A)
+				const struct nla_lora *x = nla_lora_of(a, l, p);
+				if (!x)
 					continue;
 				if (!to) {
 					to = nla_lm_proj(lm, l, p);

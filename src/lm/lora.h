@@ -37,6 +37,8 @@ struct nla_adapter {
 char *nla_lora_key(int64_t layer, enum nla_proj proj, int side);
 /* Names as in a configuration: "q,k,v,o,gate,up,down" or PEFT's "q_proj". Error on an unknown one. */
 enum nla_status nla_lora_targets(const char *list, unsigned *targets, struct nla_err *err);
+/* NULL: that projection of that block has none. */
+const struct nla_lora *nla_lora_of(const struct nla_adapter *a, int64_t layer, enum nla_proj proj);
 double nla_lora_scale(const struct nla_adapter *a, enum nla_proj proj);
 
 /* A fresh one for the first n_layers blocks. */
@@ -54,8 +56,7 @@ void nla_adapter_release(struct nla_adapter *a);
 /* All A and B in a fixed order; names (when not NULL) are PEFT's keys, owned by the caller. Returns how many. */
 int nla_adapter_params(const struct nla_adapter *a, nt_tensor **list, struct nla_strs *names);
 /* requires_grad on all; what is trained is saved in fp32 */
-enum nla_status nla_adapter_train(struct nla_adapter *a, bool on,
-				  struct nla_err *err);
+enum nla_status nla_adapter_train(struct nla_adapter *a, bool on, struct nla_err *err);
 
 /*
  * What a forward pass reads: the base and up to two adapters over it. Switching adapters is making another view; the base is

@@ -78,8 +78,8 @@ static enum nla_status compute(const struct nla_target *t, struct waiting *w, in
 	nt_scope_push();
 	if (!nla_pack_ready(&w->pack, &t->lm, err)) {
 		struct tapped tap = { layer, nt_i64(t->lm.device, w->at.data, n), NULL };
-		nt_tensor *x =
-			nla_forward_tapped(&view, &w->pack, NULL, n_next ? t->lm.arch.n_layers : layer + 1, NULL, take, &tap);
+		nt_tensor *x = nla_forward(&view, &w->pack, NULL, n_next ? t->lm.arch.n_layers : layer + 1,
+					   &(struct nla_tap){ .out = take, .arg = &tap });
 		nt_to_host_f32(tap.rows, v, (size_t)(n * t->lm.arch.d_model));
 		if (n_next) {
 			nt_tensor *logits = nt_linear(nla_final_norm(&view, nt_rows(x, tap.at)), t->lm.head, NULL);

@@ -34,12 +34,12 @@ static void pack_ids(struct nla_pack *pack, const struct nla_lm *lm, const int64
 }
 
 /* Logits [n, V] of one text, to be freed by the caller. */
-static float *logits_of(const struct nla_view *view, const int64_t *ids, int64_t n, nla_tap *fn, void *arg)
+static float *logits_of(const struct nla_view *view, const int64_t *ids, int64_t n, const struct nla_tap *tap)
 {
 	struct nla_pack pack;
 	pack_ids(&pack, view->lm, ids, n);
 	nt_scope_push();
-	nt_tensor *x = nla_forward_tapped(view, &pack, NULL, view->lm->arch.n_layers, NULL, fn, arg);
+	nt_tensor *x = nla_forward(view, &pack, NULL, view->lm->arch.n_layers, tap);
 	float *logits = host(nt_linear(nla_final_norm(view, x), view->lm->head, NULL), (size_t)(n * view->lm->arch.vocab));
 	nt_scope_pop();
 	nla_pack_release(&pack);
@@ -51,7 +51,7 @@ static void check_logits(struct tiny *t, const char *what)
 	struct nla_view bare = { .lm = &t->target.lm };
 	struct tapped tapped = { .n = 0 };
 	const float *hidden = golden_f32(t, "lm.hidden", BLOCKS * T * D);
-	float *logits = logits_of(&bare, golden_i64(t, "lm.ids", T), T, tap, &tapped);
+	float *logits = logits_of(&bare, golden_i64(t, "lm.ids", T), T, &(struct nla_tap){ .out = tap, .arg = &tapped });
 	char line[80];
 	assert_int_equal(tapped.n, BLOCKS);
 	for (int l = 0; l < BLOCKS; l++) {
@@ -102,7 +102,7 @@ static void test_tied(void **state)
 	assert_true(lm.arch.tied);
 	assert_true(lm.arch.rope_theta == 500000);
 	struct nla_view bare = { .lm = &lm };
-	float *logits = logits_of(&bare, golden_i64(t, "tied.ids", T_TIED), T_TIED, NULL, NULL);
+	float *logits = logits_of(&bare, golden_i64(t, "tied.ids", T_TIED), T_TIED, NULL);
 	within("logits, tied embeddings", worst(logits, golden_f32(t, "tied.logits", T_TIED * VOCAB), T_TIED * VOCAB), 5e-5);
 	free(logits);
 	nla_lm_release(&lm);
@@ -276,7 +276,7 @@ static void test_model_refused(void **state)
 
 static float *adapted_logits(struct tiny *t, const struct nla_view *view)
 {
-	return logits_of(view, golden_i64(t, "lm.ids", T), T, NULL, NULL);
+	return logits_of(view, golden_i64(t, "lm.ids", T), T, NULL);
 }
 
 /* One adapter of two does what both do, also after a trip through PEFT's format. */
