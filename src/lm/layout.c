@@ -1,46 +1,50 @@
 /*
- * layout - what a model consists of; see lm.h.
+ * layout - what a model consists of; see lm.h. tensors[] says it once: names, shapes, and which tensors of a file are rows of
+ * one stored matrix.
  *
- * block_tensors[] and top_tensors[] say once what a model consists of: names, shapes, and which tensors of a file are rows of
- * one stored matrix. nla_lm_each visits them as slots; loading, mapping, saving, exporting, random weights, the list of
- * parameters, copies and the count of weights are what is done at each slot.
+ * nla_lm_next visits them as slots; loading, mapping, saving, exporting, random weights, the list of parameters, copies and the
+ * count of weights are what is done at each slot.
  */
-#include "lm/lm.h"
-
 #include <stdio.h>
 #include <string.h>
 
-enum kind { PROJ, TABLE, NORM, BIAS }; /* the first two are matrices; projections are in the order of enum nla_proj */
+#include "lm/lm.h"
+
+enum kind { TABLE, NORM, BIAS, PROJ }; /* PROJ + enum nla_proj: a projection */
 enum dim { NONE, D, Q, KV, F, HEAD, VOCAB };
 
+/* The embedding, the tensors of a block, the final norm and the head: the order of a saved file. */
 static const struct tensor {
 	const char *name; /* without ".weight" or ".bias"; a block's without "model.layers.N." */
 	size_t at;
-	enum kind kind;
-	enum dim out, in;
+	int kind;
+	enum dim out, in; /* in: of matrices alone */
 	bool below;       /* its rows come below those of the tensor before, except in a mapped matrix */
 	const char *only; /* in families that have it alone (arch.c) */
-} block_tensors[] = {
+} tensors[] = {
+#define L(field) offsetof(struct nla_lm, field)
 #define B(field) offsetof(struct nla_block, field)
+	{ "model.embed_tokens", L(embed), TABLE, .out = VOCAB, .in = D },
 	{ "input_layernorm", B(attn_norm), NORM, .out = D },
-	{ "self_attn.q_proj", B(qkv[0]), PROJ, .out = Q, .in = D },
-	{ "self_attn.k_proj", B(qkv[1]), PROJ, KV, D, .below = true },
-	{ "self_attn.v_proj", B(qkv[2]), PROJ, KV, D, .below = true },
+	{ "self_attn.q_proj", B(qkv[0]), PROJ + NLA_Q, .out = Q, .in = D },
+	{ "self_attn.k_proj", B(qkv[1]), PROJ + NLA_K, KV, D, .below = true },
+	{ "self_attn.v_proj", B(qkv[2]), PROJ + NLA_V, KV, D, .below = true },
 	{ "self_attn.q_proj", B(qkv_bias), BIAS, Q, .only = "qkv_bias" },
 	{ "self_attn.k_proj", B(qkv_bias), BIAS, KV, .below = true, .only = "qkv_bias" },
 	{ "self_attn.v_proj", B(qkv_bias), BIAS, KV, .below = true, .only = "qkv_bias" },
 	{ "self_attn.q_norm", B(q_norm), NORM, HEAD, .only = "qk_norm" },
 	{ "self_attn.k_norm", B(k_norm), NORM, HEAD, .only = "qk_norm" },
-	{ "self_attn.o_proj", B(o), PROJ, .out = D, .in = Q },
+	{ "self_attn.o_proj", B(o), PROJ + NLA_O, .out = D, .in = Q },
 	{ "post_attention_layernorm", B(mlp_norm), NORM, .out = D },
-	{ "mlp.gate_proj", B(gate_up[0]), PROJ, .out = F, .in = D },
-	{ "mlp.up_proj", B(gate_up[1]), PROJ, F, D, .below = true },
-	{ "mlp.down_proj", B(down), PROJ, .out = D, .in = F },
-}, top_tensors[] = {
-	{ "model.embed_tokens", offsetof(struct nla_lm, embed), TABLE, .out = VOCAB, .in = D },
-	{ "model.norm", offsetof(struct nla_lm, norm), NORM, .out = D },
-	{ "lm_head", offsetof(struct nla_lm, head), TABLE, .out = VOCAB, .in = D },
+	{ "mlp.gate_proj", B(gate_up[0]), PROJ + NLA_GATE, .out = F, .in = D },
+	{ "mlp.up_proj", B(gate_up[1]), PROJ + NLA_UP, F, D, .below = true },
+	{ "mlp.down_proj", B(down), PROJ + NLA_DOWN, .out = D, .in = F },
+	{ "model.norm", L(norm), NORM, .out = D },
+	{ "lm_head", L(head), TABLE, .out = VOCAB, .in = D },
 };
+#define N_BLOCK ((int64_t)NLA_LEN(tensors) - 3)
+static const struct tensor *const block = &tensors[1];
+static const struct tensor *const final_norm = &tensors[1 + N_BLOCK], *const head = &tensors[2 + N_BLOCK];
 
 static int64_t size_of(const struct nla_arch *a, enum dim dim)
 {
@@ -55,89 +59,74 @@ static int64_t size_of(const struct nla_arch *a, enum dim dim)
 	}
 }
 
-/* From the slot before to that of t: all but its name. end: of the table. */
-static void advance(const struct nla_lm *lm, const struct tensor *t, const struct tensor *end, struct nla_slot *s)
+/* From the slot before to that of t: all but its name. */
+static void advance(const struct nla_lm *lm, const struct tensor *t, struct nla_slot *s)
 {
-	bool matrix = t->in != NONE, apart = matrix && lm->mapped;
-	s->row = t->below && !apart ? s->row + s->shape[0] : 0;
-	s->at = t->below && !apart ? s->at : t->at;
+	bool matrix = t->in != NONE, apart = matrix && lm->mapped, below = t->below && !apart;
+	s->row = below ? s->row + s->shape[0] : 0;
+	s->at = below ? s->at : t->at;
 	s->shape[0] = size_of(&lm->arch, t->out);
 	s->shape[1] = size_of(&lm->arch, t->in);
 	s->ndim = matrix ? 2 : 1;
 	s->bias = t->kind == BIAS;
+	s->proj = t->kind >= PROJ ? t->kind - PROJ : -1;
 	s->rows = s->row + s->shape[0];
-	while (!apart && ++t < end && t->below)
+	while (!apart && t < head && (++t)->below)
 		s->rows += size_of(&lm->arch, t->out);
 }
 
-static bool has(const struct nla_arch *a, const struct tensor *t) { return !t->only || nla_arch_has(a, t->only); }
-
-static enum nla_status visit(const struct nla_lm *lm, const struct tensor *t, size_t n, int64_t layer, nla_slot_fn *fn,
-			     void *arg, struct nla_err *err)
+static bool has(const struct nla_arch *a, const struct tensor *t)
 {
-	const struct tensor *end = t + n;
-	struct nla_slot s = { .layer = layer };
-	char prefix[40] = "";
-	int proj = 0;
-	if (layer >= 0)
-		snprintf(prefix, sizeof(prefix), "model.layers.%lld.", (long long)layer);
-	for (; t < end && !err->status; t++) {
+	if (t == final_norm || t == head)
+		return t == head ? !a->tied : !a->bare;
+	return !t->only || nla_arch_has(a, t->only);
+}
+
+bool nla_lm_next(const struct nla_lm *lm, struct nla_slot *s)
+{
+	int64_t in_blocks = lm->arch.n_layers * N_BLOCK;
+	while (s->n_seen < in_blocks + 3) {
+		int64_t at = s->n_seen++ - 1;
+		bool inside = at >= 0 && at < in_blocks;
+		const struct tensor *t = inside ? &block[at % N_BLOCK] : at < 0 ? tensors : &final_norm[at - in_blocks];
 		if (!has(&lm->arch, t))
 			continue;
-		advance(lm, t, end, &s);
-		snprintf(s.name, sizeof(s.name), "%s%.40s.%s", prefix, t->name, t->kind == BIAS ? "bias" : "weight");
-		s.proj = t->kind == PROJ ? proj++ : -1;
-		fn(&s, arg, err);
+		char prefix[40] = "";
+		s->layer = inside ? at / N_BLOCK : -1;
+		advance(lm, t, s);
+		if (inside)
+			snprintf(prefix, sizeof(prefix), "model.layers.%lld.", (long long)s->layer);
+		snprintf(s->name, sizeof(s->name), "%s%.40s.%s", prefix, t->name, s->bias ? "bias" : "weight");
+		return true;
 	}
-	return err->status;
-}
-
-enum nla_status nla_lm_each(const struct nla_lm *lm, nla_slot_fn *fn, void *arg, struct nla_err *err)
-{
-	visit(lm, top_tensors, 1, -1, fn, arg, err);
-	for (int64_t l = 0; l < lm->arch.n_layers && !err->status; l++)
-		visit(lm, block_tensors, NLA_LEN(block_tensors), l, fn, arg, err);
-	if (!err->status && !lm->arch.bare)
-		visit(lm, top_tensors + 1, 1, -1, fn, arg, err);
-	if (!err->status && !lm->arch.tied)
-		visit(lm, top_tensors + 2, 1, -1, fn, arg, err);
-	return err->status;
-}
-
-static enum nla_status count_slot(const struct nla_slot *s, void *arg, struct nla_err *err)
-{
-	*(int64_t *)arg += s->shape[0] * s->shape[1];
-	return NLA_OK;
+	return false;
 }
 
 int64_t nla_arch_n_params(const struct nla_arch *a)
 {
 	const struct nla_lm lm = { .arch = *a };
-	struct nla_err none = NLA_ERR_INIT;
 	int64_t n = 0;
-	nla_lm_each(&lm, count_slot, &n, &none);
+	for (struct nla_slot s = { 0 }; nla_lm_next(&lm, &s);)
+		n += s.shape[0] * s.shape[1];
 	return n;
 }
 
 static const struct tensor *proj_tensor(enum nla_proj proj)
 {
-	const struct tensor *t = block_tensors;
-	for (int n = 0;; t++)
-		if (t->kind == PROJ && n++ == (int)proj)
-			return t;
+	const struct tensor *t = block;
+	while (t->kind != PROJ + (int)proj)
+		t++;
+	return t;
 }
 
 const char *nla_proj_path(enum nla_proj proj) { return proj_tensor(proj)->name; }
-
 const char *nla_proj_name(enum nla_proj proj) { return strrchr(nla_proj_path(proj), '.') + 1; }
-
 int64_t nla_proj_in(const struct nla_arch *a, enum nla_proj proj) { return size_of(a, proj_tensor(proj)->in); }
-
 int64_t nla_proj_out(const struct nla_arch *a, enum nla_proj proj) { return size_of(a, proj_tensor(proj)->out); }
 
 void nla_proj_slot(const struct nla_lm *lm, int64_t layer, enum nla_proj proj, struct nla_slot *slot)
 {
 	*slot = (struct nla_slot){ .layer = layer };
-	for (const struct tensor *t = block_tensors; t <= proj_tensor(proj); t++)
-		advance(lm, t, block_tensors + NLA_LEN(block_tensors), slot);
+	for (const struct tensor *t = block; t <= proj_tensor(proj); t++)
+		advance(lm, t, slot);
 }

@@ -2,8 +2,6 @@
  * lm - loading, making, saving, copying and listing weights; see lm.h. Each is what is done at every slot of the layout
  * (layout.c): the first slot of a stored tensor makes it, and every slot fills its rows.
  */
-#include "lm/lm.h"
-
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +9,7 @@
 
 #include "base/machine.h"
 #include "base/rng.h"
+#include "lm/lm.h"
 
 /* Where the handle of the stored tensor is. */
 static nt_tensor **handle(const struct nla_lm *lm, const struct nla_slot *s)
@@ -82,24 +81,17 @@ enum nla_status nla_lm_describe(struct nla_lm *lm, const char *folder, const str
 	return NLA_OK;
 }
 
-/* What fills the slots of a model: a file, random numbers or another model. */
-struct source {
-	struct nla_lm *lm;
-	const struct nla_st *st;
-	struct nla_rng rng;
-	uint32_t tensor; /* of the random numbers */
-	const struct nla_lm *from;
-	unsigned targets; /* whose matrices are copied of it */
-};
-
-/* All slots, then what is not in one. Whatever fails releases the model. */
-static enum nla_status make(struct source *src, nla_slot_fn *fill, const char *what, struct nla_err *err)
+/* Room for the handles; nothing is in them. */
+static void begin(struct nla_lm *lm)
 {
-	struct nla_lm *lm = src->lm;
 	lm->blocks = nla_alloc((size_t)lm->arch.n_layers, sizeof(*lm->blocks));
-	if (!src->from)
-		make_tables(lm);
-	if (!nla_lm_each(lm, fill, src, err) && lm->arch.tied)
+	make_tables(lm);
+}
+
+/* After all slots. Whatever failed releases the model. */
+static enum nla_status finish(struct nla_lm *lm, const char *what, struct nla_err *err)
+{
+	if (!err->status && lm->arch.tied)
 		lm->head = nt_own(nt_share(lm->embed));
 	if (!err->status && nt_check())
 		nla_nt_fail(err, "cannot %s", what);
@@ -109,41 +101,39 @@ static enum nla_status make(struct source *src, nla_slot_fn *fill, const char *w
 }
 
 /* The slot's view, whose stored tensor is made at its first. */
-static nt_tensor *room(const struct source *src, const struct nla_slot *s)
+static nt_tensor *room(const struct nla_lm *lm, const struct nla_slot *s)
 {
-	nt_tensor **whole = handle(src->lm, s);
+	nt_tensor **whole = handle(lm, s);
 	if (!*whole)
-		*whole = nt_own(nt_empty(src->lm->dtype, src->lm->device, s->ndim, (int64_t[]){ s->rows, s->shape[1] }));
-	return view_of(src->lm, s);
+		*whole = nt_own(nt_empty(lm->dtype, lm->device, s->ndim, (int64_t[]){ s->rows, s->shape[1] }));
+	return view_of(lm, s);
 }
 
 /* ---- loading ---- */
 
-static enum nla_status load_slot(const struct nla_slot *s, void *arg, struct nla_err *err)
+/* Of the model's type, and where it can be read as it is? */
+static bool fits(const struct nla_lm *lm, const struct nla_st_entry *e)
 {
-	const struct source *src = arg;
-	const struct nla_st_entry *e = nla_st_find(src->st, s->name);
-	bool alone = s->rows == s->shape[0] && nla_dtype_of(e->dtype) == src->lm->dtype;
+	return nla_dtype_of(e->dtype) == lm->dtype && (uintptr_t)e->data % nla_st_dtype_size(e->dtype) == 0;
+}
+
+static enum nla_status load_slot(struct nla_lm *lm, const struct nla_slot *s, const struct nla_st *st, struct nla_err *err)
+{
+	const struct nla_st_entry *e = nla_st_find(st, s->name);
 	nt_scope_push();
-	if (!src->lm->mapped && alone) { /* no zeros first */
-		if (!nla_tensor_check(src->st, e, err))
-			*handle(src->lm, s) = nt_own(nt_from_host(src->lm->dtype, src->lm->device, e->data, e->ndim, e->shape));
-	} else if (!src->lm->mapped || s->ndim < 2) {
-		nla_tensor_fill(room(src, s), src->st, e, err);
-	} else if (nla_dtype_of(e->dtype) != src->lm->dtype || (uintptr_t)e->data % nla_st_dtype_size(e->dtype)) {
+	if (!lm->mapped && s->rows == s->shape[0] && nla_dtype_of(e->dtype) == lm->dtype) { /* no zeros first */
+		if (!nla_tensor_check(st, e, err))
+			*handle(lm, s) = nt_own(nt_from_host(lm->dtype, lm->device, e->data, e->ndim, e->shape));
+	} else if (!lm->mapped || s->ndim < 2) {
+		nla_tensor_fill(room(lm, s), st, e, err);
+	} else if (!fits(lm, e)) {
 		nla_fail(err, "cannot map '%s': tensor '%s' has type %s, or is not aligned: it would have to be copied",
-			 src->st->path, s->name, nla_st_dtype_name(e->dtype));
+			 st->path, s->name, nla_st_dtype_name(e->dtype));
 	} else {
-		*handle(src->lm, s) = nt_own(nla_tensor_borrow(e));
+		*handle(lm, s) = nt_own(nla_tensor_borrow(e));
 	}
 	nt_scope_pop();
 	return !err->status && nt_check() ? nla_nt_fail(err, "cannot load tensor '%s'", s->name) : err->status;
-}
-
-static enum nla_status blame_slot(const struct nla_slot *s, void *arg, struct nla_err *err)
-{
-	const struct nla_st *st = arg;
-	return nla_tensor_check(st, nla_st_find(st, s->name), err);
 }
 
 enum nla_status nla_lm_blame(const struct nla_lm *lm, const float *results, size_t n, struct nla_err *err)
@@ -151,20 +141,8 @@ enum nla_status nla_lm_blame(const struct nla_lm *lm, const float *results, size
 	size_t i = 0;
 	while (i < n && isfinite(results[i]))
 		i++;
-	return i < n && lm->mapped ? nla_lm_each(lm, blame_slot, (void *)(uintptr_t)&lm->map, err) : NLA_OK;
-}
-
-struct checking {
-	const struct nla_st *st;
-	bool *used; /* [entries] */
-};
-
-static enum nla_status check_slot(const struct nla_slot *s, void *arg, struct nla_err *err)
-{
-	const struct checking *in = arg;
-	const struct nla_st_entry *e = nla_st_floats(in->st, s->name, s->ndim, s->shape, err);
-	if (e)
-		in->used[e - in->st->entries] = true;
+	for (struct nla_slot s = { 0 }; i < n && lm->mapped && !err->status && nla_lm_next(lm, &s);)
+		nla_tensor_check(&lm->map, nla_st_find(&lm->map, s.name), err);
 	return err->status;
 }
 
@@ -195,25 +173,26 @@ static enum nla_status refuse_extra(const struct nla_lm *lm, const struct nla_st
 
 enum nla_status nla_lm_check_file(const struct nla_lm *lm, const struct nla_st *st, bool whole, struct nla_err *err)
 {
-	struct checking in = { st, nla_alloc(st->n_entries, sizeof(bool)) };
-	nla_lm_each(lm, check_slot, &in, err);
+	bool *used = nla_alloc(st->n_entries, sizeof(*used));
+	for (struct nla_slot s = { 0 }; !err->status && nla_lm_next(lm, &s);) {
+		const struct nla_st_entry *e = nla_st_floats(st, s.name, s.ndim, s.shape, err);
+		if (e)
+			used[e - st->entries] = true;
+	}
 	for (size_t i = 0; whole && i < st->n_entries && !err->status; i++)
-		if (!in.used[i])
+		if (!used[i])
 			refuse_extra(lm, st, &st->entries[i], err);
-	free(in.used);
+	free(used);
 	return err->status;
 }
 
 /* Can every matrix stay where it is in the file? */
 static bool can_map(const struct nla_lm *lm, const struct nla_st *st)
 {
-	bool same = lm->device == NT_CPU;
-	for (size_t i = 0; i < st->n_entries && same; i++) {
-		const struct nla_st_entry *e = &st->entries[i];
-		same = e->ndim != 2 ||
-		       (nla_dtype_of(e->dtype) == lm->dtype && (uintptr_t)e->data % nla_st_dtype_size(e->dtype) == 0);
-	}
-	return same;
+	bool can = lm->device == NT_CPU;
+	for (size_t i = 0; i < st->n_entries && can; i++)
+		can = st->entries[i].ndim != 2 || fits(lm, &st->entries[i]);
+	return can;
 }
 
 static bool is_large(const struct nla_lm *lm)
@@ -230,14 +209,17 @@ enum nla_status nla_lm_load(struct nla_lm *lm, const char *folder, const struct 
 			    enum nla_lm_how how, struct nla_err *err)
 {
 	struct nla_st st;
-	struct source src = { .lm = lm, .st = &st };
 	if (nla_lm_describe(lm, folder, part, err) || nla_st_open_folder(&st, folder, "model", err))
 		return err->status;
 	lm->device = device;
 	lm->dtype = dtype;
 	lm->mapped = how == NLA_LM_MAP || (how == NLA_LM_AUTO && is_large(lm) && can_map(lm, &st));
-	if (!nla_lm_check_file(lm, &st, !part, err))
-		make(&src, load_slot, "load the model", err);
+	if (!nla_lm_check_file(lm, &st, !part, err)) {
+		begin(lm);
+		for (struct nla_slot s = { 0 }; !err->status && nla_lm_next(lm, &s);)
+			load_slot(lm, &s, &st, err);
+		finish(lm, "load the model", err);
+	}
 	if (!err->status && lm->mapped)
 		lm->map = st;
 	else
@@ -247,16 +229,15 @@ enum nla_status nla_lm_load(struct nla_lm *lm, const char *folder, const struct 
 
 /* ---- random weights ---- */
 
-static enum nla_status init_slot(const struct nla_slot *s, void *arg, struct nla_err *err)
+static enum nla_status init_slot(struct nla_lm *lm, const struct nla_slot *s, const struct nla_rng *rng, uint32_t tensor,
+				 struct nla_err *err)
 {
-	struct source *r = arg;
 	int64_t n = s->shape[0] * s->shape[1], cols = s->shape[1];
-	float *x = nla_alloc((size_t)n, sizeof(float)), std = (float)r->lm->arch.init_std;
+	float *x = nla_alloc((size_t)n, sizeof(float)), std = (float)lm->arch.init_std;
 	for (int64_t i = 0; i < n && !s->bias; i++)
-		x[i] = s->ndim == 1 ? 1.0f : std * nla_normal(&r->rng, r->tensor, (uint32_t)(i / cols), (uint32_t)(i % cols));
-	r->tensor++;
+		x[i] = s->ndim == 1 ? 1.0f : std * nla_normal(rng, tensor, (uint32_t)(i / cols), (uint32_t)(i % cols));
 	nt_scope_push();
-	nt_copy_into(room(r, s), nt_borrow(NT_F32, x, s->ndim, s->shape));
+	nt_copy_into(room(lm, s), nt_borrow(NT_F32, x, s->ndim, s->shape));
 	nt_scope_pop();
 	free(x);
 	return nt_check() ? nla_nt_fail(err, "cannot initialise '%s'", s->name) : NLA_OK;
@@ -265,112 +246,87 @@ static enum nla_status init_slot(const struct nla_slot *s, void *arg, struct nla
 enum nla_status nla_lm_init(struct nla_lm *lm, const char *folder, uint64_t seed, int device, nt_dtype dtype,
 			    struct nla_err *err)
 {
-	struct source src = { .lm = lm, .rng = { seed, NLA_STREAM_INIT } };
+	const struct nla_rng rng = { seed, NLA_STREAM_INIT };
+	uint32_t tensor = 0;
 	if (nla_lm_describe(lm, folder, NULL, err))
 		return err->status;
 	lm->device = device;
 	lm->dtype = dtype;
-	return make(&src, init_slot, "make the model", err);
+	begin(lm);
+	for (struct nla_slot s = { 0 }; !err->status && nla_lm_next(lm, &s);)
+		init_slot(lm, &s, &rng, tensor++, err);
+	return finish(lm, "make the model", err);
 }
 
-/* ---- saving ---- */
-
-struct saving {
-	const struct nla_lm *lm;
-	struct nla_tensors out;
-};
-
-static enum nla_status save_slot(const struct nla_slot *s, void *arg, struct nla_err *err)
-{
-	struct saving *to = arg;
-	nla_tensors_add(&to->out, s->name, view_of(to->lm, s));
-	return nt_check() ? nla_nt_fail(err, "cannot save '%s'", s->name) : NLA_OK;
-}
+/* ---- saving, copies and lists ---- */
 
 enum nla_status nla_lm_save(const struct nla_lm *lm, const char *folder, nt_dtype dtype, struct nla_err *err)
 {
-	struct saving to = { .lm = lm };
+	struct nla_tensors out = { 0 };
 	char *path = nla_path_join(folder, "model.safetensors");
 	nt_scope_push();
-	if (!nla_lm_each(lm, save_slot, &to, err))
-		nla_tensors_write(&to.out, path, dtype, err);
+	for (struct nla_slot s = { 0 }; !err->status && nla_lm_next(lm, &s);) {
+		nla_tensors_add(&out, s.name, view_of(lm, &s));
+		if (nt_check())
+			nla_nt_fail(err, "cannot save '%s'", s.name);
+	}
+	if (!err->status)
+		nla_tensors_write(&out, path, dtype, err);
 	nt_scope_pop();
-	nla_tensors_release(&to.out);
+	nla_tensors_release(&out);
 	free(path);
 	return err->status;
 }
 
-/* ---- copies and lists ---- */
-
-static bool is_copied(const struct source *src, const struct nla_slot *s)
+static bool is_copied(const struct nla_lm *lm, const struct nla_slot *s, unsigned targets)
 {
-	for (int p = 0; p < NLA_N_PROJ; p++) {
+	bool copied = false;
+	for (int p = 0; p < NLA_N_PROJ && s->layer >= 0; p++) {
 		struct nla_slot target;
-		nla_proj_slot(src->lm, s->layer, p, &target);
-		if (src->targets & 1u << p && s->layer >= 0 && target.at == s->at)
-			return true;
+		nla_proj_slot(lm, s->layer, p, &target);
+		copied = copied || (targets & 1u << p && target.at == s->at);
 	}
-	return false;
-}
-
-static enum nla_status fork_slot(const struct nla_slot *s, void *arg, struct nla_err *err)
-{
-	const struct source *src = arg;
-	nt_scope_push();
-	if (is_copied(src, s))
-		nt_copy_into(room(src, s), nla_lm_proj(src->from, s->layer, s->proj));
-	else if (!s->row)
-		*handle(src->lm, s) = nt_own(nt_share(*handle(src->from, s)));
-	nt_scope_pop();
-	return NLA_OK;
+	return copied;
 }
 
 enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, int64_t depth, unsigned targets, struct nla_err *err)
 {
-	struct source src = { .lm = lm, .from = from, .targets = targets };
 	*lm = (struct nla_lm){ .arch = from->arch, .device = from->device, .dtype = from->dtype, .mapped = from->mapped };
 	lm->arch.n_layers = depth;
 	lm->cos = nt_own(nt_share(from->cos));
 	lm->sin = nt_own(nt_share(from->sin));
-	return make(&src, fork_slot, "copy the model's projections", err);
-}
-
-struct listing {
-	const struct nla_lm *lm;
-	nt_tensor **list;
-	int n;
-	bool blocks, release;
-};
-
-static enum nla_status list_slot(const struct nla_slot *s, void *arg, struct nla_err *err)
-{
-	struct listing *out = arg;
-	nt_tensor *t = s->row || out->blocks != (s->layer >= 0) ? NULL : *handle(out->lm, s);
-	if (t && out->list)
-		out->list[out->n] = t;
-	if (t && out->release)
-		nt_free(t);
-	out->n += t != NULL;
-	return NLA_OK;
+	lm->blocks = nla_alloc((size_t)depth, sizeof(*lm->blocks));
+	for (struct nla_slot s = { 0 }; nla_lm_next(lm, &s);) {
+		nt_scope_push();
+		if (is_copied(lm, &s, targets))
+			nt_copy_into(room(lm, &s), view_of(from, &s));
+		else if (!s.row)
+			*handle(lm, &s) = nt_own(nt_share(*handle(from, &s)));
+		nt_scope_pop();
+	}
+	return finish(lm, "copy the model's projections", err);
 }
 
 int nla_lm_params(const struct nla_lm *lm, nt_tensor **list)
 {
-	struct listing out = { .lm = lm, .list = list };
-	struct nla_err none = NLA_ERR_INIT;
-	nla_lm_each(lm, list_slot, &out, &none);
-	out.blocks = true;
-	nla_lm_each(lm, list_slot, &out, &none);
-	return out.n;
+	int n = 0;
+	for (int blocks = 0; blocks < 2; blocks++) /* those of no block come first */
+		for (struct nla_slot s = { 0 }; nla_lm_next(lm, &s);) {
+			if (s.row || blocks != (s.layer >= 0))
+				continue;
+			if (list)
+				list[n] = *handle(lm, &s);
+			n++;
+		}
+	return n;
 }
 
 void nla_lm_release(struct nla_lm *lm)
 {
-	struct listing all = { .lm = lm, .blocks = true, .release = true };
-	struct nla_err none = NLA_ERR_INIT;
 	nt_tensor *top[] = { lm->embed, lm->norm, lm->head, lm->cos, lm->sin };
-	if (lm->blocks)
-		nla_lm_each(lm, list_slot, &all, &none);
+	for (struct nla_slot s = { 0 }; lm->blocks && nla_lm_next(lm, &s);)
+		if (!s.row && s.layer >= 0)
+			nt_free(*handle(lm, &s));
 	for (size_t i = 0; i < NLA_LEN(top); i++)
 		nt_free(top[i]);
 	free(lm->blocks);

@@ -20,7 +20,7 @@
 
 enum nla_proj { NLA_Q, NLA_K, NLA_V, NLA_O, NLA_GATE, NLA_UP, NLA_DOWN, NLA_N_PROJ };
 
-/* Every tensor has a handle here and a row in lm.c's table, which says its name, shape and place; the rest follows. */
+/* Every tensor has a handle here and a row in layout.c's table, which says its name, shape and place; the rest follows. */
 struct nla_block {
 	nt_tensor *attn_norm; /* [D] */
 	nt_tensor *qkv[3];    /* [(Hq+2Hkv)d, D]; mapped: q [Hq d, D], k and v [Hkv d, D] */
@@ -76,7 +76,7 @@ int nla_lm_params(const struct nla_lm *lm, nt_tensor **list);
 /* Weights of the whole model. */
 int64_t nla_arch_n_params(const struct nla_arch *arch);
 
-/* One tensor as files hold it. */
+/* One tensor as files hold it, and where it is stored. */
 struct nla_slot {
 	char name[96];
 	int64_t shape[2];  /* a vector has [0] alone */
@@ -86,10 +86,10 @@ struct nla_slot {
 	bool bias;
 	size_t at;         /* of the stored tensor's handle, in struct nla_block or nla_lm */
 	int64_t row, rows; /* its first row there, and the rows there are */
+	int64_t n_seen;    /* how far nla_lm_next has come */
 };
-typedef enum nla_status nla_slot_fn(const struct nla_slot *slot, void *arg, struct nla_err *err);
-/* All of the model, in the order of a saved file. */
-enum nla_status nla_lm_each(const struct nla_lm *lm, nla_slot_fn *fn, void *arg, struct nla_err *err);
+/* Step to the next tensor, in the order of a saved file: for (struct nla_slot s = { 0 }; nla_lm_next(lm, &s);) ... */
+bool nla_lm_next(const struct nla_lm *lm, struct nla_slot *slot);
 /* The architecture of a folder, or of a part of it; no weights. */
 enum nla_status nla_lm_describe(struct nla_lm *lm, const char *folder, const struct nla_lm_part *part, struct nla_err *err);
 /* Has the file what the model needs, and (whole) nothing else? */

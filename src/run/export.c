@@ -1,7 +1,7 @@
 /*
  * export - an AV or AR as a whole checkpoint: adapters are merged into the projections, an AR is cut after its block, and the
  * tensors go in one file or in shards with an index. Which tensors there are, and their shapes, is what the loader would read
- * (nla_lm_each).
+ * (nla_lm_next).
  */
 #include "run/export.h"
 
@@ -53,14 +53,6 @@ static enum nla_status describe(struct export *x, const struct nla_config *cfg, 
 	return nla_lm_describe(&x->lm, x->source, role == NLA_AR ? &part : NULL, err);
 }
 
-static enum nla_status add_item(const struct nla_slot *s, void *arg, struct nla_err *err)
-{
-	struct export *x = arg;
-	x->items = nla_realloc(x->items, x->n + 1, sizeof(*x->items));
-	x->items[x->n++] = (struct item){ *s, nla_st_find(&x->in, s->name) };
-	return NLA_OK;
-}
-
 static int by_name(const void *a, const void *b)
 {
 	return strcmp(((const struct item *)a)->slot.name, ((const struct item *)b)->slot.name);
@@ -69,9 +61,12 @@ static int by_name(const void *a, const void *b)
 /* Nothing of the architecture may be missing: who loads the export would fail, or worse, draw it at random. */
 static enum nla_status list_tensors(struct export *x, struct nla_err *err)
 {
-	if (nla_st_open_folder(&x->in, x->source, "model", err) || nla_lm_check_file(&x->lm, &x->in, !x->half.head, err) ||
-	    nla_lm_each(&x->lm, add_item, x, err))
+	if (nla_st_open_folder(&x->in, x->source, "model", err) || nla_lm_check_file(&x->lm, &x->in, !x->half.head, err))
 		return err->status;
+	for (struct nla_slot s = { 0 }; nla_lm_next(&x->lm, &s);) {
+		x->items = nla_realloc(x->items, x->n + 1, sizeof(*x->items));
+		x->items[x->n++] = (struct item){ s, nla_st_find(&x->in, s.name) };
+	}
 	qsort(x->items, x->n, sizeof(*x->items), by_name);
 	x->out = nla_alloc(x->n, sizeof(*x->out));
 	for (size_t i = 0; i < x->n; i++) {
@@ -90,17 +85,16 @@ static enum nla_status write_tensor(const struct export *x, size_t i, struct nla
 {
 	const struct nla_slot *s = &x->items[i].slot;
 	const struct nla_st_entry *e = x->items[i].from;
-	const struct nla_lora *lora =
-		s->proj >= 0 && s->layer < x->half.adapter.n_layers ? &x->half.adapter.layers[s->layer][s->proj] : NULL;
+	const struct nla_lora *lora = s->proj >= 0 ? nla_lora_of(&x->half.adapter, s->layer, s->proj) : NULL;
 	size_t size = nla_st_dtype_size(x->out[i].dtype);
-	if (!(lora && lora->A) && nla_dtype_of(e->dtype) == x->dtype)
+	if (!lora && nla_dtype_of(e->dtype) == x->dtype)
 		return nla_st_writer_add(w, e->data, e->nbytes, err);
 	void *bytes = nla_alloc((size_t)(NLA_MIN(s->shape[0], ROWS_AT_ONCE) * s->shape[1]), size);
 	for (int64_t from = 0; from < s->shape[0] && !err->status; from += ROWS_AT_ONCE) {
 		int64_t n = NLA_MIN(s->shape[0] - from, ROWS_AT_ONCE);
 		nt_scope_push();
 		nt_tensor *t = nt_to(nt_clone(nt_narrow(nla_tensor_borrow(e), 0, from, n)), NT_F32);
-		if (lora && lora->A)
+		if (lora)
 			nt_add_into(t, nt_matmul(nt_narrow(lora->B, 0, from, n), lora->A),
 				    nla_lora_scale(&x->half.adapter, s->proj));
 		nt_to_host_raw(nt_to(t, x->dtype), bytes, (size_t)(n * s->shape[1]) * size);
