@@ -13,7 +13,7 @@
 #include "lm/tensors.h"
 
 struct nla_optim {
-	nt_tensor **params, **m, **v; /* m, v owned */
+	nt_tensor **state; /* [3 n] the parameters, borrowed; their m, owned; their v, owned */
 	int n;
 	int64_t step; /* updates made */
 	struct nt_adamw hyper;

@@ -161,11 +161,10 @@ static inline double worst_param(const struct tiny *t, const struct params *p, c
 /* Everything that a step could change, one behind the other. */
 static inline float *snapshot(const struct nla_optim *o, size_t *n)
 {
-	nt_tensor **kinds[3] = { o->params, o->m, o->v };
 	float *all = NULL;
 	*n = 0;
 	for (int i = 0; i < 3 * o->n; i++) {
-		const nt_tensor *tensor = kinds[i / o->n][i % o->n];
+		const nt_tensor *tensor = o->state[i];
 		size_t size = (size_t)nt_numel(tensor);
 		all = nla_realloc(all, *n + size, sizeof(*all));
 		assert_int_equal(nt_to_host_f32(tensor, all + *n, size), NT_OK);
