@@ -1,9 +1,7 @@
 /* fields - JSON files of facts read by a table; see fields.h. */
-#include "lm/fields.h"
-
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
+
+#include "lm/fields.h"
 
 static enum nla_status read_number(const struct nla_field *f, const cJSON *json, const char *path, double *x,
 				   struct nla_err *err)
@@ -37,28 +35,6 @@ enum nla_status nla_fields_read(const struct nla_field *fields, size_t n, const 
 	return err->status;
 }
 
-/* JSON, but strings in single quotes; owned by the caller. */
-static char *value_text(const cJSON *field)
-{
-	struct nla_str text = NLA_STR_INIT;
-	if (cJSON_IsString(field))
-		nla_str_addf(&text, "'%s'", field->valuestring);
-	else
-		nla_json_add(&text, field, false, 0);
-	return nla_str_detach(&text);
-}
-
-static bool is_one_of(const char *text, const char *list)
-{
-	size_t n = strlen(text);
-	for (const char *p = list; p; p = strchr(p, '|')) {
-		p += *p == '|';
-		if (!strncmp(p, text, n) && (!p[n] || p[n] == '|'))
-			return true;
-	}
-	return false;
-}
-
 enum nla_status nla_fields_check(const struct nla_field *fields, size_t n, const cJSON *json, const char *path, bool empty,
 				 struct nla_err *err)
 {
@@ -66,24 +42,28 @@ enum nla_status nla_fields_check(const struct nla_field *fields, size_t n, const
 		return nla_fail(err, "cannot load '%s': it is not an object", path);
 	for (const cJSON *field = json->child; field && !err->status; field = field->next) {
 		const struct nla_field *f = fields, *end = fields + n;
-		while (f < end && !is_one_of(field->string, f->key))
+		while (f < end && nla_word_index(f->key, field->string) < 0)
 			f++;
 		if (cJSON_GetObjectItemCaseSensitive(json, field->string) != field) /* other readers take the last */
 			return nla_fail(err, "cannot load '%s': '%s' is there twice", path, field->string);
 		if (cJSON_IsNull(field) || *field->string == '_' || (f < end && f->type != NLA_ONLY))
 			continue;
-		char *text = value_text(field);
-		if (is_one_of(text, f < end ? f->want : empty ? "false|[]|{}" : NULL))
+		struct nla_str text = NLA_STR_INIT;
+		if (cJSON_IsString(field))
+			nla_str_addf(&text, "'%s'", field->valuestring);
+		else
+			nla_json_add(&text, field, false, 0);
+		if (nla_word_index(f < end ? f->want : empty ? "false|[]|{}" : NULL, text.buf) >= 0)
 			;
 		else if (f == end)
 			nla_fail(err, "cannot load '%s': field '%s' is not known, and it may change what the model computes",
 				 path, field->string);
 		else if (f->why)
-			nla_fail(err, "cannot load '%s': '%s' is %.80s: %s", path, field->string, text, f->why);
+			nla_fail(err, "cannot load '%s': '%s' is %.80s: %s", path, field->string, text.buf, f->why);
 		else
-			nla_fail(err, "cannot load '%s': '%s' is %.80s, only %s is supported", path, field->string, text,
+			nla_fail(err, "cannot load '%s': '%s' is %.80s, only %s is supported", path, field->string, text.buf,
 				 f->want);
-		free(text);
+		nla_str_release(&text);
 	}
 	return err->status;
 }
