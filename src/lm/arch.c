@@ -1,10 +1,9 @@
 /* arch - config.json to the facts of an architecture; see arch.h. fields[] says what each of its fields does here. */
-#include "lm/arch.h"
-
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
+#include "lm/arch.h"
 #include "lm/fields.h"
 
 /* One row a family: the facts that config.json does not state. */
@@ -40,29 +39,24 @@ static const struct nla_field fields[] = {
 	{ .key = "model_type|rope_parameters|rope_scaling|layer_types" },
 
 	{ "hidden_act", NLA_ONLY, .want = "'silu'|'swish'" },
-	{ "attention_bias|mlp_bias|use_sliding_window|rope_interleaved|qk_layernorm|use_mrope|is_encoder_decoder|add_cross_"
-	  "attention|"
-	  "tie_encoder_decoder",
-	  NLA_ONLY, .want = "false" },
+	{ "attention_bias|mlp_bias|use_sliding_window|rope_interleaved|qk_layernorm|use_mrope|is_encoder_decoder|"
+	  "add_cross_attention|tie_encoder_decoder", NLA_ONLY, .want = "false" },
 	{ "pretraining_tp|partial_rotary_factor", NLA_ONLY, .want = "1" },
 	{ "is_llama_config", NLA_ONLY, .want = "true" },
 	{ "pruned_heads", NLA_ONLY, .want = "{}" },
 	{ "quantization_config|compression_config", NLA_ONLY, .want = "{}",
 	  .why = "the weights are quantised; save the model in bf16, or take the checkpoint that it was made from" },
 
-	{ .key = "architectures|attention_dropout|auto_map|bad_words_ids|begin_suppress_tokens|bos_token_id|chunk_size_feed_"
-		 "forward|"
-		 "cross_attention_hidden_size|decoder_start_token_id|diversity_penalty|do_sample|dtype|early_stopping|"
-		 "encoder_no_repeat_ngram_size|eos_token_id|exponential_decay_length_penalty|finetuning_task|forced_bos_token_"
-		 "id|"
-		 "forced_eos_token_id|gradient_checkpointing|id2label|is_decoder|label2id|length_penalty|max_length|max_window_"
-		 "layers|"
-		 "min_length|model_max_length|name_or_path|no_repeat_ngram_size|num_beam_groups|num_beams|num_return_sequences|"
-		 "output_attentions|output_hidden_states|output_scores|pad_token_id|prefix|problem_type|remove_invalid_values|"
-		 "repetition_penalty|return_dict|return_dict_in_generate|sep_token_id|sliding_window|suppress_tokens|task_"
-		 "specific_params|"
-		 "temperature|tf_legacy_loss|tokenizer_class|top_k|top_p|torch_dtype|torchscript|transformers_version|"
-		 "transformers.js_config|typical_p|unk_token_id|unsloth_fixed|unsloth_version|use_bfloat16|use_cache" },
+	{ .key = "architectures|attention_dropout|auto_map|bad_words_ids|begin_suppress_tokens|bos_token_id|"
+	  "chunk_size_feed_forward|cross_attention_hidden_size|decoder_start_token_id|diversity_penalty|do_sample|"
+	  "dtype|early_stopping|encoder_no_repeat_ngram_size|eos_token_id|exponential_decay_length_penalty|"
+	  "finetuning_task|forced_bos_token_id|forced_eos_token_id|gradient_checkpointing|id2label|is_decoder|"
+	  "label2id|length_penalty|max_length|max_window_layers|min_length|model_max_length|name_or_path|"
+	  "no_repeat_ngram_size|num_beam_groups|num_beams|num_return_sequences|output_attentions|output_hidden_states|"
+	  "output_scores|pad_token_id|prefix|problem_type|remove_invalid_values|repetition_penalty|return_dict|"
+	  "return_dict_in_generate|sep_token_id|sliding_window|suppress_tokens|task_specific_params|temperature|"
+	  "tf_legacy_loss|tokenizer_class|top_k|top_p|torch_dtype|torchscript|transformers_version|"
+	  "transformers.js_config|typical_p|unk_token_id|unsloth_fixed|unsloth_version|use_bfloat16|use_cache" },
 };
 
 /* Of the rotary embedding; the last rows are of Llama 3's alone. */
@@ -123,21 +117,6 @@ static enum nla_status read_rope(struct nla_arch *a, const cJSON *json, const ch
 	return err->status;
 }
 
-/* What the fields say together. */
-static enum nla_status check(const struct nla_arch *a, const cJSON *json, const char *path, struct nla_err *err)
-{
-	const cJSON *types = nla_json_at(json, "layer_types");
-	if (a->n_heads % a->n_kv_heads)
-		return nla_fail(err, "cannot load '%s': %lld heads are no multiple of %lld key/value heads", path,
-				(long long)a->n_heads, (long long)a->n_kv_heads);
-	if (a->head_dim < 2 || a->head_dim % 2)
-		return nla_fail(err, "cannot load '%s': head_dim is %lld, want an even number", path, (long long)a->head_dim);
-	for (const cJSON *t = types ? types->child : NULL; t; t = t->next)
-		if (!cJSON_IsString(t) || strcmp(t->valuestring, "full_attention"))
-			return nla_fail(err, "cannot load '%s': 'layer_types' has an entry other than 'full_attention'", path);
-	return NLA_OK;
-}
-
 static enum nla_status read_family(struct nla_arch *a, const cJSON *json, const char *path, const struct family **family,
 				   struct nla_err *err)
 {
@@ -154,11 +133,8 @@ static enum nla_status read_family(struct nla_arch *a, const cJSON *json, const 
 	if (*family)
 		*a = (struct nla_arch){ .family = (*family)->name, .with = (*family)->with };
 	else if (nla_json_at(json, "text_config"))
-		nla_fail(err,
-			 "cannot load '%s': model_type '%s' is of several modalities: save its language model alone "
-			 "('text_config') and "
-			 "give that folder",
-			 path, type);
+		nla_fail(err, "cannot load '%s': model_type '%s' is of several modalities: save its language model alone "
+			 "('text_config') and give that folder", path, type);
 	else
 		nla_fail(err, "cannot load '%s': model_type '%s' is not supported (supported: %s)", path, type, names.buf);
 	nla_str_release(&names);
@@ -167,17 +143,27 @@ static enum nla_status read_family(struct nla_arch *a, const cJSON *json, const 
 
 static enum nla_status read_arch(struct nla_arch *a, const cJSON *json, const char *path, struct nla_err *err)
 {
+	const cJSON *types = nla_json_at(json, "layer_types");
 	const struct family *f;
 	if (read_family(a, json, path, &f, err) || nla_fields_read(fields, NLA_LEN(fields), json, path, a, err) ||
 	    nla_fields_check(fields, NLA_LEN(fields), json, path, false, err))
 		return err->status;
 	if (!a->n_kv_heads && !f->default_kv_heads && !cJSON_HasObjectItem(json, "num_key_value_heads"))
 		return nla_fail(err, "'%s': 'num_key_value_heads' is missing, want a number", path);
-	if (!a->n_kv_heads)
-		a->n_kv_heads = a->n_heads;
+	a->n_kv_heads = a->n_kv_heads ? a->n_kv_heads : a->n_heads;
 	if (!a->head_dim)
 		a->head_dim = f->default_head_dim ? f->default_head_dim : a->d_model / a->n_heads;
-	return read_rope(a, json, path, err) || check(a, json, path, err) ? err->status : NLA_OK;
+	if (read_rope(a, json, path, err))
+		return err->status;
+	if (a->n_heads % a->n_kv_heads)
+		return nla_fail(err, "cannot load '%s': %lld heads are no multiple of %lld key/value heads", path,
+				(long long)a->n_heads, (long long)a->n_kv_heads);
+	if (a->head_dim < 2 || a->head_dim % 2)
+		return nla_fail(err, "cannot load '%s': head_dim is %lld, want an even number", path, (long long)a->head_dim);
+	for (const cJSON *t = types ? types->child : NULL; t; t = t->next)
+		if (!cJSON_IsString(t) || strcmp(t->valuestring, "full_attention"))
+			return nla_fail(err, "cannot load '%s': 'layer_types' has an entry other than 'full_attention'", path);
+	return NLA_OK;
 }
 
 enum nla_status nla_arch_read(struct nla_arch *arch, const char *folder, struct nla_err *err)

@@ -1,9 +1,7 @@
 /* Token rows of different lengths as one sequence [n] without padding, each hanging on a parent row or on none; see pack.h. */
 #include "lm/pack.h"
 
-#include <string.h>
-
-void nla_pack_init(struct nla_pack *p) { memset(p, 0, sizeof(*p)); }
+void nla_pack_init(struct nla_pack *p) { *p = (struct nla_pack){ 0 }; }
 
 int64_t nla_pack_end(const struct nla_pack *p, int64_t row)
 {
@@ -68,5 +66,5 @@ void nla_pack_release(struct nla_pack *p)
 	nt_free(p->cos);
 	nt_free(p->sin);
 	nt_tree_free(p->tree);
-	memset(p, 0, sizeof(*p));
+	nla_pack_init(p);
 }

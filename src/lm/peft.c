@@ -15,37 +15,30 @@
 
 /* ---- configuration ---- */
 
-struct config {
-	int64_t rank;
-	double alpha;
-	bool rslora;
-};
-
-#define C(field) offsetof(struct config, field)
+#define A(field) offsetof(struct nla_adapter, field)
 static const struct nla_field peft_fields[] = {
-	{ "r", NLA_WHOLE, C(rank), NLA_MUST, .low = 1, .high = MAX_RANK },
-	{ "lora_alpha", NLA_REAL, C(alpha), NLA_MUST, .low = -1e9, .high = 1e9 },
-	{ "use_rslora", NLA_FLAG, .at = C(rslora) },
+	{ "r", NLA_WHOLE, A(rank), NLA_MUST, .low = 1, .high = MAX_RANK },
+	{ "lora_alpha", NLA_REAL, A(alpha), NLA_MUST, .low = -1e9, .high = 1e9 },
+	{ "use_rslora", NLA_FLAG, .at = A(rslora) },
 	{ .key = "target_modules|layers_to_transform|exclude_modules|rank_pattern|alpha_pattern" }, /* read below */
 	{ "peft_type", NLA_ONLY, .want = "'LORA'" },
 	{ "bias", NLA_ONLY, .want = "'none'" },
-	{ "modules_to_save|layer_replication|target_parameters|trainable_token_indices|alora_invocation_tokens|use_dora|use_"
-	  "qalora|use_bdlora|"
-	  "fan_in_fan_out|lora_bias|arrow_config|monteclora_config|kasa_config",
+	{ "modules_to_save|layer_replication|target_parameters|trainable_token_indices|alora_invocation_tokens|use_dora|"
+	  "use_qalora|use_bdlora|fan_in_fan_out|lora_bias|arrow_config|monteclora_config|kasa_config",
 	  NLA_ONLY, .want = "false|[]|{}" },
 	/* pissa, olora, corda, loftq, lora_ga take something out of the base's weights that the adapter's file does not hold */
 	{ "init_lora_weights", NLA_ONLY, .want = "true|false|'gaussian'|'eva'|'orthogonal'",
 	  .why = "it changes the base's weights; save the adapter converted to a plain one" },
-	{ .key = "auto_mapping|base_model_name_or_path|corda_config|ensure_weight_tying|eva_config|inference_mode|layers_"
-		 "pattern|loftq_config|"
-		 "lora_dropout|lora_ga_config|megatron_config|megatron_core|peft_version|qalora_group_size|revision|runtime_"
-		 "config|task_type" },
+	{ .key =
+	  "auto_mapping|base_model_name_or_path|corda_config|ensure_weight_tying|eva_config|inference_mode|layers_pattern|"
+	  "loftq_config|lora_dropout|lora_ga_config|megatron_config|megatron_core|peft_version|qalora_group_size|revision|"
+	  "runtime_config|task_type" },
 };
 
 /* ar_meta.json of nanoNLA's AR: always rsLoRA. */
 static const struct nla_field nano_fields[] = {
-	{ "lora_r", NLA_WHOLE, C(rank), NLA_MUST, .low = 1, .high = MAX_RANK },
-	{ "lora_alpha", NLA_REAL, C(alpha), NLA_MUST, .low = -1e9, .high = 1e9 },
+	{ "lora_r", NLA_WHOLE, A(rank), NLA_MUST, .low = 1, .high = MAX_RANK },
+	{ "lora_alpha", NLA_REAL, A(alpha), NLA_MUST, .low = -1e9, .high = 1e9 },
 };
 
 static bool holds_number(const cJSON *list, int64_t x)
@@ -77,7 +70,7 @@ static bool named(const cJSON *json, int64_t layer, enum nla_proj proj)
 static enum nla_status read_pattern(const cJSON *json, const char *path, const char *key, double *values, struct nla_err *err)
 {
 	const cJSON *map = nla_json_at(json, key);
-	if (map && !cJSON_IsNull(map) && !cJSON_IsObject(map))
+	if (map && !cJSON_IsObject(map))
 		return nla_fail(err, "cannot load '%s': '%s' is not an object", path, key);
 	for (const cJSON *t = map ? map->child : NULL; t; t = t->next) {
 		int p = 0;
@@ -91,14 +84,13 @@ static enum nla_status read_pattern(const cJSON *json, const char *path, const c
 	return NLA_OK;
 }
 
-/* Per projection, from the values that all share and the patterns. */
-static enum nla_status read_ranks(struct nla_adapter *a, const cJSON *json, const char *path, const struct config *c,
-				  struct nla_err *err)
+/* Per projection: the values that all share, which the fields put first, and the patterns. */
+static enum nla_status read_ranks(struct nla_adapter *a, const cJSON *json, const char *path, struct nla_err *err)
 {
 	double rank[NLA_N_PROJ];
 	for (int p = 0; p < NLA_N_PROJ; p++) {
-		rank[p] = (double)c->rank;
-		a->alpha[p] = c->alpha;
+		rank[p] = (double)a->rank[0];
+		a->alpha[p] = a->alpha[0];
 	}
 	if (read_pattern(json, path, "rank_pattern", rank, err) || read_pattern(json, path, "alpha_pattern", a->alpha, err))
 		return err->status;
@@ -116,14 +108,11 @@ static enum nla_status read_ranks(struct nla_adapter *a, const cJSON *json, cons
 
 static enum nla_status read_config(struct nla_adapter *a, const char *path, bool nano, cJSON **json, struct nla_err *err)
 {
-	struct config c = { .rslora = nano };
 	const struct nla_field *fields = nano ? nano_fields : peft_fields;
 	size_t n = nano ? NLA_LEN(nano_fields) : NLA_LEN(peft_fields);
-	if (nla_json_read(path, json, err) || (!nano && nla_fields_check(fields, n, *json, path, true, err)) ||
-	    nla_fields_read(fields, n, *json, path, &c, err))
-		return err->status;
-	a->rslora = c.rslora;
-	return read_ranks(a, *json, path, &c, err);
+	a->rslora = nano;
+	return nla_json_read(path, json, err) || (!nano && nla_fields_check(fields, n, *json, path, true, err)) ||
+	       nla_fields_read(fields, n, *json, path, a, err) || read_ranks(a, *json, path, err);
 }
 
 /* ---- tensors ---- */
@@ -151,9 +140,10 @@ static bool take_apart(const char *key, int64_t *layer, int *proj, int *side)
 	}
 	if (*rest != '.' || *proj == NLA_N_PROJ || *layer < 0)
 		return false;
-	for (*side = 0; *side < (int)NLA_LEN(ends) && strcmp(rest + n + 2, ends[*side]); ++*side)
+	for (i = 0; i < NLA_LEN(ends) && strcmp(rest + n + 2, ends[i]); i++)
 		;
-	return *side < (int)NLA_LEN(ends);
+	*side = i % 2;
+	return i < NLA_LEN(ends);
 }
 
 static void list_key(struct nla_str *s, size_t n, const char *key)
@@ -170,21 +160,22 @@ static enum nla_status find_all(const struct nla_adapter *a, const struct nla_st
 {
 	struct nla_str missing = NLA_STR_INIT, extra = NLA_STR_INIT;
 	size_t n_missing = 0, n_extra = 0, n_found = 0, n_deeper = 0;
+	int64_t l;
+	int p, side;
 	for (size_t i = 0; i < st->n_entries; i++) {
 		const char *key = st->entries[i].name;
-		int64_t layer;
-		int p, side;
-		bool ours = take_apart(key, &layer, &p, &side);
-		if (ours && layer < a->n_layers && !found[layer][p][side % 2])
-			found[layer][p][side % 2] = &st->entries[i];
-		else if (ours && layer >= a->n_layers && cut)
+		bool ours = take_apart(key, &l, &p, &side);
+		if (ours && l < a->n_layers && !found[l][p][side])
+			found[l][p][side] = &st->entries[i];
+		else if (ours && l >= a->n_layers && cut)
 			n_deeper++;
 		else if (strcmp(key, "value_head.weight")) /* nanoNLA keeps the AR's head here */
 			list_key(&extra, n_extra++, key);
 	}
 	for (int64_t i = 0; i < a->n_layers * NLA_N_PROJ * 2; i++) {
-		int64_t l = i / 2 / NLA_N_PROJ;
-		int p = (int)(i / 2 % NLA_N_PROJ), side = (int)(i % 2);
+		l = i / 2 / NLA_N_PROJ;
+		p = (int)(i / 2 % NLA_N_PROJ);
+		side = (int)(i % 2);
 		n_found += found[l][p][side] != NULL;
 		if (found[l][p][side] || (!found[l][p][!side] && !named(json, l, p)))
 			continue;
@@ -215,26 +206,27 @@ static bool is_zero(const struct nla_st_entry *e)
 static enum nla_status read_tensors(struct nla_adapter *a, const struct nla_arch *arch, const struct nla_st *st,
 				    nla_pairs *found, int device, struct nla_err *err)
 {
-	bool first = true, zero = true, used[NLA_N_PROJ] = { false };
-	for (int64_t l = 0; l < a->n_layers; l++)
-		for (int p = 0; p < NLA_N_PROJ && !err->status; p++) {
-			const struct nla_st_entry *const *pair = found[l][p];
-			if (!pair[0])
+	bool zero = true;
+	int n_read = 0;
+	for (int p = 0; p < NLA_N_PROJ; p++) {
+		bool used = false;
+		for (int64_t l = 0; l < a->n_layers && !err->status; l++) {
+			const struct nla_st_entry *A = found[l][p][0], *B = found[l][p][1];
+			struct nla_lora *to = &a->layers[l][p];
+			if (!A)
 				continue;
-			for (int i = 0; i < 2;
-			     i++, first = false) /* one type for the whole file; fp32 where it mixes several */
-				a->stored = first || a->stored == nla_dtype_of(pair[i]->dtype) ? nla_dtype_of(pair[i]->dtype)
-											       : NT_F32;
-			zero = zero && is_zero(pair[1]);
-			used[p] = true;
-			a->layers[l][p].A = nla_tensor_read(st, pair[0]->name, a->rank[p], nla_proj_in(arch, p), device, err);
+			if (!n_read++)
+				a->stored = nla_dtype_of(A->dtype);
+			if (A->dtype != B->dtype || nla_dtype_of(A->dtype) != a->stored)
+				a->stored = NT_F32; /* one type for the whole file */
+			zero = zero && is_zero(B);
+			used = true;
+			to->A = nla_tensor_read(st, A->name, a->rank[p], nla_proj_in(arch, p), device, err);
 			if (!err->status)
-				a->layers[l][p].B =
-					nla_tensor_read(st, pair[1]->name, nla_proj_out(arch, p), a->rank[p], device, err);
+				to->B = nla_tensor_read(st, B->name, nla_proj_out(arch, p), a->rank[p], device, err);
 		}
-	for (int p = 0; p < NLA_N_PROJ; p++)
-		if (!used[p])
-			a->rank[p] = 0;
+		a->rank[p] = used ? a->rank[p] : 0;
+	}
 	if (!err->status && zero)
 		nla_say("warning: adapter '%s': every B is zero, so it changes nothing: was it saved before training?",
 			st->path);
@@ -266,26 +258,25 @@ enum nla_status nla_adapter_load(struct nla_adapter *a, const struct nla_arch *a
 
 static cJSON *config_json(const struct nla_adapter *a, const char *base_name)
 {
-	cJSON *json = cJSON_CreateObject(), *targets = cJSON_CreateArray(), *ranks = cJSON_CreateObject(),
-	      *alphas = cJSON_CreateObject();
-	int64_t r = 0;
-	double alpha = 0;
-	for (int p = 0; p < NLA_N_PROJ; p++) {
+	cJSON *json = cJSON_CreateObject(), *targets = cJSON_CreateArray();
+	cJSON *ranks = cJSON_CreateObject(), *alphas = cJSON_CreateObject();
+	int first = 0;
+	while (first < NLA_N_PROJ - 1 && !a->rank[first])
+		first++;
+	for (int p = first; p < NLA_N_PROJ; p++) {
 		if (!a->rank[p])
 			continue;
 		cJSON_AddItemToArray(targets, cJSON_CreateString(nla_proj_name(p)));
-		alpha = r ? alpha : a->alpha[p];
-		r = r ? r : a->rank[p];
-		if (a->rank[p] != r)
+		if (a->rank[p] != a->rank[first])
 			cJSON_AddNumberToObject(ranks, nla_proj_name(p), (double)a->rank[p]);
-		if (a->alpha[p] != alpha)
+		if (a->alpha[p] != a->alpha[first])
 			cJSON_AddNumberToObject(alphas, nla_proj_name(p), a->alpha[p]);
 	}
 	cJSON_AddStringToObject(json, "peft_type", "LORA");
 	cJSON_AddStringToObject(json, "task_type", "CAUSAL_LM");
 	cJSON_AddStringToObject(json, "base_model_name_or_path", base_name ? base_name : "");
-	cJSON_AddNumberToObject(json, "r", (double)r);
-	cJSON_AddNumberToObject(json, "lora_alpha", alpha);
+	cJSON_AddNumberToObject(json, "r", (double)a->rank[first]);
+	cJSON_AddNumberToObject(json, "lora_alpha", a->alpha[first]);
 	cJSON_AddNumberToObject(json, "lora_dropout", 0);
 	cJSON_AddBoolToObject(json, "use_rslora", a->rslora);
 	cJSON_AddStringToObject(json, "bias", "none");
@@ -299,8 +290,8 @@ static cJSON *config_json(const struct nla_adapter *a, const char *base_name)
 
 enum nla_status nla_adapter_save(const struct nla_adapter *a, const char *folder, const char *base_name, struct nla_err *err)
 {
-	char *config = nla_path_join(folder, "adapter_config.json"),
-	     *weights = nla_path_join(folder, "adapter_model.safetensors");
+	char *config = nla_path_join(folder, "adapter_config.json");
+	char *weights = nla_path_join(folder, "adapter_model.safetensors");
 	struct nla_tensors out = { 0 };
 	out.list = nla_alloc((size_t)nla_adapter_params(a, NULL, NULL), sizeof(*out.list));
 	nla_adapter_params(a, (nt_tensor **)out.list, &out.names);

@@ -1,8 +1,7 @@
 /* Backward pass a block at a time, from the inputs x_l [n, D] that the forward pass kept; see recompute.h. */
-#include "lm/recompute.h"
-
 #include <stdlib.h>
-#include <string.h>
+
+#include "lm/recompute.h"
 
 /* The pass without gradients, keeping x_l: scope-owned handles move into r. */
 static nt_tensor *keep_inputs(struct nla_recompute *r)
@@ -23,17 +22,13 @@ nt_tensor *nla_recompute_forward(struct nla_recompute *r, const struct nla_view 
 {
 	if (!r || !r->on)
 		return nla_forward(view, pack, inject, n_blocks, NULL);
-	*r = (struct nla_recompute){
-		.on = true, .view = *view, .pack = *pack, .has_inject = inject != NULL, .n_blocks = n_blocks
-	};
+	*r = (struct nla_recompute){ .on = true, .view = *view, .pack = *pack, .has_inject = inject, .n_blocks = n_blocks };
 	if (inject)
 		r->inject = *inject;
 	nla_pack_init(pack);
 	r->x = nla_alloc((size_t)n_blocks, sizeof(*r->x));
 	r->top = keep_inputs(r);
-	if (!r->top || nt_requires_grad(r->top, true))
-		return NULL;
-	return nt_share(r->top);
+	return !r->top || nt_requires_grad(r->top, true) ? NULL : nt_share(r->top);
 }
 
 /* Block l again, or with l == -1 what enters the first: the gradient g of its output goes to its parameters; returns that of
