@@ -240,8 +240,6 @@ const char *nla_nearest(const char *word, const struct nla_strs *names)
 	return nearest;
 }
 
-int nla_by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
-
 #define ARRAY_VERBS(name, type)                                                \
 	void name##_append(struct name *a, const type *values, size_t n)       \
 	{                                                                      \
@@ -274,6 +272,14 @@ void nla_strs_release(struct nla_strs *a)
 	free(a->data);
 	*a = (struct nla_strs){ 0 };
 }
+
+int nla_by_number(const void *a, const void *b)
+{
+	int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+	return (x > y) - (x < y);
+}
+
+int nla_by_text(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
 
 double nla_seconds(void)
 {

@@ -106,12 +106,14 @@ void nla_strs_push(struct nla_strs *a, const char *s);
 void nla_strs_release(struct nla_strs *a);
 /* The name whose part after its last dot is nearest to that of word by edits, NULL when none is close. For "did you mean". */
 const char *nla_nearest(const char *word, const struct nla_strs *names);
-/* For qsort and bsearch: strings (char *), or structs whose first field is one, by bytes. */
-int nla_by_name(const void *a, const void *b);
 
 #define NLA_LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define NLA_MIN(a, b) ((a) < (b) ? (a) : (b))
 #define NLA_MAX(a, b) ((a) > (b) ? (a) : (b))
+
+/* For qsort and bsearch: int64_t ascending; strings (char *), or structs whose first field is one, by bytes. */
+int nla_by_number(const void *a, const void *b);
+int nla_by_text(const void *a, const void *b);
 
 double nla_seconds(void); /* monotonic clock */
 

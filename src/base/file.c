@@ -210,7 +210,7 @@ enum nla_status nla_list_dir(const char *path, struct nla_strs *names, struct nl
 	int why = errno;
 	closedir(dir);
 	if (names->n > first)
-		qsort(names->data + first, names->n - first, sizeof(*names->data), nla_by_name);
+		qsort(names->data + first, names->n - first, sizeof(*names->data), nla_by_text);
 	return why ? nla_fail(err, "cannot list '%s': %s", path, strerror(why)) : NLA_OK;
 }
 

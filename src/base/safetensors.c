@@ -131,7 +131,7 @@ static enum nla_status check_spans(struct nla_st_entry *entries, size_t n, uint6
 static enum nla_status sort_entries(struct nla_st *st, size_t first, struct nla_err *err)
 {
 	if (st->n_entries > first)
-		qsort(st->entries + first, st->n_entries - first, sizeof(*st->entries), nla_by_name);
+		qsort(st->entries + first, st->n_entries - first, sizeof(*st->entries), nla_by_text);
 	for (size_t i = first + 1; i < st->n_entries; i++)
 		if (!strcmp(st->entries[i - 1].name, st->entries[i].name))
 			return nla_fail(err, "tensor '%s' is there twice", st->entries[i].name);
@@ -319,7 +319,7 @@ void nla_st_close(struct nla_st *st)
 
 const struct nla_st_entry *nla_st_find(const struct nla_st *st, const char *name)
 {
-	return st->n_entries ? bsearch(&name, st->entries, st->n_entries, sizeof(*st->entries), nla_by_name) : NULL;
+	return st->n_entries ? bsearch(&name, st->entries, st->n_entries, sizeof(*st->entries), nla_by_text) : NULL;
 }
 
 /* For the message: a name of the file that ends as `name` does but begins otherwise, or any when none begins so. */

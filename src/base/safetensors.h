@@ -33,7 +33,7 @@ enum nla_st_dtype { NLA_ST_F32, NLA_ST_BF16, NLA_ST_F16, NLA_ST_I64, NLA_ST_I32,
 #define NLA_ST_MAX_DIMS 4
 
 struct nla_st_entry {
-	char *name; /* first: nla_by_name compares it */
+	char *name; /* first: nla_by_text compares it */
 	enum nla_st_dtype dtype;
 	int ndim;
 	int64_t shape[NLA_ST_MAX_DIMS];

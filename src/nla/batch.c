@@ -42,20 +42,15 @@ void nla_split_release(struct nla_split *split)
 	memset(split, 0, sizeof(*split));
 }
 
-static int by_text(const void *a, const void *b)
-{
-	return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
 enum nla_status nla_disjoint_docs(const struct nla_actset *train, const struct nla_actset *eval, struct nla_err *err)
 {
 	const char **ids = nla_alloc((size_t)eval->n + 1, sizeof(*ids));
 	for (int64_t i = 0; i < eval->n; i++)
 		ids[i] = eval->rows[i].doc_id;
-	qsort(ids, (size_t)eval->n, sizeof(*ids), by_text);
+	qsort(ids, (size_t)eval->n, sizeof(*ids), nla_by_text);
 	for (int64_t i = 0; i < train->n && !err->status; i++) {
 		const char *id = train->rows[i].doc_id;
-		if (bsearch(&id, ids, (size_t)eval->n, sizeof(*ids), by_text))
+		if (bsearch(&id, ids, (size_t)eval->n, sizeof(*ids), nla_by_text))
 			nla_fail(err, "document '%s' is in the training set '%s' and in the evaluation set '%s'", id,
 				 train->path, eval->path);
 	}

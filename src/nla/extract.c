@@ -19,12 +19,6 @@ struct waiting {
 	struct nla_row *rows; /* as they will be written */
 };
 
-static int compare(const void *a, const void *b)
-{
-	int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-	return (x > y) - (x < y);
-}
-
 /* Positions for a document of n tokens, ascending, into out[per_doc]; returns how many. */
 static int64_t choose_positions(const char *doc_id, int64_t n, const struct nla_extract_cfg *cfg, int64_t *out)
 {
@@ -42,7 +36,7 @@ static int64_t choose_positions(const char *doc_id, int64_t n, const struct nla_
 		if (!seen)
 			out[count++] = p;
 	}
-	qsort(out, (size_t)count, sizeof(*out), compare);
+	qsort(out, (size_t)count, sizeof(*out), nla_by_number);
 	return count;
 }
 

@@ -10,19 +10,13 @@
 #include "run/report.h"
 #include "run/stop.h"
 
-static int compare(const void *a, const void *b)
-{
-	int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-	return (x > y) - (x < y);
-}
-
 int64_t *nla_eval_rows(const struct nla_actset *set, int64_t count, int64_t *n)
 {
 	struct nla_rng rng = { 0, NLA_STREAM_EVAL };
 	int64_t *rows = nla_alloc((size_t)set->n, sizeof(*rows));
 	nla_permutation(&rng, 0, rows, (size_t)set->n);
 	*n = count > 0 ? NLA_MIN(count, set->n) : set->n;
-	qsort(rows, (size_t)*n, sizeof(*rows), compare);
+	qsort(rows, (size_t)*n, sizeof(*rows), nla_by_number);
 	return rows;
 }
 

@@ -64,14 +64,6 @@ static double standard_error(const struct moments *m)
 	return m->n < 2 ? (double)NAN : sqrt(fmax(var, 0) / m->n);
 }
 
-static int compare_i64(const void *a, const void *b)
-{
-	int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-	return (x > y) - (x < y);
-}
-
-static int compare_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
-
 static double unique_texts(char *const *all, int64_t n)
 {
 	char **texts = nla_alloc((size_t)n, sizeof(*texts));
@@ -79,7 +71,7 @@ static double unique_texts(char *const *all, int64_t n)
 	for (int64_t i = 0; i < n; i++)
 		if (all[i])
 			texts[m++] = all[i];
-	qsort(texts, m, sizeof(*texts), compare_text);
+	qsort(texts, m, sizeof(*texts), nla_by_text);
 	for (size_t i = 0; i < m; i++)
 		unique += i == 0 || strcmp(texts[i], texts[i - 1]) != 0;
 	free(texts);
@@ -110,7 +102,7 @@ static struct numbers numbers_of(const struct nla_step *s)
 		sorted[n++] = s->tokens.length[i];
 		add(&x.response, (double)s->tokens.length[i]);
 	}
-	qsort(sorted, (size_t)n, sizeof(*sorted), compare_i64);
+	qsort(sorted, (size_t)n, sizeof(*sorted), nla_by_number);
 	if (n) {
 		x.p10 = (double)sorted[(n - 1) / 10];
 		x.p50 = (double)sorted[(n - 1) / 2];

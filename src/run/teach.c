@@ -371,12 +371,6 @@ enum nla_status nla_teach_batch(struct nla_teach *t, const int64_t *rows, int64_
 
 /* ---- which rows, in which order ---- */
 
-static int ascending(const void *a, const void *b)
-{
-	const int64_t *x = a, *y = b;
-	return (*x > *y) - (*x < *y);
-}
-
 int64_t *nla_teach_pending(const struct nla_teach *t, int64_t try, int64_t *n)
 {
 	int64_t *rows = nla_alloc((size_t)t->set.n, sizeof(*rows)), context = t->cfg->teach.context;
@@ -384,7 +378,7 @@ int64_t *nla_teach_pending(const struct nla_teach *t, int64_t try, int64_t *n)
 	for (int64_t i = 0; i < t->set.n; i++) /* longest first, then by number: both in one key */
 		if (t->rows[i].asked && !t->rows[i].served && t->rows[i].tries == try)
 			rows[(*n)++] = (context - NLA_MIN(t->set.rows[i].n_raw_tokens, context)) * t->set.n + i;
-	qsort(rows, (size_t)*n, sizeof(*rows), ascending);
+	qsort(rows, (size_t)*n, sizeof(*rows), nla_by_number);
 	for (int64_t i = 0; i < *n; i++)
 		rows[i] %= t->set.n;
 	return rows;
