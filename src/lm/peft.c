@@ -66,10 +66,12 @@ static bool named(const cJSON *json, int64_t layer, enum nla_proj proj)
 	return found;
 }
 
-/* rank_pattern and alpha_pattern: values for single projections, by their name ("q_proj", "self_attn.q_proj") */
+/* rank_pattern and alpha_pattern: values for single projections, by their name ("q_proj", "self_attn.q_proj"); of several that
+ * match, the first counts (PEFT's get_pattern_key). */
 static enum nla_status read_pattern(const cJSON *json, const char *path, const char *key, double *values, struct nla_err *err)
 {
 	const cJSON *map = nla_json_at(json, key);
+	unsigned seen = 0;
 	if (map && !cJSON_IsObject(map))
 		return nla_fail(err, "cannot load '%s': '%s' is not an object", path, key);
 	for (const cJSON *t = map ? map->child : NULL; t; t = t->next) {
@@ -79,7 +81,11 @@ static enum nla_status read_pattern(const cJSON *json, const char *path, const c
 		if (p == NLA_N_PROJ || !cJSON_IsNumber(t))
 			return nla_fail(err, "cannot load '%s': '%s' has '%s', only whole projections are supported", path, key,
 					t->string);
-		values[p] = t->valuedouble;
+		if (cJSON_GetObjectItemCaseSensitive(map, t->string) != t) /* a Python dictionary has the last value */
+			return nla_fail(err, "cannot load '%s': '%s' has '%s' twice", path, key, t->string);
+		if (!(seen & 1u << p))
+			values[p] = t->valuedouble;
+		seen |= 1u << p;
 	}
 	return NLA_OK;
 }

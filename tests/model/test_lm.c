@@ -224,6 +224,37 @@ static void test_adapter_round_trip(void **state)
 	assert_int_equal(t->rl.rank[NLA_GATE], 0);
 }
 
+static void set_config(const char *rank_pattern, const char *alpha_pattern)
+{
+	cJSON *config;
+	assert_ok(nla_json_read(TINY "/rl/adapter_config.json", &config, &err));
+	cJSON_ReplaceItemInObject(config, "rank_pattern", cJSON_Parse(rank_pattern));
+	cJSON_ReplaceItemInObject(config, "alpha_pattern", cJSON_Parse(alpha_pattern));
+	assert_ok(nla_json_write(in_scratch("patterns/adapter_config.json"), config, false, &err));
+	cJSON_Delete(config);
+}
+
+/* Two patterns that match one projection: PEFT takes the first in the file's order, whichever it is. */
+static void test_adapter_patterns(void **state)
+{
+	struct tiny *t = *state;
+	const struct nla_arch *arch = &t->target.lm.arch;
+	struct nla_adapter a;
+	const char *folder = in_scratch("patterns");
+	assert_ok(nla_adapter_save(&t->rl, folder, NULL, &err));
+	set_config("{\"q_proj\": 3, \"self_attn.q_proj\": 5}", "{\"self_attn.o_proj\": 5, \"v_proj\": 9, \"o_proj\": 7}");
+	assert_ok(nla_adapter_load(&a, arch, BLOCKS, folder, NT_CPU, &err));
+	assert_int_equal(a.rank[NLA_Q], 3);
+	assert_close(a.alpha[NLA_O], 5, 0);
+	assert_close(a.alpha[NLA_V], 9, 0);
+	assert_close(a.alpha[NLA_Q], 6, 0);
+	nla_adapter_release(&a);
+	set_config("{\"self_attn.q_proj\": 5, \"q_proj\": 3}", "{}");
+	assert_fails(nla_adapter_load(&a, arch, BLOCKS, folder, NT_CPU, &err), "has shape [3, 48], want [5, 48]");
+	set_config("{\"q_proj\": 3, \"k_proj\": 3, \"q_proj\": 4}", "{}");
+	assert_fails(nla_adapter_load(&a, arch, BLOCKS, folder, NT_CPU, &err), "'rank_pattern' has 'q_proj' twice");
+}
+
 static void test_adapter_keys(void **state)
 {
 	struct tiny *t = *state;
@@ -407,7 +438,7 @@ int main(void)
 		TINY_TEST(test_refused_ids),
 		TINY_TEST(test_model_round_trip),
 		TINY_TEST(test_adapter_round_trip),
-		TINY_TEST(test_adapter_keys),
+		TINY_TEST(test_adapter_patterns), TINY_TEST(test_adapter_keys),
 		TINY_TEST(test_model_refused),
 		TINY_TEST(test_join),
 		TINY_TEST(test_merge),
