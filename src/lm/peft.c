@@ -3,6 +3,7 @@
  * adapter; adapter_config.json gives rank and scale, and what it names without doubt must be in the file.
  */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -132,24 +133,28 @@ static bool take_apart(const char *key, int64_t *layer, int *proj, int *side)
 						"backbone.model.layers." };
 	static const char *const ends[] = { "lora_A.weight", "lora_B.weight", "lora_A.default.weight",
 					    "lora_B.default.weight" };
-	size_t i = 0, n = 0;
-	char *rest;
+	char number[32];
+	size_t i = 0;
 	while (i < NLA_LEN(prefixes) && !nla_starts_with(key, prefixes[i]))
 		i++;
 	if (i == NLA_LEN(prefixes))
 		return false;
-	*layer = strtoll(key + strlen(prefixes[i]), &rest, 10);
-	for (*proj = 0; *rest == '.' && *proj < NLA_N_PROJ; ++*proj) {
-		n = strlen(nla_proj_path(*proj));
-		if (!strncmp(rest + 1, nla_proj_path(*proj), n) && rest[n + 1] == '.')
-			break;
-	}
-	if (*rest != '.' || *proj == NLA_N_PROJ || *layer < 0)
+	key += strlen(prefixes[i]);
+	*layer = strtoll(key, NULL, 10);
+	snprintf(number, sizeof(number), "%lld.", (long long)*layer);
+	if (*layer < 0 || !nla_starts_with(key, number)) /* no digits, a sign, zeros in front */
 		return false;
-	for (i = 0; i < NLA_LEN(ends) && strcmp(rest + n + 2, ends[i]); i++)
-		;
-	*side = i % 2;
-	return i < NLA_LEN(ends);
+	key += strlen(number);
+	for (*proj = 0; *proj < NLA_N_PROJ; ++*proj) {
+		size_t n = strlen(nla_proj_path(*proj));
+		bool ours = !strncmp(key, nla_proj_path(*proj), n) && key[n] == '.';
+		for (i = 0; i < NLA_LEN(ends) && ours; i++) {
+			*side = i % 2;
+			if (!strcmp(key + n + 1, ends[i]))
+				return true;
+		}
+	}
+	return false;
 }
 
 static void list_key(struct nla_str *s, size_t n, const char *key)

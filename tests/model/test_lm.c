@@ -268,17 +268,22 @@ static void test_adapter_keys(void **state)
 		     "'base_model.model.model.layers.4.self_attn.k_proj.lora_A.weight'");
 	assert_ok(nla_adapter_load(&a, arch, BLOCKS - 1, TINY "/rl", NT_CPU, &err)); /* a reconstructor's: its first blocks */
 	nla_adapter_release(&a);
-	/* one key renamed: missing under its name, unexpected under the other */
+	/* one key renamed: missing under its name, unexpected under the other, also where a lax reader takes it for the same */
+	static const char *const layers[] = { "9", "", "+0", " 0", "00", "-0", "0x0", "36893488147419103232" };
 	struct nla_st st;
 	assert_ok(nla_st_open(&st, TINY "/rl/adapter_model.safetensors", &err));
-	char other[] = "base_model.model.model.layers.9.self_attn.q_proj.lora_B.weight", *own = st.entries[0].name;
-	char *missing = nla_format("1 keys are missing: '%s', 1 are unexpected: '%s'", own, other);
-	st.entries[0].name = other;
+	char *own = st.entries[0].name;
 	assert_ok(nla_adapter_save(&t->rl, in_scratch("keys"), NULL, &err));
-	assert_ok(st_write(in_scratch("keys/adapter_model.safetensors"), st.entries, st.n_entries, &err));
-	st.entries[0].name = own;
-	assert_fails(nla_adapter_load(&a, arch, BLOCKS, in_scratch("keys"), NT_CPU, &err), missing);
-	free(missing);
+	for (size_t i = 0; i < NLA_LEN(layers); i++) {
+		char *other = nla_format("base_model.model.model.layers.%s.self_attn.k_proj.lora_A.weight", layers[i]);
+		char *missing = nla_format("1 keys are missing: '%s', 1 are unexpected: '%s'", own, other);
+		st.entries[0].name = other;
+		assert_ok(st_write(in_scratch("keys/adapter_model.safetensors"), st.entries, st.n_entries, &err));
+		st.entries[0].name = own;
+		assert_fails(nla_adapter_load(&a, arch, BLOCKS, in_scratch("keys"), NT_CPU, &err), missing);
+		free(other);
+		free(missing);
+	}
 	nla_st_close(&st);
 }
 
