@@ -12,7 +12,14 @@
 
 #include "base/json.h"
 #include "base/progress.h"
-#include "run/same.h"
+
+bool nla_folder_has(const char *folder, const char *name)
+{
+	char *path = nla_path_join(folder, name);
+	const bool has = nla_exists(path);
+	free(path);
+	return has;
+}
 
 /* Lines of metrics.jsonl and samples.jsonl.gz beyond the checkpoint belong to work that is done again. */
 static enum nla_status cut_lines(const char *folder, const char *name, int64_t step, struct nla_err *err)
@@ -22,80 +29,64 @@ static enum nla_status cut_lines(const char *folder, const char *name, int64_t s
 	struct nla_str kept = NLA_STR_INIT;
 	const char *line;
 	char *path = nla_path_join(folder, name);
-	if (!nla_exists(path) || nla_log_open(&log, path, err) || nla_log_close(&log, err) || nla_lines_open(&in, path, err))
-		goto out;
-	while ((line = nla_lines_next(&in))) {
-		cJSON *json = cJSON_Parse(line);
-		if (nla_json_value(json, "step") <= (double)step)
-			nla_str_addf(&kept, "%s\n", line);
-		cJSON_Delete(json);
+	if (nla_exists(path) && !nla_log_open(&log, path, err) && !nla_log_close(&log, err) && !nla_lines_open(&in, path, err)) {
+		while ((line = nla_lines_next(&in))) {
+			cJSON *json = cJSON_Parse(line);
+			if (nla_json_value(json, "step") <= (double)step)
+				nla_str_addf(&kept, "%s\n", line);
+			cJSON_Delete(json);
+		}
+		if (!nla_lines_close(&in, err))
+			nla_file_write(path, kept.buf, kept.len, nla_ends_with(name, ".gz"), err);
 	}
-	if (!nla_lines_close(&in, err))
-		nla_file_write(path, kept.buf, kept.len, nla_ends_with(name, ".gz"), err);
-out:
 	nla_str_release(&kept);
 	free(path);
-	return err->status;
-}
-
-static enum nla_status start_resumed(struct nla_folder *f, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err)
-{
-	char *config = nla_path_join(f->path, "config.json"), *reference = nla_path_join(f->path, "reference/nla_meta.yaml");
-	if (!nla_checkpoint_find(f->path, &f->checkpoint, &f->resumed, err) &&
-	    (!(nla_exists(config) || f->checkpoint) /* nothing there yet: so that one command starts and restarts */ ||
-	     (!nla_same_run(f->path, cfg, fixed_steps, f->checkpoint && nla_exists(reference), err) &&
-	      !cut_lines(f->path, "metrics.jsonl", f->resumed, err) &&
-	      !cut_lines(f->path, "samples.jsonl.gz", f->resumed, err))))
-		nla_same_write(f->path, cfg, err);
-	free(config);
-	free(reference);
 	return err->status;
 }
 
 /* Only what a run writes, never what else lies there. */
 static bool is_ours(const char *name)
 {
-	static const char *const ours[] = { "config.json", "inputs.json", "metrics.jsonl", "samples.jsonl.gz", "log.txt",
-					    "checkpoints", "reference" };
+	static const char ours[] = "config.json|inputs.json|metrics.jsonl|samples.jsonl.gz|log.txt|checkpoints|reference";
 	const size_t digits = nla_starts_with(name, "eval-") ? strspn(name + 5, "0123456789") : 0;
-	for (size_t i = 0; i < NLA_LEN(ours); i++)
-		if (!strcmp(ours[i], name))
-			return true;
-	return digits && (!strcmp(name + 5 + digits, ".json") || !strcmp(name + 5 + digits, ".rows.jsonl"));
+	return nla_word_index(ours, name) >= 0 ||
+	       (digits && (!strcmp(name + 5 + digits, ".json") || !strcmp(name + 5 + digits, ".rows.jsonl")));
 }
 
-static enum nla_status remove_in(const char *dir, const char *name, struct nla_err *err)
-{
-	char *path = nla_path_join(dir, name);
-	nla_rmtree(path, err);
-	free(path);
-	return err->status;
-}
-
-static enum nla_status remove_run(const char *path, struct nla_err *err)
+static enum nla_status remove_run(const char *folder, struct nla_err *err)
 {
 	struct nla_strs names = { 0 };
-	if (!nla_is_dir(path) || nla_list_dir(path, &names, err))
-		return err->status;
-	for (size_t i = 0; i < names.n && !err->status; i++)
+	nla_list_dir(folder, &names, err);
+	for (size_t i = 0; i < names.n && !err->status; i++) {
+		char *path = nla_path_join(folder, names.data[i]);
 		if (is_ours(names.data[i]))
-			remove_in(path, names.data[i], err);
+			nla_rmtree(path, err);
+		free(path);
+	}
 	nla_strs_release(&names);
 	return err->status;
 }
 
-static enum nla_status start_fresh(const struct nla_config *cfg, struct nla_err *err)
+/* A run to resume that is not there yet starts: so that one command starts and restarts. */
+static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err)
 {
-	char *config = nla_path_join(cfg->out, "config.json"), *checkpoints = nla_path_join(cfg->out, "checkpoints");
-	if (!cfg->overwrite && (nla_exists(config) || nla_exists(checkpoints)))
-		nla_usage(err,
-			  "'%s' holds a run already: give --resume to continue it, --overwrite to replace it, or another --out",
-			  cfg->out);
-	else if (!cfg->overwrite || !remove_run(cfg->out, err))
-		nla_same_write(cfg->out, cfg, err);
-	free(config);
-	free(checkpoints);
-	return err->status;
+	const bool there = nla_folder_has(f->path, "config.json");
+	if (cfg->resume) {
+		if (nla_checkpoint_find(f->path, &f->checkpoint, &f->resumed, err))
+			return err->status;
+		const bool own = f->checkpoint && nla_folder_has(f->path, "reference/nla_meta.yaml");
+		if ((there || f->checkpoint) && (nla_same_run(f->path, cfg, fixed_steps, own, err) ||
+						 cut_lines(f->path, "metrics.jsonl", f->resumed, err) ||
+						 cut_lines(f->path, "samples.jsonl.gz", f->resumed, err)))
+			return err->status;
+	} else if (cfg->overwrite) {
+		if (remove_run(f->path, err))
+			return err->status;
+	} else if (there || nla_folder_has(f->path, "checkpoints")) {
+		return nla_usage(err, "'%s' holds a run already: give --resume to continue it, --overwrite to replace it, or "
+				 "another --out", f->path);
+	}
+	return nla_same_write(f->path, cfg, err);
 }
 
 enum nla_status nla_lock(int fd, const char *name, struct nla_err *err)
@@ -118,32 +109,28 @@ static enum nla_status open_log(struct nla_log *log, const char *folder, const c
 
 enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err)
 {
-	struct nla_err ignored = NLA_ERR_INIT;
 	*f = (struct nla_folder){ .path = nla_strdup(cfg->out), .resumed = -1, .lock = -1 };
-	f->metrics.fd = f->samples.fd = f->log.fd = -1;
 	if (!nla_mkdirs(f->path, err) && !nla_lock(f->lock = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), f->path, err) &&
-	    !(cfg->resume ? start_resumed(f, cfg, fixed_steps, err) : start_fresh(cfg, err)) &&
-	    !open_log(&f->metrics, f->path, "metrics.jsonl", err) && !open_log(&f->samples, f->path, "samples.jsonl.gz", err) &&
-	    !open_log(&f->log, f->path, "log.txt", err))
+	    !start(f, cfg, fixed_steps, err) && !open_log(&f->metrics, f->path, "metrics.jsonl", err) &&
+	    !open_log(&f->samples, f->path, "samples.jsonl.gz", err) && !open_log(&f->log, f->path, "log.txt", err))
 		nla_say_tee(&f->log);
-	if (err->status)
-		nla_folder_close(f, &ignored);
 	return err->status;
 }
 
-enum nla_status nla_folder_close(struct nla_folder *f, struct nla_err *err)
+void nla_folder_close(struct nla_folder *f)
 {
-	struct nla_log *logs[] = { &f->metrics, &f->samples, &f->log };
+	struct nla_err ignored = NLA_ERR_INIT;
+	if (!f->path)
+		return;
 	nla_say_tee(NULL);
-	for (size_t i = 0; i < NLA_LEN(logs); i++)
-		if (logs[i]->path)
-			nla_log_close(logs[i], err);
-	if (f->path && f->lock >= 0)
+	nla_log_close(&f->metrics, &ignored);
+	nla_log_close(&f->samples, &ignored);
+	nla_log_close(&f->log, &ignored);
+	if (f->lock >= 0)
 		close(f->lock);
 	free(f->path);
 	free(f->checkpoint);
 	memset(f, 0, sizeof(*f));
-	return err->status;
 }
 
 enum nla_status nla_log_line(struct nla_log *log, const cJSON *line, struct nla_err *err)
@@ -158,20 +145,12 @@ enum nla_status nla_log_line(struct nla_log *log, const cJSON *line, struct nla_
 
 /* ---- checkpoints ---- */
 
-enum nla_status nla_checkpoint_begin(const struct nla_folder *f, int64_t step, char **path, struct nla_err *err)
+char *nla_checkpoint_begin(const struct nla_folder *f, int64_t step, struct nla_err *err)
 {
-	*path = nla_format("%s/checkpoints/.tmp-%lld", f->path, (long long)step);
-	if (nla_rmtree(*path, err) || nla_mkdirs(*path, err)) {
-		free(*path);
-		*path = NULL;
-	}
-	return err->status;
-}
-
-void nla_checkpoint_abandon(const char *path)
-{
-	struct nla_err ignored = NLA_ERR_INIT;
-	nla_rmtree(path, &ignored);
+	char *path = nla_format("%s/checkpoints/.tmp-%lld", f->path, (long long)step);
+	if (!nla_rmtree(path, err))
+		nla_mkdirs(path, err);
+	return path;
 }
 
 static int64_t step_of(const char *name)
@@ -199,7 +178,7 @@ static enum nla_status drop_old(const char *dir, int64_t newest, int64_t keep, s
 		int64_t step = step_of(names.data[i]), newer = 0;
 		for (size_t j = 0; j < names.n; j++)
 			newer += step_of(names.data[j]) > step && step_of(names.data[j]) <= newest;
-		bool old = step >= 0 && step < newest && newer >= keep;
+		const bool old = step >= 0 && step < newest && newer >= keep;
 		char *path = nla_path_join(dir, names.data[i]), *gone = nla_format("%s/.tmp-old-%lld", dir, (long long)step);
 		if (old && rename(path, gone))
 			nla_fail(err, "cannot remove '%s': %s", path, strerror(errno));
@@ -216,12 +195,13 @@ static enum nla_status drop_old(const char *dir, int64_t newest, int64_t keep, s
 static enum nla_status sync_tree(const char *path, struct nla_err *err)
 {
 	struct nla_strs names = { 0 };
-	if (nla_is_dir(path) && !nla_list_dir(path, &names, err))
-		for (size_t i = 0; i < names.n && !err->status; i++) {
-			char *p = nla_path_join(path, names.data[i]);
-			sync_tree(p, err);
-			free(p);
-		}
+	if (nla_is_dir(path))
+		nla_list_dir(path, &names, err);
+	for (size_t i = 0; i < names.n && !err->status; i++) {
+		char *below = nla_path_join(path, names.data[i]);
+		sync_tree(below, err);
+		free(below);
+	}
 	nla_strs_release(&names);
 	return err->status || nla_sync(path, err) ? err->status : NLA_OK;
 }
@@ -253,18 +233,22 @@ static void warn_once(bool *warned, const struct nla_err *err)
 	*warned = *warned || err->status;
 }
 
-enum nla_status nla_checkpoint_commit(struct nla_folder *f, int64_t step, const char *path, int64_t keep, struct nla_err *err)
+enum nla_status nla_checkpoint_end(struct nla_folder *f, int64_t step, char *path, int64_t keep, struct nla_err *err)
 {
 	char *dir = nla_path_join(f->path, "checkpoints"), *final = nla_format("%s/step-%lld", dir, (long long)step);
-	struct nla_err latest = NLA_ERR_INIT, old = NLA_ERR_INIT;
-	if (!sync_tree(path, err) && !nla_rmtree(final, err) && rename(path, final))
+	struct nla_err latest = NLA_ERR_INIT, old = NLA_ERR_INIT, ignored = NLA_ERR_INIT;
+	if (!err->status && !sync_tree(path, err) && !nla_rmtree(final, err) && rename(path, final))
 		nla_fail(err, "cannot rename '%s' to '%s': %s", path, final, strerror(errno));
 	if (!err->status && !nla_sync(dir, err)) {
 		point_latest(dir, step, &latest);
 		warn_once(&f->warned_latest, &latest);
 		drop_old(dir, step, keep, &old);
 		warn_once(&f->warned_old, &old);
+	} else {
+		nla_err_context(err, "cannot write checkpoint %lld, the former one is whole", (long long)step);
+		nla_rmtree(path, &ignored);
 	}
+	free(path);
 	free(dir);
 	free(final);
 	return err->status;
@@ -277,17 +261,18 @@ enum nla_status nla_checkpoint_find(const char *run, char **path, int64_t *step,
 	struct nla_strs names = { 0 };
 	*path = NULL;
 	*step = -1;
-	if (nla_is_dir(dir) && !nla_list_dir(dir, &names, err))
-		for (size_t i = 0; i < names.n; i++) {
-			char *state = nla_format("%s/%s/state.json", dir, names.data[i]);
-			int64_t n = strcmp(names.data[i], "latest") ? step_of(names.data[i]) : step_in(state);
-			if (n >= 0 && n >= *step && nla_exists(state)) {
-				free(*path);
-				*path = nla_path_join(dir, names.data[i]);
-				*step = n;
-			}
-			free(state);
+	if (nla_is_dir(dir))
+		nla_list_dir(dir, &names, err);
+	for (size_t i = 0; i < names.n; i++) {
+		char *state = nla_format("%s/%s/state.json", dir, names.data[i]);
+		int64_t n = strcmp(names.data[i], "latest") ? step_of(names.data[i]) : step_in(state);
+		if (n >= 0 && n >= *step && nla_exists(state)) {
+			free(*path);
+			*path = nla_path_join(dir, names.data[i]);
+			*step = n;
 		}
+		free(state);
+	}
 	nla_strs_release(&names);
 	free(dir);
 	return err->status;

@@ -1,10 +1,10 @@
 /*
- * folder - a run folder: config.json (resolved), metrics.jsonl, samples.jsonl.gz, log.txt, checkpoints/step-N,
+ * folder - a run folder: config.json (resolved), inputs.json, metrics.jsonl, samples.jsonl.gz, log.txt, checkpoints/step-N,
  * checkpoints/latest.
  *
  * An existing run is overwritten only when the configuration says so. On resume the configuration must be the one the run began
- * with (run/same.h), save for what does not change the mathematics (steps, logs, checkpoints, evaluation, threads). A folder
- * that another program writes is refused.
+ * with (same.c), save for what does not change the mathematics (steps, logs, checkpoints, evaluation, threads). A folder that
+ * another program writes is refused.
  *
  * A checkpoint is written to checkpoints/.tmp-N, synced, renamed to step-N; a crash or a full disk leaves the former one whole.
  */
@@ -25,18 +25,18 @@ struct nla_folder {
 
 /* fixed_steps: `steps` is part of what the run computes (a cosine schedule ends there), so it may not change on resume. */
 enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err);
-enum nla_status nla_folder_close(struct nla_folder *f, struct nla_err *err);
+void nla_folder_close(struct nla_folder *f);
+bool nla_folder_has(const char *folder, const char *name);
 /* One line into a log of the folder, or another, flushed. */
 enum nla_status nla_log_line(struct nla_log *log, const cJSON *line, struct nla_err *err);
 /* Held until fd is closed, or the process is gone. name: the folder, for the message when another program has it. */
 enum nla_status nla_lock(int fd, const char *name, struct nla_err *err);
 
-/* *path: a fresh folder to write into, owned by the caller. commit: syncs, renames, points `latest` to it, drops old
- * ones; a link that cannot be made and an old one that cannot be removed are warned of, once. On a failure call abandon. */
-enum nla_status nla_checkpoint_begin(const struct nla_folder *f, int64_t step, char **path, struct nla_err *err);
-enum nla_status nla_checkpoint_commit(struct nla_folder *f, int64_t step, const char *path, int64_t keep,
-				      struct nla_err *err);
-void nla_checkpoint_abandon(const char *path);
+/* The fresh folder to write a checkpoint into. end frees it: without an error so far it is synced, renamed, `latest` points to
+ * it, and old ones are dropped; a link that cannot be made and an old one that cannot be removed are warned of, once. With an
+ * error it is removed. */
+char *nla_checkpoint_begin(const struct nla_folder *f, int64_t step, struct nla_err *err);
+enum nla_status nla_checkpoint_end(struct nla_folder *f, int64_t step, char *path, int64_t keep, struct nla_err *err);
 /* Newest whole checkpoint (has state.json): *path owned, NULL when there is none. */
 enum nla_status nla_checkpoint_find(const char *run, char **path, int64_t *step, struct nla_err *err);
 
@@ -49,5 +49,20 @@ struct nla_state {
 enum nla_status nla_state_write(const struct nla_state *s, const char *folder, struct nla_err *err);
 /* rows: of the data as it is now. An error when the run had another number of them: its cursor means nothing there. */
 enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t rows, struct nla_err *err);
+
+/*
+ * same.c: does a run resume with what it began with? Options are compared by their values, and what paths name by its content: a
+ * link, a copy and a moved folder are the same, another set at the same path is not.
+ */
+/* What a file or folder holds, as 16 hexadecimal digits, owned; "" when there is nothing to read. Of a folder the files count
+ * that programs here read: tensors, JSON, tokenizer, sidecar, rows, texts. A large file counts by its size, its first MiB (a
+ * safetensors header) and 64 samples of the rest, its end among them. */
+char *nla_content(const char *path);
+/* The value of a setting that a run in the file `path` began with (NULL: missing) and that of now: a difference is an error. */
+enum nla_status nla_same_setting(const char *key, const char *path, const cJSON *was, const cJSON *now, struct nla_err *err);
+/* A run folder's config.json and inputs.json ({"data": "9f3c...", ...}: what its paths held) against cfg, or written by it.
+ * own: the run has its own AV and AR, so another one is only said to be unused. */
+enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, bool fixed_steps, bool own, struct nla_err *err);
+enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, struct nla_err *err);
 
 #endif

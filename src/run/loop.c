@@ -6,8 +6,7 @@
 #include "base/progress.h"
 #include "run/stop.h"
 
-/* AV and AR are restored as a pair, with their moments, the data cursor and the counters; random numbers follow from the step.
- */
+/* Both optimizers, the data cursor and the counters, as a whole; random numbers follow from the step. */
 static enum nla_status restore(struct nla_loop *l, struct nla_err *err)
 {
 	struct nla_st st;
@@ -30,11 +29,12 @@ enum nla_status nla_loop_open(struct nla_loop *l, bool fixed_steps, struct nla_e
 {
 	l->saved = -1;
 	l->state.rows = l->cursor.n;
-	return nla_folder_open(&l->folder, l->cfg, fixed_steps, err) || (l->folder.checkpoint && restore(l, err)) ? err->status
-														  : NLA_OK;
+	if (!nla_folder_open(&l->folder, l->cfg, fixed_steps, err) && l->folder.checkpoint)
+		restore(l, err);
+	return err->status;
 }
 
-static enum nla_status write_checkpoint(struct nla_loop *l, const char *dir, struct nla_err *err)
+static enum nla_status fill_checkpoint(struct nla_loop *l, const char *dir, struct nla_err *err)
 {
 	struct nla_tensors tensors = { 0 };
 	char *optim = nla_path_join(dir, "optimizer.safetensors");
@@ -44,9 +44,8 @@ static enum nla_status write_checkpoint(struct nla_loop *l, const char *dir, str
 	nla_optim_list(&l->optim, l->name, &tensors);
 	if (l->ar_optim.n)
 		nla_optim_list(&l->ar_optim, "ar", &tensors);
-	if (!l->save(l, dir, err) && !nla_tensors_write(&tensors, optim, NT_F32, err) &&
-	    !nla_state_write(&l->state, dir, err))
-		nla_checkpoint_commit(&l->folder, l->state.step, dir, l->cfg->checkpoint.keep, err);
+	if (!l->save(l, dir, err) && !nla_tensors_write(&tensors, optim, NT_F32, err))
+		nla_state_write(&l->state, dir, err);
 	nla_tensors_release(&tensors);
 	free(optim);
 	return err->status;
@@ -55,17 +54,14 @@ static enum nla_status write_checkpoint(struct nla_loop *l, const char *dir, str
 static enum nla_status checkpoint(struct nla_loop *l, struct nla_err *err)
 {
 	const double started = nla_seconds();
-	char *dir = NULL;
-	if (l->saved == l->state.step)
+	const int64_t step = l->state.step;
+	if (l->saved == step)
 		return NLA_OK;
-	if (nla_checkpoint_begin(&l->folder, l->state.step, &dir, err) || write_checkpoint(l, dir, err)) {
-		nla_err_context(err, "cannot write checkpoint %lld, the former one is whole", (long long)l->state.step);
-		if (dir)
-			nla_checkpoint_abandon(dir);
-	} else {
-		l->saved = l->state.step;
-	}
-	free(dir);
+	char *dir = nla_checkpoint_begin(&l->folder, step, err);
+	if (!err->status)
+		fill_checkpoint(l, dir, err);
+	if (!nla_checkpoint_end(&l->folder, step, dir, l->cfg->checkpoint.keep, err))
+		l->saved = step;
 	l->checkpoint_seconds += nla_seconds() - started;
 	return err->status;
 }
@@ -85,10 +81,8 @@ static enum nla_status evaluate(struct nla_loop *l, struct nla_err *err)
 static enum nla_status guard(struct nla_loop *l, struct nla_err *err)
 {
 	if (l->state.bad_steps >= l->cfg->update.max_bad_steps && !checkpoint(l, err))
-		nla_fail(
-		    err,
-		    "gradients were not finite for %lld steps in a row: the last good state is '%s/checkpoints/latest': %s",
-		    (long long)l->state.bad_steps, l->folder.path, l->advice);
+		nla_fail(err, "gradients were not finite for %lld steps in a row: the last good state is "
+			 "'%s/checkpoints/latest': %s", (long long)l->state.bad_steps, l->folder.path, l->advice);
 	return err->status;
 }
 
@@ -135,10 +129,8 @@ enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err)
 
 void nla_loop_close(struct nla_loop *l)
 {
-	struct nla_err ignored = NLA_ERR_INIT;
 	nla_optim_release(&l->optim);
 	nla_optim_release(&l->ar_optim);
 	nla_cursor_release(&l->cursor);
-	if (l->folder.path)
-		nla_folder_close(&l->folder, &ignored);
+	nla_folder_close(&l->folder);
 }

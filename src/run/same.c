@@ -1,16 +1,14 @@
 /* Hashes of files and folders (name, size and bytes of each file, in the order of their names), and the comparison of what a
- * run began with (same.h). */
-#include "run/same.h"
-
+ * run began with (folder.h). */
 #include <fnmatch.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#include "base/file.h"
 #include "base/json.h"
 #include "base/progress.h"
 #include "base/rng.h"
+#include "run/folder.h"
 
 #define WHOLE ((size_t)16 << 20) /* bytes of a file that is read in full */
 #define HEAD ((size_t)1 << 20)
@@ -115,11 +113,8 @@ enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg,
 	return err->status;
 }
 
-static enum nla_status same_input(const char *key, const char *folder, const cJSON *was, const cJSON *now, const char *path,
-				  bool own, struct nla_err *err)
+static enum nla_status other_input(const char *key, const char *folder, const char *path, bool own, struct nla_err *err)
 {
-	if (cJSON_Compare(was, now, true))
-		return NLA_OK;
 	if (!own || (strcmp(key, "av") && strcmp(key, "ar")))
 		return nla_usage(err, "cannot resume: '%s' has another content than the '%s' that the run in '%s' began with: "
 				 "give that, or another --out", path, key, folder);
@@ -140,17 +135,18 @@ enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, b
 		nla_json_read(inputs, &had, err);
 	for (size_t i = 0; i < nla_config_n && !err->status; i++) {
 		const char *key = nla_config_table[i].key;
-		const cJSON *before = nla_json_at(was, key), *after = nla_json_at(now, key),
-			    *content = cJSON_GetObjectItem(had, key);
-		if (content)
-			same_input(key, folder, content, cJSON_GetObjectItem(has, key), after->valuestring, own, err);
-		else if (is_fixed(&nla_config_table[i], fixed_steps))
+		const cJSON *before = nla_json_at(was, key), *after = nla_json_at(now, key), *held = cJSON_GetObjectItem(had, key);
+		if (held && !cJSON_Compare(held, cJSON_GetObjectItem(has, key), true))
+			other_input(key, folder, after->valuestring, own, err);
+		else if (!held && is_fixed(&nla_config_table[i], fixed_steps))
 			nla_same_setting(key, config, before ? before : nla_json_at(usual, key), after, err);
 	}
 	nla_config_release(&plain);
-	cJSON *const trees[] = { was, had, usual, now, has };
-	for (size_t i = 0; i < NLA_LEN(trees); i++)
-		cJSON_Delete(trees[i]);
+	cJSON_Delete(was);
+	cJSON_Delete(had);
+	cJSON_Delete(usual);
+	cJSON_Delete(now);
+	cJSON_Delete(has);
 	free(config);
 	free(inputs);
 	return err->status;

@@ -15,7 +15,6 @@
 #include "base/progress.h"
 #include "nla/half.h"
 #include "run/folder.h"
-#include "run/same.h"
 
 #define MOST_OF_A_WORD 24 /* bytes: scripts without spaces keep what they have */
 #define BATCH_END "\"left\":0}\n" /* ends the line of a batch's last answer */
