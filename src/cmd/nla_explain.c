@@ -32,7 +32,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	struct nla_models m = { 0 };
 	struct nla_subject s = { 0 };
 	struct nla_step step = { 0 };
-	if (!nla_models_open(&m, cfg, err) && !nla_subject_find(&s, &m, cfg, err)) {
+	if (!nla_models_open(&m, cfg, NULL, err) && !nla_subject_find(&s, &m, cfg, err)) {
 		const int64_t d = m.target.lm.arch.d_model;
 		struct nla_rl rl = nla_models_rl(&m, cfg);
 		nla_step_start(&step, 1, cfg->explain.samples, d);

@@ -3,7 +3,6 @@
 #include <stdio.h>
 
 #include "cmd/program.h"
-#include "run/check.h"
 #include "run/stop.h"
 #include "run/train.h"
 

@@ -1,5 +1,5 @@
-/* The memory plan as a table, advice where it does not fit, and a trial step: B = 1, G responses (check.h). */
-#include "run/check.h"
+/* The memory plan as a table, advice where it does not fit, and a trial step: B = 1, G responses (train.h). */
+#include "run/train.h"
 
 #include <stdlib.h>
 
@@ -83,7 +83,7 @@ static enum nla_status try_step(FILE *out, struct nla_train *t, const struct nla
 {
 	struct nla_config one = *cfg;
 	struct nla_step s;
-	int device = t->target.lm.device;
+	int device = t->models.target.lm.device;
 	one.rollout.prompts = 1;
 	t->cfg = &one;
 	if (!nla_train_views(t, err)) {
@@ -105,7 +105,7 @@ static enum nla_status try_step(FILE *out, struct nla_train *t, const struct nla
 static enum nla_status maybe_try(FILE *out, struct nla_train *t, const struct nla_config *cfg, struct nla_err *err)
 {
 	struct nla_plan_in one = nla_train_sizes(t);
-	bool other = *cfg->memory && t->target.lm.device == NT_CPU;
+	bool other = *cfg->memory && t->models.target.lm.device == NT_CPU;
 	one.prompts = 1;
 	one.eval_rows = 0;
 	one.copies = other ? 0 : t->plan.copies; /* a trial is over before copies pay */
@@ -132,7 +132,7 @@ static enum nla_status plan_and_try(FILE *out, struct nla_train *t, const struct
 	if (nla_config_memory(cfg, &memory, err))
 		return err->status;
 	bool other = memory && !in.gpu;
-	char *where = other ? nla_format("a GPU of %s", cfg->memory) : nla_strdup(nt_device_name(t->target.lm.device));
+	char *where = other ? nla_format("a GPU of %s", cfg->memory) : nla_strdup(nt_device_name(t->models.target.lm.device));
 	if (other) {
 		in.gpu = true;
 		room = memory;
@@ -159,7 +159,7 @@ enum nla_status nla_check(const struct nla_config *cfg, nla_one_step_fn *one_ste
 	nt_peak_reset(NT_CPU); /* so that what is loaded counts when it is freed */
 	if (!nla_train_open(&t, cfg, one_step, err)) {
 		fprintf(out, "loaded: %s, AV %s, AR %s, %lld activations of block %lld\n", cfg->model, cfg->av, cfg->ar,
-			(long long)t.set.n, (long long)t.ar.depth - 1);
+			(long long)t.set.n, (long long)t.models.ar.depth - 1);
 		plan_and_try(out, &t, cfg, err);
 	}
 	nla_train_close(&t);

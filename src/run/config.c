@@ -1,26 +1,20 @@
-/*
- * config - the option table, and what combines several options. See config.h.
- */
+/* The option table, and what combines several options (config.h). */
 #include "run/config.h"
 
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "base/machine.h"
 #include "nla/half.h"
 
-#define ALL NLA_CMD_ALL
-#define TRAIN NLA_CMD_TRAIN
-#define SFT NLA_CMD_SFT
-#define EXTRACT NLA_CMD_EXTRACT
-#define EVAL NLA_CMD_EVAL
-#define EXPLAIN NLA_CMD_EXPLAIN
-#define TEACH NLA_CMD_TEACH
-#define EXPORT NLA_CMD_EXPORT
-#define HALVES (TRAIN | SFT | EVAL | EXPLAIN | EXPORT)
-#define SAMPLES (TRAIN | EVAL | EXPLAIN)
+enum {
+	ALL = NLA_CMD_ALL, TRAIN = NLA_CMD_TRAIN, SFT = NLA_CMD_SFT, EXTRACT = NLA_CMD_EXTRACT, EVAL = NLA_CMD_EVAL,
+	EXPLAIN = NLA_CMD_EXPLAIN, TEACH = NLA_CMD_TEACH, EXPORT = NLA_CMD_EXPORT,
+	HALVES = TRAIN | SFT | EVAL | EXPLAIN | EXPORT, SAMPLES = TRAIN | EVAL | EXPLAIN
+};
 #define FREE NLA_OPT_MAY_CHANGE
 #define BIG 1e15
 
@@ -169,15 +163,6 @@ const struct nla_option nla_config_table[] = {
 /* clang-format on */
 const size_t nla_config_n = NLA_LEN(nla_config_table);
 
-/* A whole AV can serve as the target, with a whole AR. Not where a text's activations are taken: those are the target's own. */
-static void find_model(struct nla_config *cfg, enum nla_command command)
-{
-	if (*cfg->model || !(command & SAMPLES) || *cfg->explain.text || !nla_is_whole(cfg->av) || !nla_is_whole(cfg->ar))
-		return;
-	free(cfg->model);
-	cfg->model = nla_strdup(cfg->av);
-}
-
 /* Each of them fits its range; their product is what is allocated. */
 static enum nla_status check_sizes(const struct nla_config *cfg, struct nla_err *err)
 {
@@ -197,43 +182,58 @@ static enum nla_status check_sizes(const struct nla_config *cfg, struct nla_err 
 	return NLA_OK;
 }
 
+static enum nla_status check_rules(const struct nla_config *cfg, enum nla_command command, struct nla_err *err)
+{
+	const bool train = command == NLA_CMD_TRAIN, explain = command == NLA_CMD_EXPLAIN;
+	const struct { bool broken; const char *why; } rules[] = {
+		{ train && cfg->rollout.temperature == 0,
+		  "'rollout.temperature' is 0: training needs samples that differ, want more than 0" },
+		{ train && cfg->ar_update.train_head && !cfg->ar_update.enabled,
+		  "'ar_update.train_head' is set, but not 'ar_update.enabled': the AR is frozen" },
+		{ cfg->rollout.min_new_tokens > cfg->rollout.max_new_tokens,
+		  "'rollout.min_new_tokens' is more than 'rollout.max_new_tokens'" },
+		{ explain && *cfg->explain.text && *cfg->explain.vector,
+		  "'explain.text' and 'explain.vector' are both set: give one of them" },
+		{ cfg->resume && cfg->overwrite, "'resume' and 'overwrite' exclude each other" },
+	};
+	for (size_t i = 0; i < NLA_LEN(rules); i++)
+		if (rules[i].broken)
+			return nla_usage(err, "%s", rules[i].why);
+	return NLA_OK;
+}
+
 enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command, int argc, char **argv, bool *help,
 				struct nla_err *err)
 {
 	struct nla_args args = { nla_config_table, nla_config_n, .command = command, .argc = argc, .argv = argv };
+	int64_t bytes;
 	memset(cfg, 0, sizeof(*cfg));
 	nla_options_defaults(nla_config_table, nla_config_n, cfg);
 	nla_options_args(&args, cfg, err);
 	*help = args.help;
-	if (err->status || *help)
+	if (err->status || *help || check_rules(cfg, command, err) || nla_config_memory(cfg, &bytes, err) ||
+	    check_sizes(cfg, err))
 		return err->status;
-	if (command == NLA_CMD_TRAIN && cfg->rollout.temperature == 0)
-		return nla_usage(err, "'rollout.temperature' is 0: training needs samples that differ, want more than 0");
-	if (command == NLA_CMD_TRAIN && cfg->ar_update.train_head && !cfg->ar_update.enabled)
-		return nla_usage(err, "'ar_update.train_head' is set, but not 'ar_update.enabled': the AR is frozen");
-	if (cfg->rollout.min_new_tokens > cfg->rollout.max_new_tokens)
-		return nla_usage(err, "'rollout.min_new_tokens' is more than 'rollout.max_new_tokens'");
-	if (command == NLA_CMD_EXPLAIN && *cfg->explain.text && *cfg->explain.vector)
-		return nla_usage(err, "'explain.text' and 'explain.vector' are both set: give one of them");
-	int64_t bytes;
-	if (nla_config_memory(cfg, &bytes, err) || check_sizes(cfg, err))
-		return err->status;
-	if (cfg->resume && cfg->overwrite)
-		return nla_usage(err, "'resume' and 'overwrite' exclude each other");
-	find_model(cfg, command);
+	/* A whole AV can serve as the target, with a whole AR. Not where a text's activations are taken, the target's own. */
+	if (!*cfg->model && (command & SAMPLES) && !*cfg->explain.text && nla_is_whole(cfg->av) && nla_is_whole(cfg->ar)) {
+		free(cfg->model);
+		cfg->model = nla_strdup(cfg->av);
+	}
 	return NLA_OK;
 }
 
 void nla_config_release(struct nla_config *cfg) { nla_options_release(nla_config_table, nla_config_n, cfg); }
 
-enum nla_status nla_config_write(const struct nla_config *cfg, const char *path, struct nla_err *err)
+enum nla_status nla_config_write(const struct nla_config *cfg, const char *folder, struct nla_err *err)
 {
 	struct nla_config lasting = *cfg; /* a later run that reads the file must not repeat what holds for this start only */
 	lasting.resume = lasting.overwrite = lasting.check = false;
 	cJSON *json = nla_options_dump(nla_config_table, nla_config_n, &lasting);
-	enum nla_status status = nla_json_write(path, json, true, err);
+	char *path = nla_path_join(folder, "config.json");
+	nla_json_write(path, json, true, err);
+	free(path);
 	cJSON_Delete(json);
-	return status;
+	return err->status;
 }
 
 enum nla_status nla_config_need(const char *value, const char *key, struct nla_err *err)
@@ -251,20 +251,20 @@ enum nla_status nla_config_memory(const struct nla_config *cfg, int64_t *bytes, 
 {
 	static const char units[] = "KMGT";
 	const char *text = cfg->memory, *unit;
-	char *end;
+	char *end = cfg->memory;
+	double value = 0;
 	*bytes = 0;
 	if (!*text)
 		return NLA_OK;
-	const bool number = strspn(text, "0123456789.") && text[1] != 'x' && text[1] != 'X';
-	double value = number ? strtod(text, &end) : (end = cfg->memory, 0);
+	if (strspn(text, "0123456789.") && text[1] != 'x' && text[1] != 'X')
+		value = strtod(text, &end);
 	unit = *end && end > text ? strchr(units, *end >= 'a' ? *end - 'a' + 'A' : *end) : NULL;
 	if (unit) {
-		bool binary = end[1] == 'i';
+		const bool binary = end[1] == 'i';
 		for (end += 1 + binary; unit >= units; unit--)
 			value *= binary ? 1024 : 1000;
 	}
-	if (*end == 'B')
-		end++;
+	end += *end == 'B';
 	if (*end || !(value >= 1e6) || value > 1e15)
 		return nla_usage(err, "'memory' is '%s': want a size of at least 1M, such as 24G", text);
 	*bytes = (int64_t)value;

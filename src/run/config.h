@@ -27,12 +27,7 @@ struct nla_config {
 	int64_t seed, threads, steps;
 	bool resume, overwrite, check;
 	struct nla_chat_cfg chat;
-	struct {
-		int64_t rank;
-		double alpha;
-		bool rslora;
-		char *targets;
-	} lora;
+	struct { int64_t rank; double alpha; bool rslora; char *targets; } lora;
 	struct nla_rollout_cfg rollout;
 	struct nla_reward_cfg reward;
 	struct nla_advantage_cfg advantage;
@@ -41,20 +36,10 @@ struct nla_config {
 		int64_t micro_batch, max_bad_steps;
 		int recompute; /* enum nla_recompute_choice */
 	} update;
-	struct {
-		bool enabled, train_head;
-		double lr;
-	} ar_update;
-	struct {
-		char *data;
-		int64_t rows, every, batch;
-	} eval;
-	struct {
-		int64_t every, keep;
-	} checkpoint;
-	struct {
-		int64_t every, samples_every, samples;
-	} log;
+	struct { bool enabled, train_head; double lr; } ar_update;
+	struct { char *data; int64_t rows, every, batch; } eval;
+	struct { int64_t every, keep; } checkpoint;
+	struct { int64_t every, samples_every, samples; } log;
 	struct {
 		int role, schedule; /* enum nla_role, enum nla_schedule */
 		char *corpus;
@@ -68,23 +53,15 @@ struct nla_config {
 		int64_t layer, per_doc, min_position, max_tokens, next, rows;
 		int at, dtype;
 	} extract;
-	struct {
-		char *av, *ar, *marker;
-	} templates;
+	struct { char *av, *ar, *marker; } templates;
 	struct {
 		char *model, *prompt, *system, *explanation;
 		int64_t max_end, max_next, context, max_new_tokens, tries, batch, rows, show;
 		double temperature;
 		bool again;
 	} teach;
-	struct {
-		int64_t row, position, samples;
-		char *vector, *text;
-	} explain;
-	struct {
-		int dtype; /* 0: bf16, 1: fp32 */
-		double shard;
-	} export;
+	struct { int64_t row, position, samples; char *vector, *text; } explain;
+	struct { int dtype; double shard; } export; /* dtype 0: bf16, 1: fp32 */
 	char *score; /* nla-eval --score FILE */
 };
 
@@ -95,7 +72,8 @@ extern const size_t nla_config_n;
 enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command, int argc, char **argv, bool *help,
 				struct nla_err *err);
 void nla_config_release(struct nla_config *cfg);
-enum nla_status nla_config_write(const struct nla_config *cfg, const char *path, struct nla_err *err);
+/* As FOLDER/config.json. */
+enum nla_status nla_config_write(const struct nla_config *cfg, const char *folder, struct nla_err *err);
 /* Errors (NLA_USAGE) naming the key when a path is "". */
 enum nla_status nla_config_need(const char *value, const char *key, struct nla_err *err);
 enum nla_status nla_config_lora(const struct nla_config *cfg, struct nla_lora_spec *spec, struct nla_err *err);

@@ -34,6 +34,21 @@ enum nla_status nla_loop_open(struct nla_loop *l, bool fixed_steps, struct nla_e
 	return err->status;
 }
 
+enum nla_status nla_loop_optim(struct nla_optim *optim, struct nla_adapter *adapter, nt_tensor *head, struct nla_err *err)
+{
+	int n = nla_adapter_params(adapter, NULL, NULL);
+	nt_tensor **list = nla_alloc((size_t)n + 1, sizeof(*list));
+	nla_adapter_params(adapter, list, NULL);
+	if (head) {
+		nt_requires_grad(head, true);
+		list[n++] = head;
+	}
+	if (!nla_adapter_train(adapter, true, err))
+		nla_optim_init(optim, list, n, err);
+	free(list);
+	return err->status;
+}
+
 static enum nla_status fill_checkpoint(struct nla_loop *l, const char *dir, struct nla_err *err)
 {
 	struct nla_tensors tensors = { 0 };

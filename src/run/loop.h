@@ -36,6 +36,8 @@ struct nla_loop {
 
 /* Opens the run folder, and restores what a checkpoint holds of the loop: cursor and optimizers are there already. */
 enum nla_status nla_loop_open(struct nla_loop *l, bool fixed_steps, struct nla_err *err);
+/* An optimizer over an adapter, and the AR's head where that is trained (or NULL). */
+enum nla_status nla_loop_optim(struct nla_optim *optim, struct nla_adapter *adapter, nt_tensor *head, struct nla_err *err);
 enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err);
 void nla_loop_close(struct nla_loop *l);
 

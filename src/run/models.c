@@ -7,15 +7,22 @@
 
 #include "nla/extract.h"
 
-enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *cfg, struct nla_err *err)
+enum nla_status nla_models_load(struct nla_models *m, const struct nla_config *cfg, const char *av, const char *ar,
+				int64_t *room, struct nla_err *err)
 {
 	int device;
 	nt_dtype dtype;
-	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) ||
-	    nla_config_need(cfg->ar, "ar", err) || nla_config_device(cfg, &device, &dtype, err) ||
+	if (nla_config_device(cfg, &device, &dtype, err) || (room && nla_config_room(cfg, device, room, err)) ||
 	    nla_target_open(&m->target, cfg->model, &cfg->chat, device, dtype, -1, err) ||
-	    nla_half_open(&m->av, NLA_AV, &m->target, cfg->av, cfg->av_base, err) ||
-	    nla_half_open(&m->ar, NLA_AR, &m->target, cfg->ar, cfg->ar_base, err))
+	    nla_half_open(&m->av, NLA_AV, &m->target, av, cfg->av_base, err))
+		return err->status;
+	return nla_half_open(&m->ar, NLA_AR, &m->target, ar, cfg->ar_base, err);
+}
+
+enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *cfg, int64_t *room, struct nla_err *err)
+{
+	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) ||
+	    nla_config_need(cfg->ar, "ar", err) || nla_models_load(m, cfg, cfg->av, cfg->ar, room, err))
 		return err->status;
 	return nla_contract_fits(&m->av.meta, &m->target, &m->av.meta, &m->ar.meta, cfg->av, err);
 }
@@ -30,9 +37,26 @@ void nla_models_close(struct nla_models *m)
 struct nla_rl nla_models_rl(const struct nla_models *m, const struct nla_config *cfg)
 {
 	struct nla_view av = nla_half_view(&m->av);
-	return (struct nla_rl){ .rollout = cfg->rollout, .reward = cfg->reward, .av = &m->av, .ar = &m->ar, .policy = av,
-				.reference = av, .sampler = av, .ar_view = nla_half_view(&m->ar),
+	return (struct nla_rl){ .rollout = cfg->rollout, .reward = cfg->reward, .advantage = cfg->advantage, .av = &m->av,
+				.ar = &m->ar, .policy = av, .reference = av, .sampler = av, .ar_view = nla_half_view(&m->ar),
 				.rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL } };
+}
+
+struct nla_plan_in nla_models_sizes(const struct nla_models *m, const struct nla_config *cfg)
+{
+	const struct nla_lm *lm = &m->target.lm;
+	return (struct nla_plan_in){
+		.arch = &lm->arch,
+		.dtype = lm->dtype,
+		.gpu = lm->device != NT_CPU,
+		.weights = nla_plan_loaded(&m->target, &m->av, &m->ar),
+		.av = m->av.adapter.layers ? &m->av.adapter : NULL,
+		.ar = m->ar.adapter.layers ? &m->ar.adapter : NULL,
+		.ar_depth = m->ar.depth,
+		.prompt = (int64_t)m->av.prompt.n,
+		.prompt_head = m->av.marker,
+		.new_tokens = cfg->rollout.max_new_tokens,
+	};
 }
 
 static enum nla_status from_file(struct nla_subject *s, const char *path, int64_t d, struct nla_err *err)

@@ -10,15 +10,20 @@
 
 struct nla_models {
 	struct nla_target target;
-	struct nla_half av;
-	struct nla_half ar;
+	struct nla_half av, ar;
 };
 
-/* On the configuration's device; model, av and ar must be set. close also after a failure, and on a zeroed struct. */
-enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *cfg, struct nla_err *err);
+/* On the configuration's device; model, av and ar must be set. room: bytes that a memory plan may use, or NULL. close also after
+ * a failure, and on a zeroed struct. */
+enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *cfg, int64_t *room, struct nla_err *err);
+/* From these folders instead, and whether AV and AR belong together is the caller's to check. */
+enum nla_status nla_models_load(struct nla_models *m, const struct nla_config *cfg, const char *av, const char *ar,
+				int64_t *room, struct nla_err *err);
 void nla_models_close(struct nla_models *m);
-/* What rollout and score hold of them: the AV samples as configured, with the random numbers of evaluations. */
+/* What the stages hold of them and of the configuration: the AV samples, with the random numbers of evaluations. */
 struct nla_rl nla_models_rl(const struct nla_models *m, const struct nla_config *cfg);
+/* What a memory plan counts of them, for responses of the configured length. */
+struct nla_plan_in nla_models_sizes(const struct nla_models *m, const struct nla_config *cfg);
 
 /* What nla-explain explains: explain.vector, a token of explain.text, or a row of data. */
 struct nla_subject {

@@ -102,13 +102,12 @@ static cJSON *list_inputs(const cJSON *config)
 
 enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, struct nla_err *err)
 {
-	char *config = nla_path_join(folder, "config.json"), *inputs = nla_path_join(folder, "inputs.json");
+	char *inputs = nla_path_join(folder, "inputs.json");
 	cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *held = list_inputs(now);
-	if (!nla_config_write(cfg, config, err) && !nla_exists(inputs))
+	if (!nla_config_write(cfg, folder, err) && !nla_exists(inputs))
 		nla_json_write(inputs, held, true, err);
 	cJSON_Delete(held);
 	cJSON_Delete(now);
-	free(config);
 	free(inputs);
 	return err->status;
 }

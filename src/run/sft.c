@@ -21,46 +21,41 @@ static enum nla_status open_half(struct nla_sft *s, const struct nla_lora_spec *
 	const struct nla_config *cfg = s->cfg;
 	const bool ar = cfg->sft.role == NLA_ROLE_AR;
 	const enum nla_half_role role = ar ? NLA_AR : NLA_AV;
-	const char *from = ar ? cfg->ar : cfg->av;
+	const char *from = ar ? cfg->ar : cfg->av, *base = ar ? cfg->ar_base : cfg->av_base;
 	struct nla_half *half = &s->half;
-	if (*from ? nla_half_open(half, role, &s->target, from, ar ? cfg->ar_base : cfg->av_base, err) ||
-			nla_contract_fits_set(&s->set, &s->target, ar ? NULL : &half->meta, ar ? &half->meta : NULL, cfg->data,
-					      err)
-		  : nla_contract_fits_set(&s->set, &s->target, NULL, NULL, cfg->data, err) ||
-			nla_half_new(half, role, &s->target, &s->set.meta, err))
+	const struct nla_sidecar *av_meta = *from && !ar ? &half->meta : NULL, *ar_meta = *from && ar ? &half->meta : NULL;
+	if ((*from && nla_half_open(half, role, &s->target, from, base, err)) ||
+	    nla_contract_fits_set(&s->set, &s->target, av_meta, ar_meta, cfg->data, err) ||
+	    (!*from && nla_half_new(half, role, &s->target, &s->set.meta, err)))
 		return nla_err_context(err, "cannot train on '%s'", cfg->data);
 	if (*from && half->adapter.layers)
 		nla_say("%s: the adapter of '%s' is trained on, as it is: lora.* is not used", s->loop.name, from);
-	return half->adapter.layers ? NLA_OK : nla_adapter_init(&half->adapter, &nla_half_lm(half)->arch, half->depth, spec,
-								(uint64_t)cfg->seed + ar, s->target.lm.device, err);
+	if (!half->adapter.layers && nla_adapter_init(&half->adapter, &nla_half_lm(half)->arch, half->depth, spec,
+						      (uint64_t)cfg->seed + ar, s->target.lm.device, err))
+		return err->status;
+	return nla_loop_optim(&s->loop.optim, &half->adapter, ar && cfg->sft.train_head ? half->head : NULL, err);
 }
 
-static int list_params(struct nla_sft *s, nt_tensor **list)
+/* Every weight of the target. */
+static enum nla_status open_weights(struct nla_sft *s, struct nla_err *err)
 {
-	if (s->cfg->sft.role == NLA_ROLE_LM)
-		return nla_lm_params(&s->target.lm, list);
-	int n = nla_adapter_params(&s->half.adapter, list, NULL);
-	if (s->cfg->sft.role == NLA_ROLE_AR && s->cfg->sft.train_head && n++ >= 0 && list)
-		list[n - 1] = s->half.head;
-	return n;
-}
-
-static enum nla_status open_params(struct nla_sft *s, struct nla_err *err)
-{
-	int n = list_params(s, NULL);
+	const struct nla_lm *lm = &s->target.lm;
+	if (lm->mapped)
+		return nla_fail(err, "role lm trains every weight, and '%s' does not fit this machine's memory for that",
+				s->cfg->model);
+	int n = nla_lm_params(lm, NULL);
 	nt_tensor **list = nla_alloc((size_t)n, sizeof(*list));
-	list_params(s, list);
+	nla_lm_params(lm, list);
 	for (int i = 0; i < n; i++)
 		nt_requires_grad(list[i], true);
-	if (s->cfg->sft.role == NLA_ROLE_LM || !nla_adapter_train(&s->half.adapter, true, err))
-		nla_optim_init(&s->loop.optim, list, n, err);
+	nla_optim_init(&s->loop.optim, list, n, err);
 	free(list);
 	return err->status;
 }
 
 /* Rows a backward pass, and whether blocks are recomputed, by the memory plan. A resumed run keeps its number. Role lm trains
  * small models whole: what is asked for is done. */
-static enum nla_status make_plan(struct nla_sft *s, int64_t room, struct nla_err *err)
+static void make_plan(struct nla_sft *s, int64_t room)
 {
 	const struct nla_config *cfg = s->cfg;
 	const struct nla_lm *lm = &s->target.lm;
@@ -71,7 +66,7 @@ static enum nla_status make_plan(struct nla_sft *s, int64_t room, struct nla_err
 	s->micro_batch = cfg->update.micro_batch;
 	s->recompute = cfg->update.recompute == NLA_RECOMPUTE_TRUE;
 	if (cfg->sft.role == NLA_ROLE_LM)
-		return err->status;
+		return;
 	for (int64_t i = 0; i < s->set.n; i++)
 		longest = NLA_MAX(longest, nla_sft_length(s, i));
 	struct nla_plan_in in = {
@@ -90,7 +85,7 @@ static enum nla_status make_plan(struct nla_sft *s, int64_t room, struct nla_err
 		.group = 1,
 		.new_tokens = longest,
 		.recompute = cfg->update.recompute,
-		.micro_batch = cfg->update.micro_batch ? cfg->update.micro_batch : s->loop.state.micro_batch,
+		.micro_batch = s->micro_batch ? s->micro_batch : s->loop.state.micro_batch,
 	};
 	nla_plan_make(&in, room, &plan);
 	s->loop.state.micro_batch = s->micro_batch = plan.micro_batch;
@@ -99,7 +94,6 @@ static enum nla_status make_plan(struct nla_sft *s, int64_t room, struct nla_err
 	char *words = nla_plan_words(&in, &plan);
 	nla_say("memory plan: %s%s", words, plan.fits ? "" : "; it does not fit: lower sft.batch or give a larger memory");
 	free(words);
-	return NLA_OK;
 }
 
 /* ---- held-out figures ---- */
@@ -118,16 +112,15 @@ static int64_t other_row(const struct nla_sft *s, int64_t i, int64_t n)
  * document. */
 static enum nla_status held_out(struct nla_sft *s, bool other, double *mean, struct nla_err *err)
 {
-	int64_t n = NLA_MIN(s->split.n_held, HELD_ROWS), weight = 0;
-	int64_t *vectors = nla_alloc((size_t)n, sizeof(*vectors));
-	double total = 0;
+	const int64_t *held = s->split.held, n = NLA_MIN(s->split.n_held, HELD_ROWS);
+	int64_t *vectors = nla_alloc((size_t)n, sizeof(*vectors)), weight = 0;
+	double total = 0, loss;
 	bool can = n > 0;
 	for (int64_t i = 0; i < n; i++)
-		can = (vectors[i] = other ? other_row(s, i, n) : s->split.held[i]) >= 0 && can;
+		can = (vectors[i] = other ? other_row(s, i, n) : held[i]) >= 0 && can;
 	for (int64_t from = 0; can && from < n && !err->status; from += s->cfg->sft.batch) {
-		int64_t m = NLA_MIN(s->cfg->sft.batch, n - from), w = nla_sft_weight(s, s->split.held + from, m);
-		double loss;
-		if (!nla_sft_loss(s, s->split.held + from, vectors + from, m, false, &loss, err))
+		int64_t m = NLA_MIN(s->cfg->sft.batch, n - from), w = nla_sft_weight(s, held + from, m);
+		if (!nla_sft_loss(s, held + from, vectors + from, m, false, &loss, err))
 			total += loss * (double)w;
 		weight += w;
 	}
@@ -136,14 +129,20 @@ static enum nla_status held_out(struct nla_sft *s, bool other, double *mean, str
 	return err->status;
 }
 
-static void held_words(const struct nla_sft_line *l, struct nla_str *text)
+/* The held-out figures of a step's line, and in words. */
+static enum nla_status hold_out(struct nla_sft *s, struct nla_str *text, struct nla_err *err)
 {
+	struct nla_sft_line *l = &s->line;
+	if (held_out(s, false, &l->held_loss, err) ||
+	    (l->role == NLA_ROLE_AV && held_out(s, true, &l->held_loss_other_vector, err)))
+		return err->status;
 	nla_str_addf(text, "  held %.4f", l->held_loss);
 	if (l->role == NLA_ROLE_AV)
 		nla_str_addf(text, isnan(l->held_loss_other_vector) ? " (all of one document)" : " (another's vector %.4f)",
 			     l->held_loss_other_vector);
 	else if (l->role == NLA_ROLE_AR && !isnan(l->base.var))
 		nla_str_addf(text, " (fve %.3f)", nla_fve(l->held_loss, l->base.var));
+	return NLA_OK;
 }
 
 /* ---- what the loop calls ---- */
@@ -167,20 +166,16 @@ static enum nla_status step(struct nla_loop *loop, bool *skipped, struct nla_err
 static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 {
 	struct nla_sft *s = (struct nla_sft *)loop;
-	const struct nla_config *cfg = s->cfg;
-	const long long at = loop->state.step;
+	const long long at = loop->state.step, steps = s->cfg->steps;
 	struct nla_sft_line *l = &s->line;
 	struct nla_str text = NLA_STR_INIT;
 	l->seconds = loop->step_seconds;
-	l->held = at == cfg->steps || at % cfg->sft.held_every == 0;
-	if (l->held && (held_out(s, false, &l->held_loss, err) ||
-			(l->role == NLA_ROLE_AV && held_out(s, true, &l->held_loss_other_vector, err))))
+	l->held = at == steps || at % s->cfg->sft.held_every == 0;
+	if (l->held && hold_out(s, &text, err))
 		return err->status;
-	if (l->held)
-		held_words(l, &text);
-	if (l->held || at % cfg->log.every == 0)
-		nla_say("%s %lld/%lld  loss %.4f  norm %.2f  lr %.1e  %.2f s%s", roles[l->role].name, at, (long long)cfg->steps,
-			l->loss, l->grad_norm, l->lr, l->seconds, text.buf);
+	if (l->held || at % s->cfg->log.every == 0)
+		nla_say("%s %lld/%lld  loss %.4f  norm %.2f  lr %.1e  %.2f s%s", loop->name, at, steps, l->loss, l->grad_norm,
+			l->lr, l->seconds, text.buf);
 	cJSON *line = nla_report_sft(l, &loop->state);
 	nla_log_line(&loop->folder.metrics, line, err);
 	cJSON_Delete(line);
@@ -202,28 +197,10 @@ static enum nla_status save(struct nla_loop *loop, const char *dir, struct nla_e
 
 /* ---- opening ---- */
 
-static enum nla_status open_model(struct nla_sft *s, int device, nt_dtype dtype, struct nla_err *err)
-{
-	const struct nla_config *cfg = s->cfg;
-	const int role = cfg->sft.role;
-	struct nla_lora_spec spec;
-	if (role == NLA_ROLE_LM && dtype != NT_F32)
-		return nla_usage(err, "role lm trains the weights themselves, which bf16 is too coarse for: give --dtype fp32");
-	if (nla_config_lora(cfg, &spec, err) ||
-	    nla_target_open(&s->target, cfg->model, &cfg->chat, device, dtype,
-			    role == NLA_ROLE_LM && cfg->sft.init ? cfg->seed : -1, err) ||
-	    nla_sft_load(s, err))
-		return err->status;
-	if (role == NLA_ROLE_LM && s->target.lm.mapped)
-		return nla_fail(err, "role lm trains every weight, and '%s' does not fit this machine's memory for that",
-				cfg->model);
-	if (role != NLA_ROLE_LM && open_half(s, &spec, err))
-		return err->status;
-	return nla_sft_encode(s, err);
-}
-
 enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, struct nla_err *err)
 {
+	const bool lm = cfg->sft.role == NLA_ROLE_LM;
+	struct nla_lora_spec spec;
 	int device;
 	int64_t room;
 	nt_dtype dtype;
@@ -231,14 +208,20 @@ enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, st
 	s->loop = (struct nla_loop){ .cfg = cfg, .name = roles[cfg->sft.role].name, .step = step, .log = log_step, .save = save,
 				     .advice = "lower sft.lr, or look at the data" };
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->out, "out", err) ||
-	    nla_config_device(cfg, &device, &dtype, err) || nla_config_room(cfg, device, &room, err) ||
-	    open_model(s, device, dtype, err) || open_params(s, err))
+	    nla_config_device(cfg, &device, &dtype, err) || nla_config_room(cfg, device, &room, err))
+		return err->status;
+	if (lm && dtype != NT_F32)
+		return nla_usage(err, "role lm trains the weights themselves, which bf16 is too coarse for: give --dtype fp32");
+	if (nla_config_lora(cfg, &spec, err) ||
+	    nla_target_open(&s->target, cfg->model, &cfg->chat, device, dtype, lm && cfg->sft.init ? cfg->seed : -1, err) ||
+	    nla_sft_load(s, err) || (lm ? open_weights(s, err) : open_half(s, &spec, err)) || nla_sft_encode(s, err))
 		return err->status;
 	nla_cursor_init(&s->loop.cursor, (uint64_t)cfg->seed, s->split.n_train);
-	s->line =
-	    (struct nla_sft_line){ .role = cfg->sft.role, .base = { s->set.meta.baseline_var, s->set.meta.baseline_mean } };
-	if (nla_loop_open(&s->loop, cfg->sft.schedule == NLA_SCHEDULE_COSINE, err) || make_plan(s, room, err))
+	s->line.role = cfg->sft.role;
+	s->line.base = (struct nla_baselines){ s->set.meta.baseline_var, s->set.meta.baseline_mean };
+	if (nla_loop_open(&s->loop, cfg->sft.schedule == NLA_SCHEDULE_COSINE, err))
 		return err->status;
+	make_plan(s, room);
 	nla_say("%s: %lld rows to train on, %lld held out, %lld tensors trained", s->loop.name, (long long)s->split.n_train,
 		(long long)s->split.n_held, (long long)s->loop.optim.n);
 	return NLA_OK;

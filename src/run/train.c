@@ -2,7 +2,6 @@
 #include "run/train.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/json.h"
 #include "base/progress.h"
@@ -21,79 +20,49 @@ static enum nla_status make_copy(struct nla_lm *copy, struct nla_view *view, int
 	return err->status;
 }
 
-/* The configuration of the stages, and what they borrow; the views are nla_train_views' to set. */
-static void fill_rl(struct nla_train *t)
-{
-	const struct nla_config *cfg = t->cfg;
-	t->rl = (struct nla_rl){
-		.rollout = cfg->rollout,
-		.reward = cfg->reward,
-		.advantage = cfg->advantage,
-		.update = { .lr = cfg->update.lr,
-			    .clip = cfg->update.clip,
-			    .kl = cfg->update.kl,
-			    .grad_clip = cfg->update.grad_clip,
-			    .ar_lr = cfg->ar_update.lr,
-			    .micro_batch = t->plan.micro_batch,
-			    .recompute = t->plan.recompute },
-		.av = &t->av,
-		.ar = &t->ar,
-		.optim = &t->loop.optim,
-		.ar_optim = cfg->ar_update.enabled ? &t->loop.ar_optim : NULL,
-		.set = &t->set,
-		.cursor = &t->loop.cursor,
-		.base = { t->set.meta.baseline_var, t->set.meta.baseline_mean },
-		.rng = { (uint64_t)cfg->seed, NLA_STREAM_SAMPLE },
-	};
-	t->rl.rollout.rows = t->plan.rows;
-}
-
 enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err)
 {
-	const bool all = t->plan.copies == NLA_PLAN_ALL_COPIES && t->target.lm.dtype == NT_F32;
-	struct nla_view reference = nla_half_view(&t->av), reader = nla_half_view(&t->ar);
-	fill_rl(t);
-	if ((all && reference.n_adapters && make_copy(&t->anchor, &reference, t->av.depth, err)) ||
-	    (all && reader.n_adapters && !t->cfg->ar_update.enabled && make_copy(&t->reader, &reader, t->ar.depth, err)))
+	const struct nla_config *cfg = t->cfg;
+	const struct nla_models *m = &t->models;
+	const bool all = t->plan.copies == NLA_PLAN_ALL_COPIES && m->target.lm.dtype == NT_F32;
+	struct nla_rl *rl = &t->rl;
+	*rl = nla_models_rl(m, cfg);
+	rl->rollout.rows = t->plan.rows;
+	rl->update = (struct nla_update_cfg){ cfg->update.lr, cfg->update.clip, cfg->update.kl, cfg->update.grad_clip,
+					      cfg->ar_update.lr, t->plan.micro_batch, t->plan.recompute };
+	rl->optim = &t->loop.optim;
+	rl->ar_optim = cfg->ar_update.enabled ? &t->loop.ar_optim : NULL;
+	rl->set = &t->set;
+	rl->cursor = &t->loop.cursor;
+	rl->base = (struct nla_baselines){ t->set.meta.baseline_var, t->set.meta.baseline_mean };
+	rl->rng.stream = NLA_STREAM_SAMPLE;
+	if ((all && rl->reference.n_adapters && make_copy(&t->anchor, &rl->reference, m->av.depth, err)) ||
+	    (all && rl->ar_view.n_adapters && !rl->ar_optim && make_copy(&t->reader, &rl->ar_view, m->ar.depth, err)))
 		return err->status;
-	t->rl.reference = t->rl.policy = reference;
-	t->rl.ar_view = reader;
-	t->rl.policy.adapters[t->rl.policy.n_adapters++] = &t->adapter;
-	t->rl.sampler = t->rl.policy;
-	t->rl.merged = t->plan.copies ? &t->merged : NULL;
-	if (t->rl.merged && make_copy(t->rl.merged, &t->rl.sampler, t->av.depth, err))
-		return err->status;
+	rl->policy = rl->reference;
+	rl->policy.adapters[rl->policy.n_adapters++] = &t->adapter;
+	rl->sampler = rl->policy;
+	rl->merged = t->plan.copies ? &t->merged : NULL;
 	nt_logprob_chunk(t->plan.chunk);
-	return NLA_OK;
+	return rl->merged ? make_copy(rl->merged, &rl->sampler, m->av.depth, err) : NLA_OK;
 }
 
 struct nla_plan_in nla_train_sizes(const struct nla_train *t)
 {
 	const struct nla_config *cfg = t->cfg;
-	const struct nla_lm *lm = &t->target.lm;
-	return (struct nla_plan_in){
-		.arch = &lm->arch,
-		.dtype = lm->dtype,
-		.gpu = lm->device != NT_CPU,
-		.weights = nla_plan_loaded(&t->target, &t->av, &t->ar),
-		.av = t->av.adapter.layers ? &t->av.adapter : NULL,
-		.ar = t->ar.adapter.layers ? &t->ar.adapter : NULL,
-		.trained = &t->adapter,
-		.ar_depth = t->ar.depth,
-		.ar_trained = cfg->ar_update.enabled,
-		.head_trained = cfg->ar_update.enabled && cfg->ar_update.train_head,
-		.prompt = (int64_t)t->av.prompt.n,
-		.prompt_head = t->av.marker,
-		.ar_prompt = NLA_MIN(t->ar_tokens + cfg->rollout.max_new_tokens, NLA_AR_MAX_IDS),
-		.prompts = cfg->rollout.prompts,
-		.group = cfg->rollout.group,
-		.new_tokens = cfg->rollout.max_new_tokens,
-		.eval_rows = t->has_eval ? cfg->eval.batch : 0,
-		.micro_batch = cfg->update.micro_batch,
-		.recompute = cfg->update.recompute,
-		.copies = NLA_PLAN_ALL_COPIES,
-		.rollout = true,
-	};
+	struct nla_plan_in in = nla_models_sizes(&t->models, cfg);
+	in.trained = &t->adapter;
+	in.ar_trained = cfg->ar_update.enabled;
+	in.head_trained = cfg->ar_update.enabled && cfg->ar_update.train_head;
+	in.ar_prompt = NLA_MIN(t->ar_tokens + cfg->rollout.max_new_tokens, NLA_AR_MAX_IDS);
+	in.prompts = cfg->rollout.prompts;
+	in.group = cfg->rollout.group;
+	in.eval_rows = t->has_eval ? cfg->eval.batch : 0;
+	in.micro_batch = cfg->update.micro_batch;
+	in.recompute = cfg->update.recompute;
+	in.copies = NLA_PLAN_ALL_COPIES;
+	in.rollout = true;
+	return in;
 }
 
 /* A resumed run keeps its micro-batch and copies, on which the rounding depends, where they still fit. */
@@ -101,52 +70,59 @@ static enum nla_status make_plan(struct nla_train *t, struct nla_err *err)
 {
 	struct nla_i32s ids = { 0 };
 	enum nla_ar_fit fit;
-	if (!nla_ar_encode(&t->ar, "", 0, &ids, &fit, err)) {
-		t->ar_tokens = (int64_t)ids.n;
-		struct nla_plan_in in = nla_train_sizes(t), before = in;
-		before.micro_batch = t->loop.state.micro_batch;
-		before.copies = (int)t->loop.state.copies;
-		if (t->loop.state.micro_batch)
-			nla_plan_make(&before, t->room, &t->plan);
-		if (!t->loop.state.micro_batch || !t->plan.fits || t->plan.copies != t->loop.state.copies)
-			nla_plan_make(&in, t->room, &t->plan);
-		t->loop.state.micro_batch = t->plan.micro_batch;
-		t->loop.state.copies = t->plan.copies;
-	}
+	struct nla_state *state = &t->loop.state;
+	nla_ar_encode(&t->models.ar, "", 0, &ids, &fit, err);
+	t->ar_tokens = (int64_t)ids.n;
 	nla_i32s_release(&ids);
+	struct nla_plan_in in = nla_train_sizes(t), before = in;
+	before.micro_batch = state->micro_batch;
+	before.copies = (int)state->copies;
+	if (state->micro_batch)
+		nla_plan_make(&before, t->room, &t->plan);
+	if (!state->micro_batch || !t->plan.fits || t->plan.copies != state->copies)
+		nla_plan_make(&in, t->room, &t->plan);
+	state->micro_batch = t->plan.micro_batch;
+	state->copies = t->plan.copies;
 	return err->status;
 }
 
 /* ---- opening ---- */
 
+/* A resumed run reads the warm start and the AR from its own folder: those it was given may have changed since. */
+static enum nla_status open_models(struct nla_train *t, struct nla_err *err)
+{
+	const struct nla_config *cfg = t->cfg;
+	char *checkpoint = NULL, *ar = NULL, *av = nla_path_join(cfg->out, "reference");
+	int64_t step;
+	if (cfg->resume && !nla_checkpoint_find(cfg->out, &checkpoint, &step, err) && checkpoint)
+		ar = nla_path_join(checkpoint, "ar");
+	const bool own_av = ar && nla_folder_has(av, "nla_meta.yaml");
+	if (!err->status)
+		nla_models_load(&t->models, cfg, own_av ? av : cfg->av, ar ? ar : cfg->ar, &t->room, err);
+	free(checkpoint);
+	free(ar);
+	free(av);
+	return err->status;
+}
+
+static enum nla_status open_set(struct nla_train *t, struct nla_actset *set, const char *path, struct nla_err *err)
+{
+	struct nla_models *m = &t->models;
+	return nla_actset_open(set, path, m->target.lm.arch.d_model, err) ||
+	       nla_contract_fits_set(set, &m->target, &m->av.meta, &m->ar.meta, path, err) ? err->status : NLA_OK;
+}
+
 static enum nla_status open_data(struct nla_train *t, struct nla_err *err)
 {
 	const struct nla_config *cfg = t->cfg;
-	if (nla_actset_open(&t->set, cfg->data, t->target.lm.arch.d_model, err) ||
-	    nla_contract_fits_set(&t->set, &t->target, &t->av.meta, &t->ar.meta, cfg->data, err))
+	if (open_set(t, &t->set, cfg->data, err))
 		return err->status;
 	if (!(t->set.meta.baseline_var > 0) || !(t->set.meta.baseline_mean > 0))
 		return nla_fail(err, "'%s/nla_meta.yaml' has no baselines: make the set with nla-extract", cfg->data);
 	nla_cursor_init(&t->loop.cursor, (uint64_t)cfg->seed, t->set.n);
 	t->has_eval = *cfg->eval.data;
-	return t->has_eval && (nla_actset_open(&t->eval_set, cfg->eval.data, t->set.d, err) ||
-			       nla_contract_fits_set(&t->eval_set, &t->target, &t->av.meta, &t->ar.meta, cfg->eval.data, err) ||
-			       nla_disjoint_docs(&t->set, &t->eval_set, err)) ? err->status : NLA_OK;
-}
-
-/* An optimizer over an adapter's parameters, and the AR's head where that is trained. */
-static enum nla_status open_optim(struct nla_optim *optim, struct nla_adapter *adapter, nt_tensor *head, struct nla_err *err)
-{
-	int n = nla_adapter_params(adapter, NULL, NULL);
-	nt_tensor **list = nla_alloc((size_t)n + 1, sizeof(*list));
-	nla_adapter_params(adapter, list, NULL);
-	if (head) {
-		nt_requires_grad(head, true);
-		list[n++] = head;
-	}
-	if (!nla_adapter_train(adapter, true, err))
-		nla_optim_init(optim, list, n, err);
-	free(list);
+	if (t->has_eval && !open_set(t, &t->eval_set, cfg->eval.data, err))
+		nla_disjoint_docs(&t->set, &t->eval_set, err);
 	return err->status;
 }
 
@@ -154,51 +130,28 @@ static enum nla_status open_optim(struct nla_optim *optim, struct nla_adapter *a
 static enum nla_status open_trained(struct nla_train *t, const struct nla_lora_spec *spec, struct nla_err *err)
 {
 	const struct nla_config *cfg = t->cfg;
-	const struct nla_arch *av = &nla_half_lm(&t->av)->arch;
-	const int device = t->target.lm.device;
-	if (nla_adapter_init(&t->adapter, av, av->n_layers, spec, (uint64_t)cfg->seed, device, err) ||
-	    open_optim(&t->loop.optim, &t->adapter, NULL, err) || !cfg->ar_update.enabled)
+	struct nla_half *ar = &t->models.ar;
+	const struct nla_arch *arch = &nla_half_lm(&t->models.av)->arch;
+	const int device = t->models.target.lm.device;
+	const uint64_t seed = (uint64_t)cfg->seed;
+	if (nla_adapter_init(&t->adapter, arch, arch->n_layers, spec, seed, device, err) ||
+	    nla_loop_optim(&t->loop.optim, &t->adapter, NULL, err) || !cfg->ar_update.enabled)
 		return err->status;
-	if (!t->ar.adapter.layers && nla_adapter_init(&t->ar.adapter, &nla_half_lm(&t->ar)->arch, t->ar.depth, spec,
-						      (uint64_t)cfg->seed + 1, device, err))
+	if (!ar->adapter.layers &&
+	    nla_adapter_init(&ar->adapter, &nla_half_lm(ar)->arch, ar->depth, spec, seed + 1, device, err))
 		return err->status;
-	return open_optim(&t->loop.ar_optim, &t->ar.adapter, cfg->ar_update.train_head ? t->ar.head : NULL, err);
+	return nla_loop_optim(&t->loop.ar_optim, &ar->adapter, cfg->ar_update.train_head ? ar->head : NULL, err);
 }
 
-/* The anchor as a folder of its own: what nla-eval takes as reference, even when the warm start's folder is gone. */
+/* The anchor as a folder of its own: what nla-eval takes as reference, even when the warm start's folder is gone. One that is
+ * there without a checkpoint is of another start. */
 static enum nla_status keep_reference(const struct nla_train *t, struct nla_err *err)
 {
-	char *dir = nla_path_join(t->loop.folder.path, "reference"),
-	     *meta = nla_path_join(dir, "nla_meta.yaml"); /* written last */
-	if ((!t->loop.folder.checkpoint || !nla_exists(meta)) &&
-	    t->av.adapter.layers) /* one without a checkpoint is of another start */
-		nla_half_save(&t->av, NULL, dir, "reference", err);
+	const struct nla_folder *f = &t->loop.folder;
+	char *dir = nla_path_join(f->path, "reference");
+	if (t->models.av.adapter.layers && !(f->checkpoint && nla_folder_has(dir, "nla_meta.yaml")))
+		nla_half_save(&t->models.av, NULL, dir, "reference", err);
 	free(dir);
-	free(meta);
-	return err->status;
-}
-
-/* A resumed run reads the warm start and the AR from its own folder: those it was given may have changed since. */
-static enum nla_status open_models(struct nla_train *t, struct nla_err *err)
-{
-	char *checkpoint = NULL, *av = nla_strdup(t->cfg->av), *ar = nla_strdup(t->cfg->ar);
-	char *own = nla_path_join(t->cfg->out, "reference"), *meta = nla_path_join(own, "nla_meta.yaml");
-	int64_t step;
-	if (t->cfg->resume && !nla_checkpoint_find(t->cfg->out, &checkpoint, &step, err) && checkpoint) {
-		free(ar);
-		ar = nla_path_join(checkpoint, "ar");
-		if (nla_exists(meta)) {
-			free(av);
-			av = nla_strdup(own);
-		}
-	}
-	if (!err->status && !nla_half_open(&t->av, NLA_AV, &t->target, av, t->cfg->av_base, err))
-		nla_half_open(&t->ar, NLA_AR, &t->target, ar, t->cfg->ar_base, err);
-	free(checkpoint);
-	free(av);
-	free(ar);
-	free(own);
-	free(meta);
 	return err->status;
 }
 
@@ -208,7 +161,8 @@ static void say_what(const struct nla_train *t)
 	struct nla_plan_in in = nla_train_sizes(t);
 	char *words = nla_plan_words(&in, &t->plan);
 	nla_say("nla-train: %s on %s, %lld activations of block %lld, seed %lld", cfg->model,
-		nt_device_name(t->target.lm.device), (long long)t->set.n, (long long)t->ar.depth - 1, (long long)cfg->seed);
+		nt_device_name(t->models.target.lm.device), (long long)t->set.n, (long long)t->models.ar.depth - 1,
+		(long long)cfg->seed);
 	nla_say("lambda %g in units of %s a token; baselines of the data: raw variance %.4f, mean-normalised %.4f",
 		cfg->reward.lambda, cfg->reward.score == NLA_REWARD_FVE ? "fve" : "-mse", t->rl.base.var, t->rl.base.mean);
 	if (cfg->update.kl == 0)
@@ -296,10 +250,8 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 			(long long)state->step, (long long)cfg->steps, nla_json_value(line, "fve"),
 			nla_json_value(line, "response_tokens_mean"), nla_json_value(line, "reward_mean"),
 			100 * nla_json_value(line, "failed_rate"), kl, s->update.entropy, s->update.grad_norm,
-			nla_json_value(line, "seconds"),
-			s->update.skipped      ? "  (skipped: gradient not finite)"
-			: s->update.ar_skipped ? "  (AR skipped: its gradient not finite)"
-					       : "");
+			nla_json_value(line, "seconds"), s->update.skipped ? "  (skipped: gradient not finite)" :
+			s->update.ar_skipped ? "  (AR skipped: its gradient not finite)" : "");
 	free(kl);
 	warn(t, line);
 	nla_log_line(&loop->folder.metrics, line, err);
@@ -316,39 +268,29 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 static enum nla_status save(struct nla_loop *loop, const char *dir, struct nla_err *err)
 {
 	const struct nla_train *t = (struct nla_train *)loop;
-	char *av = nla_path_join(dir, "av"), *ar = nla_path_join(dir, "ar"), *config = nla_path_join(dir, "config.json");
-	if (!nla_half_save(&t->av, &t->adapter, av, "rl", err) &&
-	    !nla_half_save(&t->ar, NULL, ar, t->cfg->ar_update.enabled ? "rl" : t->ar.meta.stage, err))
-		nla_config_write(t->cfg, config, err);
+	const struct nla_models *m = &t->models;
+	char *av = nla_path_join(dir, "av"), *ar = nla_path_join(dir, "ar");
+	if (!nla_half_save(&m->av, &t->adapter, av, "rl", err) &&
+	    !nla_half_save(&m->ar, NULL, ar, t->cfg->ar_update.enabled ? "rl" : m->ar.meta.stage, err))
+		nla_config_write(t->cfg, dir, err);
 	free(av);
 	free(ar);
-	free(config);
 	return err->status;
 }
 
 enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, nla_one_step_fn *one_step,
 			       struct nla_err *err)
 {
-	int device;
-	nt_dtype dtype;
 	struct nla_lora_spec spec;
 	*t = (struct nla_train){ .cfg = cfg, .one_step = one_step };
-	t->loop = (struct nla_loop){ .cfg = cfg,
-				     .name = "av",
-				     .eval_every = cfg->eval.every,
-				     .step = step,
-				     .evaluate = evaluate,
-				     .log = log_step,
-				     .save = save };
+	t->loop = (struct nla_loop){ .cfg = cfg, .name = "av", .eval_every = cfg->eval.every, .step = step, .evaluate = evaluate,
+				     .log = log_step, .save = save };
 	t->loop.advice = cfg->ar_update.enabled ? "start a new run from its av and ar with a lower update.lr or ar_update.lr"
 						: "start a new run from its av and ar with a lower update.lr";
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) ||
 	    nla_config_need(cfg->ar, "ar", err) || nla_config_need(cfg->data, "data", err) ||
 	    (!cfg->check && nla_config_need(cfg->out, "out", err)) || nla_config_lora(cfg, &spec, err) ||
-	    nla_config_device(cfg, &device, &dtype, err) || nla_config_room(cfg, device, &t->room, err))
-		return err->status;
-	if (nla_target_open(&t->target, cfg->model, &cfg->chat, device, dtype, -1, err) || open_models(t, err) ||
-	    open_data(t, err) || open_trained(t, &spec, err))
+	    open_models(t, err) || open_data(t, err) || open_trained(t, &spec, err))
 		return err->status;
 	if (cfg->check) /* which writes nothing, and makes copies only for what it tries */
 		return make_plan(t, err);
@@ -366,9 +308,7 @@ void nla_train_close(struct nla_train *t)
 	nla_lm_release(&t->merged);
 	nla_lm_release(&t->anchor);
 	nla_lm_release(&t->reader);
-	nla_half_release(&t->av);
-	nla_half_release(&t->ar);
 	nla_actset_close(&t->set);
 	nla_actset_close(&t->eval_set);
-	nla_target_close(&t->target);
+	nla_models_close(&t->models);
 }

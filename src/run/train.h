@@ -16,8 +16,10 @@
 #ifndef NLA_TRAIN_H
 #define NLA_TRAIN_H
 
+#include <stdio.h>
+
 #include "run/loop.h"
-#include "rl/step.h"
+#include "run/models.h"
 
 /* The algorithm: every stage in its order. */
 typedef enum nla_status nla_one_step_fn(struct nla_rl *rl, struct nla_step *step, struct nla_err *err);
@@ -27,8 +29,7 @@ struct nla_train {
 	const struct nla_config *cfg;
 	nla_one_step_fn *one_step;
 	struct nla_rl rl;                /* borrows all of: */
-	struct nla_target target;
-	struct nla_half av, ar;
+	struct nla_models models;
 	struct nla_adapter adapter;      /* trained */
 	struct nla_lm merged, anchor, reader; /* blocks == NULL: none */
 	struct nla_actset set, eval_set;
@@ -50,5 +51,13 @@ struct nla_plan_in nla_train_sizes(const struct nla_train *t);
 /* The evaluations before and after, in words: a table and some explanations. Empty where they cannot be compared. */
 void nla_train_result(const struct nla_train *t, struct nla_str *out);
 void nla_train_close(struct nla_train *t);
+
+/*
+ * `nla-train --check` (check.c): is this configuration ready, and does it fit? Loads everything as a run would, which verifies
+ * files and contracts; writes the memory plan to `out`, for this device or for one of `memory` bytes; makes one step of one
+ * prompt, in memory alone. out ends in `go`, or in what to change. No file is written. An error (exit code 1) when it does not
+ * fit; the others are those of loading.
+ */
+enum nla_status nla_check(const struct nla_config *cfg, nla_one_step_fn *one_step, FILE *out, struct nla_err *err);
 
 #endif
