@@ -17,9 +17,9 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	nla_config_threads(cfg);
 	char *av = both ? nla_path_join(cfg->out, "av") : nla_strdup(cfg->out);
 	char *ar = both ? nla_path_join(cfg->out, "ar") : nla_strdup(cfg->out);
-	if (*cfg->av && !nla_export_av(cfg, av, err))
+	if (*cfg->av && !nla_export(cfg, NLA_AV, av, err))
 		puts(av);
-	if (*cfg->ar && !err->status && !nla_export_ar(cfg, ar, err))
+	if (*cfg->ar && !err->status && !nla_export(cfg, NLA_AR, ar, err))
 		puts(ar);
 	free(av);
 	free(ar);

@@ -37,14 +37,12 @@ static void write_larger(FILE *out, const struct nla_plan_in *in, int64_t room)
 	struct nla_plan p;
 	more.prompts = more.group = 16;
 	nla_plan_make(&more, room, &p);
-	if (p.fits)
-		fprintf(out,
-			"room: 16 x 16 responses fit too, %lld rows decoding at once (%lld batches), %lld responses a backward "
-			"pass, %.1f GiB\n",
-			(long long)p.rows, (long long)((256 + p.rows - 1) / p.rows), (long long)p.micro_batch,
-			(double)p.total / GIB);
-	else
+	if (!p.fits)
 		fprintf(out, "room: 16 x 16 responses do not fit, they need %.1f GiB\n", (double)p.total / GIB);
+	else
+		fprintf(out, "room: 16 x 16 responses fit too, %lld rows decoding at once (%lld batches), %lld responses a "
+			"backward pass, %.1f GiB\n", (long long)p.rows, (long long)((256 + p.rows - 1) / p.rows),
+			(long long)p.micro_batch, (double)p.total / GIB);
 }
 
 /* What to change so that it fits: each on top of those before it. */
@@ -68,10 +66,8 @@ static void advise(const struct nla_plan_in *asked, int64_t room, struct nla_str
 		nla_plan_make(&in, room, &p);
 		nla_str_add(s, "set dtype to bf16, ");
 	}
-	while (!p.fits && in.new_tokens > 32) {
+	for (; !p.fits && in.new_tokens > 32; nla_plan_make(&in, room, &p))
 		in.new_tokens /= 2;
-		nla_plan_make(&in, room, &p);
-	}
 	if (p.fits && in.new_tokens < asked->new_tokens)
 		nla_str_addf(s, "lower rollout.max_new_tokens from %lld to %lld, ", (long long)asked->new_tokens,
 			     (long long)in.new_tokens);
@@ -90,10 +86,8 @@ static enum nla_status try_step(FILE *out, struct nla_train *t, const struct nla
 		nt_peak_reset(device);
 		int64_t before = nt_peak(device);
 		if (!t->one_step(&t->rl, &s, err))
-			fprintf(out,
-				"tried one prompt: %lld responses in %.1f s, scored in %.1f s, update in %.1f s; "
-				"it took %.3f GiB\n",
-				(long long)s.n, s.seconds[NLA_STAGE_ROLLOUT], s.seconds[NLA_STAGE_SCORE],
+			fprintf(out, "tried one prompt: %lld responses in %.1f s, scored in %.1f s, update in %.1f s; it took "
+				"%.3f GiB\n", (long long)s.n, s.seconds[NLA_STAGE_ROLLOUT], s.seconds[NLA_STAGE_SCORE],
 				s.seconds[NLA_STAGE_UPDATE], (double)(nt_peak(device) - before) / GIB);
 		nla_step_release(&s);
 	}

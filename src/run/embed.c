@@ -87,8 +87,8 @@ int nla_reconstruct(struct nla *nla, const char *text, float *v_hat, const float
 		nla_fail(&err, "the text and its template are longer than the %lld tokens the reconstructor reads",
 			 (long long)nla_ar_max_ids(&nla->m.ar));
 	else if (!err.status && fit == NLA_AR_MERGES)
-		nla_fail(&err,
-			 "the text's end merges with the template behind it: the prompt does not end in critic_suffix_ids");
+		nla_fail(&err, "the text's end merges with the template behind it: the prompt does not end in "
+			 "critic_suffix_ids");
 	nla_i64s_push(&texts.offset, (int64_t)texts.ids.n);
 	if (!err.status && !nla_ar_score(&nla->m.ar, &view, &texts, v ? v : zero, &mse, v_hat, &err) && v && cosine)
 		*cosine = nla_cosine(mse);

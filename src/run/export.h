@@ -9,9 +9,10 @@
 #ifndef NLA_EXPORT_H
 #define NLA_EXPORT_H
 
+#include "nla/half.h"
 #include "run/config.h"
 
-enum nla_status nla_export_av(const struct nla_config *cfg, const char *out, struct nla_err *err);
-enum nla_status nla_export_ar(const struct nla_config *cfg, const char *out, struct nla_err *err);
+/* cfg->av or cfg->ar, by role, into the folder out. */
+enum nla_status nla_export(const struct nla_config *cfg, enum nla_half_role role, const char *out, struct nla_err *err);
 
 #endif

@@ -29,7 +29,8 @@ static enum nla_status cut_lines(const char *folder, const char *name, int64_t s
 	struct nla_str kept = NLA_STR_INIT;
 	const char *line;
 	char *path = nla_path_join(folder, name);
-	if (nla_exists(path) && !nla_log_open(&log, path, err) && !nla_log_close(&log, err) && !nla_lines_open(&in, path, err)) {
+	if (nla_exists(path) && !nla_log_open(&log, path, err) && !nla_log_close(&log, err) &&
+	    !nla_lines_open(&in, path, err)) {
 		while ((line = nla_lines_next(&in))) {
 			cJSON *json = cJSON_Parse(line);
 			if (nla_json_value(json, "step") <= (double)step)

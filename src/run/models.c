@@ -45,18 +45,12 @@ struct nla_rl nla_models_rl(const struct nla_models *m, const struct nla_config 
 struct nla_plan_in nla_models_sizes(const struct nla_models *m, const struct nla_config *cfg)
 {
 	const struct nla_lm *lm = &m->target.lm;
-	return (struct nla_plan_in){
-		.arch = &lm->arch,
-		.dtype = lm->dtype,
-		.gpu = lm->device != NT_CPU,
-		.weights = nla_plan_loaded(&m->target, &m->av, &m->ar),
-		.av = m->av.adapter.layers ? &m->av.adapter : NULL,
-		.ar = m->ar.adapter.layers ? &m->ar.adapter : NULL,
-		.ar_depth = m->ar.depth,
-		.prompt = (int64_t)m->av.prompt.n,
-		.prompt_head = m->av.marker,
-		.new_tokens = cfg->rollout.max_new_tokens,
-	};
+	return (struct nla_plan_in){ .arch = &lm->arch, .dtype = lm->dtype, .gpu = lm->device != NT_CPU,
+				     .weights = nla_plan_loaded(&m->target, &m->av, &m->ar),
+				     .av = m->av.adapter.layers ? &m->av.adapter : NULL,
+				     .ar = m->ar.adapter.layers ? &m->ar.adapter : NULL,
+				     .ar_depth = m->ar.depth, .prompt = (int64_t)m->av.prompt.n, .prompt_head = m->av.marker,
+				     .new_tokens = cfg->rollout.max_new_tokens };
 }
 
 static enum nla_status from_file(struct nla_subject *s, const char *path, int64_t d, struct nla_err *err)
@@ -134,10 +128,8 @@ static enum nla_status describe_like(struct nla_sidecar *meta, const struct nla_
 	if (nla_sidecar_read(&like, path, err))
 		return err->status;
 	if (!like.marker || !like.av_template || !like.ar_template) {
-		nla_fail(err,
-			 "'%s': its sidecar has no injection_char, AV template or AR template: give them as options, without "
-			 "extract.meta",
-			 path);
+		nla_fail(err, "'%s': its sidecar has no injection_char, AV template or AR template: give them as options, "
+			 "without extract.meta", path);
 	} else if (!nla_contract_check(&like, t, path, err)) {
 		take_templates(meta, like.marker, like.av_template, like.ar_template);
 		meta->inject = like.inject;

@@ -13,8 +13,8 @@ struct nla_models {
 	struct nla_half av, ar;
 };
 
-/* On the configuration's device; model, av and ar must be set. room: bytes that a memory plan may use, or NULL. close also after
- * a failure, and on a zeroed struct. */
+/* On the configuration's device; model, av and ar must be set. room: bytes that a memory plan may use, or NULL. close also
+ * after a failure, and on a zeroed struct. */
 enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *cfg, int64_t *room, struct nla_err *err);
 /* From these folders instead, and whether AV and AR belong together is the caller's to check. */
 enum nla_status nla_models_load(struct nla_models *m, const struct nla_config *cfg, const char *av, const char *ar,

@@ -134,7 +134,8 @@ enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, b
 		nla_json_read(inputs, &had, err);
 	for (size_t i = 0; i < nla_config_n && !err->status; i++) {
 		const char *key = nla_config_table[i].key;
-		const cJSON *before = nla_json_at(was, key), *after = nla_json_at(now, key), *held = cJSON_GetObjectItem(had, key);
+		const cJSON *before = nla_json_at(was, key), *after = nla_json_at(now, key);
+		const cJSON *held = cJSON_GetObjectItem(had, key);
 		if (held && !cJSON_Compare(held, cJSON_GetObjectItem(has, key), true))
 			other_input(key, folder, after->valuestring, own, err);
 		else if (!held && is_fixed(&nla_config_table[i], fixed_steps))

@@ -70,21 +70,12 @@ static void make_plan(struct nla_sft *s, int64_t room)
 	for (int64_t i = 0; i < s->set.n; i++)
 		longest = NLA_MAX(longest, nla_sft_length(s, i));
 	struct nla_plan_in in = {
-		.arch = &lm->arch,
-		.dtype = lm->dtype,
-		.gpu = lm->device != NT_CPU,
+		.arch = &lm->arch, .dtype = lm->dtype, .gpu = lm->device != NT_CPU,
 		.weights = nla_plan_loaded(&s->target, half, &none),
-		.trained = &half->adapter,
-		.ar_only = ar,
-		.ar_depth = ar ? half->depth : 0,
-		.head_trained = ar && cfg->sft.train_head,
-		.prompt = (int64_t)half->prompt.n,
-		.prompt_head = half->marker,
-		.ar_prompt = longest,
-		.prompts = cfg->sft.batch,
-		.group = 1,
-		.new_tokens = longest,
-		.recompute = cfg->update.recompute,
+		.trained = &half->adapter, .head_trained = ar && cfg->sft.train_head,
+		.ar_only = ar, .ar_depth = ar ? half->depth : 0,
+		.prompt = (int64_t)half->prompt.n, .prompt_head = half->marker, .ar_prompt = longest,
+		.prompts = cfg->sft.batch, .group = 1, .new_tokens = longest, .recompute = cfg->update.recompute,
 		.micro_batch = s->micro_batch ? s->micro_batch : s->loop.state.micro_batch,
 	};
 	nla_plan_make(&in, room, &plan);

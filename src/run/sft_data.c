@@ -10,32 +10,17 @@
 
 /* ---- role lm ---- */
 
-/* A document's ids and the end token, cut into sequences of at most `context`. */
-static void add_sequences(struct nla_sft *s, const struct nla_i32s *doc, int64_t context)
-{
-	for (size_t from = 0; from + 1 < doc->n; from += (size_t)context) {
-		size_t n = NLA_MIN(doc->n - from, (size_t)context);
-		if (n < 2)
-			break;
-		nla_i32s_append(&s->ids, doc->data + from, n);
-		nla_i64s_push(&s->offset, (int64_t)s->ids.n);
-	}
-}
-
-static int32_t end_of_document(const struct nla_target *t)
-{
-	int32_t id = nla_tokenizer_id(t->tok, "<|endoftext|>");
-	return id >= 0 ? id : t->chat.end_of_turn;
-}
-
-/* Sequences of the documents that are held out, or of those that are not: *rows [*n] are their numbers. */
+/* Sequences of the documents that are held out, or of those that are not: *rows [*n] are their numbers. A document's ids and
+ * the end token are cut into sequences of at most `context`; one of a single token predicts nothing. */
 static enum nla_status read_corpus(struct nla_sft *s, bool held, int64_t **rows, int64_t *n, struct nla_err *err)
 {
 	struct nla_corpus corpus;
 	const struct nla_doc *doc;
 	struct nla_i32s ids = { 0 };
 	struct nla_rng rng = { (uint64_t)s->cfg->seed, NLA_STREAM_SPLIT };
-	const int64_t first = (int64_t)s->offset.n - 1;
+	const int32_t text_end = nla_tokenizer_id(s->target.tok, "<|endoftext|>"),
+		      end = text_end >= 0 ? text_end : s->target.chat.end_of_turn;
+	const size_t context = (size_t)s->cfg->sft.context, first = s->offset.n - 1;
 	if (nla_corpus_open(&corpus, s->cfg->sft.corpus, err))
 		return err->status;
 	while (!nla_corpus_next(&corpus, &doc, err) && doc) {
@@ -46,15 +31,18 @@ static enum nla_status read_corpus(struct nla_sft *s, bool held, int64_t **rows,
 		ids.n = 0;
 		if (nla_tokenizer_encode(s->target.tok, doc->text, strlen(doc->text), &ids, err))
 			break;
-		nla_i32s_push(&ids, end_of_document(&s->target));
-		add_sequences(s, &ids, s->cfg->sft.context);
+		nla_i32s_push(&ids, end);
+		for (size_t from = 0; from + 1 < ids.n; from += context) {
+			nla_i32s_append(&s->ids, ids.data + from, NLA_MIN(ids.n - from, context));
+			nla_i64s_push(&s->offset, (int64_t)s->ids.n);
+		}
 	}
 	nla_corpus_close(&corpus);
 	nla_i32s_release(&ids);
-	*n = (int64_t)s->offset.n - 1 - first;
+	*n = (int64_t)(s->offset.n - 1 - first);
 	*rows = nla_alloc((size_t)*n, sizeof(**rows));
 	for (int64_t i = 0; i < *n; i++)
-		(*rows)[i] = first + i;
+		(*rows)[i] = (int64_t)first + i;
 	return err->status;
 }
 
@@ -62,12 +50,12 @@ enum nla_status nla_sft_load(struct nla_sft *s, struct nla_err *err)
 {
 	const struct nla_config *cfg = s->cfg;
 	nla_i64s_push(&s->offset, 0);
-	if (cfg->sft.role != NLA_ROLE_LM)
-		return nla_config_need(cfg->data, "data", err) ||
-			       nla_actset_open(&s->set, cfg->data, s->target.lm.arch.d_model, err) ||
-			       nla_split_by_doc(&s->split, &s->set, (uint64_t)cfg->seed, cfg->sft.held_out, err)
-			   ? err->status
-			   : NLA_OK;
+	if (cfg->sft.role != NLA_ROLE_LM) {
+		if (nla_config_need(cfg->data, "data", err) ||
+		    nla_actset_open(&s->set, cfg->data, s->target.lm.arch.d_model, err))
+			return err->status;
+		return nla_split_by_doc(&s->split, &s->set, (uint64_t)cfg->seed, cfg->sft.held_out, err);
+	}
 	if (nla_config_need(cfg->sft.corpus, "sft.corpus", err) ||
 	    read_corpus(s, false, &s->split.train, &s->split.n_train, err) ||
 	    read_corpus(s, true, &s->split.held, &s->split.n_held, err))
@@ -80,7 +68,13 @@ enum nla_status nla_sft_load(struct nla_sft *s, struct nla_err *err)
 /* Why a row is left out: an AR's reasons, or that it has no explanation. */
 enum { NO_EXPLANATION = NLA_AR_MERGES + 1, N_FATES };
 
-/* A response is encoded apart from the prompt, as generation emits it. */
+/* The most ids that the model reads: an AV's whole text, or an AR's prompt. */
+static int64_t most_ids(const struct nla_sft *s)
+{
+	return s->half.role == NLA_AV ? nt_size(nla_half_lm(&s->half)->cos, 0) : nla_ar_max_ids(&s->half);
+}
+
+/* A response is encoded apart from the prompt, as generation emits it; its last token predicts nothing. */
 static enum nla_status encode_response(const struct nla_sft *s, const char *explanation, struct nla_i32s *ids,
 				       enum nla_ar_fit *fit, struct nla_err *err)
 {
@@ -89,9 +83,8 @@ static enum nla_status encode_response(const struct nla_sft *s, const char *expl
 	nla_tokenizer_encode(s->target.tok, text, strlen(text), ids, err);
 	free(text);
 	nla_i32s_push(ids, s->target.chat.end_of_turn);
-	if ((int64_t)(s->half.prompt.n + ids->n - before) - 1 >
-	    nt_size(nla_half_lm(&s->half)->cos, 0)) /* the last token predicts nothing */
-		*fit = NLA_AR_TOO_LONG;
+	const bool fits = (int64_t)(s->half.prompt.n + ids->n - before) - 1 <= most_ids(s);
+	*fit = fits ? NLA_AR_FITS : NLA_AR_TOO_LONG;
 	return err->status;
 }
 
@@ -102,7 +95,7 @@ static enum nla_status encode_rows(struct nla_sft *s, int *fate, struct nla_err 
 		const char *e = s->set.rows[i].explanation;
 		const size_t before = s->ids.n;
 		enum nla_ar_fit fit = NLA_AR_FITS;
-		if (e && s->cfg->sft.role == NLA_ROLE_AV)
+		if (e && s->half.role == NLA_AV)
 			encode_response(s, e, &s->ids, &fit, err);
 		else if (e)
 			nla_ar_encode(&s->half, e, strlen(e), &s->ids, &fit, err);
@@ -139,11 +132,10 @@ enum nla_status nla_sft_encode(struct nla_sft *s, struct nla_err *err)
 	}
 	free(fate);
 	const int64_t longer = left_out[NLA_AR_TOO_LONG], merge = left_out[NLA_AR_MERGES];
-	int64_t limit = s->cfg->sft.role == NLA_ROLE_AV ? nt_size(nla_half_lm(&s->half)->cos, 0) : nla_ar_max_ids(&s->half);
 	if (longer || merge)
 		nla_say("%lld rows left out: %lld are longer than the %lld tokens the model reads, %lld merge with the AR "
 			"template's end",
-			(long long)(longer + merge), (long long)longer, (long long)limit, (long long)merge);
+			(long long)(longer + merge), (long long)longer, (long long)most_ids(s), (long long)merge);
 	if (!err->status && (!s->split.n_train || (s->cfg->sft.held_out > 0 && !s->split.n_held)))
 		nla_fail(err, "'%s': no row%s has an explanation %s", s->set.path, s->split.n_train ? " that is held out" : "",
 			 longer || merge ? "that the model can read" : "to learn from");

@@ -28,8 +28,8 @@ static nt_tensor *lm_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 	}
 	if (!nla_pack_ready(&pack, view.lm, err)) {
 		nt_tensor *x = nla_final_norm(&view, nla_recompute_forward(re, &view, &pack, NULL, view.lm->arch.n_layers));
-		loss = cross_entropy(
-		    nt_token_logprob(x, view.lm->head, nt_i64(view.lm->device, ids.data, (int64_t)ids.n), 1, NULL), n_tokens);
+		nt_tensor *next = nt_i64(view.lm->device, ids.data, (int64_t)ids.n);
+		loss = cross_entropy(nt_token_logprob(x, view.lm->head, next, 1, NULL), n_tokens);
 	}
 	nla_pack_release(&pack);
 	nla_i64s_release(&ids);
@@ -73,9 +73,8 @@ static nt_tensor *ar_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 	}
 	if (!nla_actset_vectors(&s->set, rows, (size_t)n, v, err)) {
 		nt_tensor *hat = nla_ar_predict(&s->half, &view, &texts, 0, n, re, err);
-		loss = hat ? nt_scale(nt_sum(nla_ar_mse(hat, nt_from_host(NT_F32, s->target.lm.device, v, 2, shape))),
-				      1.0 / (double)n_all)
-			   : NULL;
+		nt_tensor *target = nt_from_host(NT_F32, s->target.lm.device, v, 2, shape);
+		loss = nt_scale(nt_sum(nla_ar_mse(hat, target)), 1.0 / (double)n_all);
 	}
 	nla_ar_texts_release(&texts);
 	free(v);
@@ -84,10 +83,10 @@ static nt_tensor *ar_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 
 int64_t nla_sft_weight(const struct nla_sft *s, const int64_t *rows, int64_t n)
 {
-	int64_t total = 0;
+	int64_t total = s->cfg->sft.role == NLA_ROLE_LM ? -n : 0; /* a sequence's first token is not predicted */
 	for (int64_t i = 0; i < n; i++)
-		total += s->cfg->sft.role == NLA_ROLE_AR ? 1 : nla_sft_length(s, rows[i]) - (s->cfg->sft.role == NLA_ROLE_LM);
-	return total;
+		total += nla_sft_length(s, rows[i]);
+	return s->cfg->sft.role == NLA_ROLE_AR ? n : total;
 }
 
 enum nla_status nla_sft_loss(struct nla_sft *s, const int64_t *rows, const int64_t *vectors, int64_t n, bool train,

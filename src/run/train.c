@@ -283,8 +283,8 @@ enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg
 {
 	struct nla_lora_spec spec;
 	*t = (struct nla_train){ .cfg = cfg, .one_step = one_step };
-	t->loop = (struct nla_loop){ .cfg = cfg, .name = "av", .eval_every = cfg->eval.every, .step = step, .evaluate = evaluate,
-				     .log = log_step, .save = save };
+	t->loop = (struct nla_loop){ .cfg = cfg, .name = "av", .eval_every = cfg->eval.every, .step = step,
+				     .evaluate = evaluate, .log = log_step, .save = save };
 	t->loop.advice = cfg->ar_update.enabled ? "start a new run from its av and ar with a lower update.lr or ar_update.lr"
 						: "start a new run from its av and ar with a lower update.lr";
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) ||
