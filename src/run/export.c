@@ -246,15 +246,31 @@ static enum nla_status write_all(struct export *x, const struct nla_config *cfg,
 	return nla_sidecar_write(meta, out, err);
 }
 
+/* What a reader of `out` would take for a part of the export: an adapter, which nothing here replaces, or an AV or AR. */
+static enum nla_status check_out(const char *out, bool overwrite, struct nla_err *err)
+{
+	static const char *const adapter[] = { "adapter_config.json", "adapter_model.safetensors",
+					       "ar_lora_value_head.safetensors" };
+	static const char *const whole[] = { "config.json", "nla_meta.yaml", "value_head.safetensors", "ar_meta.json" };
+	for (size_t i = 0; i < NLA_LEN(adapter); i++)
+		if (nla_folder_has(out, adapter[i]))
+			return nla_usage(err, "'%s' holds an adapter (%s), which would be taken for the export's: give another "
+					 "--out", out, adapter[i]);
+	for (size_t i = 0; i < NLA_LEN(whole) && !overwrite; i++)
+		if (nla_folder_has(out, whole[i]))
+			return nla_usage(err, "'%s/%s' is there already: give --overwrite to replace it, or another --out", out,
+					 whole[i]);
+	return NLA_OK;
+}
+
 enum nla_status nla_export(const struct nla_config *cfg, enum nla_half_role role, const char *out, struct nla_err *err)
 {
 	const char *folder = role == NLA_AV ? cfg->av : cfg->ar;
 	struct export x = { .n = 0 };
-	if (nla_folder_has(out, "config.json") && !cfg->overwrite)
-		nla_usage(err, "'%s/config.json' is there already: give --overwrite to replace it, or another --out", out);
-	else if (nla_same_folder(out, folder) || nla_same_folder(out, cfg->model))
+	if (nla_same_folder(out, folder) || nla_same_folder(out, cfg->model))
 		nla_usage(err, "'out' is '%s', which is what is exported: give another --out", out);
-	else if (describe(&x, cfg, role, folder, out, err) || write_all(&x, cfg, out, err))
+	else if (!check_out(out, cfg->overwrite, err) &&
+		 (describe(&x, cfg, role, folder, out, err) || write_all(&x, cfg, out, err)))
 		nla_err_context(err, "cannot export '%s'", folder);
 	nla_st_close(&x.in);
 	free(x.out);

@@ -52,6 +52,18 @@ refused 2 "'out' is 'direct', which is what is exported" nla-export --model "$mo
 cp -R av over && echo "base_folder: ../direct" >>over/nla_meta.yaml
 refused 2 "'out' is 'direct', whose weights are exported" nla-export --model "$model" --av over --out direct --overwrite
 
+# another half's export in the folder, and another half's adapter
+ok nla-export --model "$model" --ar "$ar" --out halves
+refused 2 "'halves/config.json' is there already: give --overwrite" nla-export --model "$model" --av av --out halves
+rm halves/config.json
+refused 2 "'halves/nla_meta.yaml' is there already: give --overwrite" nla-export --model "$model" --av av --out halves
+ok nla-export --model "$model" --av av --out halves --overwrite
+[ "$(ls halves)" = "$(ls direct)" ] || fail "of the AR's export are left: $(ls halves)"
+ok nla-export --model "$model" --ar "$ar" --out halves --overwrite
+[ "$(ls halves)" = "$(ls merged/ar)" ] || fail "the AR over an AV has $(ls halves)"
+cp -R "$ar" adapter
+refused 2 "'adapter' holds an adapter .adapter_config.json." nla-export --model "$model" --av av --out adapter --overwrite
+
 # ---- nanoNLA's AR: final norm stripped, as ours; kept, another prediction; merged, the same one ----
 tool nano "$ar" nano true
 score nano-eval --model "$model" --av av --ar nano
