@@ -162,6 +162,18 @@ grep -q "evaluation at step 0: stopped after 0 of 8 rows" "$work/stderr" || fail
 [ ! -e "$out/eval-0.json" ] && [ "$(readlink "$out/checkpoints/latest")" = step-0 ] || fail "a half evaluation, or no checkpoint"
 ok nla-train "$@" --out "$out" --resume
 [ -e "$out/eval-0.json" ] && [ -e "$out/eval-2.json" ] || fail "the evaluations were not made up for"
+# One that was due in the middle of a run is made up for at its own step.
+set -- --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 4 --max-new-tokens 40 \
+	--lora.rank 4 --lr 1e-3 --checkpoint.every 2
+out=$work/due
+ok nla-train "$@" --out "$out" --steps 2
+set -- "$@" --steps 5 --eval.data "$work/held" --rows 8 --eval.every 2 --out "$out" --resume
+signalled nla_meta.yaml 1 TERM nla-train "$@"
+[ "$code" -eq 0 ] || fail "stopped in a later evaluation: exits $code: $(tail -n 1 "$work/stderr")"
+grep -q "evaluation at step 2: stopped after 0 of 8 rows" "$work/stderr" || fail "not stopped in its evaluation: $(cat "$work/stderr")"
+[ "$(readlink "$out/checkpoints/latest")" = step-2 ] && [ ! -e "$out/eval-2.json" ] || fail "the run went beyond step 2"
+ok nla-train "$@"
+[ "$(cd "$out" && echo eval-?.json)" = "eval-2.json eval-4.json eval-5.json" ] || fail "evaluations: $(ls "$out")"
 signalled nla_meta.yaml 1 TERM nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" --max-new-tokens 40 \
 	--out "$work/no-eval"
 [ "$code" -eq 1 ] || fail "nla-eval stopped: exits $code"
