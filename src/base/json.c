@@ -123,12 +123,11 @@ enum nla_status nla_json_write(const char *path, const cJSON *json, bool pretty,
 
 const char *nla_json_type(const cJSON *json)
 {
-	return cJSON_IsString(json)   ? "a string"
-	       : cJSON_IsNumber(json) ? "a number"
-	       : cJSON_IsBool(json)   ? "a boolean"
-	       : cJSON_IsArray(json)  ? "an array"
-	       : cJSON_IsObject(json) ? "an object"
-				      : "null";
+	if (cJSON_IsArray(json) || cJSON_IsObject(json))
+		return cJSON_IsArray(json) ? "an array" : "an object";
+	if (cJSON_IsBool(json) || cJSON_IsNumber(json))
+		return cJSON_IsBool(json) ? "a boolean" : "a number";
+	return cJSON_IsString(json) ? "a string" : "null";
 }
 
 /* The value at key, NULL when missing or null. Where the path leads through something that is no object, *wrong is that value

@@ -47,11 +47,9 @@ static bool is_fine(const struct nla_option *o, const cJSON *value)
 		return cJSON_IsBool(value);
 	case NLA_OPT_ENUM:
 		return cJSON_IsString(value) && nla_word_index(o->choices, value->valuestring) >= 0;
-	case NLA_OPT_STR:
-	case NLA_OPT_PATH:
-		break;
+	default:
+		return cJSON_IsString(value);
 	}
-	return cJSON_IsString(value);
 }
 
 /* folder: what a relative PATH is relative to, NULL for the working folder. */

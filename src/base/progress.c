@@ -40,17 +40,6 @@ void nla_progress_start(struct nla_progress *p, const char *what, int64_t total)
 	*p = (struct nla_progress){ .what = what, .total = total, .started = now, .shown = now, .tty = isatty(STDERR_FILENO) };
 }
 
-/* A line wider than the terminal would wrap, and clearing it would leave its first half behind. */
-static void show_live(const char *text)
-{
-	struct winsize size = { 0 };
-	int width = !ioctl(STDERR_FILENO, TIOCGWINSZ, &size) && size.ws_col > 1 ? size.ws_col - 1 : 79;
-	clear_live();
-	fprintf(stderr, "%.*s", width, text);
-	fflush(stderr);
-	live = true;
-}
-
 void nla_progress_step(struct nla_progress *p, int64_t done, const char *fmt, ...)
 {
 	struct nla_str line = NLA_STR_INIT;
@@ -71,10 +60,15 @@ void nla_progress_step(struct nla_progress *p, int64_t done, const char *fmt, ..
 	va_start(ap, fmt);
 	nla_str_addv(&line, fmt, ap);
 	va_end(ap);
-	if (p->tty)
-		show_live(line.buf);
-	else
+	if (p->tty) { /* a line wider than the terminal would wrap, and clearing it would leave its first half behind */
+		struct winsize size = { 0 };
+		int width = !ioctl(STDERR_FILENO, TIOCGWINSZ, &size) && size.ws_col > 1 ? size.ws_col - 1 : 79;
+		clear_live();
+		fprintf(stderr, "%.*s", width, line.buf);
+	} else {
 		fprintf(stderr, "%s\n", line.buf);
+	}
+	live = p->tty;
 	nla_str_release(&line);
 }
 
@@ -103,14 +97,13 @@ void nla_say(const char *fmt, ...)
 	nla_str_addv(&line, fmt, ap);
 	va_end(ap);
 	clear_live();
-	fprintf(stderr, "%s\n", line.buf);
 	nla_str_addc(&line, '\n');
-	if (tee) {
+	fputs(line.buf, stderr);
+	if (tee)
 		nla_log_add(tee, line.buf, line.len);
-		if (nla_log_flush(tee, &err)) {
-			fprintf(stderr, "warning: %s\n", err.text);
-			tee = NULL;
-		}
+	if (tee && nla_log_flush(tee, &err)) {
+		fprintf(stderr, "warning: %s\n", err.text);
+		tee = NULL;
 	}
 	nla_str_release(&line);
 }

@@ -7,14 +7,13 @@
 #include "base/rng.h"
 
 #include <math.h>
+#include <string.h>
 
 void nla_philox(uint64_t seed, uint32_t stream, uint32_t step, uint32_t row, uint32_t index, uint32_t out[4])
 {
-	uint32_t c0 = index, c1 = row, c2 = step, c3 = stream;
-	uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+	uint32_t c0 = index, c1 = row, c2 = step, c3 = stream, k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
 	for (int round = 0; round < 10; round++) {
-		uint64_t p0 = (uint64_t)0xd2511f53 * c0;
-		uint64_t p1 = (uint64_t)0xcd9e8d57 * c2;
+		uint64_t p0 = (uint64_t)0xd2511f53 * c0, p1 = (uint64_t)0xcd9e8d57 * c2;
 		c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
 		c1 = (uint32_t)p1;
 		c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
@@ -22,10 +21,7 @@ void nla_philox(uint64_t seed, uint32_t stream, uint32_t step, uint32_t row, uin
 		k0 += 0x9e3779b9; /* golden ratio */
 		k1 += 0xbb67ae85; /* sqrt(3) - 1  */
 	}
-	out[0] = c0;
-	out[1] = c1;
-	out[2] = c2;
-	out[3] = c3;
+	memcpy(out, (uint32_t[]){ c0, c1, c2, c3 }, 4 * sizeof(*out));
 }
 
 float nla_uniform(const struct nla_rng *rng, uint32_t step, uint32_t row, uint32_t index)
@@ -48,8 +44,7 @@ uint64_t nla_below(const struct nla_rng *rng, uint32_t step, uint32_t row, uint3
 {
 	uint32_t x[4];
 	nla_philox(rng->seed, rng->stream, step, row, index, x);
-	uint64_t bits = (uint64_t)x[1] << 32 | x[0];
-	return (uint64_t)((unsigned __int128)bits * n >> 64);
+	return (uint64_t)((unsigned __int128)((uint64_t)x[1] << 32 | x[0]) * n >> 64);
 }
 
 void nla_permutation(const struct nla_rng *rng, uint32_t step, int64_t *order, size_t n)
