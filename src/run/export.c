@@ -10,10 +10,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "base/progress.h"
 #include "base/safetensors.h"
-#include "run/folder.h"
 
 #define ROWS_AT_ONCE 4096
 
@@ -249,18 +249,19 @@ static enum nla_status write_all(struct export *x, const struct nla_config *cfg,
 /* What a reader of `out` would take for a part of the export: an adapter, which nothing here replaces, or an AV or AR. */
 static enum nla_status check_out(const char *out, bool overwrite, struct nla_err *err)
 {
-	static const char *const adapter[] = { "adapter_config.json", "adapter_model.safetensors",
-					       "ar_lora_value_head.safetensors" };
-	static const char *const whole[] = { "config.json", "nla_meta.yaml", "value_head.safetensors", "ar_meta.json" };
-	for (size_t i = 0; i < NLA_LEN(adapter); i++)
-		if (nla_folder_has(out, adapter[i]))
-			return nla_usage(err, "'%s' holds an adapter (%s), which would be taken for the export's: give another "
-					 "--out", out, adapter[i]);
-	for (size_t i = 0; i < NLA_LEN(whole) && !overwrite; i++)
-		if (nla_folder_has(out, whole[i]))
-			return nla_usage(err, "'%s/%s' is there already: give --overwrite to replace it, or another --out", out,
-					 whole[i]);
-	return NLA_OK;
+	enum { N_ADAPTER = 3 };
+	static const char *const names[] = { "adapter_config.json", "adapter_model.safetensors",
+					     "ar_lora_value_head.safetensors", "config.json", "nla_meta.yaml",
+					     "value_head.safetensors", "ar_meta.json" };
+	for (size_t i = 0; i < NLA_LEN(names) && !err->status; i++) {
+		char *path = nla_path_join(out, names[i]);
+		if (nla_exists(path) && i < N_ADAPTER)
+			nla_usage(err, "'%s' is an adapter's, and would be read as the export's: give another --out", path);
+		else if (nla_exists(path) && !overwrite)
+			nla_usage(err, "'%s' is there already: give --overwrite to replace it, or another --out", path);
+		free(path);
+	}
+	return err->status;
 }
 
 enum nla_status nla_export(const struct nla_config *cfg, enum nla_half_role role, const char *out, struct nla_err *err)

@@ -62,7 +62,7 @@ ok nla-export --model "$model" --av av --out halves --overwrite
 ok nla-export --model "$model" --ar "$ar" --out halves --overwrite
 [ "$(ls halves)" = "$(ls merged/ar)" ] || fail "the AR over an AV has $(ls halves)"
 cp -R "$ar" adapter
-refused 2 "'adapter' holds an adapter .adapter_config.json." nla-export --model "$model" --av av --out adapter --overwrite
+refused 2 "'adapter/adapter_config.json' is an adapter's" nla-export --model "$model" --av av --out adapter --overwrite
 
 # ---- nanoNLA's AR: final norm stripped, as ours; kept, another prediction; merged, the same one ----
 tool nano "$ar" nano true
