@@ -66,6 +66,8 @@ _Noreturn void nla_bug(const char *file, int line, const char *fmt, ...)
 	abort();
 }
 
+void nla_free_at(void *pointer) { free(*(void **)pointer); }
+
 void *nla_alloc(size_t n, size_t size)
 {
 	void *p = calloc(NLA_MAX(n, 1), NLA_MAX(size, 1));

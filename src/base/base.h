@@ -45,6 +45,16 @@ enum nla_status nla_err_context(struct nla_err *err, const char *fmt, ...) NLA_P
 #define NLA_BUG(...) nla_bug(__FILE__, __LINE__, __VA_ARGS__)
 _Noreturn void nla_bug(const char *file, int line, const char *fmt, ...) NLA_PRINTF(3, 4);
 
+/*
+ * Local variables that release themselves where their block ends, on every way out:
+ *
+ *	nla_auto char *path = nla_path_join(dir, name);
+ *	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
+ */
+#define NLA_AUTO(release) __attribute__((cleanup(release)))
+#define nla_auto NLA_AUTO(nla_free_at)
+void nla_free_at(void *pointer); /* the address of what free() takes */
+
 /* Memory: never NULL (host memory running out aborts through NLA_BUG). nla_alloc zeroes. */
 void *nla_alloc(size_t n, size_t size);
 void *nla_realloc(void *p, size_t n, size_t size);

@@ -29,6 +29,12 @@ bool nla_exists(const char *path)
 	return !stat(path, &st);
 }
 
+bool nla_exists_in(const char *folder, const char *name)
+{
+	nla_auto char *path = nla_path_join(folder, name);
+	return nla_exists(path);
+}
+
 bool nla_is_dir(const char *path)
 {
 	struct stat st;
@@ -236,18 +242,16 @@ enum nla_status nla_mkdirs(const char *path, struct nla_err *err)
 
 enum nla_status nla_rmtree(const char *path, struct nla_err *err)
 {
-	struct nla_strs names = { 0 };
+	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	struct stat st;
 	if (path[strspn(path, "/")] == '\0')
 		NLA_BUG("asked to remove '%s'", path);
 	bool folder = !lstat(path, &st) && S_ISDIR(st.st_mode);
 	enum nla_status status = folder ? nla_list_dir(path, &names, err) : NLA_OK;
 	for (size_t i = 0; i < names.n && status == NLA_OK; i++) {
-		char *child = nla_path_join(path, names.data[i]);
+		nla_auto char *child = nla_path_join(path, names.data[i]);
 		status = nla_rmtree(child, err);
-		free(child);
 	}
-	nla_strs_release(&names);
 	if (status == NLA_OK && (folder ? rmdir(path) : unlink(path)) && errno != ENOENT)
 		status = nla_fail(err, "cannot remove '%s': %s", path, strerror(errno));
 	return status;

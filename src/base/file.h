@@ -7,6 +7,7 @@
 #include "base.h"
 
 bool nla_exists(const char *path);
+bool nla_exists_in(const char *folder, const char *name);
 bool nla_is_dir(const char *path);
 char *nla_path_join(const char *dir, const char *name);  /* owned; an absolute name stays as it is */
 char *nla_path_dir(const char *path);                    /* owned; "." when there is no slash; "a" of "a/b/" */

@@ -67,7 +67,7 @@ static int sync_path(const char *path)
 
 enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bool gz, struct nla_err *err)
 {
-	struct nla_str packed = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str packed = NLA_STR_INIT;
 	struct stat st;
 	/* Renaming over a device would replace it, over a pipe would starve its reader: only a regular file is replaced. */
 	if (!stat(path, &st) && !S_ISREG(st.st_mode))
@@ -77,7 +77,7 @@ enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bo
 		bytes = packed.buf;
 		n = packed.len;
 	}
-	char *tmp = nla_format("%s.tmp", path), *dir = nla_path_dir(path);
+	nla_auto char *tmp = nla_format("%s.tmp", path), *dir = nla_path_dir(path);
 	int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
 	int why = fd < 0 ? errno : write_all(fd, bytes, n);
 	if (!why && fsync(fd))
@@ -90,9 +90,6 @@ enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bo
 		unlink(tmp);
 	if (!why)
 		why = sync_path(dir);
-	free(tmp);
-	free(dir);
-	nla_str_release(&packed);
 	return why ? nla_fail(err, "cannot write '%s': %s", path, strerror(why)) : NLA_OK;
 }
 
@@ -155,7 +152,7 @@ void nla_log_add(struct nla_log *log, const char *text, size_t n) { nla_str_addn
 
 enum nla_status nla_log_flush(struct nla_log *log, struct nla_err *err)
 {
-	struct nla_str packed = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str packed = NLA_STR_INIT;
 	const struct nla_str *out = log->gz ? &packed : &log->pending;
 	struct stat before;
 	if (!log->pending.len)
@@ -166,7 +163,6 @@ enum nla_status nla_log_flush(struct nla_log *log, struct nla_err *err)
 		nla_gzip(log->pending.buf, log->pending.len, &packed);
 	bool regular = !fstat(log->fd, &before) && S_ISREG(before.st_mode);
 	int why = write_all(log->fd, out->buf, out->len);
-	nla_str_release(&packed);
 	if (why) {
 		bool torn = regular && ftruncate(log->fd, before.st_size);
 		return nla_fail(err, "cannot write '%s': %s%s", log->path, strerror(why), torn ? " (its end is torn)" : "");

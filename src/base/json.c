@@ -24,6 +24,8 @@ static void replace_nul_escapes(const char *text, size_t n, struct nla_str *out)
 			memcpy(out->buf + i, "\\ufffd", 6);
 }
 
+void nla_json_free_at(cJSON **json) { cJSON_Delete(*json); }
+
 static enum nla_status not_json(const char *text, size_t n, const char *name, const char *at, struct nla_err *err)
 {
 	size_t offset = at ? NLA_MIN((size_t)(at - text), n) : 0, line = 1, column = 1, blank = 0;
@@ -40,7 +42,7 @@ static enum nla_status not_json(const char *text, size_t n, const char *name, co
 
 enum nla_status nla_json_parse(const char *text, size_t n, const char *name, cJSON **out, struct nla_err *err)
 {
-	struct nla_str copy = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str copy = NLA_STR_INIT;
 	enum nla_status status = NLA_OK;
 	const char *end = NULL;
 	if (memmem(text, n, "\\u0000", 6)) {
@@ -55,18 +57,16 @@ enum nla_status nla_json_parse(const char *text, size_t n, const char *name, cJS
 		*out = NULL;
 		status = not_json(text, n, name, end, err);
 	}
-	nla_str_release(&copy);
 	return status;
 }
 
 enum nla_status nla_json_read(const char *path, cJSON **out, struct nla_err *err)
 {
-	struct nla_str text = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 	*out = NULL;
 	enum nla_status status = nla_file_read(path, &text, err);
 	if (!status)
 		status = nla_json_parse(text.buf, text.len, path, out, err);
-	nla_str_release(&text);
 	return status;
 }
 
@@ -113,12 +113,10 @@ void nla_json_add(struct nla_str *s, const cJSON *json, bool pretty, int depth)
 
 enum nla_status nla_json_write(const char *path, const cJSON *json, bool pretty, struct nla_err *err)
 {
-	struct nla_str text = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 	nla_json_add(&text, json, pretty, 0);
 	nla_str_addc(&text, '\n');
-	enum nla_status status = nla_file_write(path, text.buf, text.len, nla_ends_with(path, ".gz"), err);
-	nla_str_release(&text);
-	return status;
+	return nla_file_write(path, text.buf, text.len, nla_ends_with(path, ".gz"), err);
 }
 
 const char *nla_json_type(const cJSON *json)
@@ -144,9 +142,8 @@ static const cJSON *walk(const cJSON *json, const char *key, const cJSON **wrong
 		dot = strchr(rest, '.');
 		if (whole || !dot)
 			return cJSON_IsNull(whole) ? NULL : whole;
-		char *part = nla_strndup(rest, (size_t)(dot - rest));
+		nla_auto char *part = nla_strndup(rest, (size_t)(dot - rest));
 		json = cJSON_GetObjectItemCaseSensitive(json, part);
-		free(part);
 		if (!json || cJSON_IsNull(json))
 			return NULL;
 	}

@@ -10,6 +10,10 @@
 
 #include "base.h"
 
+/* nla_auto_json cJSON *json = NULL: deleted where its block ends. */
+#define nla_auto_json NLA_AUTO(nla_json_free_at)
+void nla_json_free_at(cJSON **json);
+
 /* Parse text (error gives line and column) or a file (plain or gzip). The caller frees with cJSON_Delete. name: for messages.
  * The escape \u0000 in a string reads as U+FFFD, since C strings end at NUL. */
 enum nla_status nla_json_parse(const char *text, size_t n, const char *name, cJSON **out, struct nla_err *err);

@@ -14,21 +14,19 @@
 static const char *after(const char *dir, const char *name, const char *label, struct nla_str *text)
 {
 	struct nla_err ignored = NLA_ERR_INIT;
-	char *path = nla_format("%s/%s", dir, name);
+	nla_auto char *path = nla_format("%s/%s", dir, name);
 	const char *at = nla_file_read(path, text, &ignored) ? NULL : strstr(text->buf, label);
-	free(path);
 	return at ? at + strlen(label) : "";
 }
 
 /* The number after label in DIR/NAME; -1 when there is none ("max", no such file). */
 static double number(const char *dir, const char *name, const char *label)
 {
-	struct nla_str text = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 	const char *at = after(dir, name, label, &text);
 	char *end;
 	double x = strtod(at, &end);
 	bool any = end > at;
-	nla_str_release(&text);
 	return any ? x : -1;
 }
 
@@ -61,9 +59,8 @@ static void narrow_path(struct nla_machine *m, const char *root, char *line)
 	const bool is_v2 = !names[0];
 	for (char *slash = path; slash;) {
 		for (int i = 0; i < (is_v2 ? 2 : 1); i++) {
-			char *dir = nla_format("%s/sys/fs/cgroup/%s%s", root, is_v2 ? v2[i] : names, path);
+			nla_auto char *dir = nla_format("%s/sys/fs/cgroup/%s%s", root, is_v2 ? v2[i] : names, path);
 			narrow(m, dir, is_v2);
-			free(dir);
 		}
 		if ((slash = strrchr(path, '/')) != NULL)
 			*slash = '\0';
@@ -72,17 +69,16 @@ static void narrow_path(struct nla_machine *m, const char *root, char *line)
 
 static int allowed_cores(const char *proc)
 {
-	struct nla_str text = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 	int n = 0;
 	for (const char *mask = after(proc, "self/status", "Cpus_allowed:", &text); *mask && *mask != '\n'; mask++)
 		n += __builtin_popcount((unsigned)strtol((char[]){ *mask, '\0' }, NULL, 16)); /* hexadecimal, with commas */
-	nla_str_release(&text);
 	return NLA_MAX(n, 1);
 }
 
 void nla_machine_read(struct nla_machine *m, const char *root)
 {
-	char *proc = nla_format("%s/proc", root), *cgroup = nla_format("%s/self/cgroup", proc);
+	nla_auto char *proc = nla_format("%s/proc", root), *cgroup = nla_format("%s/self/cgroup", proc);
 	struct nla_err err = NLA_ERR_INIT;
 	struct nla_lines lines;
 	m->cores = allowed_cores(proc);
@@ -94,6 +90,4 @@ void nla_machine_read(struct nla_machine *m, const char *root)
 			narrow_path(m, root, lines.line.buf);
 		nla_lines_close(&lines, &err);
 	}
-	free(proc);
-	free(cgroup);
 }

@@ -17,7 +17,7 @@
 /* from: a file, or the flag as it was spelled when that is not the key itself; NULL: neither. */
 static enum nla_status refuse(const struct nla_option *o, const cJSON *value, const char *from, struct nla_err *err)
 {
-	struct nla_str found = NLA_STR_INIT, want = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str found = NLA_STR_INIT, want = NLA_STR_INIT;
 	if (cJSON_IsNumber(value) && !isfinite(value->valuedouble))
 		nla_str_add(&found, "too large");
 	else if (cJSON_IsObject(value) || cJSON_IsArray(value))
@@ -28,8 +28,6 @@ static enum nla_status refuse(const struct nla_option *o, const cJSON *value, co
 	nla_usage(err, "'%s' is %s: want %s", o->key, found.buf, want.buf);
 	if (from)
 		nla_err_context(err, "'%s'", from);
-	nla_str_release(&found);
-	nla_str_release(&want);
 	return err->status;
 }
 
@@ -123,7 +121,7 @@ void nla_options_release(const struct nla_option *table, size_t n, void *cfg)
  * command: whose flags are meant; 0 for the keys of a file. */
 static char *suggest(const struct nla_option *table, size_t n, const char *word, unsigned command)
 {
-	struct nla_strs names = { 0 };
+	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	for (size_t i = 0; i < n; i++)
 		if (table[i].commands & command && table[i].shortname && !strchr(word, '.'))
 			nla_strs_push(&names, table[i].shortname);
@@ -135,9 +133,7 @@ static char *suggest(const struct nla_option *table, size_t n, const char *word,
 		*strchrnul(names.data[names.n - 1], '.') = '\0'; /* its section */
 	}
 	const char *near = nla_nearest(word, &names);
-	char *out = near ? nla_format(": did you mean '%s%s'?", command ? "--" : "", near) : nla_strdup("");
-	nla_strs_release(&names);
-	return out;
+	return near ? nla_format(": did you mean '%s%s'?", command ? "--" : "", near) : nla_strdup("");
 }
 
 /* One reading of a file. */
@@ -173,9 +169,8 @@ static enum nla_status read_value(struct reading *r, const char *key, const cJSO
 		return cJSON_IsNull(json) ? NLA_OK : set(&r->table[i], r->cfg, json, r->folder, r->path, err);
 	}
 	if (key && !is_section(r, key)) {
-		char *hint = suggest(r->table, r->n, key, 0);
+		nla_auto char *hint = suggest(r->table, r->n, key, 0);
 		nla_usage(err, "'%s': unknown key '%s'%s", r->path, key, hint);
-		free(hint);
 		return err->status;
 	}
 	if (!cJSON_IsObject(json) && key)
@@ -183,9 +178,8 @@ static enum nla_status read_value(struct reading *r, const char *key, const cJSO
 	if (!cJSON_IsObject(json))
 		return nla_usage(err, "'%s': is %s: want an object", r->path, nla_json_type(json));
 	cJSON_ArrayForEach(child, json) {
-		char *name = nla_format("%s%s%s", key ? key : "", key ? "." : "", child->string);
+		nla_auto char *name = nla_format("%s%s%s", key ? key : "", key ? "." : "", child->string);
 		status = status ? status : read_value(r, name, child, err);
-		free(name);
 	}
 	return status;
 }
@@ -221,7 +215,7 @@ static const char *flag_value(const struct nla_args *args, const struct nla_opti
 			      struct nla_err *err)
 {
 	const char *next = *i + 1 < args->argc ? args->argv[*i + 1] : NULL, *equals = strchr(args->argv[*i], '=');
-	struct nla_str want = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str want = NLA_STR_INIT;
 	if (equals)
 		return equals + 1;
 	if (o->type == NLA_OPT_BOOL && !(next && nla_word_index("true|false", next) >= 0))
@@ -230,7 +224,6 @@ static const char *flag_value(const struct nla_args *args, const struct nla_opti
 		return args->argv[++*i];
 	nla_option_want(o, &want);
 	nla_usage(err, "option '--%s' has no value: want %s", name, want.buf);
-	nla_str_release(&want);
 	return NULL;
 }
 
@@ -239,20 +232,17 @@ static enum nla_status take_flag(const struct nla_args *args, void *cfg, int *i,
 {
 	const char *arg = args->argv[*i], *value;
 	size_t dashes = strspn(arg, "-");
-	char *name = nla_strndup(arg + dashes, strcspn(arg + dashes, "="));
+	nla_auto char *name = nla_strndup(arg + dashes, strcspn(arg + dashes, "="));
 	const struct nla_option *o = dashes > 1 ? find_flag(args, name) : NULL;
 	if (!o) {
-		char *hint = suggest(args->table, args->n, name, args->command);
+		nla_auto char *hint = suggest(args->table, args->n, name, args->command);
 		nla_usage(err, "unknown option '%.*s'%s", (int)(dashes + strlen(name)), arg, hint);
-		free(hint);
 	} else if (!(o->commands & args->command)) {
 		nla_usage(err, "'%s' does not use the option '--%s'", nla_path_base(args->argv[0]), name);
 	} else if ((value = flag_value(args, o, name, i, err)) && cfg) {
-		char *shown = strcmp(name, o->key) ? nla_format("--%s", name) : NULL;
+		nla_auto char *shown = strcmp(name, o->key) ? nla_format("--%s", name) : NULL;
 		set_text(o, cfg, value, shown, err);
-		free(shown);
 	}
-	free(name);
 	return err->status;
 }
 
@@ -290,12 +280,10 @@ enum nla_status nla_options_args(struct nla_args *args, void *cfg, struct nla_er
 
 static char *absolute(const char *path)
 {
-	char *cwd = path[0] && path[0] != '/' ? getcwd(NULL, 0) : NULL;
+	nla_auto char *cwd = path[0] && path[0] != '/' ? getcwd(NULL, 0) : NULL;
 	while (nla_starts_with(path, "./"))
 		path += 2 + strspn(path + 2, "/");
-	char *out = cwd ? nla_path_join(cwd, path) : nla_strdup(path);
-	free(cwd);
-	return out;
+	return cwd ? nla_path_join(cwd, path) : nla_strdup(path);
 }
 
 static cJSON *dump_value(const struct nla_option *o, const void *cfg)
@@ -327,10 +315,9 @@ cJSON *nla_options_dump(const struct nla_option *table, size_t n, const void *cf
 		const char *key = table[i].key, *dot;
 		cJSON *at = root;
 		while ((dot = strchr(key, '.')) != NULL) {
-			char *part = nla_strndup(key, (size_t)(dot - key));
+			nla_auto char *part = nla_strndup(key, (size_t)(dot - key));
 			cJSON *section = cJSON_GetObjectItemCaseSensitive(at, part);
 			at = section ? section : cJSON_AddObjectToObject(at, part);
-			free(part);
 			key = dot + 1;
 		}
 		cJSON_AddItemToObject(at, key, dump_value(&table[i], cfg));

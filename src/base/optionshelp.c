@@ -65,7 +65,7 @@ static void add_wrapped(struct nla_str *s, const char *text)
 static void add_option(const struct nla_option *o, struct nla_str *out)
 {
 	static const char *const value[] = { " N", " X", "", " TEXT", " PATH", " " };
-	struct nla_str text = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 	size_t start = out->len;
 	nla_str_add(out, "  ");
 	if (has_other_name(o))
@@ -81,7 +81,6 @@ static void add_option(const struct nla_option *o, struct nla_str *out)
 	if (o->def[0] || o->min != o->max)
 		nla_str_addc(&text, ']');
 	add_wrapped(out, text.buf);
-	nla_str_release(&text);
 }
 
 /* A cell of a table; in code quotes, unless it is empty. */

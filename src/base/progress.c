@@ -42,7 +42,7 @@ void nla_progress_start(struct nla_progress *p, const char *what, int64_t total)
 
 void nla_progress_step(struct nla_progress *p, int64_t done, const char *fmt, ...)
 {
-	struct nla_str line = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str line = NLA_STR_INIT;
 	double now = nla_seconds();
 	va_list ap;
 	if (now - p->shown < (p->tty ? 0.1 : 10))
@@ -69,12 +69,11 @@ void nla_progress_step(struct nla_progress *p, int64_t done, const char *fmt, ..
 		fprintf(stderr, "%s\n", line.buf);
 	}
 	live = p->tty;
-	nla_str_release(&line);
 }
 
 void nla_progress_end(struct nla_progress *p, const char *fmt, ...)
 {
-	struct nla_str line = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str line = NLA_STR_INIT;
 	va_list ap;
 	va_start(ap, fmt);
 	nla_str_addv(&line, fmt, ap);
@@ -82,7 +81,6 @@ void nla_progress_end(struct nla_progress *p, const char *fmt, ...)
 	nla_str_add(&line, " in ");
 	add_duration(&line, nla_seconds() - p->started);
 	nla_say("%s: %s", p->what, line.buf);
-	nla_str_release(&line);
 }
 
 void nla_say_tee(struct nla_log *log) { tee = log; }
@@ -90,7 +88,7 @@ void nla_say_tee(struct nla_log *log) { tee = log; }
 /* A log that cannot be written is said once and let go: progress is no reason to stop a run. */
 void nla_say(const char *fmt, ...)
 {
-	struct nla_str line = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str line = NLA_STR_INIT;
 	struct nla_err err = NLA_ERR_INIT;
 	va_list ap;
 	va_start(ap, fmt);
@@ -105,5 +103,4 @@ void nla_say(const char *fmt, ...)
 		fprintf(stderr, "warning: %s\n", err.text);
 		tee = NULL;
 	}
-	nla_str_release(&line);
 }

@@ -94,10 +94,9 @@ static enum nla_status read_span(const cJSON *item, struct nla_st_entry *e, stru
 	e->data = (const void *)(uintptr_t)from;
 	if (to - from == e->nbytes)
 		return NLA_OK;
-	char *shape = nla_st_shape_text(e->shape, e->ndim);
+	nla_auto char *shape = nla_st_shape_text(e->shape, e->ndim);
 	nla_fail(err, "tensor '%s' has %" PRIu64 " bytes, but %s of %s needs %zu", e->name, to - from, shape,
 		 dtypes[e->dtype].name, e->nbytes);
-	free(shape);
 	return err->status;
 }
 
@@ -217,13 +216,12 @@ static enum nla_status load_shard(struct nla_st *st, const cJSON *weight_map, co
 				  struct nla_err *err)
 {
 	const char *shard = tensor->valuestring;
-	char *path = nla_path_join(st->path, shard);
+	nla_auto char *path = nla_path_join(st->path, shard);
 	size_t n = st->n_entries;
 	if (!nla_exists(path))
 		nla_fail(err, "cannot read '%s': shard '%s' of tensor '%s' is missing", index, shard, tensor->string);
 	else
 		load_file(st, path, err);
-	free(path);
 	for (size_t i = n; i < st->n_entries && !err->status; i++) {
 		const char *other = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(weight_map, st->entries[i].name));
 		if (!other || !strcmp(other, shard))
@@ -237,7 +235,7 @@ static enum nla_status load_shard(struct nla_st *st, const cJSON *weight_map, co
 
 static enum nla_status load_index(struct nla_st *st, const char *index, struct nla_err *err)
 {
-	struct nla_strs shards = { 0 };
+	NLA_AUTO(nla_strs_release) struct nla_strs shards = { 0 };
 	const cJSON *item;
 	cJSON *json;
 	if (nla_json_read(index, &json, err))
@@ -260,7 +258,6 @@ static enum nla_status load_index(struct nla_st *st, const char *index, struct n
 		if (!err->status && !nla_st_find(st, item->string))
 			nla_fail(err, "cannot read '%s': tensor '%s' is not in its shard '%s'", index, item->string,
 				 item->valuestring);
-	nla_strs_release(&shards);
 	cJSON_Delete(json);
 	return err->status;
 }
@@ -270,20 +267,16 @@ static const char *other_format(const char *folder)
 {
 	static const char *const names[] = { "pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin",
 		"consolidated.safetensors", "consolidated.00.pth", "tf_model.h5", "flax_model.msgpack" };
-	for (size_t i = 0; i < NLA_LEN(names); i++) {
-		char *path = nla_path_join(folder, names[i]);
-		bool there = nla_exists(path);
-		free(path);
-		if (there)
+	for (size_t i = 0; i < NLA_LEN(names); i++)
+		if (nla_exists_in(folder, names[i]))
 			return names[i];
-	}
 	return NULL;
 }
 
 enum nla_status nla_st_open_folder(struct nla_st *st, const char *folder, const char *stem, struct nla_err *err)
 {
-	char *base = nla_path_join(folder, stem), *path = nla_format("%s.safetensors", base);
-	char *index = nla_format("%s.index.json", path);
+	nla_auto char *base = nla_path_join(folder, stem), *path = nla_format("%s.safetensors", base);
+	nla_auto char *index = nla_format("%s.index.json", path);
 	const char *other = other_format(folder);
 	*err = (struct nla_err)NLA_ERR_INIT;
 	*st = (struct nla_st){ .path = nla_strdup(folder) };
@@ -295,9 +288,6 @@ enum nla_status nla_st_open_folder(struct nla_st *st, const char *folder, const 
 		nla_fail(err, "cannot read '%s': it holds neither %s.safetensors nor %s.safetensors.index.json%s%s%s", folder,
 			 stem, stem, other ? ", only " : "", other ? other : "",
 			 other ? ": save it from Python as safetensors (save_pretrained)" : "");
-	free(index);
-	free(path);
-	free(base);
 	if (err->status)
 		nla_st_close(st);
 	return err->status;
@@ -345,10 +335,8 @@ const struct nla_st_entry *nla_st_floats(const struct nla_st *st, const char *na
 		nla_fail(err, "cannot load '%s': tensor '%s' is missing%s%s%s", st->path, name,
 			 like ? ": its tensors have names like '" : "", like ? like : "", like ? "'" : "");
 	} else if (e->ndim != ndim || memcmp(e->shape, shape, (size_t)ndim * sizeof(*shape))) {
-		char *have = nla_st_shape_text(e->shape, e->ndim), *want = nla_st_shape_text(shape, ndim);
+		nla_auto char *have = nla_st_shape_text(e->shape, e->ndim), *want = nla_st_shape_text(shape, ndim);
 		nla_fail(err, "cannot load '%s': tensor '%s' has shape %s, want %s", st->path, name, have, want);
-		free(have);
-		free(want);
 	} else if (e->dtype > NLA_ST_F16) {
 		nla_fail(err, "cannot load '%s': tensor '%s' has type %s, want F32, BF16 or F16", st->path, name,
 			 dtypes[e->dtype].name);

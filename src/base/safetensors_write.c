@@ -37,18 +37,17 @@ static uint64_t bytes_of(const struct nla_st_entry *e)
 /* 8 bytes of length and the JSON, with spaces to a multiple of 8 or to what is reserved. */
 static enum nla_status write_header(struct nla_st_writer *w, const struct nla_st_entry *entries, size_t n, struct nla_err *err)
 {
-	struct nla_str json = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str json = NLA_STR_INIT;
 	unsigned char length[8];
 	nla_str_add(&json, "{\"__metadata__\":{\"format\":\"pt\"}");
 	w->want = 0;
 	for (const struct nla_st_entry *e = entries; e < entries + n; e++) {
-		char *shape = nla_st_shape_text(e->shape, e->ndim);
+		nla_auto char *shape = nla_st_shape_text(e->shape, e->ndim);
 		nla_str_addc(&json, ',');
 		nla_json_add_str(&json, e->name, strlen(e->name));
 		nla_str_addf(&json, ":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}",
 			     nla_st_dtype_name(e->dtype), shape, w->want, w->want + bytes_of(e));
 		w->want += bytes_of(e);
-		free(shape);
 	}
 	nla_str_addc(&json, '}');
 	if (!w->reserved) /* two counts of at most 20 digits, where one digit each stands now */
@@ -59,7 +58,6 @@ static enum nla_status write_header(struct nla_st_writer *w, const struct nla_st
 		length[i] = (unsigned char)((uint64_t)json.len >> (8 * i));
 	if (fwrite(length, 1, 8, w->f) != 8 || fwrite(json.buf, 1, json.len, w->f) != json.len)
 		cannot_write(w, err);
-	nla_str_release(&json);
 	return err->status;
 }
 
@@ -95,7 +93,7 @@ enum nla_status nla_st_writer_add(struct nla_st_writer *w, const void *bytes, si
 
 enum nla_status nla_st_writer_close(struct nla_st_writer *w, struct nla_err *err)
 {
-	char *dir = nla_path_dir(w->path);
+	nla_auto char *dir = nla_path_dir(w->path);
 	if (!err->status && w->rows.name) {
 		w->rows.shape[0] = (int64_t)(w->written / w->row_bytes);
 		fseeko(w->f, 0, SEEK_SET) ? cannot_write(w, err) : write_header(w, &w->rows, 1, err);
@@ -112,7 +110,6 @@ enum nla_status nla_st_writer_close(struct nla_st_writer *w, struct nla_err *err
 		unlink(w->tmp);
 	else
 		nla_sync(dir, err);
-	free(dir);
 	free(w->rows.name);
 	free(w->tmp);
 	free(w->path);

@@ -19,7 +19,7 @@ static enum nla_status logprob(const struct nla_eval *e, const struct nla_config
 static enum nla_status report(const struct nla_eval *e, const struct nla_config *cfg, const struct nla_step *step,
 			      const char *summary, struct nla_err *err)
 {
-	char *rows = nla_path_join(cfg->out, "rows.jsonl");
+	nla_auto char *rows = nla_path_join(cfg->out, "rows.jsonl");
 	cJSON *json = nla_report_eval(&e->rl, step);
 	cJSON_AddStringToObject(json, "av", cfg->av);
 	cJSON_AddStringToObject(json, "ar", cfg->ar);
@@ -28,15 +28,14 @@ static enum nla_status report(const struct nla_eval *e, const struct nla_config 
 		cJSON_Delete(json);
 	else
 		nla_program_print(json, true);
-	free(rows);
 	return err->status;
 }
 
 static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 {
 	struct nla_eval e = { 0 };
-	struct nla_step step = { 0 };
-	char *summary = nla_path_join(cfg->out, "summary.json");
+	NLA_AUTO(nla_step_release) struct nla_step step = { 0 };
+	nla_auto char *summary = nla_path_join(cfg->out, "summary.json");
 	nla_stop_catch();
 	if (*cfg->out && nla_exists(summary) && !cfg->overwrite)
 		nla_usage(err, "'%s' is there already: give --overwrite to replace it, or another --out", summary);
@@ -45,9 +44,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 			       : nla_evaluate(&e.rl, e.rows, e.n, cfg->eval.batch, &step, err)) &&
 		 !logprob(&e, cfg, &step, err))
 		report(&e, cfg, &step, summary, err);
-	nla_step_release(&step);
 	nla_eval_close(&e);
-	free(summary);
 	return err->status;
 }
 

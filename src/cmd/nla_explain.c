@@ -30,8 +30,8 @@ static void print_one(const struct nla_step *r, const struct nla_subject *s, int
 static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 {
 	struct nla_models m = { 0 };
-	struct nla_subject s = { 0 };
-	struct nla_step step = { 0 };
+	NLA_AUTO(nla_subject_release) struct nla_subject s = { 0 };
+	NLA_AUTO(nla_step_release) struct nla_step step = { 0 };
 	if (!nla_models_open(&m, cfg, NULL, err) && !nla_subject_find(&s, &m, cfg, err)) {
 		const int64_t d = m.target.lm.arch.d_model;
 		struct nla_rl rl = nla_models_rl(&m, cfg);
@@ -41,8 +41,6 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 			for (int64_t i = 0; i < step.n; i++)
 				print_one(&step, &s, i);
 	}
-	nla_step_release(&step);
-	nla_subject_release(&s);
 	nla_models_close(&m);
 	return err->status;
 }

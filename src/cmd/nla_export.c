@@ -15,14 +15,12 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 		return nla_usage(err, "neither 'av' nor 'ar' is set: "
 				 "give one to export it to out, or both, for out/av and out/ar");
 	nla_config_threads(cfg);
-	char *av = both ? nla_path_join(cfg->out, "av") : nla_strdup(cfg->out);
-	char *ar = both ? nla_path_join(cfg->out, "ar") : nla_strdup(cfg->out);
+	nla_auto char *av = both ? nla_path_join(cfg->out, "av") : nla_strdup(cfg->out);
+	nla_auto char *ar = both ? nla_path_join(cfg->out, "ar") : nla_strdup(cfg->out);
 	if (*cfg->av && !nla_export(cfg, NLA_AV, av, err))
 		puts(av);
 	if (*cfg->ar && !err->status && !nla_export(cfg, NLA_AR, ar, err))
 		puts(ar);
-	free(av);
-	free(ar);
 	return err->status;
 }
 

@@ -16,7 +16,7 @@ static enum nla_status ask(struct nla_teach *t, int64_t try, struct nla_err *err
 	struct nla_progress p;
 	int64_t n, batch = t->cfg->teach.batch, *rows = nla_teach_pending(t, try, &n);
 	double started = nla_seconds();
-	char *label = try ? nla_format("teach, try %lld", (long long)try + 1) : nla_strdup("teach");
+	nla_auto char *label = try ? nla_format("teach, try %lld", (long long)try + 1) : nla_strdup("teach");
 	nla_progress_start(&p, label, n);
 	for (int64_t from = 0; from < n && !nla_stop_asked(); from += batch) {
 		int64_t done = NLA_MIN(from + batch, n);
@@ -26,7 +26,6 @@ static enum nla_status ask(struct nla_teach *t, int64_t try, struct nla_err *err
 	}
 	if (n && !err->status && !nla_stop_asked())
 		nla_progress_end(&p, "%lld answers, %.2f rows/s", (long long)n, (double)n / (nla_seconds() - started));
-	free(label);
 	free(rows);
 	return err->status;
 }

@@ -20,14 +20,13 @@ static enum nla_status one_step(struct nla_rl *rl, struct nla_step *step, struct
 static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 {
 	struct nla_train train;
-	struct nla_str result = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str result = NLA_STR_INIT;
 	if (cfg->check)
 		return nla_check(cfg, one_step, stdout, err);
 	nla_stop_catch();
 	if (!nla_train_open(&train, cfg, one_step, err) && !nla_loop_run(&train.loop, err) && !nla_stop_asked())
 		nla_train_result(&train, &result);
 	fputs(result.buf, stdout);
-	nla_str_release(&result);
 	nla_train_close(&train);
 	return err->status;
 }

@@ -9,19 +9,17 @@
 
 void nla_program_print(cJSON *json, bool pretty)
 {
-	struct nla_str text = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 	nla_json_add(&text, json, pretty, 0);
 	puts(text.buf);
-	nla_str_release(&text);
 	cJSON_Delete(json);
 }
 
 static void print_options(enum nla_command command, bool markdown)
 {
-	struct nla_str text = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 	nla_options_help(nla_config_table, nla_config_n, command, markdown, &text);
 	fputs(text.buf, stdout);
-	nla_str_release(&text);
 }
 
 int nla_program(const char *name, enum nla_command command, const char *purpose, int argc, char **argv, nla_program_fn *run)

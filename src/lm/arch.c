@@ -97,7 +97,7 @@ static enum nla_status read_rope(struct nla_arch *a, const cJSON *json, const ch
 	for (size_t i = 0; i < NLA_LEN(objects) && !err->status; i++) {
 		const cJSON *rope = nla_json_at(json, objects[i]);
 		struct nla_arch one = *a;
-		char *name = nla_format("%s: %s", path, objects[i]);
+		nla_auto char *name = nla_format("%s: %s", path, objects[i]);
 		bool theta = nla_json_at(rope, "rope_theta") != NULL;
 		if (!rope || read_rope_object(&one, rope, name, err))
 			;
@@ -112,7 +112,6 @@ static enum nla_status read_rope(struct nla_arch *a, const cJSON *json, const ch
 			*a = one;
 		said = theta ? objects[i] : said;
 		before = rope ? objects[i] : before;
-		free(name);
 	}
 	return err->status;
 }
@@ -120,7 +119,7 @@ static enum nla_status read_rope(struct nla_arch *a, const cJSON *json, const ch
 static enum nla_status read_family(struct nla_arch *a, const cJSON *json, const char *path, const struct family **family,
 				   struct nla_err *err)
 {
-	struct nla_str names = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str names = NLA_STR_INIT;
 	const char *type;
 	*family = NULL;
 	if (nla_json_need_str(json, path, "model_type", &type, err))
@@ -137,7 +136,6 @@ static enum nla_status read_family(struct nla_arch *a, const cJSON *json, const 
 			 "('text_config') and give that folder", path, type);
 	else
 		nla_fail(err, "cannot load '%s': model_type '%s' is not supported (supported: %s)", path, type, names.buf);
-	nla_str_release(&names);
 	return err->status;
 }
 
@@ -168,11 +166,9 @@ static enum nla_status read_arch(struct nla_arch *a, const cJSON *json, const ch
 
 enum nla_status nla_arch_read(struct nla_arch *arch, const char *folder, struct nla_err *err)
 {
-	char *path = nla_path_join(folder, "config.json");
-	cJSON *json = NULL;
+	nla_auto char *path = nla_path_join(folder, "config.json");
+	nla_auto_json cJSON *json = NULL;
 	if (!nla_json_read(path, &json, err))
 		read_arch(arch, json, path, err);
-	cJSON_Delete(json);
-	free(path);
 	return err->status;
 }

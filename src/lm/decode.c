@@ -146,7 +146,7 @@ static void prompt_tokens(const struct nla_pack *p, int64_t row, struct nla_i64s
 /* Where the prompts' keys and values go. */
 static void find_places(struct state *s)
 {
-	struct nla_i64s from = { 0 }, row = { 0 }, at = { 0 };
+	NLA_AUTO(nla_i64s_release) struct nla_i64s from = { 0 }, row = { 0 }, at = { 0 };
 	for (int64_t i = 0; i < s->d->n; i++) {
 		prompt_tokens(s->d->prompts, s->d->prompt_row[i], &from);
 		for (s->length[i] = 0; row.n < from.n; s->length[i]++) {
@@ -157,9 +157,6 @@ static void find_places(struct state *s)
 	s->from = nt_i64(s->lm->device, from.data, (int64_t)from.n);
 	s->row = nt_i64(s->lm->device, row.data, (int64_t)row.n);
 	s->at = nt_i64(s->lm->device, at.data, (int64_t)at.n);
-	nla_i64s_release(&from);
-	nla_i64s_release(&row);
-	nla_i64s_release(&at);
 }
 
 /* Block by block, so that the prompts' keys and values are there twice for one block only. */
@@ -174,7 +171,7 @@ static void fill_block(int64_t layer, const nt_tensor *k, const nt_tensor *v, vo
 static enum nla_status prefill(struct state *s, struct nla_decoded *out, struct nla_err *err)
 {
 	const struct nla_decode *d = s->d;
-	int64_t *last = nla_alloc((size_t)d->n, sizeof(*last));
+	nla_auto int64_t *last = nla_alloc((size_t)d->n, sizeof(*last));
 	for (int64_t i = 0; i < d->n; i++)
 		last[i] = nla_pack_last(d->prompts, d->prompt_row[i]);
 	nt_scope_push();
@@ -186,7 +183,6 @@ static enum nla_status prefill(struct state *s, struct nla_decoded *out, struct 
 	else
 		draw(s, nt_rows(x, nt_i64(s->lm->device, last, d->n)), 0, out, err);
 	nt_scope_pop();
-	free(last);
 	return err->status;
 }
 

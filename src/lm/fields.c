@@ -48,7 +48,7 @@ enum nla_status nla_fields_check(const struct nla_field *fields, size_t n, const
 			return nla_fail(err, "cannot load '%s': '%s' is there twice", path, field->string);
 		if (cJSON_IsNull(field) || *field->string == '_' || (f < end && f->type != NLA_ONLY))
 			continue;
-		struct nla_str text = NLA_STR_INIT;
+		NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 		if (cJSON_IsString(field))
 			nla_str_addf(&text, "'%s'", field->valuestring);
 		else
@@ -63,7 +63,6 @@ enum nla_status nla_fields_check(const struct nla_field *fields, size_t n, const
 		else
 			nla_fail(err, "cannot load '%s': '%s' is %.80s, only %s is supported", path, field->string, text.buf,
 				 f->want);
-		nla_str_release(&text);
 	}
 	return err->status;
 }

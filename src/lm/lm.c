@@ -50,7 +50,7 @@ static float stretch(const struct nla_arch *a, float inv)
 static void make_tables(struct nla_lm *lm)
 {
 	int64_t n = NLA_MIN(lm->arch.max_position, NLA_MAX_POSITIONS), half = lm->arch.head_dim / 2, shape[2] = { n, half };
-	float *c = nla_alloc((size_t)(n * half), sizeof(float)), *s = nla_alloc((size_t)(n * half), sizeof(float));
+	nla_auto float *c = nla_alloc((size_t)(n * half), sizeof(float)), *s = nla_alloc((size_t)(n * half), sizeof(float));
 	for (int64_t j = 0; j < half; j++) {
 		/* inv_freq in fp32 and the angle as an fp32 product, as the reference has them */
 		float inv = stretch(&lm->arch,
@@ -63,8 +63,6 @@ static void make_tables(struct nla_lm *lm)
 	}
 	lm->cos = nt_own(nt_from_host(NT_F32, lm->device, c, 2, shape));
 	lm->sin = nt_own(nt_from_host(NT_F32, lm->device, s, 2, shape));
-	free(c);
-	free(s);
 }
 
 enum nla_status nla_lm_describe(struct nla_lm *lm, const char *folder, const struct nla_lm_part *part, struct nla_err *err)
@@ -173,7 +171,7 @@ static enum nla_status refuse_extra(const struct nla_lm *lm, const struct nla_st
 
 enum nla_status nla_lm_check_file(const struct nla_lm *lm, const struct nla_st *st, bool whole, struct nla_err *err)
 {
-	bool *used = nla_alloc(st->n_entries, sizeof(*used));
+	nla_auto bool *used = nla_alloc(st->n_entries, sizeof(*used));
 	for (struct nla_slot s = { 0 }; !err->status && nla_lm_next(lm, &s);) {
 		const struct nla_st_entry *e = nla_st_floats(st, s.name, s.ndim, s.shape, err);
 		if (e)
@@ -182,7 +180,6 @@ enum nla_status nla_lm_check_file(const struct nla_lm *lm, const struct nla_st *
 	for (size_t i = 0; whole && i < st->n_entries && !err->status; i++)
 		if (!used[i])
 			refuse_extra(lm, st, &st->entries[i], err);
-	free(used);
 	return err->status;
 }
 
@@ -262,8 +259,8 @@ enum nla_status nla_lm_init(struct nla_lm *lm, const char *folder, uint64_t seed
 
 enum nla_status nla_lm_save(const struct nla_lm *lm, const char *folder, nt_dtype dtype, struct nla_err *err)
 {
-	struct nla_tensors out = { 0 };
-	char *path = nla_path_join(folder, "model.safetensors");
+	NLA_AUTO(nla_tensors_release) struct nla_tensors out = { 0 };
+	nla_auto char *path = nla_path_join(folder, "model.safetensors");
 	nt_scope_push();
 	for (struct nla_slot s = { 0 }; !err->status && nla_lm_next(lm, &s);) {
 		nla_tensors_add(&out, s.name, view_of(lm, &s));
@@ -273,8 +270,6 @@ enum nla_status nla_lm_save(const struct nla_lm *lm, const char *folder, nt_dtyp
 	if (!err->status)
 		nla_tensors_write(&out, path, dtype, err);
 	nt_scope_pop();
-	nla_tensors_release(&out);
-	free(path);
 	return err->status;
 }
 

@@ -123,9 +123,8 @@ int nla_adapter_params(const struct nla_adapter *a, nt_tensor **list, struct nla
 					list[n] = pair[i];
 				if (!names)
 					continue;
-				char *name = nla_lora_key(l, p, i);
+				nla_auto char *name = nla_lora_key(l, p, i);
 				nla_strs_push(names, name);
-				free(name);
 			}
 		}
 	return n;
@@ -134,13 +133,12 @@ int nla_adapter_params(const struct nla_adapter *a, nt_tensor **list, struct nla
 enum nla_status nla_adapter_train(struct nla_adapter *a, bool on, struct nla_err *err)
 {
 	int n = nla_adapter_params(a, NULL, NULL);
-	nt_tensor **list = nla_alloc((size_t)n, sizeof(*list));
+	nla_auto nt_tensor **list = nla_alloc((size_t)n, sizeof(*list));
 	nla_adapter_params(a, list, NULL);
 	for (int i = 0; i < n; i++)
 		nt_requires_grad(list[i], on);
 	if (on)
 		a->stored = NT_F32;
-	free(list);
 	return nt_check() ? nla_nt_fail(err, "cannot train the adapter") : NLA_OK;
 }
 

@@ -60,16 +60,15 @@ static char *state_name(const struct nla_optim *o, const char *prefix, int k)
 void nla_optim_list(const struct nla_optim *o, const char *prefix, struct nla_tensors *out)
 {
 	for (int k = 0; k < 3 * o->n; k++) {
-		char *name = state_name(o, prefix, k);
+		nla_auto char *name = state_name(o, prefix, k);
 		nla_tensors_add(out, name, o->state[k]);
-		free(name);
 	}
 }
 
 enum nla_status nla_optim_restore(struct nla_optim *o, const char *prefix, const struct nla_st *st, struct nla_err *err)
 {
 	for (int k = 0; k < 3 * o->n && !err->status; k++) {
-		char *name = state_name(o, prefix, k);
+		nla_auto char *name = state_name(o, prefix, k);
 		const struct nla_st_entry *e = nla_st_find(st, name);
 		nt_scope_push();
 		if (!e || e->dtype != NLA_ST_F32 || e->nbytes != (size_t)nt_numel(o->state[k]) * sizeof(float))
@@ -78,7 +77,6 @@ enum nla_status nla_optim_restore(struct nla_optim *o, const char *prefix, const
 		else if (nt_copy_into(o->state[k], nla_tensor_borrow(e)))
 			nla_nt_fail(err, "cannot restore the optimizer");
 		nt_scope_pop();
-		free(name);
 	}
 	return err->status;
 }

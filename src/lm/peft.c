@@ -58,12 +58,11 @@ static bool named(const cJSON *json, int64_t layer, enum nla_proj proj)
 	bool found = all && !strcmp(all, "all-linear");
 	if (nla_json_at(json, "exclude_modules") || (layers && !holds_number(layers, layer)))
 		return false;
-	char *name = nla_format(".model.layers.%lld.%s", (long long)layer, nla_proj_path(proj));
+	nla_auto char *name = nla_format(".model.layers.%lld.%s", (long long)layer, nla_proj_path(proj));
 	for (const cJSON *t = cJSON_IsArray(targets) ? targets->child : NULL; t && !found; t = t->next) {
 		size_t n = cJSON_IsString(t) ? strlen(t->valuestring) : 0;
 		found = n && n < strlen(name) && name[strlen(name) - n - 1] == '.' && nla_ends_with(name, t->valuestring);
 	}
-	free(name);
 	return found;
 }
 
@@ -169,7 +168,7 @@ static void list_key(struct nla_str *s, size_t n, const char *key)
 static enum nla_status find_all(const struct nla_adapter *a, const struct nla_st *st, const cJSON *json, bool cut,
 				nla_pairs *found, struct nla_err *err)
 {
-	struct nla_str missing = NLA_STR_INIT, extra = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str missing = NLA_STR_INIT, extra = NLA_STR_INIT;
 	size_t n_missing = 0, n_extra = 0, n_found = 0, n_deeper = 0;
 	int64_t l;
 	int p, side;
@@ -190,9 +189,8 @@ static enum nla_status find_all(const struct nla_adapter *a, const struct nla_st
 		n_found += found[l][p][side] != NULL;
 		if (found[l][p][side] || (!found[l][p][!side] && !named(json, l, p)))
 			continue;
-		char *key = nla_lora_key(l, p, side);
+		nla_auto char *key = nla_lora_key(l, p, side);
 		list_key(&missing, n_missing++, key);
-		free(key);
 	}
 	if (n_missing || n_extra)
 		nla_fail(err, "cannot load adapter '%s': %zu keys are missing%s, %zu are unexpected%s", st->path, n_missing,
@@ -203,8 +201,6 @@ static enum nla_status find_all(const struct nla_adapter *a, const struct nla_st
 	else if (n_deeper)
 		nla_say("adapter '%s': %zu of its tensors are of blocks after %lld and are not read", st->path, n_deeper,
 			(long long)a->n_layers - 1);
-	nla_str_release(&missing);
-	nla_str_release(&extra);
 	return err->status;
 }
 
@@ -247,21 +243,16 @@ static enum nla_status read_tensors(struct nla_adapter *a, const struct nla_arch
 enum nla_status nla_adapter_load(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers, const char *folder,
 				 int device, struct nla_err *err)
 {
-	char *config = nla_path_join(folder, "adapter_config.json"), *meta = nla_path_join(folder, "ar_meta.json");
+	nla_auto char *config = nla_path_join(folder, "adapter_config.json"), *meta = nla_path_join(folder, "ar_meta.json");
 	bool nano = !nla_exists(config) && nla_exists(meta), cut = arch->cut || n_layers < arch->n_layers;
-	nla_pairs *found = nla_alloc((size_t)n_layers, sizeof(*found));
-	struct nla_st st = { 0 };
-	cJSON *json = NULL;
+	nla_auto nla_pairs *found = nla_alloc((size_t)n_layers, sizeof(*found));
+	NLA_AUTO(nla_st_close) struct nla_st st = { 0 };
+	nla_auto_json cJSON *json = NULL;
 	*a = (struct nla_adapter){ .n_layers = n_layers, .layers = nla_alloc((size_t)n_layers, sizeof(*a->layers)) };
 	if (read_config(a, nano ? meta : config, nano, &json, err) ||
 	    nla_st_open_folder(&st, folder, nano ? "ar_lora_value_head" : "adapter_model", err) ||
 	    find_all(a, &st, json, cut, found, err) || read_tensors(a, arch, &st, found, device, err))
 		nla_adapter_release(a);
-	nla_st_close(&st);
-	cJSON_Delete(json);
-	free(found);
-	free(config);
-	free(meta);
 	return err->status;
 }
 
@@ -301,18 +292,14 @@ static cJSON *config_json(const struct nla_adapter *a, const char *base_name)
 
 enum nla_status nla_adapter_save(const struct nla_adapter *a, const char *folder, const char *base_name, struct nla_err *err)
 {
-	char *config = nla_path_join(folder, "adapter_config.json");
-	char *weights = nla_path_join(folder, "adapter_model.safetensors");
-	struct nla_tensors out = { 0 };
+	nla_auto char *config = nla_path_join(folder, "adapter_config.json");
+	nla_auto char *weights = nla_path_join(folder, "adapter_model.safetensors");
+	NLA_AUTO(nla_tensors_release) struct nla_tensors out = { 0 };
 	out.list = nla_alloc((size_t)nla_adapter_params(a, NULL, NULL), sizeof(*out.list));
 	nla_adapter_params(a, (nt_tensor **)out.list, &out.names);
-	cJSON *json = config_json(a, base_name);
+	nla_auto_json cJSON *json = config_json(a, base_name);
 	if (nla_mkdirs(folder, err) || nla_tensors_write(&out, weights, a->stored, err) ||
 	    nla_json_write(config, json, true, err))
 		nla_err_context(err, "cannot save adapter '%s'", folder);
-	cJSON_Delete(json);
-	nla_tensors_release(&out);
-	free(config);
-	free(weights);
 	return err->status;
 }

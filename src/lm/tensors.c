@@ -44,7 +44,7 @@ void nla_tensors_release(struct nla_tensors *t)
 static enum nla_status write_one(struct nla_st_writer *w, const nt_tensor *t, const struct nla_st_entry *e, struct nla_err *err)
 {
 	size_t bytes = (size_t)nt_numel(t) * nla_st_dtype_size(e->dtype);
-	void *host = nla_alloc(bytes, 1);
+	nla_auto void *host = nla_alloc(bytes, 1);
 	nt_scope_push();
 	nt_to_host_raw(nt_to(t, nla_dtype_of(e->dtype)), host, bytes);
 	nt_scope_pop();
@@ -52,13 +52,12 @@ static enum nla_status write_one(struct nla_st_writer *w, const nt_tensor *t, co
 		nla_nt_fail(err, "cannot save '%s'", e->name);
 	else
 		nla_st_writer_add(w, host, bytes, err);
-	free(host);
 	return err->status;
 }
 
 enum nla_status nla_tensors_write(const struct nla_tensors *t, const char *path, nt_dtype dtype, struct nla_err *err)
 {
-	struct nla_st_entry *entries = nla_alloc(t->names.n, sizeof(*entries));
+	nla_auto struct nla_st_entry *entries = nla_alloc(t->names.n, sizeof(*entries));
 	struct nla_st_writer *w;
 	for (size_t i = 0; i < t->names.n; i++) {
 		entries[i] = (struct nla_st_entry){ t->names.data[i], (enum nla_st_dtype)dtype, .ndim = nt_ndim(t->list[i]) };
@@ -70,7 +69,6 @@ enum nla_status nla_tensors_write(const struct nla_tensors *t, const char *path,
 			write_one(w, t->list[i], &entries[i], err);
 		nla_st_writer_close(w, err);
 	}
-	free(entries);
 	return err->status;
 }
 

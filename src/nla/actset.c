@@ -105,9 +105,8 @@ enum nla_status nla_actset_vectors(const struct nla_actset *set, const int64_t *
 static enum nla_status add_shard(struct nla_actset *set, const struct nla_st_entry *e, struct nla_err *err)
 {
 	if (e->ndim != 2 || e->shape[1] != set->d) {
-		char *shape = nla_st_shape_text(e->shape, e->ndim);
+		nla_auto char *shape = nla_st_shape_text(e->shape, e->ndim);
 		nla_fail(err, "tensor '%s' has shape %s, want [N, %" PRId64 "]", e->name, shape, set->d);
-		free(shape);
 	} else if (e->dtype != NLA_ST_F32 && e->dtype != NLA_ST_BF16) {
 		nla_fail(err, "tensor '%s' is %s, want F32 or BF16", e->name, nla_st_dtype_name(e->dtype));
 	} else {
@@ -200,13 +199,12 @@ out:
 static enum nla_status check_vectors(const struct nla_actset *set, struct nla_err *err)
 {
 	const bool all = set->n <= MAX_CHECKED / set->d;
-	float *v = nla_alloc((size_t)set->d, sizeof(*v));
+	nla_auto float *v = nla_alloc((size_t)set->d, sizeof(*v));
 	for (int64_t row = 0; row < set->n && !err->status; row++) {
 		if (!all && row == CHECKED_ENDS)
 			row = NLA_MAX(row, set->n - CHECKED_ENDS);
 		read_vector(set, row, v, err);
 	}
-	free(v);
 	return err->status;
 }
 

@@ -40,33 +40,28 @@ static enum nla_status list(const char *folder, struct nla_strs *names, struct n
 
 enum nla_status nla_actset_remove(const char *folder, struct nla_err *err)
 {
-	struct nla_strs names = { 0 };
+	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	list(folder, &names, err);
 	for (size_t i = 0; i < names.n && !err->status; i++) {
 		const char *name = names.data[i];
-		char *path = nla_path_join(folder, name);
+		nla_auto char *path = nla_path_join(folder, name);
 		if ((i == 0 || is_data(name) || !strcmp(name, NLA_ACTSET_ROWS) || !strcmp(name, ROWS_TMP)) && unlink(path) &&
 		    errno != ENOENT)
 			nla_fail(err, "cannot remove '%s': %s", path, strerror(errno));
-		free(path);
 	}
-	nla_strs_release(&names);
 	return err->status;
 }
 
 static enum nla_status check_folder(const char *folder, struct nla_err *err)
 {
 	static const char *const names[] = { NLA_SIDECAR_NAME, DATA_NAME, DATA_NAME ".index.json", NLA_ACTSET_ROWS };
-	for (size_t i = 0; i < NLA_LEN(names) && !err->status; i++) {
-		char *path = nla_path_join(folder, names[i]);
-		if (nla_exists(path) && i == 0)
-			nla_fail(err, "cannot create activation set '%s': there is one already", folder);
-		else if (nla_exists(path))
-			nla_fail(err, "cannot create activation set '%s': it holds %s of a set that was not completed, "
-				 "remove it first", folder, names[i]);
-		free(path);
-	}
-	return err->status;
+	if (nla_exists_in(folder, names[0]))
+		return nla_fail(err, "cannot create activation set '%s': there is one already", folder);
+	for (size_t i = 1; i < NLA_LEN(names); i++)
+		if (nla_exists_in(folder, names[i]))
+			return nla_fail(err, "cannot create activation set '%s': it holds %s of a set that was not completed, "
+					"remove it first", folder, names[i]);
+	return NLA_OK;
 }
 
 /* ---- writing ---- */
@@ -218,29 +213,25 @@ static enum nla_status copy_file(const char *from, const char *to, struct nla_er
 /* The link gets a name of its own first: link() does not replace. */
 static enum nla_status share_file(const char *from, const char *to, struct nla_err *err)
 {
-	char *tmp = nla_format("%s.tmp", to);
+	nla_auto char *tmp = nla_format("%s.tmp", to);
 	unlink(tmp);
 	if (linkat(AT_FDCWD, from, AT_FDCWD, tmp, AT_SYMLINK_FOLLOW))
 		copy_file(from, to, err); /* another file system, or one without hard links */
 	else if (rename(tmp, to))
 		nla_fail(err, "cannot rename '%s' to '%s': %s", tmp, to, strerror(errno));
 	unlink(tmp); /* rename() leaves it when both are links to one file */
-	free(tmp);
 	return err->status;
 }
 
 static enum nla_status share_data(const char *from, const char *to, struct nla_err *err)
 {
-	struct nla_strs names = { 0 };
+	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	nla_list_dir(from, &names, err);
 	for (size_t i = 0; i < names.n && !err->status; i++) {
-		char *a = nla_path_join(from, names.data[i]), *b = nla_path_join(to, names.data[i]);
+		nla_auto char *a = nla_path_join(from, names.data[i]), *b = nla_path_join(to, names.data[i]);
 		if (is_data(names.data[i]))
 			share_file(a, b, err);
-		free(a);
-		free(b);
 	}
-	nla_strs_release(&names);
 	return err->status;
 }
 
@@ -284,10 +275,8 @@ out:
 
 enum nla_status nla_actset_explain(const struct nla_actset *from, const char *to, char *const *explanation, struct nla_err *err)
 {
-	char *meta = nla_path_join(from->path, NLA_SIDECAR_NAME), *copy = nla_path_join(to, NLA_SIDECAR_NAME);
+	nla_auto char *meta = nla_path_join(from->path, NLA_SIDECAR_NAME), *copy = nla_path_join(to, NLA_SIDECAR_NAME);
 	if (!nla_mkdirs(to, err) && !share_data(from->path, to, err) && !write_rows(from, to, explanation, err))
 		copy_file(meta, copy, err);
-	free(meta);
-	free(copy);
 	return err->status;
 }

@@ -15,7 +15,7 @@ enum nla_status nla_ar_encode(const struct nla_half *ar, const char *explanation
 			      enum nla_ar_fit *fit, struct nla_err *err)
 {
 	const char *inner = nla_utf8_strip(explanation, length, &length);
-	char *bare = nla_strndup(inner, length), *text = NULL;
+	nla_auto char *bare = nla_strndup(inner, length), *text = NULL;
 	size_t before = ids->n, n_tail = ar->meta.suffix.n;
 	if (!nla_template_fill(ar->meta.ar_template, "explanation", bare, &text, err) &&
 	    !nla_target_encode(ar->target, nla_target_adds_special(ar->target, &ar->meta), text, ids, err)) {
@@ -24,8 +24,6 @@ enum nla_status nla_ar_encode(const struct nla_half *ar, const char *explanation
 			n >= n_tail && !memcmp(ids->data + ids->n - n_tail, ar->meta.suffix.data, n_tail * sizeof(*ids->data));
 		*fit = (int64_t)n > nla_ar_max_ids(ar) ? NLA_AR_TOO_LONG : tail ? NLA_AR_FITS : NLA_AR_MERGES;
 	}
-	free(text);
-	free(bare);
 	return err->status;
 }
 
@@ -45,7 +43,7 @@ nt_tensor *nla_ar_read(const struct nla_half *ar, const struct nla_view *view, c
 		       int64_t to, struct nla_recompute *recompute, struct nla_err *err)
 {
 	int64_t n = to - from, *at = nla_alloc((size_t)n, sizeof(*at));
-	struct nla_i32s *prompts = nla_alloc((size_t)n, sizeof(*prompts));
+	nla_auto struct nla_i32s *prompts = nla_alloc((size_t)n, sizeof(*prompts));
 	struct nla_pack pack;
 	nt_tensor *h = NULL;
 	for (int64_t i = 0; i < n; i++) {
@@ -66,7 +64,6 @@ nt_tensor *nla_ar_read(const struct nla_half *ar, const struct nla_view *view, c
 			nla_nt_fail(err, "cannot compute the reconstruction");
 	}
 	nla_pack_release(&pack);
-	free(prompts);
 	free(at);
 	return h;
 }

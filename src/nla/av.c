@@ -12,7 +12,7 @@ enum nla_status nla_av_pack(const struct nla_half *av, const float *v, int64_t n
 			    struct nla_inject *inject, struct nla_err *err)
 {
 	int64_t d = av->target->lm.arch.d_model, shape[2] = { n_prompts, d };
-	int64_t *sites = nla_alloc((size_t)n_prompts, sizeof(*sites));
+	nla_auto int64_t *sites = nla_alloc((size_t)n_prompts, sizeof(*sites));
 	int64_t n_sites = 0, head = nla_pack_add(pack, av->prompt.data, av->marker, -1);
 	for (int64_t i = 0; i < n_prompts; i++) {
 		rows[i] = nla_pack_add(pack, av->prompt.data + av->marker, (int64_t)av->prompt.n - av->marker, head);
@@ -26,7 +26,6 @@ enum nla_status nla_av_pack(const struct nla_half *av, const float *v, int64_t n
 		.sites = nt_i64(av->target->lm.device, sites, n_sites),
 		.v = nt_from_host(NT_F32, av->target->lm.device, v, 2, shape),
 	};
-	free(sites);
 	if (n_sites != n_prompts)
 		return nla_fail(err, "%lld of %lld activations have an injection site", (long long)n_sites,
 				(long long)n_prompts);

@@ -44,7 +44,7 @@ void nla_split_release(struct nla_split *split)
 
 enum nla_status nla_disjoint_docs(const struct nla_actset *train, const struct nla_actset *eval, struct nla_err *err)
 {
-	const char **ids = nla_alloc((size_t)eval->n + 1, sizeof(*ids));
+	nla_auto const char **ids = nla_alloc((size_t)eval->n + 1, sizeof(*ids));
 	for (int64_t i = 0; i < eval->n; i++)
 		ids[i] = eval->rows[i].doc_id;
 	qsort(ids, (size_t)eval->n, sizeof(*ids), nla_by_text);
@@ -54,7 +54,6 @@ enum nla_status nla_disjoint_docs(const struct nla_actset *train, const struct n
 			nla_fail(err, "document '%s' is in the training set '%s' and in the evaluation set '%s'", id,
 				 train->path, eval->path);
 	}
-	free(ids);
 	return err->status;
 }
 

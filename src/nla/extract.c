@@ -91,11 +91,10 @@ static void add_next(const struct nla_target *t, struct nla_row *row, const int6
 {
 	for (int64_t j = 0; j < n; j++) {
 		struct nla_err unknown = NLA_ERR_INIT;
-		struct nla_str word = NLA_STR_INIT;
+		NLA_AUTO(nla_str_release) struct nla_str word = NLA_STR_INIT;
 		if (nla_tokenizer_piece(t->tok, (int32_t)next[j], &word, &unknown)) /* a padded vocabulary's id without text */
 			nla_str_add(&word, "\xef\xbf\xbd");
 		nla_strs_push(&row->next, word.buf);
-		nla_str_release(&word);
 	}
 }
 
@@ -105,15 +104,13 @@ static enum nla_status flush(const struct nla_target *t, struct waiting *w, cons
 	int64_t n = (int64_t)w->at.n, d = t->lm.arch.d_model;
 	if (n == 0)
 		return NLA_OK;
-	float *v = nla_alloc((size_t)(n * d), sizeof(float));
-	int64_t *next = nla_alloc((size_t)(n * cfg->next) + 1, sizeof(*next));
+	nla_auto float *v = nla_alloc((size_t)(n * d), sizeof(float));
+	nla_auto int64_t *next = nla_alloc((size_t)(n * cfg->next) + 1, sizeof(*next));
 	compute(t, w, cfg->layer, v, cfg->next, next, err);
 	for (int64_t i = 0; i < n && !err->status; i++) {
 		add_next(t, &w->rows[i], next + i * cfg->next, cfg->next);
 		*n_rows += !nla_actset_add(out, &w->rows[i], v + i * d, err);
 	}
-	free(v);
-	free(next);
 	release(w);
 	return err->status;
 }
@@ -174,7 +171,7 @@ static enum nla_status add(const struct nla_target *t, struct waiting *w, const 
 			   const struct nla_extract_cfg *cfg, int64_t rows_left, struct nla_extract_count *done,
 			   struct nla_err *err)
 {
-	struct nla_i32s ids = { 0 };
+	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
 	if (!nla_target_encode(t, cfg->special, doc->text, &ids, err)) {
 		bool fits = (int64_t)ids.n <= cfg->max_tokens;
 		done->too_long += cfg->last && !fits;
@@ -183,7 +180,6 @@ static enum nla_status add(const struct nla_target *t, struct waiting *w, const 
 		else if (fits && (int64_t)ids.n > n_front(t, cfg) && rows_left)
 			add_last(w, doc, &ids, done);
 	}
-	nla_i32s_release(&ids);
 	return err->status;
 }
 

@@ -9,11 +9,8 @@
 
 static bool holds(const char *folder, const char *name, const char *want)
 {
-	char *below = nla_path_join(folder, name), *path = nla_path_join(below, want);
-	bool there = nla_exists(path);
-	free(below);
-	free(path);
-	return there;
+	nla_auto char *below = nla_path_join(folder, name);
+	return nla_exists_in(below, want);
 }
 
 /* "Qwen/Qwen3-8B": an owner, a slash, a name. */
@@ -41,10 +38,9 @@ static char *pointer_lead(const char *folder, const struct nla_strs *names)
 	char *text = NULL;
 	for (size_t i = 0; i < names->n && !text; i++)
 		for (size_t j = 0; j < NLA_LEN(ours) && !text; j++) {
-			char *path = nla_path_join(folder, names->data[i]);
+			nla_auto char *path = nla_path_join(folder, names->data[i]);
 			if (nla_ends_with(path, ours[j]) && is_pointer(path))
 				text = nla_format("'%s' is a git-lfs pointer, not the file: run 'git lfs pull' there", path);
-			free(path);
 		}
 	return text;
 }
@@ -84,7 +80,7 @@ static char *torch_lead(const char *folder, const struct nla_strs *names)
 
 static char *lead(const char *folder, const char *want, const char *part)
 {
-	struct nla_strs names = { 0 };
+	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	struct nla_err ignored = NLA_ERR_INIT;
 	char *text = NULL, *snapshots = nla_path_join(folder, "snapshots");
 	if (nla_exists(folder) && !nla_is_dir(folder))
@@ -100,17 +96,15 @@ static char *lead(const char *folder, const char *want, const char *part)
 		if (!text)
 			text = torch_lead(folder, &names);
 	}
-	nla_strs_release(&names);
 	free(snapshots);
 	return text;
 }
 
 enum nla_status nla_folder_lead(struct nla_err *err, const char *folder, const char *want, const char *part)
 {
-	char *text = err->status ? lead(folder, want, part) : NULL;
+	nla_auto char *text = err->status ? lead(folder, want, part) : NULL;
 	size_t n = strlen(err->text);
 	if (text && !strstr(err->text, text))
 		snprintf(err->text + n, sizeof(err->text) - n, "; %s", text);
-	free(text);
 	return err->status;
 }

@@ -17,27 +17,16 @@
 
 static const char *const role_names[] = { "av", "ar" }, *const role_titles[] = { "AV", "AR" };
 
-static bool holds(const char *folder, const char *name)
-{
-	char *path = nla_path_join(folder, name);
-	bool there = nla_exists(path);
-	free(path);
-	return there;
-}
-
 bool nla_is_whole(const char *folder)
 {
-	return holds(folder, "config.json") &&
-	       (holds(folder, "model.safetensors") || holds(folder, "model.safetensors.index.json"));
+	return nla_exists_in(folder, "config.json") &&
+	       (nla_exists_in(folder, "model.safetensors") || nla_exists_in(folder, "model.safetensors.index.json"));
 }
 
 bool nla_same_folder(const char *a, const char *b)
 {
-	char *x = realpath(a, NULL), *y = realpath(b, NULL);
-	bool same = x && y && !strcmp(x, y);
-	free(x);
-	free(y);
-	return same;
+	nla_auto char *x = realpath(a, NULL), *y = realpath(b, NULL);
+	return x && y && !strcmp(x, y);
 }
 
 /* ---- whose weights ---- */
@@ -45,15 +34,13 @@ bool nla_same_folder(const char *a, const char *b)
 /* PEFT's own word for what the adapter stands on: believed when it is a verbalizer or reconstructor of this machine. */
 static enum nla_status peft_base(const char *folder, char **base, struct nla_err *err)
 {
-	char *path = nla_path_join(folder, "adapter_config.json");
-	cJSON *json = NULL;
+	nla_auto char *path = nla_path_join(folder, "adapter_config.json");
+	nla_auto_json cJSON *json = NULL;
 	const char *name = NULL;
 	if (nla_exists(path) && !nla_json_read(path, &json, err) &&
 	    !nla_json_str(json, path, "base_model_name_or_path", "", &name, err) && *name && nla_is_whole(name) &&
-	    holds(name, NLA_SIDECAR_NAME))
+	    nla_exists_in(name, NLA_SIDECAR_NAME))
 		*base = nla_strdup(name);
-	cJSON_Delete(json);
-	free(path);
 	return err->status;
 }
 
@@ -88,13 +75,13 @@ static enum nla_status find_base(struct nla_weights *w, const char *folder, cons
 static enum nla_status find_weights(struct nla_weights *w, const char *folder, const struct nla_sidecar *meta,
 				    const char *asked, const char *target, struct nla_err *err)
 {
-	*w = (struct nla_weights){ .adapter = holds(folder, "adapter_config.json") ||
-					      holds(folder, "adapter_model.safetensors") || holds(folder, NANO_FILE) };
+	*w = (struct nla_weights){ .adapter = nla_exists_in(folder, "adapter_config.json") ||
+					      nla_exists_in(folder, "adapter_model.safetensors") ||
+					      nla_exists_in(folder, NANO_FILE) };
 	find_base(w, folder, meta, asked, err);
-	char *found = w->base;
+	nla_auto char *found = w->base;
 	w->base = found && !err->status ? realpath(found, NULL) : NULL;
 	w->shared = w->base && nla_same_folder(found, target);
-	free(found);
 	return err->status;
 }
 
@@ -103,8 +90,8 @@ static enum nla_status find_weights(struct nla_weights *w, const char *folder, c
 /* Of the head's two places: [d, d] fp32, owned; NULL on failure. */
 static nt_tensor *load_head(const char *folder, int64_t d, int device, struct nla_err *err)
 {
-	bool nano = holds(folder, NANO_FILE);
-	char *path = nla_path_join(folder, nano ? NANO_FILE : HEAD_FILE);
+	bool nano = nla_exists_in(folder, NANO_FILE);
+	nla_auto char *path = nla_path_join(folder, nano ? NANO_FILE : HEAD_FILE);
 	const char *name = nano ? "value_head.weight" : "weight";
 	struct nla_st st;
 	nt_tensor *head = NULL;
@@ -112,18 +99,15 @@ static nt_tensor *load_head(const char *folder, int64_t d, int device, struct nl
 		head = nla_tensor_read(&st, name, d, d, device, err);
 		nla_st_close(&st);
 	}
-	free(path);
 	return head;
 }
 
 enum nla_status nla_ar_save_head(const nt_tensor *head, const char *folder, struct nla_err *err)
 {
-	struct nla_tensors out = { 0 };
-	char *path = nla_path_join(folder, HEAD_FILE);
+	NLA_AUTO(nla_tensors_release) struct nla_tensors out = { 0 };
+	nla_auto char *path = nla_path_join(folder, HEAD_FILE);
 	nla_tensors_add(&out, "weight", head);
 	nla_tensors_write(&out, path, NT_F32, err);
-	nla_tensors_release(&out);
-	free(path);
 	return err->status;
 }
 
@@ -131,8 +115,8 @@ enum nla_status nla_ar_save_head(const nt_tensor *head, const char *folder, stru
  * trained so. */
 static enum nla_status read_ar_meta(struct nla_sidecar *meta, const char *folder, struct nla_err *err)
 {
-	char *path = nla_path_join(folder, "ar_meta.json");
-	cJSON *json = NULL;
+	nla_auto char *path = nla_path_join(folder, "ar_meta.json");
+	nla_auto_json cJSON *json = NULL;
 	bool stripped;
 	int64_t depth, block = nla_sidecar_block(meta);
 	double scale = nla_scale_value(&meta->mse_scale, meta->d_model), ours = sqrt((double)meta->d_model);
@@ -154,8 +138,6 @@ static enum nla_status read_ar_meta(struct nla_sidecar *meta, const char *folder
 			nla_fail(err, "'%s': ar_num_layers is %lld, the sidecar's block %lld needs %lld", path,
 				 (long long)depth, (long long)block, (long long)block + 1);
 	}
-	cJSON_Delete(json);
-	free(path);
 	return err->status;
 }
 
@@ -229,7 +211,7 @@ static enum nla_status find_layer(struct nla_half *h, struct nla_err *err)
 enum nla_status nla_half_open(struct nla_half *h, enum nla_half_role role, const struct nla_target *target, const char *folder,
 			      const char *base, struct nla_err *err)
 {
-	char *path = nla_path_join(folder, NLA_SIDECAR_NAME);
+	nla_auto char *path = nla_path_join(folder, NLA_SIDECAR_NAME);
 	bool ar = role == NLA_AR;
 	*h = (struct nla_half){ .role = role, .target = target };
 	if (!nla_sidecar_read(&h->meta, folder, err)) {
@@ -240,7 +222,6 @@ enum nla_status nla_half_open(struct nla_half *h, enum nla_half_role role, const
 			 (!ar || !find_layer(h, err)) && !prepare(h, path, err) && !load_weights(h, folder, err))
 			check_injection(h, path, err);
 	}
-	free(path);
 	if (err->status) {
 		nla_folder_lead(err, folder, NLA_SIDECAR_NAME, role_names[role]);
 		nla_err_context(err, "cannot load %s '%s'", role_titles[role], folder);
@@ -281,7 +262,7 @@ enum nla_status nla_half_save(const struct nla_half *h, const struct nla_adapter
 			      struct nla_err *err)
 {
 	const struct nla_adapter *own = h->adapter.layers ? &h->adapter : NULL, *saved = own ? own : extra;
-	struct nla_adapter joined = { 0 };
+	NLA_AUTO(nla_adapter_release) struct nla_adapter joined = { 0 };
 	struct nla_sidecar meta;
 	nla_sidecar_init(&meta);
 	nla_sidecar_copy(&meta, &h->meta);
@@ -298,7 +279,6 @@ enum nla_status nla_half_save(const struct nla_half *h, const struct nla_adapter
 	    (saved && nla_adapter_save(saved, folder, meta.base_folder ? meta.base_folder : meta.base_checkpoint, err)) ||
 	    (h->head && nla_ar_save_head(h->head, folder, err)) || nla_sidecar_write(&meta, folder, err))
 		nla_err_context(err, "cannot save %s '%s'", role_titles[h->role], folder);
-	nla_adapter_release(&joined);
 	nla_sidecar_release(&meta);
 	return err->status;
 }

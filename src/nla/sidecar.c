@@ -136,7 +136,7 @@ double nla_scale_value(const struct nla_scale *scale, int64_t d)
 
 enum nla_status nla_template_fill(const char *tmpl, const char *key, const char *value, char **out, struct nla_err *err)
 {
-	char *slot = nla_format("{%s}", key);
+	nla_auto char *slot = nla_format("{%s}", key);
 	const char *at = strstr(tmpl, slot);
 	enum nla_status status = NLA_OK;
 
@@ -145,7 +145,6 @@ enum nla_status nla_template_fill(const char *tmpl, const char *key, const char 
 		status = nla_fail(err, "template has '%s' %s, want once", slot, at ? "more than once" : "nowhere");
 	else
 		*out = nla_format("%.*s%s%s", (int)(at - tmpl), tmpl, value, at + strlen(slot));
-	free(slot);
 	return status;
 }
 
@@ -176,7 +175,7 @@ static int word_index(const char *words, const char *text)
 static enum nla_status read_text(struct reader *r, const struct field *f, void *out)
 {
 	const char *text;
-	char *filled = NULL;
+	nla_auto char *filled = NULL;
 	size_t length;
 
 	if (nla_json_str(r->json, r->path, r->key, NULL, &text, r->err) || !text)
@@ -186,7 +185,6 @@ static enum nla_status read_text(struct reader *r, const struct field *f, void *
 		return REFUSE(r, "'%s' is '%s', want one of %s", r->key, text, f->words);
 	if (f->slot && nla_template_fill(text, f->slot, "", &filled, r->err))
 		return nla_err_context(r->err, "'%s': '%s'", r->path, r->key);
-	free(filled);
 	if (f->type == WORD) {
 		*(int *)out = index;
 		return NLA_OK;
@@ -351,12 +349,11 @@ static enum nla_status add_text(struct nla_str *out, const char *key, const char
 
 static void add_num(struct nla_str *out, double value)
 {
-	struct nla_str text = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 
 	nla_json_add_num(&text, value);
 	size_t digits = strcspn(text.buf, "e");
 	nla_str_addf(out, "%.*s%s%s", (int)digits, text.buf, strchr(text.buf, '.') ? "" : ".0", text.buf + digits);
-	nla_str_release(&text);
 }
 
 /* The value alone; nothing when it is absent. */
@@ -394,8 +391,8 @@ static enum nla_status add_value(struct nla_str *out, const struct field *f, con
 
 enum nla_status nla_sidecar_write(const struct nla_sidecar *s, const char *folder, struct nla_err *err)
 {
-	struct nla_str out = NLA_STR_INIT, value = NLA_STR_INIT;
-	char *path = nla_path_join(folder, NLA_SIDECAR_NAME);
+	NLA_AUTO(nla_str_release) struct nla_str out = NLA_STR_INIT, value = NLA_STR_INIT;
+	nla_auto char *path = nla_path_join(folder, NLA_SIDECAR_NAME);
 	enum nla_status status = NLA_OK;
 	const char *section = "";
 	size_t length = 0;
@@ -413,8 +410,5 @@ enum nla_status nla_sidecar_write(const struct nla_sidecar *s, const char *folde
 	}
 	if (!status)
 		status = nla_file_write(path, out.buf, out.len, false, err);
-	free(path);
-	nla_str_release(&out);
-	nla_str_release(&value);
 	return status;
 }

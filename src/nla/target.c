@@ -74,7 +74,7 @@ enum nla_status nla_target_encode(const struct nla_target *t, bool special, cons
 static enum nla_status find_marker(struct nla_prompts *p, const struct nla_sidecar *meta, const struct nla_target *t,
 				   struct nla_err *err)
 {
-	struct nla_i32s ids = { 0 };
+	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
 	nla_tokenizer_encode(t->tok, meta->marker, strlen(meta->marker), &ids, err);
 	int32_t live = ids.n == 1 ? ids.data[0] : -1;
 	p->marker_id = meta->marker_id >= 0 ? meta->marker_id : live;
@@ -83,19 +83,17 @@ static enum nla_status find_marker(struct nla_prompts *p, const struct nla_sidec
 	else if (!err->status && live >= 0 && live != p->marker_id)
 		nla_fail(err, "injection_token_id is %d, the tokenizer gives marker '%s' the id %d", (int)p->marker_id,
 			 meta->marker, (int)live);
-	nla_i32s_release(&ids);
 	return err->status;
 }
 
 static enum nla_status find_av(struct nla_prompts *p, const struct nla_sidecar *meta, const struct nla_target *t,
 			       struct nla_err *err)
 {
-	char *content = NULL;
+	nla_auto char *content = NULL;
 	int n_found = 0;
 	if (find_marker(p, meta, t, err) || nla_template_fill(meta->av_template, "injection_char", meta->marker, &content, err))
 		return err->status;
 	nla_chat_prompt(&t->chat, t->tok, content, &p->av, err);
-	free(content);
 	for (int64_t i = 0, n = (int64_t)p->av.n; i < n; i++)
 		if (p->av.data[i] == p->marker_id) {
 			p->at = i;
@@ -118,10 +116,9 @@ static enum nla_status find_ar(struct nla_prompts *p, const struct nla_sidecar *
 	const struct nla_i32s *a = &ids[1], *b = &ids[2];
 	size_t n = 0;
 	for (size_t i = 0; i < NLA_LEN(ids) && !err->status; i++) {
-		char *text = NULL;
+		nla_auto char *text = NULL;
 		if (!nla_template_fill(meta->ar_template, "explanation", explanations[i], &text, err))
 			nla_target_encode(t, nla_target_adds_special(t, meta), text, &ids[i], err);
-		free(text);
 	}
 	while (!err->status && n < a->n && n < b->n && a->data[a->n - 1 - n] == b->data[b->n - 1 - n])
 		n++;
@@ -167,7 +164,7 @@ void nla_prompts_pack(struct nla_pack *pack, const struct nla_i32s *prompts, int
 static enum nla_status check_suffix(const struct nla_i32s *want, const struct nla_i32s *ar, struct nla_err *err)
 {
 	size_t n = want->n, from = ar->n - NLA_MIN(n, ar->n);
-	struct nla_str wanted = NLA_STR_INIT, have = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str wanted = NLA_STR_INIT, have = NLA_STR_INIT;
 	if (ar->n >= n && !memcmp(ar->data + from, want->data, n * sizeof(*want->data)))
 		return NLA_OK;
 	for (size_t i = 0; i < n; i++)
@@ -176,8 +173,6 @@ static enum nla_status check_suffix(const struct nla_i32s *want, const struct nl
 		nla_str_addf(&have, " %d", (int)ar->data[i]);
 	nla_fail(err, "the AR prompt ends in ids%s, critic_suffix_ids says%s (another tokenizer or template?)", have.buf,
 		 wanted.buf);
-	nla_str_release(&wanted);
-	nla_str_release(&have);
 	return err->status;
 }
 
@@ -240,12 +235,11 @@ static void judge(struct nla_actset *set, const struct nla_target *t)
 	size_t front = nla_tokenizer_front(t->tok)->n;
 	for (int64_t i = 0; front && i < NLA_MIN(set->n, 64); i++) {
 		struct nla_err ignored = NLA_ERR_INIT;
-		struct nla_i32s ids = { 0 };
+		NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
 		if (*set->rows[i].text && !nla_target_encode(t, false, set->rows[i].text, &ids, &ignored)) {
 			without += set->rows[i].n_raw_tokens == (int64_t)ids.n;
 			with += set->rows[i].n_raw_tokens == (int64_t)(ids.n + front);
 		}
-		nla_i32s_release(&ids);
 	}
 	if (with != without)
 		set->meta.add_special = with > without;
@@ -296,13 +290,10 @@ const char *const nla_beside[] = { "config.json", "generation_config.json", "tok
 enum nla_status nla_copy_beside(const char *from, const char *to, const char *skip, struct nla_err *err)
 {
 	for (const char *const *name = nla_beside; *name && !err->status; name++) {
-		char *in = nla_path_join(from, *name), *out = nla_path_join(to, *name);
-		struct nla_str bytes = NLA_STR_INIT;
+		nla_auto char *in = nla_path_join(from, *name), *out = nla_path_join(to, *name);
+		NLA_AUTO(nla_str_release) struct nla_str bytes = NLA_STR_INIT;
 		if (!(skip && !strcmp(skip, *name)) && nla_exists(in) && !nla_file_read(in, &bytes, err))
 			nla_file_write(out, bytes.buf, bytes.len, false, err);
-		nla_str_release(&bytes);
-		free(in);
-		free(out);
 	}
 	return err->status;
 }

@@ -14,9 +14,8 @@ static enum nla_status decode_sampled(const struct nla_tokenizer *tok, const int
 	int64_t from = 0;
 	for (int64_t i = 0; i <= n && !err->status; i++) {
 		struct nla_err unknown = NLA_ERR_INIT;
-		struct nla_str piece = NLA_STR_INIT;
+		NLA_AUTO(nla_str_release) struct nla_str piece = NLA_STR_INIT;
 		bool known = i < n && !nla_tokenizer_piece(tok, ids[i], &piece, &unknown);
-		nla_str_release(&piece);
 		if (known)
 			continue;
 		nla_tokenizer_decode(tok, ids + from, (size_t)(i - from), false, text, err);
@@ -88,11 +87,10 @@ static enum nla_status decode_all(const struct nla_rl *rl, struct nla_step *step
 	const int64_t at_once = rl->rollout.rows > 0 ? NLA_MIN(rl->rollout.rows, step->n) : step->n;
 	nla_decoded_init(&step->tokens, step->n, rl->rollout.max_new_tokens);
 	for (int64_t from = 0, to; from < step->n && !err->status; from = to) {
-		struct nla_decoded part = { 0 };
+		NLA_AUTO(nla_decoded_release) struct nla_decoded part = { 0 };
 		to = NLA_MIN(from + at_once, step->n);
 		if (!decode_some(rl, step, from, to, &part, err))
 			nla_decoded_put(&step->tokens, from, &part);
-		nla_decoded_release(&part);
 	}
 	return err->status;
 }

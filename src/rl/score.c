@@ -35,7 +35,7 @@ static int compare_all(const void *a, const void *b)
 /* first[i]: the first sample that has sample i's text and vector, of those that have not failed. */
 static void find_first(const struct nla_step *step, size_t d, int64_t *first)
 {
-	struct item *items = nla_alloc((size_t)step->n, sizeof(*items));
+	nla_auto struct item *items = nla_alloc((size_t)step->n, sizeof(*items));
 	size_t n = 0;
 	for (int64_t i = 0; i < step->n; i++) {
 		first[i] = i;
@@ -46,7 +46,6 @@ static void find_first(const struct nla_step *step, size_t d, int64_t *first)
 	for (size_t j = 1; j < n; j++)
 		if (!compare(&items[j - 1], &items[j]))
 			first[items[j].i] = first[items[j - 1].i];
-	free(items);
 }
 
 enum nla_status nla_score_texts(const struct nla_rl *rl, struct nla_step *step, const int64_t *first,

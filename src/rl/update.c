@@ -94,7 +94,7 @@ static nt_tensor *reference_logprob(const struct nla_rl *rl, const struct nla_re
 static enum nla_status micro(const struct nla_rl *rl, const struct nla_step *s, struct tokens *t, struct sums *sum,
 			     struct nla_err *err)
 {
-	int64_t *prompt_of = nla_alloc((size_t)(t->to - t->from), sizeof(*prompt_of));
+	nla_auto int64_t *prompt_of = nla_alloc((size_t)(t->to - t->from), sizeof(*prompt_of));
 	struct nla_responses r = nla_step_responses(s, t->from, t->to, rl->av->target->lm.arch.d_model, prompt_of);
 	struct nla_recompute re = { .on = rl->update.recompute };
 	nt_tensor *entropy = NULL, *logp = NULL, *loss = NULL;
@@ -122,7 +122,6 @@ static enum nla_status micro(const struct nla_rl *rl, const struct nla_step *s, 
 	nla_recompute_release(&re);
 	nt_grad_pop();
 	nt_scope_pop();
-	free(prompt_of);
 	return err->status || !nt_check() ? err->status : nla_nt_fail(err, "cannot compute the update");
 }
 
@@ -189,14 +188,12 @@ enum nla_status nla_update_ar(struct nla_rl *rl, struct nla_step *step, const st
 static enum nla_status train_ar(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
 	struct nla_ar_texts texts;
-	struct nla_f32s v = { 0 };
-	struct nla_i64s row = { 0 };
+	NLA_AUTO(nla_f32s_release) struct nla_f32s v = { 0 };
+	NLA_AUTO(nla_i64s_release) struct nla_i64s row = { 0 };
 	nla_ar_texts_start(&texts);
 	if (!nla_score_texts(rl, step, NULL, &texts, &v, &row, err) && row.n)
 		nla_update_ar(rl, step, &texts, v.data, err);
 	nla_ar_texts_release(&texts);
-	nla_f32s_release(&v);
-	nla_i64s_release(&row);
 	return err->status;
 }
 

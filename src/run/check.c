@@ -121,12 +121,13 @@ static enum nla_status plan_and_try(FILE *out, struct nla_train *t, const struct
 {
 	struct nla_plan_in in = nla_train_sizes(t);
 	struct nla_plan plan = t->plan;
-	struct nla_str advice = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str advice = NLA_STR_INIT;
 	int64_t room = t->room, memory;
 	if (nla_config_memory(cfg, &memory, err))
 		return err->status;
 	bool other = memory && !in.gpu;
-	char *where = other ? nla_format("a GPU of %s", cfg->memory) : nla_strdup(nt_device_name(t->models.target.lm.device));
+	const char *device = nt_device_name(t->models.target.lm.device);
+	nla_auto char *where = other ? nla_format("a GPU of %s", cfg->memory) : nla_strdup(device);
 	if (other) {
 		in.gpu = true;
 		room = memory;
@@ -142,8 +143,6 @@ static enum nla_status plan_and_try(FILE *out, struct nla_train *t, const struct
 	}
 	if (!err->status || !plan.fits)
 		fprintf(out, "%s%s\n", plan.fits ? "go" : "no go: ", err->text);
-	nla_str_release(&advice);
-	free(where);
 	return err->status;
 }
 

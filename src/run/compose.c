@@ -74,10 +74,8 @@ static char *quote_next(const struct nla_strs *next, int64_t most, bool strip)
 
 char *nla_compose_prompt(const char *template, const struct nla_row *row, const char *text)
 {
-	char *next = quote_next(&row->next, INT64_MAX, false);
-	char *prompt = fill(template, nla_prompt_slots, (const char *[]){ text, next });
-	free(next);
-	return prompt;
+	nla_auto char *next = quote_next(&row->next, INT64_MAX, false);
+	return fill(template, nla_prompt_slots, (const char *[]){ text, next });
 }
 
 /* 1 to most, evenly. */

@@ -228,11 +228,9 @@ enum nla_status nla_config_write(const struct nla_config *cfg, const char *folde
 {
 	struct nla_config lasting = *cfg; /* a later run that reads the file must not repeat what holds for this start only */
 	lasting.resume = lasting.overwrite = lasting.check = false;
-	cJSON *json = nla_options_dump(nla_config_table, nla_config_n, &lasting);
-	char *path = nla_path_join(folder, "config.json");
+	nla_auto_json cJSON *json = nla_options_dump(nla_config_table, nla_config_n, &lasting);
+	nla_auto char *path = nla_path_join(folder, "config.json");
 	nla_json_write(path, json, true, err);
-	free(path);
-	cJSON_Delete(json);
 	return err->status;
 }
 

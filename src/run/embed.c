@@ -48,11 +48,10 @@ int64_t nla_layer(const struct nla *nla) { return nla->m.ar.depth - 1; }
 int nla_activation(struct nla *nla, const char *text, int64_t position, float *v, char *message)
 {
 	struct nla_err err = NLA_ERR_INIT;
-	struct nla_str prefix = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str prefix = NLA_STR_INIT;
 	const struct nla_extract_cfg x = { .layer = nla_layer(nla),
 					   .special = nla_target_adds_special(&nla->m.target, &nla->m.ar.meta) };
 	nla_extract_one(&nla->m.target, text, position, &x, v, &prefix, &err);
-	nla_str_release(&prefix);
 	return done(&err, message);
 }
 

@@ -40,14 +40,13 @@ static enum nla_status given_ids(const struct nla_target *target, const cJSON *l
 static enum nla_status take_explanation(const struct nla_target *target, struct nla_step *s, int64_t i, const char *text,
 					struct nla_err *err)
 {
-	struct nla_i32s ids = { 0 };
+	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
 	size_t n;
 	text = nla_utf8_strip(text, strlen(text), &n);
 	s->explanation[i] = nla_strndup(text, n);
 	s->failed[i] = n ? NLA_ROW_OK : NLA_ROW_EMPTY;
 	if (!nla_tokenizer_encode(target->tok, text, n, &ids, err))
 		s->n_explanation[i] = (int64_t)ids.n;
-	nla_i32s_release(&ids);
 	return err->status;
 }
 
@@ -80,12 +79,11 @@ static enum nla_status read_lines(const char *path, cJSON *list, struct nla_strs
 	if (nla_lines_open(&in, path, err))
 		return err->status;
 	while (!err->status && (line = nla_lines_next_filled(&in))) {
-		char *name = nla_format("'%s' line %zu", path, in.number);
+		nla_auto char *name = nla_format("'%s' line %zu", path, in.number);
 		cJSON *json = NULL;
 		if (!nla_json_parse(line, strlen(line), name, &json, err))
 			cJSON_AddItemToArray(list, json);
 		nla_strs_push(names, name);
-		free(name);
 	}
 	if (!nla_lines_close(&in, err) && !names->n)
 		nla_fail(err, "'%s' holds no line to score", path);

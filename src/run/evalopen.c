@@ -10,13 +10,12 @@
 static enum nla_status open_reference(struct nla_eval *e, const struct nla_config *cfg, struct nla_err *err)
 {
 	const struct nla_models *m = &e->models;
-	char *kept = nla_format("%s/../../../reference", cfg->av);
-	const char *ref = *cfg->ref ? cfg->ref : nla_folder_has(kept, "nla_meta.yaml") ? kept : NULL;
+	nla_auto char *kept = nla_format("%s/../../../reference", cfg->av);
+	const char *ref = *cfg->ref ? cfg->ref : nla_exists_in(kept, "nla_meta.yaml") ? kept : NULL;
 	if (ref && !nla_half_open(&e->ref, NLA_AV, &m->target, ref, *cfg->ref ? "" : cfg->av_base, err))
 		e->rl.reference = nla_half_view(&e->ref);
 	else if (m->av.weights.base && !m->av.weights.shared)
 		e->rl.reference.n_adapters = 0;
-	free(kept);
 	return err->status;
 }
 

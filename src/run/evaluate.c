@@ -23,7 +23,7 @@ int64_t *nla_eval_rows(const struct nla_actset *set, int64_t count, int64_t *n)
 enum nla_status nla_eval_baselines(struct nla_rl *rl, const int64_t *rows, int64_t n, struct nla_err *err)
 {
 	struct nla_baseline b;
-	float *v = nla_alloc((size_t)rl->set->d, sizeof(*v));
+	nla_auto float *v = nla_alloc((size_t)rl->set->d, sizeof(*v));
 	nla_baseline_init(&b, rl->set->d);
 	for (int64_t i = 0; i < n && !nla_actset_vectors(rl->set, &rows[i], 1, v, err); i++)
 		nla_baseline_add(&b, v);
@@ -32,7 +32,6 @@ enum nla_status nla_eval_baselines(struct nla_rl *rl, const int64_t *rows, int64
 		nla_fail(err, "'%s': the %lld evaluated rows do not vary: FVE means nothing on them", rl->set->path,
 			 (long long)n);
 	nla_baseline_release(&b);
-	free(v);
 	return err->status;
 }
 
@@ -126,7 +125,7 @@ static enum nla_status logprob_batch(const struct nla_rl *rl, const struct nla_v
 enum nla_status nla_eval_logprob(const struct nla_rl *rl, int64_t batch, struct nla_step *s, struct nla_err *err)
 {
 	const size_t cells = (size_t)(s->n * s->tokens.width);
-	struct nla_i64s at = { 0 };
+	NLA_AUTO(nla_i64s_release) struct nla_i64s at = { 0 };
 	for (int64_t i = 0; i < s->n; i++)
 		if (s->tokens.length[i])
 			nla_i64s_push(&at, i);
@@ -149,20 +148,17 @@ enum nla_status nla_eval_logprob(const struct nla_rl *rl, int64_t batch, struct 
 			logprob_batch(rl, &rl->reference, s, at.data + from, m, s->ref_logprob, err);
 	}
 	nt_grad_pop();
-	nla_i64s_release(&at);
 	return err->status;
 }
 
 enum nla_status nla_eval_write_rows(const struct nla_rl *rl, const struct nla_step *s, const char *path, struct nla_err *err)
 {
-	struct nla_str text = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 	for (int64_t i = 0; i < s->n; i++) {
-		cJSON *json = nla_report_row(rl, s, i);
+		nla_auto_json cJSON *json = nla_report_row(rl, s, i);
 		nla_json_add(&text, json, false, 0);
 		nla_str_addc(&text, '\n');
-		cJSON_Delete(json);
 	}
 	nla_file_write(path, text.buf, text.len, false, err);
-	nla_str_release(&text);
 	return err->status;
 }

@@ -82,7 +82,7 @@ static enum nla_status write_tensor(const struct export *x, const struct nla_slo
 	const size_t row_bytes = (size_t)s->shape[1] * nla_st_dtype_size((enum nla_st_dtype)x->dtype);
 	if (!lora && nla_dtype_of(e->dtype) == x->dtype)
 		return nla_st_writer_add(w, e->data, e->nbytes, err);
-	void *bytes = nla_alloc((size_t)NLA_MIN(s->shape[0], ROWS_AT_ONCE), row_bytes);
+	nla_auto void *bytes = nla_alloc((size_t)NLA_MIN(s->shape[0], ROWS_AT_ONCE), row_bytes);
 	for (int64_t from = 0; from < s->shape[0] && !err->status; from += ROWS_AT_ONCE) {
 		int64_t n = NLA_MIN(s->shape[0] - from, ROWS_AT_ONCE);
 		nt_scope_push();
@@ -96,7 +96,6 @@ static enum nla_status write_tensor(const struct export *x, const struct nla_slo
 		else
 			nla_st_writer_add(w, bytes, (size_t)n * row_bytes, err);
 	}
-	free(bytes);
 	return err->status;
 }
 
@@ -125,10 +124,9 @@ static size_t shard_end(const struct export *x, size_t from, double limit)
 /* Takes json. */
 static enum nla_status write_json(const char *out, const char *name, cJSON *json, struct nla_err *err)
 {
-	char *path = nla_path_join(out, name);
+	nla_auto char *path = nla_path_join(out, name);
 	nla_json_write(path, json, true, err);
 	cJSON_Delete(json);
-	free(path);
 	return err->status;
 }
 
@@ -145,7 +143,7 @@ static enum nla_status write_weights(const struct export *x, const char *out, do
 	for (size_t from = 0, to; from < x->n && !err->status; from = to) {
 		char *name = n == 1 ? nla_strdup("model.safetensors")
 				    : nla_format("model-%05zu-of-%05zu.safetensors", ++shard, n);
-		char *path = nla_path_join(out, name);
+		nla_auto char *path = nla_path_join(out, name);
 		to = shard_end(x, from, limit);
 		for (size_t i = from; i < to; i++) {
 			cJSON_AddStringToObject(map, x->out[i].name, name);
@@ -153,7 +151,6 @@ static enum nla_status write_weights(const struct export *x, const char *out, do
 		}
 		write_shard(x, path, from, to, &p, err);
 		free(name);
-		free(path);
 	}
 	cJSON_AddNumberToObject(meta, "total_size", total);
 	if (!err->status)
@@ -174,10 +171,9 @@ static void replace(cJSON *json, const char *key, cJSON *value)
 static enum nla_status write_config(const struct export *x, const char *out, struct nla_err *err)
 {
 	const int64_t depth = x->lm.arch.n_layers;
-	char *in = nla_path_join(x->source, "config.json");
+	nla_auto char *in = nla_path_join(x->source, "config.json");
 	cJSON *json = NULL;
 	nla_json_read(in, &json, err);
-	free(in);
 	if (err->status)
 		return err->status;
 	cJSON *types = cJSON_GetObjectItemCaseSensitive(json, "layer_types");
@@ -213,24 +209,21 @@ static bool is_ours(const char *name)
 static void clear(const char *out)
 {
 	struct nla_err ignored = NLA_ERR_INIT;
-	struct nla_strs names = { 0 };
+	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	nla_list_dir(out, &names, &ignored);
 	for (size_t i = 0; i < names.n; i++) {
-		char *path = nla_path_join(out, names.data[i]);
+		nla_auto char *path = nla_path_join(out, names.data[i]);
 		if (is_ours(names.data[i]))
 			unlink(path);
-		free(path);
 	}
-	nla_strs_release(&names);
 }
 
 /* The sidecar last: a folder without one is no AV or AR yet. */
 static enum nla_status write_all(struct export *x, const struct nla_config *cfg, const char *out, struct nla_err *err)
 {
 	struct nla_sidecar *meta = &x->half.meta;
-	char *stage = nla_format("%s%smerged", meta->stage ? meta->stage : "", meta->stage ? ", " : "");
+	nla_auto char *stage = nla_format("%s%smerged", meta->stage ? meta->stage : "", meta->stage ? ", " : "");
 	nla_sidecar_stamp(meta, "nla_model", x->half.role == NLA_AR ? "ar" : "av", stage);
-	free(stage);
 	free(meta->base_folder);
 	meta->base_folder = NULL;
 	if (x->half.head)
@@ -253,15 +246,15 @@ static enum nla_status check_out(const char *out, bool overwrite, struct nla_err
 	static const char *const names[] = { "adapter_config.json", "adapter_model.safetensors",
 					     "ar_lora_value_head.safetensors", "config.json", "nla_meta.yaml",
 					     "value_head.safetensors", "ar_meta.json" };
-	for (size_t i = 0; i < NLA_LEN(names) && !err->status; i++) {
-		char *path = nla_path_join(out, names[i]);
+	for (size_t i = 0; i < NLA_LEN(names); i++) {
+		nla_auto char *path = nla_path_join(out, names[i]);
 		if (nla_exists(path) && i < N_ADAPTER)
-			nla_usage(err, "'%s' is an adapter's, and would be read as the export's: give another --out", path);
-		else if (nla_exists(path) && !overwrite)
-			nla_usage(err, "'%s' is there already: give --overwrite to replace it, or another --out", path);
-		free(path);
+			return nla_usage(err, "'%s' is an adapter's, and would be read as the export's: give another --out",
+					 path);
+		if (nla_exists(path) && !overwrite)
+			return nla_usage(err, "'%s' is there already: give --overwrite to replace it, or another --out", path);
 	}
-	return err->status;
+	return NLA_OK;
 }
 
 enum nla_status nla_export(const struct nla_config *cfg, enum nla_half_role role, const char *out, struct nla_err *err)

@@ -13,35 +13,24 @@
 #include "base/json.h"
 #include "base/progress.h"
 
-bool nla_folder_has(const char *folder, const char *name)
-{
-	char *path = nla_path_join(folder, name);
-	const bool has = nla_exists(path);
-	free(path);
-	return has;
-}
-
 /* Lines of metrics.jsonl and samples.jsonl.gz beyond the checkpoint belong to work that is done again. */
 static enum nla_status cut_lines(const char *folder, const char *name, int64_t step, struct nla_err *err)
 {
 	struct nla_log log; /* opening it removes a last gzip member that was cut short */
 	struct nla_lines in;
-	struct nla_str kept = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str kept = NLA_STR_INIT;
 	const char *line;
-	char *path = nla_path_join(folder, name);
+	nla_auto char *path = nla_path_join(folder, name);
 	if (nla_exists(path) && !nla_log_open(&log, path, err) && !nla_log_close(&log, err) &&
 	    !nla_lines_open(&in, path, err)) {
 		while ((line = nla_lines_next(&in))) {
-			cJSON *json = cJSON_Parse(line);
+			nla_auto_json cJSON *json = cJSON_Parse(line);
 			if (nla_json_value(json, "step") <= (double)step)
 				nla_str_addf(&kept, "%s\n", line);
-			cJSON_Delete(json);
 		}
 		if (!nla_lines_close(&in, err))
 			nla_file_write(path, kept.buf, kept.len, nla_ends_with(name, ".gz"), err);
 	}
-	nla_str_release(&kept);
-	free(path);
 	return err->status;
 }
 
@@ -56,26 +45,24 @@ static bool is_ours(const char *name)
 
 static enum nla_status remove_run(const char *folder, struct nla_err *err)
 {
-	struct nla_strs names = { 0 };
+	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	nla_list_dir(folder, &names, err);
 	for (size_t i = 0; i < names.n && !err->status; i++) {
-		char *path = nla_path_join(folder, names.data[i]);
+		nla_auto char *path = nla_path_join(folder, names.data[i]);
 		if (is_ours(names.data[i]))
 			nla_rmtree(path, err);
-		free(path);
 	}
-	nla_strs_release(&names);
 	return err->status;
 }
 
 /* A run to resume that is not there yet starts: so that one command starts and restarts. */
 static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err)
 {
-	const bool there = nla_folder_has(f->path, "config.json");
+	const bool there = nla_exists_in(f->path, "config.json");
 	if (cfg->resume) {
 		if (nla_checkpoint_find(f->path, &f->checkpoint, &f->resumed, err))
 			return err->status;
-		const bool own = f->checkpoint && nla_folder_has(f->path, "reference/nla_meta.yaml");
+		const bool own = f->checkpoint && nla_exists_in(f->path, "reference/nla_meta.yaml");
 		if ((there || f->checkpoint) && (nla_same_run(f->path, cfg, fixed_steps, own, err) ||
 						 cut_lines(f->path, "metrics.jsonl", f->resumed, err) ||
 						 cut_lines(f->path, "samples.jsonl.gz", f->resumed, err)))
@@ -83,7 +70,7 @@ static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg,
 	} else if (cfg->overwrite) {
 		if (remove_run(f->path, err))
 			return err->status;
-	} else if (there || nla_folder_has(f->path, "checkpoints")) {
+	} else if (there || nla_exists_in(f->path, "checkpoints")) {
 		return nla_usage(err, "'%s' holds a run already: give --resume to continue it, --overwrite to replace it, or "
 				 "another --out", f->path);
 	}
@@ -102,9 +89,8 @@ enum nla_status nla_lock(int fd, const char *name, struct nla_err *err)
 
 static enum nla_status open_log(struct nla_log *log, const char *folder, const char *name, struct nla_err *err)
 {
-	char *path = nla_path_join(folder, name);
+	nla_auto char *path = nla_path_join(folder, name);
 	nla_log_open(log, path, err);
-	free(path);
 	return err->status;
 }
 
@@ -136,11 +122,10 @@ void nla_folder_close(struct nla_folder *f)
 
 enum nla_status nla_log_line(struct nla_log *log, const cJSON *line, struct nla_err *err)
 {
-	struct nla_str text = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 	nla_json_add(&text, line, false, 0);
 	nla_str_addc(&text, '\n');
 	nla_log_add(log, text.buf, text.len);
-	nla_str_release(&text);
 	return nla_log_flush(log, err);
 }
 
@@ -164,54 +149,49 @@ static int64_t step_of(const char *name)
 static int64_t step_in(const char *state)
 {
 	struct nla_err ignored = NLA_ERR_INIT;
-	cJSON *json = NULL;
+	nla_auto_json cJSON *json = NULL;
 	double step = nla_exists(state) && !nla_json_read(state, &json, &ignored) ? nla_json_value(json, "step") : -1;
-	cJSON_Delete(json);
 	return step >= 0 ? (int64_t)step : -1;
 }
 
 /* Beyond `keep` ones, and what a killed program left half-made. One that is removed has no checkpoint's name any more. */
 static enum nla_status drop_old(const char *dir, int64_t newest, int64_t keep, struct nla_err *err)
 {
-	struct nla_strs names = { 0 };
+	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	nla_list_dir(dir, &names, err);
 	for (size_t i = 0; i < names.n; i++) { /* one that cannot be removed keeps no other */
 		int64_t step = step_of(names.data[i]), newer = 0;
 		for (size_t j = 0; j < names.n; j++)
 			newer += step_of(names.data[j]) > step && step_of(names.data[j]) <= newest;
 		const bool old = step >= 0 && step < newest && newer >= keep;
-		char *path = nla_path_join(dir, names.data[i]), *gone = nla_format("%s/.tmp-old-%lld", dir, (long long)step);
+		nla_auto char *path = nla_path_join(dir, names.data[i]);
+		nla_auto char *gone = nla_format("%s/.tmp-old-%lld", dir, (long long)step);
 		if (old && rename(path, gone))
 			nla_fail(err, "cannot remove '%s': %s", path, strerror(errno));
 		else if (old || nla_starts_with(names.data[i], ".tmp-"))
 			nla_rmtree(old ? gone : path, err);
-		free(path);
-		free(gone);
 	}
-	nla_strs_release(&names);
 	return err->status;
 }
 
 /* Files and folders below path, deepest first, and path itself. */
 static enum nla_status sync_tree(const char *path, struct nla_err *err)
 {
-	struct nla_strs names = { 0 };
+	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	if (nla_is_dir(path))
 		nla_list_dir(path, &names, err);
 	for (size_t i = 0; i < names.n && !err->status; i++) {
-		char *below = nla_path_join(path, names.data[i]);
+		nla_auto char *below = nla_path_join(path, names.data[i]);
 		sync_tree(below, err);
-		free(below);
 	}
-	nla_strs_release(&names);
 	return err->status || nla_sync(path, err) ? err->status : NLA_OK;
 }
 
 /* A folder at its place is a link that was copied as what it pointed to: the run has resumed from it, or from a newer one. */
 static enum nla_status point_latest(const char *dir, int64_t step, struct nla_err *err)
 {
-	char *name = nla_format("step-%lld", (long long)step), *link = nla_path_join(dir, "latest");
-	char *tmp = nla_path_join(dir, ".tmp-latest");
+	nla_auto char *name = nla_format("step-%lld", (long long)step), *link = nla_path_join(dir, "latest");
+	nla_auto char *tmp = nla_path_join(dir, ".tmp-latest");
 	struct stat st;
 	if (!nla_rmtree(tmp, err) && !lstat(link, &st) && !S_ISLNK(st.st_mode))
 		nla_rmtree(link, err);
@@ -220,9 +200,6 @@ static enum nla_status point_latest(const char *dir, int64_t step, struct nla_er
 			 strerror(errno), dir);
 		unlink(link); /* what points to an older checkpoint would mislead */
 	}
-	free(name);
-	free(link);
-	free(tmp);
 	return err->status || nla_sync(dir, err) ? err->status : NLA_OK;
 }
 
@@ -236,7 +213,7 @@ static void warn_once(bool *warned, const struct nla_err *err)
 
 enum nla_status nla_checkpoint_end(struct nla_folder *f, int64_t step, char *path, int64_t keep, struct nla_err *err)
 {
-	char *dir = nla_path_join(f->path, "checkpoints"), *final = nla_format("%s/step-%lld", dir, (long long)step);
+	nla_auto char *dir = nla_path_join(f->path, "checkpoints"), *final = nla_format("%s/step-%lld", dir, (long long)step);
 	struct nla_err latest = NLA_ERR_INIT, old = NLA_ERR_INIT, ignored = NLA_ERR_INIT;
 	if (!err->status && !sync_tree(path, err) && !nla_rmtree(final, err) && rename(path, final))
 		nla_fail(err, "cannot rename '%s' to '%s': %s", path, final, strerror(errno));
@@ -250,32 +227,27 @@ enum nla_status nla_checkpoint_end(struct nla_folder *f, int64_t step, char *pat
 		nla_rmtree(path, &ignored);
 	}
 	free(path);
-	free(dir);
-	free(final);
 	return err->status;
 }
 
 /* `latest` counts where it is a folder: a link is also there as what it points to, which comes later. */
 enum nla_status nla_checkpoint_find(const char *run, char **path, int64_t *step, struct nla_err *err)
 {
-	char *dir = nla_path_join(run, "checkpoints");
-	struct nla_strs names = { 0 };
+	nla_auto char *dir = nla_path_join(run, "checkpoints");
+	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	*path = NULL;
 	*step = -1;
 	if (nla_is_dir(dir))
 		nla_list_dir(dir, &names, err);
 	for (size_t i = 0; i < names.n; i++) {
-		char *state = nla_format("%s/%s/state.json", dir, names.data[i]);
+		nla_auto char *state = nla_format("%s/%s/state.json", dir, names.data[i]);
 		int64_t n = strcmp(names.data[i], "latest") ? step_of(names.data[i]) : step_in(state);
 		if (n >= 0 && n >= *step && nla_exists(state)) {
 			free(*path);
 			*path = nla_path_join(dir, names.data[i]);
 			*step = n;
 		}
-		free(state);
 	}
-	nla_strs_release(&names);
-	free(dir);
 	return err->status;
 }
 
@@ -292,21 +264,19 @@ static const struct {
 
 enum nla_status nla_state_write(const struct nla_state *s, const char *folder, struct nla_err *err)
 {
-	char *path = nla_path_join(folder, "state.json");
-	cJSON *json = cJSON_CreateObject();
+	nla_auto char *path = nla_path_join(folder, "state.json");
+	nla_auto_json cJSON *json = cJSON_CreateObject();
 	for (size_t i = 0; i < NLA_LEN(counters); i++)
 		cJSON_AddNumberToObject(json, counters[i].key,
 					(double)*(const int64_t *)((const char *)s + counters[i].offset));
 	nla_json_write(path, json, true, err);
-	cJSON_Delete(json);
-	free(path);
 	return err->status;
 }
 
 enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t rows, struct nla_err *err)
 {
-	char *path = nla_path_join(folder, "state.json");
-	cJSON *json = NULL;
+	nla_auto char *path = nla_path_join(folder, "state.json");
+	nla_auto_json cJSON *json = NULL;
 	nla_json_read(path, &json, err);
 	for (size_t i = 0; i < NLA_LEN(counters) && !err->status; i++)
 		if (counters[i].offset < offsetof(struct nla_state, micro_batch) || nla_json_at(json, counters[i].key))
@@ -315,7 +285,5 @@ enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t 
 		nla_usage(err, "cannot resume: the data had %lld rows to train on at '%s' and has %lld now: another set?",
 			  (long long)s->rows, path, (long long)rows);
 	s->rows = rows;
-	cJSON_Delete(json);
-	free(path);
 	return err->status;
 }

@@ -26,7 +26,6 @@ struct nla_folder {
 /* fixed_steps: `steps` is part of what the run computes (a cosine schedule ends there), so it may not change on resume. */
 enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err);
 void nla_folder_close(struct nla_folder *f);
-bool nla_folder_has(const char *folder, const char *name);
 /* One line into a log of the folder, or another, flushed. */
 enum nla_status nla_log_line(struct nla_log *log, const cJSON *line, struct nla_err *err);
 /* Held until fd is closed, or the process is gone. name: the folder, for the message when another program has it. */

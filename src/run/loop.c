@@ -10,7 +10,7 @@
 static enum nla_status restore(struct nla_loop *l, struct nla_err *err)
 {
 	struct nla_st st;
-	char *path = nla_path_join(l->folder.checkpoint, "optimizer.safetensors");
+	nla_auto char *path = nla_path_join(l->folder.checkpoint, "optimizer.safetensors");
 	if (!nla_state_read(&l->state, l->folder.checkpoint, l->cursor.n, err) && !nla_st_open(&st, path, err)) {
 		if (!nla_optim_restore(&l->optim, l->name, &st, err) && l->ar_optim.n)
 			nla_optim_restore(&l->ar_optim, "ar", &st, err);
@@ -21,7 +21,6 @@ static enum nla_status restore(struct nla_loop *l, struct nla_err *err)
 		l->saved = l->state.step;
 		nla_say("resuming from step %lld: %s", (long long)l->state.step, l->folder.checkpoint);
 	}
-	free(path);
 	return err->status;
 }
 
@@ -37,7 +36,7 @@ enum nla_status nla_loop_open(struct nla_loop *l, bool fixed_steps, struct nla_e
 enum nla_status nla_loop_optim(struct nla_optim *optim, struct nla_adapter *adapter, nt_tensor *head, struct nla_err *err)
 {
 	int n = nla_adapter_params(adapter, NULL, NULL);
-	nt_tensor **list = nla_alloc((size_t)n + 1, sizeof(*list));
+	nla_auto nt_tensor **list = nla_alloc((size_t)n + 1, sizeof(*list));
 	nla_adapter_params(adapter, list, NULL);
 	if (head) {
 		nt_requires_grad(head, true);
@@ -45,14 +44,13 @@ enum nla_status nla_loop_optim(struct nla_optim *optim, struct nla_adapter *adap
 	}
 	if (!nla_adapter_train(adapter, true, err))
 		nla_optim_init(optim, list, n, err);
-	free(list);
 	return err->status;
 }
 
 static enum nla_status fill_checkpoint(struct nla_loop *l, const char *dir, struct nla_err *err)
 {
-	struct nla_tensors tensors = { 0 };
-	char *optim = nla_path_join(dir, "optimizer.safetensors");
+	NLA_AUTO(nla_tensors_release) struct nla_tensors tensors = { 0 };
+	nla_auto char *optim = nla_path_join(dir, "optimizer.safetensors");
 	l->state.cursor = l->cursor.position;
 	l->state.av_updates = l->optim.step;
 	l->state.ar_updates = l->ar_optim.step;
@@ -61,8 +59,6 @@ static enum nla_status fill_checkpoint(struct nla_loop *l, const char *dir, stru
 		nla_optim_list(&l->ar_optim, "ar", &tensors);
 	if (!l->save(l, dir, err) && !nla_tensors_write(&tensors, optim, NT_F32, err))
 		nla_state_write(&l->state, dir, err);
-	nla_tensors_release(&tensors);
-	free(optim);
 	return err->status;
 }
 
@@ -124,10 +120,9 @@ static enum nla_status one_step(struct nla_loop *l, struct nla_err *err)
 
 enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err)
 {
-	char *made = nla_format("%s/eval-%lld.json", l->folder.path, (long long)l->state.step);
+	nla_auto char *made = nla_format("%s/eval-%lld.json", l->folder.path, (long long)l->state.step);
 	/* an evaluation that was due when a signal came */
 	const bool missed = due(l, l->eval_every) && l->state.step < l->cfg->steps && !nla_exists(made);
-	free(made);
 	if ((l->state.step == 0 || missed) && evaluate(l, err))
 		return err->status;
 	while (l->state.step < l->cfg->steps && !nla_stop_asked())

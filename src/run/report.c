@@ -66,7 +66,7 @@ static double standard_error(const struct moments *m)
 
 static double unique_texts(char *const *all, int64_t n)
 {
-	char **texts = nla_alloc((size_t)n, sizeof(*texts));
+	nla_auto char **texts = nla_alloc((size_t)n, sizeof(*texts));
 	size_t m = 0, unique = 0;
 	for (int64_t i = 0; i < n; i++)
 		if (all[i])
@@ -74,7 +74,6 @@ static double unique_texts(char *const *all, int64_t n)
 	qsort(texts, m, sizeof(*texts), nla_by_text);
 	for (size_t i = 0; i < m; i++)
 		unique += i == 0 || strcmp(texts[i], texts[i - 1]) != 0;
-	free(texts);
 	return (double)unique;
 }
 
@@ -189,10 +188,9 @@ static void put_seconds(struct out *o, const struct nla_step *s)
 	static const char *const stages[NLA_N_STAGES] = { "rollout", "score", "update", "eval", "checkpoint" };
 	double total = 0;
 	for (int i = 0; i < NLA_N_STAGES; i++) {
-		char *key = nla_format("seconds_%s", stages[i]);
+		nla_auto char *key = nla_format("seconds_%s", stages[i]);
 		num(o, key, s->seconds[i], "of that stage");
 		total += s->seconds[i];
-		free(key);
 	}
 	num(o, "seconds", total, "of all stages; a checkpoint counts in the line after it");
 }
@@ -212,9 +210,8 @@ static void put_step(struct out *o, const struct nla_rl *rl, const struct nla_st
 	    "response tokens over the rollout's seconds");
 	num(o, "failed_rate", failed_rate(&x), "share of rows that failed");
 	for (int cause = 1; cause < NLA_N_FAILURES; cause++) {
-		char *key = nla_format("failed_%s", nla_failures[cause].name);
+		nla_auto char *key = nla_format("failed_%s", nla_failures[cause].name);
 		num(o, key, x.failed[cause] / x.all.n, nla_failures[cause].meaning);
-		free(key);
 	}
 	num(o, "groups_failed", groups_failed(s), "groups without a valid row: their advantages are 0");
 	num(o, "unique_explanations", unique_texts(s->explanation, s->n), "different explanations of the step");

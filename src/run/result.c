@@ -13,10 +13,9 @@ static cJSON *read_eval(const struct nla_train *t, int64_t step)
 {
 	struct nla_err ignored = NLA_ERR_INIT;
 	cJSON *json = NULL;
-	char *path = nla_format("%s/eval-%lld.json", t->loop.folder.path, (long long)step);
+	nla_auto char *path = nla_format("%s/eval-%lld.json", t->loop.folder.path, (long long)step);
 	if (nla_exists(path))
 		nla_json_read(path, &json, &ignored);
-	free(path);
 	return json;
 }
 
@@ -60,31 +59,26 @@ static void add_explanations(struct nla_str *out, const struct nla_train *t)
 	struct nla_err ignored = NLA_ERR_INIT;
 	struct nla_lines a, b;
 	const char *x, *y;
-	char *from = nla_format("%s/eval-0.rows.jsonl", t->loop.folder.path);
-	char *to = nla_format("%s/eval-%lld.rows.jsonl", t->loop.folder.path, (long long)t->loop.state.step);
+	nla_auto char *from = nla_format("%s/eval-0.rows.jsonl", t->loop.folder.path);
+	nla_auto char *to = nla_format("%s/eval-%lld.rows.jsonl", t->loop.folder.path, (long long)t->loop.state.step);
 	if (!nla_lines_open(&a, from, &ignored) && !nla_lines_open(&b, to, &ignored)) {
 		for (int i = 0; i < SHOWN && (x = nla_lines_next(&a)) && (y = nla_lines_next(&b)); i++) {
-			cJSON *before = cJSON_Parse(x), *after = cJSON_Parse(y);
+			nla_auto_json cJSON *before = cJSON_Parse(x), *after = cJSON_Parse(y);
 			add_explanation(out, &t->eval_set, before, after);
-			cJSON_Delete(before);
-			cJSON_Delete(after);
 		}
 		nla_lines_close(&b, &ignored);
 	}
 	nla_lines_close(&a, &ignored);
-	free(from);
-	free(to);
 }
 
 void nla_train_result(const struct nla_train *t, struct nla_str *out)
 {
-	cJSON *before = t->has_eval ? read_eval(t, 0) : NULL, *after = t->has_eval ? read_eval(t, t->loop.state.step) : NULL;
+	nla_auto_json cJSON *before = t->has_eval ? read_eval(t, 0) : NULL;
+	nla_auto_json cJSON *after = t->has_eval ? read_eval(t, t->loop.state.step) : NULL;
 	/* eval.* may have changed on resume: other rows have another baseline */
 	if (before && after && t->loop.state.step > 0 && nla_json_value(before, "rows") == nla_json_value(after, "rows") &&
 	    nla_json_value(before, "baseline_var") == nla_json_value(after, "baseline_var")) {
 		add_table(out, before, after);
 		add_explanations(out, t);
 	}
-	cJSON_Delete(before);
-	cJSON_Delete(after);
 }

@@ -50,19 +50,17 @@ static void add_file(uint64_t *hash, const char *path)
 char *nla_content(const char *path)
 {
 	struct nla_err ignored = NLA_ERR_INIT;
-	struct nla_strs names = { 0 };
+	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	uint64_t hash = 0;
 	if (!nla_is_dir(path))
 		add_file(&hash, path);
 	else if (!nla_list_dir(path, &names, &ignored))
 		for (size_t i = 0; i < names.n; i++)
 			if (counts(names.data[i])) {
-				char *file = nla_path_join(path, names.data[i]);
+				nla_auto char *file = nla_path_join(path, names.data[i]);
 				add(&hash, names.data[i], strlen(names.data[i]));
 				add_file(&hash, file);
-				free(file);
 			}
-	nla_strs_release(&names);
 	return hash ? nla_format("%016llx", (unsigned long long)hash) : nla_strdup("");
 }
 
@@ -93,22 +91,18 @@ static cJSON *list_inputs(const cJSON *config)
 		const struct nla_option *o = &nla_config_table[i];
 		if (o->type != NLA_OPT_PATH || !is_fixed(o, false))
 			continue;
-		char *content = nla_content(nla_json_at(config, o->key)->valuestring);
+		nla_auto char *content = nla_content(nla_json_at(config, o->key)->valuestring);
 		cJSON_AddStringToObject(inputs, o->key, content);
-		free(content);
 	}
 	return inputs;
 }
 
 enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, struct nla_err *err)
 {
-	char *inputs = nla_path_join(folder, "inputs.json");
-	cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *held = list_inputs(now);
+	nla_auto char *inputs = nla_path_join(folder, "inputs.json");
+	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *held = list_inputs(now);
 	if (!nla_config_write(cfg, folder, err) && !nla_exists(inputs))
 		nla_json_write(inputs, held, true, err);
-	cJSON_Delete(held);
-	cJSON_Delete(now);
-	free(inputs);
 	return err->status;
 }
 
@@ -127,9 +121,9 @@ enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, b
 {
 	struct nla_config plain = { 0 };
 	nla_options_defaults(nla_config_table, nla_config_n, &plain);
-	char *config = nla_path_join(folder, "config.json"), *inputs = nla_path_join(folder, "inputs.json");
-	cJSON *was = NULL, *had = NULL, *usual = nla_options_dump(nla_config_table, nla_config_n, &plain);
-	cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *has = list_inputs(now);
+	nla_auto char *config = nla_path_join(folder, "config.json"), *inputs = nla_path_join(folder, "inputs.json");
+	nla_auto_json cJSON *was = NULL, *had = NULL, *usual = nla_options_dump(nla_config_table, nla_config_n, &plain);
+	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *has = list_inputs(now);
 	if (!nla_json_read(config, &was, err) && nla_exists(inputs))
 		nla_json_read(inputs, &had, err);
 	for (size_t i = 0; i < nla_config_n && !err->status; i++) {
@@ -142,12 +136,5 @@ enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, b
 			nla_same_setting(key, config, before ? before : nla_json_at(usual, key), after, err);
 	}
 	nla_config_release(&plain);
-	cJSON_Delete(was);
-	cJSON_Delete(had);
-	cJSON_Delete(usual);
-	cJSON_Delete(now);
-	cJSON_Delete(has);
-	free(config);
-	free(inputs);
 	return err->status;
 }

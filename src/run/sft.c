@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "base/progress.h"
 
 #define HELD_ROWS 512 /* of the held-out ones, at most */
@@ -44,12 +45,11 @@ static enum nla_status open_weights(struct nla_sft *s, struct nla_err *err)
 		return nla_fail(err, "role lm trains every weight, and '%s' does not fit this machine's memory for that",
 				s->cfg->model);
 	int n = nla_lm_params(lm, NULL);
-	nt_tensor **list = nla_alloc((size_t)n, sizeof(*list));
+	nla_auto nt_tensor **list = nla_alloc((size_t)n, sizeof(*list));
 	nla_lm_params(lm, list);
 	for (int i = 0; i < n; i++)
 		nt_requires_grad(list[i], true);
 	nla_optim_init(&s->loop.optim, list, n, err);
-	free(list);
 	return err->status;
 }
 
@@ -82,9 +82,8 @@ static void make_plan(struct nla_sft *s, int64_t room)
 	s->loop.state.micro_batch = s->micro_batch = plan.micro_batch;
 	s->recompute = plan.recompute;
 	nt_logprob_chunk(plan.chunk);
-	char *words = nla_plan_words(&in, &plan);
+	nla_auto char *words = nla_plan_words(&in, &plan);
 	nla_say("memory plan: %s%s", words, plan.fits ? "" : "; it does not fit: lower sft.batch or give a larger memory");
-	free(words);
 }
 
 /* ---- held-out figures ---- */
@@ -143,14 +142,13 @@ static enum nla_status step(struct nla_loop *loop, bool *skipped, struct nla_err
 	struct nla_sft *s = (struct nla_sft *)loop;
 	const struct nla_config *cfg = s->cfg;
 	struct nla_sft_line *l = &s->line;
-	int64_t *rows = nla_alloc((size_t)cfg->sft.batch, sizeof(*rows));
+	nla_auto int64_t *rows = nla_alloc((size_t)cfg->sft.batch, sizeof(*rows));
 	nla_cursor_next(&loop->cursor, cfg->sft.batch, rows);
 	for (int64_t i = 0; i < cfg->sft.batch; i++)
 		rows[i] = s->split.train[rows[i]];
 	l->lr = nla_schedule_lr(cfg->sft.schedule, cfg->sft.lr, loop->state.step, cfg->steps, cfg->sft.warmup, cfg->sft.min_lr);
 	if (!nla_sft_loss(s, rows, rows, cfg->sft.batch, true, &l->loss, err))
 		nla_optim_step(&loop->optim, l->lr, cfg->update.grad_clip, &l->grad_norm, skipped, err);
-	free(rows);
 	return err->status;
 }
 
@@ -159,7 +157,7 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 	struct nla_sft *s = (struct nla_sft *)loop;
 	const long long at = loop->state.step, steps = s->cfg->steps;
 	struct nla_sft_line *l = &s->line;
-	struct nla_str text = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 	l->seconds = loop->step_seconds;
 	l->held = at == steps || at % s->cfg->sft.held_every == 0;
 	if (l->held && hold_out(s, &text, err))
@@ -167,22 +165,19 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 	if (l->held || at % s->cfg->log.every == 0)
 		nla_say("%s %lld/%lld  loss %.4f  norm %.2f  lr %.1e  %.2f s%s", loop->name, at, steps, l->loss, l->grad_norm,
 			l->lr, l->seconds, text.buf);
-	cJSON *line = nla_report_sft(l, &loop->state);
+	nla_auto_json cJSON *line = nla_report_sft(l, &loop->state);
 	nla_log_line(&loop->folder.metrics, line, err);
-	cJSON_Delete(line);
-	nla_str_release(&text);
 	return err->status;
 }
 
 static enum nla_status save(struct nla_loop *loop, const char *dir, struct nla_err *err)
 {
 	const struct nla_sft *s = (struct nla_sft *)loop;
-	char *part = nla_path_join(dir, roles[s->cfg->sft.role].part);
+	nla_auto char *part = nla_path_join(dir, roles[s->cfg->sft.role].part);
 	if (s->cfg->sft.role != NLA_ROLE_LM)
 		nla_half_save(&s->half, NULL, part, "sft", err);
 	else if (!nla_mkdirs(part, err) && !nla_lm_save(&s->target.lm, part, s->cfg->sft.save_dtype ? NT_F32 : NT_BF16, err))
 		nla_copy_beside(s->target.folder, part, NULL, err);
-	free(part);
 	return err->status;
 }
 

@@ -16,7 +16,7 @@ static enum nla_status read_corpus(struct nla_sft *s, bool held, int64_t **rows,
 {
 	struct nla_corpus corpus;
 	const struct nla_doc *doc;
-	struct nla_i32s ids = { 0 };
+	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
 	struct nla_rng rng = { (uint64_t)s->cfg->seed, NLA_STREAM_SPLIT };
 	const int32_t text_end = nla_tokenizer_id(s->target.tok, "<|endoftext|>"),
 		      end = text_end >= 0 ? text_end : s->target.chat.end_of_turn;
@@ -38,7 +38,6 @@ static enum nla_status read_corpus(struct nla_sft *s, bool held, int64_t **rows,
 		}
 	}
 	nla_corpus_close(&corpus);
-	nla_i32s_release(&ids);
 	*n = (int64_t)(s->offset.n - 1 - first);
 	*rows = nla_alloc((size_t)*n, sizeof(**rows));
 	for (int64_t i = 0; i < *n; i++)
@@ -79,9 +78,8 @@ static enum nla_status encode_response(const struct nla_sft *s, const char *expl
 				       enum nla_ar_fit *fit, struct nla_err *err)
 {
 	const size_t before = ids->n;
-	char *text = nla_format("<explanation>\n%s\n</explanation>", explanation);
+	nla_auto char *text = nla_format("<explanation>\n%s\n</explanation>", explanation);
 	nla_tokenizer_encode(s->target.tok, text, strlen(text), ids, err);
-	free(text);
 	nla_i32s_push(ids, s->target.chat.end_of_turn);
 	const bool fits = (int64_t)(s->half.prompt.n + ids->n - before) - 1 <= most_ids(s);
 	*fit = fits ? NLA_AR_FITS : NLA_AR_TOO_LONG;
@@ -125,12 +123,11 @@ enum nla_status nla_sft_encode(struct nla_sft *s, struct nla_err *err)
 	int64_t left_out[N_FATES] = { 0 };
 	if (s->cfg->sft.role == NLA_ROLE_LM)
 		return NLA_OK;
-	int *fate = nla_alloc((size_t)s->set.n, sizeof(*fate));
+	nla_auto int *fate = nla_alloc((size_t)s->set.n, sizeof(*fate));
 	if (!encode_rows(s, fate, err)) {
 		keep(fate, s->split.train, &s->split.n_train, left_out);
 		keep(fate, s->split.held, &s->split.n_held, left_out);
 	}
-	free(fate);
 	const int64_t longer = left_out[NLA_AR_TOO_LONG], merge = left_out[NLA_AR_MERGES];
 	if (longer || merge)
 		nla_say("%lld rows left out: %lld are longer than the %lld tokens the model reads, %lld merge with the AR "

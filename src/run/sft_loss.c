@@ -17,7 +17,7 @@ static nt_tensor *lm_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 {
 	struct nla_view view = { .lm = &s->target.lm };
 	struct nla_pack pack;
-	struct nla_i64s ids = { 0 };
+	NLA_AUTO(nla_i64s_release) struct nla_i64s ids = { 0 };
 	nt_tensor *loss = NULL;
 	nla_pack_init(&pack);
 	for (int64_t i = 0; i < n; i++) {
@@ -32,7 +32,6 @@ static nt_tensor *lm_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 		loss = cross_entropy(nt_token_logprob(x, view.lm->head, next, 1, NULL), n_tokens);
 	}
 	nla_pack_release(&pack);
-	nla_i64s_release(&ids);
 	return loss;
 }
 
@@ -63,7 +62,7 @@ static nt_tensor *ar_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 {
 	struct nla_view view = nla_half_view(&s->half);
 	struct nla_ar_texts texts;
-	float *v = nla_alloc((size_t)(n * s->set.d), sizeof(*v));
+	nla_auto float *v = nla_alloc((size_t)(n * s->set.d), sizeof(*v));
 	int64_t shape[2] = { n, s->set.d };
 	nt_tensor *loss = NULL;
 	nla_ar_texts_start(&texts);
@@ -77,7 +76,6 @@ static nt_tensor *ar_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 		loss = nt_scale(nt_sum(nla_ar_mse(hat, target)), 1.0 / (double)n_all);
 	}
 	nla_ar_texts_release(&texts);
-	free(v);
 	return loss;
 }
 

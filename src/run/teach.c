@@ -93,8 +93,8 @@ static cJSON *describe(const struct nla_teach *t)
 {
 	const struct nla_config *cfg = t->cfg;
 	const struct nla_chat *chat = &t->teacher.chat;
-	char *teacher = nla_content(t->teacher.folder), *texts = texts_hash(&t->set);
-	char *turns = nla_format("%s{content}%s", chat->before, chat->after);
+	nla_auto char *teacher = nla_content(t->teacher.folder), *texts = texts_hash(&t->set);
+	nla_auto char *turns = nla_format("%s{content}%s", chat->before, chat->after);
 	cJSON *json = cJSON_CreateObject();
 	cJSON_AddStringToObject(json, "content of the teacher", teacher);
 	cJSON_AddStringToObject(json, "texts of data", texts);
@@ -106,9 +106,6 @@ static cJSON *describe(const struct nla_teach *t)
 	cJSON_AddNumberToObject(json, "teach.max_new_tokens", (double)cfg->teach.max_new_tokens);
 	cJSON_AddNumberToObject(json, "teach.temperature", cfg->teach.temperature);
 	cJSON_AddBoolToObject(json, "teach.again", cfg->teach.again);
-	free(teacher);
-	free(texts);
-	free(turns);
 	return json;
 }
 
@@ -137,7 +134,7 @@ static size_t whole_batches(const struct nla_str *log)
 /* Continue from the answers that are there, if they are to this question; else begin the log with it. */
 static enum nla_status start_log(struct nla_teach *t, struct nla_err *err)
 {
-	struct nla_str log = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str log = NLA_STR_INIT;
 	cJSON *line, *now = describe(t);
 	size_t number = 0, whole = nla_file_read(t->log.path, &log, err) ? 0 : whole_batches(&log);
 	for (size_t at = 0, n; at < whole && !err->status; at += n + 1) {
@@ -152,7 +149,6 @@ static enum nla_status start_log(struct nla_teach *t, struct nla_err *err)
 		nla_fail(err, "cannot write '%s': %s", t->log.path, strerror(errno));
 	if (!err->status && !whole)
 		nla_log_line(&t->log, now, err);
-	nla_str_release(&log);
 	cJSON_Delete(now);
 	return err->status;
 }
@@ -187,7 +183,7 @@ static enum nla_status open_out(struct nla_teach *t, struct nla_err *err)
 {
 	const struct nla_config *cfg = t->cfg;
 	const char *out = cfg->out;
-	char *log = nla_path_join(out, "teach.jsonl"), *meta = nla_path_join(out, "nla_meta.yaml");
+	nla_auto char *log = nla_path_join(out, "teach.jsonl"), *meta = nla_path_join(out, "nla_meta.yaml");
 	if (nla_same_folder(out, cfg->data))
 		nla_usage(err, "'out' and 'data' are both '%s': give another --out, the set is left as it is", out);
 	else if (nla_exists(meta) && !nla_exists(log) && !cfg->overwrite)
@@ -201,8 +197,6 @@ static enum nla_status open_out(struct nla_teach *t, struct nla_err *err)
 		if (!err->status)
 			start_log(t, err);
 	}
-	free(log);
-	free(meta);
 	return err->status;
 }
 
@@ -243,8 +237,8 @@ void nla_teach_close(struct nla_teach *t)
  * teacher's, which would end the user's turn, have no place in it. */
 static char *text_tail(const struct nla_teach *t, const char *text, struct nla_err *err)
 {
-	struct nla_str tail = NLA_STR_INIT;
-	struct nla_i32s ids = { 0 };
+	NLA_AUTO(nla_str_release) struct nla_str tail = NLA_STR_INIT;
+	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
 	size_t start = 0, word;
 	if (!nla_tokenizer_encode(t->teacher.tok, text, strlen(text), &ids, err)) {
 		size_t n = NLA_MIN((size_t)t->cfg->teach.context, ids.n);
@@ -252,10 +246,7 @@ static char *text_tail(const struct nla_teach *t, const char *text, struct nla_e
 		word = n < ids.n ? strcspn(tail.buf, " \n\t") : MOST_OF_A_WORD;
 		start = word < MOST_OF_A_WORD && word + 1 < tail.len ? word + 1 : 0;
 	}
-	char *out = nla_strdup(tail.buf + start);
-	nla_i32s_release(&ids);
-	nla_str_release(&tail);
-	return out;
+	return nla_strdup(tail.buf + start);
 }
 
 static enum nla_status make_prompt(const struct nla_teach *t, int64_t row, struct nla_i32s *ids, struct nla_err *err)
@@ -331,7 +322,7 @@ static void show(const struct nla_teach *t, const struct answer *a)
 static enum nla_status take_answers(struct nla_teach *t, const int64_t *rows, int64_t n, const struct nla_decoded *d,
 				    struct nla_err *err)
 {
-	struct nla_str lines = NLA_STR_INIT, text = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str lines = NLA_STR_INIT, text = NLA_STR_INIT;
 	for (int64_t i = 0; i < n; i++) {
 		struct answer a = { .row = rows[i], .try = t->rows[rows[i]].tries, .tokens = d->length[i], .left = n - 1 - i };
 		struct nla_err no_text = NLA_ERR_INIT; /* of an id that pads the vocabulary: that answer does not serve */
@@ -348,23 +339,19 @@ static enum nla_status take_answers(struct nla_teach *t, const int64_t *rows, in
 		free(a.text);
 	}
 	nla_log_add(&t->log, lines.buf, lines.len);
-	nla_str_release(&lines);
-	nla_str_release(&text);
 	return nla_log_flush(&t->log, err);
 }
 
 enum nla_status nla_teach_batch(struct nla_teach *t, const int64_t *rows, int64_t n, struct nla_err *err)
 {
-	struct nla_i32s *prompts = nla_alloc((size_t)n, sizeof(*prompts));
-	struct nla_decoded d = { 0 };
+	nla_auto struct nla_i32s *prompts = nla_alloc((size_t)n, sizeof(*prompts));
+	NLA_AUTO(nla_decoded_release) struct nla_decoded d = { 0 };
 	for (int64_t i = 0; i < n && !err->status; i++)
 		make_prompt(t, rows[i], &prompts[i], err);
 	if (!err->status && !decode(t, prompts, rows, n, &d, err))
 		take_answers(t, rows, n, &d, err);
-	nla_decoded_release(&d);
 	for (int64_t i = 0; i < n; i++)
 		nla_i32s_release(&prompts[i]);
-	free(prompts);
 	return err->status;
 }
 
@@ -389,7 +376,7 @@ enum nla_status nla_teach_finish(struct nla_teach *t, struct nla_err *err)
 {
 	const struct nla_config *cfg = t->cfg;
 	struct nla_compose compose = { cfg->teach.explanation, cfg->teach.max_end, cfg->teach.max_next, (uint64_t)cfg->seed };
-	char **whole = nla_alloc((size_t)t->set.n, sizeof(*whole));
+	nla_auto char **whole = nla_alloc((size_t)t->set.n, sizeof(*whole));
 	int64_t n_tags = 0;
 	for (int64_t i = 0; i < t->set.n; i++) {
 		whole[i] = t->rows[i].explanation ? nla_compose(&compose, &t->set.rows[i], i, t->rows[i].explanation) : NULL;
@@ -405,7 +392,6 @@ enum nla_status nla_teach_finish(struct nla_teach *t, struct nla_err *err)
 		nla_actset_explain(&t->set, cfg->out, whole, err);
 	for (int64_t i = 0; i < t->set.n; i++)
 		free(whole[i]);
-	free(whole);
 	return err->status;
 }
 

@@ -68,12 +68,11 @@ struct nla_plan_in nla_train_sizes(const struct nla_train *t)
 /* A resumed run keeps its micro-batch and copies, on which the rounding depends, where they still fit. */
 static enum nla_status make_plan(struct nla_train *t, struct nla_err *err)
 {
-	struct nla_i32s ids = { 0 };
+	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
 	enum nla_ar_fit fit;
 	struct nla_state *state = &t->loop.state;
 	nla_ar_encode(&t->models.ar, "", 0, &ids, &fit, err);
 	t->ar_tokens = (int64_t)ids.n;
-	nla_i32s_release(&ids);
 	struct nla_plan_in in = nla_train_sizes(t), before = in;
 	before.micro_batch = state->micro_batch;
 	before.copies = (int)state->copies;
@@ -92,16 +91,13 @@ static enum nla_status make_plan(struct nla_train *t, struct nla_err *err)
 static enum nla_status open_models(struct nla_train *t, struct nla_err *err)
 {
 	const struct nla_config *cfg = t->cfg;
-	char *checkpoint = NULL, *ar = NULL, *av = nla_path_join(cfg->out, "reference");
+	nla_auto char *checkpoint = NULL, *ar = NULL, *av = nla_path_join(cfg->out, "reference");
 	int64_t step;
 	if (cfg->resume && !nla_checkpoint_find(cfg->out, &checkpoint, &step, err) && checkpoint)
 		ar = nla_path_join(checkpoint, "ar");
-	const bool own_av = ar && nla_folder_has(av, "nla_meta.yaml");
+	const bool own_av = ar && nla_exists_in(av, "nla_meta.yaml");
 	if (!err->status)
 		nla_models_load(&t->models, cfg, own_av ? av : cfg->av, ar ? ar : cfg->ar, &t->room, err);
-	free(checkpoint);
-	free(ar);
-	free(av);
 	return err->status;
 }
 
@@ -148,10 +144,9 @@ static enum nla_status open_trained(struct nla_train *t, const struct nla_lora_s
 static enum nla_status keep_reference(const struct nla_train *t, struct nla_err *err)
 {
 	const struct nla_folder *f = &t->loop.folder;
-	char *dir = nla_path_join(f->path, "reference");
-	if (t->models.av.adapter.layers && !(f->checkpoint && nla_folder_has(dir, "nla_meta.yaml")))
+	nla_auto char *dir = nla_path_join(f->path, "reference");
+	if (t->models.av.adapter.layers && !(f->checkpoint && nla_exists_in(dir, "nla_meta.yaml")))
 		nla_half_save(&t->models.av, NULL, dir, "reference", err);
-	free(dir);
 	return err->status;
 }
 
@@ -159,7 +154,7 @@ static void say_what(const struct nla_train *t)
 {
 	const struct nla_config *cfg = t->cfg;
 	struct nla_plan_in in = nla_train_sizes(t);
-	char *words = nla_plan_words(&in, &t->plan);
+	nla_auto char *words = nla_plan_words(&in, &t->plan);
 	nla_say("nla-train: %s on %s, %lld activations of block %lld, seed %lld", cfg->model,
 		nt_device_name(t->models.target.lm.device), (long long)t->set.n, (long long)t->models.ar.depth - 1,
 		(long long)cfg->seed);
@@ -168,7 +163,6 @@ static void say_what(const struct nla_train *t)
 	if (cfg->update.kl == 0)
 		nla_say("update.kl is 0: the reference does not run in training, and kl is null in metrics.jsonl");
 	nla_say("memory plan: %s%s", words, t->plan.fits ? "" : "; that may be too much, see --check");
-	free(words);
 }
 
 /* ---- what the loop calls ---- */
@@ -189,28 +183,25 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	struct nla_train *t = (struct nla_train *)loop;
 	const long long at = loop->state.step;
 	struct nla_rl rl = t->rl;
-	struct nla_step s = { 0 };
+	NLA_AUTO(nla_step_release) struct nla_step s = { 0 };
 	int64_t n;
 	if (!t->has_eval)
 		return NLA_OK;
-	int64_t *rows = nla_eval_rows(&t->eval_set, t->cfg->eval.rows, &n);
+	nla_auto int64_t *rows = nla_eval_rows(&t->eval_set, t->cfg->eval.rows, &n);
 	char *summary = nla_format("%s/eval-%lld.json", loop->folder.path, at),
 	     *lines = nla_format("%s/eval-%lld.rows.jsonl", loop->folder.path, at);
 	rl.set = &t->eval_set;
 	rl.rng.stream = NLA_STREAM_EVAL;
 	rl.step = 0; /* the same random numbers in every evaluation */
 	if (!nla_evaluate(&rl, rows, n, t->cfg->eval.batch, &s, err)) {
-		cJSON *json = nla_report_eval(&rl, &s);
+		nla_auto_json cJSON *json = nla_report_eval(&rl, &s);
 		if (!nla_json_write(summary, json, true, err) && !nla_eval_write_rows(&rl, &s, lines, err))
 			nla_say("eval at step %lld: fve %.4f +- %.4f (mean-normalised %.4f), %.1f response tokens, %.1f%% "
 				"failed, %lld rows",
 				at, nla_json_value(json, "fve"), nla_json_value(json, "fve_se"),
 				nla_json_value(json, "fve_meannorm"), nla_json_value(json, "response_tokens"),
 				100 * nla_json_value(json, "failed_rate"), (long long)n);
-		cJSON_Delete(json);
 	}
-	nla_step_release(&s);
-	free(rows);
 	free(summary);
 	free(lines);
 	return err->status;
@@ -242,8 +233,8 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 	struct nla_step *s = &t->step;
 	s->seconds[NLA_STAGE_EVAL] = loop->eval_seconds;
 	s->seconds[NLA_STAGE_CHECKPOINT] = loop->checkpoint_seconds;
-	cJSON *line = nla_report_step(&t->rl, s, state);
-	char *kl = cfg->update.kl > 0 ? nla_format("%.4f", s->update.kl) : nla_strdup("off");
+	nla_auto_json cJSON *line = nla_report_step(&t->rl, s, state);
+	nla_auto char *kl = cfg->update.kl > 0 ? nla_format("%.4f", s->update.kl) : nla_strdup("off");
 	if (state->step % cfg->log.every == 0 || state->step == cfg->steps)
 		nla_say("step %lld/%lld  fve %.3f  tokens %.1f  reward %.3f  failed %.0f%%  kl %s  entropy %.2f  norm %.2f  "
 			"%.2f s%s",
@@ -252,15 +243,12 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 			100 * nla_json_value(line, "failed_rate"), kl, s->update.entropy, s->update.grad_norm,
 			nla_json_value(line, "seconds"), s->update.skipped ? "  (skipped: gradient not finite)" :
 			s->update.ar_skipped ? "  (AR skipped: its gradient not finite)" : "");
-	free(kl);
 	warn(t, line);
 	nla_log_line(&loop->folder.metrics, line, err);
-	cJSON_Delete(line);
 	for (int64_t i = 0; state->step % cfg->log.samples_every == 0 && i < NLA_MIN(cfg->log.samples, s->n) && !err->status;
 	     i++) {
-		cJSON *sample = nla_report_sample(&t->rl, s, state->step, i);
+		nla_auto_json cJSON *sample = nla_report_sample(&t->rl, s, state->step, i);
 		nla_log_line(&loop->folder.samples, sample, err);
-		cJSON_Delete(sample);
 	}
 	return err->status;
 }
@@ -269,12 +257,10 @@ static enum nla_status save(struct nla_loop *loop, const char *dir, struct nla_e
 {
 	const struct nla_train *t = (struct nla_train *)loop;
 	const struct nla_models *m = &t->models;
-	char *av = nla_path_join(dir, "av"), *ar = nla_path_join(dir, "ar");
+	nla_auto char *av = nla_path_join(dir, "av"), *ar = nla_path_join(dir, "ar");
 	if (!nla_half_save(&m->av, &t->adapter, av, "rl", err) &&
 	    !nla_half_save(&m->ar, NULL, ar, t->cfg->ar_update.enabled ? "rl" : m->ar.meta.stage, err))
 		nla_config_write(t->cfg, dir, err);
-	free(av);
-	free(ar);
 	return err->status;
 }
 

@@ -79,12 +79,11 @@ struct template {
 static int32_t chat_token(const struct nla_tokenizer *tok, const char *token)
 {
 	struct nla_err ignored = NLA_ERR_INIT;
-	struct nla_i32s ids = {0};
+	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = {0};
 	int32_t id = nla_tokenizer_id(tok, token);
 
 	if (id >= 0 && (nla_tokenizer_encode(tok, token, strlen(token), &ids, &ignored) || ids.n != 1 || ids.data[0] != id))
 		id = -1;
-	nla_i32s_release(&ids);
 	return id;
 }
 
@@ -104,9 +103,9 @@ static enum nla_status read_stops(struct nla_chat *chat, const char *folder, con
 	bool found = false;
 
 	for (size_t i = 0; i < NLA_LEN(files) && !found && !err->status; i++) {
-		char *path = nla_path_join(folder, files[i]);
+		nla_auto char *path = nla_path_join(folder, files[i]);
 		const cJSON *eos, *item;
-		cJSON *json = NULL;
+		nla_auto_json cJSON *json = NULL;
 
 		if (nla_exists(path))
 			nla_json_read(path, &json, err);
@@ -121,8 +120,6 @@ static enum nla_status read_stops(struct nla_chat *chat, const char *folder, con
 			else if (!nla_chat_is_stop(chat, (int32_t)id))
 				nla_i32s_push(&chat->stop, (int32_t)id);
 		}
-		cJSON_Delete(json);
-		free(path);
 	}
 	return err->status;
 }
@@ -204,11 +201,12 @@ static void recognise(struct template *t)
  * Python. */
 static enum nla_status read_template(struct template *t, const char *folder, struct nla_err *err)
 {
-	char *jinja = nla_path_join(folder, "chat_template.jinja"), *config = nla_path_join(folder, "tokenizer_config.json");
-	struct nla_str file = NLA_STR_INIT;
+	nla_auto char *jinja = nla_path_join(folder, "chat_template.jinja");
+	nla_auto char *config = nla_path_join(folder, "tokenizer_config.json");
+	NLA_AUTO(nla_str_release) struct nla_str file = NLA_STR_INIT;
 	const char *source = NULL;
 	const cJSON *bos;
-	cJSON *json = NULL;
+	nla_auto_json cJSON *json = NULL;
 
 	nla_str_init(&t->text);
 	if (nla_exists(config))
@@ -226,10 +224,6 @@ static enum nla_status read_template(struct template *t, const char *folder, str
 			nla_str_addc(&t->text, *c);
 	if (source)
 		recognise(t);
-	cJSON_Delete(json);
-	nla_str_release(&file);
-	free(jinja);
-	free(config);
 	return err->status;
 }
 
@@ -340,7 +334,7 @@ enum nla_status nla_chat_load(struct nla_chat *chat, const char *folder, const s
 			      const struct nla_chat_cfg *cfg, struct nla_err *err)
 {
 	static const struct nla_chat_cfg automatic = { NLA_CHAT_AUTO, "auto", "", 0 };
-	char *beside = nla_path_join(folder, "nla_chat.json");
+	nla_auto char *beside = nla_path_join(folder, "nla_chat.json");
 	const char *file = cfg && cfg->file && *cfg->file ? cfg->file : nla_exists(beside) ? beside : NULL;
 
 	memset(chat, 0, sizeof(*chat));
@@ -357,7 +351,6 @@ enum nla_status nla_chat_load(struct nla_chat *chat, const char *folder, const s
 		use_file(chat, file, tok, err);
 	if (!err->status && !read_stops(chat, folder, tok, err))
 		chat->end_of_turn = chat->stop.data[0];
-	free(beside);
 	if (err->status)
 		nla_chat_release(chat);
 	return err->status;
@@ -375,7 +368,7 @@ enum nla_status nla_chat_prompt(const struct nla_chat *chat, const struct nla_to
 				struct nla_i32s *ids, struct nla_err *err)
 {
 	size_t head = strlen(chat->before), n = strlen(content);
-	struct nla_str text = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 
 	if (chat->strip == NLA_CHAT_STRIP_BOTH)
 		content = nla_utf8_strip(content, n, &n);
@@ -388,6 +381,5 @@ enum nla_status nla_chat_prompt(const struct nla_chat *chat, const struct nla_to
 	}
 	nla_str_add(&text, chat->after);
 	nla_tokenizer_encode(tok, text.buf, text.len, ids, err);
-	nla_str_release(&text);
 	return err->status;
 }

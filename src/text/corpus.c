@@ -23,7 +23,7 @@ static bool is_known(const char *name)
 
 enum nla_status nla_corpus_open(struct nla_corpus *c, const char *path, struct nla_err *err)
 {
-	struct nla_strs names = { 0 };
+	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 
 	memset(c, 0, sizeof(*c));
 	if (!nla_exists(path))
@@ -38,13 +38,11 @@ enum nla_status nla_corpus_open(struct nla_corpus *c, const char *path, struct n
 	if (nla_list_dir(path, &names, err))
 		return err->status;
 	for (size_t i = 0; i < names.n; i++) {
-		char *file = nla_path_join(path, names.data[i]);
+		nla_auto char *file = nla_path_join(path, names.data[i]);
 
 		if (is_known(file) && !nla_is_dir(file))
 			nla_strs_push(&c->files, file);
-		free(file);
 	}
-	nla_strs_release(&names);
 	if (!c->files.n)
 		return nla_fail(err, "cannot open corpus '%s': no file in it ends in .txt or .jsonl, or these with .gz", path);
 	return NLA_OK;

@@ -61,7 +61,7 @@ static void sort_added(struct nla_added_set *set)
 enum nla_status nla_tokenizer_load(struct nla_tokenizer **out, const char *folder, struct nla_err *err)
 {
 	struct nla_tokenizer *tok = nla_alloc(1, sizeof(*tok));
-	char *model = nla_path_join(folder, "tokenizer.model");
+	nla_auto char *model = nla_path_join(folder, "tokenizer.model");
 	enum nla_status status;
 
 	nla_str_init(&tok->bpe.text);
@@ -83,7 +83,6 @@ enum nla_status nla_tokenizer_load(struct nla_tokenizer **out, const char *folde
 		nla_tokenizer_free(tok);
 		*out = NULL;
 	}
-	free(model);
 	return status;
 }
 
@@ -414,7 +413,7 @@ static enum nla_status check_id(const struct nla_tokenizer *tok, int32_t id, str
 enum nla_status nla_tokenizer_decode(const struct nla_tokenizer *tok, const int32_t *ids, size_t n, bool skip_special,
 				     struct nla_str *out, struct nla_err *err)
 {
-	struct nla_str bytes = NLA_STR_INIT, whole = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str bytes = NLA_STR_INIT, whole = NLA_STR_INIT;
 	enum nla_status status = NLA_OK;
 	size_t skip;
 
@@ -432,8 +431,6 @@ enum nla_status nla_tokenizer_decode(const struct nla_tokenizer *tok, const int3
 	skip = tok->strip_first && *whole.buf == ' ';
 	if (!status)
 		nla_tok_split_add_lossy(out, whole.buf + skip, whole.len - skip);
-	nla_str_release(&bytes);
-	nla_str_release(&whole);
 	return status;
 }
 

@@ -81,7 +81,7 @@ static enum nla_status read_merges(struct nla_tokenizer *tok, const struct nla_p
 				   struct nla_err *err)
 {
 	const cJSON *item, *list = cJSON_GetObjectItemCaseSensitive(p->json, "merges");
-	struct nla_str joined = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str joined = NLA_STR_INIT;
 	enum nla_status status = NLA_OK;
 	uint32_t rank = 0;
 
@@ -108,7 +108,6 @@ static enum nla_status read_merges(struct nla_tokenizer *tok, const struct nla_p
 		nla_i32s_push(merges, left);
 		nla_i32s_push(merges, right);
 	}
-	nla_str_release(&joined);
 	return status;
 }
 
@@ -144,7 +143,7 @@ enum nla_status nla_tokenizer_read_added(struct nla_tokenizer *tok, const struct
 				   .rstrip = nla_place_true(p, "rstrip"),
 				   .normalized = said ? nla_place_true(p, "normalized") : !special };
 	int32_t known = content ? nla_bpe_id(&tok->bpe, content, strlen(content)) : -1;
-	struct nla_str normal = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str normal = NLA_STR_INIT;
 	enum nla_status status = nla_place_check(p, rules, err);
 
 	if (!status && (!content || !*content))
@@ -152,7 +151,6 @@ enum nla_status nla_tokenizer_read_added(struct nla_tokenizer *tok, const struct
 	if (!status && added.normalized && tok->nfc && !nla_tok_split_nfc(content, strlen(content), &normal, err) &&
 	    strcmp(normal.buf, content))
 		status = nla_place_fail(p, "content", "a text in normal form C, as it is matched there", err);
-	nla_str_release(&normal);
 	if (status ||
 	    ((known < 0 || known != id) && nla_bpe_add_token(&tok->bpe, p->path, content, strlen(content), id, 0, err)))
 		return err->status;
@@ -413,9 +411,9 @@ enum nla_status nla_tokenizer_read_json(struct nla_tokenizer *tok, struct nla_er
 {
 	static const char rules[] = "version=\"1.0\"|null;truncation;padding;added_tokens;normalizer;pre_tokenizer;"
 				    "post_processor;decoder;model";
-	struct nla_i32s merges = {0};
-	struct nla_str ignored = NLA_STR_INIT;
-	cJSON *json = NULL;
+	NLA_AUTO(nla_i32s_release) struct nla_i32s merges = {0};
+	NLA_AUTO(nla_str_release) struct nla_str ignored = NLA_STR_INIT;
+	nla_auto_json cJSON *json = NULL;
 	enum nla_status status = nla_json_read(tok->path, &json, err);
 	const struct nla_place root = { tok->path, "", json }, model = { tok->path, "model.", nla_json_at(json, "model") };
 
@@ -426,8 +424,5 @@ enum nla_status nla_tokenizer_read_json(struct nla_tokenizer *tok, struct nla_er
 	     read_named_stage(tok, &root, POST_PROCESSOR, &ignored, err) || nla_tokenizer_read_config(tok, err)))
 		status = err->status;
 	tok->crc = status ? 0 : nla_tokenizer_find_crc(tok, &merges);
-	cJSON_Delete(json);
-	nla_i32s_release(&merges);
-	nla_str_release(&ignored);
 	return status;
 }

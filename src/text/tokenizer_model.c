@@ -151,7 +151,7 @@ enum nla_status nla_tokenizer_read_model(struct nla_tokenizer *tok, struct nla_e
 	/* Later fields count: byte_fallback true; add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces false. */
 	static const char ours[] = "\x12\x03\x98\x02\x01\x1a\x06\x18\x00\x20\x00\x28\x00";
 	static const struct nla_i32s none = {0};
-	struct nla_str file = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str file = NLA_STR_INIT;
 	enum nla_status status;
 	bool complete;
 	struct wire w;
@@ -168,7 +168,6 @@ enum nla_status nla_tokenizer_read_model(struct nla_tokenizer *tok, struct nla_e
 		tok->crc = nla_tokenizer_find_crc(tok, &none);
 		status = tok->sp ? NLA_OK : nla_fail(err, "cannot load '%s': %s", tok->path, sp_error());
 	}
-	nla_str_release(&file);
 	return status;
 }
 
@@ -360,11 +359,10 @@ static enum nla_status check_added_file(const struct nla_tokenizer *tok, const s
 static enum nla_status open_file(const struct nla_tokenizer *tok, const char *name, char **path, cJSON **json,
 				 struct nla_err *err)
 {
-	char *dir = nla_path_dir(tok->path);
+	nla_auto char *dir = nla_path_dir(tok->path);
 
 	*path = nla_path_join(dir, name);
 	*json = NULL;
-	free(dir);
 	if (nla_exists(*path))
 		return nla_json_read(*path, json, err);
 	*json = cJSON_CreateObject();

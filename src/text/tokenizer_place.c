@@ -31,14 +31,13 @@ static bool has_rule(const char *rules, const char *key)
 static enum nla_status check_rule(const struct nla_place *p, const char *rule, struct nla_err *err)
 {
 	size_t n = strcspn(rule, "=;");
-	char *key = nla_strndup(rule, n), *want = rule[n] == '=' ? nla_strndup(rule + n + 1, strcspn(rule + n + 1, ";")) : NULL;
+	nla_auto char *key = nla_strndup(rule, n);
+	nla_auto char *want = rule[n] == '=' ? nla_strndup(rule + n + 1, strcspn(rule + n + 1, ";")) : NULL;
 	const cJSON *value = cJSON_GetObjectItemCaseSensitive(p->json, key);
 	char *text = want && value ? cJSON_PrintUnformatted(value) : NULL;
 	if (want && nla_word_index(want, text ? text : "null") < 0)
 		nla_place_fail(p, key, want, err);
 	cJSON_free(text);
-	free(key);
-	free(want);
 	return err->status;
 }
 

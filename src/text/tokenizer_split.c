@@ -191,7 +191,7 @@ static bool is_plainly_nfc(const char *text, size_t n)
 
 enum nla_status nla_tok_split_nfc(const char *text, size_t n, struct nla_str *out, struct nla_err *err)
 {
-	utf8proc_uint8_t *composed = NULL;
+	nla_auto utf8proc_uint8_t *composed = NULL;
 	utf8proc_ssize_t length;
 
 	if (is_plainly_nfc(text, n)) {
@@ -203,7 +203,6 @@ enum nla_status nla_tok_split_nfc(const char *text, size_t n, struct nla_str *ou
 	if (length < 0)
 		return nla_fail(err, "cannot normalise a text of %zu bytes: %s", n, utf8proc_errmsg(length));
 	nla_str_addn(out, composed, (size_t)length);
-	free(composed);
 	return NLA_OK;
 }
 
