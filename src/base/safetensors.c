@@ -4,7 +4,7 @@
  * A file is mapped, its header parsed into entries [first, n_entries) of the one table, the byte ranges sorted and
  * checked to tile the data exactly (so a truncated, padded or overlapping file cannot pass), and only then pointers are made.
  * A folder is the same for each shard of the index, and the index is checked against the shard it names. The table is sorted by
- * name at the end: find is a binary search, and a name that occurs twice stands next to itself.
+ * name at the end: find is a binary search, and a name that occurs twice is its own neighbour.
  */
 #include "base/safetensors.h"
 

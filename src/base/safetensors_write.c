@@ -50,7 +50,7 @@ static enum nla_status write_header(struct nla_st_writer *w, const struct nla_st
 		w->want += bytes_of(e);
 	}
 	nla_str_addc(&json, '}');
-	if (!w->reserved) /* two counts of at most 20 digits, where one digit each stands now */
+	if (!w->reserved) /* two counts of at most 20 digits, where one digit each is now */
 		w->reserved = (8 + json.len + (w->rows.name ? 40 : 0) + 7) / 8 * 8;
 	while (8 + json.len < w->reserved)
 		nla_str_addc(&json, ' ');

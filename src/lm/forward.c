@@ -23,7 +23,7 @@ static nt_tensor *heads(const nt_tensor *x, int64_t n_heads, int64_t d)
 	return nt_reshape(x, 3, shape);
 }
 
-/* x W^T + bias of projections that stand in one matrix, or apart (a mapped model) in n */
+/* x W^T + bias of projections that are one matrix, or apart (a mapped model) in n */
 static nt_tensor *linear(const struct nla_lm *lm, const nt_tensor *x, nt_tensor *const *w, int n, const nt_tensor *bias)
 {
 	nt_tensor *parts[3];

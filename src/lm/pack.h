@@ -1,5 +1,5 @@
 /*
- * pack - many token rows as one sequence (nt_attention's token tree): no padding, and what rows share stands once.
+ * pack - many token rows as one sequence (nt_attention's token tree): no padding, and what rows share is stored once.
  *
  *	struct nla_pack p;
  *	nla_pack_init(&p);
