@@ -71,7 +71,6 @@ void nla_free_at(void *pointer) { free(*(void **)pointer); }
 void *nla_alloc(size_t n, size_t size)
 {
 	void *p = calloc(NLA_MAX(n, 1), NLA_MAX(size, 1));
-
 	if (!p)
 		NLA_BUG("out of host memory: wanted %zu times %zu bytes", n, size);
 	return p;

@@ -55,7 +55,6 @@ static enum nla_status set(const struct nla_option *o, void *cfg, const cJSON *v
 			   struct nla_err *err)
 {
 	void *at = (char *)cfg + o->offset;
-
 	if (!is_fine(o, value))
 		return refuse(o, value, from, err);
 	if (o->type == NLA_OPT_INT) {

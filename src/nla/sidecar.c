@@ -99,7 +99,6 @@ void nla_sidecar_release(struct nla_sidecar *s)
 static void set_text(char **field, const char *text)
 {
 	char *copy = text ? nla_strdup(text) : NULL;
-
 	free(*field);
 	*field = copy;
 }
@@ -139,7 +138,6 @@ enum nla_status nla_template_fill(const char *tmpl, const char *key, const char 
 	nla_auto char *slot = nla_format("{%s}", key);
 	const char *at = strstr(tmpl, slot);
 	enum nla_status status = NLA_OK;
-
 	*out = NULL;
 	if (!at || strstr(at + 1, slot))
 		status = nla_fail(err, "template has '%s' %s, want once", slot, at ? "more than once" : "nowhere");
@@ -163,7 +161,6 @@ struct reader {
 static int word_index(const char *words, const char *text)
 {
 	char *lower = nla_strdup(text);
-
 	for (char *c = lower; *c; c++)
 		*c = (char)tolower((unsigned char)*c);
 	int index = nla_word_index(words, lower);
@@ -177,7 +174,6 @@ static enum nla_status read_text(struct reader *r, const struct field *f, void *
 	const char *text;
 	nla_auto char *filled = NULL;
 	size_t length;
-
 	if (nla_json_str(r->json, r->path, r->key, NULL, &text, r->err) || !text)
 		return r->err->status;
 	int index = f->words ? word_index(f->words, text) : 0;
@@ -198,7 +194,6 @@ static enum nla_status read_text(struct reader *r, const struct field *f, void *
 static enum nla_status read_int(struct reader *r, const struct field *f, int64_t *out)
 {
 	int64_t other, max = f->max ? f->max : INT64_MAX;
-
 	if (nla_json_int(r->json, r->path, r->key, *out, out, r->err) ||
 	    nla_json_int(r->json, r->path, f->also ? f->also : r->key, *out, &other, r->err))
 		return r->err->status;
@@ -213,7 +208,6 @@ static enum nla_status read_int(struct reader *r, const struct field *f, int64_t
 static enum nla_status read_scale(struct reader *r, struct nla_scale *out)
 {
 	const cJSON *section = nla_json_at(r->json, "extraction"), *value;
-
 	value = cJSON_GetObjectItemCaseSensitive(section, strchr(r->key, '.') + 1);
 	if (!value)
 		return NLA_OK;
@@ -231,7 +225,6 @@ static enum nla_status read_scale(struct reader *r, struct nla_scale *out)
 static enum nla_status read_ids(struct reader *r, struct nla_i32s *out)
 {
 	const cJSON *list = nla_json_at(r->json, r->key), *id;
-
 	if (list && !cJSON_IsArray(list))
 		return REFUSE(r, "'%s' is not a list of token ids", r->key);
 	cJSON_ArrayForEach(id, list) {
@@ -248,7 +241,6 @@ static enum nla_status read_field(struct reader *r, const struct field *f, struc
 	void *at = (char *)s + f->at;
 	int64_t id;
 	bool yes;
-
 	r->key = f->also && !nla_json_at(r->json, f->key) && nla_json_at(r->json, f->also) ? f->also : f->key;
 	if (f->need && !nla_json_at(r->json, r->key) && cJSON_IsObject(r->json))
 		return REFUSE(r, "'%s' is missing", f->key);
@@ -286,7 +278,6 @@ static enum nla_status read_field(struct reader *r, const struct field *f, struc
 static enum nla_status check(struct reader *r, struct nla_sidecar *s)
 {
 	int64_t version;
-
 	if (nla_json_int(r->json, r->path, "schema_version", 1, &version, r->err))
 		return r->err->status;
 	if (version < 1 || version > 2)
@@ -311,7 +302,6 @@ enum nla_status nla_sidecar_read(struct nla_sidecar *s, const char *folder, stru
 {
 	char *path = nla_path_join(folder, NLA_SIDECAR_NAME);
 	struct reader r = { .path = path, .err = err };
-
 	nla_sidecar_init(s);
 	*err = (struct nla_err)NLA_ERR_INIT;
 	nla_yaml_read(path, &r.json, err);
@@ -329,7 +319,6 @@ enum nla_status nla_sidecar_read(struct nla_sidecar *s, const char *folder, stru
 static enum nla_status add_text(struct nla_str *out, const char *key, const char *text, struct nla_err *err)
 {
 	uint32_t c;
-
 	nla_str_addc(out, '"');
 	for (size_t n = strlen(text), len; n; text += len, n -= len) {
 		if (!(len = nla_utf8_next(text, n, &c)))
@@ -350,7 +339,6 @@ static enum nla_status add_text(struct nla_str *out, const char *key, const char
 static void add_num(struct nla_str *out, double value)
 {
 	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
-
 	nla_json_add_num(&text, value);
 	size_t digits = strcspn(text.buf, "e");
 	nla_str_addf(out, "%.*s%s%s", (int)digits, text.buf, strchr(text.buf, '.') ? "" : ".0", text.buf + digits);
@@ -365,7 +353,6 @@ static enum nla_status add_value(struct nla_str *out, const struct field *f, con
 	int64_t n = f->type == INT ? *(const int64_t *)at : f->type == ID ? *(const int32_t *)at : -1;
 	const char *word;
 	size_t length;
-
 	if (f->type == CONST)
 		nla_str_add(out, f->words);
 	else if (f->type == TEXT && *(char *const *)at)
@@ -396,7 +383,6 @@ enum nla_status nla_sidecar_write(const struct nla_sidecar *s, const char *folde
 	enum nla_status status = NLA_OK;
 	const char *section = "";
 	size_t length = 0;
-
 	for (size_t i = 0; i < NLA_LEN(fields) && !(status = add_value(&value, &fields[i], s, err)); i++) {
 		const char *key = fields[i].key, *dot = strchr(key, '.');
 		if (value.len && dot && (length != (size_t)(dot - key) || strncmp(section, key, length))) {

@@ -81,7 +81,6 @@ static int32_t chat_token(const struct nla_tokenizer *tok, const char *token)
 	struct nla_err ignored = NLA_ERR_INIT;
 	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = {0};
 	int32_t id = nla_tokenizer_id(tok, token);
-
 	if (id >= 0 && (nla_tokenizer_encode(tok, token, strlen(token), &ids, &ignored) || ids.n != 1 || ids.data[0] != id))
 		id = -1;
 	return id;
@@ -101,19 +100,16 @@ static enum nla_status read_stops(struct nla_chat *chat, const char *folder, con
 {
 	static const char *const files[] = { "generation_config.json", "config.json" };
 	bool found = false;
-
 	for (size_t i = 0; i < NLA_LEN(files) && !found && !err->status; i++) {
 		nla_auto char *path = nla_path_join(folder, files[i]);
 		const cJSON *eos, *item;
 		nla_auto_json cJSON *json = NULL;
-
 		if (nla_exists(path))
 			nla_json_read(path, &json, err);
 		eos = nla_json_at(json, "eos_token_id");
 		found = eos != NULL;
 		for (item = cJSON_IsArray(eos) ? eos->child : eos; item; item = item == eos ? NULL : item->next) {
 			double id = cJSON_IsNumber(item) ? item->valuedouble : -1;
-
 			if (!(id >= 0 && id < nla_tokenizer_size(tok)) || id != (int32_t)id)
 				nla_fail(err, "'%s': 'eos_token_id' has what is no token id from 0 to %d", path,
 					 nla_tokenizer_size(tok) - 1);
@@ -132,7 +128,6 @@ static enum nla_status use_file(struct nla_chat *chat, const char *path, const s
 	const char *before, *after, *strip;
 	const cJSON *item;
 	cJSON *json = NULL;
-
 	if (nla_json_read(path, &json, err) || nla_json_need_str(json, path, "before", &before, err) ||
 	    nla_json_need_str(json, path, "after", &after, err) || nla_json_need_str(json, path, "strip", &strip, err))
 		goto out;
@@ -142,7 +137,6 @@ static enum nla_status use_file(struct nla_chat *chat, const char *path, const s
 		nla_fail(err, "'%s': 'strip' is '%s', want none, both or end", path, strip);
 	cJSON_ArrayForEach(item, nla_json_at(json, "stop")) {
 		int32_t id = cJSON_IsString(item) ? chat_token(tok, item->valuestring) : -1;
-
 		if (id < 0)
 			nla_fail(err, "'%s': 'stop' has '%s', which is no token of this tokenizer", path,
 				 cJSON_IsString(item) ? item->valuestring : nla_json_type(item));
@@ -163,13 +157,11 @@ out:
 static const char *named_template(const cJSON *json)
 {
 	const cJSON *item, *value = nla_json_at(json, "chat_template");
-
 	if (!value || cJSON_IsString(value))
 		return cJSON_GetStringValue(value);
 	cJSON_ArrayForEach(item, value) {
 		const char *name = item->string ? item->string : cJSON_GetStringValue(nla_json_at(item, "name"));
 		const char *text = cJSON_GetStringValue(item->string ? item : nla_json_at(item, "template"));
-
 		if (name && text && !strcmp(name, "default"))
 			return text;
 	}
@@ -181,7 +173,6 @@ static void recognise(struct template *t)
 	size_t n = t->text.len - (t->text.len && t->text.buf[t->text.len - 1] == '\n');
 	uint32_t crc = (uint32_t)crc32(0, (const unsigned char *)t->text.buf, (uInt)n);
 	int found = 0;
-
 	for (size_t i = 0; i < NLA_LEN(known_templates); i++)
 		if (known_templates[i].crc == crc && known_templates[i].length == n) {
 			t->known = &known_templates[i];
@@ -207,7 +198,6 @@ static enum nla_status read_template(struct template *t, const char *folder, str
 	const char *source = NULL;
 	const cJSON *bos;
 	nla_auto_json cJSON *json = NULL;
-
 	nla_str_init(&t->text);
 	if (nla_exists(config))
 		nla_json_read(config, &json, err);
@@ -240,7 +230,6 @@ static enum nla_status choose_format(struct nla_chat *chat, const struct templat
 				     const struct nla_tokenizer *tok, struct nla_err *err)
 {
 	const char *missing;
-
 	if (chat->format == NLA_CHAT_AUTO)
 		chat->format = t->format;
 	for (size_t f = 1; chat->format == NLA_CHAT_AUTO && !t->path && f < NLA_LEN(formats); f++)
@@ -266,7 +255,6 @@ static enum nla_status check_unknown(const struct template *t, const struct form
 	const bool system = !given && strcasestr(source, "system");
 	const bool trims = strstr(source, "trim") || strstr(source, "strip("), bos = strstr(source, "bos_token");
 	const char *what = NULL;
-
 	if (system)
 		what = "mentions a system turn";
 	else if (strstr(source, "date_string") || strstr(source, "strftime_now"))
@@ -294,7 +282,6 @@ static enum nla_status compose(struct nla_chat *chat, const struct template *t, 
 	const char *bos = *row->bos && of_format && t->bos ? t->bos : row->bos;
 	const char *system = given ? (*cfg->system ? cfg->system : NULL) : known ? known->system : NULL;
 	char *turn;
-
 	if (of_format && !known && check_unknown(t, row, given, err))
 		return err->status;
 	turn = system ? nla_format("%s%s%s%s", row->system[0], known && known->head ? known->head : "", system, row->system[1])
@@ -318,7 +305,6 @@ static enum nla_status use_template(struct nla_chat *chat, const char *folder, c
 				    const struct nla_chat_cfg *cfg, struct nla_err *err)
 {
 	struct template t = {0};
-
 	chat->format = (enum nla_chat_format)cfg->format;
 	if (!read_template(&t, folder, err) && !choose_format(chat, &t, folder, tok, err) && !compose(chat, &t, cfg, err))
 		nla_i32s_push(&chat->stop, chat_token(tok, formats[chat->format].end));
@@ -336,7 +322,6 @@ enum nla_status nla_chat_load(struct nla_chat *chat, const char *folder, const s
 	static const struct nla_chat_cfg automatic = { NLA_CHAT_AUTO, "auto", "", 0 };
 	nla_auto char *beside = nla_path_join(folder, "nla_chat.json");
 	const char *file = cfg && cfg->file && *cfg->file ? cfg->file : nla_exists(beside) ? beside : NULL;
-
 	memset(chat, 0, sizeof(*chat));
 	cfg = cfg ? cfg : &automatic;
 	if (!file)
@@ -369,14 +354,12 @@ enum nla_status nla_chat_prompt(const struct nla_chat *chat, const struct nla_to
 {
 	size_t head = strlen(chat->before), n = strlen(content);
 	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
-
 	if (chat->strip == NLA_CHAT_STRIP_BOTH)
 		content = nla_utf8_strip(content, n, &n);
 	nla_str_addn(&text, chat->before, head);
 	nla_str_addn(&text, content, n);
 	if (chat->strip == NLA_CHAT_STRIP_END) {
 		const char *inner = nla_utf8_strip(text.buf, text.len, &n);
-
 		text.len = (size_t)(inner - text.buf) + n;
 	}
 	nla_str_add(&text, chat->after);

@@ -24,7 +24,6 @@ static bool is_known(const char *name)
 enum nla_status nla_corpus_open(struct nla_corpus *c, const char *path, struct nla_err *err)
 {
 	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
-
 	memset(c, 0, sizeof(*c));
 	if (!nla_exists(path))
 		return nla_fail(err, "cannot open corpus '%s': no such file or folder", path);
@@ -39,7 +38,6 @@ enum nla_status nla_corpus_open(struct nla_corpus *c, const char *path, struct n
 		return err->status;
 	for (size_t i = 0; i < names.n; i++) {
 		nla_auto char *file = nla_path_join(path, names.data[i]);
-
 		if (is_known(file) && !nla_is_dir(file))
 			nla_strs_push(&c->files, file);
 	}
@@ -51,7 +49,6 @@ enum nla_status nla_corpus_open(struct nla_corpus *c, const char *path, struct n
 void nla_corpus_close(struct nla_corpus *c)
 {
 	struct nla_err ignored = NLA_ERR_INIT;
-
 	if (c->open)
 		nla_lines_close(&c->lines, &ignored);
 	nla_strs_release(&c->files);
@@ -65,7 +62,6 @@ void nla_corpus_close(struct nla_corpus *c)
 static enum nla_status next_line(struct nla_corpus *c, const char **line, struct nla_err *err)
 {
 	const struct nla_lines *l = &c->lines;
-
 	*line = nla_lines_next(&c->lines);
 	if (!*line && l->failed) { /* here, before what came of a document passes for the whole */
 		c->open = false;
@@ -96,7 +92,6 @@ static enum nla_status read_json(struct nla_corpus *c, const char *line, struct 
 	const cJSON *id;
 	const char *text, *explanation;
 	cJSON *json;
-
 	if (nla_json_parse(line, c->lines.line.len, name, &json, err))
 		goto out;
 	id = nla_json_at(json, "doc_id");
@@ -125,7 +120,6 @@ out:
 static enum nla_status next_jsonl(struct nla_corpus *c, struct nla_err *err)
 {
 	const char *line;
-
 	do {
 		if (next_line(c, &line, err))
 			return err->status;
@@ -141,7 +135,6 @@ static enum nla_status next_txt(struct nla_corpus *c, struct nla_err *err)
 	struct nla_str text = NLA_STR_INIT;
 	const char *line;
 	bool any = false;
-
 	for (;;) {
 		if (next_line(c, &line, err)) {
 			nla_str_release(&text);

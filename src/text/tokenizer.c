@@ -41,14 +41,12 @@ static int compare_added(const void *a, const void *b)
 {
 	const struct nla_added *x = a, *y = b;
 	int cx = (unsigned char)x->text[0], cy = (unsigned char)y->text[0];
-
 	return cx != cy ? cx - cy : (x->n < y->n) - (x->n > y->n);
 }
 
 static void sort_added(struct nla_added_set *set)
 {
 	size_t i = 0;
-
 	if (set->n)
 		qsort(set->data, set->n, sizeof(*set->data), compare_added);
 	for (size_t b = 0; b <= 256; b++) {
@@ -63,7 +61,6 @@ enum nla_status nla_tokenizer_load(struct nla_tokenizer **out, const char *folde
 	struct nla_tokenizer *tok = nla_alloc(1, sizeof(*tok));
 	nla_auto char *model = nla_path_join(folder, "tokenizer.model");
 	enum nla_status status;
-
 	nla_str_init(&tok->bpe.text);
 	tok->path = nla_path_join(folder, "tokenizer.json");
 	if (nla_exists(tok->path)) {
@@ -105,35 +102,16 @@ void nla_tokenizer_free(struct nla_tokenizer *tok)
 	free(tok);
 }
 
-int32_t nla_tokenizer_size(const struct nla_tokenizer *tok)
-{
-	return tok->bpe.n;
-}
-
-void nla_tokenizer_limit(struct nla_tokenizer *tok, int32_t n)
-{
-	tok->limit = n;
-}
-
+int32_t nla_tokenizer_size(const struct nla_tokenizer *tok) { return tok->bpe.n; }
+void nla_tokenizer_limit(struct nla_tokenizer *tok, int32_t n) { tok->limit = n; }
 int32_t nla_tokenizer_id(const struct nla_tokenizer *tok, const char *token)
 {
 	return nla_bpe_id(&tok->bpe, token, strlen(token));
 }
 
-const struct nla_i32s *nla_tokenizer_front(const struct nla_tokenizer *tok)
-{
-	return &tok->front;
-}
-
-bool nla_tokenizer_behind(const struct nla_tokenizer *tok)
-{
-	return tok->behind;
-}
-
-uint32_t nla_tokenizer_crc(const struct nla_tokenizer *tok)
-{
-	return tok->crc;
-}
+const struct nla_i32s *nla_tokenizer_front(const struct nla_tokenizer *tok) { return &tok->front; }
+bool nla_tokenizer_behind(const struct nla_tokenizer *tok) { return tok->behind; }
+uint32_t nla_tokenizer_crc(const struct nla_tokenizer *tok) { return tok->crc; }
 
 /* ---- encode ---- */
 
@@ -151,7 +129,6 @@ static void encode_piece(struct run *r, const char *text, size_t n)
 	size_t before = r->ids->n;
 	bool complete = true;
 	int32_t id;
-
 	nla_str_reset(&r->mapped);
 	for (size_t i = 0; i < n; i++) {
 		id = tok->byte[(unsigned char)text[i]];
@@ -178,7 +155,6 @@ static enum nla_status encode_model(struct run *r, const char *text, size_t n)
 {
 	int32_t *found = nla_alloc(n, sizeof(*found)); /* a token is at least a byte */
 	int64_t count = sp_encode(r->tok->sp, text, n, found, n);
-
 	if (count > 0)
 		nla_i32s_append(r->ids, found, (size_t)count);
 	free(found);
@@ -192,7 +168,6 @@ static enum nla_status encode_metaspace(struct run *r, const char *text, size_t 
 	size_t length;
 	uint32_t code;
 	int32_t id;
-
 	nla_str_reset(&r->mapped);
 	if (tok->prefix == NLA_PREFIX_PREPEND ||
 	    (!spaced && (tok->prefix == NLA_PREFIX_ALWAYS || (tok->prefix == NLA_PREFIX_FIRST && first))))
@@ -217,7 +192,6 @@ static enum nla_status encode_metaspace(struct run *r, const char *text, size_t 
 static enum nla_status encode_splits(struct run *r, size_t level, const char *text, size_t n)
 {
 	size_t from = 0, span[2];
-
 	if (level == r->tok->n_splits) {
 		encode_piece(r, text, n);
 		return NLA_OK;
@@ -239,7 +213,6 @@ static uint32_t code_before(const char *text, size_t at, size_t *length)
 {
 	size_t start = at;
 	uint32_t code = 0;
-
 	while (start > 0 && ((unsigned char)text[--start] & 0xc0) == 0x80)
 		;
 	*length = at - start;
@@ -249,7 +222,6 @@ static uint32_t code_before(const char *text, size_t at, size_t *length)
 static size_t spaces_before(const char *text, size_t at)
 {
 	size_t length, start = at;
-
 	while (start > 0 && nla_utf8_is_space(code_before(text, start, &length)))
 		start -= length;
 	return at - start;
@@ -259,7 +231,6 @@ static size_t spaces_after(const char *text, size_t n, size_t at)
 {
 	size_t length, stop = at;
 	uint32_t code;
-
 	while (stop < n && (length = nla_utf8_next(text + stop, n - stop, &code)) > 0 && nla_utf8_is_space(code))
 		stop += length;
 	return stop - at;
@@ -269,7 +240,6 @@ static bool inside_word(const char *text, size_t n, size_t start, size_t stop)
 {
 	size_t length;
 	uint32_t code;
-
 	return (start > 0 && nla_tok_split_is_word(code_before(text, start, &length))) ||
 	       (stop < n && nla_utf8_next(text + stop, n - stop, &code) && nla_tok_split_is_word(code));
 }
@@ -283,10 +253,8 @@ static const struct nla_added *find_added(const struct nla_added_set *set, const
 {
 	for (size_t i = from; set->n && i < n; i++) {
 		unsigned char b = (unsigned char)text[i];
-
 		for (size_t k = set->first[b]; k < set->first[b + 1]; k++) {
 			const struct nla_added *token = &set->data[k];
-
 			if (token->n > n - i || memcmp(token->text, text + i, token->n))
 				continue;
 			if (token->single_word && inside_word(text, n, i, i + token->n)) {
@@ -319,10 +287,8 @@ static enum nla_status encode_added(struct run *r, int pass, const char *text, s
 {
 	size_t done = 0, from = 0, at;
 	const struct nla_added *token;
-
 	while ((token = find_added(&r->tok->added[pass], text, n, from, &at))) {
 		size_t stop = at + token->n;
-
 		from = stop;
 		at -= token->lstrip ? spaces_before(text, at) : 0;
 		stop += token->rstrip ? spaces_after(text, n, stop) : 0;
@@ -340,7 +306,6 @@ enum nla_status nla_tokenizer_encode(const struct nla_tokenizer *tok, const char
 	struct run r = { .tok = tok, .text = text, .ids = ids, .err = err, .mapped = NLA_STR_INIT, .normal = NLA_STR_INIT };
 	size_t valid = nla_tok_split_valid(text, n), before = ids->n;
 	enum nla_status status;
-
 	if (valid < n)
 		return nla_fail(err, "cannot tokenise a text of %zu bytes: byte %zu is not valid UTF-8", n, valid);
 	if (n > INT32_MAX / 4)
@@ -370,7 +335,6 @@ static void add_piece(const struct nla_tokenizer *tok, int32_t id, struct nla_st
 	size_t n = 0, before = out->len, length;
 	const char *text = nla_bpe_text(&tok->bpe, id, &n);
 	uint32_t code = 0;
-
 	if (tok->bpe.tokens[id].flags & NLA_BPE_BYTE) {
 		nla_str_addc(out, (char)strtol(text + strlen("<0x"), NULL, 16));
 		return;
@@ -394,7 +358,6 @@ static void add_piece(const struct nla_tokenizer *tok, int32_t id, struct nla_st
 static void flush_bytes(struct nla_str *bytes, struct nla_str *out)
 {
 	bool valid = nla_utf8_valid(bytes->buf, bytes->len);
-
 	for (size_t i = 0; i < bytes->len; i++)
 		nla_str_addn(out, valid ? bytes->buf + i : "\xef\xbf\xbd", valid ? 1 : 3);
 	nla_str_reset(bytes);
@@ -403,7 +366,6 @@ static void flush_bytes(struct nla_str *bytes, struct nla_str *out)
 static enum nla_status check_id(const struct nla_tokenizer *tok, int32_t id, struct nla_err *err)
 {
 	size_t n;
-
 	if (nla_bpe_text(&tok->bpe, id, &n))
 		return NLA_OK;
 	return nla_fail(err, "cannot decode id %d: '%s' has no such token (highest id %d)", id, tok->path,
@@ -416,10 +378,8 @@ enum nla_status nla_tokenizer_decode(const struct nla_tokenizer *tok, const int3
 	NLA_AUTO(nla_str_release) struct nla_str bytes = NLA_STR_INIT, whole = NLA_STR_INIT;
 	enum nla_status status = NLA_OK;
 	size_t skip;
-
 	for (size_t i = 0; i < n && !(status = check_id(tok, ids[i], err)); i++) {
 		uint8_t flags = tok->bpe.tokens[ids[i]].flags;
-
 		if (flags & NLA_BPE_BYTE) {
 			add_piece(tok, ids[i], &bytes);
 		} else if (!skip_special || !(flags & NLA_BPE_SPECIAL)) {

@@ -37,10 +37,8 @@ void nla_bpe_release(struct nla_bpe *bpe)
 static size_t find_slot(const struct nla_bpe *bpe, const char *text, size_t n)
 {
 	size_t mask = bpe->n_slots - 1, i = nla_hash(text, n) & mask;
-
 	for (; bpe->slots[i] >= 0; i = (i + 1) & mask) {
 		const struct nla_bpe_token *token = &bpe->tokens[bpe->slots[i]];
-
 		if (token->length == n && !memcmp(bpe->text.buf + token->offset, text, n))
 			break;
 	}
@@ -67,7 +65,6 @@ enum nla_status nla_bpe_add_token(struct nla_bpe *bpe, const char *name, const c
 	struct nla_bpe_token *token;
 	int32_t id;
 	size_t slot;
-
 	if (isnan(number))
 		return nla_fail(err, "cannot read '%s': the id of token '%s' is no number", name, text);
 	if (!(number >= 0 && number < MAX_ID) || number != (int32_t)number)
@@ -77,7 +74,6 @@ enum nla_status nla_bpe_add_token(struct nla_bpe *bpe, const char *name, const c
 	grow_slots(bpe);
 	if (id >= bpe->cap) {
 		int32_t cap = NLA_MAX(id + 1, NLA_MAX(1024, 2 * bpe->cap));
-
 		bpe->tokens = nla_realloc(bpe->tokens, (size_t)cap, sizeof(*bpe->tokens));
 		memset(bpe->tokens + bpe->cap, 0, (size_t)(cap - bpe->cap) * sizeof(*bpe->tokens));
 		bpe->cap = cap;
@@ -119,7 +115,6 @@ static struct nla_bpe_pair *find_pair(const struct nla_bpe *bpe, int32_t left, i
 {
 	uint64_t key = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9e3779b97f4a7c15u;
 	size_t mask = bpe->n_pairs - 1, i = (size_t)(key >> 32) & mask;
-
 	while (bpe->pairs[i].left >= 0 && (bpe->pairs[i].left != left || bpe->pairs[i].right != right))
 		i = (i + 1) & mask;
 	return &bpe->pairs[i];
@@ -129,7 +124,6 @@ static void grow_pairs(struct nla_bpe *bpe)
 {
 	struct nla_bpe_pair *old = bpe->pairs;
 	size_t n = bpe->n_pairs;
-
 	if (bpe->n_merges * 2 < n)
 		return;
 	bpe->n_pairs = n ? n * 4 : 1024;
@@ -170,7 +164,6 @@ static void heap_push(const struct nla_bpe *bpe, struct nla_bpe_work *work, int3
 	struct nla_bpe_symbol *s = &work->symbols[at];
 	uint64_t entry;
 	size_t i;
-
 	s->rank = s->next < 0 ? UINT32_MAX : find_pair(bpe, s->id, work->symbols[s->next].id)->rank;
 	if (s->rank == UINT32_MAX) /* no merge, as in a free place of the table */
 		return;
@@ -188,7 +181,6 @@ static uint64_t heap_pop(struct nla_bpe_work *work)
 {
 	uint64_t *heap = work->heap, top = heap[0], last = heap[--work->n_heap];
 	size_t i = 0;
-
 	for (size_t child = 1; child < work->n_heap; child = 2 * i + 1) {
 		child += child + 1 < work->n_heap && heap[child + 1] < heap[child];
 		if (heap[child] >= last)
@@ -203,7 +195,6 @@ static uint64_t heap_pop(struct nla_bpe_work *work)
 void nla_bpe_merge(const struct nla_bpe *bpe, struct nla_bpe_work *work, struct nla_i32s *ids)
 {
 	struct nla_bpe_symbol *s = work->symbols;
-
 	for (size_t i = 0; i < work->n; i++) {
 		s[i].prev = (int32_t)i - 1;
 		s[i].next = i + 1 < work->n ? (int32_t)i + 1 : -1;
@@ -213,7 +204,6 @@ void nla_bpe_merge(const struct nla_bpe *bpe, struct nla_bpe_work *work, struct 
 	while (work->n_heap) {
 		uint64_t entry = heap_pop(work);
 		int32_t at = (int32_t)(uint32_t)entry, right = s[at].next;
-
 		if (s[at].id < 0 || s[at].rank != entry >> 32)
 			continue;
 		s[at].id = find_pair(bpe, s[at].id, s[right].id)->merged;
@@ -245,7 +235,6 @@ uint32_t nla_bpe_letter(unsigned char b)
 int nla_bpe_byte(uint32_t letter)
 {
 	uint32_t b = letter < 0x100 ? letter : letter < 0x121 ? letter - 0x100 : letter - 0x121 + 0x7f;
-
 	b = letter == 0x143 ? 0xad : b;
 	return b < 256 && nla_bpe_letter((unsigned char)b) == letter ? (int)b : -1;
 }

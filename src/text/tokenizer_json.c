@@ -26,7 +26,6 @@ static const char *get_string(const struct nla_place *p, const char *key)
 static enum nla_status read_vocab(struct nla_tokenizer *tok, const struct nla_place *p, struct nla_err *err)
 {
 	const cJSON *entry, *vocab = cJSON_GetObjectItemCaseSensitive(p->json, "vocab");
-
 	if (!cJSON_IsObject(vocab) || !vocab->child)
 		return nla_place_fail(p, "vocab", "an object of tokens and ids", err);
 	cJSON_ArrayForEach(entry, vocab)
@@ -41,18 +40,15 @@ enum nla_status nla_tokenizer_find_bytes(struct nla_tokenizer *tok, bool *comple
 	*complete = true;
 	for (int b = 0; b < 256; b++) {
 		uint32_t letter = nla_bpe_letter((unsigned char)b);
-		char *name = tok->metaspace ? nla_format("<0x%02X>", (unsigned)b) :
-			     letter < 0x80  ? nla_format("%c", (int)letter) :
-					      nla_format("%c%c", (int)(0xc0 | letter >> 6), (int)(0x80 | (letter & 0x3f)));
-
+		nla_auto char *name =
+			tok->metaspace ? nla_format("<0x%02X>", (unsigned)b) :
+			letter < 0x80  ? nla_format("%c", (int)letter) :
+					 nla_format("%c%c", (int)(0xc0 | letter >> 6), (int)(0x80 | (letter & 0x3f)));
 		tok->byte[b] = nla_bpe_id(&tok->bpe, name, strlen(name));
 		*complete &= tok->byte[b] >= 0;
 		if (tok->metaspace && !*complete)
-			nla_fail(err, "cannot load '%s': it has no byte token '%s', want all 256 for its byte fallback",
-				 tok->path, name);
-		free(name);
-		if (tok->metaspace && !*complete)
-			return NLA_FAIL;
+			return nla_fail(err, "cannot load '%s': it has no byte token '%s', want all 256 for its byte fallback",
+					tok->path, name);
 		if (tok->metaspace)
 			tok->bpe.tokens[tok->byte[b]].flags |= NLA_BPE_BYTE;
 	}
@@ -64,7 +60,6 @@ static size_t read_pair(const cJSON *item, struct nla_str *joined)
 {
 	const char *left = cJSON_GetStringValue(item), *right = left ? strchr(left, ' ') : NULL;
 	size_t n = right ? (size_t)(right - left) : 0;
-
 	if (cJSON_IsArray(item) && cJSON_GetArraySize(item) == 2) {
 		left = cJSON_GetStringValue(item->child);
 		right = cJSON_GetStringValue(item->child->next);
@@ -82,33 +77,26 @@ static enum nla_status read_merges(struct nla_tokenizer *tok, const struct nla_p
 {
 	const cJSON *item, *list = cJSON_GetObjectItemCaseSensitive(p->json, "merges");
 	NLA_AUTO(nla_str_release) struct nla_str joined = NLA_STR_INIT;
-	enum nla_status status = NLA_OK;
 	uint32_t rank = 0;
-
 	if (!cJSON_IsArray(list))
 		return nla_place_fail(p, "merges", "a list of pairs", err);
 	cJSON_ArrayForEach(item, list) {
-		int32_t left, right, merged;
-		size_t n;
-
 		nla_str_reset(&joined);
-		n = read_pair(item, &joined);
-		left = nla_bpe_id(&tok->bpe, joined.buf, n);
-		right = nla_bpe_id(&tok->bpe, joined.buf + n, joined.len - n);
-		merged = nla_bpe_id(&tok->bpe, joined.buf, joined.len);
+		const size_t n = read_pair(item, &joined);
+		const int32_t left = nla_bpe_id(&tok->bpe, joined.buf, n);
+		const int32_t right = nla_bpe_id(&tok->bpe, joined.buf + n, joined.len - n);
+		const int32_t merged = nla_bpe_id(&tok->bpe, joined.buf, joined.len);
 		if (!n)
-			status = nla_fail(err, "cannot read '%s': 'model.merges[%u]' is not a pair of tokens", p->path, rank);
-		else if (left < 0 || right < 0 || merged < 0)
-			status = nla_fail(err,
-					  "cannot read '%s': 'model.merges[%u]': '%.*s', '%s' or '%s' is not in the vocabulary",
-					  p->path, rank, (int)n, joined.buf, joined.buf + n, joined.buf);
-		if (status)
-			break;
+			return nla_fail(err, "cannot read '%s': 'model.merges[%u]' is not a pair of tokens", p->path, rank);
+		if (left < 0 || right < 0 || merged < 0)
+			return nla_fail(err,
+					"cannot read '%s': 'model.merges[%u]': '%.*s', '%s' or '%s' is not in the vocabulary",
+					p->path, rank, (int)n, joined.buf, joined.buf + n, joined.buf);
 		nla_bpe_add_merge(&tok->bpe, rank++, left, right, merged);
 		nla_i32s_push(merges, left);
 		nla_i32s_push(merges, right);
 	}
-	return status;
+	return NLA_OK;
 }
 
 static enum nla_status read_model(struct nla_tokenizer *tok, const struct nla_place *p, struct nla_i32s *merges,
@@ -167,17 +155,13 @@ static enum nla_status read_added_tokens(struct nla_tokenizer *tok, const cJSON 
 {
 	const cJSON *child;
 	int i = 0;
-
 	if (list && !cJSON_IsArray(list))
 		return nla_fail(err, "cannot read '%s': 'added_tokens' is not a list", tok->path);
 	cJSON_ArrayForEach(child, list) {
-		char *where = nla_format("added_tokens[%d].", i++);
+		nla_auto char *where = nla_format("added_tokens[%d].", i++);
 		const struct nla_place p = { tok->path, where, child };
-		enum nla_status status = nla_tokenizer_read_added(tok, &p, cJSON_GetNumberValue(nla_json_at(child, "id")), err);
-
-		free(where);
-		if (status)
-			return status;
+		if (nla_tokenizer_read_added(tok, &p, cJSON_GetNumberValue(nla_json_at(child, "id")), err))
+			return err->status;
 	}
 	return NLA_OK;
 }
@@ -232,7 +216,6 @@ static enum nla_status add_pre_tokenizer(struct nla_tokenizer *tok, const struct
 {
 	const char *regex = cJSON_GetStringValue(nla_json_at(p->json, "pattern.Regex"));
 	const cJSON *use_regex = nla_json_at(p->json, "use_regex");
-
 	switch (letter) {
 	case 'S':
 		return regex ? add_split(tok, regex, err) : nla_place_fail(p, "pattern", "{\"Regex\": ...}", err);
@@ -254,17 +237,14 @@ static enum nla_status add_template(struct nla_tokenizer *tok, const struct nla_
 	struct nla_i32s front = {0};
 	bool text = false;
 	size_t n;
-
 	cJSON_ArrayForEach(item, nla_json_at(p->json, "single")) {
 		const char *name = cJSON_GetStringValue(nla_json_at(item, "SpecialToken.id"));
 		const cJSON *token = name ? cJSON_GetObjectItemCaseSensitive(tokens, name) : NULL,
 			    *ids = nla_json_at(token, "ids");
-
 		text = text || nla_json_at(item, "Sequence");
 		tok->behind |= text && name;
 		cJSON_ArrayForEach(number, ids) {
 			double id = cJSON_GetNumberValue(number);
-
 			if (!(id >= 0 && id < tok->bpe.n) || !nla_bpe_text(&tok->bpe, (int32_t)id, &n))
 				nla_fail(err, "cannot read '%s': '%sspecial_tokens' has for '%s' what is no token's id",
 					 p->path, p->where, name);
@@ -289,18 +269,14 @@ static enum nla_status read_stage(struct nla_tokenizer *tok, const struct nla_pl
 	const char *type = get_string(p, "type");
 	const cJSON *child;
 	int n = 0;
-
 	if (type && !strcmp(type, "Sequence")) {
 		if (nla_place_check(p, stages[stage].sequence, err))
 			return err->status;
 		cJSON_ArrayForEach(child, cJSON_GetObjectItemCaseSensitive(p->json, stages[stage].list)) {
-			char *where = nla_format("%s%s[%d].", p->where, stages[stage].list, n++);
+			nla_auto char *where = nla_format("%s%s[%d].", p->where, stages[stage].list, n++);
 			const struct nla_place inner = { p->path, where, child };
-			enum nla_status status = read_stage(tok, &inner, stage, letters, err);
-
-			free(where);
-			if (status)
-				return status;
+			if (read_stage(tok, &inner, stage, letters, err))
+				return err->status;
 		}
 		return NLA_OK;
 	}
@@ -321,12 +297,9 @@ static enum nla_status read_stage(struct nla_tokenizer *tok, const struct nla_pl
 static enum nla_status read_named_stage(struct nla_tokenizer *tok, const struct nla_place *root, int stage,
 					struct nla_str *letters, struct nla_err *err)
 {
-	char *where = nla_format("%s.", stages[stage].name);
+	nla_auto char *where = nla_format("%s.", stages[stage].name);
 	const struct nla_place p = { root->path, where, nla_json_at(root->json, stages[stage].name) };
-	enum nla_status status = p.json ? read_stage(tok, &p, stage, letters, err) : NLA_OK;
-
-	free(where);
-	return status;
+	return p.json ? read_stage(tok, &p, stage, letters, err) : NLA_OK;
 }
 
 /*
@@ -338,7 +311,6 @@ static enum nla_status read_stages(struct nla_tokenizer *tok, const struct nla_p
 	struct nla_str found[] = { NLA_STR_INIT, NLA_STR_INIT, NLA_STR_INIT };
 	const char *norm, *pre, *dec, *want[] = { NULL, NULL, NULL };
 	enum nla_status status = NLA_OK;
-
 	for (int i = 0; i <= DECODER && !status; i++)
 		status = read_named_stage(tok, root, i, &found[i], err);
 	norm = found[NORMALIZER].buf, pre = found[PRE_TOKENIZER].buf, dec = found[DECODER].buf;
@@ -379,11 +351,9 @@ static void add_crc(uint32_t *crc, int32_t x)
 uint32_t nla_tokenizer_find_crc(const struct nla_tokenizer *tok, const struct nla_i32s *merges)
 {
 	uint32_t crc = 0;
-
 	for (int32_t id = 0; id < tok->bpe.n; id++) {
 		size_t n = 0;
 		const char *text = nla_bpe_text(&tok->bpe, id, &n);
-
 		if (!text)
 			continue;
 		add_crc(&crc, id);
@@ -394,7 +364,6 @@ uint32_t nla_tokenizer_find_crc(const struct nla_tokenizer *tok, const struct nl
 	for (int k = 0; k < 2; k++) {
 		for (size_t i = 0; i < tok->added[k].n; i++) {
 			const struct nla_added *a = &tok->added[k].data[i];
-
 			add_crc(&crc, a->id);
 			add_crc(&crc, a->single_word | a->lstrip << 1 | a->rstrip << 2 | a->normalized << 3);
 		}
@@ -414,15 +383,13 @@ enum nla_status nla_tokenizer_read_json(struct nla_tokenizer *tok, struct nla_er
 	NLA_AUTO(nla_i32s_release) struct nla_i32s merges = {0};
 	NLA_AUTO(nla_str_release) struct nla_str ignored = NLA_STR_INIT;
 	nla_auto_json cJSON *json = NULL;
-	enum nla_status status = nla_json_read(tok->path, &json, err);
+	if (nla_json_read(tok->path, &json, err))
+		return err->status;
 	const struct nla_place root = { tok->path, "", json }, model = { tok->path, "model.", nla_json_at(json, "model") };
-
 	tok->metaspace = cJSON_IsTrue(nla_json_at(json, "model.byte_fallback"));
-	if (!status &&
-	    (nla_place_check(&root, rules, err) || read_stages(tok, &root, err) ||
-	     read_model(tok, &model, &merges, err) || read_added_tokens(tok, nla_json_at(json, "added_tokens"), err) ||
-	     read_named_stage(tok, &root, POST_PROCESSOR, &ignored, err) || nla_tokenizer_read_config(tok, err)))
-		status = err->status;
-	tok->crc = status ? 0 : nla_tokenizer_find_crc(tok, &merges);
-	return status;
+	if (!(nla_place_check(&root, rules, err) || read_stages(tok, &root, err) ||
+	      read_model(tok, &model, &merges, err) || read_added_tokens(tok, nla_json_at(json, "added_tokens"), err) ||
+	      read_named_stage(tok, &root, POST_PROCESSOR, &ignored, err) || nla_tokenizer_read_config(tok, err)))
+		tok->crc = nla_tokenizer_find_crc(tok, &merges);
+	return err->status;
 }

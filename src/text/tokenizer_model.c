@@ -34,7 +34,6 @@ struct field {
 static uint64_t read_varint(struct wire *w)
 {
 	uint64_t x = 0;
-
 	for (int shift = 0; shift < 64 && w->at < w->end; shift += 7) {
 		x |= (uint64_t)(*w->at & 0x7f) << shift;
 		if (!(*w->at++ & 0x80))
@@ -48,7 +47,6 @@ static bool next_field(struct wire *w, struct field *f)
 {
 	static const uint8_t fixed[8] = { [1] = 8, [5] = 4 };
 	uint64_t tag, type, n;
-
 	if (w->broken || w->at == w->end)
 		return false;
 	tag = read_varint(w);
@@ -70,7 +68,6 @@ static bool next_field(struct wire *w, struct field *f)
 static struct field last_field(struct wire w, unsigned number, uint64_t unsaid)
 {
 	struct field f, last = { .value = unsaid };
-
 	while (next_field(&w, &f))
 		last = f.number == number ? f : last;
 	last.bytes.broken = w.broken;
@@ -91,7 +88,6 @@ static enum nla_status read_piece(struct nla_tokenizer *tok, struct wire w, int3
 	struct nla_added mark = { .id = id };
 	enum nla_status status;
 	float score;
-
 	memcpy(&score, &bits, sizeof(score));
 	if (text.broken || text.at == text.end || type > TYPE_BYTE || !type || type == TYPE_UNUSED)
 		return nla_fail(err, "cannot load '%s': piece %d is damaged or of an unknown type", tok->path, (int)id);
@@ -124,7 +120,6 @@ static enum nla_status check_specs(const struct nla_tokenizer *tok, struct wire 
 
 	for (size_t i = 0; i < NLA_LEN(facts); i++) {
 		struct field f = last_field(last_field(w, facts[i].spec, 0).bytes, facts[i].number, facts[i].unsaid);
-
 		if (f.bytes.broken || f.value != facts[i].want)
 			return nla_fail(err, "cannot load '%s': %s", tok->path,
 					f.bytes.broken ? "it is damaged" : facts[i].wrong);
@@ -137,7 +132,6 @@ static enum nla_status read_pieces(struct nla_tokenizer *tok, struct wire w, str
 	float last = 1e30f;
 	struct field f;
 	int32_t id = 0;
-
 	while (next_field(&w, &f))
 		if (f.number == PIECE && read_piece(tok, f.bytes, id++, &last, err))
 			return err->status;
@@ -152,23 +146,18 @@ enum nla_status nla_tokenizer_read_model(struct nla_tokenizer *tok, struct nla_e
 	static const char ours[] = "\x12\x03\x98\x02\x01\x1a\x06\x18\x00\x20\x00\x28\x00";
 	static const struct nla_i32s none = {0};
 	NLA_AUTO(nla_str_release) struct nla_str file = NLA_STR_INIT;
-	enum nla_status status;
 	bool complete;
-	struct wire w;
-
 	tok->metaspace = true;
-	status = nla_file_read(tok->path, &file, err);
-	w = (struct wire){ (const unsigned char *)file.buf, (const unsigned char *)file.buf + file.len, false };
-	if (!status && (read_pieces(tok, w, err) || check_specs(tok, w, err) || nla_tokenizer_find_bytes(tok, &complete, err) ||
-			nla_tokenizer_read_config(tok, err)))
-		status = err->status;
-	if (!status) {
-		nla_str_addn(&file, ours, sizeof(ours) - 1);
-		tok->sp = sp_from_bytes(file.buf, file.len);
-		tok->crc = nla_tokenizer_find_crc(tok, &none);
-		status = tok->sp ? NLA_OK : nla_fail(err, "cannot load '%s': %s", tok->path, sp_error());
-	}
-	return status;
+	if (nla_file_read(tok->path, &file, err))
+		return err->status;
+	const struct wire w = { (const unsigned char *)file.buf, (const unsigned char *)file.buf + file.len, false };
+	if (read_pieces(tok, w, err) || check_specs(tok, w, err) || nla_tokenizer_find_bytes(tok, &complete, err) ||
+	    nla_tokenizer_read_config(tok, err))
+		return err->status;
+	nla_str_addn(&file, ours, sizeof(ours) - 1);
+	tok->sp = sp_from_bytes(file.buf, file.len);
+	tok->crc = nla_tokenizer_find_crc(tok, &none);
+	return tok->sp ? NLA_OK : nla_fail(err, "cannot load '%s': %s", tok->path, sp_error());
 }
 
 /* ---- the files next to it ---- */
@@ -176,7 +165,6 @@ enum nla_status nla_tokenizer_read_model(struct nla_tokenizer *tok, struct nla_e
 static bool has_id(const cJSON *tokens, int32_t id)
 {
 	char key[16];
-
 	snprintf(key, sizeof(key), "%d", (int)id);
 	return cJSON_GetObjectItemCaseSensitive(tokens, key) != NULL;
 }
@@ -196,7 +184,6 @@ static enum nla_status check_token(const struct nla_tokenizer *tok, const struct
 {
 	static const char *const names[] = { "single_word", "lstrip", "rstrip", "normalized", "special" };
 	const struct nla_added *a = find_added(tok, text);
-
 	if (!text)
 		return nla_fail(err, "cannot use '%s': '%s' has what is no token", p->path, key);
 	if (!a)
@@ -212,7 +199,6 @@ static enum nla_status check_token(const struct nla_tokenizer *tok, const struct
 
 	for (size_t i = 0; i < NLA_LEN(names); i++) {
 		const cJSON *theirs = cJSON_GetObjectItemCaseSensitive(flags, names[i]);
-
 		if (cJSON_IsBool(theirs) && cJSON_IsTrue(theirs) != ours[i])
 			return nla_fail(err, "cannot use '%s': '%s' has '%s' of token '%s' %s, tokenizer.json has it %s: make "
 					"them agree", p->path, key, names[i], a->text, ours[i] ? "false" : "true",
@@ -226,14 +212,11 @@ static enum nla_status check_specials(const struct nla_tokenizer *tok, const str
 {
 	static const char *const keys[] = { "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token",
 					    "mask_token", "additional_special_tokens", "extra_special_tokens" };
-
 	for (size_t i = 0; i < NLA_LEN(keys); i++) {
 		const cJSON *value = nla_json_at(p->json, keys[i]), *content = nla_json_at(value, "content");
 		bool list = cJSON_IsArray(value) || (cJSON_IsObject(value) && !content);
-
 		for (const cJSON *item = list ? value->child : value; item; item = list ? item->next : NULL) {
 			const char *text = cJSON_GetStringValue(cJSON_IsObject(item) ? nla_json_at(item, "content") : item);
-
 			if (!(text && !*text) && check_token(tok, p, keys[i], text, item, NAN, err))
 				return err->status;
 		}
@@ -247,7 +230,6 @@ static enum nla_status check_decoder(const struct nla_tokenizer *tok, const stru
 {
 	bool plain = !class || !strcmp(class, "PreTrainedTokenizerFast") || !strcmp(class, "TokenizersBackend");
 	const cJSON *item;
-
 	cJSON_ArrayForEach(item, tokens)
 		if (check_token(tok, p, "added_tokens_decoder", cJSON_GetStringValue(nla_json_at(item, "content")), item,
 				item->string ? strtod(item->string, NULL) : -1, err))
@@ -267,9 +249,7 @@ static enum nla_status take_decoder(struct nla_tokenizer *tok, const struct nla_
 				    struct nla_err *err)
 {
 	struct nla_added_set *set = &tok->added[0];
-	enum nla_status status = NLA_OK;
 	size_t kept = 0;
-
 	for (size_t i = 0; i < set->n; i++) {
 		if (has_id(tokens, set->data[i].id))
 			free(set->data[i].text);
@@ -277,18 +257,16 @@ static enum nla_status take_decoder(struct nla_tokenizer *tok, const struct nla_
 			set->data[kept++] = set->data[i];
 	}
 	set->n = kept;
-	for (const cJSON *item = tokens->child; item && !status; item = item->next) {
-		char *where = nla_format("added_tokens_decoder.%s.", item->string);
+	for (const cJSON *item = tokens->child; item; item = item->next) {
+		nla_auto char *where = nla_format("added_tokens_decoder.%s.", item->string);
 		const struct nla_place p = { root->path, where, item };
-
 		if (!*item->string || item->string[strspn(item->string, "0123456789")])
-			status = nla_fail(err, "cannot read '%s': 'added_tokens_decoder' has '%s' in the place of an id",
-					  root->path, item->string);
-		else
-			status = nla_tokenizer_read_added(tok, &p, strtod(item->string, NULL), err);
-		free(where);
+			return nla_fail(err, "cannot read '%s': 'added_tokens_decoder' has '%s' in the place of an id",
+					root->path, item->string);
+		if (nla_tokenizer_read_added(tok, &p, strtod(item->string, NULL), err))
+			return err->status;
 	}
-	return status;
+	return NLA_OK;
 }
 
 /* Byte-level. */
@@ -307,7 +285,6 @@ static enum nla_status take_bos(struct nla_tokenizer *tok, const struct nla_plac
 	const cJSON *token = nla_json_at(p->json, "bos_token");
 	const char *text = cJSON_GetStringValue(cJSON_IsObject(token) ? nla_json_at(token, "content") : token);
 	int32_t id = nla_bpe_id(&tok->bpe, text ? text : "<s>", strlen(text ? text : "<s>"));
-
 	tok->behind = nla_place_true(p, "add_eos_token");
 	if (!nla_place_true(p, "add_bos_token"))
 		return NLA_OK;
@@ -322,7 +299,6 @@ static enum nla_status take_config(struct nla_tokenizer *tok, const struct nla_p
 {
 	bool native = !tok->bpe.n_merges;
 	bool llama = !class || !strcmp(class, "LlamaTokenizer") || !strcmp(class, "LlamaTokenizerFast");
-
 	if (!llama && (native || (strcmp(class, "PreTrainedTokenizerFast") && strcmp(class, "TokenizersBackend"))))
 		return nla_place_fail(p, "tokenizer_class", "LlamaTokenizer for a sentencepiece model", err);
 	if (nla_place_check(p, "*;legacy" NLA_PLACE_BOOL ";add_prefix_space" NLA_PLACE_BOOL ";add_bos_token" NLA_PLACE_BOOL
@@ -345,7 +321,6 @@ static enum nla_status take_config(struct nla_tokenizer *tok, const struct nla_p
 static enum nla_status check_added_file(const struct nla_tokenizer *tok, const struct nla_place *p, struct nla_err *err)
 {
 	const cJSON *item;
-
 	if (tok->metaspace)
 		return nla_fail(err, "cannot load '%s': '%s' is not supported without 'added_tokens_decoder' in "
 				"tokenizer_config.json", tok->path, p->path);
@@ -355,47 +330,29 @@ static enum nla_status check_added_file(const struct nla_tokenizer *tok, const s
 	return NLA_OK;
 }
 
-/* The file, or an empty object where there is none. */
-static enum nla_status open_file(const struct nla_tokenizer *tok, const char *name, char **path, cJSON **json,
-				 struct nla_err *err)
-{
-	nla_auto char *dir = nla_path_dir(tok->path);
-
-	*path = nla_path_join(dir, name);
-	*json = NULL;
-	if (nla_exists(*path))
-		return nla_json_read(*path, json, err);
-	*json = cJSON_CreateObject();
-	return NLA_OK;
-}
-
-/* Where the config lists all added tokens, the other files are not looked at. */
+/* Where the config lists all added tokens, the other files are not looked at. An absent file reads as an empty object. */
 enum nla_status nla_tokenizer_read_config(struct nla_tokenizer *tok, struct nla_err *err)
 {
 	static const char *const names[] = { "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json" };
-	enum nla_status status = NLA_OK;
+	nla_auto char *dir = nla_path_dir(tok->path);
 	bool complete = false;
-
-	for (size_t i = 0; i < NLA_LEN(names) && !status && !complete; i++) {
-		char *path;
-		cJSON *json;
-
-		status = open_file(tok, names[i], &path, &json, err);
+	for (size_t i = 0; i < NLA_LEN(names) && !err->status && !complete; i++) {
+		nla_auto char *path = nla_path_join(dir, names[i]);
+		nla_auto_json cJSON *json = nla_exists(path) ? NULL : cJSON_CreateObject();
+		if (!json && nla_json_read(path, &json, err))
+			break;
 		const struct nla_place p = { path, "", json };
 		const char *class = cJSON_GetStringValue(nla_json_at(json, "tokenizer_class"));
 		const cJSON *decoder = nla_json_at(json, "added_tokens_decoder");
-
-		if (!status && decoder && !cJSON_IsObject(decoder))
-			status = nla_place_fail(&p, "added_tokens_decoder", "an object of ids and tokens", err);
-		else if (!status && i == 0)
-			status = (tok->metaspace ? take_config : check_config)(tok, &p, class, decoder, err);
-		else if (!status && i == 1 && !tok->metaspace)
-			status = check_specials(tok, &p, err);
-		else if (!status && i == 2 && json->child && !(tok->metaspace && tok->bpe.n_merges))
-			status = check_added_file(tok, &p, err);
+		if (decoder && !cJSON_IsObject(decoder))
+			nla_place_fail(&p, "added_tokens_decoder", "an object of ids and tokens", err);
+		else if (i == 0)
+			(tok->metaspace ? take_config : check_config)(tok, &p, class, decoder, err);
+		else if (i == 1 && !tok->metaspace)
+			check_specials(tok, &p, err);
+		else if (i == 2 && json->child && !(tok->metaspace && tok->bpe.n_merges))
+			check_added_file(tok, &p, err);
 		complete = decoder;
-		cJSON_Delete(json);
-		free(path);
 	}
-	return status;
+	return err->status;
 }

@@ -67,7 +67,6 @@ static void add_property(struct translation *t, const char *escape)
 {
 	bool letters = escape[3] == 'L';
 	const struct range *ranges = letters ? new_letters : new_numbers;
-
 	nla_str_addf(&t->out, "%s\\p{%c}", t->in_class ? "" : escape[1] == 'P' ? "[^" : "[", escape[3]);
 	for (size_t i = 0; i < (letters ? NLA_LEN(new_letters) : NLA_LEN(new_numbers)); i++)
 		nla_str_addf(&t->out, "\\x{%x}-\\x{%x}", ranges[i].first, ranges[i].last);
@@ -78,7 +77,6 @@ static void add_property(struct translation *t, const char *escape)
 static size_t translate_escape(struct translation *t, const char *s)
 {
 	char c = s[1];
-
 	if (c == 's' || c == 'S') {
 		nla_str_addf(&t->out, "\\%c{White_Space}", c == 's' ? 'p' : 'P');
 		return 2;
@@ -101,7 +99,6 @@ static size_t translate_plain(struct translation *t, const char *s)
 {
 	static const char *const groups[] = { "(?:", "(?i:", "(?=", "(?!", "(?<=", "(?<!", "(?>" };
 	size_t length = 1;
-
 	if (t->in_class) {
 		if (*s == '[' || (s[0] == '&' && s[1] == '&'))
 			return 0;
@@ -193,7 +190,6 @@ enum nla_status nla_tok_split_nfc(const char *text, size_t n, struct nla_str *ou
 {
 	nla_auto utf8proc_uint8_t *composed = NULL;
 	utf8proc_ssize_t length;
-
 	if (is_plainly_nfc(text, n)) {
 		nla_str_addn(out, text, n);
 		return NLA_OK;
@@ -210,7 +206,6 @@ size_t nla_tok_split_valid(const char *s, size_t n)
 {
 	size_t length, i = 0;
 	uint32_t cp;
-
 	while (i < n && (length = nla_utf8_next(s + i, n - i, &cp)) > 0)
 		i += length;
 	return i;
@@ -224,7 +219,6 @@ static size_t invalid_length(const char *s, size_t n)
 	unsigned char lo = u[0] == 0xe0 ? 0xa0 : u[0] == 0xf0 ? 0x90 : 0x80;
 	unsigned char hi = u[0] == 0xed ? 0x9f : u[0] == 0xf4 ? 0x8f : 0xbf;
 	size_t want = u[0] < 0xe0 ? 2 : u[0] < 0xf0 ? 3 : 4, i = 1;
-
 	if (u[0] < 0xc2 || u[0] > 0xf4)
 		return 1;
 	for (; i < want && i < n && u[i] >= lo && u[i] <= hi; i++) {
@@ -238,7 +232,6 @@ void nla_tok_split_add_lossy(struct nla_str *out, const char *s, size_t n)
 {
 	while (n) {
 		size_t skip = nla_tok_split_valid(s, n);
-
 		nla_str_addn(out, s, skip);
 		if (skip < n) {
 			nla_str_addn(out, "\xef\xbf\xbd", 3);
