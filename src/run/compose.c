@@ -89,13 +89,10 @@ char *nla_compose(const struct nla_compose *c, const struct nla_row *row, int64_
 {
 	size_t n = strlen(answer);
 	bool stop = n && answer[n - 1] == '.' && strstr(c->template, "{answer}.");
-	char *said = nla_strndup(answer, stop ? n - 1 : n), *end = quote_end(row->text, draw(c, number, DRAW_END, c->max_end));
-	char *next = quote_next(&row->next, draw(c, number, DRAW_NEXT, c->max_next), true);
-	char *whole = fill(c->template, nla_explanation_slots, (const char *[]){ said, next, end });
-	free(said);
-	free(end);
-	free(next);
-	return whole;
+	nla_auto char *said = nla_strndup(answer, stop ? n - 1 : n);
+	nla_auto char *end = quote_end(row->text, draw(c, number, DRAW_END, c->max_end));
+	nla_auto char *next = quote_next(&row->next, draw(c, number, DRAW_NEXT, c->max_next), true);
+	return fill(c->template, nla_explanation_slots, (const char *[]){ said, next, end });
 }
 
 bool nla_has_tag(const char *text) { return strstr(text, "<explanation>") || strstr(text, "</explanation>"); }
