@@ -111,13 +111,13 @@ static enum nla_status take_responses(const struct nla_rl *rl, struct nla_step *
 
 enum nla_status nla_evaluate_given(struct nla_rl *rl, const char *path, struct nla_step *out, struct nla_err *err)
 {
-	struct nla_i32s ids = { 0 };
-	struct nla_i64s offset = { 0 };
-	struct nla_strs names = { 0 };
-	cJSON *list = cJSON_CreateArray();
+	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
+	NLA_AUTO(nla_i64s_release) struct nla_i64s offset = { 0 };
+	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
+	nla_auto_json cJSON *list = cJSON_CreateArray();
 	memset(out, 0, sizeof(*out));
 	if (read_lines(path, list, &names, err))
-		goto out;
+		return err->status;
 	nla_step_start(out, (int64_t)names.n, 1, rl->set->d);
 	nla_i64s_push(&offset, 0);
 	for (const cJSON *json = list->child; json && !err->status; json = json->next) {
@@ -129,10 +129,5 @@ enum nla_status nla_evaluate_given(struct nla_rl *rl, const char *path, struct n
 	    !nla_eval_baselines(rl, out->rows, out->n, err) &&
 	    !nla_actset_vectors(rl->set, out->rows, (size_t)out->n, out->v, err))
 		nla_score(rl, out, err);
-out:
-	nla_i32s_release(&ids);
-	nla_i64s_release(&offset);
-	nla_strs_release(&names);
-	cJSON_Delete(list);
 	return err->status;
 }
