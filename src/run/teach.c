@@ -135,7 +135,8 @@ static size_t whole_batches(const struct nla_str *log)
 static enum nla_status start_log(struct nla_teach *t, struct nla_err *err)
 {
 	NLA_AUTO(nla_str_release) struct nla_str log = NLA_STR_INIT;
-	cJSON *line, *now = describe(t);
+	nla_auto_json cJSON *now = describe(t);
+	cJSON *line;
 	size_t number = 0, whole = nla_file_read(t->log.path, &log, err) ? 0 : whole_batches(&log);
 	for (size_t at = 0, n; at < whole && !err->status; at += n + 1) {
 		n = (size_t)((char *)memchr(log.buf + at, '\n', whole - at) - (log.buf + at));
@@ -149,7 +150,6 @@ static enum nla_status start_log(struct nla_teach *t, struct nla_err *err)
 		nla_fail(err, "cannot write '%s': %s", t->log.path, strerror(errno));
 	if (!err->status && !whole)
 		nla_log_line(&t->log, now, err);
-	cJSON_Delete(now);
 	return err->status;
 }
 
@@ -251,8 +251,8 @@ static char *text_tail(const struct nla_teach *t, const char *text, struct nla_e
 
 static enum nla_status make_prompt(const struct nla_teach *t, int64_t row, struct nla_i32s *ids, struct nla_err *err)
 {
-	char *text = text_tail(t, t->set.rows[row].text, err),
-	     *content = nla_compose_prompt(t->cfg->teach.prompt, &t->set.rows[row], text);
+	nla_auto char *text = text_tail(t, t->set.rows[row].text, err);
+	nla_auto char *content = nla_compose_prompt(t->cfg->teach.prompt, &t->set.rows[row], text);
 	int64_t room = nt_size(t->teacher.lm.cos, 0), most = t->cfg->teach.max_new_tokens;
 	if (!err->status && !nla_chat_prompt(&t->teacher.chat, t->teacher.tok, content, ids, err) &&
 	    (int64_t)ids->n + most > room)
@@ -260,22 +260,7 @@ static enum nla_status make_prompt(const struct nla_teach *t, int64_t row, struc
 			 "'teach.context'", ids->n, (long long)most, (long long)room);
 	if (err->status)
 		nla_err_context(err, "row %lld", (long long)row);
-	free(text);
-	free(content);
 	return err->status;
-}
-
-/* What all prompts begin with, at least one token short of every prompt. */
-static int64_t shared_head(const struct nla_i32s *prompts, int64_t n)
-{
-	size_t shared = prompts[0].n - 1;
-	for (int64_t i = 1; i < n; i++) {
-		size_t k = 0;
-		while (k < NLA_MIN(shared, prompts[i].n - 1) && prompts[i].data[k] == prompts[0].data[k])
-			k++;
-		shared = k;
-	}
-	return (int64_t)shared;
 }
 
 static enum nla_status decode(const struct nla_teach *t, const struct nla_i32s *prompts, const int64_t *rows, int64_t n,
@@ -283,15 +268,13 @@ static enum nla_status decode(const struct nla_teach *t, const struct nla_i32s *
 {
 	const struct nla_chat *chat = &t->teacher.chat;
 	struct nla_view view = { .lm = &t->teacher.lm };
-	int64_t *at = nla_alloc((size_t)n, sizeof(*at)), shared = shared_head(prompts, n);
-	uint32_t *keys = nla_alloc((size_t)n, sizeof(*keys));
+	nla_auto int64_t *at = nla_alloc((size_t)n, sizeof(*at));
+	nla_auto uint32_t *keys = nla_alloc((size_t)n, sizeof(*keys));
 	struct nla_pack pack;
 	nla_pack_init(&pack);
-	int64_t head = nla_pack_add(&pack, prompts[0].data, shared, -1);
-	for (int64_t i = 0; i < n; i++) {
-		at[i] = nla_pack_add(&pack, prompts[i].data + shared, (int64_t)prompts[i].n - shared, head);
+	nla_prompts_pack(&pack, prompts, n, at);
+	for (int64_t i = 0; i < n; i++)
 		keys[i] = (uint32_t)rows[i];
-	}
 	nt_scope_push();
 	if (!nla_pack_ready(&pack, &t->teacher.lm, err)) {
 		struct nla_decode d = { .view = &view, .prompts = &pack, .prompt_row = at, .key = keys, .n = n,
@@ -304,8 +287,6 @@ static enum nla_status decode(const struct nla_teach *t, const struct nla_i32s *
 	}
 	nt_scope_pop();
 	nla_pack_release(&pack);
-	free(at);
-	free(keys);
 	return err->status;
 }
 
