@@ -175,7 +175,7 @@ def batches_of(path, file, columns):
 
 
 def between(text, template):
-    """What stands in the place of {explanation}."""
+    """What replaces {explanation}."""
     head, slot, tail = (template or "").partition("{explanation}")
     if slot and isinstance(text, str) and text.startswith(head) and text.endswith(tail) and len(text) >= len(head) + len(tail):
         return stripped(text[len(head):len(text) - len(tail)])

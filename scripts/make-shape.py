@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A checkpoint of Qwen3-8B's shape with random weights, and what an RL run needs beside it: to try memory, loading and speed
+"""A checkpoint of Qwen3-8B's shape with random weights, and what an RL run needs next to it: to try memory, loading and speed
 where the real one is not at hand. Plain Python, no packages; 17 GB on disk.
 
     scripts/make-shape.py --tokenizer DIR --out DIR [--sparse]

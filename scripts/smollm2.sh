@@ -5,7 +5,7 @@
 #
 # Needs scripts/setup.sh --reference (5 GB: transformers reads the packaged weights), and for the first two stages PyPI and the package
 # archive of Debian 12, whose packages are named here.
-# A stage that is finished is skipped, an unfinished one goes on: interrupt it and call it again. Every setting is below; a run with
+# A stage that is finished is skipped, an unfinished one continues: interrupt it and call it again. Every setting is below; a run with
 # other settings wants another --out.
 #
 #	model      the weights, 538 MB, from a Python package                         scripts/smollm2-model.py
@@ -48,7 +48,7 @@ while [ $# -gt 0 ]; do
 	esac
 	shift 2
 done
-[ "$threads" = 0 ] || export OMP_NUM_THREADS="$threads" # no setting of the run: it goes on with another number
+[ "$threads" = 0 ] || export OMP_NUM_THREADS="$threads" # no setting of the run: it continues with another number
 # shellcheck disable=SC2194  # the word is the list
 case " model corpus extract teach ar av sweep report " in
 *" $until "*) ;;

@@ -4,7 +4,7 @@
 #	scripts/sweep.sh [--seeds "0 1 2"] [--lambdas "0 0.001 ..."] [--out runs/sweep] config.json [-- nla-train flags]
 #
 # Writes OUT/lambda-L-seed-S/ (the run folder, and eval/ inside), OUT/table.md, and OUT/curve.png where gnuplot is installed.
-# Call it again after an interruption or a failure: finished evaluations are kept, an unfinished run goes on from its newest
+# Call it again after an interruption or a failure: finished evaluations are kept, an unfinished run continues from its newest
 # checkpoint. More seeds or lambdas may be added later; another configuration or other flags need another OUT, because a table
 # must not mix them. Programs come from $NLA_BUILD, else build/, else the PATH.
 #

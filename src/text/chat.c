@@ -293,7 +293,7 @@ static enum nla_status compose(struct nla_chat *chat, const struct template *t, 
 		      : row->system_in_user && system ? NLA_CHAT_STRIP_END
 						      : NLA_CHAT_STRIP_BOTH;
 	if (cfg->format == NLA_CHAT_AUTO && !known)
-		nla_say("chat format %s, told by its %s, %s%s%s; %s", row->name,
+		nla_say("chat format %s, recognised by its %s, %s%s%s; %s", row->name,
 			of_format ? "template's turn markers" : "tokens", system ? "system turn '" : "no system turn",
 			system ? system : "", system ? "'" : "",
 			of_format ? "scripts/chat-format.py verifies it" : "the model has no chat template");

@@ -1,4 +1,4 @@
-# A run that was killed, stopped or cut short goes on to the same numbers, bit for bit, as one that never stopped.
+# A run that was killed, stopped or cut short continues to the same numbers, bit for bit, as one that never stopped.
 . "$SOURCE_DIR/tests/command/lib.sh"
 make_sets
 make_av
@@ -132,7 +132,7 @@ for role in av ar; do
 	same_end $role/adapter_model.safetensors
 done
 
-# What the run was given may change while it stands: it goes on with its own warm start and AR.
+# What the run was given may change while it is stopped: it resumes with its own warm start and AR.
 cp -r "$work/av" "$work/av-given"
 cp -r "$tiny/ar" "$work/ar-given"
 set -- --model "$tiny/model" --av "$work/av-given" --ar "$work/ar-given" --data "$work/train" --prompts 3 --group 6 \

@@ -1,4 +1,4 @@
-# nla-teach on the demo's model: its chats are requests to explain a story, so it can answer. A killed run goes on to the same bytes.
+# nla-teach on the demo's model: its chats are requests to explain a story, so it can answer. A killed run continues to the same bytes.
 . "$SOURCE_DIR/tests/command/lib.sh"
 demo=$SOURCE_DIR/demo
 prompt='Explain in <explanation> tags the last words, what comes next and the facts so far.

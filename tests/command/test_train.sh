@@ -118,7 +118,7 @@ ok nla-train "$work/b.json" --overwrite --steps 2 --eval.data ''
 mine" ] || fail "--overwrite took what is not the run's"
 [ "$(wc -l <"$work/b/metrics.jsonl")" -eq 2 ] || fail "--overwrite kept lines of the former run"
 [ ! -e "$work/b/eval-4.json" ] && [ ! -e "$work/b/checkpoints/step-4" ] || fail "--overwrite kept parts of the former run"
-# Without its evaluation set a finished run with eval files goes on, and prints no table.
+# Without its evaluation set a finished run with eval files resumes, and prints no table.
 ok nla-train "$work/a/config.json" --resume --eval.data ''
 [ ! -s "$work/stdout" ] || fail "a table without an evaluation"
 

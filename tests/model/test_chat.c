@@ -303,20 +303,20 @@ static void test_markers(void **state)
 	struct nla_chat_cfg given = { NLA_CHAT_AUTO, "Be good.", "", 0 }, none = { NLA_CHAT_AUTO, "", "", 0 }, named = { NLA_CHAT_CHATML, "auto", "", 0 };
 
 	write_template(TURNS OPEN " ", NULL, true);
-	expect_said(small, &automatic, PLAIN, "chat format ChatML, told by its template's turn markers, no system turn; scripts/chat-format.py");
+	expect_said(small, &automatic, PLAIN, "chat format ChatML, recognised by its template's turn markers, no system turn; scripts/chat-format.py");
 	expect_said(small, &given, SYSTEM PLAIN, "system turn 'Be good.'; scripts/chat-format.py");
 	expect_said(small, &named, PLAIN, "");
 	write_template("{% set system_message = 'Be good.' %}" TURNS OPEN, NULL, false);
 	expect_said(small, &none, PLAIN, "no system turn; scripts/chat-format.py");
 	expect_said(small, &given, SYSTEM PLAIN, "system turn 'Be good.'");
 	write_template("{{ bos_token }}" TRIMMED, NULL, true);
-	expect_said(llama, &automatic, LLAMA3, "chat format Llama 3, told by its template's turn markers");
+	expect_said(llama, &automatic, LLAMA3, "chat format Llama 3, recognised by its template's turn markers");
 	write_template("{{ bos_token }}" TRIMMED, "<|im_end|>", true);
 	expect_said(llama, &automatic, "<|im_end|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
-		    "<|start_header_id|>assistant<|end_header_id|>\n\n", "told by its template's turn markers");
+		    "<|start_header_id|>assistant<|end_header_id|>\n\n", "recognised by its template's turn markers");
 	remove_file("chat_template.jinja");
 	remove_file("tokenizer_config.json");
-	expect_said(small, &automatic, PLAIN, "chat format ChatML, told by its tokens, no system turn; the model has no chat template");
+	expect_said(small, &automatic, PLAIN, "chat format ChatML, recognised by its tokens, no system turn; the model has no chat template");
 	nla_tokenizer_free(small);
 	nla_tokenizer_free(llama);
 }

@@ -16,7 +16,7 @@ Rows of `nla-eval` (sampled, or from --score):
 	peft_check.py --model MODEL --av AV [--av RL ...] [--ref AV ...] --ar AR --data SET --rows OUT/rows.jsonl [--tolerance 1e-4]
 
 Recomputes, one row at a time: logprob with the adapters of --av, ref_logprob with those of --ref (left alone without --ref),
-and mse and cosine with the AR. The first --av folder holds the sidecar. --av-model names the whole checkpoint that stands in
+and mse and cosine with the AR. The first --av folder holds the sidecar. --av-model names the whole checkpoint that takes
 the place of MODEL for the AV (and holds the sidecar when there is no --av); --ar may be a whole truncated checkpoint (kitft's) or
 nanoNLA's folder. A response is its text as ids, followed by the end of
 the turn if the row has one log-probability more than the text has ids. A text whose ids are another number still (sampled ids

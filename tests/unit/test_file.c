@@ -281,7 +281,7 @@ static void test_log(void **state)
 	}
 }
 
-/* A run killed while it wrote: cut anywhere in its last member, the file goes on after the last whole one. */
+/* A run killed while it wrote: cut anywhere in its last member, the file continues after the last whole one. */
 static void test_log_after_a_kill(void **state)
 {
 	struct nla_err err;
