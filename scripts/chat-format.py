@@ -45,21 +45,36 @@ def say(text):
     print(f"chat-format: {text}", file=sys.stderr)
 
 
-def read_json(path):
+def read_text(path):
     try:
-        return json.loads(path.read_text("utf-8")) if path.exists() else {}
+        return path.read_text("utf-8")
     except (OSError, ValueError) as e:
         raise Refused(f"cannot read '{path}': {e}")
+
+
+def read_json(path):
+    try:
+        found = json.loads(read_text(path)) if path.exists() else {}
+    except (ValueError, RecursionError) as e:
+        raise Refused(f"cannot read '{path}': {e}")
+    if not isinstance(found, dict):
+        raise Refused(f"cannot read '{path}': it holds no object")
+    return found
+
+
+def field(found, key, kind):
+    """The value at key where it is of that kind, else an empty one."""
+    return found[key] if isinstance(found.get(key), kind) else kind()
 
 
 def find_template(folder, config):
     """(file, text); transformers prefers chat_template.jinja."""
     jinja = folder / "chat_template.jinja"
     if jinja.exists():
-        return jinja, jinja.read_text("utf-8")
+        return jinja, read_text(jinja)
     text = config.get("chat_template")
     if isinstance(text, (list, dict)):
-        named = text if isinstance(text, dict) else {t.get("name"): t.get("template") for t in text if isinstance(t, dict)}
+        named = text if isinstance(text, dict) else {field(t, "name", str): t.get("template") for t in text if isinstance(t, dict)}
         if not isinstance(named.get("default"), str):
             raise Refused(f"'{folder}/tokenizer_config.json' has chat templates, but none named 'default'")
         text = named["default"]
@@ -71,7 +86,7 @@ def find_template(folder, config):
 def special_tokens(folder, config):
     """bos_token and the like, as transformers hands them to a template."""
     found = {}
-    if config.get("tokenizer_class", "LlamaTokenizer").startswith("LlamaTokenizer"):
+    if (field(config, "tokenizer_class", str) or "LlamaTokenizer").startswith("LlamaTokenizer"):
         found = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     sources = [config] if "added_tokens_decoder" in config else [read_json(folder / "special_tokens_map.json"), config]
     for source in sources:
@@ -84,9 +99,9 @@ def special_tokens(folder, config):
 
 
 def known_tokens(folder, config):
-    listed = read_json(folder / "tokenizer.json").get("added_tokens") or []
-    decoder = config.get("added_tokens_decoder") or {}
-    return {t["content"] for t in [*listed, *decoder.values()] if isinstance(t, dict) and isinstance(t.get("content"), str)}
+    listed = field(read_json(folder / "tokenizer.json"), "added_tokens", list)
+    decoder = field(config, "added_tokens_decoder", dict)
+    return {field(t, "content", str) for t in [*listed, *decoder.values()] if isinstance(t, dict)} - {""}
 
 
 class Renderer:

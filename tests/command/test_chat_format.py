@@ -154,6 +154,16 @@ def test_refused(work):
     refused("none named 'default'", work / "model")
     (work / "model" / "tokenizer_config.json").write_text("{")
     refused("tokenizer_config.json", work / "model")
+    for odd, message in (("[]", "it holds no object"), ("3", "it holds no object"), ("null", "it holds no object"),
+                         ('{"chat_template": [3, {"name": []}, {"name": {}}]}', "none named 'default'"),
+                         ('{"chat_template": 3, "tokenizer_class": 4}', "has no chat template")):
+        (work / "model" / "tokenizer_config.json").write_text(odd)
+        refused(message, work / "model")
+    make(work / "model", turns() + OPEN, tokenizer_class=4, added_tokens_decoder=[1])
+    (work / "model" / "tokenizer.json").write_text("[]")
+    refused("tokenizer.json': it holds no object", work / "model")
+    (work / "model" / "chat_template.jinja").write_bytes(b"\xff")
+    refused("chat_template.jinja", work / "model")
     refused("is no folder", work / "none")
     make(work / "model", turns() + OPEN)
     (work / "model" / "nla_chat.json").mkdir()
