@@ -44,15 +44,17 @@ static void floats(struct out *o, const char *key, const float *x, int64_t n, co
 
 /* ---- what the rows are computed from ---- */
 
+/* Deviations are from the first number: sums of squares around zero would cancel where numbers are nearly equal. */
 struct moments {
-	double n, sum, sq;
+	double n, sum, first, off, sq;
 };
 
 static void add(struct moments *m, double x)
 {
-	m->n++;
+	m->first = m->n++ ? m->first : x;
 	m->sum += x;
-	m->sq += x * x;
+	m->off += x - m->first;
+	m->sq += (x - m->first) * (x - m->first);
 }
 
 /* NaN without numbers. */
@@ -60,7 +62,7 @@ static double mean(const struct moments *m) { return m->sum / m->n; }
 
 static double standard_error(const struct moments *m)
 {
-	double var = (m->sq - m->sum * m->sum / m->n) / (m->n - 1);
+	double var = (m->sq - m->off * m->off / m->n) / (m->n - 1);
 	return m->n < 2 ? (double)NAN : sqrt(fmax(var, 0) / m->n);
 }
 

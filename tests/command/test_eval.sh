@@ -8,7 +8,7 @@ eval_ --data "$work/held" --rows 16 --out "$work/a" --seed 3
 python3 -c 'import json, sys; a, b = (json.load(open(p)) for p in sys.argv[1:]); assert a == b' \
 	"$work/stdout" "$work/a/summary.json" || fail "stdout is not summary.json"
 python3 - "$work/a" "$work/held" <<'END'
-import json, math, os, sys
+import json, math, os, statistics, sys
 sys.path.insert(0, os.path.join(os.environ["SOURCE_DIR"], "tests", "command"))
 sys.dont_write_bytecode = True
 import tool
@@ -57,6 +57,9 @@ assert near(summary["failed_rate"], failed / 16) and sum(summary["failed"].value
 assert near(summary["mse"], sum(valid) / len(valid)) and near(summary["fve"], 1 - summary["mse"] / summary["baseline_var"])
 assert near(summary["fve_all"], 1 - sum(r["mse"] for r in rows) / 16 / summary["baseline_var"])
 assert near(summary["response_tokens"], sum(r["n_response"] for r in rows) / 16)
+error = lambda x: statistics.stdev(x) / math.sqrt(len(x))
+assert near(summary["fve_se"], error(valid) / summary["baseline_var"])
+assert near(summary["response_tokens_se"], error([r["n_response"] for r in rows]))
 END
 
 # Scored again from what was written: ids, failures, scores and log-probabilities come out the same; so with another batch size.
