@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define KL_MAX_D 12
-
 /* Sums over tokens, gathered over micro-batches. */
 struct sums {
 	double kl, clamped, entropy, clipped, gap, loss;
@@ -58,7 +56,7 @@ static nt_tensor *loss_of(const struct tokens *t, nt_tensor *logp, const nt_tens
 	nt_tensor *surrogate = nt_min(nt_mul(ratio, a), nt_mul(nt_clamp(ratio, 1 - cfg->clip, 1 + cfg->clip), a));
 	if (!ref)
 		return nt_scale(nt_dot(surrogate, w), -1);
-	nt_tensor *d = nt_clamp(nt_sub(ref, logp), -INFINITY, KL_MAX_D);
+	nt_tensor *d = nt_clamp(nt_sub(ref, logp), -INFINITY, NLA_KL_MAX_D);
 	nt_tensor *kl = nt_add_scalar(nt_sub(nt_exp(d), d), -1);
 	return nt_scale(nt_dot(nt_sub(surrogate, nt_scale(kl, cfg->kl)), w), -1);
 }
@@ -68,10 +66,10 @@ static void add_stats(struct sums *sum, const struct tokens *t, const struct nla
 	int64_t k = 0;
 	for (int64_t i = t->from; i < t->to; i++)
 		for (int64_t j = 0; j < s->tokens.length[i]; j++, k++) {
-			double d = fmin((double)t->ref[k] - t->logp[k], KL_MAX_D);
+			double d = (double)t->ref[k] - t->logp[k];
 			double ratio = exp((double)t->logp[k] - t->old[k]), a = t->advantage[k];
-			sum->kl += exp(d) - d - 1;
-			sum->clamped += d >= KL_MAX_D;
+			sum->kl += nla_k3(d);
+			sum->clamped += d >= NLA_KL_MAX_D;
 			sum->entropy += t->entropy[k];
 			sum->clipped += (a > 0 && ratio > 1 + clip) || (a < 0 && ratio < 1 - clip);
 			if (s->tokens.logprob)

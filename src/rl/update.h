@@ -12,8 +12,13 @@
 #ifndef NLA_UPDATE_H
 #define NLA_UPDATE_H
 
+#include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
+
+#define NLA_KL_MAX_D 12
+/* k3 of a token, whose d is ref - logp. */
+static inline double nla_k3(double d) { return exp(fmin(d, NLA_KL_MAX_D)) - fmin(d, NLA_KL_MAX_D) - 1; }
 
 struct nla_update_cfg {
 	double lr, clip, kl, grad_clip, ar_lr;

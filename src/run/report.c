@@ -255,6 +255,16 @@ static void put_sft(struct out *o, const struct nla_sft_line *l, const struct nl
 	}
 }
 
+/* Over the tokens of all responses; NaN without log-probabilities. */
+static double mean_kl(const struct nla_step *s)
+{
+	double sum = 0, n = 0;
+	for (int64_t i = 0; s->logprob && i < s->n; i++)
+		for (int64_t at = i * s->tokens.width, end = at + s->tokens.length[i]; s->response[i] && at < end; at++, n++)
+			sum += nla_k3((double)s->ref_logprob[at] - s->logprob[at]);
+	return sum / n;
+}
+
 static void put_eval(struct out *o, const struct nla_rl *rl, const struct nla_step *s)
 {
 	const struct numbers x = numbers_of(s);
@@ -269,6 +279,9 @@ static void put_eval(struct out *o, const struct nla_rl *rl, const struct nla_st
 	num(o, "explanation_tokens", mean(&x.explanation), "mean tokens of an explanation alone");
 	num(o, "failed_rate", failed_rate(&x), "share of rows that failed");
 	item(o, "failed", causes, "number of failed rows by cause");
+	if (o->markdown || s->logprob)
+		num(o, "kl", mean_kl(s),
+		    "k3 estimate of the divergence from the reference, mean over response tokens (nla-eval)");
 	num(o, "baseline_var", rl->base.var, "raw variance of the baseline's rows");
 	num(o, "baseline_mean", rl->base.mean, "mean-normalised");
 	text(o, "baseline_of", "the evaluated rows", "the rows that the baselines are of");

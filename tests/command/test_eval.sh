@@ -96,11 +96,14 @@ latest=$work/run/checkpoints/latest
 ok nla-eval --model "$tiny/model" --av "$latest/av" --ar "$latest/ar" --data "$work/held" --rows 16 --max-new-tokens 40 \
 	--out "$work/b" --seed 3
 python3 - "$work/a" "$work/b" <<'END'
-import json, sys
+import json, math, sys
 
 one, other = ([json.loads(line) for line in open(f"{path}/rows.jsonl")] for path in sys.argv[1:])
 assert [r["row"] for r in one] == [r["row"] for r in other]
 assert any(r["logprob"] != r["ref_logprob"] for r in other), "the reference is the policy itself"
+d = [ref - p for r in other for p, ref in zip(r["logprob"], r["ref_logprob"])]
+kl = [json.load(open(f"{path}/summary.json"))["kl"] for path in sys.argv[1:]]
+assert kl[0] == 0 and abs(kl[1] - sum(math.exp(x) - x - 1 for x in d) / len(d)) < 1e-9 < kl[1], kl
 END
 # The reference's log-probabilities are those that the warm start gives the same ids.
 eval_ --data "$work/held" --score "$work/b/rows.jsonl" --out "$work/warm"
