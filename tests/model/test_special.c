@@ -150,6 +150,27 @@ static void test_sets(void **state)
 	close_special(&s);
 }
 
+/* An AR of a set without the key keeps what the option said when it was made, or the default. */
+static void test_ar_keeps(void **state)
+{
+	for (int option = AUTO; option <= NO; option++) {
+		struct special s;
+		struct nla_half ar;
+		struct nla_sidecar kept;
+
+		open_special(&s, "llama3", option);
+		s.meta.add_special = -1;
+		assert_ok(nla_half_new(&ar, NLA_AR, &s.target, &s.meta, &err));
+		assert_ok(nla_half_save(&ar, NULL, in_scratch("ar"), "sft", &err));
+		nla_sidecar_init(&kept);
+		assert_ok(nla_sidecar_read(&kept, in_scratch("ar"), &err));
+		assert_int_equal(kept.add_special, option != NO);
+		nla_sidecar_release(&kept);
+		nla_half_release(&ar);
+		close_special(&s);
+	}
+}
+
 /* A tokenizer without special tokens in front: no key, and nothing is put. */
 static void test_none(void **state)
 {
@@ -170,7 +191,7 @@ static void test_none(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_llama3), cmocka_unit_test(test_llama2), cmocka_unit_test(test_sets),
-					    cmocka_unit_test(test_none) };
+					    cmocka_unit_test(test_ar_keeps), cmocka_unit_test(test_none) };
 
 	return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }
