@@ -344,32 +344,38 @@ const struct nla_st_entry *nla_st_floats(const struct nla_st *st, const char *na
 	return err->status ? NULL : e;
 }
 
-/* NaN and the infinities have all bits of the exponent. Data may be unaligned. */
-struct __attribute__((packed)) u16 { uint16_t v; };
-struct __attribute__((packed)) u32 { uint32_t v; };
+/* NaN and the infinities have all bits of the exponent (mask): no number has more. Data may be unaligned. A maximum, and AVX2
+ * where there is any, keep the scan at a few percent of loading: 40 GB/s a core, where comparing each made 10. */
+#ifdef __x86_64__
+#define CLONES __attribute__((target_clones("avx2", "default")))
+#else
+#define CLONES
+#endif
+struct __attribute__((packed)) s16 { int16_t v; };
+struct __attribute__((packed)) s32 { int32_t v; };
 
-static bool finite16(const struct u16 *x, size_t n, uint16_t mask)
+CLONES static bool finite16(const struct s16 *x, size_t n, int16_t mask)
 {
-	uint16_t bad = 0;
+	int16_t most = 0;
 	for (size_t i = 0; i < n; i++)
-		bad |= (x[i].v & mask) == mask;
-	return !bad;
+		most = (int16_t)NLA_MAX(most, x[i].v & mask);
+	return most != mask;
 }
 
-static bool finite32(const struct u32 *x, size_t n, uint32_t mask)
+CLONES static bool finite32(const struct s32 *x, size_t n, int32_t mask)
 {
-	uint32_t bad = 0;
+	int32_t most = 0;
 	for (size_t i = 0; i < n; i++)
-		bad |= (x[i].v & mask) == mask;
-	return !bad;
+		most = NLA_MAX(most, x[i].v & mask);
+	return most != mask;
 }
 
 static bool is_finite(const struct nla_st_entry *e, size_t from, size_t n)
 {
 	const char *at = (const char *)e->data + from * dtypes[e->dtype].size;
 	if (e->dtype == NLA_ST_F32)
-		return finite32((const struct u32 *)at, n, 0x7f800000);
-	return finite16((const struct u16 *)at, n, e->dtype == NLA_ST_BF16 ? 0x7f80 : 0x7c00);
+		return finite32((const struct s32 *)at, n, 0x7f800000);
+	return finite16((const struct s16 *)at, n, e->dtype == NLA_ST_BF16 ? 0x7f80 : 0x7c00);
 }
 
 int64_t nla_st_not_finite(const struct nla_st_entry *e)
