@@ -2,11 +2,11 @@
  * Sampling, see decode.h: the prompts' token tree once through the blocks, then x [live rows, D] a token at a time over each
  * block's slabs of keys and values [rows, positions, Hkv, d].
  */
+#include "lm/decode.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "lm/decode.h"
 
 struct state {
 	const struct nla_decode *d;
@@ -67,10 +67,10 @@ static enum nla_status make_cache(struct state *s, struct nla_err *err)
 
 static bool is_stop(const struct nla_decode *d, int64_t id)
 {
-	size_t i = 0;
-	while (i < d->n_stop && d->stop[i] != id)
-		i++;
-	return i < d->n_stop;
+	for (size_t i = 0; i < d->n_stop; i++)
+		if (d->stop[i] == id)
+			return true;
+	return false;
 }
 
 /* Draw one token a live row from hidden [n_live, D]; rows that end leave the live list. */

@@ -1,7 +1,7 @@
 /* fields - JSON files of facts read by a table; see fields.h. */
-#include <math.h>
-
 #include "lm/fields.h"
+
+#include <math.h>
 
 static enum nla_status read_number(const struct nla_field *f, const cJSON *json, const char *path, double *x,
 				   struct nla_err *err)

@@ -2,9 +2,9 @@
  * The transformer over a pack, see forward.h: embedding [n, D]; blocks (norm, q k v, rotary embedding, attention over the tree,
  * o; norm, SwiGLU); a vector added to the residual stream at its marker. Training and decoding share the parts of a block.
  */
-#include <math.h>
-
 #include "lm/forward.h"
+
+#include <math.h>
 
 /* y plus what the view's adapters add for this projection */
 static nt_tensor *adapt(const struct nla_view *view, int64_t layer, enum nla_proj proj, const nt_tensor *x, nt_tensor *y)

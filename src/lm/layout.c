@@ -5,10 +5,10 @@
  * nla_lm_next visits them as slots; loading, mapping, saving, exporting, random weights, the list of parameters, copies and the
  * count of weights are what is done at each slot.
  */
+#include "lm/lm.h"
+
 #include <stdio.h>
 #include <string.h>
-
-#include "lm/lm.h"
 
 enum kind { TABLE, NORM, BIAS, PROJ }; /* PROJ + enum nla_proj: a projection */
 enum dim { NONE, D, Q, KV, F, HEAD, VOCAB };

@@ -2,6 +2,8 @@
  * lm - loading, making, saving, copying and listing weights; see lm.h. Each is what is done at every slot of the layout
  * (layout.c): the first slot of a stored tensor makes it, and every slot fills its rows.
  */
+#include "lm/lm.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,7 +11,6 @@
 
 #include "base/machine.h"
 #include "base/rng.h"
-#include "lm/lm.h"
 
 /* Where the handle of the stored tensor is. */
 static nt_tensor **handle(const struct nla_lm *lm, const struct nla_slot *s)
@@ -275,13 +276,13 @@ enum nla_status nla_lm_save(const struct nla_lm *lm, const char *folder, nt_dtyp
 
 static bool is_copied(const struct nla_lm *lm, const struct nla_slot *s, unsigned targets)
 {
-	bool copied = false;
 	for (int p = 0; p < NLA_N_PROJ && s->layer >= 0; p++) {
 		struct nla_slot target;
 		nla_proj_slot(lm, s->layer, p, &target);
-		copied = copied || (targets & 1u << p && target.at == s->at);
+		if (targets & 1u << p && target.at == s->at)
+			return true;
 	}
-	return copied;
+	return false;
 }
 
 enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, int64_t depth, unsigned targets, struct nla_err *err)

@@ -1,10 +1,11 @@
 /* lora - adapters in memory: making, joining, merging, listing; see lora.h. peft.c reads and writes them. */
+#include "lm/lora.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/rng.h"
-#include "lm/lora.h"
 
 enum nla_status nla_lora_targets(const char *list, unsigned *targets, struct nla_err *err)
 {

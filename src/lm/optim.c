@@ -1,8 +1,8 @@
 /* optim - AdamW and its schedules; see optim.h. */
+#include "lm/optim.h"
+
 #include <math.h>
 #include <stdlib.h>
-
-#include "lm/optim.h"
 
 enum nla_status nla_optim_init(struct nla_optim *o, nt_tensor *const *params, int n, struct nla_err *err)
 {

@@ -84,6 +84,15 @@ nt_tensor *nla_ar_mse(const nt_tensor *v_hat, const nt_tensor *v)
 	return nt_mean_last(nt_mul(diff, diff));
 }
 
+nt_tensor *nla_ar_loss(const nt_tensor *v_hat, const float *v, int64_t n_all)
+{
+	if (!v_hat)
+		return NULL;
+	const int64_t shape[2] = { nt_size(v_hat, 0), nt_size(v_hat, 1) };
+	nt_tensor *target = nt_from_host(NT_F32, nt_device_of(v_hat), v, 2, shape);
+	return nt_scale(nt_sum(nla_ar_mse(v_hat, target)), 1.0 / (double)n_all);
+}
+
 enum nla_status nla_ar_score(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts,
 			     const float *v, float *mse, float *v_hat, struct nla_err *err)
 {

@@ -40,6 +40,8 @@ nt_tensor *nla_ar_read(const struct nla_half *ar, const struct nla_view *view, c
 		       int64_t to, struct nla_recompute *recompute, struct nla_err *err);
 /* mse of each row [n]: v_hat as predicted, v [n, D] raw. */
 nt_tensor *nla_ar_mse(const nt_tensor *v_hat, const nt_tensor *v);
+/* What these rows add to a mean mse over n_all: sum of mse / n_all. v [rows, D] raw, host; v_hat NULL: NULL. */
+nt_tensor *nla_ar_loss(const nt_tensor *v_hat, const float *v, int64_t n_all);
 /* The mse [n] of all texts against v [n, D] (raw, host), a batch at a time; v_hat [n, D] or NULL. */
 enum nla_status nla_ar_score(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts,
 			     const float *v, float *mse, float *v_hat, struct nla_err *err);

@@ -149,15 +149,14 @@ enum nla_status nla_update_gradient(struct nla_rl *rl, struct nla_step *step, st
 static enum nla_status ar_micro(const struct nla_rl *rl, const struct nla_ar_texts *texts, const float *v, int64_t from,
 				int64_t to, double *loss, struct nla_err *err)
 {
-	int64_t shape[2] = { to - from, rl->ar->target->lm.arch.d_model }, n = (int64_t)texts->offset.n - 1;
+	int64_t n = (int64_t)texts->offset.n - 1;
 	struct nla_recompute re = { .on = rl->update.recompute };
 	double value = 0;
 	nt_scope_push();
 	nt_grad_push(true);
 	nt_tensor *hat = nla_ar_predict(rl->ar, &rl->ar_view, texts, from, to, &re, err);
 	if (hat) {
-		nt_tensor *target = nt_from_host(NT_F32, rl->ar_view.lm->device, v + from * shape[1], 2, shape);
-		nt_tensor *mean = nt_scale(nt_sum(nla_ar_mse(hat, target)), 1 / (double)n);
+		nt_tensor *mean = nla_ar_loss(hat, v + from * rl->ar->target->lm.arch.d_model, n);
 		nla_recompute_backward(&re, mean, err);
 		nt_item(mean, &value);
 		if (nt_check())

@@ -18,7 +18,11 @@
 
 #define NLA_KL_MAX_D 12
 /* k3 of a token, whose d is ref - logp. */
-static inline double nla_k3(double d) { return exp(fmin(d, NLA_KL_MAX_D)) - fmin(d, NLA_KL_MAX_D) - 1; }
+static inline double nla_k3(double d)
+{
+	d = fmin(d, NLA_KL_MAX_D);
+	return exp(d) - d - 1;
+}
 
 struct nla_update_cfg {
 	double lr, clip, kl, grad_clip, ar_lr;

@@ -66,8 +66,10 @@ static void advise(const struct nla_plan_in *asked, int64_t room, struct nla_str
 		nla_plan_make(&in, room, &p);
 		nla_str_add(s, "set dtype to bf16, ");
 	}
-	for (; !p.fits && in.new_tokens > 32; nla_plan_make(&in, room, &p))
+	while (!p.fits && in.new_tokens > 32) {
 		in.new_tokens /= 2;
+		nla_plan_make(&in, room, &p);
+	}
 	if (p.fits && in.new_tokens < asked->new_tokens)
 		nla_str_addf(s, "lower rollout.max_new_tokens from %lld to %lld, ", (long long)asked->new_tokens,
 			     (long long)in.new_tokens);

@@ -141,8 +141,8 @@ static enum nla_status write_weights(const struct export *x, const char *out, do
 		n++;
 	nla_progress_start(&p, "export", (int64_t)x->n);
 	for (size_t from = 0, to; from < x->n && !err->status; from = to) {
-		char *name = n == 1 ? nla_strdup("model.safetensors")
-				    : nla_format("model-%05zu-of-%05zu.safetensors", ++shard, n);
+		nla_auto char *name = n == 1 ? nla_strdup("model.safetensors")
+					     : nla_format("model-%05zu-of-%05zu.safetensors", ++shard, n);
 		nla_auto char *path = nla_path_join(out, name);
 		to = shard_end(x, from, limit);
 		for (size_t i = from; i < to; i++) {
@@ -150,7 +150,6 @@ static enum nla_status write_weights(const struct export *x, const char *out, do
 			total += (double)x->out[i].nbytes;
 		}
 		write_shard(x, path, from, to, &p, err);
-		free(name);
 	}
 	cJSON_AddNumberToObject(meta, "total_size", total);
 	if (!err->status)

@@ -53,6 +53,7 @@ enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t 
  * same.c: does a run resume with what it began with? Options are compared by their values, and what paths name by its content:
  * a link, a copy and a moved folder are the same, another set at the same path is not.
  */
+
 /* What a file or folder holds, as 16 hexadecimal digits, owned; "" when there is nothing to read. Of a folder the files count
  * that programs here read: tensors, JSON, tokenizer, sidecar, rows, texts. A large file counts by its size, its first MiB (a
  * safetensors header) and 64 samples of the rest, its end among them. */

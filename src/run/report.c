@@ -44,17 +44,18 @@ static void floats(struct out *o, const char *key, const float *x, int64_t n, co
 
 /* ---- what the rows are computed from ---- */
 
-/* Deviations are from the first number: sums of squares around zero would cancel where numbers are nearly equal. */
+/* sq: of the deviations from the mean so far (Welford 1962). Sums of squares around zero would cancel where numbers are nearly
+ * equal. */
 struct moments {
-	double n, sum, first, off, sq;
+	double n, sum, sq;
 };
 
 static void add(struct moments *m, double x)
 {
-	m->first = m->n++ ? m->first : x;
+	const double off = m->n ? x - m->sum / m->n : 0;
+	m->n++;
 	m->sum += x;
-	m->off += x - m->first;
-	m->sq += (x - m->first) * (x - m->first);
+	m->sq += off * (x - m->sum / m->n);
 }
 
 /* NaN without numbers. */
@@ -62,8 +63,7 @@ static double mean(const struct moments *m) { return m->sum / m->n; }
 
 static double standard_error(const struct moments *m)
 {
-	double var = (m->sq - m->off * m->off / m->n) / (m->n - 1);
-	return m->n < 2 ? (double)NAN : sqrt(fmax(var, 0) / m->n);
+	return m->n < 2 ? (double)NAN : sqrt(m->sq / (m->n - 1) / m->n);
 }
 
 static double unique_texts(char *const *all, int64_t n)

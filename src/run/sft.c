@@ -119,8 +119,8 @@ static enum nla_status held_out(struct nla_sft *s, bool other, double *mean, str
 	return err->status;
 }
 
-/* The held-out figures of a step's line, and in words. */
-static enum nla_status hold_out(struct nla_sft *s, struct nla_str *text, struct nla_err *err)
+/* Fills in the held-out figures of a step's line, and says them. */
+static enum nla_status say_held(struct nla_sft *s, struct nla_str *text, struct nla_err *err)
 {
 	struct nla_sft_line *l = &s->line;
 	if (held_out(s, false, &l->held_loss, err) ||
@@ -160,7 +160,7 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 	l->seconds = loop->step_seconds;
 	l->held = at == steps || at % s->cfg->sft.held_every == 0;
-	if (l->held && hold_out(s, &text, err))
+	if (l->held && say_held(s, &text, err))
 		return err->status;
 	if (l->held || at % s->cfg->log.every == 0)
 		nla_say("%s %lld/%lld  loss %.4f  norm %.2f  lr %.1e  %.2f s%s", loop->name, at, steps, l->loss, l->grad_norm,

@@ -63,28 +63,26 @@ static nt_tensor *ar_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 	struct nla_view view = nla_half_view(&s->half);
 	struct nla_ar_texts texts;
 	nla_auto float *v = nla_alloc((size_t)(n * s->set.d), sizeof(*v));
-	int64_t shape[2] = { n, s->set.d };
 	nt_tensor *loss = NULL;
 	nla_ar_texts_start(&texts);
 	for (int64_t i = 0; i < n; i++) {
 		nla_i32s_append(&texts.ids, sequence(s, rows[i]), (size_t)nla_sft_length(s, rows[i]));
 		nla_i64s_push(&texts.offset, (int64_t)texts.ids.n);
 	}
-	if (!nla_actset_vectors(&s->set, rows, (size_t)n, v, err)) {
-		nt_tensor *hat = nla_ar_predict(&s->half, &view, &texts, 0, n, re, err);
-		nt_tensor *target = nt_from_host(NT_F32, s->target.lm.device, v, 2, shape);
-		loss = nt_scale(nt_sum(nla_ar_mse(hat, target)), 1.0 / (double)n_all);
-	}
+	if (!nla_actset_vectors(&s->set, rows, (size_t)n, v, err))
+		loss = nla_ar_loss(nla_ar_predict(&s->half, &view, &texts, 0, n, re, err), v, n_all);
 	nla_ar_texts_release(&texts);
 	return loss;
 }
 
 int64_t nla_sft_weight(const struct nla_sft *s, const int64_t *rows, int64_t n)
 {
-	int64_t total = s->cfg->sft.role == NLA_ROLE_LM ? -n : 0; /* a sequence's first token is not predicted */
-	for (int64_t i = 0; i < n; i++)
-		total += nla_sft_length(s, rows[i]);
-	return s->cfg->sft.role == NLA_ROLE_AR ? n : total;
+	int64_t total = 0;
+	if (s->cfg->sft.role == NLA_ROLE_AR)
+		return n;
+	for (int64_t i = 0; i < n; i++) /* a sequence's first token is not predicted */
+		total += nla_sft_length(s, rows[i]) - (s->cfg->sft.role == NLA_ROLE_LM);
+	return total;
 }
 
 enum nla_status nla_sft_loss(struct nla_sft *s, const int64_t *rows, const int64_t *vectors, int64_t n, bool train,

@@ -188,8 +188,8 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	if (!t->has_eval)
 		return NLA_OK;
 	nla_auto int64_t *rows = nla_eval_rows(&t->eval_set, t->cfg->eval.rows, &n);
-	char *summary = nla_format("%s/eval-%lld.json", loop->folder.path, at),
-	     *lines = nla_format("%s/eval-%lld.rows.jsonl", loop->folder.path, at);
+	nla_auto char *summary = nla_format("%s/eval-%lld.json", loop->folder.path, at);
+	nla_auto char *lines = nla_format("%s/eval-%lld.rows.jsonl", loop->folder.path, at);
 	rl.set = &t->eval_set;
 	rl.rng.stream = NLA_STREAM_EVAL;
 	rl.step = 0; /* the same random numbers in every evaluation */
@@ -202,8 +202,6 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 				nla_json_value(json, "fve_meannorm"), nla_json_value(json, "response_tokens"),
 				100 * nla_json_value(json, "failed_rate"), (long long)n);
 	}
-	free(summary);
-	free(lines);
 	return err->status;
 }
 

@@ -1,6 +1,6 @@
 /*
- * mapped: the weights of a mapped model are not looked through when it is opened. Whoever computes with one, decoding, extraction,
- * the AR's score and evaluation, names the tensor that has a NaN when a result is none.
+ * mapped: the weights of a mapped model are not scanned when it is opened. Decoding, extraction, the AR's score and evaluation
+ * name the tensor that has a NaN when one of their results is not finite.
  */
 #include "model/golden.h"
 #include "unit/st_write.h"
@@ -11,7 +11,7 @@
 #define BAD "model.layers.0.mlp.up_proj.weight"
 #define WANT "tensor '" BAD "' has a NaN or an infinity (element 5)"
 
-/* The tiny target again with a NaN in a block that everybody runs through, mapped, in the place of the whole one. */
+/* Replaces the tiny target by a mapped copy with a NaN in its first block, which all of them run. */
 static void map_bad(struct tiny *t)
 {
 	struct nla_st st;

@@ -1,0 +1,51 @@
+/* report: standard errors of numbers that are nearly equal, where sums of squares around zero lose all digits. */
+#include <math.h>
+
+#include "unit/scratch.h"
+
+#include "base/json.h"
+#include "run/report.h"
+
+enum { N = 500 };
+
+/* An evaluation of N rows, whose response tokens are base, base + 1, base, ...; the first row's are `first`. */
+static cJSON *evaluation(int64_t first, int64_t base)
+{
+	struct nla_rl rl = { .base = { 1, 1 } };
+	struct nla_step s;
+	nla_step_start(&s, N, 1, 1);
+	nla_decoded_init(&s.tokens, N, 1);
+	for (int64_t i = 0; i < N; i++) {
+		s.response[i] = nla_strdup("x");
+		s.tokens.length[i] = i ? base + i % 2 : first;
+		s.mse[i] = (float)(1 + (double)(i % 2) * 0x1p-20);
+	}
+	cJSON *json = nla_report_eval(&rl, &s);
+	nla_step_release(&s);
+	return json;
+}
+
+static void expect(const cJSON *json, const char *key, double want)
+{
+	const double have = nla_json_value(json, key);
+	if (!(fabs(have - want) <= 1e-6 * want))
+		fail_msg("%s is %.12g, want %.12g", key, have, want);
+}
+
+static void test_standard_error(void **state)
+{
+	const int64_t large = 1000000007;
+	cJSON *even = evaluation(large, large), *outlier = evaluation(1, large);
+	const double var = 0.25 * N / (N - 1); /* of a half and a half, 1 apart */
+	expect(even, "response_tokens_se", sqrt(var / N));
+	expect(even, "fve_se", sqrt(var / N) * 0x1p-20);
+	expect(outlier, "response_tokens_se", (double)large / N); /* one number d from n - 1 equal ones: d / n */
+	cJSON_Delete(even);
+	cJSON_Delete(outlier);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_standard_error) };
+	return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
+}
