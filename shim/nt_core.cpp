@@ -226,8 +226,11 @@ nt_status nt_device_open(const char *name, int *out)
 					: "there is no GPU driver on this machine");
 	if (std::stoi(number) >= at::detail::getCUDAHooks().deviceCount())
 		return no_device("there is no GPU of that number");
-	*out = std::stoi(number);
-	return NT_OK;
+	// The allocator exists from here on, so that it can be asked before the first tensor is made.
+	return action("device", {}, [&] {
+		at::globalContext().lazyInitDevice(at::kCUDA);
+		*out = std::stoi(number);
+	});
 }
 
 const char *nt_device_name(int index)
