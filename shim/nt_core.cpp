@@ -195,16 +195,42 @@ int64_t nt_live(void) { return live; }
 
 // ---- devices ----
 
-static bool cuda_starts(void)
+static nt_status no_device(const std::string &why) { return nt::record(NT_NO_DEVICE, "device", {}, why); }
+
+static std::string version(int tens, int ones) { return std::to_string(tens) + "." + std::to_string(ones); }
+
+// What keeps CUDA from starting; empty: nothing. The driver is the cheap test: without it nothing of CUDA is loaded.
+static std::string cuda_lacks(void)
 {
+	constexpr int runtime = 13000; // of the wheel that is built against
+	void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+	if (!driver)
+		return "there is no GPU driver on this machine";
+	int has = 0;
+	auto ask = reinterpret_cast<int (*)(int *)>(dlsym(driver, "cuDriverGetVersion"));
+	if (ask && ask(&has) == 0 && has / 1000 < runtime / 1000)
+		return "the driver is of CUDA " + version(has / 1000, has % 1000 / 10) + " and libtorch needs " +
+		       version(runtime / 1000, 0) + ": update the driver";
+	if (!dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL)) // RTLD_GLOBAL lets the kernels register themselves
+		return "CUDA cannot start (is the full torch wheel installed?): " + std::string(dlerror());
 	try {
-		return at::globalContext().hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0;
+		if (at::globalContext().hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0)
+			return "";
 	} catch (...) {
-		return false;
 	}
+	return "the driver shows no GPU";
 }
 
-static nt_status no_device(const std::string &why) { return nt::record(NT_NO_DEVICE, "device", {}, why); }
+// A card below 8.0 has no bf16.
+static std::string too_old(int index)
+{
+	constexpr int major = 75, minor = 76; // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+	int tens = 8, ones = 0;
+	auto ask = reinterpret_cast<int (*)(int *, int, int)>(dlsym(dlopen("libcuda.so.1", RTLD_LAZY), "cuDeviceGetAttribute"));
+	if (!ask || ask(&tens, major, index) || ask(&ones, minor, index) || tens >= 8)
+		return "";
+	return "GPU " + std::to_string(index) + " has compute capability " + version(tens, ones) + ", want 8.0 or more";
+}
 
 nt_status nt_device_open(const char *name, int *out)
 {
@@ -216,20 +242,16 @@ nt_status nt_device_open(const char *name, int *out)
 	if (!known || number.empty() || number.size() > 4 ||
 	    number.find_first_not_of("0123456789") != std::string::npos)
 		return no_device("'" + asked + "' is none of auto, cpu, cuda, cuda:N");
-	// The driver is the cheap test: without it nothing of CUDA is loaded. RTLD_GLOBAL lets the kernels register themselves.
-	void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
-	bool ready = driver && dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) && cuda_starts();
-	if (!ready && asked == "auto")
-		return NT_OK;
-	if (!ready)
-		return no_device(driver ? "CUDA cannot start (is the full torch wheel installed?)"
-					: "there is no GPU driver on this machine");
-	if (std::stoi(number) >= at::detail::getCUDAHooks().deviceCount())
-		return no_device("there is no GPU of that number");
+	std::string lacks = cuda_lacks();
+	int index = std::stoi(number);
+	if (lacks.empty())
+		lacks = index < at::detail::getCUDAHooks().deviceCount() ? too_old(index) : "there is no GPU of that number";
+	if (!lacks.empty())
+		return asked == "auto" ? NT_OK : no_device(lacks);
 	// The allocator exists from here on, so that it can be asked before the first tensor is made.
 	return action("device", {}, [&] {
 		at::globalContext().lazyInitDevice(at::kCUDA);
-		*out = std::stoi(number);
+		*out = index;
 	});
 }
 
