@@ -327,7 +327,8 @@ int64_t nla_plan_rows(const struct nla_plan_in *in, int64_t rows, int64_t room)
 char *nla_plan_words(const struct nla_plan_in *in, const struct nla_plan *p)
 {
 	struct nla_str s = NLA_STR_INIT;
-	nla_str_addf(&s, "%.1f of %.1f GiB: ", (double)p->total / GIB, (double)p->room / GIB);
+	nla_str_addf(&s, "%.2f of %.1f GiB, %.2f of it head room: ", (double)p->total / GIB, (double)p->room / GIB,
+		     (double)p->head_room / GIB);
 	if (in->rollout)
 		nla_str_addf(&s, "%s, %lld rows decode at once, ",
 			     p->merged ? "adapters merged into copies" : "no merged copies", (long long)p->rows);
