@@ -1,0 +1,45 @@
+# Every program once on the fake CUDA, in bf16, to its end: no operation is missing there, none mixes devices or reads the device's
+# memory. Numbers mean nothing, so nothing is said of them: what comes back is zero, every response is token 0 to its full length.
+. "$SOURCE_DIR/tests/cuda/cuda.sh"
+demo=$SOURCE_DIR/demo
+cd "$work"
+tool corpus 0 8 >corpus.jsonl
+on_cuda nla-extract --model "$tiny/model" --corpus corpus.jsonl --layer 2 --extract.min_position 5 --extract.per_doc 2 --out set
+for role in av ar; do
+	on_cuda nla-sft --role $role --model "$demo/model" --data "$demo/train" --out sft-$role --steps 2 --batch 8 --lr 1e-3 \
+		--checkpoint.every 0 --lora.targets q,k,v,o,gate,up,down
+done
+
+# A run with a co-trained AR, with and without its blocks kept, resumed, and evaluated from its checkpoint.
+for recompute in false true; do
+	on_cuda nla-train "$demo/config.json" --steps 2 --prompts 2 --group 4 --max-new-tokens 8 --eval.rows 4 --checkpoint.every 1 \
+		--update.recompute $recompute --ar_update.enabled true --ar_update.lr 1e-4 --ar_update.train_head true --out run-$recompute
+done
+on_cuda nla-train "$demo/config.json" --steps 3 --prompts 2 --group 4 --max-new-tokens 8 --eval.rows 4 --checkpoint.every 1 \
+	--update.recompute true --ar_update.enabled true --ar_update.lr 1e-4 --ar_update.train_head true --out run-true --resume
+on_cuda nla-train --check "$demo/config.json"
+grep -qx go stdout || fail "the check of a GPU does not end in go: $(cat stdout)"
+on_cuda nla-eval "$demo/config.json" --data "$demo/eval" --eval.rows 4 --max-new-tokens 8 --out eval
+on_cuda nla-eval "$demo/config.json" --av run-true/checkpoints/latest/av --ar run-true/checkpoints/latest/ar --data "$demo/eval" \
+	--eval.rows 4 --max-new-tokens 8 --out eval-run
+for i in 0 1 2 3; do
+	echo "{\"row\": $i, \"explanation\": \"a red cup and a hen\"}"
+done >given.jsonl
+on_cuda nla-eval "$demo/config.json" --data "$demo/eval" --score given.jsonl --out given
+on_cuda nla-explain "$demo/config.json" --text 'The hen and the fox went home.' --max-new-tokens 8
+on_cuda nla-teach --model "$demo/model" --data "$demo/eval" --teach.prompt 'Explain {text}' --max-new-tokens 8 --rows 4 \
+	--teach.again true --out taught
+
+# A driver or a card that is too old is named with what is needed.
+FAKE_CUDA_DRIVER=12080 cuda_run nla-explain "$demo/config.json" --text a
+[ "$code" -eq 1 ] && said 'the driver is of CUDA 12.8 and libtorch needs 13.0'
+FAKE_CUDA_SM=75 cuda_run nla-explain "$demo/config.json" --text a
+[ "$code" -eq 1 ] && said 'GPU 0 has compute capability 7.5, want 8.0 or more'
+cuda_run nla-explain "$demo/config.json" --text a --device cuda:1
+[ "$code" -eq 1 ] && said 'there is no GPU of that number'
+
+# What is too much for the card is one line that says what to do.
+export FAKE_CUDA_GB=0.8
+cuda_run nla-train "$demo/config.json" --steps 1 --prompts 64 --group 256 --update.micro_batch 4096 --eval.every 0 --eval.rows 4 --out small
+[ "$code" -eq 1 ] || fail "16,384 responses on 0.8 GB exit $code: $(tail -n 3 stderr)"
+said 'out of memory, lower the program.s batch'
