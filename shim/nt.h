@@ -101,7 +101,7 @@ nt_tensor *nt_sub(const nt_tensor *a, const nt_tensor *b);
 nt_tensor *nt_mul(const nt_tensor *a, const nt_tensor *b);
 nt_tensor *nt_min(const nt_tensor *a, const nt_tensor *b);
 nt_tensor *nt_scale(const nt_tensor *a, double c);
-nt_tensor *nt_add_scalar(const nt_tensor *a, double c);
+nt_tensor *nt_add_scalar(const nt_tensor *a, double c);        /* of integers: c without its fraction */
 nt_tensor *nt_exp(const nt_tensor *a);
 nt_tensor *nt_clamp(const nt_tensor *a, double lo, double hi); /* gradient zero outside */
 nt_tensor *nt_sum(const nt_tensor *a);                         /* scalar */

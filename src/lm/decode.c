@@ -1,12 +1,17 @@
 /*
  * Sampling, see decode.h: the prompts' token tree once through the blocks, then x [live rows, D] a token at a time over each
  * block's slabs of keys and values [rows, positions, Hkv, d].
+ *
+ * A GPU draws a window of tokens without the host: what a token needs of the one before stays on the device, and the host looks
+ * at a window's end which rows have stopped. What such a row drew behind its stop is not looked at; no other row sees it.
  */
 #include "lm/decode.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define WINDOW 8 /* a row wastes half of it at its end, and a look costs about a token's time */
 
 struct state {
 	const struct nla_decode *d;
@@ -19,6 +24,13 @@ struct state {
 	int64_t *token;  /* [n_live] drawn last */
 	/* while the prompts are computed: token `from` of the pack has its place in row `row` of the cache, at position `at` */
 	nt_tensor *from, *row, *at;
+};
+
+/* What a token hands to the next, on the device, for n live rows; scope-owned. */
+struct window {
+	nt_tensor *token, *slot, *position; /* int64 [n]: drawn last; its row of the cache, and where its key goes there */
+	nt_tensor *u;                       /* [tokens, n] */
+	nt_tensor *ids, *logprob;           /* [tokens, n] drawn */
 };
 
 static void state_init(struct state *s, const struct nla_decode *d)
@@ -73,64 +85,111 @@ static bool is_stop(const struct nla_decode *d, int64_t id)
 	return false;
 }
 
-/* Draw one token a live row from hidden [n_live, D]; rows that end leave the live list. */
-static enum nla_status draw(struct state *s, const nt_tensor *hidden, int64_t t, struct nla_decoded *out, struct nla_err *err)
+/* u [tokens, n_live], from token t on. */
+static nt_tensor *uniform(const struct state *s, int64_t t, int64_t tokens)
 {
 	const struct nla_decode *d = s->d;
-	int64_t n = s->n_live;
-	float *u = nla_alloc((size_t)n, sizeof(float)), *lp = nla_alloc((size_t)n, sizeof(float));
-	nt_tensor *logprob;
-	for (int64_t i = 0; i < n; i++)
-		u[i] = nla_uniform(&d->rng, d->step, d->key[s->slot[i]], (uint32_t)t);
-	nt_tensor *logits = nt_linear(nla_final_norm(d->view, hidden), s->lm->head, NULL);
-	nt_tensor *ids = nt_sample(logits, nt_f32(s->lm->device, u, n), d->temperature, &logprob);
-	if (!nt_to_host_i64(ids, s->token, (size_t)n) && !nt_to_host_f32(logprob, lp, (size_t)n)) {
-		s->n_live = 0;
-		for (int64_t i = 0; i < n && !err->status; i++) {
-			int64_t row = s->slot[i], id = s->token[i];
-			if (!isfinite(lp[i]) && !nla_lm_blame(s->lm, lp, (size_t)n, err))
-				nla_fail(err, "cannot decode: the log-probability of token %lld is not finite", (long long)t);
-			out->ids[row * out->width + t] = (int32_t)id;
-			out->logprob[row * out->width + t] = lp[i];
-			out->length[row] = t + 1;
-			out->stopped[row] = t + 1 > d->min_new_tokens && is_stop(d, id);
-			if (out->stopped[row] || t + 1 == out->width)
-				continue;
-			s->slot[s->n_live] = row;
-			s->token[s->n_live++] = id;
+	int64_t n = s->n_live, shape[2] = { tokens, n };
+	nla_auto float *u = nla_alloc((size_t)(tokens * n), sizeof(*u));
+	for (int64_t i = 0; i < tokens * n; i++)
+		u[i] = nla_uniform(&d->rng, d->step, d->key[s->slot[i % n]], (uint32_t)(t + i / n));
+	return nt_from_host(NT_F32, s->lm->device, u, 2, shape);
+}
+
+/* One token a live row from hidden [n_live, D]: ids [n_live], their log-probabilities. */
+static nt_tensor *draw(const struct state *s, const nt_tensor *hidden, const nt_tensor *u, nt_tensor **logprob)
+{
+	nt_tensor *logits = nt_linear(nla_final_norm(s->d->view, hidden), s->lm->head, NULL);
+	return nt_sample(logits, u, s->d->temperature, logprob);
+}
+
+/* Take over what was drawn from token t on: ids, logprob [tokens, n_live]. Rows that end leave the live list. */
+static enum nla_status absorb(struct state *s, const nt_tensor *ids, const nt_tensor *logprob, int64_t t, int64_t tokens,
+			      struct nla_decoded *out, struct nla_err *err)
+{
+	const struct nla_decode *d = s->d;
+	int64_t n = s->n_live, n_all = tokens * n;
+	nla_auto int64_t *id = nla_alloc((size_t)n_all, sizeof(*id));
+	nla_auto float *lp = nla_alloc((size_t)n_all, sizeof(*lp));
+	if (nt_to_host_i64(ids, id, (size_t)n_all) || nt_to_host_f32(logprob, lp, (size_t)n_all))
+		return NLA_OK; /* said by nla_decode */
+	s->n_live = 0;
+	for (int64_t i = 0; i < n; i++) {
+		int64_t row = s->slot[i], last = t + tokens;
+		for (int64_t k = i; k < n_all && !out->stopped[row]; k += n) {
+			int64_t at = t + k / n;
+			if (!isfinite(lp[k]))
+				return nla_lm_blame(s->lm, lp + k, 1, err) ? err->status
+				       : nla_fail(err, "cannot decode: the log-probability of token %lld is not finite",
+						  (long long)at);
+			out->ids[row * out->width + at] = (int32_t)id[k];
+			out->logprob[row * out->width + at] = lp[k];
+			out->length[row] = at + 1;
+			out->stopped[row] = at + 1 > d->min_new_tokens && is_stop(d, id[k]);
 		}
+		if (out->stopped[row] || last == out->width)
+			continue;
+		s->slot[s->n_live] = row;
+		s->token[s->n_live++] = id[n_all - n + i];
 	}
-	free(u);
-	free(lp);
-	return err->status;
+	return NLA_OK;
 }
 
 /* One position further for every live row: returns hidden [n_live, D]. */
-static nt_tensor *advance(struct state *s)
+static nt_tensor *advance(const struct state *s, const struct window *w)
 {
 	const struct nla_view *view = s->d->view;
 	const struct nla_lm *lm = s->lm;
-	int64_t n = s->n_live, *at = nla_alloc((size_t)n, sizeof(*at)), *length = nla_alloc((size_t)n, sizeof(*length));
-	for (int64_t i = 0; i < n; i++) {
-		at[i] = s->length[s->slot[i]]++;
-		length[i] = at[i] + 1;
-	}
-	nt_tensor *slot = nt_i64(lm->device, s->slot, n), *pos = nt_i64(lm->device, at, n);
-	nt_tensor *len = nt_i64(lm->device, length, n), *cos = nt_rows(lm->cos, pos), *sin = nt_rows(lm->sin, pos);
-	nt_tensor *x = nt_embedding(lm->embed, nt_i64(lm->device, s->token, n));
+	nt_tensor *cos = nt_rows(lm->cos, w->position), *sin = nt_rows(lm->sin, w->position);
+	nt_tensor *length = nt_add_scalar(w->position, 1), *x = nt_embedding(lm->embed, w->token);
 	for (int64_t l = 0; l < s->n_layers; l++) {
 		nt_tensor *q, *k, *v;
 		nt_scope_push();
 		nla_block_qkv(view, l, nt_rms_norm(x, lm->blocks[l].attn_norm, lm->arch.rms_eps), &q, &k, &v);
 		nla_block_rope(view, l, cos, sin, &q, &k);
-		nt_cache_put(s->k[l], slot, pos, k);
-		nt_cache_put(s->v[l], slot, pos, v);
-		q = nt_attention_cached(q, s->k[l], s->v[l], slot, len, 1 / sqrt((double)lm->arch.head_dim));
+		nt_cache_put(s->k[l], w->slot, w->position, k);
+		nt_cache_put(s->v[l], w->slot, w->position, v);
+		q = nt_attention_cached(q, s->k[l], s->v[l], w->slot, length, 1 / sqrt((double)lm->arch.head_dim));
 		x = nt_scope_pop_with(nla_block_finish(view, l, x, q));
 	}
-	free(at);
-	free(length);
 	return x;
+}
+
+/* Row i of x [.., n], as [n]: a view. */
+static nt_tensor *line(const nt_tensor *x, int64_t i)
+{
+	int64_t n = x ? nt_size(x, 1) : 0;
+	return nt_reshape(nt_narrow(x, 0, i, 1), 1, &n);
+}
+
+/* The window from token t on, as it begins. */
+static void window_start(const struct state *s, struct window *w, int64_t t, int64_t tokens)
+{
+	int64_t n = s->n_live, shape[2] = { 3, n }, drawn[2] = { tokens, n };
+	nla_auto int64_t *state = nla_alloc((size_t)(3 * n), sizeof(*state));
+	for (int64_t i = 0; i < n; i++) {
+		state[i] = s->token[i];
+		state[n + i] = s->slot[i];
+		state[2 * n + i] = s->length[s->slot[i]];
+		s->length[s->slot[i]] += tokens;
+	}
+	nt_tensor *all = nt_from_host(NT_I64, s->lm->device, state, 2, shape);
+	w->token = line(all, 0);
+	w->slot = line(all, 1);
+	w->position = line(all, 2);
+	w->u = uniform(s, t, tokens);
+	w->ids = nt_empty(NT_I64, s->lm->device, 2, drawn);
+	w->logprob = nt_empty(NT_F32, s->lm->device, 2, drawn);
+}
+
+/* Token i of the window. */
+static void window_step(const struct state *s, const struct window *w, int64_t i)
+{
+	nt_tensor *logprob, *ids = draw(s, advance(s, w), line(w->u, i), &logprob);
+	nt_copy_into(line(w->ids, i), ids);
+	nt_copy_into(line(w->logprob, i), logprob);
+	nt_copy_into(w->token, ids);
+	nt_copy_into(w->position, nt_add_scalar(w->position, 1));
 }
 
 /* Token indices of a row's whole prompt, ancestors first. */
@@ -180,24 +239,39 @@ static enum nla_status prefill(struct state *s, struct nla_decoded *out, struct 
 	nt_tensor *x = nla_forward(d->view, d->prompts, d->inject, s->n_layers, &fill);
 	if (nt_check())
 		nla_nt_fail(err, "cannot compute the prompts");
-	else
-		draw(s, nt_rows(x, nt_i64(s->lm->device, last, d->n)), 0, out, err);
+	else {
+		nt_tensor *logprob, *end = nt_rows(x, nt_i64(s->lm->device, last, d->n));
+		nt_tensor *ids = draw(s, end, line(uniform(s, 0, 1), 0), &logprob);
+		absorb(s, ids, logprob, 0, 1, out, err);
+	}
 	nt_scope_pop();
 	return err->status;
+}
+
+static void decode_window(struct state *s, int64_t t, int64_t tokens, struct nla_decoded *out, struct nla_err *err)
+{
+	struct window w;
+	nt_scope_push();
+	window_start(s, &w, t, tokens);
+	for (int64_t i = 0; i < tokens; i++) {
+		nt_scope_push();
+		window_step(s, &w, i);
+		nt_scope_pop();
+	}
+	absorb(s, w.ids, w.logprob, t, tokens, out, err);
+	nt_scope_pop();
 }
 
 enum nla_status nla_decode(const struct nla_decode *d, struct nla_decoded *out, struct nla_err *err)
 {
 	struct state s;
+	int64_t tokens = d->window ? d->window : d->view->lm->device == NT_CPU ? 1 : WINDOW;
 	state_init(&s, d);
 	nla_decoded_init(out, d->n, d->max_new_tokens);
 	nt_grad_push(false);
 	if (!make_cache(&s, err) && !prefill(&s, out, err))
-		for (int64_t t = 1; s.n_live && !err->status && !nt_check(); t++) {
-			nt_scope_push();
-			draw(&s, advance(&s), t, out, err);
-			nt_scope_pop();
-		}
+		for (int64_t t = 1; s.n_live && !err->status && !nt_check(); t += tokens)
+			decode_window(&s, t, NLA_MIN(tokens, out->width - t), out, err);
 	if (!err->status && nt_check())
 		nla_nt_fail(err, "cannot decode");
 	nt_grad_pop();

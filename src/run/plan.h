@@ -65,7 +65,8 @@ int64_t nla_plan_weights(const struct nla_arch *arch, nt_dtype dtype);
 int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_half *av, const struct nla_half *ar);
 /* Of that many rows, how many can decode at once (in->copies, no update). */
 int64_t nla_plan_rows(const struct nla_plan_in *in, int64_t rows, int64_t room);
-/* In words: "19.04 of 24.0 GiB, 1.21 of it head room: no merged copies, 32 rows decode at once, 8 responses a backward pass, blocks kept"; owned. */
+/* In words: "19.04 of 24.0 GiB, 1.21 of it head room: no merged copies, 32 rows decode at once, 8 responses a backward pass,
+ * blocks kept"; owned. */
 char *nla_plan_words(const struct nla_plan_in *in, const struct nla_plan *plan);
 /* Update stage of a micro-batch: *logits (or NULL) receives the chunk's part, which adds to all that is kept, but not to what a
  * block needs while it runs. A test holds this against what was measured. */

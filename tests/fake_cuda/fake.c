@@ -175,7 +175,7 @@ API cudaError_t cudaGetDevice(int *d)
 API cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int d UNUSED)
 {
 	memset(p, 0, sizeof(*p));
-	strcpy(p->name, "fake");
+	snprintf(p->name, sizeof(p->name), "fake");
 	p->totalGlobalMem = (size_t)total();
 	p->major = sm() / 10;
 	p->minor = sm() % 10;

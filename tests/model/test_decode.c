@@ -19,7 +19,7 @@ struct job {
 	const int32_t *stop;
 	size_t n_stop;
 	uint32_t step;
-	int64_t min_new_tokens;
+	int64_t min_new_tokens, window;
 };
 
 static struct nla_decoded run(const struct tiny *t, const struct job *j)
@@ -37,7 +37,7 @@ static struct nla_decoded run(const struct tiny *t, const struct job *j)
 	struct nla_decode d = { .view = j->view, .prompts = &pack, .inject = &inject, .prompt_row = rows, .key = j->key, .n = j->n,
 				.max_new_tokens = j->max_new_tokens, .temperature = j->temperature,
 				.rng = { 1234, NLA_STREAM_TEST }, .step = j->step, .stop = j->stop, .n_stop = j->n_stop,
-				.min_new_tokens = j->min_new_tokens };
+				.min_new_tokens = j->min_new_tokens, .window = j->window };
 	assert_ok(nla_decode(&d, &out, &err));
 	nt_scope_pop();
 	nla_pack_release(&pack);
@@ -194,6 +194,24 @@ static void test_keys(void **state)
 	nla_decoded_release(&all);
 }
 
+/* However seldom the host looks who has stopped: what a row draws behind its stop is seen by nobody. */
+static void same_in_windows(struct tiny *t, const struct job *j, const struct nla_decoded *want)
+{
+	static const int64_t windows[] = { 1, 3, 8, 2 * LONG };
+	for (size_t i = 0; i < NLA_LEN(windows); i++) {
+		struct job in = *j;
+		in.window = windows[i];
+		struct nla_decoded out = run(t, &in);
+		assert_memory_equal(out.ids, want->ids, N * LONG * sizeof(*out.ids));
+		assert_memory_equal(out.length, want->length, N * sizeof(*out.length));
+		assert_memory_equal(out.stopped, want->stopped, N * sizeof(*out.stopped));
+		for (int k = 0; k < N; k++)
+			within("log-probabilities in windows", worst(out.logprob + k * LONG, want->logprob + k * LONG,
+			       (size_t)want->length[k]), 1e-5);
+		nla_decoded_release(&out);
+	}
+}
+
 /*
  * Stop ids end a row at the first of any of them, which counts; behind it is -1. What a row draws up to there is what it draws
  * without stop ids. Two ids that both end some row: leaving either out must show.
@@ -226,6 +244,7 @@ static void test_stops(void **state)
 		ended += stopped;
 	}
 	assert_true(ended_by[0] > 0 && ended_by[1] > 0 && ended < N);
+	same_in_windows(t, &j, &out);
 	nla_decoded_release(&out);
 	j.min_new_tokens = LONG;
 	out = run(t, &j);
