@@ -13,9 +13,9 @@
  * any scope the caller owns a new handle. Handles are references: nt_narrow, nt_reshape and nt_share see the same memory.
  * Gradients are recorded only between nt_grad_push(true) and nt_grad_pop. Nothing here is shared between threads.
  *
- * Fast versions stand behind one semantic call (nt_rms_norm, nt_qk_rope, nt_swiglu, nt_attention, nt_token_logprob, nt_sample).
- * Each has a plain twin of libtorch operations, for all other devices and types, and everywhere after nt_plain(true). Tests
- * compare both, forward and backward.
+ * Fast versions stand behind one semantic call (nt_rms_norm, nt_qk_rope, nt_swiglu, nt_attention, nt_token_logprob, nt_sample):
+ * for fp32 on the CPU, and for decoding on a GPU (kernels.cu). Each has a plain twin of libtorch operations, for all other
+ * devices and types, and everywhere after nt_plain(true). Tests compare both, forward and backward.
  */
 #ifndef NT_H
 #define NT_H
@@ -42,6 +42,7 @@ void nt_clear(void);
 /* "auto" | "cpu" | "cuda" | "cuda:N". Loads libtorch_cuda only when a GPU is asked for and a driver is there. */
 nt_status nt_device_open(const char *name, int *device);
 const char *nt_device_name(int device); /* "cpu", "cuda:0" */
+const char *nt_kernels_off(void);       /* why a GPU that is open runs without our own kernels; "": it has them */
 void nt_set_threads(int n);             /* 0: as libtorch chooses */
 int nt_threads(void);
 /* Device memory in bytes: free and total now, peak since start. CPU: no limit known here (base/machine reads the system's), and
@@ -121,6 +122,8 @@ nt_tensor *nt_matmul(const nt_tensor *a, const nt_tensor *b);                   
 nt_tensor *nt_linear(const nt_tensor *x, const nt_tensor *w, const nt_tensor *bias);
 /* y + scale * (x A^T) B^T: x [n,I], A [r,I], B [O,r] fp32, y [n,O] (LoRA, Hu et al. 2021). */
 nt_tensor *nt_lora(const nt_tensor *y, const nt_tensor *x, const nt_tensor *A, const nt_tensor *B, double scale);
+/* x + h w^T: x [n,O], h [n,I], w [O,I] */
+nt_tensor *nt_add_linear(const nt_tensor *x, const nt_tensor *h, const nt_tensor *w);
 nt_tensor *nt_embedding(const nt_tensor *w, const nt_tensor *ids);                    /* w [V,D], ids [n] -> [n,D] */
 nt_tensor *nt_rms_norm(const nt_tensor *x, const nt_tensor *w, double eps);           /* x [..,D], w [D]; statistics in fp32 */
 /* Rotary embedding, rotate-half layout (Su et al. 2021), after a per-head RMS norm when w is not NULL: x [n,H,d], w [d],
@@ -162,9 +165,19 @@ void nt_logprob_chunk(int64_t bytes);
 /* ---- decoding (no gradients) ---- */
 /* cache [N,S,H,d]: cache[slot[i], at[i]] = x[i], x [n,H,d]; slot, at int64 [n]. */
 nt_status nt_cache_put(nt_tensor *cache, const nt_tensor *slot, const nt_tensor *at, const nt_tensor *x);
+/* The heads of a new token a row, as they come from the projections: q [n,Hq,d], k and v [n,Hkv,d], norms [d] or NULL. */
+struct nt_heads {
+	const nt_tensor *q, *k, *v, *q_norm, *k_norm;
+	double eps;
+	const nt_tensor *cos, *sin; /* [n,d/2] */
+};
+/* nt_qk_rope of q, returned, and of k, which goes with v into the caches, as nt_cache_put. */
+nt_tensor *nt_rope_cached(const struct nt_heads *x, nt_tensor *k_cache, nt_tensor *v_cache, const nt_tensor *slot,
+			  const nt_tensor *at);
 /* q [n,Hq,d]; row i attends to the first length[i] positions of slab slot[i] of k, v [N,S,Hkv,d] -> [n,Hq,d] */
 nt_tensor *nt_attention_cached(const nt_tensor *q, const nt_tensor *k, const nt_tensor *v, const nt_tensor *slot,
 			       const nt_tensor *length, double scale);
+nt_tensor *nt_logits(const nt_tensor *h, const nt_tensor *head); /* [n,D] [V,D] -> [n,V]; fp32 where the device can */
 /* Inverse-CDF sampling from softmax(logits / temperature): logits [n,V], u [n] uniform in (0,1) -> ids [n] int64; logprob
  * (when not NULL) [n] fp32 of what was drawn, at that temperature. temperature 0: the largest logit, logprob at 1. */
 nt_tensor *nt_sample(const nt_tensor *logits, const nt_tensor *u, double temperature, nt_tensor **logprob);

@@ -7,7 +7,7 @@
 // run repeats bit for bit.
 //
 // The plain version gathers rows into padded arrays and calls scaled_dot_product_attention with a mask.
-#include "shim/nt_internal.h"
+#include "shim/nt_gpu.h"
 
 #include <ATen/Parallel.h>
 
@@ -331,6 +331,33 @@ nt_status nt_cache_put(nt_tensor *cache, const nt_tensor *slot, const nt_tensor 
 	});
 }
 
+static bool places_fit(const at::Tensor &slot, const at::Tensor &at, int64_t n)
+{
+	return slot.is_contiguous() && at.is_contiguous() && slot.numel() == n && at.numel() == n &&
+	       slot.scalar_type() == at::kLong && at.scalar_type() == at::kLong;
+}
+
+nt_tensor *nt_rope_cached(const struct nt_heads *x, nt_tensor *k_cache, nt_tensor *v_cache, const nt_tensor *slot,
+			  const nt_tensor *at)
+{
+	nt_tensor *q = nullptr;
+	nt::action("rope_cached", {x->q, x->k, x->v, x->cos, x->sin, k_cache, v_cache, slot, at}, [&] {
+		auto rows = [](const at::Tensor &t) { return t.stride(2) == 1 && t.stride(1) == t.size(2); };
+		nt::gpu::Rope r = {x->q->t, x->k->t, x->v->t, x->q_norm ? x->q_norm->t : at::Tensor(),
+				   x->k_norm ? x->k_norm->t : at::Tensor(), x->cos->t, x->sin->t, x->eps};
+		if (nt::gpu::takes({k_cache->t, v_cache->t}) && nt::gpu::takes({r.cos, r.sin}) && rows(r.q) && rows(r.k) &&
+		    rows(r.v) && places_fit(slot->t, at->t, r.q.size(0)) && r.q.scalar_type() == k_cache->t.scalar_type())
+			q = nt::wrap(nt::gpu::rope_cached(r, k_cache->t, v_cache->t, slot->t, at->t));
+	});
+	if (q || nt_check())
+		return q;
+	nt_tensor *k = nt_qk_rope(x->k, x->k_norm, x->eps, x->cos, x->sin);
+	nt_cache_put(k_cache, slot, at, k);
+	nt_cache_put(v_cache, slot, at, x->v);
+	nt_free(k);
+	return nt_qk_rope(x->q, x->q_norm, x->eps, x->cos, x->sin);
+}
+
 nt_tensor *nt_attention_cached(const nt_tensor *q, const nt_tensor *k, const nt_tensor *v, const nt_tensor *slot,
 			       const nt_tensor *length, double scale)
 {
@@ -339,6 +366,10 @@ nt_tensor *nt_attention_cached(const nt_tensor *q, const nt_tensor *k, const nt_
 				    length->t.numel() == q->t.size(0),
 			    "rows, slots and lengths do not fit");
 		check_heads(q->t, k->t, v->t, q->t.size(1), k->t.size(2));
+		int64_t n_rows = q->t.size(0), shared = q->t.size(1) / k->t.size(2);
+		if (nt::gpu::takes({q->t, k->t, v->t}) && nt::gpu::takes_heads(q->t.size(2), shared) &&
+		    places_fit(slot->t, length->t, n_rows))
+			return nt::gpu::attention_cached(q->t, k->t, v->t, slot->t, length->t, scale);
 		if (!nt::fast({q->t, k->t, v->t}) || !slabs_lie_flat(k->t) || k->t.strides() != v->t.strides())
 			return cached_plain(q->t, k->t, v->t, slot->t, length->t, scale);
 		at::Tensor qs = q->t.contiguous(), o = at::empty_like(qs);

@@ -1,5 +1,5 @@
 // Handles, scopes, errors, devices; making tensors and looking at them.
-#include "shim/nt_internal.h"
+#include "shim/nt_gpu.h"
 
 #include <ATen/Context.h>
 #include <ATen/detail/CUDAHooksInterface.h>
@@ -126,6 +126,8 @@ at::ScalarType scalar(nt_dtype dtype)
 	return types[dtype];
 }
 
+bool enabled() { return !plain; }
+
 bool fast(at::TensorList in)
 {
 	return !plain && std::all_of(in.begin(), in.end(),
@@ -251,9 +253,12 @@ nt_status nt_device_open(const char *name, int *out)
 	// The allocator exists from here on, so that it can be asked before the first tensor is made.
 	return action("device", {}, [&] {
 		at::globalContext().lazyInitDevice(at::kCUDA);
+		nt::gpu::start(index);
 		*out = index;
 	});
 }
+
+const char *nt_kernels_off(void) { return nt::gpu::off.c_str(); }
 
 const char *nt_device_name(int index)
 {

@@ -1,5 +1,5 @@
 // Operations with a fast CPU version and a plain one: norms, rotary embedding, SwiGLU, token log-probabilities, sampling.
-#include "shim/nt_internal.h"
+#include "shim/nt_gpu.h"
 
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -295,6 +295,8 @@ nt_tensor *nt_rms_norm(const nt_tensor *x, const nt_tensor *w, double eps)
 {
 	return expr("rms_norm", {x, w}, [&] {
 		TORCH_CHECK(w->t.numel() == x->t.size(-1), "widths differ");
+		if (nt::gpu::takes({x->t, w->t}))
+			return nt::gpu::rms_norm(x->t, w->t, eps);
 		if (!nt::fast({x->t, w->t}))
 			return rms_plain(x->t, w->t, eps);
 		return norm_rope({true, false, eps}, {x->t.contiguous(), w->t.contiguous()});
@@ -324,6 +326,8 @@ nt_tensor *nt_swiglu(const nt_tensor *gate_up)
 		TORCH_CHECK(gate_up->t.size(-1) % 2 == 0, "the width is odd");
 		if (nt::fast({gate_up->t}))
 			return nt::fused({gate_up->t.contiguous()}, swiglu_forward, swiglu_backward);
+		if (nt::gpu::takes({gate_up->t}))
+			return nt::gpu::swiglu(gate_up->t);
 		auto parts = gate_up->t.chunk(2, -1);
 		return at::silu(parts[0]) * parts[1];
 	});
@@ -369,6 +373,8 @@ nt_tensor *nt_sample(const nt_tensor *logits, const nt_tensor *u, double tempera
 		TORCH_CHECK(temperature >= 0, "the temperature is ", temperature);
 		at::Tensor z = logits->t.to(at::kFloat).contiguous();
 		lp = at::empty({z.size(0)}, z.options());
+		if (nt::gpu::takes({z, u->t}))
+			return nt::gpu::sample(z, u->t, temperature, lp);
 		return (nt::fast({logits->t, u->t}) ? sample_fast : sample_plain)(z, u->t.contiguous(), temperature, lp);
 	});
 	if (logprob)

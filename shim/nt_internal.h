@@ -50,6 +50,7 @@ template <class F> nt_tensor *expr(const char *op, Handles in, F &&f)
 	return made;
 }
 
+bool enabled(); // fast versions, by nt_plain
 // True when the CPU kernels can take these tensors: fp32, on the CPU, and the fast path is on.
 bool fast(at::TensorList in);
 

@@ -99,7 +99,7 @@ static nt_tensor *uniform(const struct state *s, int64_t t, int64_t tokens)
 /* One token a live row from hidden [n_live, D]: ids [n_live], their log-probabilities. */
 static nt_tensor *draw(const struct state *s, const nt_tensor *hidden, const nt_tensor *u, nt_tensor **logprob)
 {
-	nt_tensor *logits = nt_linear(nla_final_norm(s->d->view, hidden), s->lm->head, NULL);
+	nt_tensor *logits = nt_logits(nla_final_norm(s->d->view, hidden), s->lm->head);
 	return nt_sample(logits, u, s->d->temperature, logprob);
 }
 
@@ -143,12 +143,12 @@ static nt_tensor *advance(const struct state *s, const struct window *w)
 	nt_tensor *cos = nt_rows(lm->cos, w->position), *sin = nt_rows(lm->sin, w->position);
 	nt_tensor *length = nt_add_scalar(w->position, 1), *x = nt_embedding(lm->embed, w->token);
 	for (int64_t l = 0; l < s->n_layers; l++) {
+		const struct nla_block *b = &lm->blocks[l];
 		nt_tensor *q, *k, *v;
 		nt_scope_push();
-		nla_block_qkv(view, l, nt_rms_norm(x, lm->blocks[l].attn_norm, lm->arch.rms_eps), &q, &k, &v);
-		nla_block_rope(view, l, cos, sin, &q, &k);
-		nt_cache_put(s->k[l], w->slot, w->position, k);
-		nt_cache_put(s->v[l], w->slot, w->position, v);
+		nla_block_qkv(view, l, nt_rms_norm(x, b->attn_norm, lm->arch.rms_eps), &q, &k, &v);
+		q = nt_rope_cached(&(struct nt_heads){ q, k, v, b->q_norm, b->k_norm, lm->arch.rms_eps, cos, sin }, s->k[l],
+				   s->v[l], w->slot, w->position);
 		q = nt_attention_cached(q, s->k[l], s->v[l], w->slot, length, 1 / sqrt((double)lm->arch.head_dim));
 		x = nt_scope_pop_with(nla_block_finish(view, l, x, q));
 	}

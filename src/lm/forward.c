@@ -17,6 +17,16 @@ static nt_tensor *adapt(const struct nla_view *view, int64_t layer, enum nla_pro
 	return y;
 }
 
+/* x plus a projection of h, adapters included */
+static nt_tensor *add_projection(const struct nla_view *view, int64_t layer, enum nla_proj proj, const nt_tensor *x,
+				 const nt_tensor *h, const nt_tensor *w)
+{
+	bool adapted = false;
+	for (int i = 0; i < view->n_adapters; i++)
+		adapted = adapted || nla_lora_of(view->adapters[i], layer, proj);
+	return adapted ? nt_add(x, adapt(view, layer, proj, h, nt_linear(h, w, NULL))) : nt_add_linear(x, h, w);
+}
+
 static nt_tensor *heads(const nt_tensor *x, int64_t n_heads, int64_t d)
 {
 	int64_t shape[3] = { x ? nt_size(x, 0) : 0, n_heads, d };
@@ -74,9 +84,9 @@ nt_tensor *nla_block_finish(const struct nla_view *view, int64_t layer, const nt
 	const struct nla_block *b = &view->lm->blocks[layer];
 	int64_t flat[2] = { attended ? nt_size(attended, 0) : 0, a->n_heads * a->head_dim };
 	attended = nt_reshape(attended, 2, flat);
-	x = nt_add(x, adapt(view, layer, NLA_O, attended, nt_linear(attended, b->o, NULL)));
+	x = add_projection(view, layer, NLA_O, x, attended, b->o);
 	nt_tensor *h = nt_swiglu(gate_up(view, layer, nt_rms_norm(x, b->mlp_norm, a->rms_eps)));
-	return nt_add(x, adapt(view, layer, NLA_DOWN, h, nt_linear(h, b->down, NULL)));
+	return add_projection(view, layer, NLA_DOWN, x, h, b->down);
 }
 
 nt_tensor *nla_final_norm(const struct nla_view *view, const nt_tensor *x)

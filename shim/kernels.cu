@@ -1,0 +1,335 @@
+// The GPU's own kernels for decoding a token. One source for three compilers:
+// NVRTC for the card (nt_cuda.cpp), and for the tests g++ with an emulator's
+// header in front of it (tests/emulator), which defines EMULATED.
+//
+// Rows of tokens are blocks, so what a row gets depends on no other row.
+// Statistics and sums are fp32 whatever the type T. GROUP query heads share a
+// key head of HEAD numbers: defined for a model when it is compiled.
+#ifndef EMULATED
+typedef unsigned short u16;
+struct bf16 {
+	u16 bits;
+};
+#define SHARED(type, name, size) __shared__ type name[size]
+#define KERNEL(name) extern "C" __global__ void name
+#define NEGATIVE_INFINITY __int_as_float(0xff800000)
+__device__ inline float up(bf16 x) { return __uint_as_float((unsigned)x.bits << 16); }
+__device__ inline void down(bf16 *p, float x) // to nearest, ties to even
+{
+	unsigned u = __float_as_uint(x);
+	p->bits = x != x ? 0x7fff : (u16)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+#endif
+typedef long long i64;
+#define ALL 0xffffffffu
+
+__device__ inline float up(float x) { return x; }
+__device__ inline void down(float *p, float x) { *p = x; }
+
+template <class T> __device__ inline T warp_sum(T x)
+{
+	for (int i = 16; i; i >>= 1)
+		x += __shfl_xor_sync(ALL, x, i);
+	return x;
+}
+
+// ---- RMS norm: x [rows, d], w [d] -> y; a block a row ----
+
+template <class T> __device__ void rms_norm_row(const T *x, const T *w, T *y, int d, float eps)
+{
+	SHARED(float, part, 32);
+	int lane = threadIdx.x & 31, warps = blockDim.x >> 5;
+	x += (i64)blockIdx.x * d;
+	y += (i64)blockIdx.x * d;
+	float s = 0;
+	for (int j = threadIdx.x; j < d; j += blockDim.x)
+		s += up(x[j]) * up(x[j]);
+	s = warp_sum(s);
+	if (lane == 0)
+		part[threadIdx.x >> 5] = s;
+	__syncthreads();
+	float r = rsqrtf(warp_sum(lane < warps ? part[lane] : 0.0f) / d + eps);
+	for (int j = threadIdx.x; j < d; j += blockDim.x)
+		down(y + j, up(x[j]) * r * up(w[j]));
+}
+
+// ---- a token's heads: norm and rotation, the keys and values straight into
+// the cache ----
+
+// grid (Hq + 2 Hkv, rows), a warp each. q, k, v: rows of `stride` numbers; w:
+// norms [d] or NULL; cos, sin [rows, d/2]; out [rows, Hq, d]; caches [slots,
+// positions, Hkv, d].
+template <class T> __device__ void rope_cached_head(const T *q, const T *k, const T *v, i64 q_stride, i64 k_stride,
+						    i64 v_stride, const T *q_norm, const T *k_norm, const float *cos,
+						    const float *sin, T *out, T *k_cache, T *v_cache, const i64 *slot,
+						    const i64 *position, i64 positions, int hq, int hkv, int d, float eps)
+{
+	int lane = threadIdx.x, head = blockIdx.x, half = d / 2;
+	i64 row = blockIdx.y, at = (slot[row] * positions + position[row]) * hkv;
+	bool query = head < hq, key = !query && head < hq + hkv;
+	int h = query ? head : key ? head - hq : head - hq - hkv;
+	const T *a = (query ? q + row * q_stride : key ? k + row * k_stride : v + row * v_stride) + (i64)h * d;
+	const T *w = query ? q_norm : k_norm;
+	T *o = query ? out + (row * hq + h) * d : (key ? k_cache : v_cache) + (at + h) * d;
+	float r = 1, s = 0;
+	if (!query && !key) {
+		for (int j = lane; j < d; j += 32)
+			o[j] = a[j];
+		return;
+	}
+	if (w) {
+		for (int j = lane; j < d; j += 32)
+			s += up(a[j]) * up(a[j]);
+		r = rsqrtf(warp_sum(s) / d + eps);
+	}
+	for (int j = lane; j < half; j += 32) {
+		float x = up(a[j]) * r, y = up(a[half + j]) * r, c = cos[row * half + j], n = sin[row * half + j];
+		if (w) {
+			x *= up(w[j]);
+			y *= up(w[half + j]);
+		}
+		down(o + j, x * c - y * n);
+		down(o + half + j, y * c + x * n);
+	}
+}
+
+// ---- SwiGLU: gate_up [rows, 2f], gate first -> y [rows, f] ----
+
+template <class T> __device__ void swiglu_all(const T *gate_up, T *y, i64 rows, int f)
+{
+	for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < rows * f; i += (i64)gridDim.x * blockDim.x) {
+		i64 row = i / f, j = i % f;
+		float g = up(gate_up[row * 2 * f + j]), u = up(gate_up[row * 2 * f + f + j]);
+		down(y + i, g / (1.0f + expf(-g)) * u);
+	}
+}
+
+// ---- attention of one token a row over the first length[row] positions of its
+// slab ----
+
+#ifdef HEAD
+#define WARPS 4
+#define PER ((HEAD + 31) / 32) /* components that a lane holds */
+template <class T> struct alignas(HEAD % 32 ? sizeof(T) : sizeof(T) * PER) Lane {
+	T x[PER];
+};
+
+template <class T> __device__ inline void load(float *to, const T *from, int lane)
+{
+	Lane<T> part = {};
+	if (lane * PER < HEAD)
+		part = *(const Lane<T> *)(from + lane * PER);
+	for (int i = 0; i < PER; i++)
+		to[i] = up(part.x[i]);
+}
+
+// grid (splits, Hkv, rows), WARPS warps, of which each takes every WARPS-th
+// key. A split leaves its largest score, its sum and its weighted values in
+// part [rows, Hkv, splits, GROUP, HEAD + 2].
+template <class T> __device__ void decode_split(const T *q, const T *k, const T *v, const i64 *slot, const i64 *length,
+						float *part, i64 positions, int hkv, float scale)
+{
+	SHARED(float, value, WARPS *GROUP *HEAD);
+	SHARED(float, most, WARPS *GROUP);
+	SHARED(float, total, WARPS *GROUP);
+	int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, h = blockIdx.y;
+	i64 row = blockIdx.z, n = length[row], each = (n + gridDim.x - 1) / gridDim.x;
+	i64 from = blockIdx.x * each, to = from + each < n ? from + each : n;
+	float qs[GROUP][PER], acc[GROUP][PER], m[GROUP], l[GROUP], kx[PER], vx[PER];
+	for (int g = 0; g < GROUP; g++) {
+		m[g] = NEGATIVE_INFINITY;
+		l[g] = 0;
+		load(qs[g], q + ((row * hkv + h) * GROUP + g) * HEAD, lane);
+		for (int i = 0; i < PER; i++) {
+			qs[g][i] *= scale;
+			acc[g][i] = 0;
+		}
+	}
+	for (i64 j = from + warp; j < to; j += WARPS) {
+		i64 at = ((slot[row] * positions + j) * hkv + h) * HEAD;
+		load(kx, k + at, lane);
+		load(vx, v + at, lane);
+		for (int g = 0; g < GROUP; g++) {
+			float s = 0;
+			for (int i = 0; i < PER; i++)
+				s += qs[g][i] * kx[i];
+			s = warp_sum(s);
+			float top = fmaxf(m[g], s), keep = expf(m[g] - top), p = expf(s - top);
+			m[g] = top;
+			l[g] = l[g] * keep + p;
+			for (int i = 0; i < PER; i++)
+				acc[g][i] = acc[g][i] * keep + p * vx[i];
+		}
+	}
+	for (int g = 0; g < GROUP; g++) {
+		for (int i = 0; i < PER && lane * PER < HEAD; i++)
+			value[(warp * GROUP + g) * HEAD + lane * PER + i] = acc[g][i];
+		if (lane == 0) {
+			most[warp * GROUP + g] = m[g];
+			total[warp * GROUP + g] = l[g];
+		}
+	}
+	__syncthreads();
+	float *o = part + ((row * hkv + h) * gridDim.x + blockIdx.x) * GROUP * (HEAD + 2);
+	for (int g = 0; g < GROUP; g++, o += HEAD + 2) {
+		float top = NEGATIVE_INFINITY, c[WARPS], sum = 0;
+		for (int i = 0; i < WARPS; i++)
+			top = fmaxf(top, most[i * GROUP + g]);
+		for (int i = 0; i < WARPS; i++) {
+			c[i] = total[i * GROUP + g] > 0 ? expf(most[i * GROUP + g] - top) : 0.0f;
+			sum += c[i] * total[i * GROUP + g];
+		}
+		for (int e = threadIdx.x; e < HEAD; e += blockDim.x) {
+			float x = 0;
+			for (int i = 0; i < WARPS; i++)
+				x += c[i] > 0 ? c[i] * value[(i * GROUP + g) * HEAD + e] : 0.0f;
+			o[e] = x;
+		}
+		if (threadIdx.x == 0) {
+			o[HEAD] = top;
+			o[HEAD + 1] = sum;
+		}
+	}
+}
+
+// grid (Hq, rows): o [rows, Hq, HEAD]
+template <class T> __device__ void decode_join(const float *part, T *o, int splits)
+{
+	i64 row = blockIdx.y, h = blockIdx.x / GROUP, g = blockIdx.x % GROUP, hkv = gridDim.x / GROUP;
+	const float *p = part + ((row * hkv + h) * splits * GROUP + g) * (HEAD + 2);
+	const i64 step = GROUP * (HEAD + 2);
+	float top = NEGATIVE_INFINITY;
+	for (int i = 0; i < splits; i++)
+		top = fmaxf(top, p[i * step + HEAD]);
+	for (int e = threadIdx.x; e < HEAD; e += blockDim.x) {
+		float sum = 0, x = 0;
+		for (int i = 0; i < splits; i++) {
+			float n = p[i * step + HEAD + 1], c = n > 0 ? expf(p[i * step + HEAD] - top) : 0.0f;
+			sum += c * n;
+			x += c * p[i * step + e];
+		}
+		down(o + (row * gridDim.x + blockIdx.x) * HEAD + e, x / sum);
+	}
+}
+#endif
+
+// ---- sampling: logits [rows, v] fp32, u [rows] -> ids, log-probabilities; a
+// block of 32 warps a row ----
+
+// The first token whose cumulative weight reaches u of the total; temperature
+// 0: the largest logit, the first of equals.
+__device__ void sample_row(const float *logits, const float *u, i64 *ids, float *logprob, int v, float temperature)
+{
+	SHARED(float, most, 32);
+	SHARED(int, first, 32);
+	SHARED(double, weight, 32);
+	int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, each = (v + 31) / 32;
+	int from = warp * each,
+	    to = from + each < v ? from + each : v; // of this warp
+	const float *z = logits + (i64)blockIdx.x * v;
+	float scale = temperature > 0 ? 1 / temperature : 1, m = NEGATIVE_INFINITY;
+	int best = v;
+	for (int j = from + lane; j < to; j += 32)
+		if (z[j] > m) {
+			m = z[j];
+			best = j;
+		}
+	for (int i = 16; i; i >>= 1) {
+		float other = __shfl_xor_sync(ALL, m, i);
+		int its = __shfl_xor_sync(ALL, best, i);
+		if (other > m || (other == m && its < best)) {
+			m = other;
+			best = its;
+		}
+	}
+	if (lane == 0) {
+		most[warp] = m;
+		first[warp] = best;
+	}
+	__syncthreads();
+	for (int i = 0; i < 32; i++)
+		if (most[i] > m || (most[i] == m && first[i] < best)) {
+			m = most[i];
+			best = first[i];
+		}
+	double sum = 0;
+	for (int j = from + lane; j < to; j += 32)
+		sum += expf((z[j] - m) * scale);
+	sum = warp_sum(sum);
+	if (lane == 0)
+		weight[warp] = sum;
+	__syncthreads();
+	double total = 0, before = 0, want;
+	for (int i = 0; i < 32; i++)
+		total += weight[i];
+	want = u[blockIdx.x] * total;
+	int owner = 31; // the warp that draws
+	for (int i = 0; i < 31; i++) {
+		if (before + weight[i] >= want) {
+			owner = i;
+			break;
+		}
+		before += weight[i];
+	}
+	if (temperature == 0) {
+		owner = 0;
+	} else if (warp == owner) {
+		best = -1;
+		for (int j = from; j < to && best < 0; j += 32) {
+			double s = j + lane < to ? expf((z[j + lane] - m) * scale) : 0.0f;
+			bool some = s > 0;
+			for (int i = 1; i < 32; i <<= 1) {
+				double below = __shfl_sync(ALL, s, lane - i < 0 ? lane : lane - i);
+				s += lane - i < 0 ? 0 : below;
+			}
+			int mine = some && before + s >= want ? j + lane : v;
+			for (int i = 16; i; i >>= 1) {
+				int its = __shfl_xor_sync(ALL, mine, i);
+				mine = its < mine ? its : mine;
+			}
+			best = mine < v ? mine : -1;
+			before += __shfl_sync(ALL, s, 31);
+		}
+		for (int j = to - 1; best < 0 && j >= from; j--) // rounding left none: the last that has a weight
+			if (expf((z[j] - m) * scale) > 0)
+				best = j;
+	}
+	if (warp == owner && lane == 0) {
+		best = best < 0 || best >= v ? 0 : best;
+		ids[blockIdx.x] = best;
+		logprob[blockIdx.x] = (float)((z[best] - m) * scale - log(total));
+	}
+}
+
+// ---- by name, for each type ----
+
+#define FOR_TYPE(T)                                                                                                            \
+	KERNEL(rms_norm_##T)(const T *x, const T *w, T *y, int d, float eps) { rms_norm_row(x, w, y, d, eps); }                \
+	KERNEL(rope_cached_##T)                                                                                                \
+	(const T *q, const T *k, const T *v, i64 q_stride, i64 k_stride, i64 v_stride, const T *q_norm, const T *k_norm,       \
+	 const float *cos, const float *sin, T *out, T *k_cache, T *v_cache, const i64 *slot, const i64 *position,             \
+	 i64 positions, int hq, int hkv, int d, float eps)                                                                     \
+	{                                                                                                                      \
+		rope_cached_head(q, k, v, q_stride, k_stride, v_stride, q_norm, k_norm, cos, sin, out, k_cache, v_cache, slot, \
+				 position, positions, hq, hkv, d, eps);                                                        \
+	}                                                                                                                      \
+	KERNEL(swiglu_##T)(const T *gate_up, T *y, i64 rows, int f) { swiglu_all(gate_up, y, rows, f); }
+FOR_TYPE(bf16)
+FOR_TYPE(float)
+KERNEL(sample)
+(const float *logits, const float *u, i64 *ids, float *logprob, int v, float temperature)
+{
+	sample_row(logits, u, ids, logprob, v, temperature);
+}
+#ifdef HEAD
+#define FOR_HEAD(T)                                                                                                   \
+	KERNEL(decode_split_##T)                                                                                      \
+	(const T *q, const T *k, const T *v, const i64 *slot, const i64 *length, float *part, i64 positions, int hkv, \
+	 float scale)                                                                                                 \
+	{                                                                                                             \
+		decode_split(q, k, v, slot, length, part, positions, hkv, scale);                                     \
+	}                                                                                                             \
+	KERNEL(decode_join_##T)(const float *part, T *o, int splits) { decode_join(part, o, splits); }
+FOR_HEAD(bf16)
+FOR_HEAD(float)
+#endif

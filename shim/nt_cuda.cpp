@@ -1,0 +1,249 @@
+// The GPU's own kernels (kernels.cu): compiled for the card at first use by NVRTC, kept in the cache folder by hash, launched
+// through the driver. Nothing of CUDA is linked: libcuda.so.1 and libnvrtc.so.13 are opened when a GPU is. Without NVRTC the
+// operations are libtorch's own.
+#include "shim/nt_gpu.h"
+
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <sstream>
+
+asm(".section .rodata\n"
+    ".balign 16\n"
+    "nla_kernels_source: .incbin \"" NLA_KERNELS "\"\n"
+    ".byte 0\n"
+    ".previous\n");
+extern "C" const char nla_kernels_source[];
+
+namespace nt::gpu
+{
+
+Launcher launcher;		    // NULL: the plain operations run
+std::string off = "no GPU is open"; // why
+
+namespace
+{
+
+namespace fs = std::filesystem;
+
+template <class F> F symbol(void *library, const char *name)
+{
+	void *f = dlsym(library, name);
+	TORCH_CHECK(f, "a library has no ", name);
+	return reinterpret_cast<F>(f);
+}
+
+void *driver() { return dlopen("libcuda.so.1", RTLD_LAZY); }
+
+void *open_nvrtc()
+{
+	void *found = dlopen("libnvrtc.so.13", RTLD_LAZY);
+	Dl_info torch;
+	void *known = dlsym(RTLD_DEFAULT,
+			    "_ZN3c104cuda20CUDACachingAllocator9allocatorE"); // beside it lies
+									      // the wheels' own
+	if (!found && known && dladdr(known, &torch)) {
+		fs::path wheels = fs::path(torch.dli_fname).parent_path().parent_path().parent_path();
+		found = dlopen((wheels / "nvidia/cu13/lib/libnvrtc.so.13").c_str(), RTLD_LAZY);
+	}
+	TORCH_CHECK(found, "there is no libnvrtc.so.13 (pip: nvidia-cuda-nvrtc)");
+	return found;
+}
+
+std::string compile(void *lib, const std::string &source, const std::string &arch)
+{
+	void *program = nullptr;
+	auto create = symbol<int (*)(void **, const char *, const char *, int, const char *const *, const char *const *)>(
+		lib, "nvrtcCreateProgram");
+	auto build = symbol<int (*)(void *, int, const char *const *)>(lib, "nvrtcCompileProgram");
+	auto size_of = [&](const char *name, size_t *n) { symbol<int (*)(void *, size_t *)>(lib, name)(program, n); };
+	auto take = [&](const char *size, const char *get) {
+		size_t n = 0;
+		size_of(size, &n);
+		std::string s(n, 0);
+		symbol<int (*)(void *, char *)>(lib, get)(program, s.data());
+		return s;
+	};
+	std::string target = "--gpu-architecture=" + arch;
+	const char *options[] = {target.c_str(), "--std=c++17"};
+	TORCH_CHECK(create(&program, source.c_str(), "kernels.cu", 0, nullptr, nullptr) == 0, "NVRTC does not start");
+	int failed = build(program, 2, options);
+	std::string out =
+		failed ? take("nvrtcGetProgramLogSize", "nvrtcGetProgramLog") : take("nvrtcGetCUBINSize", "nvrtcGetCUBIN");
+	symbol<int (*)(void **)>(lib, "nvrtcDestroyProgram")(&program);
+	TORCH_CHECK(!failed, "NVRTC: ", out);
+	return out;
+}
+
+fs::path cache_folder()
+{
+	const char *own = std::getenv("NLA_CACHE"), *xdg = std::getenv("XDG_CACHE_HOME"), *home = std::getenv("HOME");
+	return own ? fs::path(own) / "kernels"
+		   : (xdg ? fs::path(xdg) : fs::path(home ? home : "/tmp") / ".cache") / "nla" / "kernels";
+}
+
+// From the cache, or compiled into it. A folder that cannot be written costs
+// the time of compiling, no more.
+std::string cubin(const std::string &source, const std::string &arch)
+{
+	void *nvrtc = open_nvrtc();
+	int version[2] = {0, 0};
+	symbol<int (*)(int *, int *)>(nvrtc, "nvrtcVersion")(&version[0], &version[1]);
+	uint64_t hash = 1469598103934665603u; // FNV-1a
+	for (char c : source + arch + ":" + std::to_string(version[0]) + "." + std::to_string(version[1]))
+		hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211u;
+	std::ostringstream name;
+	name << std::hex << hash << ".cubin";
+	fs::path path = cache_folder() / name.str(), fresh = path;
+	std::ifstream in(path, std::ios::binary);
+	if (in)
+		return {std::istreambuf_iterator<char>(in), {}};
+	std::string made = compile(nvrtc, source, arch);
+	std::error_code ignored;
+	fresh += "." + std::to_string(getpid());
+	fs::create_directories(path.parent_path(), ignored);
+	if (std::ofstream(fresh, std::ios::binary) << made << std::flush)
+		fs::rename(fresh, path, ignored);
+	return made;
+}
+
+int capability(int device) // in tenths
+{
+	auto ask = symbol<int (*)(int *, int, int)>(driver(), "cuDeviceGetAttribute");
+	int major = 0, minor = 0; // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+	TORCH_CHECK(ask(&major, 75, device) == 0 && ask(&minor, 76, device) == 0, "the driver does not know the card");
+	return 10 * major + minor;
+}
+
+void *module(int device, int head, int group)
+{
+	static std::map<std::array<int, 3>, void *> modules;
+	void *&m = modules[{device, head, group}];
+	if (m)
+		return m;
+	std::string source = nla_kernels_source;
+	if (head)
+		source = "#define HEAD " + std::to_string(head) + "\n#define GROUP " + std::to_string(group) + "\n" + source;
+	std::string code = cubin(source, "sm_" + std::to_string(capability(device)));
+	auto load = symbol<int (*)(void **, const void *)>(driver(), "cuModuleLoadData");
+	int rc = load(&m, code.data());
+	TORCH_CHECK(rc == 0, "the driver does not load the kernels: error ", rc);
+	return m;
+}
+
+void launch_cuda(const char *name, int head, int group, const Grid &grid, unsigned threads, void **args)
+{
+	static std::map<std::string, void *> functions;
+	static auto run = symbol<int (*)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *,
+					 void **, void **)>(driver(), "cuLaunchKernel");
+	c10::impl::VirtualGuardImpl guard(at::kCUDA);
+	c10::Device device = guard.getDevice();
+	void *&f = functions[name + (":" + std::to_string(device.index())) + ":" + std::to_string(head) + ":" +
+			     std::to_string(group)];
+	if (!f) {
+		auto get = symbol<int (*)(void **, void *, const char *)>(driver(), "cuModuleGetFunction");
+		TORCH_CHECK(get(&f, module(device.index(), head, group), name) == 0, "there is no kernel ", name);
+	}
+	void *stream = guard.getStreamNativeHandle(guard.getStream(device));
+	int rc = run(f, grid.x, grid.y, grid.z, threads, 1, 1, 0, stream, args, nullptr);
+	TORCH_CHECK(rc == 0, "kernel ", name, " does not start: error ", rc);
+}
+
+} // namespace
+
+void start(int device)
+{
+	try {
+		module(device, 0, 0);
+		launcher = launch_cuda;
+		off.clear();
+	} catch (const c10::Error &e) {
+		off = e.what_without_backtrace();
+	} catch (const std::exception &e) {
+		off = e.what();
+	}
+}
+
+bool takes(at::TensorList in)
+{
+	return launcher && enabled() && !c10::GradMode::is_enabled() &&
+	       std::all_of(in.begin(), in.end(), [&](const at::Tensor &t) {
+		       return !t.is_cpu() && t.is_contiguous() && t.scalar_type() == in[0].scalar_type() &&
+			      (t.scalar_type() == at::kBFloat16 || t.scalar_type() == at::kFloat);
+	       });
+}
+
+static Kernel typed(const char *name, const at::Tensor &t, int64_t head = 0, int64_t group = 0)
+{
+	return {std::string(name) + (t.scalar_type() == at::kFloat ? "_float" : "_bf16"), static_cast<int>(head),
+		static_cast<int>(group)};
+}
+
+at::Tensor rms_norm(const at::Tensor &x, const at::Tensor &w, double eps)
+{
+	at::Tensor y = at::empty_like(x);
+	int64_t d = x.size(-1), rows = x.numel() / d;
+	launch(typed("rms_norm", x), {rows}, 256, x.data_ptr(), w.data_ptr(), y.data_ptr(), static_cast<int>(d),
+	       static_cast<float>(eps));
+	return y;
+}
+
+at::Tensor swiglu(const at::Tensor &gate_up)
+{
+	int64_t f = gate_up.size(-1) / 2, rows = gate_up.numel() / (2 * f);
+	auto shape = gate_up.sizes().vec();
+	shape.back() = f;
+	at::Tensor y = at::empty(shape, gate_up.options());
+	launch(typed("swiglu", y), {std::min<int64_t>((rows * f + 255) / 256, 4096)}, 256, gate_up.data_ptr(), y.data_ptr(),
+	       rows, static_cast<int>(f));
+	return y;
+}
+
+at::Tensor rope_cached(const Rope &a, const at::Tensor &k_cache, const at::Tensor &v_cache, const at::Tensor &slot,
+		       const at::Tensor &position)
+{
+	at::Tensor out = at::empty(a.q.sizes(), a.q.options());
+	int64_t n = a.q.size(0), hq = a.q.size(1), hkv = a.k.size(1);
+	void *q_norm = a.q_norm.defined() ? a.q_norm.data_ptr() : nullptr,
+	     *k_norm = a.k_norm.defined() ? a.k_norm.data_ptr() : nullptr;
+	launch(typed("rope_cached", out), {hq + 2 * hkv, n}, 32, a.q.data_ptr(), a.k.data_ptr(), a.v.data_ptr(), a.q.stride(0),
+	       a.k.stride(0), a.v.stride(0), q_norm, k_norm, a.cos.data_ptr(), a.sin.data_ptr(), out.data_ptr(),
+	       k_cache.data_ptr(), v_cache.data_ptr(), slot.data_ptr(), position.data_ptr(), k_cache.size(1),
+	       static_cast<int>(hq), static_cast<int>(hkv), static_cast<int>(a.q.size(2)), static_cast<float>(a.eps));
+	return out;
+}
+
+bool takes_heads(int64_t head, int64_t group) { return head <= 256 && (head % 32 == 0 || head < 32) && group <= 16; }
+
+at::Tensor attention_cached(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const at::Tensor &slot,
+			    const at::Tensor &length, double scale)
+{
+	int64_t n = q.size(0), hkv = k.size(2), head = q.size(2), group = q.size(1) / hkv;
+	// As many splits as fill a large card; by the cache's size, so that a
+	// captured graph stays right while texts grow.
+	int64_t splits = std::clamp<int64_t>(std::min<int64_t>(1024 / (n * hkv), k.size(1) / 64), 1, 32);
+	at::Tensor o = at::empty_like(q), part = at::empty({n, hkv, splits, group, head + 2}, q.options().dtype(at::kFloat));
+	launch(typed("decode_split", q, head, group), {splits, hkv, n}, 128, q.data_ptr(), k.data_ptr(), v.data_ptr(),
+	       slot.data_ptr(), length.data_ptr(), part.data_ptr(), k.size(1), static_cast<int>(hkv),
+	       static_cast<float>(scale));
+	launch(typed("decode_join", q, head, group), {q.size(1), n}, static_cast<unsigned>(std::max<int64_t>(head, 32)),
+	       part.data_ptr(), o.data_ptr(), static_cast<int>(splits));
+	return o;
+}
+
+at::Tensor sample(const at::Tensor &z, const at::Tensor &u, double temperature, const at::Tensor &lp)
+{
+	at::Tensor ids = at::empty({z.size(0)}, z.options().dtype(at::kLong));
+	launch({"sample"}, {z.size(0)}, 1024, z.data_ptr(), u.data_ptr(), ids.data_ptr(), lp.data_ptr(),
+	       static_cast<int>(z.size(1)), static_cast<float>(temperature));
+	return ids;
+}
+
+} // namespace nt::gpu

@@ -1,0 +1,50 @@
+// The GPU's own kernels as the shim's operations call them (nt_cuda.cpp): no
+// gradients, bf16 or fp32, contiguous.
+#pragma once
+
+#include "shim/nt_internal.h"
+
+namespace nt::gpu
+{
+
+struct Grid {
+	unsigned x, y, z;
+	Grid(int64_t x, int64_t y = 1, int64_t z = 1) : x(unsigned(x)), y(unsigned(y)), z(unsigned(z)) {}
+};
+struct Kernel {
+	std::string name;
+	int head = 0, group = 0; // of the attention's: HEAD and GROUP
+};
+
+// Who runs kernels: the driver, or the tests' emulator. args: addresses of the
+// arguments.
+using Launcher = void (*)(const char *name, int head, int group, const Grid &grid, unsigned threads, void **args);
+extern Launcher launcher;
+extern std::string off; // why there are no kernels; empty: there are
+
+void start(int device);	       // makes them ready, or sets `off`
+bool takes(at::TensorList in); // can a kernel have these, of one type, now?
+bool takes_heads(int64_t head, int64_t group);
+
+template <class... A> void launch(const Kernel &k, const Grid &grid, unsigned threads, A... a)
+{
+	void *args[] = {&a...};
+	launcher(k.name.c_str(), k.head, k.group, grid, threads, args);
+}
+
+// What the heads of a new token come from: q [n,Hq,d], k, v [n,Hkv,d], whose
+// tokens may lie apart; norms [d] or undefined.
+struct Rope {
+	at::Tensor q, k, v, q_norm, k_norm, cos, sin;
+	double eps;
+};
+
+at::Tensor rms_norm(const at::Tensor &x, const at::Tensor &w, double eps);
+at::Tensor swiglu(const at::Tensor &gate_up);
+at::Tensor rope_cached(const Rope &a, const at::Tensor &k_cache, const at::Tensor &v_cache, const at::Tensor &slot,
+		       const at::Tensor &at);
+at::Tensor attention_cached(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const at::Tensor &slot,
+			    const at::Tensor &length, double scale);
+at::Tensor sample(const at::Tensor &z, const at::Tensor &u, double temperature, const at::Tensor &lp);
+
+} // namespace nt::gpu

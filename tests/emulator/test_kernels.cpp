@@ -1,0 +1,237 @@
+// The GPU's kernels (shim/kernels.cu) on the emulator against the same in double precision: every kernel in bf16 and fp32, in three
+// orders of threads, which must agree bit for bit. Built a second time under AddressSanitizer, and under ThreadSanitizer with SMALL
+// grids, where a thread costs much. Exits 1 on the first number that is off.
+#include "tests/emulator/cuda_emu.h"
+
+#define HEAD 128
+#define GROUP 4
+namespace wide
+{
+#include "shim/kernels.cu"
+}
+#undef HEAD
+#undef GROUP
+#define HEAD 16
+#define GROUP 3
+namespace narrow
+{
+#include "shim/kernels.cu"
+}
+using wide::down;
+using wide::i64;
+using wide::up;
+
+#ifdef SMALL
+static const bool small = true;
+#else
+static const bool small = false;
+#endif
+
+static std::mt19937 rng(1);
+static uint64_t seen; // hash of all results of a round
+
+static void note(const void *p, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		seen = (seen ^ static_cast<const unsigned char *>(p)[i]) * 1099511628211u;
+}
+
+template <class T> static std::vector<T> normal(size_t n, float size = 1)
+{
+	std::normal_distribution<float> d;
+	std::vector<T> v(n);
+	for (T &x : v)
+		down(&x, d(rng) * size);
+	return v;
+}
+
+template <class T> static double precision() { return sizeof(T) == 2 ? 0.004 : 2e-6; } // half a step of bf16; fp32 sums
+
+// Fails when the error is above `limit` or no number.
+static void within(const char *what, double error, double limit)
+{
+	if (!(error <= limit)) {
+		printf("%s: off by %g, at most %g allowed\n", what, error, limit);
+		exit(1);
+	}
+}
+
+static double off(double want, double got) { return fabs(want - got) / (fabs(want) + 0.1); }
+
+template <class T, class F> static void check_norm(F &&kernel, int rows, int d)
+{
+	auto x = normal<T>(size_t(rows) * d), w = normal<T>(d);
+	std::vector<T> y(x.size());
+	emu::launch(rows, small ? 64 : 256, [&] { kernel(x.data(), w.data(), y.data(), d, 1e-6f); });
+	for (int i = 0; i < rows; i++) {
+		double s = 0;
+		for (int j = 0; j < d; j++)
+			s += double(up(x[i * d + j])) * up(x[i * d + j]);
+		for (int j = 0; j < d; j++)
+			within("rms_norm", off(up(x[i * d + j]) / sqrt(s / d + 1e-6) * up(w[j]), up(y[i * d + j])), precision<T>());
+	}
+	note(y.data(), y.size() * sizeof(T));
+}
+
+template <class T, class F> static void check_rope(F &&kernel, bool norm, int d)
+{
+	const int n = 3, hq = 4, hkv = 2, slots = 4, positions = 5, wide = (hq + 2 * hkv) * d;
+	auto all = normal<T>(n * wide), wq = normal<T>(d), wk = normal<T>(d), kc = normal<T>(slots * positions * hkv * d);
+	std::vector<T> vc = kc, before = kc, out(n * hq * d);
+	std::vector<float> c(n * d / 2), s(c.size());
+	std::vector<i64> slot = {2, 0, 3}, position = {4, 0, 2};
+	for (size_t i = 0; i < c.size(); i++) {
+		c[i] = cosf(0.3f * float(i));
+		s[i] = sinf(0.3f * float(i));
+	}
+	const T *q = all.data(), *k = q + hq * d, *v = k + hkv * d;
+	emu::launch(dim3(hq + 2 * hkv, n), 32, [&] {
+		kernel(q, k, v, wide, wide, wide, norm ? wq.data() : nullptr, norm ? wk.data() : nullptr, c.data(), s.data(), out.data(),
+		       kc.data(), vc.data(), slot.data(), position.data(), positions, hq, hkv, d, 1e-6f);
+	});
+	std::vector<bool> written(kc.size());
+	auto check = [&](const T *x, const T *w, int row, const T *got) {
+		double sum = 0;
+		for (int j = 0; j < d; j++)
+			sum += double(up(x[j])) * up(x[j]);
+		double r = norm ? 1 / sqrt(sum / d + 1e-6) : 1;
+		for (int j = 0; j < d / 2; j++) {
+			double a = up(x[j]) * r * (norm ? up(w[j]) : 1), b = up(x[d / 2 + j]) * r * (norm ? up(w[d / 2 + j]) : 1);
+			double cj = c[row * d / 2 + j], sj = s[row * d / 2 + j];
+			within("rope_cached", off(a * cj - b * sj, up(got[j])), 2 * precision<T>());
+			within("rope_cached", off(b * cj + a * sj, up(got[d / 2 + j])), 2 * precision<T>());
+		}
+	};
+	for (int i = 0; i < n; i++) {
+		for (int h = 0; h < hq; h++)
+			check(q + i * wide + h * d, wq.data(), i, out.data() + (i * hq + h) * d);
+		for (int h = 0; h < hkv; h++) {
+			size_t at = size_t(((slot[i] * positions + position[i]) * hkv + h) * d);
+			check(k + i * wide + h * d, wk.data(), i, kc.data() + at);
+			for (int j = 0; j < d; j++) {
+				within("the value", fabs(up(v[i * wide + h * d + j]) - up(vc[at + j])), 0);
+				written[at + j] = true;
+			}
+		}
+	}
+	for (size_t i = 0; i < kc.size(); i++)
+		if (!written[i])
+			within("another place of the cache", fabs(up(kc[i]) - up(before[i])) + fabs(up(vc[i]) - up(before[i])), 0);
+	note(kc.data(), kc.size() * sizeof(T));
+	note(out.data(), out.size() * sizeof(T));
+}
+
+template <class T, class F> static void check_swiglu(F &&kernel, int rows, int f)
+{
+	auto gu = normal<T>(size_t(rows) * 2 * f, 3);
+	std::vector<T> y(size_t(rows) * f);
+	emu::launch(3, 64, [&] { kernel(gu.data(), y.data(), rows, f); });
+	for (int i = 0; i < rows * f; i++) {
+		double g = up(gu[i / f * 2 * f + i % f]), u = up(gu[i / f * 2 * f + f + i % f]);
+		within("swiglu", off(g / (1 + exp(-g)) * u, up(y[i])), precision<T>());
+	}
+	note(y.data(), y.size() * sizeof(T));
+}
+
+// Ragged rows in slabs of their own; NaN stands where no row may look.
+template <class T, class S, class J> static void check_attention(S &&split, J &&join, int head, int group, int positions, int splits)
+{
+	const int rows = small ? 2 : 5, hkv = 2, slots = rows + 1;
+	auto q = normal<T>(size_t(rows) * hkv * group * head), k = normal<T>(size_t(slots) * positions * hkv * head), v = k;
+	std::vector<i64> slot(rows), length(rows);
+	for (int i = 0; i < rows; i++) {
+		slot[i] = (i + 2) % slots;
+		length[i] = i == 0 ? 1 : 1 + i * (positions - 1) / (rows - 1);
+		for (i64 e = (slot[i] * positions + length[i]) * hkv * head; e < (slot[i] + 1) * positions * hkv * head; e++)
+			down(&k[e], NAN), down(&v[e], NAN);
+	}
+	std::vector<float> part(size_t(rows) * hkv * splits * group * (head + 2), NAN);
+	std::vector<T> o(q.size());
+	float scale = 1 / sqrtf(float(head));
+	emu::launch(dim3(splits, hkv, rows), 128, [&] {
+		split(q.data(), k.data(), v.data(), slot.data(), length.data(), part.data(), positions, hkv, scale);
+	});
+	emu::launch(dim3(hkv * group, rows), std::max(head, 32), [&] { join(part.data(), o.data(), splits); });
+	for (int i = 0; i < rows; i++)
+		for (int h = 0; h < hkv * group; h++) {
+			std::vector<double> w(length[i]);
+			double most = -INFINITY, sum = 0;
+			auto at = [&](i64 j) { return ((slot[i] * positions + j) * hkv + h / group) * head; };
+			for (i64 j = 0; j < length[i]; j++) {
+				for (int e = 0; e < head; e++)
+					w[j] += double(up(q[(i * hkv * group + h) * head + e])) * up(k[at(j) + e]) * scale;
+				most = std::max(most, w[j]);
+			}
+			for (double &x : w)
+				sum += x = exp(x - most);
+			for (int e = 0; e < head; e++) {
+				double want = 0;
+				for (i64 j = 0; j < length[i]; j++)
+					want += w[j] / sum * up(v[at(j) + e]);
+				within("attention", off(want, up(o[(i * hkv * group + h) * head + e])), 2 * precision<T>());
+			}
+		}
+	note(o.data(), o.size() * sizeof(T));
+}
+
+static void check_sample(int v, float temperature)
+{
+	const int rows = small ? 1 : 6;
+	auto z = normal<float>(size_t(rows) * v, 4);
+	std::vector<float> u(rows), lp(rows);
+	std::vector<i64> id(rows, -1);
+	for (int i = 0; i < rows; i++)
+		u[i] = (float(i) + 0.5f) / float(rows);
+	z[v / 2] = z[v - 1] = 99; // equals: the first counts at temperature 0
+	emu::launch(rows, 1024, [&] { wide::sample(z.data(), u.data(), id.data(), lp.data(), v, temperature); });
+	for (int i = 0; i < rows; i++) {
+		const float *row = z.data() + i * v;
+		double t = temperature > 0 ? temperature : 1, most = *std::max_element(row, row + v), total = 0, below = 0;
+		for (int j = 0; j < v; j++)
+			total += exp((row[j] - most) / t);
+		for (int j = 0; j < id[i]; j++)
+			below += exp((row[j] - most) / t) / total;
+		double own = exp((row[id[i]] - most) / t) / total;
+		within("log-probability", fabs(log(own) - lp[i]), 1e-5);
+		if (temperature == 0)
+			within("the largest", double(id[i] - (std::max_element(row, row + v) - row)), 0);
+		else
+			within("u outside the token's part", std::max(below - u[i], u[i] - below - own), 1e-6);
+	}
+	note(id.data(), id.size() * sizeof(id[0]));
+	note(lp.data(), lp.size() * sizeof(lp[0]));
+}
+
+static uint64_t round_of(const char *order)
+{
+	setenv("CUDA_EMU_ORDER", order, 1);
+	rng.seed(1);
+	seen = 1469598103934665603u;
+	check_norm<bf16>(wide::rms_norm_bf16, small ? 2 : 8, small ? 130 : 4096);
+	check_norm<float>(wide::rms_norm_float, 2, 48);
+	for (bool norm : {false, true}) {
+		check_rope<bf16>(wide::rope_cached_bf16, norm, small ? 32 : 128);
+		check_rope<float>(wide::rope_cached_float, norm, 16);
+	}
+	check_swiglu<bf16>(wide::swiglu_bf16, 5, 80);
+	check_swiglu<float>(wide::swiglu_float, 5, 81);
+	check_attention<bf16>(wide::decode_split_bf16, wide::decode_join_bf16, 128, 4, small ? 9 : 150, small ? 2 : 4);
+	check_attention<float>(wide::decode_split_float, wide::decode_join_float, 128, 4, small ? 9 : 40, 1);
+	check_attention<bf16>(narrow::decode_split_bf16, narrow::decode_join_bf16, 16, 3, small ? 9 : 70, 2);
+	check_attention<float>(narrow::decode_split_float, narrow::decode_join_float, 16, 3, small ? 9 : 70, 3);
+	for (float temperature : {0.0f, 1.0f, 0.7f})
+		check_sample(small ? 70 : temperature == 1 ? 50001 : 1500, temperature);
+	return seen;
+}
+
+int main()
+{
+	uint64_t first = round_of("0");
+	for (const char *order : {"1", "7"})
+		if (round_of(order) != first) {
+			printf("order %s gives other numbers\n", order);
+			return 1;
+		}
+	printf("all kernels within their bounds, in three orders\n");
+	return 0;
+}

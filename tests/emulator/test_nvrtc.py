@@ -1,0 +1,29 @@
+"""NVRTC compiles shim/kernels.cu for every architecture that the wheel's CUDA knows and we name. Skips where there is no NVRTC:
+neither libnvrtc.so.13 of a toolkit, nor the wheel nvidia-cuda-nvrtc beside libtorch."""
+import ctypes
+import glob
+import os
+import sys
+
+found = glob.glob(os.path.join(os.environ["LIBTORCH"], "../../nvidia/cu13/lib/libnvrtc.so.13")) or ["libnvrtc.so.13"]
+try:
+    nvrtc = ctypes.CDLL(os.environ.get("NVRTC", found[0]))
+except OSError as e:
+    print("skipped:", e)
+    sys.exit(77)
+source = open(os.path.join(os.environ["SOURCE_DIR"], "shim/kernels.cu"), "rb").read()
+for arch in ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"):
+    for head, group in ((0, 0), (128, 4)):
+        program, size = ctypes.c_void_p(), ctypes.c_size_t()
+        text = (b"#define HEAD %d\n#define GROUP %d\n" % (head, group) if head else b"") + source
+        assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, b"kernels.cu", 0, None, None) == 0
+        options = (ctypes.c_char_p * 2)(b"--gpu-architecture=" + arch.encode(), b"--std=c++17")
+        failed = nvrtc.nvrtcCompileProgram(program, 2, options)
+        (nvrtc.nvrtcGetProgramLogSize if failed else nvrtc.nvrtcGetCUBINSize)(program, ctypes.byref(size))
+        if failed:
+            log = ctypes.create_string_buffer(size.value)
+            nvrtc.nvrtcGetProgramLog(program, log)
+            sys.exit(f"{arch}, head {head}: {log.value.decode()}")
+        print(f"{arch}, head {head}: {size.value} bytes")
+        assert size.value > 10000
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
