@@ -115,6 +115,14 @@ nt_status nt_copy_into(nt_tensor *to, const nt_tensor *from)
 	});
 }
 
+nt_status nt_lora_into(nt_tensor *y, const nt_tensor *x, const nt_tensor *A, const nt_tensor *B)
+{
+	return action("lora_into", {y, x, A, B}, [&] {
+		c10::NoGradGuard off;
+		y->t.addmm_(at::mm(x->t, A->t.t()), B->t.t());
+	});
+}
+
 nt_status nt_add_into(nt_tensor *to, const nt_tensor *x, double c)
 {
 	return action("add_into", {to, x}, [&] {

@@ -11,10 +11,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lm/beside.h"
+
 #define WINDOW 8 /* a row wastes half of it at its end, and a look costs about a token's time */
 
 struct state {
 	const struct nla_decode *d;
+	struct nla_view view; /* d's, its adapters laid out beside it on a GPU */
 	const struct nla_lm *lm;
 	int64_t n_layers;
 	nt_tensor **k, **v; /* [n_layers] the cache, of [n, S, Hkv, d] */
@@ -35,7 +38,7 @@ struct window {
 
 static void state_init(struct state *s, const struct nla_decode *d)
 {
-	*s = (struct state){ .d = d, .lm = d->view->lm, .n_layers = d->view->lm->arch.n_layers, .n_live = d->n };
+	*s = (struct state){ .d = d, .view = *d->view, .lm = d->view->lm, .n_layers = d->view->lm->arch.n_layers, .n_live = d->n };
 	s->k = nla_alloc((size_t)s->n_layers, sizeof(*s->k));
 	s->v = nla_alloc((size_t)s->n_layers, sizeof(*s->v));
 	s->slot = nla_alloc((size_t)d->n, sizeof(*s->slot));
@@ -99,7 +102,7 @@ static nt_tensor *uniform(const struct state *s, int64_t t, int64_t tokens)
 /* One token a live row from hidden [n_live, D]: ids [n_live], their log-probabilities. */
 static nt_tensor *draw(const struct state *s, const nt_tensor *hidden, const nt_tensor *u, nt_tensor **logprob)
 {
-	nt_tensor *logits = nt_logits(nla_final_norm(s->d->view, hidden), s->lm->head);
+	nt_tensor *logits = nt_logits(nla_final_norm(&s->view, hidden), s->lm->head);
 	return nt_sample(logits, u, s->d->temperature, logprob);
 }
 
@@ -138,7 +141,7 @@ static enum nla_status absorb(struct state *s, const nt_tensor *ids, const nt_te
 /* One position further for every live row: returns hidden [n_live, D]. */
 static nt_tensor *advance(const struct state *s, const struct window *w)
 {
-	const struct nla_view *view = s->d->view;
+	const struct nla_view *view = &s->view;
 	const struct nla_lm *lm = s->lm;
 	nt_tensor *cos = nt_rows(lm->cos, w->position), *sin = nt_rows(lm->sin, w->position);
 	nt_tensor *length = nt_add_scalar(w->position, 1), *x = nt_embedding(lm->embed, w->token);
@@ -236,7 +239,7 @@ static enum nla_status prefill(struct state *s, struct nla_decoded *out, struct 
 	nt_scope_push();
 	find_places(s);
 	const struct nla_tap fill = { .kv = fill_block, .arg = s };
-	nt_tensor *x = nla_forward(d->view, d->prompts, d->inject, s->n_layers, &fill);
+	nt_tensor *x = nla_forward(&s->view, d->prompts, d->inject, s->n_layers, &fill);
 	if (nt_check())
 		nla_nt_fail(err, "cannot compute the prompts");
 	else {
@@ -269,12 +272,15 @@ enum nla_status nla_decode(const struct nla_decode *d, struct nla_decoded *out, 
 	state_init(&s, d);
 	nla_decoded_init(out, d->n, d->max_new_tokens);
 	nt_grad_push(false);
-	if (!make_cache(&s, err) && !prefill(&s, out, err))
+	struct nla_beside *beside = s.lm->device == NT_CPU ? NULL : nla_beside_make(d->view, err);
+	s.view.beside = beside;
+	if (!err->status && !make_cache(&s, err) && !prefill(&s, out, err))
 		for (int64_t t = 1; s.n_live && !err->status && !nt_check(); t += tokens)
 			decode_window(&s, t, NLA_MIN(tokens, out->width - t), out, err);
 	if (!err->status && nt_check())
 		nla_nt_fail(err, "cannot decode");
 	nt_grad_pop();
+	nla_beside_free(beside, s.n_layers);
 	state_release(&s);
 	if (err->status)
 		nla_decoded_release(out);

@@ -6,14 +6,25 @@
 
 #include <math.h>
 
+#include "lm/beside.h"
+
 /* y plus what the view's adapters add for this projection */
 static nt_tensor *adapt(const struct nla_view *view, int64_t layer, enum nla_proj proj, const nt_tensor *x, nt_tensor *y)
 {
-	for (int i = 0; i < view->n_adapters; i++) {
+	for (int i = 0; !view->beside && i < view->n_adapters; i++) {
 		const struct nla_lora *lora = nla_lora_of(view->adapters[i], layer, proj);
 		if (lora)
 			y = nt_lora(y, x, lora->A, lora->B, nla_lora_scale(view->adapters[i], proj));
 	}
+	return y;
+}
+
+/* the same for a whole stored matrix, in place: y is fresh */
+static nt_tensor *add_beside(const struct nla_view *view, int64_t layer, enum nla_proj first, const nt_tensor *x, nt_tensor *y)
+{
+	const struct nla_lora *lora = &view->beside[layer].layers[first];
+	if (lora->A)
+		nt_lora_into(y, x, lora->A, lora->B);
 	return y;
 }
 
@@ -22,6 +33,8 @@ static nt_tensor *add_projection(const struct nla_view *view, int64_t layer, enu
 				 const nt_tensor *h, const nt_tensor *w)
 {
 	bool adapted = false;
+	if (view->beside)
+		return add_beside(view, layer, proj, h, nt_add_linear(x, h, w));
 	for (int i = 0; i < view->n_adapters; i++)
 		adapted = adapted || nla_lora_of(view->adapters[i], layer, proj);
 	return adapted ? nt_add(x, adapt(view, layer, proj, h, nt_linear(h, w, NULL))) : nt_add_linear(x, h, w);
@@ -51,6 +64,8 @@ void nla_block_qkv(const struct nla_view *view, int64_t layer, const nt_tensor *
 	int64_t d = a->head_dim, nq = a->n_heads * d, nkv = a->n_kv_heads * d;
 	const struct nla_block *b = &view->lm->blocks[layer];
 	nt_tensor *all = linear(view->lm, x, b->qkv, 3, b->qkv_bias);
+	if (view->beside)
+		add_beside(view, layer, NLA_Q, x, all);
 	*q = heads(adapt(view, layer, NLA_Q, x, nt_narrow(all, 1, 0, nq)), a->n_heads, d);
 	*k = heads(adapt(view, layer, NLA_K, x, nt_narrow(all, 1, nq, nkv)), a->n_kv_heads, d);
 	*v = heads(adapt(view, layer, NLA_V, x, nt_narrow(all, 1, nq + nkv, nkv)), a->n_kv_heads, d);
@@ -69,6 +84,8 @@ static nt_tensor *gate_up(const struct nla_view *view, int64_t layer, const nt_t
 	int64_t f = view->lm->arch.d_ff;
 	nt_tensor *all = linear(view->lm, x, view->lm->blocks[layer].gate_up, 2, NULL);
 	bool adapted = false;
+	if (view->beside)
+		return add_beside(view, layer, NLA_GATE, x, all);
 	for (int i = 0; i < view->n_adapters; i++)
 		adapted |= nla_lora_of(view->adapters[i], layer, NLA_GATE) || nla_lora_of(view->adapters[i], layer, NLA_UP);
 	if (!adapted)

@@ -62,10 +62,12 @@ enum nla_status nla_adapter_train(struct nla_adapter *a, bool on, struct nla_err
  * What a forward pass reads: the base and up to two adapters over it. Switching adapters is making another view; the base is
  * never copied for it.
  */
+struct nla_beside;
 struct nla_view {
 	const struct nla_lm *lm;
 	const struct nla_adapter *adapters[2];
 	int n_adapters;
+	const struct nla_beside *beside; /* NULL, or the adapters again, laid out for decoding (beside.h) */
 };
 
 /* The first `depth` blocks of the view as weights with its adapters added in; what no adapter touches is shared. Again, when

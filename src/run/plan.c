@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "lm/beside.h"
 #include "rl/score.h"
 
 #define MIB ((int64_t)1 << 20)
@@ -187,8 +188,9 @@ int64_t nla_plan_decoding(const struct nla_plan_in *in, int64_t rows)
 {
 	const struct nla_arch *a = in->arch;
 	struct who w = policy(in, 0);
-	if (in->copies)
-		w.n = 0;
+	int64_t beside = in->copies || !in->gpu ? 0 : nla_beside_bytes(a, w.adapters, w.n, element(in));
+	if (in->copies || in->gpu)
+		w.n = 0; /* what is beside adds in place */
 	int64_t prompts = in->eval_rows ? rows : NLA_MIN(rows, in->prompts), slab = in->prompt + in->new_tokens,
 		e = element(in);
 	struct shape prefill = { .tokens = in->prompt_head + prompts * (in->prompt - in->prompt_head), .rows = 1 + prompts,
@@ -198,7 +200,7 @@ int64_t nla_plan_decoding(const struct nla_plan_in *in, int64_t rows)
 	int64_t attention = plain(in) ? rows * slab * (2 * q_width(a) + kv_width(a)) * e : 0;
 	int64_t first = NLA_MAX(block_scope(in, &w, &prefill), logits);
 	int64_t merge = in->copies ? NLA_MAX(a->d_ff, q_width(a)) * a->d_model * 4 : 0;
-	return NLA_MAX(merge, NLA_MAX(first, NLA_MAX(block_scope(in, &w, &step) + attention, logits)));
+	return beside + NLA_MAX(merge, NLA_MAX(first, NLA_MAX(block_scope(in, &w, &step) + attention, logits)));
 }
 
 static int64_t score(const struct nla_plan_in *in)
@@ -289,7 +291,7 @@ static void fill_micro(const struct nla_plan_in *in, int64_t room, int copies, b
 }
 
 /*
- * In order of speed. Recomputing costs a forward pass (a third of the update) and copies save the adapters' products in
+ * Only fp32 is merged: a small update is below half a step of most bf16 weights, and vanishes. In order of speed. Recomputing costs a forward pass (a third of the update) and copies save the adapters' products in
  * decoding, so copies go before recomputation, and both before backward passes of a few responses.
  */
 void nla_plan_make(const struct nla_plan_in *in, int64_t room, struct nla_plan *plan)
@@ -303,8 +305,7 @@ void nla_plan_make(const struct nla_plan_in *in, int64_t room, struct nla_plan *
 	*plan = (struct nla_plan){ 0 };
 	for (size_t i = 0; i < NLA_LEN(order); i++) {
 		int choice = order[i].recompute ? NLA_RECOMPUTE_TRUE : NLA_RECOMPUTE_FALSE;
-		bool all = order[i].copies == NLA_PLAN_ALL_COPIES;
-		if (order[i].copies > in->copies || (all && in->dtype != NT_F32) ||
+		if (order[i].copies > in->copies || (order[i].copies && in->dtype != NT_F32) ||
 		    (in->recompute != NLA_RECOMPUTE_AUTO && in->recompute != choice))
 			continue;
 		fill_micro(in, room, order[i].copies, order[i].recompute, &p);
