@@ -53,18 +53,29 @@ nt_tensor *nt_cat(nt_tensor *const *list, int n, int dim)
 EXPR(matmul, (In a, In b), (a, b), at::mm(a->t, b->t))
 EXPR(embedding, (In w, In ids), (w, ids), at::embedding(w->t, ids->t))
 
+static bool decoding;
+
+void nt_decoding(bool on) { decoding = on; }
+
+static at::Tensor product(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bias = {})
+{
+	if (decoding && !c10::GradMode::is_enabled() && nt::fast({x, w, bias.defined() ? bias : w}))
+		return nt::linear_rows(x, w, bias);
+	return bias.defined() ? at::linear(x, w, bias) : at::linear(x, w);
+}
+
 nt_tensor *nt_linear(const nt_tensor *x, const nt_tensor *w, const nt_tensor *bias)
 {
 	if (bias)
-		return expr("linear", {x, w, bias}, [&] { return at::linear(x->t, w->t, bias->t); });
-	return expr("linear", {x, w}, [&] { return at::linear(x->t, w->t); });
+		return expr("linear", {x, w, bias}, [&] { return product(x->t, w->t, bias->t); });
+	return expr("linear", {x, w}, [&] { return product(x->t, w->t); });
 }
 
 nt_tensor *nt_lora(const nt_tensor *y, const nt_tensor *x, const nt_tensor *A, const nt_tensor *B, double scale)
 {
 	return expr("lora", {y, x, A, B}, [&] {
 		auto type = x->t.scalar_type();
-		return at::add(y->t, at::linear(at::linear(x->t, A->t.to(type)), B->t.to(type)), scale);
+		return at::add(y->t, product(product(x->t, A->t.to(type)), B->t.to(type)), scale);
 	});
 }
 
