@@ -13,9 +13,10 @@
  * any scope the caller owns a new handle. Handles are references: nt_narrow, nt_reshape and nt_share see the same memory.
  * Gradients are recorded only between nt_grad_push(true) and nt_grad_pop. Nothing here is shared between threads.
  *
- * Fast versions stand behind one semantic call (nt_rms_norm, nt_qk_rope, nt_swiglu, nt_attention, nt_token_logprob, nt_sample):
- * for fp32 on the CPU, and for decoding on a GPU (kernels.cu). Each has a plain twin of libtorch operations, for all other
- * devices and types, and everywhere after nt_plain(true). Tests compare both, forward and backward.
+ * Fast versions stand behind one semantic call (nt_rms_norm, nt_qk_rope, nt_swiglu, nt_attention, nt_token_logprob, nt_sample;
+ * in decoding nt_linear and nt_lora too): for fp32 on the CPU, and for decoding on a GPU (kernels.cu). Each has a plain twin of
+ * libtorch operations, for all other devices and types, and everywhere after nt_plain(true). Tests compare both, forward and
+ * backward.
  */
 #ifndef NT_H
 #define NT_H
@@ -163,6 +164,9 @@ nt_tensor *nt_token_logprob(const nt_tensor *h, const nt_tensor *head, const nt_
 void nt_logprob_chunk(int64_t bytes);
 
 /* ---- decoding (no gradients) ---- */
+/* While on, nt_linear and nt_lora of fp32 on the CPU take a kernel for few rows: several times as fast for 8, and a row's
+ * result is the same to the bit whatever rows stand beside it and however many threads there are. */
+void nt_decoding(bool on);
 /* cache [N,S,H,d]: cache[slot[i], at[i]] = x[i], x [n,H,d]; slot, at int64 [n]. */
 nt_status nt_cache_put(nt_tensor *cache, const nt_tensor *slot, const nt_tensor *at, const nt_tensor *x);
 /* The heads of a new token a row, as they come from the projections: q [n,Hq,d], k and v [n,Hkv,d], norms [d] or NULL. */

@@ -60,6 +60,9 @@ using Forward = std::function<at::Tensor(at::TensorList in, Tensors &keep)>;
 using Backward = std::function<Tensors(const Tensors &saved, const at::Tensor &dy)>;
 at::Tensor fused(at::TensorList in, const Forward &forward, const Backward &backward);
 
+// x W^T + bias (undefined: none) with the rows of x as lanes (nt_rows.cpp): fast() tensors, no gradient.
+at::Tensor linear_rows(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bias);
+
 inline const float *ptr(const at::Tensor &t) { return t.const_data_ptr<float>(); }
 inline float *out(const at::Tensor &t) { return t.mutable_data_ptr<float>(); }
 

@@ -53,22 +53,33 @@ nt_tensor *nt_cat(nt_tensor *const *list, int n, int dim)
 EXPR(matmul, (In a, In b), (a, b), at::mm(a->t, b->t))
 EXPR(embedding, (In w, In ids), (w, ids), at::embedding(w->t, ids->t))
 
+static bool decoding;
+
+void nt_decoding(bool on) { decoding = on; }
+
+static at::Tensor product(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bias = {})
+{
+	if (decoding && !c10::GradMode::is_enabled() && nt::fast({x, w, bias.defined() ? bias : w}))
+		return nt::linear_rows(x, w, bias);
+	return bias.defined() ? at::linear(x, w, bias) : at::linear(x, w);
+}
+
 nt_tensor *nt_linear(const nt_tensor *x, const nt_tensor *w, const nt_tensor *bias)
 {
 	if (bias)
-		return expr("linear", {x, w, bias}, [&] { return at::linear(x->t, w->t, bias->t); });
-	return expr("linear", {x, w}, [&] { return at::linear(x->t, w->t); });
+		return expr("linear", {x, w, bias}, [&] { return product(x->t, w->t, bias->t); });
+	return expr("linear", {x, w}, [&] { return product(x->t, w->t); });
 }
 
 // A GPU adds in the product: one kernel and one rounding less.
 EXPR(add_linear, (In x, In h, In w), (x, h, w),
-     x->t.is_cpu() ? x->t + at::linear(h->t, w->t) : at::addmm(x->t, h->t, w->t.t()))
+     x->t.is_cpu() ? x->t + product(h->t, w->t) : at::addmm(x->t, h->t, w->t.t()))
 
 nt_tensor *nt_logits(const nt_tensor *h, const nt_tensor *head)
 {
 	return expr("logits", {h, head}, [&] {
 		bool narrow = !h->t.is_cpu() && h->t.scalar_type() != at::kFloat && !c10::GradMode::is_enabled();
-		return narrow ? at::mm(h->t, head->t.t(), at::kFloat) : at::linear(h->t, head->t);
+		return narrow ? at::mm(h->t, head->t.t(), at::kFloat) : product(h->t, head->t);
 	});
 }
 
@@ -79,6 +90,7 @@ nt_tensor *nt_lora(const nt_tensor *y, const nt_tensor *x, const nt_tensor *A, c
 		if (!x->t.is_cpu())
 			return at::addmm(y->t, at::mm(x->t, A->t.to(type).t()), B->t.to(type).t(), 1, scale);
 		return at::add(y->t, at::linear(at::linear(x->t, A->t.to(type)), B->t.to(type)), scale);
+		return at::add(y->t, product(product(x->t, A->t.to(type)), B->t.to(type)), scale);
 	});
 }
 

@@ -240,6 +240,7 @@ static enum nla_status prefill(struct state *s, struct nla_decoded *out, struct 
 	find_places(s);
 	const struct nla_tap fill = { .kv = fill_block, .arg = s };
 	nt_tensor *x = nla_forward(&s->view, d->prompts, d->inject, s->n_layers, &fill);
+	nt_decoding(true); /* from here on however many rows are left: a text must not depend on when others end */
 	if (nt_check())
 		nla_nt_fail(err, "cannot compute the prompts");
 	else {
@@ -279,6 +280,7 @@ enum nla_status nla_decode(const struct nla_decode *d, struct nla_decoded *out, 
 			decode_window(&s, t, NLA_MIN(tokens, out->width - t), out, err);
 	if (!err->status && nt_check())
 		nla_nt_fail(err, "cannot decode");
+	nt_decoding(false);
 	nt_grad_pop();
 	nla_beside_free(beside, s.n_layers);
 	state_release(&s);

@@ -1,0 +1,86 @@
+// The loops of nt_rows.cpp for one instruction set: included once for each, in a namespace of its own, with
+//	TARGET  the attribute of a function that may use it
+//	LANES   floats in a vector
+//	MOST    vectors of rows in one pass over the weights
+// xt holds the rows of x in groups of up to MOST * LANES, each as [in][rows rounded up to LANES].
+
+using Vector = float __attribute__((vector_size(LANES * sizeof(float))));
+
+TARGET INLINE Vector all_lanes(float f) { return f - Vector{}; } // less zero is no operation; plus zero would be one
+
+// One k of a tile. The shorter side of it is held in registers, so that 16 of them hold everything.
+template <int VECS, int OUT>
+TARGET INLINE void step(Vector (&sum)[OUT][VECS], const Vector *x, const float *RESTRICT w, int64_t in)
+{
+	if constexpr (VECS > OUT) {
+		Vector b[OUT];
+		for (int o = 0; o < OUT; o++)
+			b[o] = all_lanes(w[o * in]);
+		for (int v = 0; v < VECS; v++)
+			for (int o = 0; o < OUT; o++)
+				sum[o][v] += x[v] * b[o];
+	} else {
+		for (int o = 0; o < OUT; o++)
+			for (int v = 0; v < VECS; v++)
+				sum[o][v] += x[v] * all_lanes(w[o * in]);
+	}
+}
+
+// acc[o][row] = bias[o] + sum over k of x[row][k] w[o][k]: one chain of additions for each, in the order of k whatever VECS and
+// OUT are. The next tile's weights are fetched meanwhile: the streams are too short and too many for the processor to foresee.
+template <int VECS, int OUT>
+TARGET INLINE void tile(const float *xt, const float *RESTRICT w, const float *bias, int64_t in, float *RESTRICT acc)
+{
+	const Vector *x = reinterpret_cast<const Vector *>(xt);
+	const float *next = w + OUT * in;
+	Vector sum[OUT][VECS];
+	for (int o = 0; o < OUT; o++)
+		for (int v = 0; v < VECS; v++)
+			sum[o][v] = all_lanes(bias ? bias[o] : 0);
+	int64_t k = 0;
+	for (; k + 16 <= in; k += 16) {
+		for (int o = 0; o < OUT; o++)
+			__builtin_prefetch(next + o * in + k);
+#pragma GCC unroll 16
+		for (int j = 0; j < 16; j++)
+			step<VECS, OUT>(sum, x + (k + j) * VECS, w + k + j, in);
+	}
+	for (; k < in; k++)
+		step<VECS, OUT>(sum, x + k * VECS, w + k, in);
+	for (int o = 0; o < OUT; o++)
+		for (int v = 0; v < VECS; v++)
+			reinterpret_cast<Vector *>(acc)[o * VECS + v] = sum[o][v];
+}
+
+template <int VECS, int OUT>
+TARGET void panel(const float *xt, const float *w, const float *bias, int64_t in, int64_t n, float *acc)
+{
+	int64_t o = 0;
+	for (; o + OUT <= n; o += OUT)
+		tile<VECS, OUT>(xt, w + o * in, bias ? bias + o : nullptr, in, acc + o * VECS * LANES);
+	for (; o < n; o++)
+		tile<VECS, 1>(xt, w + o * in, bias ? bias + o : nullptr, in, acc + o * VECS * LANES);
+}
+
+TARGET static void outputs(const float *xt, const float *w, const float *bias, float *y, int64_t rows, int64_t in, int64_t out,
+			   int64_t from, int64_t to)
+{
+	alignas(64) float acc[PANEL * MOST * LANES];
+	for (int64_t o = from; o < to; o += PANEL)
+		for (int64_t r = 0; r < rows; r += MOST * LANES) {
+			int64_t n = std::min<int64_t>(PANEL, to - o), m = std::min<int64_t>(MOST * LANES, rows - r);
+			int64_t vecs = (m + LANES - 1) / LANES;
+			const float *x = xt + r * in, *first = w + o * in, *b = bias ? bias + o : nullptr;
+			if (vecs == 1)
+				panel<1, 8>(x, first, b, in, n, acc);
+			else if (vecs == 2)
+				panel<2, MOST == 2 ? 8 : 6>(x, first, b, in, n, acc);
+			else if (vecs == 3)
+				panel<MOST == 2 ? 1 : 3, 4>(x, first, b, in, n, acc);
+			else
+				panel<MOST == 2 ? 1 : 4, 3>(x, first, b, in, n, acc);
+			transpose(acc, vecs * LANES, y + r * out + o, out, n, m);
+		}
+}
+
+static const Kernel kernel = {LANES, MOST * LANES, outputs};

@@ -1,0 +1,187 @@
+/* Products of few rows, as decoding has them: against sums in double, and equal to the bit whatever rows stand beside a row, however
+ * many threads there are, and wherever the weights lie. */
+#include "tensors.h"
+
+static nt_tensor *few(const nt_tensor *x, const nt_tensor *w, const nt_tensor *bias)
+{
+	nt_decoding(true);
+	nt_tensor *y = nt_linear(x, w, bias);
+	nt_decoding(false);
+	assert_made(y);
+	return y;
+}
+
+static void assert_same(const nt_tensor *a, const nt_tensor *b)
+{
+	assert_int_equal(nt_numel(a), nt_numel(b));
+	float *p = host(a), *q = host(b);
+	assert_memory_equal(p, q, (size_t)nt_numel(a) * sizeof(*p));
+	free(p);
+	free(q);
+}
+
+/* The largest error as a part of the sum of the terms' sizes. */
+static double error(const nt_tensor *y, const nt_tensor *x, const nt_tensor *w, const nt_tensor *bias)
+{
+	int64_t rows = nt_size(x, 0), in = nt_size(x, 1), out = nt_size(w, 0);
+	float *a = host(x), *b = host(w), *c = bias ? host(bias) : NULL, *got = host(y);
+	double worst = 0;
+	assert_int_equal(nt_numel(y), rows * out);
+	for (int64_t r = 0; r < rows; r++)
+		for (int64_t o = 0; o < out; o++) {
+			double sum = c ? c[o] : 0, size = fabs(sum);
+			for (int64_t k = 0; k < in; k++) {
+				sum += (double)a[r * in + k] * b[o * in + k];
+				size += fabs((double)a[r * in + k] * b[o * in + k]);
+			}
+			double e = fabs(got[r * out + o] - sum) / size;
+			worst = e <= worst ? worst : e; /* a NaN is the worst */
+		}
+	free(a);
+	free(b);
+	free(c);
+	free(got);
+	return worst;
+}
+
+static void test_values(void **state)
+{
+	static const int64_t in[] = { 1, 7, 16, 37 }, wide_out[] = { 47, 48, 49, 145 }, many[] = { 47, 64, 65, 100 };
+	double worst = 0;
+	for (int64_t rows = 1; rows <= 33; rows++)
+		for (size_t i = 0; i < NLA_LEN(in); i++)
+			for (int64_t out = 1; out <= 13; out++) {
+				nt_scope_push();
+				nt_tensor *x = gauss(1, DIMS(rows, in[i])), *w = gauss(1, DIMS(out, in[i]));
+				nt_tensor *bias = (rows + out) % 2 ? gauss(1, DIMS(out)) : NULL;
+				worst = fmax(worst, error(few(x, w, bias), x, w, bias));
+				nt_scope_pop();
+			}
+	for (size_t i = 0; i < NLA_LEN(many); i++)
+		for (size_t k = 0; k < NLA_LEN(wide_out); k++) {
+			nt_tensor *x = gauss(1, DIMS(many[i], 131)), *w = gauss(1, DIMS(wide_out[k], 131));
+			worst = fmax(worst, error(few(x, w, NULL), x, w, NULL));
+		}
+	printf("largest error, of the terms' sizes: %.2g\n", worst);
+	assert_true(worst < 1e-6);
+	nt_tensor *x = gauss(1, DIMS(32, 1536)), *w = gauss(1, DIMS(48, 1536));
+	double ours = error(few(x, w, NULL), x, w, NULL), library = error(nt_linear(x, w, NULL), x, w, NULL);
+	printf("over 1536 terms: %.2g, the library's product %.2g\n", ours, library);
+	assert_true(ours < 1e-6);
+}
+
+/* Any stretch of 70 rows has the bits of the whole; so has the first of the weights' rows alone. */
+static void test_rows_alone(void **state)
+{
+	static const int64_t in[] = { 5, 64, 203 };
+	int differs = 0;
+	for (size_t i = 0; i < NLA_LEN(in); i++) {
+		nt_tensor *x = gauss(1, DIMS(70, in[i])), *w = gauss(1, DIMS(101, in[i])), *bias = gauss(1, DIMS(101));
+		nt_tensor *all = few(x, w, bias);
+		for (int64_t n = 1; n <= 70; n++)
+			for (int64_t from = 0; from + n <= 70; from += n < 34 ? 9 : 70) {
+				nt_scope_push();
+				assert_same(few(nt_narrow(x, 0, from, n), w, bias), nt_narrow(all, 0, from, n));
+				nt_scope_pop();
+			}
+		for (int64_t n = 1; n <= 101; n += 5)
+			assert_same(few(x, nt_narrow(w, 0, 0, n), nt_narrow(bias, 0, 0, n)), nt_narrow(all, 1, 0, n));
+		differs += difference(all, nt_linear(x, w, bias)) != 0;
+	}
+	if (!differs)
+		fail_msg("the kernel did not run");
+}
+
+static void test_threads(void **state)
+{
+	nt_tensor *x = gauss(1, DIMS(21, 300)), *w = gauss(1, DIMS(1003, 300)), *one = NULL;
+	int threads = nt_threads();
+	for (int n = 1; n <= 5; n++) {
+		nt_set_threads(n);
+		nt_tensor *y = few(x, w, NULL);
+		if (one)
+			assert_same(y, one);
+		one = one ? one : y;
+	}
+	nt_set_threads(threads);
+}
+
+/* Stretches of wider arrays, three dimensions, weights at any address. */
+static void test_views(void **state)
+{
+	nt_tensor *x = nt_narrow(gauss(1, DIMS(6, 40)), 1, 3, 21), *w = nt_narrow(gauss(1, DIMS(11, 50)), 1, 1, 21);
+	nt_tensor *want = few(nt_clone(x), nt_clone(w), NULL), *y = few(nt_reshape(nt_clone(x), DIMS(2, 3, 21)), w, NULL);
+	assert_same(few(x, w, NULL), want);
+	assert_same(y, want);
+	assert_int_equal(nt_ndim(y), 3);
+	assert_int_equal(nt_size(y, 2), 11);
+	float *moved = malloc((21 * 11 + 3) * sizeof(float)), *at = host(nt_clone(w));
+	for (int off = 0; off < 4; off++) {
+		memcpy(moved + off, at, 21 * 11 * sizeof(float));
+		assert_same(few(x, nt_borrow(NT_F32, moved + off, DIMS(11, 21)), NULL), want);
+	}
+	free(moved);
+	free(at);
+}
+
+/* A NaN or infinity stays in its row and its column. */
+static void test_edges(void **state)
+{
+	nt_tensor *x = gauss(1, DIMS(9, 33)), *w = gauss(1, DIMS(10, 33)), *y = few(x, w, NULL);
+	float *a = host(x), *want = host(y);
+	a[4 * 33 + 7] = NAN;
+	a[8 * 33 + 32] = INFINITY;
+	float *got = host(few(nt_from_host(NT_F32, NT_CPU, a, DIMS(9, 33)), w, NULL));
+	for (int i = 0; i < 90; i++) {
+		if (i / 10 == 4)
+			assert_true(isnan(got[i]));
+		else if (i / 10 == 8)
+			assert_true(isinf(got[i]));
+		else
+			assert_true(got[i] == want[i]);
+	}
+	free(a);
+	free(want);
+	free(got);
+	nt_decoding(true);
+	assert_error(nt_linear(x, gauss(1, DIMS(4, 5)), NULL), "widths differ");
+	assert_error(nt_linear(x, w, gauss(1, DIMS(4))), "bias");
+	assert_int_equal(nt_numel(nt_linear(gauss(1, DIMS(0, 33)), w, NULL)), 0);
+	nt_decoding(false);
+}
+
+/* Only where no gradient is recorded, of fp32, and with the fast versions on: elsewhere the bits are the library's. */
+static void test_elsewhere(void **state)
+{
+	nt_tensor *x = gauss(1, DIMS(7, 100)), *w = gauss(1, DIMS(60, 100)), *bias = gauss(1, DIMS(60));
+	nt_tensor *library = nt_linear(x, w, bias);
+	assert_true(difference(few(x, w, bias), library) > 0); /* where the sum begins: at the bias, or at zero */
+	nt_grad_push(true);
+	assert_same(few(x, w, bias), library);
+	nt_grad_pop();
+	nt_plain(true);
+	assert_same(few(x, w, bias), library);
+	nt_plain(false);
+	nt_tensor *xb = nt_to(x, NT_BF16), *wb = nt_to(w, NT_BF16);
+	assert_same(few(xb, wb, NULL), nt_linear(xb, wb, NULL));
+}
+
+static void test_lora(void **state)
+{
+	nt_tensor *x = gauss(1, DIMS(33, 100)), *y = gauss(1, DIMS(33, 70));
+	nt_tensor *A = gauss(1, DIMS(6, 100)), *B = gauss(1, DIMS(70, 6)), *want = nt_lora(y, x, A, B, 0.5);
+	nt_decoding(true);
+	nt_tensor *all = nt_lora(y, x, A, B, 0.5), *one = nt_lora(nt_narrow(y, 0, 20, 1), nt_narrow(x, 0, 20, 1), A, B, 0.5);
+	nt_decoding(false);
+	assert_true(difference(all, want) < 1e-6);
+	assert_same(one, nt_narrow(all, 0, 20, 1));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(test_values), TEST(test_rows_alone), TEST(test_threads), TEST(test_views),
+		TEST(test_edges), TEST(test_elsewhere),	  TEST(test_lora),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
