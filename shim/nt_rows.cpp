@@ -14,7 +14,8 @@
 namespace
 {
 
-constexpr int64_t PANEL = 48; // outputs: a multiple of every tile's
+constexpr int64_t PANEL = 48;    // outputs: a multiple of every tile's
+constexpr int64_t STRETCH = 192; // terms summed apart: sums of sums round less
 
 struct Kernel {
 	int64_t lanes, group; // group: rows in one pass over the weights

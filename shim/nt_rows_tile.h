@@ -26,34 +26,39 @@ TARGET INLINE void step(Vector (&sum)[OUT][VECS], const Vector *x, const float *
 	}
 }
 
-// acc[o][row] = bias[o] + sum over k of x[row][k] w[o][k]: one chain of additions for each, in the order of k whatever VECS and
-// OUT are. The next tile's weights are fetched meanwhile: the streams are too short and too many for the processor to foresee.
+// acc[o][row] = bias[o] + sum over k of x[row][k] w[o][k]. Each is one chain of additions in the order of k within a stretch,
+// and one over the stretches, whatever VECS and OUT are. The next tile's weights are fetched meanwhile: the streams are too
+// short and too many for the processor to foresee.
 template <int VECS, int OUT>
-TARGET INLINE void tile(const float *xt, const float *RESTRICT w, const float *bias, int64_t in, float *RESTRICT acc)
+TARGET INLINE void tile(const float *xt, const float *RESTRICT w, const float *bias, int64_t in, float *acc)
 {
 	const Vector *x = reinterpret_cast<const Vector *>(xt);
+	Vector *total = reinterpret_cast<Vector *>(acc);
 	const float *next = w + OUT * in;
-	Vector sum[OUT][VECS];
 	for (int o = 0; o < OUT; o++)
 		for (int v = 0; v < VECS; v++)
-			sum[o][v] = all_lanes(bias ? bias[o] : 0);
-	int64_t k = 0;
-	for (; k + 16 <= in; k += 16) {
-		for (int o = 0; o < OUT; o++)
-			__builtin_prefetch(next + o * in + k);
+			total[o * VECS + v] = all_lanes(bias ? bias[o] : 0);
+	for (int64_t k = 0; k < in;) {
+		Vector sum[OUT][VECS] = {};
+		int64_t end = std::min(k + STRETCH, in);
+		for (; k + 16 <= end; k += 16) {
+			for (int o = 0; o < OUT; o++)
+				__builtin_prefetch(next + o * in + k);
 #pragma GCC unroll 16
-		for (int j = 0; j < 16; j++)
-			step<VECS, OUT>(sum, x + (k + j) * VECS, w + k + j, in);
+			for (int j = 0; j < 16; j++)
+				step<VECS, OUT>(sum, x + (k + j) * VECS, w + k + j, in);
+		}
+		for (; k < end; k++)
+			step<VECS, OUT>(sum, x + k * VECS, w + k, in);
+		for (int o = 0; o < OUT; o++)
+			for (int v = 0; v < VECS; v++)
+				total[o * VECS + v] += sum[o][v];
 	}
-	for (; k < in; k++)
-		step<VECS, OUT>(sum, x + k * VECS, w + k, in);
-	for (int o = 0; o < OUT; o++)
-		for (int v = 0; v < VECS; v++)
-			reinterpret_cast<Vector *>(acc)[o * VECS + v] = sum[o][v];
 }
 
 template <int VECS, int OUT>
-TARGET void panel(const float *xt, const float *w, const float *bias, int64_t in, int64_t n, float *acc)
+TARGET __attribute__((noinline)) void panel(const float *xt, const float *w, const float *bias, int64_t in, int64_t n,
+					    float *acc)
 {
 	int64_t o = 0;
 	for (; o + OUT <= n; o += OUT)

