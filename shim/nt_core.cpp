@@ -1,22 +1,8 @@
-// Handles, scopes, errors, devices; making tensors and looking at them.
-#include "shim/nt_gpu.h"
-
-#include <ATen/Context.h>
-#include <ATen/detail/CUDAHooksInterface.h>
-#include <ATen/Parallel.h>
-#include <c10/core/CachingDeviceAllocator.h>
-#include <c10/util/ThreadLocalDebugInfo.h>
-#if __has_include(<cuda_runtime_api.h>) && __has_include(<crt/host_config.h>)
-#include <c10/cuda/CUDACachingAllocator.h>
-#define HAVE_CUDA_HEADERS 1
-#endif
-#include <dlfcn.h>
-#include <sys/resource.h>
+// Handles, scopes, errors; making tensors and looking at them.
+#include "shim/nt_internal.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
-#include <memory>
 #include <vector>
 
 namespace
@@ -113,11 +99,6 @@ nt_status caught(const char *op, Handles in)
 	}
 }
 
-at::Device device(int index)
-{
-	return index == NT_CPU ? at::Device(at::kCPU) : at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
-}
-
 static const at::ScalarType types[] = {at::kFloat, at::kBFloat16, at::kHalf, at::kLong, at::kInt, at::kByte}; // by nt_dtype
 
 at::ScalarType scalar(nt_dtype dtype)
@@ -194,167 +175,6 @@ void nt_free(nt_tensor *t)
 }
 
 int64_t nt_live(void) { return live; }
-
-// ---- devices ----
-
-static nt_status no_device(const std::string &why) { return nt::record(NT_NO_DEVICE, "device", {}, why); }
-
-static std::string version(int tens, int ones) { return std::to_string(tens) + "." + std::to_string(ones); }
-
-// What keeps CUDA from starting; empty: nothing. The driver is the cheap test: without it nothing of CUDA is loaded.
-static std::string cuda_lacks(void)
-{
-	constexpr int runtime = 13000; // of the wheel that is built against
-	void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
-	if (!driver)
-		return "there is no GPU driver on this machine";
-	int has = 0;
-	auto ask = reinterpret_cast<int (*)(int *)>(dlsym(driver, "cuDriverGetVersion"));
-	if (ask && ask(&has) == 0 && has / 1000 < runtime / 1000)
-		return "the driver is of CUDA " + version(has / 1000, has % 1000 / 10) + " and libtorch needs " +
-		       version(runtime / 1000, 0) + ": update the driver";
-	if (!dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL)) // RTLD_GLOBAL lets the kernels register themselves
-		return "CUDA cannot start (is the full torch wheel installed?): " + std::string(dlerror());
-	try {
-		if (at::globalContext().hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0)
-			return "";
-	} catch (...) {
-	}
-	return "the driver shows no GPU";
-}
-
-// A card below 8.0 has no bf16.
-static std::string too_old(int index)
-{
-	constexpr int major = 75, minor = 76; // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
-	int tens = 8, ones = 0;
-	auto ask = reinterpret_cast<int (*)(int *, int, int)>(dlsym(dlopen("libcuda.so.1", RTLD_LAZY), "cuDeviceGetAttribute"));
-	if (!ask || ask(&tens, major, index) || ask(&ones, minor, index) || tens >= 8)
-		return "";
-	return "GPU " + std::to_string(index) + " has compute capability " + version(tens, ones) + ", want 8.0 or more";
-}
-
-nt_status nt_device_open(const char *name, int *out)
-{
-	std::string asked = name, number = asked.substr(0, 5) == "cuda:" ? asked.substr(5) : "0";
-	*out = NT_CPU;
-	if (asked == "cpu")
-		return NT_OK;
-	bool known = asked == "auto" || asked == "cuda" || asked == "cuda:" + number;
-	if (!known || number.empty() || number.size() > 4 ||
-	    number.find_first_not_of("0123456789") != std::string::npos)
-		return no_device("'" + asked + "' is none of auto, cpu, cuda, cuda:N");
-	std::string lacks = cuda_lacks();
-	int index = std::stoi(number);
-	if (lacks.empty())
-		lacks = index < at::detail::getCUDAHooks().deviceCount() ? too_old(index) : "there is no GPU of that number";
-	if (!lacks.empty())
-		return asked == "auto" ? NT_OK : no_device(lacks);
-	// The allocator exists from here on, so that it can be asked before the first tensor is made.
-	return action("device", {}, [&] {
-		at::globalContext().lazyInitDevice(at::kCUDA);
-		nt::gpu::start(index);
-		*out = index;
-	});
-}
-
-const char *nt_kernels_off(void) { return nt::gpu::off.c_str(); }
-
-const char *nt_device_name(int index)
-{
-	thread_local std::string name;
-	name = index == NT_CPU ? "cpu" : "cuda:" + std::to_string(index);
-	return name.c_str();
-}
-
-int nt_threads(void) { return at::get_num_threads(); }
-
-void nt_set_threads(int n)
-{
-	if (n > 0)
-		at::set_num_threads(n);
-}
-
-static c10::DeviceAllocator *gpu_allocator(void) { return c10::getDeviceAllocator(at::kCUDA); }
-static int64_t gpu_peak(int index)
-{
-	return gpu_allocator()->getDeviceStats(static_cast<c10::DeviceIndex>(index)).allocated_bytes[0].peak;
-}
-
-nt_status nt_memory(int index, int64_t *free_bytes, int64_t *total_bytes, int64_t *peak_bytes)
-{
-	return action("memory", {}, [&] {
-		if (index == NT_CPU) {
-			struct rusage usage;
-			getrusage(RUSAGE_SELF, &usage);
-			*free_bytes = *total_bytes = INT64_MAX;
-			*peak_bytes = int64_t(usage.ru_maxrss) * 1024;
-			return;
-		}
-		auto info = gpu_allocator()->getMemoryInfo(static_cast<c10::DeviceIndex>(index));
-		*free_bytes = static_cast<int64_t>(info.first);
-		*total_bytes = static_cast<int64_t>(info.second);
-		*peak_bytes = gpu_peak(index);
-	});
-}
-
-// libtorch's CPU allocator reports every allocation to the thread's profiler; a GPU's allocator keeps count by itself.
-namespace
-{
-struct Watch : c10::MemoryReportingInfoBase {
-	int64_t now = 0, peak = 0;
-	void reportMemoryUsage(void *, int64_t size, size_t, size_t, c10::Device at) override
-	{
-		if (!at.is_cpu())
-			return;
-		now += size;
-		peak = std::max(peak, now);
-	}
-	bool memoryProfilingEnabled() const override { return true; }
-};
-thread_local std::shared_ptr<Watch> watch;
-} // namespace
-
-void nt_peak_reset(int index)
-{
-	if (index != NT_CPU) {
-		action("peak_reset", {}, [&] { gpu_allocator()->resetPeakStats(static_cast<c10::DeviceIndex>(index)); });
-		return;
-	}
-	if (!watch) {
-		watch = std::make_shared<Watch>();
-		c10::ThreadLocalDebugInfo::_push(c10::DebugInfoKind::PROFILER_STATE, watch);
-	}
-	watch->peak = watch->now;
-}
-
-int64_t nt_peak(int index)
-{
-	int64_t peak = 0;
-	if (index == NT_CPU)
-		return watch ? watch->peak : 0;
-	action("peak", {}, [&] { peak = gpu_peak(index); });
-	return peak;
-}
-
-// The allocator's own limit. libc10_cuda is loaded at run time only, so its one variable is looked up; the rest is virtual.
-nt_status nt_memory_limit(int index, int64_t bytes)
-{
-	return action("memory_limit", {}, [&] {
-		TORCH_CHECK(index != NT_CPU, "only a GPU's memory can be limited");
-#ifdef HAVE_CUDA_HEADERS
-		using c10::cuda::CUDACachingAllocator::CUDAAllocator;
-		auto at = static_cast<c10::DeviceIndex>(index);
-		void *found = dlsym(RTLD_DEFAULT, "_ZN3c104cuda20CUDACachingAllocator9allocatorE");
-		TORCH_CHECK(found, "libc10_cuda has no allocator of that name");
-		CUDAAllocator *allocator = static_cast<std::atomic<CUDAAllocator *> *>(found)->load();
-		double total = static_cast<double>(gpu_allocator()->getMemoryInfo(at).second);
-		allocator->setMemoryFraction(std::min(1.0, static_cast<double>(bytes) / total), at);
-#else
-		TORCH_CHECK(false, "this build had no CUDA headers");
-#endif
-	});
-}
 
 // ---- making ----
 

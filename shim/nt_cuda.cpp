@@ -138,7 +138,7 @@ void *module(int device, int head, int group)
 	return m;
 }
 
-void launch_cuda(const char *name, int head, int group, const Grid &grid, unsigned threads, void **args)
+void launch_cuda(const char *name, int head, int group, const unsigned *grid, unsigned threads, void **args)
 {
 	static std::map<std::string, void *> functions;
 	static auto run = symbol<int (*)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *,
@@ -152,7 +152,7 @@ void launch_cuda(const char *name, int head, int group, const Grid &grid, unsign
 		TORCH_CHECK(get(&f, module(device.index(), head, group), name) == 0, "there is no kernel ", name);
 	}
 	void *stream = guard.getStreamNativeHandle(guard.getStream(device));
-	int rc = run(f, grid.x, grid.y, grid.z, threads, 1, 1, 0, stream, args, nullptr);
+	int rc = run(f, grid[0], grid[1], grid[2], threads, 1, 1, 0, stream, args, nullptr);
 	TORCH_CHECK(rc == 0, "kernel ", name, " does not start: error ", rc);
 }
 
@@ -220,7 +220,10 @@ at::Tensor rope_cached(const Rope &a, const at::Tensor &k_cache, const at::Tenso
 	return out;
 }
 
-bool takes_heads(int64_t head, int64_t group) { return head <= 256 && (head % 32 == 0 || head < 32) && group <= 16; }
+bool takes_heads(int64_t head, int64_t group)
+{
+	return head <= 256 && (head % 32 == 0 || head < 32) && group <= 16 && (!has_heads || has_heads(int(head), int(group)));
+}
 
 at::Tensor attention_cached(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const at::Tensor &slot,
 			    const at::Tensor &length, double scale)

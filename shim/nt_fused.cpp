@@ -213,8 +213,10 @@ void logprob_chunk(const Logprob &a, const at::Tensor &z, const at::Tensor &ids,
 	at::Tensor sum = at::logsumexp(z.mul_(a.inv_t), -1);
 	lz.copy_(sum);
 	lp.copy_(z.gather(1, ids.unsqueeze(1)).squeeze(1).sub_(sum));
-	if (entropy.defined()) // weight zero counts zero
-		entropy.copy_(sum - at::exp(z - sum.unsqueeze(1)).mul_(z.clamp_min_(-1e30)).sum(-1));
+	if (entropy.defined()) { // of log-probabilities: a sum of p z would round as the logits do; weight zero counts zero
+		z.sub_(sum.unsqueeze(1));
+		entropy.copy_(at::exp(z).mul_(z.clamp_min_(-1e30)).sum(-1).neg_());
+	}
 }
 
 at::Tensor logprob_forward(const Logprob &a, at::TensorList in, Tensors &keep)

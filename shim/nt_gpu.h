@@ -18,8 +18,9 @@ struct Kernel {
 
 // Who runs kernels: the driver, or the tests' emulator. args: addresses of the
 // arguments.
-using Launcher = void (*)(const char *name, int head, int group, const Grid &grid, unsigned threads, void **args);
+using Launcher = void (*)(const char *name, int head, int group, const unsigned *grid, unsigned threads, void **args);
 extern Launcher launcher;
+extern bool (*has_heads)(int head, int group); // NULL: any; the emulator has a few
 extern std::string off; // why there are no kernels; empty: there are
 
 void start(int device);	       // makes them ready, or sets `off`
@@ -29,7 +30,8 @@ bool takes_heads(int64_t head, int64_t group);
 template <class... A> void launch(const Kernel &k, const Grid &grid, unsigned threads, A... a)
 {
 	void *args[] = {&a...};
-	launcher(k.name.c_str(), k.head, k.group, grid, threads, args);
+	const unsigned size[3] = {grid.x, grid.y, grid.z};
+	launcher(k.name.c_str(), k.head, k.group, size, threads, args);
 }
 
 // What the heads of a new token come from: q [n,Hq,d], k, v [n,Hkv,d], whose

@@ -125,6 +125,8 @@ static enum nla_status load_slot(struct nla_lm *lm, const struct nla_slot *s, co
 			*handle(lm, s) = nt_own(nt_from_host(lm->dtype, lm->device, e->data, e->ndim, e->shape));
 	} else if (!lm->mapped || s->ndim < 2) {
 		nla_tensor_fill(room(lm, s), st, e, err);
+	} else if (lm->device != NT_CPU) {
+		nla_fail(err, "cannot map '%s': %s does not read the host's memory", st->path, nt_device_name(lm->device));
 	} else if (!fits(lm, e)) {
 		nla_fail(err, "cannot map '%s': tensor '%s' has type %s, or is not aligned: it would have to be copied",
 			 st->path, s->name, nla_st_dtype_name(e->dtype));

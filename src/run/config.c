@@ -280,9 +280,9 @@ void nla_config_threads(const struct nla_config *cfg)
 
 enum nla_status nla_config_device(const struct nla_config *cfg, int *device, nt_dtype *dtype, struct nla_err *err)
 {
-	const char *d = cfg->device;
-	bool numbered = !strncmp(d, "cuda:", 5) && d[5] && strspn(d + 5, "0123456789") == strlen(d + 5);
-	if (strcmp(d, "auto") && strcmp(d, "cpu") && strcmp(d, "cuda") && !numbered)
+	const char *d = cfg->device, *number = !strncmp(d, "cuda:", 5) ? d + 5 : !strncmp(d, "sim:", 4) ? d + 4 : "";
+	bool numbered = *number && strspn(number, "0123456789") == strlen(number);
+	if (strcmp(d, "auto") && strcmp(d, "cpu") && strcmp(d, "cuda") && strcmp(d, "sim") && !numbered) /* sim: the tests' */
 		return nla_usage(err, "'device' is '%s': want auto, cpu, cuda or cuda:N", d);
 	nla_config_threads(cfg);
 	if (nt_device_open(d, device))

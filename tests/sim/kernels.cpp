@@ -1,0 +1,94 @@
+// The GPU's own kernels on the simulated GPU: the emulator (tests/emulator) runs their source on the memory behind the device's
+// addresses. So the numbers of the fast path are had where there is no card, and a call whose arguments do not fit the kernel's shows.
+#include "tests/emulator/cuda_emu.h"
+
+#include <string>
+#include <tuple>
+#include <utility>
+
+// Those of HEAD and GROUP, by name.
+#define TABLE                                                                                                          \
+	static bool run(const std::string &name, const unsigned *grid, unsigned threads, void **args)                  \
+	{                                                                                                              \
+		return named(name, "decode_split_bf16", decode_split_bf16, grid, threads, args) ||                     \
+		       named(name, "decode_split_float", decode_split_float, grid, threads, args) ||                   \
+		       named(name, "decode_join_bf16", decode_join_bf16, grid, threads, args) ||                       \
+		       named(name, "decode_join_float", decode_join_float, grid, threads, args);                       \
+	}
+
+static constexpr uintptr_t mark = uintptr_t(1) << 52; // of sim.cpp
+
+template <class T> static T host(T x)
+{
+	if constexpr (std::is_pointer_v<T>) {
+		auto at = reinterpret_cast<uintptr_t>(x);
+		if (at && !(at & mark))
+			emu::die("a kernel was given an address of the host");
+		return reinterpret_cast<T>(at & ~mark);
+	} else {
+		return x;
+	}
+}
+
+template <class... A, size_t... I>
+static void call(void (*kernel)(A...), const unsigned *grid, unsigned threads, void **args, std::index_sequence<I...>)
+{
+	std::tuple<A...> given{host(*static_cast<A *>(args[I]))...};
+	emu::launch(dim3(grid[0], grid[1], grid[2]), threads, [&] { std::apply(kernel, given); });
+}
+
+template <class... A>
+static bool named(const std::string &name, const char *own, void (*kernel)(A...), const unsigned *grid, unsigned threads, void **args)
+{
+	if (name != own)
+		return false;
+	call(kernel, grid, threads, args, std::index_sequence_for<A...>());
+	return true;
+}
+
+#define HEAD 16
+#define GROUP 3
+namespace h16_3
+{
+#include "shim/kernels.cu"
+TABLE
+}
+#undef HEAD
+#undef GROUP
+#define HEAD 32
+#define GROUP 2
+namespace h32_2
+{
+#include "shim/kernels.cu"
+TABLE
+}
+#undef HEAD
+#undef GROUP
+#define HEAD 64
+#define GROUP 3
+namespace h64_3
+{
+#include "shim/kernels.cu"
+TABLE
+}
+
+extern "C" bool sim_has_heads(int head, int group)
+{
+	return (head == 16 && group == 3) || (head == 32 && group == 2) || (head == 64 && group == 3);
+}
+
+extern "C" void sim_kernel(const char *name, int head, int, const unsigned *grid, unsigned threads, void **args)
+{
+	using namespace h16_3;
+	bool ran = head == 16 ? h16_3::run(name, grid, threads, args) : head == 32 ? h32_2::run(name, grid, threads, args) :
+		   head == 64 ? h64_3::run(name, grid, threads, args) :
+		   named(name, "rms_norm_bf16", rms_norm_bf16, grid, threads, args) ||
+		   named(name, "rms_norm_float", rms_norm_float, grid, threads, args) ||
+		   named(name, "rope_cached_bf16", rope_cached_bf16, grid, threads, args) ||
+		   named(name, "rope_cached_float", rope_cached_float, grid, threads, args) ||
+		   named(name, "swiglu_bf16", swiglu_bf16, grid, threads, args) ||
+		   named(name, "swiglu_float", swiglu_float, grid, threads, args) ||
+		   named(name, "sample", sample, grid, threads, args);
+	if (!ran)
+		emu::die("no kernel of that name");
+}
