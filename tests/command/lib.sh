@@ -1,5 +1,6 @@
 # What the command tests share: the real programs on the tiny model of tests/data/tiny (random weights, made by tests/golden),
-# in a folder of their own. POSIX sh; from the environment BUILD_DIR and SOURCE_DIR (see tests/CMakeLists.txt).
+# in a folder of their own. POSIX sh; from the environment BUILD_DIR and SOURCE_DIR (see tests/CMakeLists.txt), and
+# NLA_TEST_DEVICE, the device when it is not the CPU: in fp32, whose tolerances the tests have.
 #
 #	ok nla-train ...               must exit 0; stdout in $work/stdout, stderr in $work/stderr
 #	refused 2 'no such' nla-eval   must exit 2 with one line on stderr that matches, and leave no trace of a crash
@@ -12,6 +13,8 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/nla-command.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
 export OMP_NUM_THREADS=1
+on="--device cpu"
+[ -z "${NLA_TEST_DEVICE:-}" ] || on="--device $NLA_TEST_DEVICE --dtype fp32"
 
 fail() {
 	echo "FAIL: $*" >&2
@@ -35,7 +38,7 @@ run() {
 	program=$1
 	shift
 	code=0
-	"$BUILD_DIR/$program" --threads 1 --device cpu "$@" >"$work/stdout" 2>"$work/stderr" || code=$?
+	"$BUILD_DIR/$program" --threads 1 $on "$@" >"$work/stdout" 2>"$work/stderr" || code=$?
 	echo "$code" >"$work/code" # for who ran it in a subshell
 }
 
@@ -45,7 +48,7 @@ signalled() {
 	at="$1 $2 $3" program=$4
 	shift 4
 	code=0
-	SIGNAL_AT=$at LD_PRELOAD=$BUILD_DIR/tests/libsignal_at.so "$BUILD_DIR/$program" --threads 1 --device cpu "$@" \
+	SIGNAL_AT=$at LD_PRELOAD=$BUILD_DIR/tests/libsignal_at.so "$BUILD_DIR/$program" --threads 1 $on "$@" \
 		>"$work/stdout" 2>"$work/stderr" || code=$?
 }
 

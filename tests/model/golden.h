@@ -13,6 +13,7 @@
 #ifndef NLA_TEST_GOLDEN_H
 #define NLA_TEST_GOLDEN_H
 
+#include "device/device.h"
 #include "unit/scratch.h"
 
 #include "base/json.h"
@@ -206,10 +207,10 @@ static inline int tiny_open(void **state)
 	assert_int_equal(nt_live(), 0);
 	nt_set_threads(1); /* so small a model only waits for its threads, long when the machine is busy */
 	assert_ok(nla_st_open(&t->golden, TINY "/golden.safetensors", &err));
-	assert_ok(nla_target_open(&t->target, TINY "/model", NULL, NT_CPU, NT_F32, -1, &err));
+	assert_ok(nla_target_open(&t->target, TINY "/model", NULL, DEVICE, NT_F32, -1, &err));
 	assert_ok(nla_half_open(&t->av, NLA_AV, &t->target, TINY "/av", NULL, &err));
 	assert_ok(nla_half_open(&t->ar, NLA_AR, &t->target, TINY "/ar", NULL, &err));
-	assert_ok(nla_adapter_load(&t->rl, arch, arch->n_layers, TINY "/rl", NT_CPU, &err));
+	assert_ok(nla_adapter_load(&t->rl, arch, arch->n_layers, TINY "/rl", DEVICE, &err));
 	t->reference = nla_half_view(&t->av);
 	t->policy = t->reference;
 	t->policy.adapters[t->policy.n_adapters++] = &t->rl;

@@ -110,7 +110,7 @@ static void check_predictions(struct tiny *t, const char *what)
 	char line[80];
 	nt_scope_push();
 	nt_tensor *h_t = nla_ar_read(&t->ar, &view, &texts, 0, M, NULL, &err), *hat_t = nla_ar_predict(&t->ar, &view, &texts, 0, M, NULL, &err);
-	nt_tensor *v = nt_from_host(NT_F32, NT_CPU, golden_f32(t, "ar.targets", M * D), 2, shape);
+	nt_tensor *v = nt_from_host(NT_F32, DEVICE, golden_f32(t, "ar.targets", M * D), 2, shape);
 	float *h = host(h_t, M * D), *hat = host(hat_t, M * D), *mse = host(nla_ar_mse(hat_t, v), M);
 	snprintf(line, sizeof(line), "h, %s", what);
 	within(line, worst(h, golden_f32(t, "ar.h", M * D), M * D), 2e-5);
@@ -184,7 +184,7 @@ static void test_mse(void **state)
 	int64_t shape[2] = { 3, 4 };
 	(void)state;
 	nt_scope_push();
-	float *mse = host(nla_ar_mse(nt_from_host(NT_F32, NT_CPU, hat, 2, shape), nt_from_host(NT_F32, NT_CPU, v, 2, shape)), 3);
+	float *mse = host(nla_ar_mse(nt_from_host(NT_F32, DEVICE, hat, 2, shape), nt_from_host(NT_F32, DEVICE, v, 2, shape)), 3);
 	assert_close(mse[0], 0, 1e-6);
 	assert_close(mse[1], 4, 1e-6);
 	assert_close(mse[2], 1, 1e-6);
@@ -309,7 +309,7 @@ static void test_equal_texts(void **state)
 	struct nla_target target;
 	struct nla_half ar;
 	check_equal_texts(&t->ar, "fp32");
-	assert_ok(nla_target_open(&target, TINY "/model", NULL, NT_CPU, NT_BF16, -1, &err));
+	assert_ok(nla_target_open(&target, TINY "/model", NULL, DEVICE, NT_BF16, -1, &err));
 	assert_ok(nla_half_open(&ar, NLA_AR, &target, TINY "/ar", NULL, &err));
 	check_equal_texts(&ar, "bf16");
 	nla_half_release(&ar);

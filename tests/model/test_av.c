@@ -255,10 +255,10 @@ static float *flat(const struct tiny *t, int i)
 	for (int64_t j = 0; j < n; j++)
 		ids[j] = t->ids[i * WIDTH + j];
 	nt_scope_push();
-	struct nla_inject inject = { .at = NLA_INJECT_AT_BLOCK, .block = 1, .sites = nt_i64(NT_CPU, &t->av.marker, 1),
-				     .v = nt_from_host(NT_F32, NT_CPU, t->responses.v + t->prompt_of[i] * D, 2, shape) };
+	struct nla_inject inject = { .at = NLA_INJECT_AT_BLOCK, .block = 1, .sites = nt_i64(DEVICE, &t->av.marker, 1),
+				     .v = nt_from_host(NT_F32, DEVICE, t->responses.v + t->prompt_of[i] * D, 2, shape) };
 	nt_tensor *x = nla_final_norm(&t->policy, nla_forward(&t->policy, &pack, &inject, BLOCKS, NULL));
-	x = nt_token_logprob(nt_narrow(x, 0, first, n), t->policy.lm->head, nt_i64(NT_CPU, ids, n), 1, NULL);
+	x = nt_token_logprob(nt_narrow(x, 0, first, n), t->policy.lm->head, nt_i64(DEVICE, ids, n), 1, NULL);
 	float *logp = host(x, (size_t)n);
 	nt_scope_pop();
 	nla_pack_release(&pack);

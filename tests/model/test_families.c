@@ -37,9 +37,9 @@ static void open_family(struct family *f, const char *name, nt_dtype dtype, enum
 	memset(f, 0, sizeof(*f));
 	f->name = name;
 	assert_ok(nla_st_open(&f->golden, FAMILIES "/golden.safetensors", &err));
-	assert_ok(nla_lm_load(&f->lm, folder, NULL, NT_CPU, dtype, how, &err));
-	assert_ok(nla_adapter_load(&f->av, &f->lm.arch, F_BLOCKS, av, NT_CPU, &err));
-	assert_ok(nla_adapter_load(&f->ar, &f->lm.arch, F_K + 1, ar, NT_CPU, &err));
+	assert_ok(nla_lm_load(&f->lm, folder, NULL, DEVICE, dtype, how, &err));
+	assert_ok(nla_adapter_load(&f->av, &f->lm.arch, F_BLOCKS, av, DEVICE, &err));
+	assert_ok(nla_adapter_load(&f->ar, &f->lm.arch, F_K + 1, ar, DEVICE, &err));
 	f->ids = nla_st_find(&f->golden, "ids")->data;
 	for (int i = 0; i < F_N; i++)
 		while (f->length[i] < F_WIDTH && f->ids[i * F_WIDTH + f->length[i]] >= 0)
@@ -86,11 +86,11 @@ static void logprobs(const struct family *f, bool adapted, int mode, float *out)
 			nla_i64s_push(&ids, f->ids[i * F_WIDTH + j]);
 		}
 	nt_scope_push();
-	struct nla_inject inject = { .at = mode < 0 ? 0 : mode, .block = 1, .scale = 4, .sites = nt_i64(NT_CPU, sites, F_N),
-				     .v = nt_from_host(NT_F32, NT_CPU, nla_st_find(&f->golden, "vectors")->data, 2, shape) };
+	struct nla_inject inject = { .at = mode < 0 ? 0 : mode, .block = 1, .scale = 4, .sites = nt_i64(DEVICE, sites, F_N),
+				     .v = nt_from_host(NT_F32, DEVICE, nla_st_find(&f->golden, "vectors")->data, 2, shape) };
 	nt_tensor *x = nla_forward(&view, &pack, mode < 0 ? NULL : &inject, F_BLOCKS, NULL);
-	x = nla_final_norm(&view, nt_rows(x, nt_i64(NT_CPU, at.data, (int64_t)at.n)));
-	float *packed = host(nt_token_logprob(x, f->lm.head, nt_i64(NT_CPU, ids.data, (int64_t)ids.n), 1, NULL), at.n);
+	x = nla_final_norm(&view, nt_rows(x, nt_i64(DEVICE, at.data, (int64_t)at.n)));
+	float *packed = host(nt_token_logprob(x, f->lm.head, nt_i64(DEVICE, ids.data, (int64_t)ids.n), 1, NULL), at.n);
 	nt_scope_pop();
 	memset(out, 0, F_N * F_RESPONSE * sizeof(*out));
 	for (int i = 0; i < F_N; i++)
@@ -109,8 +109,8 @@ static void reconstruct(const struct family *f, const struct nla_view *view, boo
 	int64_t sites[F_N], ends[F_N], shape[2] = { F_D, F_D };
 	pack_rows(f, &pack, sites, ends);
 	nt_scope_push();
-	nt_tensor *h = nt_rows(nla_forward(view, &pack, NULL, F_K + 1, NULL), nt_i64(NT_CPU, ends, F_N));
-	nt_tensor *head = nt_from_host(NT_F32, NT_CPU, numbers(f, "head", false, F_D * F_D), 2, shape);
+	nt_tensor *h = nt_rows(nla_forward(view, &pack, NULL, F_K + 1, NULL), nt_i64(DEVICE, ends, F_N));
+	nt_tensor *head = nt_from_host(NT_F32, DEVICE, numbers(f, "head", false, F_D * F_D), 2, shape);
 	h = kept ? nla_final_norm(view, h) : h;
 	float *hat = host(nt_normalize(nt_linear(nt_normalize(h), head, NULL)), F_N * F_D);
 	memcpy(out, hat, F_N * F_D * sizeof(*out));
@@ -189,8 +189,14 @@ static void test_fp32(void **state)
 		check_family(names[i], NT_F32, NLA_LM_COPY, NULL);
 }
 
+/* A device does not read the host's memory, where the mapped file is. */
 static void test_mapped(void **state)
 {
+	struct nla_lm lm;
+	if (DEVICE != NT_CPU) {
+		assert_fails(nla_lm_load(&lm, FAMILIES "/qwen2", NULL, DEVICE, NT_F32, NLA_LM_MAP, &err), "does not read the host's memory");
+		return;
+	}
 	for (size_t i = 0; i < NLA_LEN(names); i++)
 		check_family(names[i], NT_F32, NLA_LM_MAP, NULL);
 }
@@ -215,7 +221,7 @@ static void test_cut_ar(void **state)
 			char *folder = nla_format("%s/%s", FAMILIES, names[i]);
 			float hat[F_N * F_D];
 			open_family(&f, names[i], NT_F32, NLA_LM_COPY);
-			assert_ok(nla_lm_load(&cut, folder, &part, NT_CPU, NT_F32, NLA_LM_AUTO, &err));
+			assert_ok(nla_lm_load(&cut, folder, &part, DEVICE, NT_F32, NLA_LM_AUTO, &err));
 			struct nla_view over = { .lm = &cut, .adapters = { &f.ar }, .n_adapters = 1 }, plain = { .lm = &merged };
 			assert_ok(nla_merge_copy(&merged, &over, cut.arch.n_layers, &err));
 			reconstruct(&f, &over, kept, hat);
@@ -235,6 +241,8 @@ static void test_mapped_merge(void **state)
 	struct family f;
 	struct nla_lm merged;
 	float mine[F_N * F_RESPONSE];
+	if (DEVICE != NT_CPU)
+		skip(); /* nothing is mapped there */
 	open_family(&f, "qwen2", NT_F32, NLA_LM_MAP);
 	struct nla_view view = { .lm = &f.lm, .adapters = { &f.av }, .n_adapters = 1 };
 	assert_ok(nla_merge_copy(&merged, &view, f.lm.arch.n_layers, &err));
@@ -244,7 +252,7 @@ static void test_mapped_merge(void **state)
 	within("qwen2 mapped, merged", worst(mine, numbers(&f, "adapter.residual_add", false, F_N * F_RESPONSE), F_N * F_RESPONSE), 1e-4);
 	nla_lm_release(&merged);
 	close_family(&f);
-	assert_fails(nla_lm_load(&f.lm, FAMILIES "/qwen2", NULL, NT_CPU, NT_BF16, NLA_LM_MAP, &err), "cannot map");
+	assert_fails(nla_lm_load(&f.lm, FAMILIES "/qwen2", NULL, DEVICE, NT_BF16, NLA_LM_MAP, &err), "cannot map");
 }
 
 /* ---- what is refused ---- */
@@ -355,7 +363,7 @@ static void test_hostile(void **state)
 		struct nla_lm lm;
 		copy_to_scratch("llama2", "config.json", bad[i].from, bad[i].to);
 		copy_to_scratch("llama2", "model.safetensors", NULL, NULL);
-		assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err), bad[i].want);
+		assert_fails(nla_lm_load(&lm, scratch, NULL, DEVICE, NT_F32, NLA_LM_AUTO, &err), bad[i].want);
 	}
 }
 
@@ -380,10 +388,10 @@ static void test_not_finite(void **state)
 		memcpy(bytes + 5 * sizeof(uint32_t), &bad[i].bits, sizeof(uint32_t));
 		e->data = bytes;
 		assert_ok(st_write(in_scratch("model.safetensors"), st.entries, st.n_entries, &err));
-		assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_COPY, &err), want);
+		assert_fails(nla_lm_load(&lm, scratch, NULL, DEVICE, NT_F32, NLA_LM_COPY, &err), want);
 		err = (struct nla_err)NLA_ERR_INIT;
-		if (e->ndim == 2) { /* norms are copied always */
-			assert_ok(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_MAP, &err));
+		if (e->ndim == 2 && DEVICE == NT_CPU) { /* norms are copied always, and all of a device's */
+			assert_ok(nla_lm_load(&lm, scratch, NULL, DEVICE, NT_F32, NLA_LM_MAP, &err));
 			assert_fails(nla_lm_blame(&lm, &nan, 1, &err), want);
 			nla_lm_release(&lm);
 		}
@@ -409,8 +417,8 @@ static void test_other_family(void **state)
 		struct nla_lm lm;
 		copy_to_scratch(pairs[i].config, "config.json", pairs[i].from, pairs[i].to);
 		copy_to_scratch(pairs[i].weights, "model.safetensors", NULL, NULL);
-		assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err), pairs[i].want);
-		assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_MAP, &err), pairs[i].want);
+		assert_fails(nla_lm_load(&lm, scratch, NULL, DEVICE, NT_F32, NLA_LM_AUTO, &err), pairs[i].want);
+		assert_fails(nla_lm_load(&lm, scratch, NULL, DEVICE, NT_F32, NLA_LM_MAP, &err), pairs[i].want);
 	}
 }
 
@@ -427,12 +435,12 @@ static void test_second_head(void **state)
 	*head = *nla_st_find(&st, "model.embed_tokens.weight");
 	head->name = name;
 	assert_ok(st_write(in_scratch("model.safetensors"), all, st.n_entries + 1, &err));
-	assert_ok(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err));
+	assert_ok(nla_lm_load(&lm, scratch, NULL, DEVICE, NT_F32, NLA_LM_AUTO, &err));
 	nla_lm_release(&lm);
 	char *other = nla_alloc(head->nbytes, 1);
 	head->data = other;
 	assert_ok(st_write(in_scratch("model.safetensors"), all, st.n_entries + 1, &err));
-	assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err), "'lm_head.weight' is not the embedding");
+	assert_fails(nla_lm_load(&lm, scratch, NULL, DEVICE, NT_F32, NLA_LM_AUTO, &err), "'lm_head.weight' is not the embedding");
 	free(other);
 	free(all);
 	nla_st_close(&st);

@@ -98,7 +98,7 @@ static void test_tied(void **state)
 {
 	struct tiny *t = *state;
 	struct nla_lm lm;
-	assert_ok(nla_lm_load(&lm, TINY "/tied", NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err));
+	assert_ok(nla_lm_load(&lm, TINY "/tied", NULL, DEVICE, NT_F32, NLA_LM_AUTO, &err));
 	assert_true(lm.arch.tied);
 	assert_true(lm.arch.rope_theta == 500000);
 	struct nla_view bare = { .lm = &lm };
@@ -188,7 +188,7 @@ static void test_model_round_trip(void **state)
 	for (size_t i = 0; i < NLA_LEN(folders); i++) {
 		struct nla_lm lm;
 		char *from = nla_path_join(folders[i], "model.safetensors");
-		assert_ok(nla_lm_load(&lm, folders[i], NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err));
+		assert_ok(nla_lm_load(&lm, folders[i], NULL, DEVICE, NT_F32, NLA_LM_AUTO, &err));
 		assert_ok(nla_lm_save(&lm, scratch, NT_F32, &err));
 		same_tensors(in_scratch("model.safetensors"), from);
 		nla_lm_release(&lm);
@@ -213,7 +213,7 @@ static void test_adapter_round_trip(void **state)
 		const char *folder = in_scratch("adapter");
 		assert_ok(nla_adapter_save(a, folder, "tiny/model", &err));
 		same_tensors(in_scratch("adapter/adapter_model.safetensors"), cases[i].file);
-		assert_ok(nla_adapter_load(&again, &t->target.lm.arch, a->n_layers, folder, NT_CPU, &err));
+		assert_ok(nla_adapter_load(&again, &t->target.lm.arch, a->n_layers, folder, DEVICE, &err));
 		assert_int_equal(again.rslora, a->rslora);
 		assert_memory_equal(again.rank, a->rank, sizeof(a->rank));
 		assert_memory_equal(again.alpha, a->alpha, sizeof(a->alpha));
@@ -243,16 +243,16 @@ static void test_adapter_patterns(void **state)
 	const char *folder = in_scratch("patterns");
 	assert_ok(nla_adapter_save(&t->rl, folder, NULL, &err));
 	set_config("{\"q_proj\": 3, \"self_attn.q_proj\": 5}", "{\"self_attn.o_proj\": 5, \"v_proj\": 9, \"o_proj\": 7}");
-	assert_ok(nla_adapter_load(&a, arch, BLOCKS, folder, NT_CPU, &err));
+	assert_ok(nla_adapter_load(&a, arch, BLOCKS, folder, DEVICE, &err));
 	assert_int_equal(a.rank[NLA_Q], 3);
 	assert_close(a.alpha[NLA_O], 5, 0);
 	assert_close(a.alpha[NLA_V], 9, 0);
 	assert_close(a.alpha[NLA_Q], 6, 0);
 	nla_adapter_release(&a);
 	set_config("{\"self_attn.q_proj\": 5, \"q_proj\": 3}", "{}");
-	assert_fails(nla_adapter_load(&a, arch, BLOCKS, folder, NT_CPU, &err), "has shape [3, 48], want [5, 48]");
+	assert_fails(nla_adapter_load(&a, arch, BLOCKS, folder, DEVICE, &err), "has shape [3, 48], want [5, 48]");
 	set_config("{\"q_proj\": 3, \"k_proj\": 3, \"q_proj\": 4}", "{}");
-	assert_fails(nla_adapter_load(&a, arch, BLOCKS, folder, NT_CPU, &err), "'rank_pattern' has 'q_proj' twice");
+	assert_fails(nla_adapter_load(&a, arch, BLOCKS, folder, DEVICE, &err), "'rank_pattern' has 'q_proj' twice");
 }
 
 static void test_adapter_keys(void **state)
@@ -260,13 +260,13 @@ static void test_adapter_keys(void **state)
 	struct tiny *t = *state;
 	const struct nla_arch *arch = &t->target.lm.arch;
 	struct nla_adapter a;
-	assert_fails(nla_adapter_load(&a, arch, BLOCKS, TINY "/ar", NT_CPU, &err), "28 keys are missing: "
+	assert_fails(nla_adapter_load(&a, arch, BLOCKS, TINY "/ar", DEVICE, &err), "28 keys are missing: "
 		     "'base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight'");
 	struct nla_arch shallow = *arch;
 	shallow.n_layers = BLOCKS - 1;
-	assert_fails(nla_adapter_load(&a, &shallow, BLOCKS - 1, TINY "/rl", NT_CPU, &err), "8 are unexpected: "
+	assert_fails(nla_adapter_load(&a, &shallow, BLOCKS - 1, TINY "/rl", DEVICE, &err), "8 are unexpected: "
 		     "'base_model.model.model.layers.4.self_attn.k_proj.lora_A.weight'");
-	assert_ok(nla_adapter_load(&a, arch, BLOCKS - 1, TINY "/rl", NT_CPU, &err)); /* a reconstructor's: its first blocks */
+	assert_ok(nla_adapter_load(&a, arch, BLOCKS - 1, TINY "/rl", DEVICE, &err)); /* a reconstructor's: its first blocks */
 	nla_adapter_release(&a);
 	/* one key renamed: missing under its name, unexpected under the other, also where a lax reader takes it for the same */
 	static const char *const layers[] = { "9", "", "+0", " 0", "00", "-0", "0x0", "36893488147419103232" };
@@ -280,7 +280,7 @@ static void test_adapter_keys(void **state)
 		st.entries[0].name = other;
 		assert_ok(st_write(in_scratch("keys/adapter_model.safetensors"), st.entries, st.n_entries, &err));
 		st.entries[0].name = own;
-		assert_fails(nla_adapter_load(&a, arch, BLOCKS, in_scratch("keys"), NT_CPU, &err), missing);
+		assert_fails(nla_adapter_load(&a, arch, BLOCKS, in_scratch("keys"), DEVICE, &err), missing);
 		free(other);
 		free(missing);
 	}
@@ -298,12 +298,12 @@ static void test_model_refused(void **state)
 	put("config.json", config.buf, config.len, false);
 	assert_ok(nla_st_open(&st, TINY "/model/model.safetensors", &err));
 	assert_ok(st_write(in_scratch("model.safetensors"), st.entries, st.n_entries - 1, &err)); /* sorted: the final norm */
-	assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err), "'model.norm.weight' is missing");
+	assert_fails(nla_lm_load(&lm, scratch, NULL, DEVICE, NT_F32, NLA_LM_AUTO, &err), "'model.norm.weight' is missing");
 	st.entries[st.n_entries - 1].ndim = 2;
 	st.entries[st.n_entries - 1].shape[0] = 6;
 	st.entries[st.n_entries - 1].shape[1] = 8;
 	assert_ok(st_write(in_scratch("model.safetensors"), st.entries, st.n_entries, &err));
-	assert_fails(nla_lm_load(&lm, scratch, NULL, NT_CPU, NT_F32, NLA_LM_AUTO, &err), "'model.norm.weight' has shape [6, 8], want [48]");
+	assert_fails(nla_lm_load(&lm, scratch, NULL, DEVICE, NT_F32, NLA_LM_AUTO, &err), "'model.norm.weight' has shape [6, 8], want [48]");
 	nla_st_close(&st);
 	nla_str_release(&config);
 }
@@ -324,7 +324,7 @@ static void test_join(void **state)
 	assert_int_equal(joined.rank[NLA_Q], 7);
 	assert_int_equal(joined.rank[NLA_DOWN], 4);
 	assert_ok(nla_adapter_save(&joined, in_scratch("joined"), "tiny/model", &err));
-	assert_ok(nla_adapter_load(&again, &t->target.lm.arch, BLOCKS, in_scratch("joined"), NT_CPU, &err));
+	assert_ok(nla_adapter_load(&again, &t->target.lm.arch, BLOCKS, in_scratch("joined"), DEVICE, &err));
 	struct nla_view one = { .lm = &t->target.lm, .adapters = { &joined }, .n_adapters = 1 }, read = one;
 	read.adapters[0] = &again;
 	float *both = adapted_logits(t, &t->policy), *x = adapted_logits(t, &one), *y = adapted_logits(t, &read);
@@ -375,8 +375,8 @@ static void test_fresh_adapter(void **state)
 	assert_int_equal(spec.targets, 1u << NLA_Q | 1u << NLA_V | 1u << NLA_DOWN);
 	assert_fails(nla_lora_targets("q,x", &spec.targets, &err), "unknown LoRA target 'x'");
 	spec.targets = 1u << NLA_Q | 1u << NLA_V | 1u << NLA_DOWN;
-	assert_ok(nla_adapter_init(&fresh, &t->target.lm.arch, BLOCKS, &spec, 7, NT_CPU, &err));
-	assert_ok(nla_adapter_init(&other, &t->target.lm.arch, BLOCKS, &spec, 8, NT_CPU, &err));
+	assert_ok(nla_adapter_init(&fresh, &t->target.lm.arch, BLOCKS, &spec, 7, DEVICE, &err));
+	assert_ok(nla_adapter_init(&other, &t->target.lm.arch, BLOCKS, &spec, 8, DEVICE, &err));
 	float *base = adapted_logits(t, &bare), *with = adapted_logits(t, &view);
 	assert_memory_equal(base, with, T * VOCAB * sizeof(float));
 	assert_int_equal(nla_adapter_params(&fresh, NULL, NULL), BLOCKS * 3 * 2);
@@ -402,9 +402,9 @@ static void test_random_weights(void **state)
 {
 	struct nla_lm a, b, c;
 	(void)state;
-	assert_ok(nla_lm_init(&a, TINY "/model", 3, NT_CPU, NT_F32, &err));
-	assert_ok(nla_lm_init(&b, TINY "/model", 3, NT_CPU, NT_F32, &err));
-	assert_ok(nla_lm_init(&c, TINY "/model", 4, NT_CPU, NT_F32, &err));
+	assert_ok(nla_lm_init(&a, TINY "/model", 3, DEVICE, NT_F32, &err));
+	assert_ok(nla_lm_init(&b, TINY "/model", 3, DEVICE, NT_F32, &err));
+	assert_ok(nla_lm_init(&c, TINY "/model", 4, DEVICE, NT_F32, &err));
 	int n = nla_lm_params(&a, NULL);
 	int64_t total = 0;
 	nt_tensor **list = nla_alloc((size_t)n, sizeof(*list));

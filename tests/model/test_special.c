@@ -4,6 +4,7 @@
  */
 #include <math.h>
 
+#include "device/device.h"
 #include "unit/scratch.h"
 
 #include "base/json.h"
@@ -27,7 +28,7 @@ static void open_special(struct special *s, const char *name, int add_special)
 	const struct nla_chat_cfg chat = { strcmp(name, "llama3") ? NLA_CHAT_LLAMA2 : NLA_CHAT_LLAMA3, "", "", add_special };
 
 	assert_ok(nla_json_read(path, &s->json, &err));
-	assert_ok(nla_target_open(&s->target, folder, &chat, NT_CPU, NT_F32, -1, &err));
+	assert_ok(nla_target_open(&s->target, folder, &chat, DEVICE, NT_F32, -1, &err));
 	nla_sidecar_init(&s->meta);
 	nla_sidecar_stamp(&s->meta, "nla_dataset", NULL, NULL);
 	s->meta.layer = K;
@@ -178,7 +179,7 @@ static void test_none(void **state)
 	struct nla_sidecar meta;
 	const struct nla_chat_cfg chat = { NLA_CHAT_AUTO, "auto", "", YES };
 
-	assert_ok(nla_target_open(&t, TEST_DATA "/tiny/model", &chat, NT_CPU, NT_F32, -1, &err));
+	assert_ok(nla_target_open(&t, TEST_DATA "/tiny/model", &chat, DEVICE, NT_F32, -1, &err));
 	nla_sidecar_init(&meta);
 	meta.ar_template = nla_strdup("A text: {explanation} Vector:");
 	assert_ok(nla_contract_make(&meta, &t, &err));

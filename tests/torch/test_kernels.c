@@ -126,7 +126,7 @@ static void open_tree(struct attention_case *c)
 	c->n = 0;
 	for (int64_t i = 0; i < c->n_rows; i++)
 		c->n += c->length[i];
-	c->tree = nt_tree_new(c->length, c->parent, c->n_rows, NT_CPU);
+	c->tree = nt_tree_new(c->length, c->parent, c->n_rows, DEVICE);
 	assert_made(c->tree);
 }
 
@@ -260,8 +260,8 @@ static void test_attention_cached(void **state)
 	for (size_t i = 0; i < NLA_LEN(dims); i++)
 		for (int64_t hq = 2; hq <= 8; hq *= 2) {
 			int64_t d = dims[i];
-			nt_tensor *kc = nt_zeros(NT_F32, NT_CPU, DIMS(5, 32, 2, d)),
-				  *vc = nt_zeros(NT_F32, NT_CPU, DIMS(5, 32, 2, d));
+			nt_tensor *kc = nt_zeros(NT_F32, DEVICE, DIMS(5, 32, 2, d)),
+				  *vc = nt_zeros(NT_F32, DEVICE, DIMS(5, 32, 2, d));
 			nt_tensor *q = gauss(1, DIMS(4, hq, d)), *want[4];
 			for (int64_t r = 0; r < 4; r++) {
 				int64_t n = length[r], at[32], in[32], none = -1;
@@ -270,16 +270,16 @@ static void test_attention_cached(void **state)
 					at[j] = j;
 					in[j] = slot[r];
 				}
-				assert_int_equal(nt_cache_put(kc, nt_i64(NT_CPU, in, n), nt_i64(NT_CPU, at, n), k), NT_OK);
-				assert_int_equal(nt_cache_put(vc, nt_i64(NT_CPU, in, n), nt_i64(NT_CPU, at, n), v), NT_OK);
-				nt_tree *tree = nt_tree_new(&n, &none, 1, NT_CPU);
-				nt_tensor *parts[2] = { n > 1 ? nt_zeros(NT_F32, NT_CPU, DIMS(n - 1, hq, d)) : NULL,
+				assert_int_equal(nt_cache_put(kc, nt_i64(DEVICE, in, n), nt_i64(DEVICE, at, n), k), NT_OK);
+				assert_int_equal(nt_cache_put(vc, nt_i64(DEVICE, in, n), nt_i64(DEVICE, at, n), v), NT_OK);
+				nt_tree *tree = nt_tree_new(&n, &none, 1, DEVICE);
+				nt_tensor *parts[2] = { n > 1 ? nt_zeros(NT_F32, DEVICE, DIMS(n - 1, hq, d)) : NULL,
 							nt_narrow(q, 0, r, 1) };
 				nt_tensor *all = n > 1 ? nt_cat(parts, 2, 0) : parts[1];
 				want[r] = nt_narrow(nt_attention(all, k, v, tree, 0.2), 0, n - 1, 1);
 				nt_tree_free(tree);
 			}
-			nt_tensor *slots = nt_i64(NT_CPU, slot, 4), *lengths = nt_i64(NT_CPU, length, 4),
+			nt_tensor *slots = nt_i64(DEVICE, slot, 4), *lengths = nt_i64(DEVICE, length, 4),
 				  *w = nt_cat(want, 4, 0);
 			nt_tensor *fast = nt_attention_cached(q, kc, vc, slots, lengths, 0.2);
 			worst = fmax(worst, difference(fast, w));
@@ -293,7 +293,9 @@ static void test_attention_cached(void **state)
 							     nt_narrow(fast, 0, r, 1)));
 		}
 	printf("attention_cached             packed %.2g, plain %.2g, row alone %.2g\n", worst, twin, once);
-	assert_true(worst < 2e-6 && twin < 2e-6 && twin > 0 && once == 0);
+	/* The fast version takes row by row; libtorch's products, all that a device has, sum in another order for another batch. */
+	assert_true(worst < 2e-6 && twin < 2e-6 && (twin > 0) == (DEVICE == NT_CPU));
+	assert_true(DEVICE == NT_CPU ? once == 0 : once < 2e-6);
 }
 
 static void test_token_logprob(void **state)
@@ -308,7 +310,7 @@ static void test_token_logprob(void **state)
 			int64_t n = shapes[i][0], v = shapes[i][2], ids[300];
 			for (int64_t j = 0; j < n; j++)
 				ids[j] = j % 5 == 0 ? v - 1 : (j * 7919 + 3) % v;
-			struct logprob_case c = { nt_i64(NT_CPU, ids, n), cold ? 0.7 : 1 };
+			struct logprob_case c = { nt_i64(DEVICE, ids, n), cold ? 0.7 : 1 };
 			nt_tensor *in[2] = { gauss(1, DIMS(n, shapes[i][1])), gauss(0.6, DIMS(v, shapes[i][1])) };
 			for (unsigned frozen = 0; frozen < (i < 4 ? 3 : 1); frozen++)
 				widen(&all, compare(logprob, &c, in, 2, frozen));
@@ -323,7 +325,7 @@ static void test_token_logprob_written_out(void **state)
 	static const int64_t pairs[2 * N] = { 0, 9, V - 1, 9, 17, 9, 4096, 9, 1023, 9, 1024, 9 };
 	double worst[2][2] = { { 0 } };
 	nt_tensor *h = gauss(1, DIMS(N, D)), *w = gauss(1, DIMS(V, D));
-	nt_tensor *ids = nt_reshape(nt_narrow(nt_reshape(nt_i64(NT_CPU, pairs, 2 * N), DIMS(N, 2)), 1, 0, 1), DIMS(N));
+	nt_tensor *ids = nt_reshape(nt_narrow(nt_reshape(nt_i64(DEVICE, pairs, 2 * N), DIMS(N, 2)), 1, 0, 1), DIMS(N));
 	float *hs = host(h), *ws = host(w);
 
 	for (int plain = 0; plain < 2; plain++) {
@@ -373,7 +375,7 @@ static void test_bf16_takes_the_plain_version(void **state)
 		made[plain][1] = nt_qk_rope(q, nt_narrow(w, 0, 0, 8), 1e-6, cos, cos);
 		made[plain][2] = nt_swiglu(x);
 		made[plain][3] = nt_attention(q, k, k, c.tree, 0.3);
-		made[plain][4] = nt_token_logprob(x, head, nt_i64(NT_CPU, ids, 9), 1, NULL);
+		made[plain][4] = nt_token_logprob(x, head, nt_i64(DEVICE, ids, 9), 1, NULL);
 	}
 	for (int i = 0; i < 5; i++) {
 		assert_made(made[0][i]);
@@ -400,7 +402,7 @@ static void test_nan_stays_in_its_row(void **state)
 	static const int64_t ids[4] = { 1, 2, 3, 4 };
 	struct attention_case tree = { 4, { 1, 1, 1, 1 }, { -1, -1, -1, -1 }, 4, 2, 8, false, NULL, 0 };
 	struct rope_case turn = { 4, 4, 8, 0, true };
-	struct logprob_case lp = { nt_i64(NT_CPU, ids, 4), 1 };
+	struct logprob_case lp = { nt_i64(DEVICE, ids, 4), 1 };
 	static const struct {
 		const char *name;
 		nt_function f;
@@ -416,7 +418,7 @@ static void test_nan_stays_in_its_row(void **state)
 	open_tree(&tree);
 	bad[2 * 32 + 3] = NAN;
 	for (size_t i = 0; i < NLA_LEN(cases); i++) {
-		nt_tensor *x = nt_add(gauss(1, DIMS(4, 32)), nt_from_host(NT_F32, NT_CPU, bad, DIMS(4, 32)));
+		nt_tensor *x = nt_add(gauss(1, DIMS(4, 32)), nt_from_host(NT_F32, DEVICE, bad, DIMS(4, 32)));
 		nt_tensor *in[4] = { x, gauss(1, DIMS(32)) };
 		if (i == 1) {
 			in[1] = in[2] = gauss(1, DIMS(4, 4));
@@ -454,10 +456,10 @@ static void test_large_numbers(void **state)
 	static const int64_t ids[3] = { 0, 1, 4 };
 	static const float gates[16] = { 1e4f, -1e4f, 88, -88, 90, -90, 1e20f, -1e20f, 1, 2, 3, 4, 5, 6, 1, 1 };
 	struct attention_case c = { 2, { 3, 3 }, { -1, 0 }, 2, 1, 4, false, NULL, 0 };
-	struct logprob_case lp = { nt_i64(NT_CPU, ids, 3), 1 };
+	struct logprob_case lp = { nt_i64(DEVICE, ids, 3), 1 };
 	nt_tensor *entropy;
 
-	nt_tensor *gate[1] = { nt_from_host(NT_F32, NT_CPU, gates, DIMS(1, 16)) };
+	nt_tensor *gate[1] = { nt_from_host(NT_F32, DEVICE, gates, DIMS(1, 16)) };
 	struct twins d = compare(swiglu, NULL, gate, 1, 0);
 	float *y = host(nt_swiglu(gate[0]));
 	assert_true(y[0] == 1e4f && y[1] == 0 && y[6] == 1e20f && y[7] == 0);
@@ -477,7 +479,7 @@ static void test_large_numbers(void **state)
 
 	/* logits of h [3,2] head^T: 1e4, -1e4, 0, 9999, -1e30 */
 	static const float h[6] = { 1e4f, 1, -1e4f, 1, 0, 1 }, w[10] = { 1, 0, -1, 0, 0, 0, 0.9999f, 0, 1, -1e30f };
-	nt_tensor *in[2] = { nt_from_host(NT_F32, NT_CPU, h, DIMS(3, 2)), nt_from_host(NT_F32, NT_CPU, w, DIMS(5, 2)) };
+	nt_tensor *in[2] = { nt_from_host(NT_F32, DEVICE, h, DIMS(3, 2)), nt_from_host(NT_F32, DEVICE, w, DIMS(5, 2)) };
 	widen(&d, compare(logprob, &lp, in, 2, 0));
 	float *got = host(nt_token_logprob(in[0], in[1], lp.ids, 1, &entropy)), *ent = host(entropy);
 	double p = 1 / (1 + exp(-1));
@@ -533,7 +535,7 @@ static void test_gradients_by_differences(void **state)
 				 gauss(0.4, DIMS(2 * HIDDEN, WIDE)),
 				 gauss(0.4, DIMS(WIDE, HIDDEN)),
 				 gauss(0.4, DIMS(VOCABULARY, WIDE)) };
-	nt_tensor *fixed[4] = { nt_i64(NT_CPU, ids, TOKENS), gauss(1, DIMS(TOKENS, DEEP / 2)), gauss(1, DIMS(TOKENS, DEEP / 2)),
+	nt_tensor *fixed[4] = { nt_i64(DEVICE, ids, TOKENS), gauss(1, DIMS(TOKENS, DEEP / 2)), gauss(1, DIMS(TOKENS, DEEP / 2)),
 				gauss(0.3, DIMS(TOKENS)) };
 	double worst = 0;
 
