@@ -26,6 +26,7 @@ namespace nt::gpu
 {
 
 Launcher launcher;		    // NULL: the plain operations run
+bool (*has_heads)(int head, int group);
 std::string off = "no GPU is open"; // why
 
 namespace

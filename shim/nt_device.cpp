@@ -20,12 +20,13 @@
 
 namespace
 {
-at::DeviceType gpu = at::kCUDA; // or the tests' simulated one
+at::DeviceType gpu_type = at::kCUDA; // or the tests' simulated one
+void *simulated;                     // its library
 } // namespace
 
 at::Device nt::device(int index)
 {
-	return index == NT_CPU ? at::Device(at::kCPU) : at::Device(gpu, static_cast<c10::DeviceIndex>(index));
+	return index == NT_CPU ? at::Device(at::kCPU) : at::Device(gpu_type, static_cast<c10::DeviceIndex>(index));
 }
 
 using nt::action;
@@ -70,11 +71,11 @@ static std::string too_old(int index)
 // The tests' GPU (tests/sim), in a library that only they put where the loader looks.
 static std::string sim_lacks(int index)
 {
-	void *simulated = dlopen("libnla_sim.so", RTLD_NOW | RTLD_GLOBAL);
+	simulated = dlopen("libnla_sim.so", RTLD_NOW | RTLD_GLOBAL);
 	auto start = reinterpret_cast<int (*)(void)>(simulated ? dlsym(simulated, "sim_start") : nullptr);
 	if (!start)
 		return "there is no simulated GPU here";
-	gpu = at::kPrivateUse1;
+	gpu_type = at::kPrivateUse1;
 	nt::gpu::launcher = reinterpret_cast<nt::gpu::Launcher>(dlsym(simulated, "sim_kernel"));
 	nt::gpu::has_heads = reinterpret_cast<bool (*)(int, int)>(dlsym(simulated, "sim_has_heads"));
 	nt::gpu::off.clear();
@@ -99,7 +100,7 @@ nt_status nt_device_open(const char *name, int *out)
 		return asked == "auto" ? NT_OK : no_device(lacks);
 	// The allocator exists from here on, so that it can be asked before the first tensor is made.
 	return action("device", {}, [&] {
-		at::globalContext().lazyInitDevice(gpu);
+		at::globalContext().lazyInitDevice(gpu_type);
 		if (kind != "sim")
 			nt::gpu::start(index);
 		*out = index;
@@ -123,7 +124,7 @@ void nt_set_threads(int n)
 		at::set_num_threads(n);
 }
 
-static c10::DeviceAllocator *gpu_allocator(void) { return c10::getDeviceAllocator(gpu); }
+static c10::DeviceAllocator *gpu_allocator(void) { return c10::getDeviceAllocator(gpu_type); }
 static int64_t gpu_peak(int index)
 {
 	return gpu_allocator()->getDeviceStats(static_cast<c10::DeviceIndex>(index)).allocated_bytes[0].peak;
@@ -190,7 +191,7 @@ nt_status nt_memory_limit(int index, int64_t bytes)
 {
 	return action("memory_limit", {}, [&] {
 		TORCH_CHECK(index != NT_CPU, "only a GPU's memory can be limited");
-		if (gpu == at::kPrivateUse1)
+		if (gpu_type == at::kPrivateUse1)
 			return reinterpret_cast<void (*)(int64_t)>(dlsym(simulated, "sim_limit"))(bytes);
 #ifdef HAVE_CUDA_HEADERS
 		using c10::cuda::CUDACachingAllocator::CUDAAllocator;
