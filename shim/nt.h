@@ -189,7 +189,7 @@ nt_tensor *nt_topk(const nt_tensor *logits, int64_t k); /* ids [n,k], largest fi
 
 /* ---- actions on parameters ---- */
 nt_status nt_copy_into(nt_tensor *to, const nt_tensor *from);               /* shapes equal; converts */
-nt_status nt_lora_into(nt_tensor *y, const nt_tensor *x, const nt_tensor *A, const nt_tensor *B); /* y += (x A^T) B^T, one type */
+nt_status nt_lora_into(nt_tensor *y, const nt_tensor *x, const nt_tensor *A, const nt_tensor *B); /* y += (x A^T) B^T */
 nt_status nt_add_into(nt_tensor *to, const nt_tensor *x, double c);         /* to += c x */
 nt_status nt_grad_norm(nt_tensor *const *params, int n, double *norm);      /* 2-norm of all; a missing one counts zero */
 nt_status nt_grad_scale(nt_tensor *const *params, int n, double c);

@@ -1,6 +1,6 @@
 /*
- * beside - a view's adapters laid out for decoding on a GPU: whatever several adapters add to the projections of one stored matrix
- * (q, k and v; gate and up) is two products,
+ * beside - a view's adapters laid out for decoding on a GPU: whatever several adapters add to the projections of one stored
+ * matrix (q, k and v; gate and up) is two products,
  *
  *	y += (x A^T) B^T        A [R, in] all their A below each other, B [out, R] their scaled B, each where its rows are
  *

@@ -38,7 +38,8 @@ struct window {
 
 static void state_init(struct state *s, const struct nla_decode *d)
 {
-	*s = (struct state){ .d = d, .view = *d->view, .lm = d->view->lm, .n_layers = d->view->lm->arch.n_layers, .n_live = d->n };
+	const struct nla_lm *lm = d->view->lm;
+	*s = (struct state){ .d = d, .view = *d->view, .lm = lm, .n_layers = lm->arch.n_layers, .n_live = d->n };
 	s->k = nla_alloc((size_t)s->n_layers, sizeof(*s->k));
 	s->v = nla_alloc((size_t)s->n_layers, sizeof(*s->v));
 	s->slot = nla_alloc((size_t)d->n, sizeof(*s->slot));

@@ -291,8 +291,9 @@ static void fill_micro(const struct nla_plan_in *in, int64_t room, int copies, b
 }
 
 /*
- * Only fp32 is merged: a small update is below half a step of most bf16 weights, and vanishes. In order of speed. Recomputing costs a forward pass (a third of the update) and copies save the adapters' products in
- * decoding, so copies go before recomputation, and both before backward passes of a few responses.
+ * Only fp32 is merged: a small update is below half a step of most bf16 weights, and vanishes. In order of speed. Recomputing
+ * costs a forward pass (a third of the update) and copies save the adapters' products in decoding, so copies go before
+ * recomputation, and both before backward passes of a few responses.
  */
 void nla_plan_make(const struct nla_plan_in *in, int64_t room, struct nla_plan *plan)
 {
