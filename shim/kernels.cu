@@ -1,10 +1,8 @@
-// The GPU's own kernels for decoding a token. One source for three compilers:
-// NVRTC for the card (nt_cuda.cpp), and for the tests g++ with an emulator's
-// header in front of it (tests/emulator), which defines EMULATED.
+// The GPU's own kernels for decoding a token. One source for two compilers: NVRTC for the card (nt_cuda.cpp), and for the
+// tests g++ with an emulator's header in front of it (tests/emulator), which defines EMULATED.
 //
-// Rows of tokens are blocks, so what a row gets depends on no other row.
-// Statistics and sums are fp32 whatever the type T. GROUP query heads share a
-// key head of HEAD numbers: defined for a model when it is compiled.
+// Rows of tokens are blocks, so what a row gets depends on no other row. Statistics and sums are fp32 whatever the type T.
+// GROUP query heads share a key head of HEAD numbers: defined for a model when it is compiled.
 #ifndef EMULATED
 typedef unsigned short u16;
 struct bf16 {
@@ -53,12 +51,10 @@ template <class T> __device__ void rms_norm_row(const T *x, const T *w, T *y, in
 		down(y + j, up(x[j]) * r * up(w[j]));
 }
 
-// ---- a token's heads: norm and rotation, the keys and values straight into
-// the cache ----
+// ---- a token's heads: norm and rotation, the keys and values straight into the cache ----
 
-// grid (Hq + 2 Hkv, rows), a warp each. q, k, v: rows of `stride` numbers; w:
-// norms [d] or NULL; cos, sin [rows, d/2]; out [rows, Hq, d]; caches [slots,
-// positions, Hkv, d].
+// grid (Hq + 2 Hkv, rows), a warp each. q, k, v: rows of `stride` numbers; w: norms [d] or NULL; cos, sin [rows, d/2];
+// out [rows, Hq, d]; caches [slots, positions, Hkv, d].
 template <class T> __device__ void rope_cached_head(const T *q, const T *k, const T *v, i64 q_stride, i64 k_stride,
 						    i64 v_stride, const T *q_norm, const T *k_norm, const float *cos,
 						    const float *sin, T *out, T *k_cache, T *v_cache, const i64 *slot,
@@ -104,13 +100,13 @@ template <class T> __device__ void swiglu_all(const T *gate_up, T *y, i64 rows, 
 	}
 }
 
-// ---- attention of one token a row over the first length[row] positions of its
-// slab ----
+// ---- attention of one token a row over the first length[row] positions of its slab ----
 
 #ifdef HEAD
 #define WARPS 4
 #define PER ((HEAD + 31) / 32) /* components that a lane holds */
-template <class T> struct alignas(HEAD % 32 ? sizeof(T) : sizeof(T) * PER) Lane {
+#define AT_ONCE (HEAD % 32 == 0 && (PER & (PER - 1)) == 0) /* a lane loads them in one go, for which they must be aligned */
+template <class T> struct alignas(AT_ONCE ? sizeof(T) * PER : sizeof(T)) Lane {
 	T x[PER];
 };
 
@@ -123,9 +119,8 @@ template <class T> __device__ inline void load(float *to, const T *from, int lan
 		to[i] = up(part.x[i]);
 }
 
-// grid (splits, Hkv, rows), WARPS warps, of which each takes every WARPS-th
-// key. A split leaves its largest score, its sum and its weighted values in
-// part [rows, Hkv, splits, GROUP, HEAD + 2].
+// grid (splits, Hkv, rows), WARPS warps, of which each takes every WARPS-th key. A split leaves its largest score, its sum
+// and its weighted values in part [rows, Hkv, splits, GROUP, HEAD + 2].
 template <class T> __device__ void decode_split(const T *q, const T *k, const T *v, const i64 *slot, const i64 *length,
 						float *part, i64 positions, int hkv, float scale)
 {
@@ -213,17 +208,15 @@ template <class T> __device__ void decode_join(const float *part, T *o, int spli
 }
 #endif
 
-// ---- sampling: logits [rows, v] fp32, u [rows] -> ids, log-probabilities; a
-// block of 32 warps a row ----
+// ---- sampling: logits [rows, v] fp32, u [rows] -> ids, log-probabilities; a block of up to 32 warps a row ----
 
-// The first token whose cumulative weight reaches u of the total; temperature
-// 0: the largest logit, the first of equals.
+// The first token whose cumulative weight reaches u of the total; temperature 0: the largest logit, the first of equals.
 __device__ void sample_row(const float *logits, const float *u, i64 *ids, float *logprob, int v, float temperature)
 {
 	SHARED(float, most, 32);
 	SHARED(int, first, 32);
 	SHARED(double, weight, 32);
-	int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, each = (v + 31) / 32;
+	int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5, each = (v + warps - 1) / warps;
 	int from = warp * each,
 	    to = from + each < v ? from + each : v; // of this warp
 	const float *z = logits + (i64)blockIdx.x * v;
@@ -247,7 +240,7 @@ __device__ void sample_row(const float *logits, const float *u, i64 *ids, float 
 		first[warp] = best;
 	}
 	__syncthreads();
-	for (int i = 0; i < 32; i++)
+	for (int i = 0; i < warps; i++)
 		if (most[i] > m || (most[i] == m && first[i] < best)) {
 			m = most[i];
 			best = first[i];
@@ -260,11 +253,11 @@ __device__ void sample_row(const float *logits, const float *u, i64 *ids, float 
 		weight[warp] = sum;
 	__syncthreads();
 	double total = 0, before = 0, want;
-	for (int i = 0; i < 32; i++)
+	for (int i = 0; i < warps; i++)
 		total += weight[i];
 	want = u[blockIdx.x] * total;
-	int owner = 31; // the warp that draws
-	for (int i = 0; i < 31; i++) {
+	int owner = warps - 1; // the warp that draws
+	for (int i = 0; i < warps - 1; i++) {
 		if (before + weight[i] >= want) {
 			owner = i;
 			break;

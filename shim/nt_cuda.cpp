@@ -25,7 +25,7 @@ extern "C" const char nla_kernels_source[];
 namespace nt::gpu
 {
 
-Launcher launcher;		    // NULL: the plain operations run
+Launcher launcher;                  // NULL: the plain operations run
 bool (*has_heads)(int head, int group);
 std::string off = "no GPU is open"; // why
 
@@ -47,9 +47,7 @@ void *open_nvrtc()
 {
 	void *found = dlopen("libnvrtc.so.13", RTLD_LAZY);
 	Dl_info torch;
-	void *known = dlsym(RTLD_DEFAULT,
-			    "_ZN3c104cuda20CUDACachingAllocator9allocatorE"); // beside it lies
-									      // the wheels' own
+	void *known = dlsym(RTLD_DEFAULT, "_ZN3c104cuda20CUDACachingAllocator9allocatorE"); // the wheels' own lies beside it
 	if (!found && known && dladdr(known, &torch)) {
 		fs::path wheels = fs::path(torch.dli_fname).parent_path().parent_path().parent_path();
 		found = dlopen((wheels / "nvidia/cu13/lib/libnvrtc.so.13").c_str(), RTLD_LAZY);
@@ -90,8 +88,7 @@ fs::path cache_folder()
 		   : (xdg ? fs::path(xdg) : fs::path(home ? home : "/tmp") / ".cache") / "nla" / "kernels";
 }
 
-// From the cache, or compiled into it. A folder that cannot be written costs
-// the time of compiling, no more.
+// From the cache, or compiled into it. A folder that cannot be written costs the time of compiling, no more.
 std::string cubin(const std::string &source, const std::string &arch)
 {
 	void *nvrtc = open_nvrtc();
@@ -162,6 +159,9 @@ void launch_cuda(const char *name, int head, int group, const unsigned *grid, un
 void start(int device)
 {
 	try {
+		at::Device card(at::kCUDA, static_cast<c10::DeviceIndex>(device));
+		c10::impl::VirtualGuardImpl(at::kCUDA).setDevice(card); // kernels start on the current one
+		at::zeros({1}, at::TensorOptions(card)); // with it the card has a context
 		module(device, 0, 0);
 		launcher = launch_cuda;
 		off.clear();
@@ -187,11 +187,18 @@ static Kernel typed(const char *name, const at::Tensor &t, int64_t head = 0, int
 		static_cast<int>(group)};
 }
 
+// Threads of a block for n numbers, a few to each: whole warps.
+static unsigned threads_for(int64_t n, int64_t each, int64_t most)
+{
+	return static_cast<unsigned>(std::clamp<int64_t>((n / each + 31) / 32 * 32, 32, most));
+}
+
 at::Tensor rms_norm(const at::Tensor &x, const at::Tensor &w, double eps)
 {
 	at::Tensor y = at::empty_like(x);
 	int64_t d = x.size(-1), rows = x.numel() / d;
-	launch(typed("rms_norm", x), {rows}, 256, x.data_ptr(), w.data_ptr(), y.data_ptr(), static_cast<int>(d),
+	launch(typed("rms_norm", x), {rows}, threads_for(d, 8, 256), x.data_ptr(), w.data_ptr(), y.data_ptr(),
+	       static_cast<int>(d),
 	       static_cast<float>(eps));
 	return y;
 }
@@ -223,7 +230,9 @@ at::Tensor rope_cached(const Rope &a, const at::Tensor &k_cache, const at::Tenso
 
 bool takes_heads(int64_t head, int64_t group)
 {
-	return head <= 256 && (head % 32 == 0 || head < 32) && group <= 16 && (!has_heads || has_heads(int(head), int(group)));
+	bool fits = head <= 256 && (head % 32 == 0 || head < 32) && group <= 16;
+	fits = fits && head * group <= 2048; // 32 KB of shared memory
+	return fits && (!has_heads || has_heads(int(head), int(group)));
 }
 
 at::Tensor attention_cached(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const at::Tensor &slot,
@@ -245,7 +254,8 @@ at::Tensor attention_cached(const at::Tensor &q, const at::Tensor &k, const at::
 at::Tensor sample(const at::Tensor &z, const at::Tensor &u, double temperature, const at::Tensor &lp)
 {
 	at::Tensor ids = at::empty({z.size(0)}, z.options().dtype(at::kLong));
-	launch({"sample"}, {z.size(0)}, 1024, z.data_ptr(), u.data_ptr(), ids.data_ptr(), lp.data_ptr(),
+	launch({"sample"}, {z.size(0)}, threads_for(z.size(1), 64, 1024), z.data_ptr(), u.data_ptr(), ids.data_ptr(),
+	       lp.data_ptr(),
 	       static_cast<int>(z.size(1)), static_cast<float>(temperature));
 	return ids;
 }

@@ -78,11 +78,8 @@ static int by_address(const void *a, const void *b)
 	return x->function < y->function ? -1 : x->function > y->function;
 }
 
-API void **__cudaRegisterFatBinary(void *binary UNUSED)
-{
-	static void *handle[2];
-	return handle;
-}
+static void *binary_handle[2];
+API void **__cudaRegisterFatBinary(void *binary UNUSED) { return binary_handle; }
 API void __cudaRegisterFatBinaryEnd(void **handle UNUSED) {}
 API void __cudaUnregisterFatBinary(void **handle UNUSED) {}
 
@@ -558,6 +555,8 @@ EXPORT(int, cuCtxGetCurrent, void **c)
 }
 EXPORT(int, cuModuleLoadData, void **m, const void *image UNUSED)
 {
+	if (!n_areas)
+		return 201; /* CUDA_ERROR_INVALID_CONTEXT: what the runtime makes with the first memory */
 	*m = handle();
 	return 0;
 }
