@@ -76,7 +76,7 @@ static std::string sim_lacks(int index)
 	if (!start)
 		return "there is no simulated GPU here";
 	gpu_type = at::kPrivateUse1;
-	nt::gpu::launcher = reinterpret_cast<nt::gpu::Launcher>(dlsym(simulated, "sim_kernel"));
+	nt::gpu::launcher = reinterpret_cast<nt::gpu::Launcher (*)(void)>(dlsym(simulated, "sim_launcher"))();
 	nt::gpu::has_heads = reinterpret_cast<bool (*)(int, int)>(dlsym(simulated, "sim_has_heads"));
 	nt::gpu::off.clear();
 	return index < start() ? "" : "there is no GPU of that number";

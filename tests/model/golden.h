@@ -235,7 +235,7 @@ static inline int tiny_close(void **state)
 }
 
 #define TINY_TEST(f) cmocka_unit_test_setup_teardown(f, tiny_open, tiny_close)
-#define run_tiny(tests) cmocka_run_group_tests(tests, scratch_setup, scratch_teardown)
+#define run_tiny(tests) (cmocka_set_test_filter(getenv("TEST_FILTER")), cmocka_run_group_tests(tests, scratch_setup, scratch_teardown))
 
 /* ---- one update ---- */
 
