@@ -78,7 +78,7 @@ static std::string sim_lacks(int index)
 	gpu_type = at::kPrivateUse1;
 	nt::gpu::launcher = reinterpret_cast<nt::gpu::Launcher (*)(void)>(dlsym(simulated, "sim_launcher"))();
 	nt::gpu::has_heads = reinterpret_cast<bool (*)(int, int)>(dlsym(simulated, "sim_has_heads"));
-	nt::gpu::off.clear();
+	nt::gpu::off = nt::gpu::launcher ? "" : "the simulated GPU was not asked to emulate them";
 	return index < start() ? "" : "there is no GPU of that number";
 }
 

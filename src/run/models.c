@@ -46,6 +46,7 @@ struct nla_plan_in nla_models_sizes(const struct nla_models *m, const struct nla
 {
 	const struct nla_lm *lm = &m->target.lm;
 	return (struct nla_plan_in){ .arch = &lm->arch, .dtype = lm->dtype, .gpu = lm->device != NT_CPU,
+				     .plain = lm->device != NT_CPU && *nt_kernels_off(),
 				     .weights = nla_plan_loaded(&m->target, &m->av, &m->ar),
 				     .av = m->av.adapter.layers ? &m->av.adapter : NULL,
 				     .ar = m->ar.adapter.layers ? &m->ar.adapter : NULL,

@@ -196,8 +196,9 @@ int64_t nla_plan_decoding(const struct nla_plan_in *in, int64_t rows)
 	struct shape prefill = { .tokens = in->prompt_head + prompts * (in->prompt - in->prompt_head), .rows = 1 + prompts,
 				 .longest = NLA_MAX(in->prompt_head, in->prompt - in->prompt_head), .context = in->prompt };
 	struct shape step = { .tokens = rows, .rows = 0, .longest = 0, .context = 0 };
-	int64_t logits = rows * a->vocab * (plain(in) ? e + 28 : 4);
-	int64_t attention = plain(in) ? rows * slab * (2 * q_width(a) + kv_width(a)) * e : 0;
+	bool kernels = !plain(in) || (in->gpu && !in->plain);
+	int64_t logits = rows * a->vocab * (kernels ? 4 : e + 28);
+	int64_t attention = !kernels ? rows * slab * (2 * q_width(a) + kv_width(a)) * e : 0;
 	int64_t first = NLA_MAX(block_scope(in, &w, &prefill), logits);
 	int64_t merge = in->copies ? NLA_MAX(a->d_ff, q_width(a)) * a->d_model * 4 : 0;
 	return beside + NLA_MAX(merge, NLA_MAX(first, NLA_MAX(block_scope(in, &w, &step) + attention, logits)));

@@ -131,7 +131,7 @@ static void check_all(const char *what, nt_dtype dtype, bool plain)
 	char line[100];
 	open_demo(&d, dtype);
 	nt_plain(plain);
-	d.in.plain = plain;
+	d.in.plain = plain || (DEVICE != NT_CPU && *nt_kernels_off());
 	for (size_t i = 0; i < NLA_LEN(micros); i++)
 		for (int again = 0; again < 2; again++) {
 			snprintf(line, sizeof(line), "%s: update, %d responses, blocks %s", what, (int)micros[i], again ? "recomputed" : "kept");
