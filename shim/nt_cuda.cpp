@@ -112,14 +112,6 @@ std::string cubin(const std::string &source, const std::string &arch)
 	return made;
 }
 
-int capability(int device) // in tenths
-{
-	auto ask = symbol<int (*)(int *, int, int)>(driver(), "cuDeviceGetAttribute");
-	int major = 0, minor = 0; // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
-	TORCH_CHECK(ask(&major, 75, device) == 0 && ask(&minor, 76, device) == 0, "the driver does not know the card");
-	return 10 * major + minor;
-}
-
 void *module(int device, int head, int group)
 {
 	static std::map<std::array<int, 3>, void *> modules;
@@ -155,6 +147,14 @@ void launch_cuda(const char *name, int head, int group, const unsigned *grid, un
 }
 
 } // namespace
+
+int capability(int device)
+{
+	auto ask = symbol<int (*)(int *, int, int)>(driver(), "cuDeviceGetAttribute");
+	int major = 0, minor = 0; // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+	TORCH_CHECK(ask(&major, 75, device) == 0 && ask(&minor, 76, device) == 0, "the driver does not know the card");
+	return 10 * major + minor;
+}
 
 void start(int device)
 {
@@ -198,8 +198,7 @@ at::Tensor rms_norm(const at::Tensor &x, const at::Tensor &w, double eps)
 	at::Tensor y = at::empty_like(x);
 	int64_t d = x.size(-1), rows = x.numel() / d;
 	launch(typed("rms_norm", x), {rows}, threads_for(d, 8, 256), x.data_ptr(), w.data_ptr(), y.data_ptr(),
-	       static_cast<int>(d),
-	       static_cast<float>(eps));
+	       static_cast<int>(d), static_cast<float>(eps));
 	return y;
 }
 
@@ -239,8 +238,7 @@ at::Tensor attention_cached(const at::Tensor &q, const at::Tensor &k, const at::
 			    const at::Tensor &length, double scale)
 {
 	int64_t n = q.size(0), hkv = k.size(2), head = q.size(2), group = q.size(1) / hkv;
-	// As many splits as fill a large card; by the cache's size, so that a
-	// captured graph stays right while texts grow.
+	// As many splits as fill a large card, by the cache's size: the same for every token.
 	int64_t splits = std::clamp<int64_t>(std::min<int64_t>(1024 / (n * hkv), k.size(1) / 64), 1, 32);
 	at::Tensor o = at::empty_like(q), part = at::empty({n, hkv, splits, group, head + 2}, q.options().dtype(at::kFloat));
 	launch(typed("decode_split", q, head, group), {splits, hkv, n}, 128, q.data_ptr(), k.data_ptr(), v.data_ptr(),
@@ -255,8 +253,7 @@ at::Tensor sample(const at::Tensor &z, const at::Tensor &u, double temperature, 
 {
 	at::Tensor ids = at::empty({z.size(0)}, z.options().dtype(at::kLong));
 	launch({"sample"}, {z.size(0)}, threads_for(z.size(1), 64, 1024), z.data_ptr(), u.data_ptr(), ids.data_ptr(),
-	       lp.data_ptr(),
-	       static_cast<int>(z.size(1)), static_cast<float>(temperature));
+	       lp.data_ptr(), static_cast<int>(z.size(1)), static_cast<float>(temperature));
 	return ids;
 }
 

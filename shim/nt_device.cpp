@@ -60,12 +60,11 @@ static std::string cuda_lacks(void)
 // A card below 8.0 has no bf16.
 static std::string too_old(int index)
 {
-	constexpr int major = 75, minor = 76; // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
-	int tens = 8, ones = 0;
-	auto ask = reinterpret_cast<int (*)(int *, int, int)>(dlsym(dlopen("libcuda.so.1", RTLD_LAZY), "cuDeviceGetAttribute"));
-	if (!ask || ask(&tens, major, index) || ask(&ones, minor, index) || tens >= 8)
+	int tenths = nt::gpu::capability(index);
+	if (tenths >= 80)
 		return "";
-	return "GPU " + std::to_string(index) + " has compute capability " + version(tens, ones) + ", want 8.0 or more";
+	return "GPU " + std::to_string(index) + " has compute capability " + version(tenths / 10, tenths % 10) +
+	       ", want 8.0 or more";
 }
 
 // The tests' GPU (tests/sim), in a library that only they put where the loader looks.
@@ -93,9 +92,15 @@ nt_status nt_device_open(const char *name, int *out)
 	    number.find_first_not_of("0123456789") != std::string::npos)
 		return no_device("'" + asked + "' is none of auto, cpu, cuda, cuda:N");
 	int index = std::stoi(number);
-	std::string lacks = kind == "sim" ? sim_lacks(index) : cuda_lacks();
-	if (lacks.empty() && kind != "sim")
-		lacks = index < at::detail::getCUDAHooks().deviceCount() ? too_old(index) : "there is no GPU of that number";
+	std::string lacks;
+	nt_status asking = action("device", {}, [&] {
+		lacks = kind == "sim" ? sim_lacks(index) : cuda_lacks();
+		if (lacks.empty() && kind != "sim")
+			lacks = index < at::detail::getCUDAHooks().deviceCount() ? too_old(index)
+										 : "there is no GPU of that number";
+	});
+	if (asking)
+		return asking;
 	if (!lacks.empty())
 		return asked == "auto" ? NT_OK : no_device(lacks);
 	// The allocator exists from here on, so that it can be asked before the first tensor is made.

@@ -1,5 +1,4 @@
-// The GPU's own kernels as the shim's operations call them (nt_cuda.cpp): no
-// gradients, bf16 or fp32, contiguous.
+// The GPU's own kernels as the shim's operations call them (nt_cuda.cpp): no gradients, bf16 or fp32, contiguous.
 #pragma once
 
 #include "shim/nt_internal.h"
@@ -16,14 +15,14 @@ struct Kernel {
 	int head = 0, group = 0; // of the attention's: HEAD and GROUP
 };
 
-// Who runs kernels: the driver, or the tests' emulator. args: addresses of the
-// arguments.
+// Who runs kernels: the driver, or the tests' emulator. args: addresses of the arguments.
 using Launcher = void (*)(const char *name, int head, int group, const unsigned *grid, unsigned threads, void **args);
 extern Launcher launcher;
 extern bool (*has_heads)(int head, int group); // NULL: any; the emulator has a few
 extern std::string off; // why there are no kernels; empty: there are
 
-void start(int device);	       // makes them ready, or sets `off`
+int capability(int device);    // of a card, in tenths
+void start(int device);        // makes them ready, or sets `off`
 bool takes(at::TensorList in); // can a kernel have these, of one type, now?
 bool takes_heads(int64_t head, int64_t group);
 
@@ -34,8 +33,7 @@ template <class... A> void launch(const Kernel &k, const Grid &grid, unsigned th
 	launcher(k.name.c_str(), k.head, k.group, size, threads, args);
 }
 
-// What the heads of a new token come from: q [n,Hq,d], k, v [n,Hkv,d], whose
-// tokens may lie apart; norms [d] or undefined.
+// What the heads of a new token come from: q [n,Hq,d], k, v [n,Hkv,d], whose tokens may lie apart; norms [d] or undefined.
 struct Rope {
 	at::Tensor q, k, v, q_norm, k_norm, cos, sin;
 	double eps;

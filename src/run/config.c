@@ -8,7 +8,6 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/machine.h"
-#include "base/progress.h"
 #include "nla/half.h"
 
 enum {
@@ -287,8 +286,6 @@ enum nla_status nla_config_device(const struct nla_config *cfg, int *device, nt_
 	nla_config_threads(cfg);
 	if (nt_device_open(d, device))
 		return nla_nt_fail(err, "cannot use device '%s'", d);
-	if (*device != NT_CPU && *nt_kernels_off())
-		nla_say("decoding runs on libtorch's operations alone, which is slower: %s", nt_kernels_off());
 	bool for_gpu = *device != NT_CPU || (cfg->check && *cfg->memory); /* the check of a GPU that is not here */
 	*dtype = cfg->dtype == NLA_DTYPE_BF16 || (cfg->dtype == NLA_DTYPE_AUTO && for_gpu) ? NT_BF16 : NT_F32;
 	return NLA_OK;
