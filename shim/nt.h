@@ -14,7 +14,7 @@
  * Gradients are recorded only between nt_grad_push(true) and nt_grad_pop. Nothing here is shared between threads.
  *
  * Fast versions stand behind one semantic call (nt_rms_norm, nt_qk_rope, nt_swiglu, nt_attention, nt_token_logprob, nt_sample;
- * in decoding nt_linear and nt_lora too): for fp32 on the CPU, and for decoding on a GPU (kernels.cu). Each has a plain twin of
+ * in decoding nt_linear and nt_project too): for fp32 on the CPU, and on a GPU (kernels.cu). Each has a plain twin of
  * libtorch operations, for all other devices and types, and everywhere after nt_plain(true). Tests compare both, forward and
  * backward.
  */
@@ -114,6 +114,7 @@ nt_tensor *nt_clone(const nt_tensor *a);
 nt_tensor *nt_narrow(const nt_tensor *a, int dim, int64_t start, int64_t length);
 nt_tensor *nt_reshape(const nt_tensor *a, int ndim, const int64_t *shape);
 nt_tensor *nt_cat(nt_tensor *const *list, int n, int dim);
+nt_status nt_split(const nt_tensor *x, int n, const int64_t *widths, nt_tensor **out); /* views along the last dimension */
 nt_tensor *nt_rows(const nt_tensor *a, const nt_tensor *index);                       /* a[index], dim 0 */
 nt_tensor *nt_put_rows(const nt_tensor *a, const nt_tensor *index, const nt_tensor *b); /* copy of a with a[index] = b */
 
@@ -121,10 +122,32 @@ nt_tensor *nt_put_rows(const nt_tensor *a, const nt_tensor *index, const nt_tens
 nt_tensor *nt_matmul(const nt_tensor *a, const nt_tensor *b);                         /* [M,K] [K,N] -> [M,N] */
 /* x [..,I], w [O,I], bias [O] or NULL -> [..,O] */
 nt_tensor *nt_linear(const nt_tensor *x, const nt_tensor *w, const nt_tensor *bias);
-/* y + scale * (x A^T) B^T: x [n,I], A [r,I], B [O,r] fp32, y [n,O] (LoRA, Hu et al. 2021). */
-nt_tensor *nt_lora(const nt_tensor *y, const nt_tensor *x, const nt_tensor *A, const nt_tensor *B, double scale);
-/* x + h w^T: x [n,O], h [n,I], w [O,I] */
-nt_tensor *nt_add_linear(const nt_tensor *x, const nt_tensor *h, const nt_tensor *w);
+/*
+ * A projection with low-rank adapters (LoRA, Hu et al. 2021) beside it, all of them in two products:
+ *
+ *	y = residual + x W^T + bias + (x A^T) B^T
+ *
+ * A [R,I] has the adapters' A below each other, B [O,R] their B with its scale, each in its own rows and columns and zero
+ * elsewhere, both in x's type. The gradients of parts that want one go to the fp32 tensors they were laid out from; those parts
+ * stand next to each other in the rank. Under an adapter w and bias are not trained.
+ */
+struct nt_lora_part {
+	nt_tensor *A, *B; /* [r,I] [O',r] */
+	int64_t rank_at, out_at;
+	double scale;
+};
+struct nt_lora {
+	nt_tensor *A, *B; /* NULL: no adapter */
+	int n;
+	struct nt_lora_part part[6];
+};
+struct nt_projection {
+	nt_tensor *const *w; /* [n_w] of [O_i,I], whose outputs follow each other */
+	int n_w;
+	const nt_tensor *bias, *residual; /* [O] and [n,O], or NULL */
+	const struct nt_lora *lora;       /* or NULL */
+};
+nt_tensor *nt_project(const nt_tensor *x, const struct nt_projection *p); /* x [n,I] */
 nt_tensor *nt_embedding(const nt_tensor *w, const nt_tensor *ids);                    /* w [V,D], ids [n] -> [n,D] */
 nt_tensor *nt_rms_norm(const nt_tensor *x, const nt_tensor *w, double eps);           /* x [..,D], w [D]; statistics in fp32 */
 /* Rotary embedding, rotate-half layout (Su et al. 2021), after a per-head RMS norm when w is not NULL: x [n,H,d], w [d],
@@ -164,7 +187,7 @@ nt_tensor *nt_token_logprob(const nt_tensor *h, const nt_tensor *head, const nt_
 void nt_logprob_chunk(int64_t bytes);
 
 /* ---- decoding (no gradients) ---- */
-/* While on, nt_linear and nt_lora of fp32 on the CPU take a kernel for few rows: several times as fast for 8, and a row's
+/* While on, nt_linear and nt_project of fp32 on the CPU take a kernel for few rows: several times as fast for 8, and a row's
  * result is the same to the bit whatever rows stand beside it and however many threads there are. */
 void nt_decoding(bool on);
 /* cache [N,S,H,d]: cache[slot[i], at[i]] = x[i], x [n,H,d]; slot, at int64 [n]. */
@@ -189,7 +212,6 @@ nt_tensor *nt_topk(const nt_tensor *logits, int64_t k); /* ids [n,k], largest fi
 
 /* ---- actions on parameters ---- */
 nt_status nt_copy_into(nt_tensor *to, const nt_tensor *from);               /* shapes equal; converts */
-nt_status nt_lora_into(nt_tensor *y, const nt_tensor *x, const nt_tensor *A, const nt_tensor *B); /* y += (x A^T) B^T */
 nt_status nt_add_into(nt_tensor *to, const nt_tensor *x, double c);         /* to += c x */
 nt_status nt_grad_norm(nt_tensor *const *params, int n, double *norm);      /* 2-norm of all; a missing one counts zero */
 nt_status nt_grad_scale(nt_tensor *const *params, int n, double c);

@@ -23,9 +23,12 @@ struct Held : torch::CustomClassHolder {
 
 struct Fused : torch::autograd::Function<Fused> {
 	static at::Tensor forward(torch::autograd::AutogradContext *c, at::TensorList in, const nt::Forward *f,
-				  const nt::Backward *b)
+				  const nt::Backward *b, const std::vector<bool> *unsaved)
 	{
 		Tensors saved = in.vec(), keep;
+		for (size_t i = 0; i < unsaved->size(); i++)
+			if ((*unsaved)[i])
+				saved[i].reset();
 		at::Tensor y = (*f)(in, keep);
 		saved.insert(saved.end(), keep.begin(), keep.end());
 		c->save_for_backward(saved);
@@ -36,19 +39,19 @@ struct Fused : torch::autograd::Function<Fused> {
 	{
 		auto held = c->saved_data["backward"].toCapsule();
 		Tensors d = static_cast<const Held *>(held.get())->backward(c->get_saved_variables(), g[0].contiguous());
-		d.resize(d.size() + 2); // forward's two functions
+		d.resize(d.size() + 3); // forward's other arguments
 		return d;
 	}
 };
 
 } // namespace
 
-at::Tensor nt::fused(at::TensorList in, const Forward &forward, const Backward &backward)
+at::Tensor nt::fused(at::TensorList in, const Forward &forward, const Backward &backward, const std::vector<bool> &unsaved)
 {
 	Tensors none;
 	for (const at::Tensor &t : in)
 		if (t.requires_grad() && c10::GradMode::is_enabled())
-			return Fused::apply(in, &forward, &backward);
+			return Fused::apply(in, &forward, &backward, &unsaved);
 	return forward(in, none);
 }
 
@@ -196,7 +199,7 @@ struct Logprob {
 	at::Tensor entropy; // [n]; undefined: not wanted
 };
 
-at::Tensor logits_of(const at::Tensor &h, const at::Tensor &w) { return at::mm(h, w.t()).to(at::kFloat); }
+at::Tensor logits_of(const at::Tensor &h, const at::Tensor &w) { return nt::mm_f32(h, w.t()); }
 
 // z [m, v], ids, lp, lz, entropy [m]
 void logprob_chunk(const Logprob &a, const at::Tensor &z, const at::Tensor &ids, const at::Tensor &lp, const at::Tensor &lz,

@@ -55,13 +55,16 @@ bool enabled(); // fast versions, by nt_plain
 bool fast(at::TensorList in);
 
 // An operation with its own gradient: `forward` appends to keep what only `backward` needs; `backward` gets the inputs and then
-// what was kept, and returns a gradient an input (undefined: none). Without a need for gradients nothing is kept.
+// what was kept, and returns a gradient an input (undefined: none). Inputs that it does not look at may be `unsaved`. Without a
+// need for gradients nothing is kept.
 using Forward = std::function<at::Tensor(at::TensorList in, Tensors &keep)>;
 using Backward = std::function<Tensors(const Tensors &saved, const at::Tensor &dy)>;
-at::Tensor fused(at::TensorList in, const Forward &forward, const Backward &backward);
+at::Tensor fused(at::TensorList in, const Forward &forward, const Backward &backward, const std::vector<bool> &unsaved = {});
 
 // x W^T + bias (undefined: none) with the rows of x as lanes (nt_rows.cpp): fast() tensors, no gradient.
 at::Tensor linear_rows(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bias);
+
+at::Tensor mm_f32(const at::Tensor &a, const at::Tensor &b); // fp32 from whatever type; no gradient
 
 inline const float *ptr(const at::Tensor &t) { return t.const_data_ptr<float>(); }
 inline float *out(const at::Tensor &t) { return t.mutable_data_ptr<float>(); }

@@ -3,6 +3,7 @@
 
 #include <ATen/ops/_fused_adamw.h>
 
+#include <algorithm>
 #include <cmath>
 
 using nt::action;
@@ -37,6 +38,16 @@ EXPR(rows, (In a, In index), (a, index), at::index_select(a->t, 0, index->t))
 EXPR(put_rows, (In a, In index, In b), (a, index, b), at::index_copy(a->t, 0, index->t, b->t))
 EXPR(topk, (In a, int64_t k), (a), std::get<1>(at::topk(a->t, k, -1)))
 
+nt_status nt_split(const nt_tensor *x, int n, const int64_t *widths, nt_tensor **out)
+{
+	std::fill(out, out + n, nullptr);
+	return action("split", {x}, [&] {
+		nt::Tensors parts = at::split_with_sizes(x->t, at::IntArrayRef(widths, static_cast<size_t>(n)), -1);
+		for (int i = 0; i < n; i++)
+			out[i] = nt::wrap(parts[static_cast<size_t>(i)]);
+	});
+}
+
 nt_tensor *nt_cat(nt_tensor *const *list, int n, int dim)
 {
 	nt::Tensors parts;
@@ -52,46 +63,6 @@ nt_tensor *nt_cat(nt_tensor *const *list, int n, int dim)
 
 EXPR(matmul, (In a, In b), (a, b), at::mm(a->t, b->t))
 EXPR(embedding, (In w, In ids), (w, ids), at::embedding(w->t, ids->t))
-
-static bool decoding;
-
-void nt_decoding(bool on) { decoding = on; }
-
-static at::Tensor product(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bias = {})
-{
-	if (decoding && !c10::GradMode::is_enabled() && nt::fast({x, w, bias.defined() ? bias : w}))
-		return nt::linear_rows(x, w, bias);
-	return bias.defined() ? at::linear(x, w, bias) : at::linear(x, w);
-}
-
-nt_tensor *nt_linear(const nt_tensor *x, const nt_tensor *w, const nt_tensor *bias)
-{
-	if (bias)
-		return expr("linear", {x, w, bias}, [&] { return product(x->t, w->t, bias->t); });
-	return expr("linear", {x, w}, [&] { return product(x->t, w->t); });
-}
-
-// A GPU adds in the product: one kernel and one rounding less.
-EXPR(add_linear, (In x, In h, In w), (x, h, w),
-     x->t.is_cpu() ? x->t + product(h->t, w->t) : at::addmm(x->t, h->t, w->t.t()))
-
-nt_tensor *nt_logits(const nt_tensor *h, const nt_tensor *head)
-{
-	return expr("logits", {h, head}, [&] {
-		bool narrow = !h->t.is_cpu() && h->t.scalar_type() != at::kFloat && !c10::GradMode::is_enabled();
-		return narrow ? at::mm(h->t, head->t.t(), at::kFloat) : product(h->t, head->t);
-	});
-}
-
-nt_tensor *nt_lora(const nt_tensor *y, const nt_tensor *x, const nt_tensor *A, const nt_tensor *B, double scale)
-{
-	return expr("lora", {y, x, A, B}, [&] {
-		auto type = x->t.scalar_type();
-		if (!x->t.is_cpu())
-			return at::addmm(y->t, at::mm(x->t, A->t.to(type).t()), B->t.to(type).t(), 1, scale);
-		return at::add(y->t, product(product(x->t, A->t.to(type)), B->t.to(type)), scale);
-	});
-}
 
 static at::Tensor norm_last(const at::Tensor &x) { return at::linalg_vector_norm(x, 2, {-1}, true); }
 
@@ -123,14 +94,6 @@ nt_status nt_copy_into(nt_tensor *to, const nt_tensor *from)
 		TORCH_CHECK(to->t.sizes() == from->t.sizes(), "shapes differ");
 		c10::NoGradGuard off;
 		to->t.copy_(from->t);
-	});
-}
-
-nt_status nt_lora_into(nt_tensor *y, const nt_tensor *x, const nt_tensor *A, const nt_tensor *B)
-{
-	return action("lora_into", {y, x, A, B}, [&] {
-		c10::NoGradGuard off;
-		y->t.addmm_(at::mm(x->t, A->t.t()), B->t.t());
 	});
 }
 

@@ -1,16 +1,17 @@
-/* Adapters side by side in one A [R, in] and one B [out, R] a stored matrix; see beside.h. */
+/* Adapters side by side in one A [R, in] and one B [out, R] a matrix; see beside.h. */
 #include "lm/beside.h"
 
 #include <stdlib.h>
 
-/* The projections stored in one matrix with `first`, a bit each; 0: it is not the first of them. */
-static unsigned together(const struct nla_lm *lm, int first, int64_t *rows)
+/* The projections that a copied model stores in one matrix with `first`, a bit each; 0: it is not the first of them. */
+static unsigned together(const struct nla_arch *arch, int first, int64_t *rows)
 {
+	const struct nla_lm lm = { .arch = *arch };
 	struct nla_slot own, other;
 	unsigned found = 0;
-	nla_proj_slot(lm, 0, first, &own);
+	nla_proj_slot(&lm, 0, first, &own);
 	for (int p = 0; p < NLA_N_PROJ; p++) {
-		nla_proj_slot(lm, 0, p, &other);
+		nla_proj_slot(&lm, 0, p, &other);
 		if (other.at == own.at)
 			found |= 1u << p;
 		if (other.at == own.at && p < first)
@@ -20,74 +21,68 @@ static unsigned together(const struct nla_lm *lm, int first, int64_t *rows)
 	return found;
 }
 
-static void lay_out(const struct nla_view *view, int64_t layer, unsigned projs, int64_t rows, struct nla_lora *out)
+/* Adapter by adapter, so that what is trained stands together. */
+static void lay_out(const struct nla_view *view, int64_t layer, unsigned projs, int64_t rows, struct nt_lora *out)
 {
-	nt_tensor *A[2 * NLA_N_PROJ];
-	int64_t rank = 0, at = 0;
-	int n = 0;
-	for (int p = 0; p < NLA_N_PROJ; p++)
-		for (int i = 0; i < view->n_adapters; i++) {
-			const struct nla_lora *x = projs & 1u << p ? nla_lora_of(view->adapters[i], layer, p) : NULL;
-			if (x) {
-				A[n++] = x->A;
-				rank += view->adapters[i]->rank[p];
-			}
-		}
-	if (!n)
-		return;
-	nt_dtype dtype = view->lm->dtype;
-	out->A = nt_own(nt_to(nt_cat(A, n, 0), dtype));
-	out->B = nt_own(nt_zeros(dtype, view->lm->device, 2, (int64_t[]){ rows, rank }));
-	for (int p = 0; p < NLA_N_PROJ; p++)
-		for (int i = 0; i < view->n_adapters; i++) {
+	const struct nla_lm copied = { .arch = view->lm->arch };
+	nt_tensor *A[NLA_LEN(out->part)];
+	int64_t rank = 0;
+	for (int i = 0; i < view->n_adapters; i++)
+		for (int p = 0; p < NLA_N_PROJ; p++) {
 			const struct nla_adapter *a = view->adapters[i];
 			const struct nla_lora *x = projs & 1u << p ? nla_lora_of(a, layer, p) : NULL;
 			struct nla_slot slot;
 			if (!x)
 				continue;
-			nla_proj_slot(view->lm, layer, p, &slot);
-			nt_tensor *place = nt_narrow(nt_narrow(out->B, 0, slot.row, slot.shape[0]), 1, at, a->rank[p]);
-			nt_copy_into(place, nt_scale(x->B, nla_lora_scale(a, p)));
-			at += a->rank[p];
+			nla_proj_slot(&copied, layer, p, &slot);
+			A[out->n] = x->A;
+			out->part[out->n++] = (struct nt_lora_part){ x->A, x->B, rank, slot.row, nla_lora_scale(a, p) };
+			rank += a->rank[p];
 		}
+	if (!out->n)
+		return;
+	out->A = nt_own(nt_to(nt_cat(A, out->n, 0), view->lm->dtype));
+	out->B = nt_own(nt_zeros(view->lm->dtype, view->lm->device, 2, (int64_t[]){ rows, rank }));
+	for (const struct nt_lora_part *x = out->part; x < out->part + out->n; x++)
+		nt_add_into(nt_narrow(nt_narrow(out->B, 0, x->out_at, nt_size(x->B, 0)), 1, x->rank_at, nt_size(x->B, 1)), x->B,
+			    x->scale);
 }
 
-struct nla_beside *nla_beside_make(const struct nla_view *view, struct nla_err *err)
+struct nla_view nla_beside_open(const struct nla_view *view)
 {
+	struct nla_view laid_out = *view;
 	int64_t n = view->lm->arch.n_layers, rows;
 	if (!view->n_adapters)
-		return NULL;
-	struct nla_beside *b = nla_alloc((size_t)n, sizeof(*b));
+		return laid_out;
+	laid_out.beside = nla_alloc((size_t)n, sizeof(*laid_out.beside));
+	nt_grad_push(false);
 	for (int64_t l = 0; l < n; l++)
 		for (int p = 0; p < NLA_N_PROJ; p++) {
-			unsigned projs = together(view->lm, p, &rows);
+			unsigned projs = together(&view->lm->arch, p, &rows);
 			nt_scope_push();
-			lay_out(view, l, projs, rows, &b[l].layers[p]);
+			lay_out(view, l, projs, rows, &laid_out.beside[l].at[p]);
 			nt_scope_pop();
 		}
-	if (!nt_check())
-		return b;
-	nla_nt_fail(err, "cannot lay out the adapters");
-	nla_beside_free(b, n);
-	return NULL;
+	nt_grad_pop();
+	return laid_out;
 }
 
-void nla_beside_free(struct nla_beside *b, int64_t n_layers)
+void nla_beside_close(struct nla_view *laid_out)
 {
-	for (int64_t l = 0; b && l < n_layers; l++)
+	for (int64_t l = 0; laid_out->beside && l < laid_out->lm->arch.n_layers; l++)
 		for (int p = 0; p < NLA_N_PROJ; p++) {
-			nt_free(b[l].layers[p].A);
-			nt_free(b[l].layers[p].B);
+			nt_free(laid_out->beside[l].at[p].A);
+			nt_free(laid_out->beside[l].at[p].B);
 		}
-	free(b);
+	free(laid_out->beside);
+	laid_out->beside = NULL;
 }
 
 int64_t nla_beside_bytes(const struct nla_arch *arch, const struct nla_adapter *const *adapters, int n, int64_t element)
 {
-	const struct nla_lm lm = { .arch = *arch };
 	int64_t bytes = 0, rows;
 	for (int first = 0; first < NLA_N_PROJ; first++) {
-		unsigned projs = together(&lm, first, &rows);
+		unsigned projs = together(arch, first, &rows);
 		int64_t rank = 0;
 		for (int p = 0; p < NLA_N_PROJ; p++)
 			for (int i = 0; i < n; i++)

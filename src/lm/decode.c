@@ -17,7 +17,7 @@
 
 struct state {
 	const struct nla_decode *d;
-	struct nla_view view; /* d's, its adapters laid out beside it on a GPU */
+	struct nla_view view; /* d's, its adapters laid out */
 	const struct nla_lm *lm;
 	int64_t n_layers;
 	nt_tensor **k, **v; /* [n_layers] the cache, of [n, S, Hkv, d] */
@@ -274,16 +274,15 @@ enum nla_status nla_decode(const struct nla_decode *d, struct nla_decoded *out, 
 	state_init(&s, d);
 	nla_decoded_init(out, d->n, d->max_new_tokens);
 	nt_grad_push(false);
-	struct nla_beside *beside = s.lm->device == NT_CPU ? NULL : nla_beside_make(d->view, err);
-	s.view.beside = beside;
-	if (!err->status && !make_cache(&s, err) && !prefill(&s, out, err))
+	s.view = nla_beside_open(d->view);
+	if (!make_cache(&s, err) && !prefill(&s, out, err))
 		for (int64_t t = 1; s.n_live && !err->status && !nt_check(); t += tokens)
 			decode_window(&s, t, NLA_MIN(tokens, out->width - t), out, err);
 	if (!err->status && nt_check())
 		nla_nt_fail(err, "cannot decode");
 	nt_decoding(false);
 	nt_grad_pop();
-	nla_beside_free(beside, s.n_layers);
+	nla_beside_close(&s.view);
 	state_release(&s);
 	if (err->status)
 		nla_decoded_release(out);

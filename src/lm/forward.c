@@ -8,36 +8,15 @@
 
 #include "lm/beside.h"
 
-/* y plus what the view's adapters add for this projection */
-static nt_tensor *adapt(const struct nla_view *view, int64_t layer, enum nla_proj proj, const nt_tensor *x, nt_tensor *y)
+/* Of a stored matrix, or of its n parts in a mapped model; `first` is its first projection. */
+static nt_tensor *project(const struct nla_view *view, int64_t layer, enum nla_proj first, const nt_tensor *x,
+			  struct nt_projection p)
 {
-	for (int i = 0; !view->beside && i < view->n_adapters; i++) {
-		const struct nla_lora *lora = nla_lora_of(view->adapters[i], layer, proj);
-		if (lora)
-			y = nt_lora(y, x, lora->A, lora->B, nla_lora_scale(view->adapters[i], proj));
-	}
-	return y;
-}
-
-/* the same for a whole stored matrix, in place: y is fresh */
-static nt_tensor *add_beside(const struct nla_view *view, int64_t layer, enum nla_proj first, const nt_tensor *x, nt_tensor *y)
-{
-	const struct nla_lora *lora = &view->beside[layer].layers[first];
-	if (lora->A)
-		nt_lora_into(y, x, lora->A, lora->B);
-	return y;
-}
-
-/* x plus a projection of h, adapters included */
-static nt_tensor *add_projection(const struct nla_view *view, int64_t layer, enum nla_proj proj, const nt_tensor *x,
-				 const nt_tensor *h, const nt_tensor *w)
-{
-	bool adapted = false;
+	if (!view->lm->mapped)
+		p.n_w = 1;
 	if (view->beside)
-		return add_beside(view, layer, proj, h, nt_add_linear(x, h, w));
-	for (int i = 0; i < view->n_adapters; i++)
-		adapted = adapted || nla_lora_of(view->adapters[i], layer, proj);
-	return adapted ? nt_add(x, adapt(view, layer, proj, h, nt_linear(h, w, NULL))) : nt_add_linear(x, h, w);
+		p.lora = &view->beside[layer].at[first];
+	return nt_project(x, &p);
 }
 
 static nt_tensor *heads(const nt_tensor *x, int64_t n_heads, int64_t d)
@@ -46,29 +25,17 @@ static nt_tensor *heads(const nt_tensor *x, int64_t n_heads, int64_t d)
 	return nt_reshape(x, 3, shape);
 }
 
-/* x W^T + bias of projections that are one matrix, or apart (a mapped model) in n */
-static nt_tensor *linear(const struct nla_lm *lm, const nt_tensor *x, nt_tensor *const *w, int n, const nt_tensor *bias)
-{
-	nt_tensor *parts[3];
-	if (!lm->mapped)
-		return nt_linear(x, w[0], bias);
-	for (int i = 0; i < n; i++)
-		parts[i] = nt_linear(x, w[i], NULL);
-	nt_tensor *all = nt_cat(parts, n, 1);
-	return bias ? nt_add(all, bias) : all;
-}
-
 void nla_block_qkv(const struct nla_view *view, int64_t layer, const nt_tensor *x, nt_tensor **q, nt_tensor **k, nt_tensor **v)
 {
 	const struct nla_arch *a = &view->lm->arch;
-	int64_t d = a->head_dim, nq = a->n_heads * d, nkv = a->n_kv_heads * d;
+	int64_t nq = a->n_heads * a->head_dim, nkv = a->n_kv_heads * a->head_dim;
 	const struct nla_block *b = &view->lm->blocks[layer];
-	nt_tensor *all = linear(view->lm, x, b->qkv, 3, b->qkv_bias);
-	if (view->beside)
-		add_beside(view, layer, NLA_Q, x, all);
-	*q = heads(adapt(view, layer, NLA_Q, x, nt_narrow(all, 1, 0, nq)), a->n_heads, d);
-	*k = heads(adapt(view, layer, NLA_K, x, nt_narrow(all, 1, nq, nkv)), a->n_kv_heads, d);
-	*v = heads(adapt(view, layer, NLA_V, x, nt_narrow(all, 1, nq + nkv, nkv)), a->n_kv_heads, d);
+	nt_tensor *part[3];
+	nt_split(project(view, layer, NLA_Q, x, (struct nt_projection){ .w = b->qkv, .n_w = 3, .bias = b->qkv_bias }), 3,
+		 (int64_t[]){ nq, nkv, nkv }, part);
+	*q = heads(part[0], a->n_heads, a->head_dim);
+	*k = heads(part[1], a->n_kv_heads, a->head_dim);
+	*v = heads(part[2], a->n_kv_heads, a->head_dim);
 }
 
 void nla_block_rope(const struct nla_view *view, int64_t layer, const nt_tensor *cos, const nt_tensor *sin, nt_tensor **q,
@@ -79,31 +46,16 @@ void nla_block_rope(const struct nla_view *view, int64_t layer, const nt_tensor 
 	*k = nt_qk_rope(*k, b->k_norm, view->lm->arch.rms_eps, cos, sin);
 }
 
-static nt_tensor *gate_up(const struct nla_view *view, int64_t layer, const nt_tensor *x)
-{
-	int64_t f = view->lm->arch.d_ff;
-	nt_tensor *all = linear(view->lm, x, view->lm->blocks[layer].gate_up, 2, NULL);
-	bool adapted = false;
-	if (view->beside)
-		return add_beside(view, layer, NLA_GATE, x, all);
-	for (int i = 0; i < view->n_adapters; i++)
-		adapted |= nla_lora_of(view->adapters[i], layer, NLA_GATE) || nla_lora_of(view->adapters[i], layer, NLA_UP);
-	if (!adapted)
-		return all;
-	nt_tensor *parts[2] = { adapt(view, layer, NLA_GATE, x, nt_narrow(all, 1, 0, f)),
-				adapt(view, layer, NLA_UP, x, nt_narrow(all, 1, f, f)) };
-	return nt_cat(parts, 2, 1);
-}
-
 nt_tensor *nla_block_finish(const struct nla_view *view, int64_t layer, const nt_tensor *x, const nt_tensor *attended)
 {
 	const struct nla_arch *a = &view->lm->arch;
 	const struct nla_block *b = &view->lm->blocks[layer];
 	int64_t flat[2] = { attended ? nt_size(attended, 0) : 0, a->n_heads * a->head_dim };
 	attended = nt_reshape(attended, 2, flat);
-	x = add_projection(view, layer, NLA_O, x, attended, b->o);
-	nt_tensor *h = nt_swiglu(gate_up(view, layer, nt_rms_norm(x, b->mlp_norm, a->rms_eps)));
-	return add_projection(view, layer, NLA_DOWN, x, h, b->down);
+	x = project(view, layer, NLA_O, attended, (struct nt_projection){ .w = &b->o, .n_w = 1, .residual = x });
+	nt_tensor *h = project(view, layer, NLA_GATE, nt_rms_norm(x, b->mlp_norm, a->rms_eps),
+			       (struct nt_projection){ .w = b->gate_up, .n_w = 2 });
+	return project(view, layer, NLA_DOWN, nt_swiglu(h), (struct nt_projection){ .w = &b->down, .n_w = 1, .residual = x });
 }
 
 nt_tensor *nla_final_norm(const struct nla_view *view, const nt_tensor *x)
@@ -144,13 +96,16 @@ nt_tensor *nla_forward_block(const struct nla_view *view, int64_t l, const struc
 nt_tensor *nla_forward(const struct nla_view *view, const struct nla_pack *pack, const struct nla_inject *inject,
 		       int64_t n_blocks, const struct nla_tap *tap)
 {
+	struct nla_view laid_out = view->beside ? *view : nla_beside_open(view);
 	nt_tensor *x = nla_forward_start(view, pack, inject);
 	for (int64_t l = 0; l < n_blocks && x; l++) {
-		nt_tensor *y = nla_forward_block(view, l, pack, inject, x, tap);
+		nt_tensor *y = nla_forward_block(&laid_out, l, pack, inject, x, tap);
 		nt_free(x); /* autograd keeps it where it is needed */
 		x = y;
 		if (tap && tap->out && x)
 			tap->out(l, x, tap->arg);
 	}
-	return x;
+	if (!view->beside)
+		nla_beside_close(&laid_out);
+	return nt_check() ? NULL : x;
 }

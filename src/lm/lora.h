@@ -67,7 +67,7 @@ struct nla_view {
 	const struct nla_lm *lm;
 	const struct nla_adapter *adapters[2];
 	int n_adapters;
-	const struct nla_beside *beside; /* NULL, or the adapters again, laid out for decoding (beside.h) */
+	struct nla_beside *beside; /* NULL, or the adapters again, as a pass wants them (beside.h) */
 };
 
 /* The first `depth` blocks of the view as weights with its adapters added in; what no adapter touches is shared. Again, when

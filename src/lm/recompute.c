@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "lm/beside.h"
+
 /* The pass without gradients, keeping x_l: scope-owned handles move into r. */
 static nt_tensor *keep_inputs(struct nla_recompute *r)
 {
@@ -22,7 +24,8 @@ nt_tensor *nla_recompute_forward(struct nla_recompute *r, const struct nla_view 
 {
 	if (!r || !r->on)
 		return nla_forward(view, pack, inject, n_blocks, NULL);
-	*r = (struct nla_recompute){ .on = true, .view = *view, .pack = *pack, .has_inject = inject, .n_blocks = n_blocks };
+	*r = (struct nla_recompute){ .on = true, .view = nla_beside_open(view), .pack = *pack, .has_inject = inject,
+				     .n_blocks = n_blocks };
 	if (inject)
 		r->inject = *inject;
 	nla_pack_init(pack);
@@ -76,5 +79,6 @@ void nla_recompute_release(struct nla_recompute *r)
 	free(r->x);
 	nt_free(r->top);
 	nla_pack_release(&r->pack);
+	nla_beside_close(&r->view);
 	*r = (struct nla_recompute){ .on = r->on };
 }

@@ -161,12 +161,16 @@ static void test_elsewhere(void **state)
 	assert_same(few(xb, wb, NULL), nt_linear(xb, wb, NULL));
 }
 
-static void test_lora(void **state)
+static void test_adapters(void **state)
 {
-	nt_tensor *x = gauss(1, DIMS(33, 100)), *y = gauss(1, DIMS(33, 70));
-	nt_tensor *A = gauss(1, DIMS(6, 100)), *B = gauss(1, DIMS(70, 6)), *want = nt_lora(y, x, A, B, 0.5);
+	nt_tensor *x = gauss(1, DIMS(33, 100)), *y = gauss(1, DIMS(33, 70)), *w = gauss(1, DIMS(70, 100));
+	struct nt_lora lora = { .A = gauss(1, DIMS(6, 100)), .B = gauss(1, DIMS(70, 6)) };
+	struct nt_projection p = { .w = &w, .n_w = 1, .residual = y, .lora = &lora };
+	nt_tensor *want = nt_project(x, &p);
 	nt_decoding(true);
-	nt_tensor *all = nt_lora(y, x, A, B, 0.5), *one = nt_lora(nt_narrow(y, 0, 20, 1), nt_narrow(x, 0, 20, 1), A, B, 0.5);
+	nt_tensor *all = nt_project(x, &p);
+	p.residual = nt_narrow(y, 0, 20, 1);
+	nt_tensor *one = nt_project(nt_narrow(x, 0, 20, 1), &p);
 	nt_decoding(false);
 	assert_true(difference(all, want) < 1e-6);
 	assert_same(one, nt_narrow(all, 0, 20, 1));
@@ -176,7 +180,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_values), TEST(test_rows_alone), TEST(test_threads), TEST(test_views),
-		TEST(test_edges), TEST(test_elsewhere),	  TEST(test_lora),
+		TEST(test_edges), TEST(test_elsewhere),	  TEST(test_adapters),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -163,7 +163,7 @@ static void test_first_error_stays(void **state)
 
 static void test_null_in_null_out(void **state)
 {
-	nt_tensor *x = gauss(1, DIMS(2, 4)), *ids = nt_i64(DEVICE, (int64_t[]){ 0, 1 }, 2), *two[2] = { x, NULL }, *second = x;
+	nt_tensor *x = gauss(1, DIMS(2, 4)), *ids = nt_i64(DEVICE, (int64_t[]){ 0, 1 }, 2), *two[2] = { x, NULL }, *second = x, *none = NULL;
 	nt_tree *tree = nt_tree_new((int64_t[]){ 2 }, (int64_t[]){ -1 }, 1, DEVICE);
 	nt_tensor *(*const binary[])(const nt_tensor *, const nt_tensor *) = { nt_add, nt_sub,	  nt_mul,    nt_min,
 										nt_dot, nt_matmul, nt_rows, nt_embedding };
@@ -178,7 +178,8 @@ static void test_null_in_null_out(void **state)
 	for (size_t i = 0; i < NLA_LEN(unary); i++)
 		assert_null(unary[i](NULL));
 	assert_null(nt_linear(x, NULL, NULL));
-	assert_null(nt_lora(x, x, NULL, x, 1));
+	assert_null(nt_project(x, &(struct nt_projection){ .w = &none, .n_w = 1 }));
+	assert_int_equal(nt_split(NULL, 1, (int64_t[]){ 1 }, &none), NT_FAILED);
 	assert_null(nt_rms_norm(NULL, x, 1e-6));
 	assert_null(nt_qk_rope(x, NULL, 1e-6, NULL, x));
 	assert_null(nt_attention(x, NULL, x, tree, 1));
@@ -366,7 +367,7 @@ static void test_gradients_repeat(void **state)
 	assert_true(alone < 1e-5);
 }
 
-static void test_lora_and_inject(void **state)
+static void test_inject(void **state)
 {
 	static const int64_t at[2] = { 3, 0 };
 	nt_tensor *h = gauss(1, DIMS(4, 8)), *v = gauss(1, DIMS(2, 8)), *sites = nt_i64(DEVICE, at, 2),
@@ -388,10 +389,69 @@ static void test_lora_and_inject(void **state)
 	free(a);
 	free(b);
 	free(c);
-	nt_tensor *y = gauss(1, DIMS(4, 6)), *down = gauss(1, DIMS(2, 8)), *up = gauss(1, DIMS(6, 2));
-	nt_tensor *want = nt_add(y, nt_scale(nt_linear(nt_linear(h, down, NULL), up, NULL), 0.25));
-	assert_true(difference(nt_lora(y, h, down, up, 0.25), want) < 1e-6);
 	assert_true(isfinite(item(nt_sum(nt_normalize(nt_zeros(NT_F32, DEVICE, DIMS(2, 3)))))));
+}
+
+/* One part of an adapter, trained or not, for outputs [at, at + out) of a projection. */
+struct part {
+	int64_t at, out;
+	double scale;
+	bool trained;
+};
+
+/* y of nt_project, or put together from plain operations. */
+static nt_tensor *projected(nt_tensor *const *leaf, const struct part *part, int n, int n_w, bool plain)
+{
+	nt_tensor *x = leaf[0], *residual = leaf[1], *w[3] = { leaf[2] }, *A[4], *y;
+	struct nt_lora lora = { .n = n };
+	for (int i = 0; i < n_w && n_w > 1; i++)
+		w[i] = nt_narrow(leaf[2], 0, i ? 2 * i + 1 : 0, i ? 2 : 3);
+	y = nt_add(residual, nt_linear(x, leaf[2], leaf[3]));
+	lora.B = nt_zeros(NT_F32, DEVICE, DIMS(7, 2 * n));
+	for (int i = 0; i < n; i++) {
+		nt_tensor *a = leaf[4 + 2 * i], *b = leaf[5 + 2 * i];
+		A[i] = nt_detach(a);
+		lora.part[i] = (struct nt_lora_part){ a, b, 2 * i, part[i].at, part[i].scale };
+		nt_add_into(nt_narrow(nt_narrow(lora.B, 0, part[i].at, part[i].out), 1, 2 * i, 2), nt_detach(b), part[i].scale);
+		nt_tensor *add = nt_scale(nt_linear(nt_linear(x, a, NULL), b, NULL), part[i].scale);
+		nt_tensor *before = nt_zeros(NT_F32, DEVICE, DIMS(5, part[i].at)),
+			  *after = nt_zeros(NT_F32, DEVICE, DIMS(5, 7 - part[i].at - part[i].out));
+		y = nt_add(y, nt_cat((nt_tensor *[]){ before, add, after }, 3, 1));
+	}
+	lora.A = nt_cat(A, n, 0);
+	return plain ? y : nt_project(x, &(struct nt_projection){ w, n_w, leaf[3], residual, &lora });
+}
+
+/* A projection with a frozen and a trained adapter beside it, whose parts overlap, over weights that are trained too: values and gradients are those of the plain
+ * operations, with the weights in one piece and in three. */
+static void test_project(void **state)
+{
+	const struct part part[4] = { { 0, 3, 0.5, false }, { 3, 4, 2, false }, { 0, 3, 0.25, true }, { 2, 2, 3, true } };
+	nt_tensor *leaf[12] = { gauss(1, DIMS(5, 9)), gauss(1, DIMS(5, 7)), gauss(1, DIMS(7, 9)), gauss(1, DIMS(7)) }, *grad[12];
+	for (int i = 0; i < 4; i++) {
+		leaf[4 + 2 * i] = gauss(1, DIMS(2, 9));
+		leaf[5 + 2 * i] = gauss(1, DIMS(part[i].out, 2));
+	}
+	for (int i = 0; i < 12; i++)
+		if (i < 4 || part[(i - 4) / 2].trained)
+			nt_requires_grad(leaf[i], true);
+	nt_tensor *toward = gauss(1, DIMS(5, 7)), *want = NULL;
+	for (int run = 0; run < 3; run++) { /* plain, in one piece, in three */
+		nt_grad_push(true);
+		nt_tensor *y = projected(leaf, part, 4, run == 2 ? 3 : 1, run == 0), *loss = nt_dot(y, toward);
+		nt_grad_pop();
+		assert_int_equal(nt_backward(loss), NT_OK);
+		want = run ? want : nt_clone(nt_detach(y));
+		assert_true(difference(nt_detach(y), want) < 2e-6);
+		for (int i = 0; i < 12; i++) {
+			assert_int_equal(nt_has_grad(leaf[i]), nt_wants_grad(leaf[i]));
+			if (!nt_wants_grad(leaf[i]))
+				continue;
+			grad[i] = run ? grad[i] : nt_clone(nt_grad(leaf[i]));
+			assert_true(difference(nt_grad(leaf[i]), grad[i]) < 2e-6);
+			nt_zero_grad(leaf[i]);
+		}
+	}
 }
 
 static void test_devices(void **state)
@@ -447,7 +507,7 @@ int main(void)
 		TEST(test_grad_mode_is_lexical),
 		TEST(test_backward_after_the_scope),
 		TEST(test_gradients_repeat),
-		TEST(test_lora_and_inject),
+		TEST(test_inject), TEST(test_project),
 		TEST(test_devices),
 		TEST(test_out_of_memory_has_its_code),
 	};

@@ -1,0 +1,151 @@
+// Matrix products: x W^T for few rows and many, logits, and a projection with low-rank adapters beside it, which is one
+// operation with one gradient: what all adapters of a matrix add is two products.
+#include "shim/nt_internal.h"
+
+#include <algorithm>
+
+using nt::expr;
+using nt::Tensors;
+
+static bool decoding;
+
+void nt_decoding(bool on) { decoding = on; }
+
+static at::Tensor product(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bias = {})
+{
+	if (decoding && !c10::GradMode::is_enabled() && nt::fast({x, w, bias.defined() ? bias : w}))
+		return nt::linear_rows(x, w, bias);
+	return bias.defined() ? at::linear(x, w, bias) : at::linear(x, w);
+}
+
+// A GPU keeps the sum that it has anyway; a CPU has one type.
+at::Tensor nt::mm_f32(const at::Tensor &a, const at::Tensor &b)
+{
+	return a.is_cpu() || a.scalar_type() == at::kFloat ? at::mm(a, b).to(at::kFloat) : at::mm(a, b, at::kFloat);
+}
+
+nt_tensor *nt_linear(const nt_tensor *x, const nt_tensor *w, const nt_tensor *bias)
+{
+	if (bias)
+		return expr("linear", {x, w, bias}, [&] { return product(x->t, w->t, bias->t); });
+	return expr("linear", {x, w}, [&] { return product(x->t, w->t); });
+}
+
+nt_tensor *nt_logits(const nt_tensor *h, const nt_tensor *head)
+{
+	return expr("logits", {h, head},
+		    [&] { return h->t.is_cpu() ? product(h->t, head->t) : nt::mm_f32(h->t, head->t.t()); });
+}
+
+namespace
+{
+
+struct Part { // of an adapter that is trained
+	int64_t rank_at, out_at, rank, out;
+	double scale;
+};
+
+struct Projection {
+	size_t n_w;
+	const void *biased, *residual; // NULL: none
+	at::Tensor A, B; // A [R, I], B [O, R]; undefined: no adapter
+	std::vector<Part> trained;
+	int64_t from = 0, to = 0; // of the rank: what is trained
+	bool wants_x = false;	  // a gradient
+};
+
+enum { X, RESIDUAL, BIAS, W }; // the inputs (x in the place of what is missing), then A and B of each trained part
+
+// Keeps u = x A^T.
+at::Tensor project(const Projection &p, at::TensorList in, Tensors &keep)
+{
+	const at::Tensor &x = in[X], none;
+	Tensors parts;
+	at::Tensor y;
+	if (p.residual && !p.biased && !x.is_cpu() &&
+	    p.n_w == 1) { // a GPU adds in the product: one kernel and one rounding less
+		y = at::addmm(in[RESIDUAL], x, in[W].t());
+	} else {
+		for (size_t i = 0; i < p.n_w; i++)
+			parts.push_back(product(x, in[W + i], p.biased && p.n_w == 1 ? in[BIAS] : none));
+		y = p.n_w == 1 ? parts[0] : at::cat(parts, 1);
+		if (p.biased && p.n_w > 1)
+			y = y + in[BIAS];
+		if (p.residual)
+			y = in[RESIDUAL] + y;
+	}
+	if (!p.A.defined())
+		return y;
+	at::Tensor u = product(x, p.A);
+	keep.push_back(p.trained.empty() ? none : u);
+	return decoding && x.is_cpu() ? y.add_(product(u, p.B)) : y.addmm_(u, p.B.t());
+}
+
+Tensors project_back(const Projection &p, const Tensors &saved, const at::Tensor &dy)
+{
+	const at::Tensor &x = saved[X], &u = saved.back();
+	Tensors d(W + p.n_w + 2 * p.trained.size());
+	at::Tensor du = at::mm(dy, p.B);
+	int64_t at = 0;
+	for (size_t i = W; i < W + p.n_w; i++) {
+		const at::Tensor &w = saved[i], part = dy.narrow(1, at, w.size(0));
+		if (p.wants_x)
+			d[X] = at ? d[X].addmm_(part, w) : at::mm(part, w);
+		if (w.requires_grad())
+			d[i] = at::mm(part.t(), x);
+		at += w.size(0);
+	}
+	if (p.wants_x)
+		d[X].addmm_(du, p.A);
+	if (p.residual)
+		d[RESIDUAL] = dy;
+	if (p.biased && saved[BIAS].requires_grad())
+		d[BIAS] = dy.sum(0);
+	if (p.trained.empty())
+		return d;
+	at::Tensor dA = nt::mm_f32(du.narrow(1, p.from, p.to - p.from).t(), x);
+	at::Tensor dB = nt::mm_f32(dy.t(), u.narrow(1, p.from, p.to - p.from));
+	for (size_t i = 0; i < p.trained.size(); i++) {
+		const Part &t = p.trained[i];
+		d[W + p.n_w + 2 * i] = dA.narrow(0, t.rank_at - p.from, t.rank);
+		d[W + p.n_w + 2 * i + 1] = dB.narrow(0, t.out_at, t.out).narrow(1, t.rank_at - p.from, t.rank) * t.scale;
+	}
+	return d;
+}
+
+} // namespace
+
+nt_tensor *nt_project(const nt_tensor *x, const struct nt_projection *given)
+{
+	const nt_tensor *const *w = given->w, *bias = given->bias ? given->bias : x;
+	const nt_tensor *residual = given->residual ? given->residual : x;
+	const struct nt_lora *lora = given->lora && given->lora->A ? given->lora : nullptr;
+	const nt_tensor *second = given->n_w > 1 ? w[1] : x, *third = given->n_w > 2 ? w[2] : x;
+	return expr("project", {x, w[0], second, third, residual, bias, lora ? lora->B : x}, [&] {
+		Projection p = {static_cast<size_t>(given->n_w), given->bias, given->residual, {}, {}, {}};
+		Tensors in = {x->t, residual->t, bias->t}, unused;
+		for (int i = 0; i < given->n_w; i++)
+			in.push_back(w[i]->t);
+		if (!lora)
+			return project(p, in, unused);
+		p.A = lora->A->t;
+		p.B = lora->B->t;
+		p.wants_x = x->t.requires_grad();
+		for (int i = 0; i < lora->n; i++) {
+			const struct nt_lora_part &part = lora->part[i];
+			if (!c10::GradMode::is_enabled() || !part.A->t.requires_grad())
+				continue;
+			p.from = p.trained.empty() ? part.rank_at : p.from;
+			p.to = part.rank_at + part.A->t.size(0);
+			p.trained.push_back({part.rank_at, part.out_at, part.A->t.size(0), part.B->t.size(0), part.scale});
+			in.push_back(part.A->t);
+			in.push_back(part.B->t);
+		}
+		std::vector<bool> unsaved = {true, true, !given->bias};
+		for (size_t i = W; i < in.size(); i++) // x is for their gradients
+			unsaved[X] = unsaved[X] && !in[i].requires_grad();
+		return nt::fused(
+			in, [=](at::TensorList all, Tensors &keep) { return project(p, all, keep); },
+			[=](const Tensors &saved, const at::Tensor &dy) { return project_back(p, saved, dy); }, unsaved);
+	});
+}
