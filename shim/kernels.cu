@@ -1,5 +1,5 @@
-// The GPU's own kernels for decoding a token. One source for two compilers: NVRTC for the card (nt_cuda.cpp), and for the
-// tests g++ with an emulator's header in front of it (tests/emulator), which defines EMULATED.
+// The GPU's own kernels, for decoding a token and for training. One source for two compilers: NVRTC for the card (nt_cuda.cpp),
+// and for the tests g++ with an emulator's header in front of it (tests/emulator), which defines EMULATED.
 //
 // Rows of tokens are blocks, so what a row gets depends on no other row. Statistics and sums are fp32 whatever the type T.
 // GROUP query heads share a key head of HEAD numbers: defined for a model when it is compiled.
@@ -31,27 +31,67 @@ template <class T> __device__ inline T warp_sum(T x)
 	return x;
 }
 
-// ---- RMS norm: x [rows, d], w [d] -> y; a block a row ----
+// ---- heads: x [rows, heads, d], a row's `stride` numbers apart, norms w [d] or NULL, cos, sin [rows, d/2]; a warp a head ----
 
-template <class T> __device__ void rms_norm_row(const T *x, const T *w, T *y, int d, float eps)
+template <class T> __device__ inline float inverse_norm(const T *x, int d, float eps)
 {
-	SHARED(float, part, 32);
-	int lane = threadIdx.x & 31, warps = blockDim.x >> 5;
-	x += (i64)blockIdx.x * d;
-	y += (i64)blockIdx.x * d;
 	float s = 0;
-	for (int j = threadIdx.x; j < d; j += blockDim.x)
+	for (int j = threadIdx.x; j < d; j += 32)
 		s += up(x[j]) * up(x[j]);
-	s = warp_sum(s);
-	if (lane == 0)
-		part[threadIdx.x >> 5] = s;
-	__syncthreads();
-	float r = rsqrtf(warp_sum(lane < warps ? part[lane] : 0.0f) / d + eps);
-	for (int j = threadIdx.x; j < d; j += blockDim.x)
-		down(y + j, up(x[j]) * r * up(w[j]));
+	return rsqrtf(warp_sum(s) / d + eps);
 }
 
-// ---- a token's heads: norm and rotation, the keys and values straight into the cache ----
+// o = the rotation of x r w
+template <class T>
+__device__ inline void turn(const T *x, const T *w, const float *cos, const float *sin, T *o, int d, float eps)
+{
+	int half = d / 2;
+	float r = w ? inverse_norm(x, d, eps) : 1;
+	for (int j = threadIdx.x; j < half; j += 32) {
+		float a = up(x[j]) * r, b = up(x[half + j]) * r;
+		if (w) {
+			a *= up(w[j]);
+			b *= up(w[half + j]);
+		}
+		down(o + j, a * cos[j] - b * sin[j]);
+		down(o + half + j, b * cos[j] + a * sin[j]);
+	}
+}
+
+// grid (rows, heads): y [rows, heads, d]
+template <class T> __device__ void qk_rope_head(const T *x, i64 stride, const T *w, const float *cos, const float *sin, T *y,
+						int d, float eps)
+{
+	i64 row = blockIdx.x, h = blockIdx.y, t = row * (d / 2);
+	turn(x + row * stride + h * d, w, cos + t, sin + t, y + (row * gridDim.y + h) * d, d, eps);
+}
+
+// With g = the rotation of dy back: dx = g, or r (w g - x r^2 mean(w g x)).
+template <class T> __device__ void qk_rope_back_head(const T *dy, const T *x, i64 stride, const T *w, const float *cos,
+						     const float *sin, T *dx, int d, float eps)
+{
+	int half = d / 2;
+	i64 row = blockIdx.x, h = blockIdx.y, at = (row * gridDim.y + h) * d;
+	x += row * stride + h * d;
+	dy += at;
+	dx += at;
+	cos += row * half;
+	sin += row * half;
+	float r = w ? inverse_norm(x, d, eps) : 1, m = 0;
+	for (int j = threadIdx.x; w && j < half; j += 32) {
+		float a = up(dy[j]), b = up(dy[half + j]);
+		m += (a * cos[j] + b * sin[j]) * up(w[j]) * up(x[j]);
+		m += (b * cos[j] - a * sin[j]) * up(w[half + j]) * up(x[half + j]);
+	}
+	m = w ? warp_sum(m) * r * r / d : 0;
+	for (int j = threadIdx.x; j < half; j += 32) {
+		float a = up(dy[j]), b = up(dy[half + j]), g = a * cos[j] + b * sin[j], n = b * cos[j] - a * sin[j];
+		down(dx + j, w ? r * (up(w[j]) * g - up(x[j]) * m) : g);
+		down(dx + half + j, w ? r * (up(w[half + j]) * n - up(x[half + j]) * m) : n);
+	}
+}
+
+// ---- a new token's heads: the keys and values straight into the cache ----
 
 // grid (Hq + 2 Hkv, rows), a warp each. q, k, v: rows of `stride` numbers; w: norms [d] or NULL; cos, sin [rows, d/2];
 // out [rows, Hq, d]; caches [slots, positions, Hkv, d].
@@ -60,43 +100,54 @@ template <class T> __device__ void rope_cached_head(const T *q, const T *k, cons
 						    const float *sin, T *out, T *k_cache, T *v_cache, const i64 *slot,
 						    const i64 *position, i64 positions, int hq, int hkv, int d, float eps)
 {
-	int lane = threadIdx.x, head = blockIdx.x, half = d / 2;
+	int head = blockIdx.x;
 	i64 row = blockIdx.y, at = (slot[row] * positions + position[row]) * hkv;
 	bool query = head < hq, key = !query && head < hq + hkv;
 	int h = query ? head : key ? head - hq : head - hq - hkv;
 	const T *a = (query ? q + row * q_stride : key ? k + row * k_stride : v + row * v_stride) + (i64)h * d;
-	const T *w = query ? q_norm : k_norm;
 	T *o = query ? out + (row * hq + h) * d : (key ? k_cache : v_cache) + (at + h) * d;
-	float r = 1, s = 0;
-	if (!query && !key) {
-		for (int j = lane; j < d; j += 32)
-			o[j] = a[j];
-		return;
-	}
-	if (w) {
-		for (int j = lane; j < d; j += 32)
-			s += up(a[j]) * up(a[j]);
-		r = rsqrtf(warp_sum(s) / d + eps);
-	}
-	for (int j = lane; j < half; j += 32) {
-		float x = up(a[j]) * r, y = up(a[half + j]) * r, c = cos[row * half + j], n = sin[row * half + j];
-		if (w) {
-			x *= up(w[j]);
-			y *= up(w[half + j]);
-		}
-		down(o + j, x * c - y * n);
-		down(o + half + j, y * c + x * n);
+	if (query || key)
+		return turn(a, query ? q_norm : k_norm, cos + row * (d / 2), sin + row * (d / 2), o, d, eps);
+	for (int j = threadIdx.x; j < d; j += 32)
+		o[j] = a[j];
+}
+
+// ---- SwiGLU: gate_up [rows, 2f], gate first -> y [rows, f]; grid (rows, parts of a row) ----
+
+template <class T> __device__ void swiglu_row(const T *gate_up, T *y, int f)
+{
+	const T *gate = gate_up + (i64)blockIdx.x * 2 * f;
+	for (int j = blockIdx.y * blockDim.x + threadIdx.x; j < f; j += gridDim.y * blockDim.x) {
+		float g = up(gate[j]);
+		down(y + (i64)blockIdx.x * f + j, g / (1.0f + expf(-g)) * up(gate[f + j]));
 	}
 }
 
-// ---- SwiGLU: gate_up [rows, 2f], gate first -> y [rows, f] ----
-
-template <class T> __device__ void swiglu_all(const T *gate_up, T *y, i64 rows, int f)
+// d: the gradient of gate_up
+template <class T> __device__ void swiglu_back_row(const T *dy, const T *gate_up, T *d, int f)
 {
-	for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < rows * f; i += (i64)gridDim.x * blockDim.x) {
-		i64 row = i / f, j = i % f;
-		float g = up(gate_up[row * 2 * f + j]), u = up(gate_up[row * 2 * f + f + j]);
-		down(y + i, g / (1.0f + expf(-g)) * u);
+	const T *gate = gate_up + (i64)blockIdx.x * 2 * f;
+	d += (i64)blockIdx.x * 2 * f;
+	for (int j = blockIdx.y * blockDim.x + threadIdx.x; j < f; j += gridDim.y * blockDim.x) {
+		float g = up(gate[j]), u = up(gate[f + j]), sig = 1.0f / (1.0f + expf(-g)), y = up(dy[(i64)blockIdx.x * f + j]);
+		down(d + j, y * u * sig * (1.0f + g * (1.0f - sig)));
+		down(d + f + j, y * g * sig);
+	}
+}
+
+// ---- gradients of keys and values that several rows of a tree read ----
+
+// grid (n, 2): to[i] = the sum of from[place[j]], start[i] <= j < start[i + 1], in that order; rows of `width` numbers
+template <class T>
+__device__ void key_sum_row(const T *dk, const T *dv, const int *start, const int *place, T *k, T *v, int width)
+{
+	const T *from = blockIdx.y ? dv : dk;
+	T *to = (blockIdx.y ? v : k) + (i64)blockIdx.x * width;
+	for (int e = threadIdx.x; e < width; e += blockDim.x) {
+		float sum = 0;
+		for (int j = start[blockIdx.x]; j < start[blockIdx.x + 1]; j++)
+			sum += up(from[(i64)place[j] * width + e]);
+		down(to + e, sum);
 	}
 }
 
@@ -297,7 +348,6 @@ __device__ void sample_row(const float *logits, const float *u, i64 *ids, float 
 // ---- by name, for each type ----
 
 #define FOR_TYPE(T)                                                                                                            \
-	KERNEL(rms_norm_##T)(const T *x, const T *w, T *y, int d, float eps) { rms_norm_row(x, w, y, d, eps); }                \
 	KERNEL(rope_cached_##T)                                                                                                \
 	(const T *q, const T *k, const T *v, i64 q_stride, i64 k_stride, i64 v_stride, const T *q_norm, const T *k_norm,       \
 	 const float *cos, const float *sin, T *out, T *k_cache, T *v_cache, const i64 *slot, const i64 *position,             \
@@ -306,7 +356,23 @@ __device__ void sample_row(const float *logits, const float *u, i64 *ids, float 
 		rope_cached_head(q, k, v, q_stride, k_stride, v_stride, q_norm, k_norm, cos, sin, out, k_cache, v_cache, slot, \
 				 position, positions, hq, hkv, d, eps);                                                        \
 	}                                                                                                                      \
-	KERNEL(swiglu_##T)(const T *gate_up, T *y, i64 rows, int f) { swiglu_all(gate_up, y, rows, f); }
+	KERNEL(qk_rope_##T)                                                                                                    \
+	(const T *x, i64 stride, const T *w, const float *cos, const float *sin, T *y, int d, float eps)                       \
+	{                                                                                                                      \
+		qk_rope_head(x, stride, w, cos, sin, y, d, eps);                                                               \
+	}                                                                                                                      \
+	KERNEL(qk_rope_back_##T)                                                                                               \
+	(const T *dy, const T *x, i64 stride, const T *w, const float *cos, const float *sin, T *dx, int d, float eps)         \
+	{                                                                                                                      \
+		qk_rope_back_head(dy, x, stride, w, cos, sin, dx, d, eps);                                                     \
+	}                                                                                                                      \
+	KERNEL(key_sum_##T)                                                                                                    \
+	(const T *dk, const T *dv, const int *start, const int *place, T *k, T *v, int width)                                  \
+	{                                                                                                                      \
+		key_sum_row(dk, dv, start, place, k, v, width);                                                                \
+	}                                                                                                                      \
+	KERNEL(swiglu_##T)(const T *gate_up, T *y, int f) { swiglu_row(gate_up, y, f); }                                       \
+	KERNEL(swiglu_back_##T)(const T *dy, const T *gate_up, T *d, int f) { swiglu_back_row(dy, gate_up, d, f); }
 FOR_TYPE(bf16)
 FOR_TYPE(float)
 KERNEL(sample)

@@ -6,13 +6,15 @@
 // ancestors' keys come from many rows: each thread adds them to a buffer of its own, summed at the end in thread order, so a
 // run repeats bit for bit.
 //
-// The plain version gathers rows into padded arrays and calls scaled_dot_product_attention with a mask.
+// On a GPU in bf16 flash attention has it (nt_flash.cpp). The plain version gathers rows into padded arrays and calls
+// scaled_dot_product_attention with a mask.
 #include "shim/nt_gpu.h"
 
 #include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <memory>
+#include <numeric>
 
 using nt::expr;
 using nt::out;
@@ -41,6 +43,7 @@ struct Tree {
 	std::vector<Row> rows;
 	int64_t n = 0, n_shared = 0, max_q = 0, max_k = 0;
 	at::Tensor q_index, k_index, mask, back; // of the plain version, made when first needed
+	nt::gpu::Sequences sequences;            // of flash attention, likewise
 	at::Device device = at::kCPU;
 };
 
@@ -197,6 +200,35 @@ at::Tensor straight(const at::Tensor &x) // tokens may lie apart, heads may not
 	return x.stride(2) == 1 && x.stride(1) == x.size(2) && x.stride(0) >= x.size(1) * x.size(2) ? x : x.contiguous();
 }
 
+// ---- on a GPU ----
+
+void plan_flash(Tree &tree)
+{
+	std::vector<int> from_q = {0}, from_k = {0}, start(static_cast<size_t>(tree.n) + 1), place;
+	std::vector<int64_t> keys;
+	for (const Row &r : tree.rows) {
+		for (const Stretch &p : r.keys)
+			for (int64_t i = p.start; i < p.start + p.length; i++) {
+				keys.push_back(i);
+				start[static_cast<size_t>(i) + 1]++;
+			}
+		from_q.push_back(static_cast<int>(r.start + r.length));
+		from_k.push_back(static_cast<int>(keys.size()));
+	}
+	std::partial_sum(start.begin(), start.end(), start.begin());
+	place.resize(keys.size());
+	std::vector<int> next = start;
+	for (size_t j = 0; j < keys.size(); j++)
+		place[static_cast<size_t>(next[static_cast<size_t>(keys[j])]++)] = static_cast<int>(j);
+	auto there = [&](const auto &v) { return at::tensor(v).to(tree.device); };
+	tree.sequences = {there(from_q), there(from_k), {}, {}, {}, tree.max_q, tree.max_k};
+	if (static_cast<int64_t>(keys.size()) == tree.n)
+		return;
+	tree.sequences.keys = there(keys);
+	tree.sequences.key_start = there(start);
+	tree.sequences.key_at = there(place);
+}
+
 // ---- the plain version ----
 
 // Padding sees some key, so that its softmax is a number; its queries are dropped.
@@ -304,6 +336,11 @@ nt_tensor *nt_attention(const nt_tensor *q, const nt_tensor *k, const nt_tensor 
 			    "the tree has another number of tokens");
 		check_heads(q->t, k->t, v->t, q->t.size(1), k->t.size(1));
 		auto t = tree->tree; // the backward pass may come after the handle's end
+		if (nt::gpu::flash_takes(q->t, k->t, v->t)) {
+			if (!t->sequences.from_q.defined())
+				plan_flash(*t);
+			return nt::gpu::flash_attention(t->sequences, straight(q->t), straight(k->t), straight(v->t), scale);
+		}
 		if (!nt::fast({q->t, k->t, v->t}))
 			return attention_plain(*t, q->t, k->t, v->t, scale);
 		return nt::fused(

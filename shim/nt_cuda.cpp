@@ -172,12 +172,12 @@ void start(int device)
 	}
 }
 
+bool takes_type(const at::Tensor &t) { return t.scalar_type() == at::kBFloat16 || t.scalar_type() == at::kFloat; }
+
 bool takes(at::TensorList in)
 {
-	return launcher && enabled() && !c10::GradMode::is_enabled() &&
-	       std::all_of(in.begin(), in.end(), [&](const at::Tensor &t) {
-		       return !t.is_cpu() && t.is_contiguous() && t.scalar_type() == in[0].scalar_type() &&
-			      (t.scalar_type() == at::kBFloat16 || t.scalar_type() == at::kFloat);
+	return launcher && enabled() && std::all_of(in.begin(), in.end(), [&](const at::Tensor &t) {
+		       return !t.is_cpu() && t.is_contiguous() && t.scalar_type() == in[0].scalar_type() && takes_type(t);
 	       });
 }
 
@@ -187,30 +187,63 @@ static Kernel typed(const char *name, const at::Tensor &t, int64_t head = 0, int
 		static_cast<int>(group)};
 }
 
+static void *address(const at::Tensor &t) { return t.defined() ? t.data_ptr() : nullptr; }
+
 // Threads of a block for n numbers, a few to each: whole warps.
 static unsigned threads_for(int64_t n, int64_t each, int64_t most)
 {
 	return static_cast<unsigned>(std::clamp<int64_t>((n / each + 31) / 32 * 32, 32, most));
 }
 
-at::Tensor rms_norm(const at::Tensor &x, const at::Tensor &w, double eps)
+static Grid swiglu_grid(const at::Tensor &gate_up)
 {
-	at::Tensor y = at::empty_like(x);
-	int64_t d = x.size(-1), rows = x.numel() / d;
-	launch(typed("rms_norm", x), {rows}, threads_for(d, 8, 256), x.data_ptr(), w.data_ptr(), y.data_ptr(),
-	       static_cast<int>(d), static_cast<float>(eps));
-	return y;
+	int64_t f = gate_up.size(-1) / 2;
+	return {gate_up.numel() / (2 * f), (f + 2047) / 2048};
 }
 
 at::Tensor swiglu(const at::Tensor &gate_up)
 {
-	int64_t f = gate_up.size(-1) / 2, rows = gate_up.numel() / (2 * f);
 	auto shape = gate_up.sizes().vec();
-	shape.back() = f;
+	shape.back() /= 2;
 	at::Tensor y = at::empty(shape, gate_up.options());
-	launch(typed("swiglu", y), {std::min<int64_t>((rows * f + 255) / 256, 4096)}, 256, gate_up.data_ptr(), y.data_ptr(),
-	       rows, static_cast<int>(f));
+	launch(typed("swiglu", y), swiglu_grid(gate_up), 256, gate_up.data_ptr(), y.data_ptr(), static_cast<int>(shape.back()));
 	return y;
+}
+
+at::Tensor swiglu_back(const at::Tensor &dy, const at::Tensor &gate_up)
+{
+	at::Tensor d = at::empty_like(gate_up);
+	launch(typed("swiglu_back", d), swiglu_grid(gate_up), 256, dy.data_ptr(), gate_up.data_ptr(), d.data_ptr(),
+	       static_cast<int>(dy.size(-1)));
+	return d;
+}
+
+at::Tensor qk_rope(const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos, const at::Tensor &sin)
+{
+	at::Tensor y = at::empty(x.sizes(), x.options());
+	launch(typed("qk_rope", y), {x.size(0), x.size(1)}, 32, x.data_ptr(), x.stride(0), address(w), cos.data_ptr(),
+	       sin.data_ptr(), y.data_ptr(), static_cast<int>(x.size(2)), static_cast<float>(eps));
+	return y;
+}
+
+at::Tensor qk_rope_back(const at::Tensor &dy, const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos,
+			const at::Tensor &sin)
+{
+	at::Tensor dx = at::empty(x.sizes(), x.options());
+	launch(typed("qk_rope_back", dx), {x.size(0), x.size(1)}, 32, dy.data_ptr(), x.data_ptr(), x.stride(0), address(w),
+	       cos.data_ptr(), sin.data_ptr(), dx.data_ptr(), static_cast<int>(x.size(2)), static_cast<float>(eps));
+	return dx;
+}
+
+std::pair<at::Tensor, at::Tensor> key_sum(const at::Tensor &dk, const at::Tensor &dv, const at::Tensor &start,
+					  const at::Tensor &place)
+{
+	auto shape = dk.sizes().vec();
+	shape[0] = start.numel() - 1;
+	at::Tensor k = at::empty(shape, dk.options()), v = at::empty_like(k);
+	launch(typed("key_sum", k), {shape[0], 2}, 256, dk.data_ptr(), dv.data_ptr(), start.data_ptr(), place.data_ptr(),
+	       k.data_ptr(), v.data_ptr(), static_cast<int>(shape[1] * shape[2]));
+	return {k, v};
 }
 
 at::Tensor rope_cached(const Rope &a, const at::Tensor &k_cache, const at::Tensor &v_cache, const at::Tensor &slot,
@@ -218,11 +251,9 @@ at::Tensor rope_cached(const Rope &a, const at::Tensor &k_cache, const at::Tenso
 {
 	at::Tensor out = at::empty(a.q.sizes(), a.q.options());
 	int64_t n = a.q.size(0), hq = a.q.size(1), hkv = a.k.size(1);
-	void *q_norm = a.q_norm.defined() ? a.q_norm.data_ptr() : nullptr,
-	     *k_norm = a.k_norm.defined() ? a.k_norm.data_ptr() : nullptr;
 	launch(typed("rope_cached", out), {hq + 2 * hkv, n}, 32, a.q.data_ptr(), a.k.data_ptr(), a.v.data_ptr(), a.q.stride(0),
-	       a.k.stride(0), a.v.stride(0), q_norm, k_norm, a.cos.data_ptr(), a.sin.data_ptr(), out.data_ptr(),
-	       k_cache.data_ptr(), v_cache.data_ptr(), slot.data_ptr(), position.data_ptr(), k_cache.size(1),
+	       a.k.stride(0), a.v.stride(0), address(a.q_norm), address(a.k_norm), a.cos.data_ptr(), a.sin.data_ptr(),
+	       out.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(), slot.data_ptr(), position.data_ptr(), k_cache.size(1),
 	       static_cast<int>(hq), static_cast<int>(hkv), static_cast<int>(a.q.size(2)), static_cast<float>(a.eps));
 	return out;
 }

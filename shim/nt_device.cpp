@@ -105,7 +105,11 @@ nt_status nt_device_open(const char *name, int *out)
 		return asked == "auto" ? NT_OK : no_device(lacks);
 	// The allocator exists from here on, so that it can be asked before the first tensor is made.
 	return action("device", {}, [&] {
-		at::globalContext().lazyInitDevice(gpu_type);
+		at::Context &torch = at::globalContext();
+		torch.lazyInitDevice(gpu_type);
+		torch.setAllowBF16ReductionCuBLAS(false);
+		torch.setSDPUseCuDNN(false); // which makes a plan for every new shape
+		torch.setDeterministicFillUninitializedMemory(false);
 		if (kind != "sim")
 			nt::gpu::start(index);
 		*out = index;

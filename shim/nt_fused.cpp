@@ -148,12 +148,6 @@ at::Tensor norm_rope(const NormRope &a, at::TensorList in)
 		[a](const Tensors &saved, const at::Tensor &dy) { return norm_rope_backward(a, saved, dy); });
 }
 
-at::Tensor rms_plain(const at::Tensor &x, const at::Tensor &w, double eps)
-{
-	at::Tensor f = x.to(at::kFloat);
-	return (f * at::rsqrt(f.pow(2).mean(-1, true) + eps)).to(x.scalar_type()) * w;
-}
-
 at::Tensor rope_plain(const at::Tensor &x, const at::Tensor &cos, const at::Tensor &sin)
 {
 	at::Tensor c = at::cat({cos, cos}, -1).unsqueeze(1).to(x.scalar_type()),
@@ -161,6 +155,15 @@ at::Tensor rope_plain(const at::Tensor &x, const at::Tensor &cos, const at::Tens
 	int64_t half = x.size(-1) / 2;
 	at::Tensor turned = at::cat({-x.narrow(-1, half, half), x.narrow(-1, 0, half)}, -1);
 	return x * c + turned * s;
+}
+
+at::Tensor qk_rope_gpu(const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos, const at::Tensor &sin)
+{
+	return nt::fused(
+		{x}, [=](at::TensorList in, Tensors &) { return nt::gpu::qk_rope(in[0], w, eps, cos, sin); },
+		[=](const Tensors &saved, const at::Tensor &dy) -> Tensors {
+			return {nt::gpu::qk_rope_back(dy, saved[0], w, eps, cos, sin)};
+		});
 }
 
 // ---- SwiGLU: gate_up [.., 2f], gate first ----
@@ -300,10 +303,8 @@ nt_tensor *nt_rms_norm(const nt_tensor *x, const nt_tensor *w, double eps)
 {
 	return expr("rms_norm", {x, w}, [&] {
 		TORCH_CHECK(w->t.numel() == x->t.size(-1), "widths differ");
-		if (nt::gpu::takes({x->t, w->t}))
-			return nt::gpu::rms_norm(x->t, w->t, eps);
 		if (!nt::fast({x->t, w->t}))
-			return rms_plain(x->t, w->t, eps);
+			return at::rms_norm(x->t, {x->t.size(-1)}, w->t, eps);
 		return norm_rope({true, false, eps}, {x->t.contiguous(), w->t.contiguous()});
 	});
 }
@@ -316,10 +317,14 @@ nt_tensor *nt_qk_rope(const nt_tensor *x, const nt_tensor *w, double eps, const 
 				    s.sizes() == c.sizes(),
 			    "positions do not fit");
 		TORCH_CHECK(!w || w->t.numel() == in.size(2), "widths differ");
-		if (!nt::fast({in, w ? w->t : c, c, s}))
-			return rope_plain(w ? rms_plain(in, w->t, eps) : in, c, s);
+		bool gpu = nt::gpu::takes({c, s}) && nt::gpu::takes_type(in) &&
+			   !(w && (w->t.requires_grad() || !nt::gpu::takes({w->t}) || w->t.scalar_type() != in.scalar_type()));
+		if (!gpu && !nt::fast({in, w ? w->t : c, c, s}))
+			return rope_plain(w ? at::rms_norm(in, {in.size(2)}, w->t, eps) : in, c, s);
 		if (in.stride(2) != 1 || in.stride(1) != in.size(2))
 			in = in.contiguous();
+		if (gpu)
+			return qk_rope_gpu(in, w ? w->t : at::Tensor(), eps, c, s);
 		return w ? norm_rope({true, true, eps}, {in, w->t.contiguous(), c, s})
 			 : norm_rope({false, true, eps}, {in, c, s});
 	});
@@ -332,7 +337,11 @@ nt_tensor *nt_swiglu(const nt_tensor *gate_up)
 		if (nt::fast({gate_up->t}))
 			return nt::fused({gate_up->t.contiguous()}, swiglu_forward, swiglu_backward);
 		if (nt::gpu::takes({gate_up->t}))
-			return nt::gpu::swiglu(gate_up->t);
+			return nt::fused(
+				{gate_up->t}, [](at::TensorList in, Tensors &) { return nt::gpu::swiglu(in[0]); },
+				[](const Tensors &saved, const at::Tensor &dy) -> Tensors {
+					return {nt::gpu::swiglu_back(dy, saved[0])};
+				});
 		auto parts = gate_up->t.chunk(2, -1);
 		return at::silu(parts[0]) * parts[1];
 	});

@@ -1,7 +1,10 @@
-// The GPU's own kernels as the shim's operations call them (nt_cuda.cpp): no gradients, bf16 or fp32, contiguous.
+// The GPU's own kernels as the shim's operations call them (nt_cuda.cpp): bf16 or fp32, contiguous; what they give
+// has no gradient of its own.
 #pragma once
 
 #include "shim/nt_internal.h"
+
+#include <utility>
 
 namespace nt::gpu
 {
@@ -21,9 +24,10 @@ extern Launcher launcher;
 extern bool (*has_heads)(int head, int group); // NULL: any; the emulator has a few
 extern std::string off; // why there are no kernels; empty: there are
 
-int capability(int device);    // of a card, in tenths
-void start(int device);        // makes them ready, or sets `off`
+int capability(int device); // of a card, in tenths
+void start(int device); // makes them ready, or sets `off`
 bool takes(at::TensorList in); // can a kernel have these, of one type, now?
+bool takes_type(const at::Tensor &t); // bf16 or fp32
 bool takes_heads(int64_t head, int64_t group);
 
 template <class... A> void launch(const Kernel &k, const Grid &grid, unsigned threads, A... a)
@@ -33,14 +37,32 @@ template <class... A> void launch(const Kernel &k, const Grid &grid, unsigned th
 	launcher(k.name.c_str(), k.head, k.group, size, threads, args);
 }
 
+// A token tree as flash attention has it: a sequence a row, its keys those of its ancestors and then its own.
+struct Sequences {
+	at::Tensor from_q, from_k;    // int32 [rows + 1]: where a row's queries and keys begin
+	at::Tensor keys; // int64 [m]: which token each is; undefined: the tokens as they are
+	at::Tensor key_start, key_at; // int32 [n + 1], [m]: where a token stands among the keys, as key_sum has it
+	int64_t max_q, max_k;
+};
+bool flash_takes(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v);
+// q [n,Hq,d], k, v [n,Hkv,d], whose tokens may lie apart -> [n,Hq,d], with gradients (nt_flash.cpp)
+at::Tensor flash_attention(const Sequences &tree, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, double scale);
+
 // What the heads of a new token come from: q [n,Hq,d], k, v [n,Hkv,d], whose tokens may lie apart; norms [d] or undefined.
 struct Rope {
 	at::Tensor q, k, v, q_norm, k_norm, cos, sin;
 	double eps;
 };
 
-at::Tensor rms_norm(const at::Tensor &x, const at::Tensor &w, double eps);
 at::Tensor swiglu(const at::Tensor &gate_up);
+at::Tensor swiglu_back(const at::Tensor &dy, const at::Tensor &gate_up);
+// x [n,H,d], whose tokens may lie apart; w [d] or undefined; cos, sin [n,d/2].
+at::Tensor qk_rope(const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos, const at::Tensor &sin);
+at::Tensor qk_rope_back(const at::Tensor &dy, const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos,
+			const at::Tensor &sin);
+// [n,H,d] from dk, dv [m,H,d]: token i is the sum of place[start[i]] .. place[start[i + 1] - 1]; int32.
+std::pair<at::Tensor, at::Tensor> key_sum(const at::Tensor &dk, const at::Tensor &dv, const at::Tensor &start,
+					  const at::Tensor &place);
 at::Tensor rope_cached(const Rope &a, const at::Tensor &k_cache, const at::Tensor &v_cache, const at::Tensor &slot,
 		       const at::Tensor &at);
 at::Tensor attention_cached(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const at::Tensor &slot,

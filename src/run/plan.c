@@ -20,7 +20,9 @@
 
 static int64_t size_of(nt_dtype dtype) { return dtype == NT_F32 ? 4 : 2; }
 static int64_t element(const struct nla_plan_in *in) { return size_of(in->dtype); }
-static bool plain(const struct nla_plan_in *in) { return in->gpu || in->plain || in->dtype != NT_F32; }
+/* libtorch's own operations instead of ours, and its attention over padded rows */
+static bool plain(const struct nla_plan_in *in) { return in->gpu ? in->plain : in->plain || in->dtype != NT_F32; }
+static bool pads(const struct nla_plan_in *in) { return in->gpu ? in->dtype == NT_F32 : plain(in); }
 static int64_t q_width(const struct nla_arch *a) { return a->n_heads * a->head_dim; }
 static int64_t kv_width(const struct nla_arch *a) { return a->n_kv_heads * a->head_dim; }
 
@@ -48,6 +50,7 @@ static int64_t adapter_params(const struct nla_arch *arch, const struct nla_adap
 
 struct shape {
 	int64_t tokens, rows, longest, context; /* longest: tokens of a row; context: with its ancestors */
+	int64_t keys; /* of all rows, each with its ancestors' */
 	int64_t predicted;
 };
 
@@ -57,6 +60,7 @@ static struct shape responses(const struct nla_plan_in *in, int64_t n)
 	int64_t prompts = n ? (n + in->group - 1) / in->group : 0, rest = in->prompt - in->prompt_head,
 		own = in->new_tokens - 1;
 	return (struct shape){ .tokens = in->prompt_head + prompts * rest + n * own, .rows = 1 + prompts + n,
+			       .keys = in->prompt_head + prompts * in->prompt + n * (in->prompt + own),
 			       .longest = NLA_MAX(own, NLA_MAX(rest, in->prompt_head)), .context = in->prompt + own,
 			       .predicted = n * in->new_tokens };
 }
@@ -64,7 +68,8 @@ static struct shape responses(const struct nla_plan_in *in, int64_t n)
 static struct shape texts(const struct nla_plan_in *in, int64_t n)
 {
 	int64_t one = in->ar_prompt;
-	return (struct shape){ .tokens = n * one, .rows = n + 1, .longest = one, .context = one, .predicted = n };
+	return (struct shape){ .tokens = n * one, .rows = n + 1, .keys = n * one, .longest = one, .context = one,
+			       .predicted = n };
 }
 
 /* Who is run through: adapters over the weights, of which the last may be trained. */
@@ -96,60 +101,52 @@ static struct who policy(const struct nla_plan_in *in, int copies)
 
 /* ---- a block ---- */
 
-/* libtorch's attention over padded rows: queries, keys and values of all query heads, its output, the mask. */
-static int64_t padded(const struct nla_plan_in *in, const struct shape *s)
+/* What attention needs for itself. Over padded rows: queries, keys and values of all query heads, its output, the mask. Flash
+ * attention: keys and values of each row; backward their gradients too, for all query heads first, and the queries' in fp32. */
+static int64_t attention(const struct nla_plan_in *in, const struct shape *s, bool backward)
 {
-	return s->rows * q_width(in->arch) * element(in) * 2 * (s->longest + s->context) + s->rows * s->longest * s->context;
+	const struct nla_arch *a = in->arch;
+	int64_t q = q_width(a), kv = kv_width(a);
+	if (pads(in))
+		return s->rows * q * element(in) * 2 * (s->longest + s->context) + s->rows * s->longest * s->context;
+	if (!in->gpu)
+		return 0;
+	return s->keys * 2 * element(in) * (backward ? 2 * kv + (q > kv ? q : 0) : kv) + (backward ? s->tokens * q * 4 : 0);
 }
 
 /* Bytes that live at the end of a block's forward pass: every intermediate of its scope (nla_forward_block). */
-static int64_t block_scope(const struct nla_plan_in *in, const struct who *w, const struct shape *s)
+static int64_t block_scope(const struct nla_plan_in *in, const struct shape *s)
 {
 	const struct nla_arch *a = in->arch;
 	int64_t d = a->d_model, q = q_width(a), kv = kv_width(a), f = a->d_ff;
-	int gate_up = NLA_MAX(over(w, NLA_GATE), over(w, NLA_UP));
-	int64_t attention = 2 * d + (q + 2 * kv) + q * over(w, NLA_Q) + kv * (over(w, NLA_K) + over(w, NLA_V)) + (q + kv) + q;
-	int64_t mlp = d * (2 + over(w, NLA_O)) + d + 2 * f + f * (over(w, NLA_GATE) + over(w, NLA_UP)) + (gate_up ? 2 * f : 0) +
-		      f + d * (2 + over(w, NLA_DOWN));
-	int64_t inside = plain(in) ? f * 2 : over(w, NLA_GATE) || over(w, NLA_UP) ? f : d; /* temporaries of one operation */
-	int64_t all = s->tokens * element(in) * (attention + mlp + inside);
-	return plain(in) ? NLA_MAX(all, s->tokens * element(in) * attention + padded(in, s)) : all;
+	int64_t half = 2 * d + (q + 2 * kv) + (q + kv) + q, mlp = d + 2 * f + f + d, inside = plain(in) ? f : d;
+	return s->tokens * element(in) * half + NLA_MAX(attention(in, s, false), s->tokens * element(in) * (mlp + inside));
 }
 
-/* Bytes that autograd saves of a block until its backward pass. */
+/* Bytes that autograd saves of a block until its backward pass: what norms, rotation, attention and SwiGLU read, and what
+ * trained adapters do. */
 static int64_t block_saved(const struct nla_plan_in *in, const struct who *w, const struct shape *s)
 {
 	const struct nla_arch *a = in->arch;
-	int64_t e = element(in), d = a->d_model, q = q_width(a), kv = kv_width(a), f = a->d_ff, ranks = 0, copies = 0;
-	bool all_own = over(w, NLA_Q) && over(w, NLA_K) && over(w, NLA_V);
-	bool train_qkv = trains(w, NLA_Q) || trains(w, NLA_K) || trains(w, NLA_V),
-	     train_gu = trains(w, NLA_GATE) || trains(w, NLA_UP);
-	for (int p = 0; p < NLA_N_PROJ; p++)
-		for (int i = 0; i < w->n; i++) {
-			int64_t r = w->adapters[i]->rank[p];
-			ranks += w->trained && i == w->n - 1 ? r : 0;
-			copies += e < 4 ? r * (nla_proj_in(a, p) + nla_proj_out(a, p)) * e : 0; /* A and B in this type */
-		}
-	int64_t own = (over(w, NLA_Q) ? q : 0) + (over(w, NLA_K) ? kv : 0) + (over(w, NLA_V) ? kv : 0) +
-		      (all_own ? 0 : q + 2 * kv);
-	int64_t token = e * (ranks + (train_qkv ? d : 0) + (train_gu ? d : 0) + 2 * f + (trains(w, NLA_DOWN) ? f : 0));
-	if (plain(in)) {
-		token += 2 * 4 * d;                                                /* what both norms read, in fp32 */
-		token += nla_arch_has(a, "qk_norm") ? (e < 4 ? 4 * (q + kv) : e * own) : 0;        /* and those of the heads */
-		token += e * f + (trains(w, NLA_O) ? e * q : 0) + 4 * e * a->head_dim; /* silu(gate); o's input; cos and sin */
-		return s->tokens * token + padded(in, s) + copies;
-	}
-	token += 4 * (2 * d + own + (q + kv) + q + 2 * a->n_heads + a->n_kv_heads + 2);
-	return s->tokens * token;
+	int64_t e = element(in), d = a->d_model, q = q_width(a), kv = kv_width(a), f = a->d_ff, ranks = 0;
+	bool qkv = trains(w, NLA_Q) || trains(w, NLA_K) || trains(w, NLA_V), gate_up = trains(w, NLA_GATE) || trains(w, NLA_UP);
+	for (int i = 0; i < w->n; i++)
+		for (int p = 0; p < NLA_N_PROJ; p++)
+			ranks += w->adapters[i]->rank[p];
+	int64_t read = 2 * d + (q + 2 * kv) + (q + kv) + q + 2 * f;
+	int64_t trained = (qkv ? d : 0) + (gate_up ? d : 0) + (trains(w, NLA_DOWN) ? f : 0) + (w->trained ? ranks : 0);
+	int64_t sums = 4 * (2 * a->n_heads + a->n_kv_heads + 2);
+	return s->tokens * (e * (read + trained + (plain(in) ? f : 0)) + sums) +
+	       (pads(in) ? attention(in, s, false) : 0);
 }
 
-/* Bytes on top of what is saved while gradients pass down through one block. */
+/* Bytes on top of what is saved while gradients pass down through one block. At attention the MLP's half is freed. */
 static int64_t block_gradients(const struct nla_plan_in *in, const struct shape *s)
 {
 	const struct nla_arch *a = in->arch;
-	int64_t mlp = (plain(in) ? 7 : 3) * a->d_ff + 3 * a->d_model, e = element(in);
-	int64_t attention = plain(in) ? padded(in, s) : s->tokens * e * 2 * (q_width(a) + 2 * kv_width(a));
-	return NLA_MAX(s->tokens * mlp * e, attention + s->tokens * 3 * a->d_model * e);
+	int64_t e = element(in), d = a->d_model, mlp = (plain(in) ? 4 : 3) * a->d_ff + 3 * d;
+	int64_t heads = 2 * (q_width(a) + 2 * kv_width(a)) + 3 * d - (plain(in) ? 3 : 2) * a->d_ff;
+	return NLA_MAX(s->tokens * mlp * e, attention(in, s, true) + s->tokens * heads * e);
 }
 
 /* ---- the update ---- */
@@ -158,9 +155,9 @@ static int64_t block_gradients(const struct nla_plan_in *in, const struct shape 
 static int64_t backward(const struct nla_plan_in *in, const struct who *w, const struct shape *s, int64_t blocks,
 			bool recompute, int64_t logits)
 {
-	int64_t e = element(in), d = in->arch->d_model, saved = block_saved(in, w, s), scope = block_scope(in, w, s);
+	int64_t e = element(in), d = in->arch->d_model, saved = block_saved(in, w, s), scope = block_scope(in, s);
 	int64_t inputs = blocks * s->tokens * d * e, all = recompute ? inputs : blocks * saved;
-	int64_t top = 2 * s->tokens * d * e + s->predicted * d * (3 * e + (plain(in) ? 8 : 0));
+	int64_t top = nla_beside_bytes(in->arch, w->adapters, w->n, e) + 2 * s->tokens * d * e + s->predicted * d * 3 * e;
 	int64_t others = recompute ? inputs : (blocks - 1) * saved;
 	return top + NLA_MAX(all + logits, others + NLA_MAX(scope, saved + block_gradients(in, s)));
 }
@@ -170,7 +167,7 @@ int64_t nla_plan_update(const struct nla_plan_in *in, int64_t n, bool recompute,
 	struct who w = policy(in, in->copies), ar = { .adapters = { in->ar }, .n = in->ar != NULL, .trained = true };
 	struct shape s = in->ar_only ? texts(in, n) : responses(in, n), ar_texts = texts(in, n);
 	int64_t row = in->arch->vocab * 4, rows = NLA_MIN(s.predicted, NLA_MAX(chunk / row, 1));
-	int64_t z = in->ar_only ? 0 : plain(in) ? rows * row * 5 / 2 : rows * row;
+	int64_t z = in->ar_only ? 0 : rows * row * (in->gpu || plain(in) ? 2 : 1);
 	if (logits)
 		*logits = z;
 	return NLA_MAX(backward(in, &w, &s, in->ar_only ? in->ar_depth : in->arch->n_layers, recompute, z),
@@ -188,29 +185,27 @@ int64_t nla_plan_decoding(const struct nla_plan_in *in, int64_t rows)
 {
 	const struct nla_arch *a = in->arch;
 	struct who w = policy(in, 0);
-	int64_t beside = in->copies || !in->gpu ? 0 : nla_beside_bytes(a, w.adapters, w.n, element(in));
-	if (in->copies || in->gpu)
-		w.n = 0; /* what is beside adds in place */
+	int64_t beside = in->copies ? 0 : nla_beside_bytes(a, w.adapters, w.n, element(in));
 	int64_t prompts = in->eval_rows ? rows : NLA_MIN(rows, in->prompts), slab = in->prompt + in->new_tokens,
 		e = element(in);
 	struct shape prefill = { .tokens = in->prompt_head + prompts * (in->prompt - in->prompt_head), .rows = 1 + prompts,
+				 .keys = in->prompt_head + prompts * in->prompt,
 				 .longest = NLA_MAX(in->prompt_head, in->prompt - in->prompt_head), .context = in->prompt };
 	struct shape step = { .tokens = rows, .rows = 0, .longest = 0, .context = 0 };
-	bool kernels = !plain(in) || (in->gpu && !in->plain);
+	bool kernels = !plain(in);
 	int64_t logits = rows * a->vocab * (kernels ? 4 : e + 28);
-	int64_t attention = !kernels ? rows * slab * (2 * q_width(a) + kv_width(a)) * e : 0;
-	int64_t first = NLA_MAX(block_scope(in, &w, &prefill), logits);
+	int64_t copied = !kernels ? rows * slab * (2 * q_width(a) + kv_width(a)) * e : 0;
+	int64_t first = NLA_MAX(block_scope(in, &prefill), logits);
 	int64_t merge = in->copies ? NLA_MAX(a->d_ff, q_width(a)) * a->d_model * 4 : 0;
-	return beside + NLA_MAX(merge, NLA_MAX(first, NLA_MAX(block_scope(in, &w, &step) + attention, logits)));
+	return beside + NLA_MAX(merge, NLA_MAX(first, NLA_MAX(block_scope(in, &step) + copied, logits)));
 }
 
 static int64_t score(const struct nla_plan_in *in)
 {
-	struct who w = { .adapters = { in->ar }, .n = in->ar != NULL };
 	int64_t n = NLA_MIN(NLA_MAX(NLA_SCORE_TOKENS / NLA_MAX(in->ar_prompt, 1), 1),
 			    NLA_MAX(in->prompts * in->group, in->eval_rows));
 	struct shape s = texts(in, n);
-	return block_scope(in, &w, &s);
+	return nla_beside_bytes(in->arch, &in->ar, in->ar != NULL, element(in)) + block_scope(in, &s);
 }
 
 /* ---- the choice ---- */

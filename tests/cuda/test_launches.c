@@ -53,6 +53,13 @@ static struct fake_cuda now(void)
 	return counts();
 }
 
+static struct fake_cuda less(struct fake_cuda a, struct fake_cuda b)
+{
+	return (struct fake_cuda){ .launches = a.launches - b.launches, .products = a.products - b.products,
+				   .to_device = a.to_device - b.to_device, .to_host = a.to_host - b.to_host,
+				   .waits = a.waits - b.waits };
+}
+
 enum { ROWS = 8, FEW = 16, MANY = 48 };
 
 /* What decoding `tokens` tokens a row takes, all 8 rows to the end. */
@@ -78,9 +85,41 @@ static struct fake_cuda decode(const struct model *m, const struct nla_view *vie
 	nla_decoded_release(&out);
 	nt_scope_pop();
 	nla_pack_release(&pack);
-	return (struct fake_cuda){ .launches = after.launches - before.launches, .products = after.products - before.products,
-				   .to_device = after.to_device - before.to_device, .to_host = after.to_host - before.to_host,
-				   .waits = after.waits - before.waits };
+	return less(after, before);
+}
+
+/* What a forward and backward pass of a prompt with four responses takes. */
+static struct fake_cuda train(const struct model *m, const struct nla_view *view, int64_t blocks)
+{
+	static const int32_t ids[20] = { 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24 };
+	struct nla_pack pack;
+	nla_pack_init(&pack);
+	nt_scope_push();
+	int64_t prompt = nla_pack_add(&pack, ids, 10, -1);
+	for (int i = 0; i < 4; i++)
+		nla_pack_add(&pack, ids, 12 + 2 * i, prompt);
+	assert_ok(nla_pack_ready(&pack, &m->target.lm, &err));
+	nt_grad_push(true);
+	struct fake_cuda before = now();
+	assert_int_equal(nt_backward(nt_sum(nla_forward(view, &pack, NULL, blocks, NULL))), NT_OK);
+	struct fake_cuda after = now();
+	nt_grad_pop();
+	nt_scope_pop();
+	nla_pack_release(&pack);
+	return less(after, before);
+}
+
+/* Of one block more, forward and backward, gradients added to those there are. */
+static void test_block(void **state)
+{
+	const struct model *m = *state;
+	assert_ok(nla_adapter_train(&((struct model *)m)->rl, true, &err));
+	train(m, &m->beside, 5);
+	struct fake_cuda few = train(m, &m->beside, 2), many = train(m, &m->beside, 4);
+	double n = 2, kernels = (double)(many.launches - few.launches) / n, products = (double)(many.products - few.products) / n;
+	print_message("    a block's training: %.1f kernels, %.1f products\n", kernels, products);
+	assert_int_equal(many.to_device + many.to_host + many.waits, few.to_device + few.to_host + few.waits);
+	assert_true(kernels <= 39 && products <= 28); /* 248 and 60 with libtorch's operations alone */
 }
 
 /* Of one token more: kernels (products apart), products, copies and waits. */
@@ -106,6 +145,7 @@ static void test_token(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test_setup_teardown(test_token, model_open, model_close) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test_setup_teardown(test_token, model_open, model_close),
+					    cmocka_unit_test_setup_teardown(test_block, model_open, model_close) };
 	return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

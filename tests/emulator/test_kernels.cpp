@@ -66,19 +66,85 @@ static void within(const char *what, double error, double limit)
 
 static double off(double want, double got) { return fabs(want - got) / (fabs(want) + 0.1); }
 
-template <class T, class F> static void check_norm(F &&kernel, int rows, int d)
+// Norm and rotation of one head: y, and with dy the gradient of x, by the chain rule written out.
+static std::vector<double> turned(const std::vector<double> &x, const double *w, const float *cos, const float *sin, const double *dy)
 {
-	auto x = normal<T>(size_t(rows) * d), w = normal<T>(d);
-	std::vector<T> y(x.size());
-	emu::launch(rows, small ? 64 : 256, [&] { kernel(x.data(), w.data(), y.data(), d, 1e-6f); });
-	for (int i = 0; i < rows; i++) {
-		double s = 0;
-		for (int j = 0; j < d; j++)
-			s += double(up(x[i * d + j])) * up(x[i * d + j]);
-		for (int j = 0; j < d; j++)
-			within("rms_norm", off(up(x[i * d + j]) / sqrt(s / d + 1e-6) * up(w[j]), up(y[i * d + j])), precision<T>());
+	size_t d = x.size(), half = d / 2;
+	double s = 0, m = 0;
+	for (double a : x)
+		s += a * a;
+	double r = w ? 1 / sqrt(s / double(d) + 1e-6) : 1;
+	std::vector<double> y(d), g(d);
+	for (size_t j = 0; j < half; j++) {
+		double a = x[j] * r * (w ? w[j] : 1), b = x[half + j] * r * (w ? w[half + j] : 1);
+		y[j] = a * cos[j] - b * sin[j];
+		y[half + j] = b * cos[j] + a * sin[j];
+		if (!dy)
+			continue;
+		g[j] = (dy[j] * cos[j] + dy[half + j] * sin[j]) * (w ? w[j] : 1);
+		g[half + j] = (dy[half + j] * cos[j] - dy[j] * sin[j]) * (w ? w[half + j] : 1);
 	}
+	for (size_t j = 0; dy && j < d; j++)
+		m += g[j] * x[j] * r * r / double(d);
+	for (size_t j = 0; j < d; j++)
+		g[j] = w ? r * (g[j] - x[j] * m) : g[j];
+	return dy ? g : y;
+}
+
+template <class T> static std::vector<double> wide_of(const T *x, int n)
+{
+	std::vector<double> y;
+	for (int i = 0; i < n; i++)
+		y.push_back(up(x[i]));
+	return y;
+}
+
+template <class T, class F, class B> static void check_turn(F &&forward, B &&backward, bool norm, int d)
+{
+	const int n = small ? 2 : 5, h = 3, stride = (h + 2) * d;
+	auto x = normal<T>(n * stride), w = normal<T>(d), dy = normal<T>(n * h * d);
+	std::vector<T> y(dy.size()), dx(dy.size());
+	std::vector<float> c(n * d / 2), s(c.size());
+	for (size_t i = 0; i < c.size(); i++) {
+		c[i] = cosf(0.3f * float(i));
+		s[i] = sinf(0.3f * float(i));
+	}
+	const T *at = norm ? w.data() : nullptr;
+	emu::launch(dim3(n, h), 32, [&] { forward(x.data(), stride, at, c.data(), s.data(), y.data(), d, 1e-6f); });
+	emu::launch(dim3(n, h), 32, [&] { backward(dy.data(), x.data(), stride, at, c.data(), s.data(), dx.data(), d, 1e-6f); });
+	auto ws = wide_of(w.data(), d);
+	for (int i = 0; i < n; i++)
+		for (int k = 0; k < h; k++) {
+			auto head = wide_of(x.data() + i * stride + k * d, d), up_there = wide_of(dy.data() + (i * h + k) * d, d);
+			const float *ci = c.data() + i * d / 2, *si = s.data() + i * d / 2;
+			auto want = turned(head, norm ? ws.data() : nullptr, ci, si, nullptr);
+			auto back = turned(head, norm ? ws.data() : nullptr, ci, si, up_there.data());
+			for (int j = 0; j < d; j++) {
+				within("qk_rope", off(want[j], up(y[(i * h + k) * d + j])), 2 * precision<T>());
+				within("qk_rope_back", off(back[j], up(dx[(i * h + k) * d + j])), 2 * precision<T>());
+			}
+		}
 	note(y.data(), y.size() * sizeof(T));
+	note(dx.data(), dx.size() * sizeof(T));
+}
+
+template <class T, class F> static void check_key_sum(F &&kernel)
+{
+	const int n = 4, width = small ? 40 : 300;
+	std::vector<int> start = {0, 3, 4, 4, 6}, place = {4, 0, 2, 1, 3, 5}; // token 2 is read by nobody
+	auto dk = normal<T>(6 * width), dv = normal<T>(6 * width);
+	std::vector<T> k(n * width), v(k.size());
+	emu::launch(dim3(n, 2), 64, [&] { kernel(dk.data(), dv.data(), start.data(), place.data(), k.data(), v.data(), width); });
+	for (int i = 0; i < n * width; i++) {
+		double a = 0, b = 0;
+		for (int j = start[i / width]; j < start[i / width + 1]; j++) {
+			a += up(dk[place[j] * width + i % width]);
+			b += up(dv[place[j] * width + i % width]);
+		}
+		within("key_sum", off(a, up(k[i])) + off(b, up(v[i])), 2 * precision<T>());
+	}
+	note(k.data(), k.size() * sizeof(T));
+	note(v.data(), v.size() * sizeof(T));
 }
 
 template <class T, class F> static void check_rope(F &&kernel, bool norm, int d)
@@ -129,16 +195,21 @@ template <class T, class F> static void check_rope(F &&kernel, bool norm, int d)
 	note(out.data(), out.size() * sizeof(T));
 }
 
-template <class T, class F> static void check_swiglu(F &&kernel, int rows, int f)
+template <class T, class F, class B> static void check_swiglu(F &&forward, B &&backward, int rows, int f)
 {
-	auto gu = normal<T>(size_t(rows) * 2 * f, 3);
-	std::vector<T> y(size_t(rows) * f);
-	emu::launch(3, 64, [&] { kernel(gu.data(), y.data(), rows, f); });
+	auto gu = normal<T>(size_t(rows) * 2 * f, 3), dy = normal<T>(size_t(rows) * f);
+	std::vector<T> y(dy.size()), d(gu.size());
+	emu::launch(dim3(rows, 2), 32, [&] { forward(gu.data(), y.data(), f); });
+	emu::launch(dim3(rows, 2), 32, [&] { backward(dy.data(), gu.data(), d.data(), f); });
 	for (int i = 0; i < rows * f; i++) {
-		double g = up(gu[i / f * 2 * f + i % f]), u = up(gu[i / f * 2 * f + f + i % f]);
-		within("swiglu", off(g / (1 + exp(-g)) * u, up(y[i])), precision<T>());
+		int at = i / f * 2 * f + i % f;
+		double g = up(gu[at]), u = up(gu[at + f]), sig = 1 / (1 + exp(-g)), by = up(dy[i]);
+		within("swiglu", off(g * sig * u, up(y[i])), precision<T>());
+		within("swiglu_back", off(by * u * sig * (1 + g * (1 - sig)), up(d[at])), precision<T>());
+		within("swiglu_back", off(by * g * sig, up(d[at + f])), precision<T>());
 	}
 	note(y.data(), y.size() * sizeof(T));
+	note(d.data(), d.size() * sizeof(T));
 }
 
 // Ragged rows in slabs of their own; NaN stands where no row may look.
@@ -215,14 +286,16 @@ static uint64_t round_of(const char *order)
 	setenv("CUDA_EMU_ORDER", order, 1);
 	rng.seed(1);
 	seen = 1469598103934665603u;
-	check_norm<bf16>(wide::rms_norm_bf16, small ? 2 : 8, small ? 130 : 4096);
-	check_norm<float>(wide::rms_norm_float, 2, 48);
 	for (bool norm : {false, true}) {
 		check_rope<bf16>(wide::rope_cached_bf16, norm, small ? 32 : 128);
 		check_rope<float>(wide::rope_cached_float, norm, 16);
+		check_turn<bf16>(wide::qk_rope_bf16, wide::qk_rope_back_bf16, norm, small ? 32 : 128);
+		check_turn<float>(wide::qk_rope_float, wide::qk_rope_back_float, norm, 16);
 	}
-	check_swiglu<bf16>(wide::swiglu_bf16, 5, 80);
-	check_swiglu<float>(wide::swiglu_float, 5, 81);
+	check_key_sum<bf16>(wide::key_sum_bf16);
+	check_key_sum<float>(wide::key_sum_float);
+	check_swiglu<bf16>(wide::swiglu_bf16, wide::swiglu_back_bf16, 5, 80);
+	check_swiglu<float>(wide::swiglu_float, wide::swiglu_back_float, 5, 81);
 	check_attention<bf16>(wide::decode_split_bf16, wide::decode_join_bf16, 128, 4, small ? 9 : 150, small ? 2 : 4);
 	check_attention<float>(wide::decode_split_float, wide::decode_join_float, 128, 4, small ? 9 : 40, 1);
 	check_attention<bf16>(narrow::decode_split_bf16, narrow::decode_join_bf16, 16, 3, small ? 9 : 70, 2);

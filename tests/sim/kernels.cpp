@@ -80,14 +80,11 @@ extern "C" bool sim_has_heads(int head, int group)
 static void launch(const char *name, int head, int, const unsigned *grid, unsigned threads, void **args)
 {
 	using namespace h16_3;
+#define BOTH(kernel) (named(name, #kernel "_bf16", kernel##_bf16, grid, threads, args) || \
+		      named(name, #kernel "_float", kernel##_float, grid, threads, args))
 	bool ran = head == 16 ? h16_3::run(name, grid, threads, args) : head == 32 ? h32_2::run(name, grid, threads, args) :
 		   head == 64 ? h64_3::run(name, grid, threads, args) :
-		   named(name, "rms_norm_bf16", rms_norm_bf16, grid, threads, args) ||
-		   named(name, "rms_norm_float", rms_norm_float, grid, threads, args) ||
-		   named(name, "rope_cached_bf16", rope_cached_bf16, grid, threads, args) ||
-		   named(name, "rope_cached_float", rope_cached_float, grid, threads, args) ||
-		   named(name, "swiglu_bf16", swiglu_bf16, grid, threads, args) ||
-		   named(name, "swiglu_float", swiglu_float, grid, threads, args) ||
+		   BOTH(rope_cached) || BOTH(qk_rope) || BOTH(qk_rope_back) || BOTH(key_sum) || BOTH(swiglu) || BOTH(swiglu_back) ||
 		   named(name, "sample", sample, grid, threads, args);
 	if (!ran)
 		emu::die("no kernel of that name");

@@ -1,0 +1,71 @@
+// Attention over a token tree on a GPU by flash attention (Dao 2023): no mask and no padding, each row a sequence whose keys
+// are its ancestors' and its own. Keys that several rows read are laid out once for each; their gradients are summed in fp32,
+// in one order. The backward pass lays them out again, and sums as the forward pass of the same step would: a run repeats bit
+// for bit.
+#include "shim/nt_gpu.h"
+
+#include <ATen/Context.h>
+#include <ATen/ops/_flash_attention_backward.h>
+#include <ATen/ops/_flash_attention_forward.h>
+
+namespace nt::gpu
+{
+
+namespace
+{
+
+// While it lives, libtorch takes the deterministic version of what has one.
+struct Deterministic {
+	bool before = at::globalContext().deterministicAlgorithms();
+	Deterministic() { at::globalContext().setDeterministicAlgorithms(true, false); }
+	~Deterministic() { at::globalContext().setDeterministicAlgorithms(before, false); }
+};
+
+at::Tensor laid_out(const Sequences &s, const at::Tensor &x) { return s.keys.defined() ? x.index_select(0, s.keys) : x; }
+
+at::Tensor summed(const Sequences &s, const at::Tensor &g)
+{
+	auto shape = g.sizes().vec();
+	shape[0] = s.key_start.numel() - 1;
+	return at::zeros(shape, g.options().dtype(at::kFloat)).index_add_(0, s.keys, g.to(at::kFloat)).to(g.scalar_type());
+}
+
+at::Tensor forward(const Sequences &s, at::TensorList in, double scale, Tensors &keep)
+{
+	auto [o, lse, seed, unused, mask] = at::_flash_attention_forward(
+		in[0], laid_out(s, in[1]), laid_out(s, in[2]), s.from_q, s.from_k, s.max_q, s.max_k, 0.0, true, false, scale);
+	keep = {o, lse, seed, unused};
+	return o;
+}
+
+Tensors backward(const Sequences &s, const Tensors &saved, const at::Tensor &dy, double scale)
+{
+	Deterministic on;
+	auto [dq, dk, dv] =
+		at::_flash_attention_backward(dy, saved[0], laid_out(s, saved[1]), laid_out(s, saved[2]), saved[3], saved[4],
+					      s.from_q, s.from_k, s.max_q, s.max_k, 0.0, true, saved[5], saved[6], scale);
+	if (!s.keys.defined())
+		return {dq, dk, dv};
+	if (!takes({dk, dv}))
+		return {dq, summed(s, dk), summed(s, dv)};
+	auto [k, v] = key_sum(dk, dv, s.key_start, s.key_at);
+	return {dq, k, v};
+}
+
+} // namespace
+
+bool flash_takes(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v)
+{
+	auto type = q.scalar_type();
+	return enabled() && !q.is_cpu() && (type == at::kBFloat16 || type == at::kHalf) && k.scalar_type() == type &&
+	       v.scalar_type() == type && q.size(2) % 8 == 0 && q.size(2) <= 192;
+}
+
+at::Tensor flash_attention(const Sequences &tree, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, double scale)
+{
+	return fused(
+		{q, k, v}, [=](at::TensorList in, Tensors &keep) { return forward(tree, in, scale, keep); },
+		[=](const Tensors &saved, const at::Tensor &dy) { return backward(tree, saved, dy, scale); });
+}
+
+} // namespace nt::gpu
