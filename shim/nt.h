@@ -64,6 +64,9 @@ nt_tensor *nt_own(nt_tensor *t);               /* out of its scope: freed by nt_
 void nt_free(nt_tensor *t);                    /* NULL is fine */
 int64_t nt_live(void);                         /* handles alive: every test ends at zero */
 void nt_plain(bool on);
+/* A GPU's fast version that proved wrong there runs no more. */
+enum nt_fast { NT_FAST_ROPE, NT_FAST_SWIGLU, NT_FAST_ATTENTION, NT_FAST_PRODUCT, NT_FAST_DECODING, NT_FAST_SAMPLING, NT_FAST_N };
+void nt_fast_off(enum nt_fast what);
 
 /* ---- making ---- */
 nt_tensor *nt_zeros(nt_dtype dtype, int device, int ndim, const int64_t *shape);

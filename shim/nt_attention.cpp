@@ -382,7 +382,7 @@ nt_tensor *nt_rope_cached(const struct nt_heads *x, nt_tensor *k_cache, nt_tenso
 		auto rows = [](const at::Tensor &t) { return t.stride(2) == 1 && t.stride(1) == t.size(2); };
 		nt::gpu::Rope r = {x->q->t, x->k->t, x->v->t, x->q_norm ? x->q_norm->t : at::Tensor(),
 				   x->k_norm ? x->k_norm->t : at::Tensor(), x->cos->t, x->sin->t, x->eps};
-		if (nt::gpu::takes({k_cache->t, v_cache->t}) && nt::gpu::takes({r.cos, r.sin}) && rows(r.q) && rows(r.k) &&
+		if (nt::gpu::takes(NT_FAST_DECODING, {k_cache->t, v_cache->t}) && nt::gpu::takes(NT_FAST_DECODING, {r.cos, r.sin}) && rows(r.q) && rows(r.k) &&
 		    rows(r.v) && places_fit(slot->t, at->t, r.q.size(0)) && r.q.scalar_type() == k_cache->t.scalar_type())
 			q = nt::wrap(nt::gpu::rope_cached(r, k_cache->t, v_cache->t, slot->t, at->t));
 	});
@@ -404,7 +404,7 @@ nt_tensor *nt_attention_cached(const nt_tensor *q, const nt_tensor *k, const nt_
 			    "rows, slots and lengths do not fit");
 		check_heads(q->t, k->t, v->t, q->t.size(1), k->t.size(2));
 		int64_t n_rows = q->t.size(0), shared = q->t.size(1) / k->t.size(2);
-		if (nt::gpu::takes({q->t, k->t, v->t}) && nt::gpu::takes_heads(q->t.size(2), shared) &&
+		if (nt::gpu::takes(NT_FAST_DECODING, {q->t, k->t, v->t}) && nt::gpu::takes_heads(q->t.size(2), shared) &&
 		    places_fit(slot->t, length->t, n_rows))
 			return nt::gpu::attention_cached(q->t, k->t, v->t, slot->t, length->t, scale);
 		if (!nt::fast({q->t, k->t, v->t}) || !slabs_lie_flat(k->t) || k->t.strides() != v->t.strides())

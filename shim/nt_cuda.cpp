@@ -174,9 +174,13 @@ void start(int device)
 
 bool takes_type(const at::Tensor &t) { return t.scalar_type() == at::kBFloat16 || t.scalar_type() == at::kFloat; }
 
-bool takes(at::TensorList in)
+static bool switched_off[NT_FAST_N];
+
+bool fast(nt_fast what) { return enabled() && !switched_off[what]; }
+
+bool takes(nt_fast what, at::TensorList in)
 {
-	return launcher && enabled() && std::all_of(in.begin(), in.end(), [&](const at::Tensor &t) {
+	return launcher && fast(what) && std::all_of(in.begin(), in.end(), [&](const at::Tensor &t) {
 		       return !t.is_cpu() && t.is_contiguous() && t.scalar_type() == in[0].scalar_type() && takes_type(t);
 	       });
 }
@@ -289,3 +293,5 @@ at::Tensor sample(const at::Tensor &z, const at::Tensor &u, double temperature, 
 }
 
 } // namespace nt::gpu
+
+void nt_fast_off(enum nt_fast what) { nt::gpu::switched_off[what] = true; }

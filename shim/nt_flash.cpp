@@ -46,7 +46,7 @@ Tensors backward(const Sequences &s, const Tensors &saved, const at::Tensor &dy,
 					      s.from_q, s.from_k, s.max_q, s.max_k, 0.0, true, saved[5], saved[6], scale);
 	if (!s.keys.defined())
 		return {dq, dk, dv};
-	if (!takes({dk, dv}))
+	if (!takes(NT_FAST_ATTENTION, {dk, dv}))
 		return {dq, summed(s, dk), summed(s, dv)};
 	auto [k, v] = key_sum(dk, dv, s.key_start, s.key_at);
 	return {dq, k, v};
@@ -57,7 +57,7 @@ Tensors backward(const Sequences &s, const Tensors &saved, const at::Tensor &dy,
 bool flash_takes(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v)
 {
 	auto type = q.scalar_type();
-	return enabled() && !q.is_cpu() && (type == at::kBFloat16 || type == at::kHalf) && k.scalar_type() == type &&
+	return fast(NT_FAST_ATTENTION) && !q.is_cpu() && (type == at::kBFloat16 || type == at::kHalf) && k.scalar_type() == type &&
 	       v.scalar_type() == type && q.size(2) % 8 == 0 && q.size(2) <= 192;
 }
 

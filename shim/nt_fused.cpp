@@ -317,8 +317,8 @@ nt_tensor *nt_qk_rope(const nt_tensor *x, const nt_tensor *w, double eps, const 
 				    s.sizes() == c.sizes(),
 			    "positions do not fit");
 		TORCH_CHECK(!w || w->t.numel() == in.size(2), "widths differ");
-		bool gpu = nt::gpu::takes({c, s}) && nt::gpu::takes_type(in) &&
-			   !(w && (w->t.requires_grad() || !nt::gpu::takes({w->t}) || w->t.scalar_type() != in.scalar_type()));
+		bool gpu = nt::gpu::takes(NT_FAST_ROPE, {c, s}) && nt::gpu::takes_type(in) &&
+			   !(w && (w->t.requires_grad() || !nt::gpu::takes(NT_FAST_ROPE, {w->t}) || w->t.scalar_type() != in.scalar_type()));
 		if (!gpu && !nt::fast({in, w ? w->t : c, c, s}))
 			return rope_plain(w ? at::rms_norm(in, {in.size(2)}, w->t, eps) : in, c, s);
 		if (in.stride(2) != 1 || in.stride(1) != in.size(2))
@@ -336,7 +336,7 @@ nt_tensor *nt_swiglu(const nt_tensor *gate_up)
 		TORCH_CHECK(gate_up->t.size(-1) % 2 == 0, "the width is odd");
 		if (nt::fast({gate_up->t}))
 			return nt::fused({gate_up->t.contiguous()}, swiglu_forward, swiglu_backward);
-		if (nt::gpu::takes({gate_up->t}))
+		if (nt::gpu::takes(NT_FAST_SWIGLU, {gate_up->t}))
 			return nt::fused(
 				{gate_up->t}, [](at::TensorList in, Tensors &) { return nt::gpu::swiglu(in[0]); },
 				[](const Tensors &saved, const at::Tensor &dy) -> Tensors {
@@ -387,7 +387,7 @@ nt_tensor *nt_sample(const nt_tensor *logits, const nt_tensor *u, double tempera
 		TORCH_CHECK(temperature >= 0, "the temperature is ", temperature);
 		at::Tensor z = logits->t.to(at::kFloat).contiguous();
 		lp = at::empty({z.size(0)}, z.options());
-		if (nt::gpu::takes({z, u->t}))
+		if (nt::gpu::takes(NT_FAST_SAMPLING, {z, u->t}))
 			return nt::gpu::sample(z, u->t, temperature, lp);
 		return (nt::fast({logits->t, u->t}) ? sample_fast : sample_plain)(z, u->t.contiguous(), temperature, lp);
 	});

@@ -26,7 +26,8 @@ extern std::string off; // why there are no kernels; empty: there are
 
 int capability(int device); // of a card, in tenths
 void start(int device); // makes them ready, or sets `off`
-bool takes(at::TensorList in); // can a kernel have these, of one type, now?
+bool fast(nt_fast what);       // enabled, and not switched off
+bool takes(nt_fast what, at::TensorList in); // can its kernel have these, of one type, now?
 bool takes_type(const at::Tensor &t); // bf16 or fp32
 bool takes_heads(int64_t head, int64_t group);
 

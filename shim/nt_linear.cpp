@@ -1,6 +1,6 @@
 // Matrix products: x W^T for few rows and many, logits, and a projection with low-rank adapters beside it, which is one
 // operation with one gradient: what all adapters of a matrix add is two products.
-#include "shim/nt_internal.h"
+#include "shim/nt_gpu.h"
 
 #include <algorithm>
 
@@ -21,7 +21,8 @@ static at::Tensor product(const at::Tensor &x, const at::Tensor &w, const at::Te
 // A GPU keeps the sum that it has anyway; a CPU has one type.
 at::Tensor nt::mm_f32(const at::Tensor &a, const at::Tensor &b)
 {
-	return a.is_cpu() || a.scalar_type() == at::kFloat ? at::mm(a, b).to(at::kFloat) : at::mm(a, b, at::kFloat);
+	bool plain = a.is_cpu() || a.scalar_type() == at::kFloat || !gpu::fast(NT_FAST_PRODUCT);
+	return plain ? at::mm(a, b).to(at::kFloat) : at::mm(a, b, at::kFloat);
 }
 
 nt_tensor *nt_linear(const nt_tensor *x, const nt_tensor *w, const nt_tensor *bias)

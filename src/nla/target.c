@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "lm/selfcheck.h"
 #include "nla/folder.h"
 
 enum nla_status nla_target_describe(struct nla_target *t, const char *folder, const struct nla_chat_cfg *chat,
@@ -31,6 +32,11 @@ enum nla_status nla_target_open(struct nla_target *t, const char *folder, const 
 		nla_lm_load(&t->lm, folder, NULL, device, dtype, NLA_LM_AUTO, err);
 	if (!err->status && nla_tokenizer_size(t->tok) > t->lm.arch.vocab)
 		nla_tokenizer_limit(t->tok, (int32_t)t->lm.arch.vocab);
+	if (!err->status && device != NT_CPU) {
+		nla_selfcheck(&t->lm, NULL);
+		if (nt_check())
+			nla_nt_fail(err, "cannot check this GPU's operations");
+	}
 	if (err->status)
 		nla_target_close(t);
 	return nla_folder_lead(err, folder, "config.json", "model");

@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "lm/selfcheck.h"
+
 #define GIB ((double)(1 << 30))
 #define TRIAL 2e12 /* operations: a minute or so on two cores */
 #define SHARE 0.75 /* of this machine's memory that a trial may need: other programs live here too */
@@ -156,6 +158,8 @@ enum nla_status nla_check(const struct nla_config *cfg, nla_one_step_fn *one_ste
 	if (!nla_train_open(&t, cfg, one_step, err)) {
 		fprintf(out, "loaded: %s, AV %s, AR %s, %lld activations of block %lld\n", cfg->model, cfg->av, cfg->ar,
 			(long long)t.set.n, (long long)t.models.ar.depth - 1);
+		if (t.models.target.lm.device != NT_CPU)
+			nla_selfcheck(&t.models.target.lm, out);
 		plan_and_try(out, &t, cfg, err);
 	}
 	nla_train_close(&t);

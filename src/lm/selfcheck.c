@@ -1,0 +1,230 @@
+/*
+ * Fast operations against plain ones (selfcheck.h): each is a function of one leaf [N, width], random numbers in the model's type,
+ * and what it gives is a result and a gradient of that leaf.
+ */
+#include "lm/selfcheck.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/progress.h"
+#include "base/rng.h"
+
+enum { N = 96, HEAD = 24, PROMPT = 24, VOCABULARY = 8192, ROWS = 8, ROUNDS = 3 };
+
+/* What the operations read beside their leaf. */
+struct given {
+	const struct nla_lm *lm;
+	nt_tree *tree; /* a common head, a prompt, two responses */
+	nt_tensor *cos, *sin, *ids, *u;
+};
+
+static nt_tensor *heads(const nt_tensor *x, int64_t n, int64_t d)
+{
+	int64_t shape[3] = { nt_size(x, 0), n, d };
+	return nt_reshape(x, 3, shape);
+}
+
+static void split(const struct given *g, const nt_tensor *x, nt_tensor **qkv)
+{
+	const struct nla_arch *a = &g->lm->arch;
+	const int64_t n[3] = { a->n_heads, a->n_kv_heads, a->n_kv_heads };
+	nt_split(x, 3, (int64_t[]){ n[0] * a->head_dim, n[1] * a->head_dim, n[2] * a->head_dim }, qkv);
+	for (int i = 0; i < 3 && qkv[i]; i++)
+		qkv[i] = heads(qkv[i], n[i], a->head_dim);
+}
+
+static nt_tensor *in_type_of(const nt_tensor *x, const nt_tensor *w) { return w ? nt_to(w, nt_dtype_of(x)) : NULL; }
+
+static nt_tensor *rotation(const struct given *g, const nt_tensor *x)
+{
+	nt_tensor *qkv[3];
+	split(g, x, qkv);
+	return nt_qk_rope(qkv[0], in_type_of(x, g->lm->blocks[0].q_norm), g->lm->arch.rms_eps, g->cos, g->sin);
+}
+
+static nt_tensor *swiglu(const struct given *g, const nt_tensor *x)
+{
+	(void)g;
+	return nt_swiglu(x);
+}
+
+static nt_tensor *attention(const struct given *g, const nt_tensor *x)
+{
+	nt_tensor *qkv[3];
+	split(g, x, qkv);
+	return nt_attention(qkv[0], qkv[1], qkv[2], g->tree, 1 / sqrt((double)g->lm->arch.head_dim));
+}
+
+/* Token N - ROWS + i is the next of row i, behind i + 1 to N - ROWS others. */
+static nt_tensor *decoding(const struct given *g, const nt_tensor *x)
+{
+	const struct nla_arch *a = &g->lm->arch;
+	const struct nla_block *b = &g->lm->blocks[0];
+	nt_tensor *qkv[3], *part[3];
+	int64_t slot[ROWS], at[ROWS], shape[4] = { ROWS, N, a->n_kv_heads, a->head_dim };
+	nt_tensor *k = nt_zeros(nt_dtype_of(x), g->lm->device, 4, shape), *v = nt_zeros(nt_dtype_of(x), g->lm->device, 4, shape);
+	split(g, x, qkv);
+	for (int64_t i = 0; i < ROWS; i++) {
+		slot[i] = ROWS - 1 - i;
+		at[i] = 1 + (N - ROWS - 1) * i / (ROWS - 1);
+		for (int kv = 1; kv < 3; kv++)
+			nt_copy_into(nt_narrow(nt_narrow(kv == 1 ? k : v, 0, slot[i], 1), 1, 0, N - ROWS),
+				     nt_reshape(nt_narrow(qkv[kv], 0, 0, N - ROWS), 4,
+						(int64_t[]){ 1, N - ROWS, a->n_kv_heads, a->head_dim }));
+	}
+	for (int i = 0; i < 3; i++)
+		part[i] = nt_narrow(qkv[i], 0, N - ROWS, ROWS);
+	nt_tensor *slots = nt_i64(g->lm->device, slot, ROWS), *places = nt_i64(g->lm->device, at, ROWS);
+	const struct nt_heads new = { part[0], part[1], part[2], in_type_of(x, b->q_norm), in_type_of(x, b->k_norm), a->rms_eps,
+				      nt_narrow(g->cos, 0, 0, ROWS), nt_narrow(g->sin, 0, 0, ROWS) };
+	nt_tensor *q = nt_rope_cached(&new, k, v, slots, places);
+	return nt_attention_cached(q, k, v, slots, nt_add_scalar(places, 1), 1 / sqrt((double)a->head_dim));
+}
+
+/* Log-probabilities of what is drawn; from the same logits, so that the same tokens are. */
+static nt_tensor *sampling(const struct given *g, const nt_tensor *x)
+{
+	nt_tensor *logprob;
+	nt_sample(nt_scale(nt_to(x, NT_F32), 3), g->u, 1, &logprob);
+	return logprob;
+}
+
+static nt_tensor *logprob(const struct given *g, const nt_tensor *x)
+{
+	int64_t n = nt_size(g->lm->head, 0);
+	return nt_token_logprob(x, in_type_of(x, nt_narrow(g->lm->head, 0, 0, NLA_MIN(n, VOCABULARY))), g->ids, 1, NULL);
+}
+
+enum width { HEADS, MLP, RESIDUAL, LOGITS };
+
+static const struct operation {
+	const char *name;
+	nt_tensor *(*run)(const struct given *g, const nt_tensor *x);
+	enum width width;
+	bool trains;
+	enum nt_fast fast;
+} operations[] = {
+	{ "rotation with norm", rotation, HEADS, true, NT_FAST_ROPE },
+	{ "SwiGLU", swiglu, MLP, true, NT_FAST_SWIGLU },
+	{ "attention", attention, HEADS, true, NT_FAST_ATTENTION },
+	{ "log-probabilities", logprob, RESIDUAL, true, NT_FAST_PRODUCT },
+	{ "attention, decoding", decoding, HEADS, false, NT_FAST_DECODING },
+	{ "sampling", sampling, LOGITS, false, NT_FAST_SAMPLING },
+};
+
+/* Result and gradient on the host, and the time of a round; fp32 or the model's type, fast or plain. */
+struct tried {
+	float *y, *dx; /* dx NULL: not trained */
+	size_t n_y, n_dx;
+	double seconds;
+};
+
+static float *to_host(const nt_tensor *t, size_t *n)
+{
+	*n = t ? (size_t)nt_numel(t) : 0;
+	float *x = nla_alloc(*n ? *n : 1, sizeof(*x));
+	if (t)
+		nt_to_host_f32(t, x, *n);
+	return x;
+}
+
+static void try(const struct operation *op, const struct given *g, const nt_tensor *x, bool plain, struct tried *out)
+{
+	*out = (struct tried){ .seconds = INFINITY };
+	nt_plain(plain);
+	for (int i = 0; i < ROUNDS && !nt_check(); i++) {
+		free(out->y);
+		free(out->dx);
+		nt_scope_push();
+		nt_grad_push(op->trains);
+		nt_tensor *leaf = nt_clone(x);
+		double start = nla_seconds();
+		if (op->trains)
+			nt_requires_grad(leaf, true);
+		nt_tensor *y = op->run(g, leaf), *flat = y ? nt_to(nt_detach(y), NT_F32) : NULL;
+		if (op->trains && y)
+			nt_backward(nt_dot(y, y));
+		out->y = to_host(flat, &out->n_y); /* which waits for the device */
+		out->seconds = fmin(out->seconds, nla_seconds() - start);
+		out->dx = to_host(op->trains && y && !nt_check() ? nt_grad(leaf) : NULL, &out->n_dx);
+		nt_grad_pop();
+		nt_scope_pop();
+	}
+	nt_plain(false);
+}
+
+/* The largest difference as a part of the largest number; NaN in one alone is infinite. */
+static double difference(const float *a, const float *b, size_t n)
+{
+	double worst = 0, most = 0;
+	for (size_t i = 0; i < n; i++) {
+		double d = fabs((double)a[i] - b[i]);
+		worst = d <= worst || (isnan(a[i]) && isnan(b[i])) ? worst : isnan(d) ? INFINITY : d;
+		most = fmax(most, fabs(b[i]));
+	}
+	return most > 0 ? worst / most : worst;
+}
+
+static double off(const struct tried *a, const struct tried *b)
+{
+	return fmax(difference(a->y, b->y, b->n_y), difference(a->dx, b->dx, b->n_dx));
+}
+
+static void check(const struct operation *op, const struct given *g, FILE *table)
+{
+	const struct nla_arch *a = &g->lm->arch;
+	const int64_t widths[] = { [HEADS] = (a->n_heads + 2 * a->n_kv_heads) * a->head_dim, [MLP] = 2 * a->d_ff,
+				   [RESIDUAL] = a->d_model, [LOGITS] = NLA_MIN(a->vocab, VOCABULARY) };
+	const struct nla_rng rng = { 1, NLA_STREAM_TEST };
+	int64_t shape[2] = { N, widths[op->width] };
+	nla_auto float *host = nla_alloc((size_t)(N * shape[1]), sizeof(*host));
+	struct tried truth, plain, fast;
+	for (int64_t i = 0; i < N * shape[1]; i++)
+		host[i] = nla_normal(&rng, (uint32_t)op->width, 0, (uint32_t)i);
+	nt_tensor *x = nt_to(nt_from_host(NT_F32, g->lm->device, host, 2, shape), g->lm->dtype);
+	try(op, g, nt_to(x, NT_F32), true, &truth);
+	try(op, g, x, true, &plain);
+	try(op, g, x, false, &fast);
+	double own = off(&fast, &truth), twin = off(&plain, &truth);
+	bool wrong = !(own <= 2 * twin + (g->lm->dtype == NT_F32 ? 1e-5 : 0x1p-8)) && !nt_check();
+	if (table && !nt_check())
+		fprintf(table, "  %-22s %10.2g %10.2g %12.0f %12.0f   %s\n", op->name, own, twin, 1e6 * fast.seconds,
+			1e6 * plain.seconds, wrong ? "switched off" : "");
+	if (wrong) {
+		nla_say("warning: on this GPU %s is off by %.2g of its largest number, and %.2g without our fast version: that "
+			"is switched off; please report it", op->name, own, twin);
+		nt_fast_off(op->fast);
+	}
+	struct tried *all[] = { &truth, &plain, &fast };
+	for (int i = 0; i < 3; i++) {
+		free(all[i]->y);
+		free(all[i]->dx);
+	}
+}
+
+void nla_selfcheck(const struct nla_lm *lm, FILE *table)
+{
+	const int64_t length[4] = { HEAD, PROMPT, 24, N - HEAD - PROMPT - 24 }, parent[4] = { -1, 0, 1, 1 };
+	int64_t ids[N], place[N];
+	float u[N];
+	for (int i = 0; i < N; i++) {
+		ids[i] = i * 37 % NLA_MIN(lm->arch.vocab, VOCABULARY);
+		place[i] = i % nt_size(lm->cos, 0);
+		u[i] = ((float)i + 0.5f) / N;
+	}
+	nt_scope_push();
+	nt_tensor *at = nt_i64(lm->device, place, N);
+	struct given g = { lm, nt_tree_new(length, parent, 4, lm->device), nt_rows(lm->cos, at), nt_rows(lm->sin, at),
+			   nt_i64(lm->device, ids, N), nt_f32(lm->device, u, N) };
+	if (table)
+		fprintf(table, "this GPU's fast operations against plain ones, forward and backward, %d rows\n  %-22s %10s %10s %12s %12s\n",
+			N, "", "off by", "plain by", "microseconds", "plain");
+	for (size_t i = 0; i < NLA_LEN(operations) && !nt_check(); i++) {
+		nt_scope_push();
+		check(&operations[i], &g, table);
+		nt_scope_pop();
+	}
+	nt_tree_free(g.tree);
+	nt_scope_pop();
+}
