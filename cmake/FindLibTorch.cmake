@@ -2,8 +2,8 @@
 #
 #   LIBTORCH_DIR    the wheel's torch/ folder; also read from the environment; scripts/setup.sh makes it below the cache folder
 #
-# Defines LibTorch::CPU. libtorch_cuda is not linked: the shim loads it at run time when a GPU is asked for, because linking it
-# costs every start one to two seconds and 350 MB.
+# Defines LibTorch::CPU, and LibTorch::CUDA or LIBTORCH_NO_CUDA, which says what is missing. No program links the latter: linking it
+# costs every start one to two seconds and 350 MB, so libnla_cuda does, which is loaded when a GPU is asked for.
 set(LIBTORCH_VERSION 2.11.0)
 if(NOT LIBTORCH_DIR AND DEFINED ENV{LIBTORCH_DIR})
   set(LIBTORCH_DIR $ENV{LIBTORCH_DIR})
@@ -35,8 +35,6 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::CPU)
   add_library(LibTorch::CPU INTERFACE IMPORTED)
   target_include_directories(LibTorch::CPU SYSTEM INTERFACE
     ${LIBTORCH_DIR}/include ${LIBTORCH_DIR}/include/torch/csrc/api/include)
-  file(GLOB LIBTORCH_CUDA_HEADERS ${LIBTORCH_DIR}/../nvidia/cu*/include) # declarations only: nothing of CUDA is linked
-  target_include_directories(LibTorch::CPU SYSTEM INTERFACE ${LIBTORCH_CUDA_HEADERS})
   target_link_options(LibTorch::CPU INTERFACE -Wl,--allow-shlib-undefined)
   # at::parallel_for runs in parallel only where OpenMP is compiled in. The wheel brings its own runtime; linking that file, and not
   # the compiler's, keeps one runtime in the program.
@@ -47,4 +45,22 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::CPU)
   list(GET LIBTORCH_OPENMP 0 LIBTORCH_OPENMP)
   target_compile_options(LibTorch::CPU INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
   target_link_libraries(LibTorch::CPU INTERFACE ${LIBTORCH_DIR}/lib/libtorch_cpu.so ${LIBTORCH_DIR}/lib/libc10.so ${LIBTORCH_OPENMP})
+
+  # The headers' version must be the library's; the symbols of NVIDIA's own libraries are found at run time.
+  file(GLOB _places ${LIBTORCH_DIR}/../nvidia/cu*/include $ENV{CUDA_HOME}/include /usr/local/cuda/include)
+  foreach(_place ${_places})
+    if(EXISTS ${_place}/cuda_runtime_api.h AND EXISTS ${_place}/crt/host_config.h AND NOT LIBTORCH_CUDA_HEADERS)
+      set(LIBTORCH_CUDA_HEADERS ${_place})
+    endif()
+  endforeach()
+  if(NOT EXISTS ${LIBTORCH_DIR}/lib/libtorch_cuda.so)
+    set(LIBTORCH_NO_CUDA "its libtorch has no libtorch_cuda.so")
+  elseif(NOT LIBTORCH_CUDA_HEADERS)
+    set(LIBTORCH_NO_CUDA "there were no CUDA headers (pip: nvidia-cuda-runtime, nvidia-cuda-crt, or a toolkit in CUDA_HOME)")
+  else()
+    add_library(LibTorch::CUDA INTERFACE IMPORTED)
+    target_include_directories(LibTorch::CUDA SYSTEM INTERFACE ${LIBTORCH_CUDA_HEADERS})
+    target_link_libraries(LibTorch::CUDA INTERFACE LibTorch::CPU -Wl,--no-as-needed ${LIBTORCH_DIR}/lib/libtorch_cuda.so
+      ${LIBTORCH_DIR}/lib/libc10_cuda.so)
+  endif()
 endif()

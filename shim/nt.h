@@ -193,7 +193,7 @@ void nt_logprob_chunk(int64_t bytes);
 /* While on, nt_linear and nt_project of fp32 on the CPU take a kernel for few rows: several times as fast for 8, and a row's
  * result is the same to the bit whatever rows stand beside it and however many threads there are. */
 void nt_decoding(bool on);
-/* cache [N,S,H,d]: cache[slot[i], at[i]] = x[i], x [n,H,d]; slot, at int64 [n]. */
+/* cache [N,S,..]: cache[slot[i], at[i]] = x[i], x [n,..]; slot, at int64 [n]. */
 nt_status nt_cache_put(nt_tensor *cache, const nt_tensor *slot, const nt_tensor *at, const nt_tensor *x);
 /* The heads of a new token a row, as they come from the projections: q [n,Hq,d], k and v [n,Hkv,d], norms [d] or NULL. */
 struct nt_heads {
@@ -212,6 +212,15 @@ nt_tensor *nt_logits(const nt_tensor *h, const nt_tensor *head); /* [n,D] [V,D] 
  * (when not NULL) [n] fp32 of what was drawn, at that temperature. temperature 0: the largest logit, logprob at 1. */
 nt_tensor *nt_sample(const nt_tensor *logits, const nt_tensor *u, double temperature, nt_tensor **logprob);
 nt_tensor *nt_topk(const nt_tensor *logits, int64_t k); /* ids [n,k], largest first */
+
+/* ---- graphs: what a step launches on a GPU, launched again as one ---- */
+typedef struct nt_graph nt_graph;
+/* Records what step(arg) launches without running it: the same kernels on the same memory, which stays where it is as long as
+ * the graph lives. A step like it has run before: what starts at first use may not start in one. Waits of the host and copies
+ * from or to it are errors: NULL, nothing else happened, and nt_clear goes on without. */
+nt_graph *nt_graph_capture(int device, void (*step)(void *arg), void *arg);
+nt_status nt_graph_replay(nt_graph *g);
+void nt_graph_free(nt_graph *g); /* NULL is fine */
 
 /* ---- actions on parameters ---- */
 nt_status nt_copy_into(nt_tensor *to, const nt_tensor *from);               /* shapes equal; converts */

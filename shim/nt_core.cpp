@@ -86,6 +86,8 @@ nt_status caught(const char *op, Handles in)
 		throw;
 	} catch (const c10::Error &e) {
 		std::string why = e.what_without_backtrace();
+		if (dynamic_cast<const c10::AcceleratorError *>(&e))
+			why = why.substr(0, why.find('\n')); // the rest is advice on debugging
 		bool memory = dynamic_cast<const c10::OutOfMemoryError *>(&e) ||
 			      why.find("not enough memory") != std::string::npos ||
 			      why.find("can't allocate memory") != std::string::npos;

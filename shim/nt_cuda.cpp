@@ -47,8 +47,7 @@ void *open_nvrtc()
 {
 	void *found = dlopen("libnvrtc.so.13", RTLD_LAZY);
 	Dl_info torch;
-	void *known = dlsym(RTLD_DEFAULT, "_ZN3c104cuda20CUDACachingAllocator9allocatorE"); // the wheels' own lies beside it
-	if (!found && known && dladdr(known, &torch)) {
+	if (!found && dladdr(reinterpret_cast<void *>(&c10::SetAllocator), &torch)) { // the wheels' own lies beside it
 		fs::path wheels = fs::path(torch.dli_fname).parent_path().parent_path().parent_path();
 		found = dlopen((wheels / "nvidia/cu13/lib/libnvrtc.so.13").c_str(), RTLD_LAZY);
 	}
@@ -128,22 +127,23 @@ void *module(int device, int head, int group)
 	return m;
 }
 
-void launch_cuda(const char *name, int head, int group, const unsigned *grid, unsigned threads, void **args)
+int card; // that kernels start on
+
+void launch_cuda(Kernel &k, const unsigned *grid, unsigned threads, void **args)
 {
-	static std::map<std::string, void *> functions;
 	static auto run = symbol<int (*)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *,
 					 void **, void **)>(driver(), "cuLaunchKernel");
-	c10::impl::VirtualGuardImpl guard(at::kCUDA);
-	c10::Device device = guard.getDevice();
-	void *&f = functions[name + (":" + std::to_string(device.index())) + ":" + std::to_string(head) + ":" +
-			     std::to_string(group)];
-	if (!f) {
+	if (k.card != card) {
 		auto get = symbol<int (*)(void **, void *, const char *)>(driver(), "cuModuleGetFunction");
-		TORCH_CHECK(get(&f, module(device.index(), head, group), name) == 0, "there is no kernel ", name);
+		int rc = get(&k.function, module(card, k.head, k.group), k.name);
+		TORCH_CHECK(rc == 0, "there is no kernel ", k.name);
+		k.card = card;
 	}
-	void *stream = guard.getStreamNativeHandle(guard.getStream(device));
-	int rc = run(f, grid[0], grid[1], grid[2], threads, 1, 1, 0, stream, args, nullptr);
-	TORCH_CHECK(rc == 0, "kernel ", name, " does not start: error ", rc);
+	c10::impl::VirtualGuardImpl guard(at::kCUDA);
+	c10::Stream stream = guard.getStream(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(card)));
+	void *handle = guard.getStreamNativeHandle(stream);
+	int rc = run(k.function, grid[0], grid[1], grid[2], threads, 1, 1, 0, handle, args, nullptr);
+	TORCH_CHECK(rc == 0, "kernel ", k.name, " does not start: error ", rc);
 }
 
 } // namespace
@@ -159,10 +159,9 @@ int capability(int device)
 void start(int device)
 {
 	try {
-		at::Device card(at::kCUDA, static_cast<c10::DeviceIndex>(device));
-		c10::impl::VirtualGuardImpl(at::kCUDA).setDevice(card); // kernels start on the current one
-		at::zeros({1}, at::TensorOptions(card)); // with it the card has a context
-		module(device, 0, 0);
+		at::zeros({1}, at::TensorOptions(nt::device(device))); // with it the card has a context
+		card = device;
+		module(card, 0, 0);
 		launcher = launch_cuda;
 		off.clear();
 	} catch (const c10::Error &e) {
@@ -185,10 +184,15 @@ bool takes(nt_fast what, at::TensorList in)
 	       });
 }
 
-static Kernel typed(const char *name, const at::Tensor &t, int64_t head = 0, int64_t group = 0)
+#define KERNELS(name) {{name "_bf16"}, {name "_float"}}
+
+// That of the type of t, for heads of such a size.
+static Kernel &typed(Kernel (&of)[2], const at::Tensor &t, int64_t head = 0, int64_t group = 0)
 {
-	return {std::string(name) + (t.scalar_type() == at::kFloat ? "_float" : "_bf16"), static_cast<int>(head),
-		static_cast<int>(group)};
+	Kernel &k = of[t.scalar_type() == at::kFloat];
+	if (k.head != head || k.group != group)
+		k = {k.name, static_cast<int>(head), static_cast<int>(group)};
+	return k;
 }
 
 static void *address(const at::Tensor &t) { return t.defined() ? t.data_ptr() : nullptr; }
@@ -207,10 +211,29 @@ static Grid swiglu_grid(const at::Tensor &gate_up)
 
 at::Tensor swiglu(const at::Tensor &gate_up)
 {
+	static Kernel kernel[2] = KERNELS("swiglu");
 	auto shape = gate_up.sizes().vec();
 	shape.back() /= 2;
 	at::Tensor y = at::empty(shape, gate_up.options());
-	launch(typed("swiglu", y), swiglu_grid(gate_up), 256, gate_up.data_ptr(), y.data_ptr(), static_cast<int>(shape.back()));
+	launch(typed(kernel, y), swiglu_grid(gate_up), 256, gate_up.data_ptr(), y.data_ptr(), static_cast<int>(shape.back()));
+	return y;
+}
+
+at::Tensor swiglu_back(const at::Tensor &dy, const at::Tensor &gate_up)
+{
+	static Kernel kernel[2] = KERNELS("swiglu_back");
+	at::Tensor d = at::empty_like(gate_up);
+	launch(typed(kernel, d), swiglu_grid(gate_up), 256, dy.data_ptr(), gate_up.data_ptr(), d.data_ptr(),
+	       static_cast<int>(dy.size(-1)));
+	return d;
+}
+
+at::Tensor qk_rope(const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos, const at::Tensor &sin)
+{
+	static Kernel kernel[2] = KERNELS("qk_rope");
+	at::Tensor y = at::empty(x.sizes(), x.options());
+	launch(typed(kernel, y), {x.size(0), x.size(1)}, 32, x.data_ptr(), x.stride(0), address(w), cos.data_ptr(),
+	       sin.data_ptr(), y.data_ptr(), static_cast<int>(x.size(2)), static_cast<float>(eps));
 	return y;
 }
 
@@ -233,8 +256,9 @@ at::Tensor qk_rope(const at::Tensor &x, const at::Tensor &w, double eps, const a
 at::Tensor qk_rope_back(const at::Tensor &dy, const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos,
 			const at::Tensor &sin)
 {
+	static Kernel kernel[2] = KERNELS("qk_rope_back");
 	at::Tensor dx = at::empty(x.sizes(), x.options());
-	launch(typed("qk_rope_back", dx), {x.size(0), x.size(1)}, 32, dy.data_ptr(), x.data_ptr(), x.stride(0), address(w),
+	launch(typed(kernel, dx), {x.size(0), x.size(1)}, 32, dy.data_ptr(), x.data_ptr(), x.stride(0), address(w),
 	       cos.data_ptr(), sin.data_ptr(), dx.data_ptr(), static_cast<int>(x.size(2)), static_cast<float>(eps));
 	return dx;
 }
@@ -242,10 +266,11 @@ at::Tensor qk_rope_back(const at::Tensor &dy, const at::Tensor &x, const at::Ten
 std::pair<at::Tensor, at::Tensor> key_sum(const at::Tensor &dk, const at::Tensor &dv, const at::Tensor &start,
 					  const at::Tensor &place)
 {
+	static Kernel kernel[2] = KERNELS("key_sum");
 	auto shape = dk.sizes().vec();
 	shape[0] = start.numel() - 1;
 	at::Tensor k = at::empty(shape, dk.options()), v = at::empty_like(k);
-	launch(typed("key_sum", k), {shape[0], 2}, 256, dk.data_ptr(), dv.data_ptr(), start.data_ptr(), place.data_ptr(),
+	launch(typed(kernel, k), {shape[0], 2}, 256, dk.data_ptr(), dv.data_ptr(), start.data_ptr(), place.data_ptr(),
 	       k.data_ptr(), v.data_ptr(), static_cast<int>(shape[1] * shape[2]));
 	return {k, v};
 }
@@ -253,9 +278,10 @@ std::pair<at::Tensor, at::Tensor> key_sum(const at::Tensor &dk, const at::Tensor
 at::Tensor rope_cached(const Rope &a, const at::Tensor &k_cache, const at::Tensor &v_cache, const at::Tensor &slot,
 		       const at::Tensor &position)
 {
+	static Kernel kernel[2] = KERNELS("rope_cached");
 	at::Tensor out = at::empty(a.q.sizes(), a.q.options());
 	int64_t n = a.q.size(0), hq = a.q.size(1), hkv = a.k.size(1);
-	launch(typed("rope_cached", out), {hq + 2 * hkv, n}, 32, a.q.data_ptr(), a.k.data_ptr(), a.v.data_ptr(), a.q.stride(0),
+	launch(typed(kernel, out), {hq + 2 * hkv, n}, 32, a.q.data_ptr(), a.k.data_ptr(), a.v.data_ptr(), a.q.stride(0),
 	       a.k.stride(0), a.v.stride(0), address(a.q_norm), address(a.k_norm), a.cos.data_ptr(), a.sin.data_ptr(),
 	       out.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(), slot.data_ptr(), position.data_ptr(), k_cache.size(1),
 	       static_cast<int>(hq), static_cast<int>(hkv), static_cast<int>(a.q.size(2)), static_cast<float>(a.eps));
@@ -272,22 +298,25 @@ bool takes_heads(int64_t head, int64_t group)
 at::Tensor attention_cached(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const at::Tensor &slot,
 			    const at::Tensor &length, double scale)
 {
+	static Kernel split[2] = KERNELS("decode_split");
+	static Kernel join[2] = KERNELS("decode_join");
 	int64_t n = q.size(0), hkv = k.size(2), head = q.size(2), group = q.size(1) / hkv;
 	// As many splits as fill a large card, by the cache's size: the same for every token.
 	int64_t splits = std::clamp<int64_t>(std::min<int64_t>(1024 / (n * hkv), k.size(1) / 64), 1, 32);
 	at::Tensor o = at::empty_like(q), part = at::empty({n, hkv, splits, group, head + 2}, q.options().dtype(at::kFloat));
-	launch(typed("decode_split", q, head, group), {splits, hkv, n}, 128, q.data_ptr(), k.data_ptr(), v.data_ptr(),
+	launch(typed(split, q, head, group), {splits, hkv, n}, 128, q.data_ptr(), k.data_ptr(), v.data_ptr(),
 	       slot.data_ptr(), length.data_ptr(), part.data_ptr(), k.size(1), static_cast<int>(hkv),
 	       static_cast<float>(scale));
-	launch(typed("decode_join", q, head, group), {q.size(1), n}, static_cast<unsigned>(std::max<int64_t>(head, 32)),
+	launch(typed(join, q, head, group), {q.size(1), n}, static_cast<unsigned>(std::max<int64_t>(head, 32)),
 	       part.data_ptr(), o.data_ptr(), static_cast<int>(splits));
 	return o;
 }
 
 at::Tensor sample(const at::Tensor &z, const at::Tensor &u, double temperature, const at::Tensor &lp)
 {
+	static Kernel kernel = {"sample"};
 	at::Tensor ids = at::empty({z.size(0)}, z.options().dtype(at::kLong));
-	launch({"sample"}, {z.size(0)}, threads_for(z.size(1), 64, 1024), z.data_ptr(), u.data_ptr(), ids.data_ptr(),
+	launch(kernel, {z.size(0)}, threads_for(z.size(1), 64, 1024), z.data_ptr(), u.data_ptr(), ids.data_ptr(),
 	       lp.data_ptr(), static_cast<int>(z.size(1)), static_cast<float>(temperature));
 	return ids;
 }

@@ -1,32 +1,24 @@
-// Devices: which there are, how one is started, and its memory.
+// Devices: which there are, how one is started, its memory and its graphs.
 #include "shim/nt_gpu.h"
 
 #include <ATen/Context.h>
-#include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/Parallel.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
-#if __has_include(<cuda_runtime_api.h>) && __has_include(<crt/host_config.h>)
-#include <c10/cuda/CUDACachingAllocator.h>
-#define HAVE_CUDA_HEADERS 1
-#endif
 #include <dlfcn.h>
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <atomic>
 #include <memory>
 #include <string>
 
-namespace
-{
-at::DeviceType gpu_type = at::kCUDA; // or the tests' simulated one
-void *simulated;                     // its library
-} // namespace
+static const nt::gpu::Plugin *plugin; // the GPU's, once one was asked for
+
+static at::DeviceType gpu_type(void) { return plugin ? plugin->type : at::kCUDA; }
 
 at::Device nt::device(int index)
 {
-	return index == NT_CPU ? at::Device(at::kCPU) : at::Device(gpu_type, static_cast<c10::DeviceIndex>(index));
+	return index == NT_CPU ? at::Device(at::kCPU) : at::Device(gpu_type(), static_cast<c10::DeviceIndex>(index));
 }
 
 using nt::action;
@@ -34,6 +26,14 @@ using nt::action;
 static nt_status no_device(const std::string &why) { return nt::record(NT_NO_DEVICE, "device", {}, why); }
 
 static std::string version(int tens, int ones) { return std::to_string(tens) + "." + std::to_string(ones); }
+
+// Its libraries' kernels register themselves, for which their symbols must be global.
+static bool load(const char *library)
+{
+	void *found = dlopen(library, RTLD_NOW | RTLD_GLOBAL);
+	plugin = found ? static_cast<const nt::gpu::Plugin *>(dlsym(found, "nla_plugin")) : nullptr;
+	return plugin;
+}
 
 // What keeps CUDA from starting; empty: nothing. The driver is the cheap test: without it nothing of CUDA is loaded.
 static std::string cuda_lacks(void)
@@ -47,14 +47,11 @@ static std::string cuda_lacks(void)
 	if (ask && ask(&has) == 0 && has / 1000 < runtime / 1000)
 		return "the driver is of CUDA " + version(has / 1000, has % 1000 / 10) + " and libtorch needs " +
 		       version(runtime / 1000, 0) + ": update the driver";
-	if (!dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL)) // RTLD_GLOBAL lets the kernels register themselves
+	if (*NLA_NO_CUDA)
+		return "this program was built without GPUs: " NLA_NO_CUDA;
+	if (!load("libnla_cuda.so"))
 		return "CUDA cannot start (is the full torch wheel installed?): " + std::string(dlerror());
-	try {
-		if (at::globalContext().hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0)
-			return "";
-	} catch (...) {
-	}
-	return "the driver shows no GPU";
+	return plugin->count() > 0 ? "" : "the driver shows no GPU";
 }
 
 // A card below 8.0 has no bf16.
@@ -65,20 +62,6 @@ static std::string too_old(int index)
 		return "";
 	return "GPU " + std::to_string(index) + " has compute capability " + version(tenths / 10, tenths % 10) +
 	       ", want 8.0 or more";
-}
-
-// The tests' GPU (tests/sim), in a library that only they put where the loader looks.
-static std::string sim_lacks(int index)
-{
-	simulated = dlopen("libnla_sim.so", RTLD_NOW | RTLD_GLOBAL);
-	auto start = reinterpret_cast<int (*)(void)>(simulated ? dlsym(simulated, "sim_start") : nullptr);
-	if (!start)
-		return "there is no simulated GPU here";
-	gpu_type = at::kPrivateUse1;
-	nt::gpu::launcher = reinterpret_cast<nt::gpu::Launcher (*)(void)>(dlsym(simulated, "sim_launcher"))();
-	nt::gpu::has_heads = reinterpret_cast<bool (*)(int, int)>(dlsym(simulated, "sim_has_heads"));
-	nt::gpu::off = nt::gpu::launcher ? "" : "the simulated GPU was not asked to emulate them";
-	return index < start() ? "" : "there is no GPU of that number";
 }
 
 nt_status nt_device_open(const char *name, int *out)
@@ -94,10 +77,14 @@ nt_status nt_device_open(const char *name, int *out)
 	int index = std::stoi(number);
 	std::string lacks;
 	nt_status asking = action("device", {}, [&] {
-		lacks = kind == "sim" ? sim_lacks(index) : cuda_lacks();
+		if (kind == "sim") // the tests' GPU, which only they put where the loader looks
+			lacks = load("libnla_sim.so") ? "" : "there is no simulated GPU here";
+		else
+			lacks = cuda_lacks();
+		if (lacks.empty() && index >= plugin->count())
+			lacks = "there is no GPU of that number";
 		if (lacks.empty() && kind != "sim")
-			lacks = index < at::detail::getCUDAHooks().deviceCount() ? too_old(index)
-										 : "there is no GPU of that number";
+			lacks = too_old(index);
 	});
 	if (asking)
 		return asking;
@@ -106,10 +93,14 @@ nt_status nt_device_open(const char *name, int *out)
 	// The allocator exists from here on, so that it can be asked before the first tensor is made.
 	return action("device", {}, [&] {
 		at::Context &torch = at::globalContext();
-		torch.lazyInitDevice(gpu_type);
+		torch.lazyInitDevice(gpu_type());
 		torch.setAllowBF16ReductionCuBLAS(false);
 		torch.setSDPUseCuDNN(false); // which makes a plan for every new shape
 		torch.setDeterministicFillUninitializedMemory(false);
+		plugin->open(index);
+		nt::gpu::launcher = plugin->launcher;
+		nt::gpu::has_heads = plugin->has_heads;
+		nt::gpu::off = plugin->launcher ? "" : "the simulated GPU was not asked to emulate them";
 		if (kind != "sim")
 			nt::gpu::start(index);
 		*out = index;
@@ -133,7 +124,7 @@ void nt_set_threads(int n)
 		at::set_num_threads(n);
 }
 
-static c10::DeviceAllocator *gpu_allocator(void) { return c10::getDeviceAllocator(gpu_type); }
+static c10::DeviceAllocator *gpu_allocator(void) { return c10::getDeviceAllocator(gpu_type()); }
 static int64_t gpu_peak(int index)
 {
 	return gpu_allocator()->getDeviceStats(static_cast<c10::DeviceIndex>(index)).allocated_bytes[0].peak;
@@ -195,23 +186,44 @@ int64_t nt_peak(int index)
 	return peak;
 }
 
-// The allocator's own limit. libc10_cuda is loaded at run time only, so its one variable is looked up; the rest is virtual.
 nt_status nt_memory_limit(int index, int64_t bytes)
 {
 	return action("memory_limit", {}, [&] {
-		TORCH_CHECK(index != NT_CPU, "only a GPU's memory can be limited");
-		if (gpu_type == at::kPrivateUse1)
-			return reinterpret_cast<void (*)(int64_t)>(dlsym(simulated, "sim_limit"))(bytes);
-#ifdef HAVE_CUDA_HEADERS
-		using c10::cuda::CUDACachingAllocator::CUDAAllocator;
-		auto at = static_cast<c10::DeviceIndex>(index);
-		void *found = dlsym(RTLD_DEFAULT, "_ZN3c104cuda20CUDACachingAllocator9allocatorE");
-		TORCH_CHECK(found, "libc10_cuda has no allocator of that name");
-		CUDAAllocator *allocator = static_cast<std::atomic<CUDAAllocator *> *>(found)->load();
-		double total = static_cast<double>(gpu_allocator()->getMemoryInfo(at).second);
-		allocator->setMemoryFraction(std::min(1.0, static_cast<double>(bytes) / total), at);
-#else
-		TORCH_CHECK(false, "this build had no CUDA headers");
-#endif
+		TORCH_CHECK(index != NT_CPU && plugin, "only a GPU's memory can be limited");
+		plugin->limit(index, bytes);
 	});
+}
+
+// ---- graphs ----
+
+nt_graph *nt_graph_capture(int index, void (*step)(void *), void *arg)
+{
+	void *made = nullptr;
+	auto capture = [&] {
+		TORCH_CHECK(index != NT_CPU && plugin, "only a GPU has graphs");
+		made = plugin->capture(index, [&] {
+			step(arg);
+			TORCH_CHECK(!nt_check(), nt_error());
+		});
+	};
+	action("graph_capture", {}, capture);
+	if (nt_check() != NT_OUT_OF_MEMORY)
+		return static_cast<nt_graph *>(made);
+	nt_clear(); // what the allocator keeps for later is not for a capture: it goes back to the device first
+	action("graph_capture", {}, [&] {
+		gpu_allocator()->emptyCache();
+		capture();
+	});
+	return static_cast<nt_graph *>(made);
+}
+
+nt_status nt_graph_replay(nt_graph *g)
+{
+	return action("graph_replay", {}, [&] { plugin->replay(g); });
+}
+
+void nt_graph_free(nt_graph *g)
+{
+	if (g)
+		action("graph_free", {}, [&] { plugin->drop(g); });
 }

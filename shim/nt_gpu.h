@@ -1,5 +1,5 @@
-// The GPU's own kernels as the shim's operations call them (nt_cuda.cpp): bf16 or fp32, contiguous; what they give
-// has no gradient of its own.
+// The GPU's own kernels as the shim's operations call them (nt_cuda.cpp): bf16 or fp32, contiguous; what they give has no
+// gradient of its own. And what only a device's own library can do.
 #pragma once
 
 #include "shim/nt_internal.h"
@@ -13,15 +13,32 @@ struct Grid {
 	unsigned x, y, z;
 	Grid(int64_t x, int64_t y = 1, int64_t z = 1) : x(unsigned(x)), y(unsigned(y)), z(unsigned(z)) {}
 };
-struct Kernel {
-	std::string name;
+struct Kernel { // of kernels.cu
+	const char *name;
 	int head = 0, group = 0; // of the attention's: HEAD and GROUP
+	int card = -1;           // where `function` is, which its first launch looks up
+	void *function = nullptr;
 };
 
 // Who runs kernels: the driver, or the tests' emulator. args: addresses of the arguments.
-using Launcher = void (*)(const char *name, int head, int group, const unsigned *grid, unsigned threads, void **args);
+using Launcher = void (*)(Kernel &k, const unsigned *grid, unsigned threads, void **args);
 extern Launcher launcher;
 extern bool (*has_heads)(int head, int group); // NULL: any; the emulator has a few
+
+// A device's own library exports one as nla_plugin: libnla_cuda.so (cuda.cpp), or the tests' libnla_sim.so.
+struct Plugin {
+	at::DeviceType type;
+	int (*count)(void); // devices; called first
+	void (*open)(int device);
+	void (*limit)(int device, int64_t bytes);
+	// A graph of what `step` launches, which does not run; throws what it throws.
+	void *(*capture)(int device, const std::function<void()> &step);
+	void (*replay)(void *graph);
+	void (*drop)(void *graph);
+	Launcher launcher; // NULL: the driver
+	bool (*has_heads)(int head, int group);
+};
+
 extern std::string off; // why there are no kernels; empty: there are
 
 int capability(int device); // of a card, in tenths
@@ -31,11 +48,11 @@ bool takes(nt_fast what, at::TensorList in); // can its kernel have these, of on
 bool takes_type(const at::Tensor &t); // bf16 or fp32
 bool takes_heads(int64_t head, int64_t group);
 
-template <class... A> void launch(const Kernel &k, const Grid &grid, unsigned threads, A... a)
+template <class... A> void launch(Kernel &k, const Grid &grid, unsigned threads, A... a)
 {
 	void *args[] = {&a...};
 	const unsigned size[3] = {grid.x, grid.y, grid.z};
-	launcher(k.name.c_str(), k.head, k.group, size, threads, args);
+	launcher(k, size, threads, args);
 }
 
 // A token tree as flash attention has it: a sequence a row, its keys those of its ancestors and then its own.

@@ -1,9 +1,11 @@
 /*
- * Sampling, see decode.h: the prompts' token tree once through the blocks, then x [live rows, D] a token at a time over each
+ * Sampling, see decode.h: the prompts' token tree once through the blocks, then x [batch, D] a token at a time over each
  * block's slabs of keys and values [rows, positions, Hkv, d].
  *
- * A GPU draws a window of tokens without the host: what a token needs of the one before stays on the device, and the host looks
- * at a window's end which rows have stopped. What such a row drew behind its stop is not looked at; no other row sees it.
+ * What a token needs of the one before stays on the device, so a GPU draws a window of tokens without the host, each as one
+ * graph, and the host looks at a window's end which rows have stopped. A graph has a fixed number of rows: those that have
+ * stopped go on drawing until the others fit into fewer. Nobody looks at what they draw, and what a row reads (its slab, its
+ * random numbers) is its own, so a text does not depend on when others end.
  */
 #include "lm/decode.h"
 
@@ -11,55 +13,63 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/progress.h"
 #include "lm/beside.h"
 
 #define WINDOW 8 /* a row wastes half of it at its end, and a look costs about a token's time */
+#define WORTH 16 /* tokens to come for which a graph is made: it costs about as much as three without */
 
 struct state {
 	const struct nla_decode *d;
 	struct nla_view view; /* d's, its adapters laid out */
 	const struct nla_lm *lm;
 	int64_t n_layers;
-	nt_tensor **k, **v; /* [n_layers] the cache, of [n, S, Hkv, d] */
-	int64_t n_live;
-	int64_t *slot;   /* [n_live] sample numbers still running */
-	int64_t *length; /* [n] tokens in each slab */
-	int64_t *token;  /* [n_live] drawn last */
-	/* while the prompts are computed: token `from` of the pack has its place in row `row` of the cache, at position `at` */
-	nt_tensor *from, *row, *at;
+	nt_tensor **k, **v;           /* [n_layers] the cache, of [n, S, Hkv, d] */
+	nt_tensor *u, *ids, *logprob; /* [max_new_tokens, n] random numbers; drawn */
+	int64_t *prompt;              /* [n] tokens of the prompt */
+	/* the rows that advance together, where they are as long as the graph lives */
+	int64_t n_batch;
+	nt_tensor *token, *row; /* int64 [n_batch]: drawn last; sample number, which is the cache's slab */
+	nt_tensor *at;          /* int64 [2 n_batch]: where the next key goes; number of the next token, of all the same */
+	nt_graph *graph;        /* of one token; NULL: it is computed as it comes */
+	/* while the prompts are computed: token `from` of the pack has its place in slab `to` of the cache, at `place` */
+	nt_tensor *from, *to, *place;
 };
 
-/* What a token hands to the next, on the device, for n live rows; scope-owned. */
-struct window {
-	nt_tensor *token, *slot, *position; /* int64 [n]: drawn last; its row of the cache, and where its key goes there */
-	nt_tensor *u;                       /* [tokens, n] */
-	nt_tensor *ids, *logprob;           /* [tokens, n] drawn */
-};
+static bool on_gpu(const struct state *s) { return s->lm->device != NT_CPU; }
 
 static void state_init(struct state *s, const struct nla_decode *d)
 {
 	const struct nla_lm *lm = d->view->lm;
-	*s = (struct state){ .d = d, .view = *d->view, .lm = lm, .n_layers = lm->arch.n_layers, .n_live = d->n };
+	*s = (struct state){ .d = d, .view = *d->view, .lm = lm, .n_layers = lm->arch.n_layers };
 	s->k = nla_alloc((size_t)s->n_layers, sizeof(*s->k));
 	s->v = nla_alloc((size_t)s->n_layers, sizeof(*s->v));
-	s->slot = nla_alloc((size_t)d->n, sizeof(*s->slot));
-	s->length = nla_alloc((size_t)d->n, sizeof(*s->length));
-	s->token = nla_alloc((size_t)d->n, sizeof(*s->token));
-	for (int64_t i = 0; i < d->n; i++)
-		s->slot[i] = i;
+	s->prompt = nla_alloc((size_t)d->n, sizeof(*s->prompt));
+}
+
+static void batch_release(struct state *s)
+{
+	nt_graph_free(s->graph);
+	nt_free(s->token);
+	nt_free(s->row);
+	nt_free(s->at);
+	s->graph = NULL;
+	s->token = s->row = s->at = NULL;
 }
 
 static void state_release(struct state *s)
 {
+	batch_release(s);
 	for (int64_t l = 0; l < s->n_layers; l++) {
 		nt_free(s->k[l]);
 		nt_free(s->v[l]);
 	}
+	nt_free(s->u);
+	nt_free(s->ids);
+	nt_free(s->logprob);
 	free(s->k);
 	free(s->v);
-	free(s->slot);
-	free(s->length);
-	free(s->token);
+	free(s->prompt);
 }
 
 /* Checks that the longest row fits into the model's positions. */
@@ -89,111 +99,118 @@ static bool is_stop(const struct nla_decode *d, int64_t id)
 	return false;
 }
 
-/* u [tokens, n_live], from token t on. */
-static nt_tensor *uniform(const struct state *s, int64_t t, int64_t tokens)
+/* The random numbers, and room for what is drawn with them. */
+static void make_drawn(struct state *s)
 {
 	const struct nla_decode *d = s->d;
-	int64_t n = s->n_live, shape[2] = { tokens, n };
-	nla_auto float *u = nla_alloc((size_t)(tokens * n), sizeof(*u));
-	for (int64_t i = 0; i < tokens * n; i++)
-		u[i] = nla_uniform(&d->rng, d->step, d->key[s->slot[i % n]], (uint32_t)(t + i / n));
-	return nt_from_host(NT_F32, s->lm->device, u, 2, shape);
+	int64_t n = d->n, shape[2] = { d->max_new_tokens, n };
+	nla_auto float *u = nla_alloc((size_t)(shape[0] * n), sizeof(*u));
+	for (int64_t i = 0; i < shape[0] * n; i++)
+		u[i] = nla_uniform(&d->rng, d->step, d->key[i % n], (uint32_t)(i / n));
+	s->u = nt_own(nt_from_host(NT_F32, s->lm->device, u, 2, shape));
+	s->ids = nt_own(nt_empty(NT_I64, s->lm->device, 2, shape));
+	s->logprob = nt_own(nt_empty(NT_F32, s->lm->device, 2, shape));
 }
 
-/* One token a live row from hidden [n_live, D]: ids [n_live], their log-probabilities. */
-static nt_tensor *draw(const struct state *s, const nt_tensor *hidden, const nt_tensor *u, nt_tensor **logprob)
+/* Rows of a batch with room for n: few sizes, as each has its graph. Below 64 rows a token takes what its weights take. */
+static int64_t batch_of(int64_t n)
 {
+	int64_t size = 8;
+	while (size < n)
+		size += size < 64 ? size : size & (size - 1) ? size / 3 : size / 2;
+	return size;
+}
+
+/*
+ * The batch from token t on: the rows that have not stopped, and on a GPU others up to such a size. False when there is no more
+ * to draw.
+ */
+static bool regroup(struct state *s, const struct nla_decoded *out, int64_t t)
+{
+	int64_t n = s->d->n, running = 0, k = 0;
+	for (int64_t i = 0; i < n; i++)
+		running += !out->stopped[i];
+	int64_t size = on_gpu(s) ? NLA_MIN(batch_of(running), n) : running;
+	if (!running || t >= out->width || nt_check())
+		return false;
+	if (s->n_batch && (size == s->n_batch || (on_gpu(s) && out->width - t < WORTH)))
+		return true;
+	nla_auto int64_t *state = nla_alloc((size_t)(4 * size), sizeof(*state));
+	for (int stopped = 0; stopped < 2; stopped++)
+		for (int64_t i = 0; i < n && k < size; i++)
+			if (out->stopped[i] == stopped) {
+				state[k] = t ? NLA_MAX(out->ids[i * out->width + t - 1], 0) : 0;
+				state[size + k] = i;
+				state[2 * size + k] = s->prompt[i] + t - 1;
+				state[3 * size + k++] = t;
+			}
+	batch_release(s);
+	nt_scope_push();
+	nt_tensor *all = nt_i64(s->lm->device, state, 4 * size);
+	s->token = nt_own(nt_narrow(all, 0, 0, size));
+	s->row = nt_own(nt_narrow(all, 0, size, size));
+	s->at = nt_own(nt_narrow(all, 0, 2 * size, 2 * size));
+	nt_scope_pop();
+	s->n_batch = size;
+	return !nt_check();
+}
+
+/* One token a row from hidden [n_batch, D]; then the batch is at `next`. */
+static void draw(const struct state *s, const nt_tensor *hidden, const nt_tensor *next)
+{
+	nt_tensor *t = nt_narrow(s->at, 0, s->n_batch, s->n_batch), *logprob;
+	nt_tensor *u = nt_rows(nt_reshape(nt_rows(s->u, nt_narrow(t, 0, 0, 1)), 1, &s->d->n), s->row);
 	nt_tensor *logits = nt_logits(nla_final_norm(&s->view, hidden), s->lm->head);
-	return nt_sample(logits, u, s->d->temperature, logprob);
+	nt_tensor *ids = nt_sample(logits, u, s->d->temperature, &logprob);
+	nt_cache_put(s->ids, t, s->row, ids);
+	nt_cache_put(s->logprob, t, s->row, logprob);
+	nt_copy_into(s->token, ids);
+	nt_copy_into(s->at, next);
 }
 
-/* Take over what was drawn from token t on: ids, logprob [tokens, n_live]. Rows that end leave the live list. */
-static enum nla_status absorb(struct state *s, const nt_tensor *ids, const nt_tensor *logprob, int64_t t, int64_t tokens,
-			      struct nla_decoded *out, struct nla_err *err)
+/* Take over what was drawn from token t on. */
+static enum nla_status absorb(struct state *s, int64_t t, int64_t tokens, struct nla_decoded *out, struct nla_err *err)
 {
 	const struct nla_decode *d = s->d;
-	int64_t n = s->n_live, n_all = tokens * n;
+	int64_t n = d->n, n_all = tokens * n;
 	nla_auto int64_t *id = nla_alloc((size_t)n_all, sizeof(*id));
 	nla_auto float *lp = nla_alloc((size_t)n_all, sizeof(*lp));
-	if (nt_to_host_i64(ids, id, (size_t)n_all) || nt_to_host_f32(logprob, lp, (size_t)n_all))
+	if (nt_to_host_i64(nt_narrow(s->ids, 0, t, tokens), id, (size_t)n_all) ||
+	    nt_to_host_f32(nt_narrow(s->logprob, 0, t, tokens), lp, (size_t)n_all))
 		return NLA_OK; /* said by nla_decode */
-	s->n_live = 0;
-	for (int64_t i = 0; i < n; i++) {
-		int64_t row = s->slot[i], last = t + tokens;
-		for (int64_t k = i; k < n_all && !out->stopped[row]; k += n) {
-			int64_t at = t + k / n;
-			if (!isfinite(lp[k]))
-				return nla_lm_blame(s->lm, lp + k, 1, err) ? err->status
-				       : nla_fail(err, "cannot decode: the log-probability of token %lld is not finite",
-						  (long long)at);
-			out->ids[row * out->width + at] = (int32_t)id[k];
-			out->logprob[row * out->width + at] = lp[k];
-			out->length[row] = at + 1;
-			out->stopped[row] = at + 1 > d->min_new_tokens && is_stop(d, id[k]);
-		}
-		if (out->stopped[row] || last == out->width)
+	for (int64_t k = 0; k < n_all; k++) {
+		int64_t row = k % n, at = t + k / n;
+		if (out->stopped[row])
 			continue;
-		s->slot[s->n_live] = row;
-		s->token[s->n_live++] = id[n_all - n + i];
+		if (!isfinite(lp[k]))
+			return nla_lm_blame(s->lm, lp + k, 1, err) ? err->status
+			       : nla_fail(err, "cannot decode: the log-probability of token %lld is not finite", (long long)at);
+		out->ids[row * out->width + at] = (int32_t)id[k];
+		out->logprob[row * out->width + at] = lp[k];
+		out->length[row] = at + 1;
+		out->stopped[row] = at + 1 > d->min_new_tokens && is_stop(d, id[k]);
 	}
 	return NLA_OK;
 }
 
-/* One position further for every live row: returns hidden [n_live, D]. */
-static nt_tensor *advance(const struct state *s, const struct window *w)
+/* One position further for every row of the batch, to `next`: returns hidden [n_batch, D]. */
+static nt_tensor *advance(const struct state *s, const nt_tensor *next)
 {
 	const struct nla_view *view = &s->view;
 	const struct nla_lm *lm = s->lm;
-	nt_tensor *cos = nt_rows(lm->cos, w->position), *sin = nt_rows(lm->sin, w->position);
-	nt_tensor *length = nt_add_scalar(w->position, 1), *x = nt_embedding(lm->embed, w->token);
+	nt_tensor *position = nt_narrow(s->at, 0, 0, s->n_batch), *length = nt_narrow(next, 0, 0, s->n_batch);
+	nt_tensor *cos = nt_rows(lm->cos, position), *sin = nt_rows(lm->sin, position), *x = nt_embedding(lm->embed, s->token);
 	for (int64_t l = 0; l < s->n_layers; l++) {
 		const struct nla_block *b = &lm->blocks[l];
 		nt_tensor *q, *k, *v;
 		nt_scope_push();
 		nla_block_qkv(view, l, nt_rms_norm(x, b->attn_norm, lm->arch.rms_eps), &q, &k, &v);
 		q = nt_rope_cached(&(struct nt_heads){ q, k, v, b->q_norm, b->k_norm, lm->arch.rms_eps, cos, sin }, s->k[l],
-				   s->v[l], w->slot, w->position);
-		q = nt_attention_cached(q, s->k[l], s->v[l], w->slot, length, 1 / sqrt((double)lm->arch.head_dim));
+				   s->v[l], s->row, position);
+		q = nt_attention_cached(q, s->k[l], s->v[l], s->row, length, 1 / sqrt((double)lm->arch.head_dim));
 		x = nt_scope_pop_with(nla_block_finish(view, l, x, q));
 	}
 	return x;
-}
-
-/* Row i of x [.., n], as [n]: a view. */
-static nt_tensor *line(const nt_tensor *x, int64_t i)
-{
-	int64_t n = x ? nt_size(x, 1) : 0;
-	return nt_reshape(nt_narrow(x, 0, i, 1), 1, &n);
-}
-
-/* The window from token t on, as it begins. */
-static void window_start(const struct state *s, struct window *w, int64_t t, int64_t tokens)
-{
-	int64_t n = s->n_live, shape[2] = { 3, n }, drawn[2] = { tokens, n };
-	nla_auto int64_t *state = nla_alloc((size_t)(3 * n), sizeof(*state));
-	for (int64_t i = 0; i < n; i++) {
-		state[i] = s->token[i];
-		state[n + i] = s->slot[i];
-		state[2 * n + i] = s->length[s->slot[i]];
-		s->length[s->slot[i]] += tokens;
-	}
-	nt_tensor *all = nt_from_host(NT_I64, s->lm->device, state, 2, shape);
-	w->token = line(all, 0);
-	w->slot = line(all, 1);
-	w->position = line(all, 2);
-	w->u = uniform(s, t, tokens);
-	w->ids = nt_empty(NT_I64, s->lm->device, 2, drawn);
-	w->logprob = nt_empty(NT_F32, s->lm->device, 2, drawn);
-}
-
-/* Token i of the window. */
-static void window_step(const struct state *s, const struct window *w, int64_t i)
-{
-	nt_tensor *logprob, *ids = draw(s, advance(s, w), line(w->u, i), &logprob);
-	nt_copy_into(line(w->ids, i), ids);
-	nt_copy_into(line(w->logprob, i), logprob);
-	nt_copy_into(w->token, ids);
-	nt_copy_into(w->position, nt_add_scalar(w->position, 1));
 }
 
 /* Token indices of a row's whole prompt, ancestors first. */
@@ -209,25 +226,25 @@ static void prompt_tokens(const struct nla_pack *p, int64_t row, struct nla_i64s
 /* Where the prompts' keys and values go. */
 static void find_places(struct state *s)
 {
-	NLA_AUTO(nla_i64s_release) struct nla_i64s from = { 0 }, row = { 0 }, at = { 0 };
+	NLA_AUTO(nla_i64s_release) struct nla_i64s from = { 0 }, to = { 0 }, place = { 0 };
 	for (int64_t i = 0; i < s->d->n; i++) {
 		prompt_tokens(s->d->prompts, s->d->prompt_row[i], &from);
-		for (s->length[i] = 0; row.n < from.n; s->length[i]++) {
-			nla_i64s_push(&row, i);
-			nla_i64s_push(&at, s->length[i]);
+		for (s->prompt[i] = 0; to.n < from.n; s->prompt[i]++) {
+			nla_i64s_push(&to, i);
+			nla_i64s_push(&place, s->prompt[i]);
 		}
 	}
 	s->from = nt_i64(s->lm->device, from.data, (int64_t)from.n);
-	s->row = nt_i64(s->lm->device, row.data, (int64_t)row.n);
-	s->at = nt_i64(s->lm->device, at.data, (int64_t)at.n);
+	s->to = nt_i64(s->lm->device, to.data, (int64_t)to.n);
+	s->place = nt_i64(s->lm->device, place.data, (int64_t)place.n);
 }
 
 /* Block by block, so that the prompts' keys and values are there twice for one block only. */
 static void fill_block(int64_t layer, const nt_tensor *k, const nt_tensor *v, void *arg)
 {
 	const struct state *s = arg;
-	nt_cache_put(s->k[layer], s->row, s->at, nt_rows(k, s->from));
-	nt_cache_put(s->v[layer], s->row, s->at, nt_rows(v, s->from));
+	nt_cache_put(s->k[layer], s->to, s->place, nt_rows(k, s->from));
+	nt_cache_put(s->v[layer], s->to, s->place, nt_rows(v, s->from));
 }
 
 /* The prompts in one pass; first tokens are drawn from it. */
@@ -238,32 +255,56 @@ static enum nla_status prefill(struct state *s, struct nla_decoded *out, struct 
 	for (int64_t i = 0; i < d->n; i++)
 		last[i] = nla_pack_last(d->prompts, d->prompt_row[i]);
 	nt_scope_push();
+	make_drawn(s);
 	find_places(s);
 	const struct nla_tap fill = { .kv = fill_block, .arg = s };
 	nt_tensor *x = nla_forward(&s->view, d->prompts, d->inject, s->n_layers, &fill);
 	nt_decoding(true); /* from here on however many rows are left: a text must not depend on when others end */
 	if (nt_check())
 		nla_nt_fail(err, "cannot compute the prompts");
-	else {
-		nt_tensor *logprob, *end = nt_rows(x, nt_i64(s->lm->device, last, d->n));
-		nt_tensor *ids = draw(s, end, line(uniform(s, 0, 1), 0), &logprob);
-		absorb(s, ids, logprob, 0, 1, out, err);
+	else if (regroup(s, out, 0)) {
+		draw(s, nt_rows(x, nt_i64(s->lm->device, last, d->n)), nt_add_scalar(s->at, 1));
+		absorb(s, 0, 1, out, err);
 	}
 	nt_scope_pop();
 	return err->status;
 }
 
+static void step(void *arg)
+{
+	const struct state *s = arg;
+	nt_scope_push();
+	nt_tensor *next = nt_add_scalar(s->at, 1);
+	draw(s, advance(s, next), next);
+	nt_scope_pop();
+}
+
+/* The graph of a step, after one that has started what may not start in a graph. */
+static void capture(struct state *s)
+{
+	static bool refused;
+	if (refused || !on_gpu(s) || nt_check())
+		return;
+	s->graph = nt_graph_capture(s->lm->device, step, s);
+	if (s->graph)
+		return;
+	refused = true; /* no GPU that refuses one is asked again */
+	nla_say("decoding without graphs, which is slower: %s", nt_error());
+	nt_clear();
+}
+
 static void decode_window(struct state *s, int64_t t, int64_t tokens, struct nla_decoded *out, struct nla_err *err)
 {
-	struct window w;
 	nt_scope_push();
-	window_start(s, &w, t, tokens);
-	for (int64_t i = 0; i < tokens; i++) {
-		nt_scope_push();
-		window_step(s, &w, i);
-		nt_scope_pop();
+	for (int64_t i = t; i < t + tokens; i++) {
+		if (s->graph)
+			nt_graph_replay(s->graph);
+		else
+			step(s);
+		if (!s->graph && out->width - i > WORTH)
+			capture(s);
 	}
-	absorb(s, w.ids, w.logprob, t, tokens, out, err);
+	absorb(s, t, tokens, out, err);
 	nt_scope_pop();
 }
 
@@ -276,7 +317,7 @@ enum nla_status nla_decode(const struct nla_decode *d, struct nla_decoded *out, 
 	nt_grad_push(false);
 	s.view = nla_beside_open(d->view);
 	if (!make_cache(&s, err) && !prefill(&s, out, err))
-		for (int64_t t = 1; s.n_live && !err->status && !nt_check(); t += tokens)
+		for (int64_t t = 1; !err->status && regroup(&s, out, t); t += tokens)
 			decode_window(&s, t, NLA_MIN(tokens, out->width - t), out, err);
 	if (!err->status && nt_check())
 		nla_nt_fail(err, "cannot decode");

@@ -30,6 +30,10 @@ on_cuda nla-explain "$demo/config.json" --text 'The hen and the fox went home.' 
 on_cuda nla-teach --model "$demo/model" --data "$demo/eval" --teach.prompt 'Explain {text}' --max-new-tokens 8 --rows 4 \
 	--teach.again true --out taught
 
+# An installed program finds what it loads for a GPU.
+cmake --install "$BUILD_DIR" --prefix "$work/prefix" >installed
+BUILD_DIR=$work/prefix/bin on_cuda nla-explain "$demo/config.json" --text 'The hen and the fox went home.' --max-new-tokens 8
+
 # A driver or a card that is too old is named with what is needed.
 FAKE_CUDA_DRIVER=12080 cuda_run nla-explain "$demo/config.json" --text a
 [ "$code" -eq 1 ] && said 'the driver is of CUDA 12.8 and libtorch needs 13.0'
@@ -37,6 +41,11 @@ FAKE_CUDA_SM=75 cuda_run nla-explain "$demo/config.json" --text a
 [ "$code" -eq 1 ] && said 'GPU 0 has compute capability 7.5, want 8.0 or more'
 cuda_run nla-explain "$demo/config.json" --text a --device cuda:1
 [ "$code" -eq 1 ] && said 'there is no GPU of that number'
+
+# A driver that refuses graphs costs time, and one line.
+FAKE_CUDA_NO_GRAPHS=1 on_cuda nla-eval "$demo/config.json" --data "$demo/eval" --eval.rows 4 --eval.batch 2 --max-new-tokens 24 --out slow
+[ "$(grep -c 'decoding without graphs, which is slower: .*operation not permitted when stream is capturing$' stderr)" -eq 1 ] ||
+	fail "it is not said once: $(cat stderr)"
 
 # What is too much for the card is one line that says what to do.
 export FAKE_CUDA_GB=0.8

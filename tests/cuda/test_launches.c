@@ -1,6 +1,6 @@
 /*
- * What a token and an update cost a GPU apart from arithmetic: kernels, matrix products, copies and waits of the host, counted on
- * the fake CUDA (tests/fake_cuda) under libtorch's own CUDA code, in bf16, on the tiny model of five blocks.
+ * What a token costs a GPU apart from arithmetic: graphs, kernels, matrix products, copies and waits of the host, counted on the
+ * fake CUDA (tests/fake_cuda) under libtorch's own CUDA code, in bf16, on the tiny model of five blocks. And what a graph forbids.
  */
 #include "unit/scratch.h"
 
@@ -57,10 +57,10 @@ static struct fake_cuda less(struct fake_cuda a, struct fake_cuda b)
 {
 	return (struct fake_cuda){ .launches = a.launches - b.launches, .products = a.products - b.products,
 				   .to_device = a.to_device - b.to_device, .to_host = a.to_host - b.to_host,
-				   .waits = a.waits - b.waits };
+				   .waits = a.waits - b.waits, .graphs = a.graphs - b.graphs };
 }
 
-enum { ROWS = 8, FEW = 16, MANY = 48 };
+enum { ROWS = 8, FEW = 24, MANY = 48, BLOCKS = 5, WINDOW = 8 };
 
 /* What decoding `tokens` tokens a row takes, all 8 rows to the end. */
 static struct fake_cuda decode(const struct model *m, const struct nla_view *view, int64_t tokens)
@@ -122,30 +122,111 @@ static void test_block(void **state)
 	assert_true(kernels <= 39 && products <= 28); /* 248 and 60 with libtorch's operations alone */
 }
 
-/* Of one token more: kernels (products apart), products, copies and waits. */
-static void token_costs(const struct model *m, const struct nla_view *view, const char *name, double kernels, double products,
-			double waits)
+/*
+ * A token more is one graph of so many kernels and products: nothing else is launched, and the host neither waits nor copies but at
+ * the end of a window, for what was drawn and its log-probabilities.
+ */
+static void token_costs(const struct model *m, const struct nla_view *view, const char *name, int64_t kernels)
 {
 	struct fake_cuda few = decode(m, view, FEW), many = decode(m, view, MANY);
-	double n = MANY - FEW, k = (double)(many.launches - few.launches) / n, p = (double)(many.products - few.products) / n;
-	double w = (double)(many.waits - few.waits) / n, up = (double)(many.to_device - few.to_device) / n;
-	double down = (double)(many.to_host - few.to_host) / n;
-	print_message("    a token, %s: %.2f kernels, %.2f products, %.2f copies up, %.2f down, %.2f waits\n", name, k, p, up, down, w);
-	if (k > kernels || p > products || w > waits || up > waits || down > waits)
-		fail_msg("want at most %g kernels, %g products, %g copies and waits", kernels, products, waits);
+	int64_t n = MANY - FEW, looks = 2 * n / WINDOW;
+	print_message("    a token, %s: a graph of %lld kernels and products, %.2f other launches, %.2f waits\n", name,
+		      (long long)now().captured, (double)(many.launches - few.launches) / (double)n,
+		      (double)(many.waits - few.waits) / (double)n);
+	assert_int_equal(now().captured, kernels);
+	assert_int_equal(many.graphs - few.graphs, n);
+	assert_int_equal(many.launches + many.products, few.launches + few.products);
+	assert_int_equal(many.to_device, few.to_device);
+	assert_int_equal(many.to_host - few.to_host, looks);
+	assert_int_equal(many.waits - few.waits, looks);
 }
 
 static void test_token(void **state)
 {
 	const struct model *m = *state;
-	/* 8 kernels a block and 4 products, 12 with adapters beside; 11 and 1 around them; copies and waits: two at each end of a window of eight tokens */
-	token_costs(m, &m->base, "no adapters", 51, 21, 0.5);
-	token_costs(m, &m->beside, "two adapters beside", 51, 61, 0.5);
+	/* 8 kernels a block and 4 products, 12 with adapters beside; 12 and 1 around them */
+	token_costs(m, &m->base, "no adapters", (8 + 4) * BLOCKS + 12 + 1);
+	token_costs(m, &m->beside, "two adapters beside", (8 + 12) * BLOCKS + 12 + 1);
+}
+
+static void reads_a_number(void *x)
+{
+	double number;
+	nt_item(x, &number);
+}
+
+static void copies_to_the_host(void *x)
+{
+	float number[2];
+	nt_to_host_f32(x, number, 2);
+}
+
+static void copies_to_the_device(void *x)
+{
+	float number = 1;
+	nt_scope_push();
+	nt_add(x, nt_f32(nt_device_of(x), &number, 1));
+	nt_scope_pop();
+}
+
+/* What a graph cannot have ends its capture with libtorch's words, and nothing else. */
+static void test_forbidden(void **state)
+{
+	static const struct {
+		void (*step)(void *);
+		const char *says;
+	} cases[] = {
+		{ reads_a_number, "CUDA error: operation not permitted when stream is capturing" },
+		{ copies_to_the_host, "Cannot copy between CPU and CUDA tensors during CUDA graph capture" },
+		{ copies_to_the_device, "Cannot copy between CPU and CUDA tensors during CUDA graph capture" },
+	};
+	const struct model *m = *state;
+	float numbers[2] = { 1, 2 };
+	nt_scope_push();
+	nt_tensor *two = nt_f32(m->target.lm.device, numbers, 2);
+	for (size_t i = 0; i < NLA_LEN(cases); i++) {
+		assert_null(nt_graph_capture(m->target.lm.device, cases[i].step, i ? two : nt_narrow(two, 0, 0, 1)));
+		if (!strstr(nt_error(), cases[i].says))
+			fail_msg("capture %zu says '%s'", i, nt_error());
+		nt_clear();
+	}
+	nt_scope_pop();
+	assert_int_equal(decode(m, &m->base, FEW).graphs, FEW - 2); /* all but the prompts' and the one before the capture */
+}
+
+static void makes_64_mb(void *model)
+{
+	const struct model *m = model;
+	nt_free(nt_zeros(NT_F32, m->target.lm.device, 1, (int64_t[]){ 16 << 20 }));
+}
+
+/* A graph's memory is its own: what the allocator keeps for later is given back for it. */
+static void test_memory(void **state)
+{
+	struct model *m = *state;
+	int device = m->target.lm.device;
+	int64_t free_before, free_bytes, total, peak;
+	nt_free(nt_zeros(NT_F32, device, 1, (int64_t[]){ 256 << 20 }));
+	assert_ok(nt_memory(device, &free_before, &total, &peak));
+	assert_ok(nt_memory_limit(device, total - free_before + (4 << 20)));
+	nt_graph *graph = nt_graph_capture(device, makes_64_mb, m);
+	assert_non_null(graph);
+	assert_ok(nt_memory(device, &free_bytes, &total, &peak));
+	assert_true(free_bytes > free_before + (900 << 20));
+	nt_graph_free(graph);
+	free_before = free_bytes;
+	assert_ok(nt_memory(device, &free_bytes, &total, &peak));
+	assert_int_equal(free_bytes, free_before + (64 << 20));
+	assert_ok(nt_memory_limit(device, total));
 }
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test_setup_teardown(test_token, model_open, model_close),
-					    cmocka_unit_test_setup_teardown(test_block, model_open, model_close) };
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_token, model_open, model_close),
+		cmocka_unit_test_setup_teardown(test_forbidden, model_open, model_close),
+		cmocka_unit_test_setup_teardown(test_memory, model_open, model_close),
+		cmocka_unit_test_setup_teardown(test_block, model_open, model_close),
+	};
 	return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

@@ -1,4 +1,5 @@
 // The simulated GPU itself: what runs on it equals the CPU's, what must fail there fails, and its counts, limit and graphs.
+#include "sim/plugin.h"
 #include "sim/sim.h"
 
 #include <ATen/ATen.h>
@@ -275,24 +276,32 @@ static void test_capture(void **)
 		for (Tensor *t : {&token, &length, &cache, &rows})
 			t->zero_();
 	};
+	int64_t kernels = sim_counts().kernels, bytes = sim_counts().bytes;
 	for (int i = 0; i < 6; i++)
 		step();
+	kernels = sim_counts().kernels - kernels;
 	Tensor want = rows.to(cpu);
 	clear();
-	sim_capture_begin();
-	step();
-	assert_true(sim_capture_end() >= 10);
-	clear();
+	void *graph = nla_plugin.capture(0, step);
+	assert_true(sim_counts().bytes == bytes && !at::any(rows).item<bool>()); /* it has not run */
 	struct sim_counts before = sim_counts();
 	for (int i = 0; i < 6; i++)
-		sim_replay();
-	assert_int_equal(sim_counts().to_host, before.to_host);
+		nla_plugin.replay(graph);
+	assert_true(sim_counts().to_host == before.to_host && sim_counts().kernels == before.kernels + kernels);
 	assert_true(at::equal(rows.to(cpu), want));
-	sim_capture_begin();
-	std::string why[3] = {thrown([&] { length.item<int64_t>(); }), thrown([&] { length.to(cpu); }), thrown([&] { at::ones({1}).to(dev); })};
-	sim_capture_end();
-	for (const std::string &s : why)
-		assert_true(s.find("while a graph is captured") != std::string::npos);
+	nla_plugin.drop(graph);
+	const std::function<void()> forbidden[] = {[&] { length.item<int64_t>(); }, [&] { length.to(cpu); }, [&] { at::ones({1}).to(dev); }};
+	for (const auto &f : forbidden) {
+		std::string why = thrown([&] {
+			nla_plugin.capture(0, [&] {
+				step();
+				f();
+			});
+		});
+		assert_true(why.find("while a graph is captured") != std::string::npos);
+		assert_true(at::equal(rows.to(cpu), want));
+	}
+	step(); /* goes on */
 }
 
 // ---- operations of CUDA alone ----

@@ -12,6 +12,7 @@
  *	FAKE_CUDA_SM     compute capability in tenths (90)
  *	FAKE_CUDA_SAY    a file: the counts are appended to it at the end, one JSON object
  *	FAKE_CUDA_TRACE  1: every launch is named on stderr
+ *	FAKE_CUDA_NO_GRAPHS 1: a graph's capture is refused
  *
  * A device address carries a mark that no mapping has, so the host dies of SIGSEGV when it follows one. Functions that are not
  * here are weak ones of stubs.sh that return 0.
@@ -35,7 +36,7 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct fake_cuda counts;
-static int capturing;
+static int capturing, invalid; /* a graph; what it forbids has happened in it */
 static __thread int capture_mode; /* of this thread: 2, relaxed, lets what a capture forbids */
 static __thread cudaError_t last;
 
@@ -60,7 +61,15 @@ static cudaError_t fails(cudaError_t e)
 static cudaError_t refused(void)
 {
 	counts.refused++;
+	invalid = capturing;
 	return fails(cudaErrorStreamCaptureUnsupported);
+}
+
+/* What a capture records does not run. */
+static cudaError_t done(int64_t *count)
+{
+	__atomic_add_fetch(capturing ? &counts.captured : count, 1, __ATOMIC_RELAXED);
+	return cudaSuccess;
 }
 
 /* ---- kernels by name ---- */
@@ -108,10 +117,8 @@ static cudaError_t launch(const void *function)
 	pthread_mutex_lock(&lock);
 	if (getenv("FAKE_CUDA_TRACE"))
 		trace(function);
-	counts.launches++;
-	counts.captured += capturing;
 	pthread_mutex_unlock(&lock);
-	return cudaSuccess;
+	return done(&counts.launches);
 }
 
 API cudaError_t __cudaGetKernel(cudaKernel_t *k, const void *function)
@@ -340,12 +347,10 @@ API cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, enum cudaM
 	}
 	if (capturing && is != cudaMemcpyDeviceToDevice)
 		return refused();
-	counts.to_device += is == cudaMemcpyHostToDevice;
-	counts.to_host += is == cudaMemcpyDeviceToHost;
-	counts.launches += is == cudaMemcpyDeviceToDevice;
 	if (!on_device(to))
 		memset(to, 0, n);
-	return cudaSuccess;
+	return done(is == cudaMemcpyHostToDevice ? &counts.to_device : is == cudaMemcpyDeviceToHost ? &counts.to_host :
+		    &counts.launches);
 }
 
 API cudaError_t cudaMemcpy(void *to, const void *from, size_t n, enum cudaMemcpyKind kind)
@@ -356,8 +361,7 @@ API cudaError_t cudaMemcpy(void *to, const void *from, size_t n, enum cudaMemcpy
 
 API cudaError_t cudaMemsetAsync(void *p UNUSED, int value UNUSED, size_t n UNUSED, cudaStream_t stream UNUSED)
 {
-	counts.launches++;
-	return cudaSuccess;
+	return done(&counts.launches);
 }
 
 API cudaError_t cudaMemset(void *p, int value, size_t n) { return cudaMemsetAsync(p, value, n, NULL); }
@@ -419,10 +423,10 @@ API cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags UNUSED)
 
 API cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode m UNUSED)
 {
-	if (!s)
+	if (!s || getenv("FAKE_CUDA_NO_GRAPHS"))
 		return refused();
 	capturing = 1;
-	counts.captured = 0;
+	counts.captured = invalid = 0;
 	capture_stream = s;
 	return cudaSuccess;
 }
@@ -438,8 +442,8 @@ API cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *
 API cudaError_t cudaStreamEndCapture(cudaStream_t s UNUSED, cudaGraph_t *g)
 {
 	capturing = 0;
-	*g = (cudaGraph_t)(counts.captured + 1);
-	return cudaSuccess;
+	*g = invalid ? NULL : (cudaGraph_t)(counts.captured + 1);
+	return invalid ? fails(cudaErrorStreamCaptureInvalidated) : cudaSuccess;
 }
 
 API cudaError_t cudaStreamIsCapturing(cudaStream_t s, enum cudaStreamCaptureStatus *status)
@@ -497,12 +501,7 @@ static int unmade(void *p)
 	return 0;
 }
 
-static int multiplied(void)
-{
-	__atomic_add_fetch(&counts.products, 1, __ATOMIC_RELAXED);
-	counts.captured += capturing;
-	return 0;
-}
+static int multiplied(void) { return done(&counts.products); }
 
 EXPORT(int, cublasCreate_v2, void **h) { return made(h); }
 EXPORT(int, cublasGetMathMode, void *h UNUSED, int *m) { return *m = 0; }

@@ -4,6 +4,9 @@
  */
 #include "model/golden.h"
 
+#include <dlfcn.h>
+
+#include "sim/sim.h"
 
 #define LONG 32
 
@@ -258,6 +261,47 @@ static void test_stops(void **state)
 	nla_decoded_release(&all);
 }
 
+static int64_t graphs_launched(void)
+{
+	struct sim_counts (*counts)(void) = (struct sim_counts(*)(void))dlsym(RTLD_DEFAULT, "sim_counts");
+	return counts ? counts().graphs : 0;
+}
+
+/*
+ * A GPU draws in graphs, and in fewer rows once that few have not stopped: a row's text is what it is alone and without a graph,
+ * for which 16 tokens are too few.
+ */
+static void test_graphs(void **state)
+{
+	struct tiny *t = *state;
+	int32_t stop[N];
+	struct job j = whole(t);
+	struct nla_decoded free_run = run(t, &j);
+	j.n_stop = common_stops(&free_run, stop);
+	j.stop = stop;
+	nla_decoded_release(&free_run);
+	int64_t launched = graphs_launched();
+	struct nla_decoded out = run(t, &j);
+	assert_int_equal(graphs_launched() > launched, DEVICE != NT_CPU);
+	same_in_windows(t, &j, &out);
+	launched = graphs_launched();
+	for (int i = 0; i < N; i++) {
+		struct job one = j;
+		one.n = 1;
+		one.prompt_of = t->prompt_of + i;
+		one.key = keys + i;
+		one.max_new_tokens = LONG / 2;
+		struct nla_decoded alone = run(t, &one);
+		size_t length = (size_t)alone.length[0];
+		assert_int_equal(length, NLA_MIN(out.length[i], LONG / 2));
+		assert_memory_equal(alone.ids, out.ids + i * LONG, length * sizeof(*out.ids));
+		assert_true(worst(alone.logprob, out.logprob + i * LONG, length) <= 1e-4);
+		nla_decoded_release(&alone);
+	}
+	assert_int_equal(graphs_launched(), launched);
+	nla_decoded_release(&out);
+}
+
 /* ---- rollouts ---- */
 
 #define GROUP 24
@@ -394,6 +438,7 @@ int main(void)
 		TINY_TEST(test_merged_policy),
 		TINY_TEST(test_keys),
 		TINY_TEST(test_stops),
+		TINY_TEST(test_graphs),
 		TINY_TEST(test_rollout_stops),
 		TINY_TEST(test_full_distribution),
 		TINY_TEST(test_read),

@@ -1,5 +1,6 @@
 // The GPU's own kernels on the simulated GPU: the emulator (tests/emulator) runs their source on the memory behind the device's
 // addresses. So the numbers of the fast path are had where there is no card, and a call whose arguments do not fit the kernel's shows.
+#include "sim/plugin.h"
 #include "tests/emulator/cuda_emu.h"
 
 #include <string>
@@ -34,7 +35,8 @@ template <class... A, size_t... I>
 static void call(void (*kernel)(A...), const unsigned *grid, unsigned threads, void **args, std::index_sequence<I...>)
 {
 	std::tuple<A...> given{host(*static_cast<A *>(args[I]))...};
-	emu::launch(dim3(grid[0], grid[1], grid[2]), threads, [&] { std::apply(kernel, given); });
+	dim3 blocks(grid[0], grid[1], grid[2]);
+	sim_launched([=] { emu::launch(blocks, threads, [&] { std::apply(kernel, given); }); });
 }
 
 template <class... A>
@@ -72,14 +74,16 @@ namespace h64_3
 TABLE
 }
 
-extern "C" bool sim_has_heads(int head, int group)
+bool sim_has_heads(int head, int group)
 {
 	return (head == 16 && group == 3) || (head == 32 && group == 2) || (head == 64 && group == 3);
 }
 
-static void launch(const char *name, int head, int, const unsigned *grid, unsigned threads, void **args)
+void sim_launch(nt::gpu::Kernel &k, const unsigned *grid, unsigned threads, void **args)
 {
 	using namespace h16_3;
+	std::string name = k.name;
+	int head = k.head;
 #define BOTH(kernel) (named(name, #kernel "_bf16", kernel##_bf16, grid, threads, args) || \
 		      named(name, #kernel "_float", kernel##_float, grid, threads, args))
 	bool ran = head == 16 ? h16_3::run(name, grid, threads, args) : head == 32 ? h32_2::run(name, grid, threads, args) :
@@ -89,6 +93,3 @@ static void launch(const char *name, int head, int, const unsigned *grid, unsign
 	if (!ran)
 		emu::die("no kernel of that name");
 }
-
-// The emulator takes some 50 ns a thread and wait: only tests that ask for it have it.
-extern "C" decltype(&launch) sim_launcher(void) { return getenv("SIM_KERNELS") ? launch : nullptr; }

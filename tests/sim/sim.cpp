@@ -4,6 +4,8 @@
 // what comes out, without a copy.
 #include "sim/sim.h"
 
+#include "sim/plugin.h"
+
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
@@ -15,6 +17,7 @@
 #include <atomic>
 #include <cstring>
 #include <mutex>
+#include <set>
 #include <vector>
 
 namespace
@@ -26,8 +29,14 @@ constexpr uintptr_t mark = uintptr_t(1) << 52; // not canonical on x86-64, unmap
 constexpr int64_t memory_size = int64_t(16) << 30;
 constexpr c10::DeviceIndex devices = 2;
 
-std::atomic<int64_t> kernels, to_host, to_device, bytes_now, bytes_peak, limit;
+std::atomic<int64_t> kernels, graphs, to_host, to_device, bytes_now, bytes_peak, limit;
 thread_local c10::DeviceIndex current;
+
+struct Graph {
+	std::vector<std::function<void()>> launches;
+	std::vector<c10::Storage> own; // memory made in it
+};
+std::atomic<Graph *> capturing;
 
 // ---- memory ----
 
@@ -35,6 +44,8 @@ struct Block { // the context of a device storage's pointer
 	c10::Storage host;
 	int64_t bytes; // as charged
 };
+std::set<Block *> blocks;
+std::mutex blocks_lock;
 
 void charge(int64_t n)
 {
@@ -46,7 +57,9 @@ void charge(int64_t n)
 void drop(void *context)
 {
 	auto *block = static_cast<Block *>(context);
+	std::lock_guard<std::mutex> locked(blocks_lock);
 	bytes_now -= block->bytes;
+	blocks.erase(block);
 	delete block;
 }
 
@@ -54,9 +67,16 @@ c10::DataPtr marked(c10::Storage host, c10::DeviceIndex index)
 {
 	auto n = static_cast<int64_t>(host.nbytes());
 	TORCH_CHECK_WITH(OutOfMemoryError, !limit || bytes_now + n <= limit, "sim out of memory: tried to allocate ", n, " bytes");
+	if (capturing) { // stays as long as the graph, so when it ends is not known: what ran before has shown the peak
+		capturing.load()->own.push_back(host);
+		n = 0;
+	}
 	charge(n);
 	auto at = reinterpret_cast<uintptr_t>(host.mutable_data());
-	return {reinterpret_cast<void *>(at ? at | mark : 0), new Block{std::move(host), n}, drop, at::Device(sim, index)};
+	auto *block = new Block{std::move(host), n};
+	std::lock_guard<std::mutex> locked(blocks_lock);
+	blocks.insert(block);
+	return {reinterpret_cast<void *>(at ? at | mark : 0), block, drop, at::Device(sim, index)};
 }
 
 struct Memory final : c10::DeviceAllocator {
@@ -224,25 +244,60 @@ void launch(const c10::OperatorHandle &op, torch::jit::Stack *stack)
 		(*stack)[i] = each((*stack)[i], [&](const at::Tensor &t) { return l.out(t); });
 }
 
-// ---- capture ----
+// ---- graphs ----
 
-struct Recorded {
-	c10::OperatorHandle op;
-	std::vector<c10::IValue> in, out;
-};
-std::vector<Recorded> graph;
-std::atomic<bool> capturing;
+// What a recorded kernel returned is where its result goes again.
+void again(const c10::OperatorHandle &op, const torch::jit::Stack &in, const torch::jit::Stack &out)
+{
+	torch::jit::Stack stack = in;
+	op.callBoxed(stack);
+	for (size_t i = 0; i < stack.size(); i++)
+		if (out[i].isTensor() && out[i].toTensor().defined() && !out[i].toTensor().is_alias_of(stack[i].toTensor()))
+			host_alias(out[i].toTensor()).copy_(host_alias(stack[i].toTensor()));
+}
 
 void fallback(const c10::OperatorHandle &op, torch::jit::Stack *stack)
 {
 	auto first = static_cast<ptrdiff_t>(stack->size() - op.schema().arguments().size());
 	if (!capturing)
 		return launch(op, stack);
-	Recorded r{op, {stack->begin() + first, stack->end()}, {}};
+	torch::jit::Stack in(stack->begin() + first, stack->end());
 	launch(op, stack);
-	r.out.assign(stack->begin() + first, stack->end());
-	graph.push_back(std::move(r));
+	torch::jit::Stack out(stack->begin() + first, stack->end());
+	capturing.load()->launches.push_back([op, in, out] { again(op, in, out); });
 }
+
+// What is recorded runs, so that its results have their shapes; then memory is again as it was.
+void *capture(int, const std::function<void()> &step)
+{
+	auto g = std::make_unique<Graph>();
+	std::vector<std::pair<c10::Storage, std::string>> before;
+	for (Block *b : blocks)
+		before.emplace_back(b->host, std::string(static_cast<const char *>(b->host.data()), b->host.nbytes()));
+	auto end = [&] {
+		capturing = nullptr;
+		for (auto &[host, bytes] : before)
+			std::memcpy(host.mutable_data(), bytes.data(), bytes.size());
+	};
+	capturing = g.get();
+	try {
+		step();
+	} catch (...) {
+		end();
+		throw;
+	}
+	end();
+	return g.release();
+}
+
+void replay(void *graph)
+{
+	graphs++;
+	for (const auto &launch : static_cast<Graph *>(graph)->launches)
+		launch();
+}
+
+void drop_graph(void *graph) { delete static_cast<Graph *>(graph); }
 
 // ---- what is no kernel ----
 
@@ -266,13 +321,13 @@ at::Tensor empty_strided(at::IntArrayRef size, at::IntArrayRef stride, Dtype dty
 
 at::Tensor on_host(const at::Tensor &t) { return t.is_cpu() ? t : host_alias(t); }
 
-at::Tensor copy_from(const at::Tensor &from, const at::Tensor &to, bool)
+at::Tensor copy_from(const at::Tensor &from, const at::Tensor &to, bool wait)
 {
 	TORCH_CHECK(!capturing || from.device() == to.device(), "sim: a copy between host and device while a graph is captured");
 	(to.is_cpu() ? to_host : from.is_cpu() ? to_device : kernels)++;
 	on_host(to).copy_(on_host(from));
 	if (capturing)
-		graph.push_back({c10::Dispatcher::singleton().findSchemaOrThrow("aten::_copy_from", ""), {from, to, false}, {to}});
+		capturing.load()->launches.push_back([=] { copy_from(from, to, wait); });
 	return to;
 }
 
@@ -307,29 +362,22 @@ int sim_start(void)
 	return devices;
 }
 
-struct sim_counts sim_counts(void) { return {kernels, to_host, to_device, bytes_now, bytes_peak}; }
+struct sim_counts sim_counts(void) { return {kernels, graphs, to_host, to_device, bytes_now, bytes_peak}; }
 void sim_limit(int64_t bytes) { limit = bytes; }
 
-void sim_capture_begin(void)
+void sim_launched(const std::function<void()> &kernel)
 {
-	graph.clear();
-	capturing = true;
+	kernel();
+	if (capturing)
+		capturing.load()->launches.push_back(kernel);
 }
 
-int sim_capture_end(void)
+static int start(void)
 {
-	capturing = false;
-	return static_cast<int>(graph.size());
+	int n = sim_start();
+	nla_plugin.launcher = getenv("SIM_KERNELS") ? sim_launch : nullptr; // the emulator is slow: some 50 ns a thread and wait
+	return n;
 }
 
-// What a recorded kernel returned is where its result goes again.
-void sim_replay(void)
-{
-	for (Recorded &r : graph) {
-		torch::jit::Stack stack = r.in;
-		r.op.callBoxed(stack);
-		for (size_t i = 0; i < stack.size(); i++)
-			if (r.out[i].isTensor() && r.out[i].toTensor().defined() && !r.out[i].toTensor().is_alias_of(stack[i].toTensor()))
-				host_alias(r.out[i].toTensor()).copy_(host_alias(stack[i].toTensor()));
-	}
-}
+nt::gpu::Plugin nla_plugin = {sim, start, [](int) {}, [](int, int64_t bytes) { sim_limit(bytes); }, capture, replay, drop_graph,
+			      nullptr, sim_has_heads};

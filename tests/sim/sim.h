@@ -17,7 +17,7 @@ extern "C" {
 #endif
 
 struct sim_counts {
-	int64_t kernels;             /* operations that compute: views are none */
+	int64_t kernels, graphs;     /* operations that compute: views are none; graphs launched */
 	int64_t to_host, to_device;  /* copies; reading one number counts as one to the host */
 	int64_t bytes, peak;         /* now, and at most since the last reset; both of all devices */
 };
@@ -25,12 +25,6 @@ struct sim_counts {
 int sim_start(void); /* registers the device type "sim", once; returns how many there are */
 struct sim_counts sim_counts(void);
 void sim_limit(int64_t bytes); /* allocations beyond, of all devices, fail as out of memory; 0: no limit */
-
-/* Kernels between begin and end are recorded as a CUDA graph would, and what a capture forbids throws: waits of the host, copies
- * between it and the device. Replay runs them again on the same memory, results included. */
-void sim_capture_begin(void);
-int sim_capture_end(void); /* kernels recorded */
-void sim_replay(void);
 
 #ifdef __cplusplus
 }
