@@ -196,7 +196,7 @@ struct Logprob {
 	at::Tensor entropy; // [n]; undefined: not wanted
 };
 
-at::Tensor logits_of(const at::Tensor &h, const at::Tensor &w) { return at::mm(h, w.t()).to(at::kFloat); }
+at::Tensor logits_of(const at::Tensor &h, const at::Tensor &w) { return nt::times(h, w, false).to(at::kFloat); }
 
 // z [m, v], ids, lp, lz, entropy [m]
 void logprob_chunk(const Logprob &a, const at::Tensor &z, const at::Tensor &ids, const at::Tensor &lp, const at::Tensor &lz,
@@ -250,13 +250,13 @@ void logprob_chunk_back(const Logprob &a, const at::Tensor &z, const at::Tensor 
 Tensors logprob_backward(const Logprob &a, const Tensors &saved, const at::Tensor &g)
 {
 	const at::Tensor &h = saved[0], &w = saved[1];
-	at::Tensor dh = at::empty_like(h), dw = w.requires_grad() ? at::zeros_like(w) : at::Tensor();
+	at::Tensor dh = at::empty_like(h), dw = w.requires_grad() ? at::zeros_like(w, h.options()) : at::Tensor();
 	for (int64_t i = 0; i < h.size(0); i += a.chunk) {
 		int64_t m = std::min(a.chunk, h.size(0) - i);
 		at::Tensor hi = h.narrow(0, i, m), z = logits_of(hi, w);
 		logprob_chunk_back(a, z, saved[2].narrow(0, i, m), saved[3].narrow(0, i, m), g.narrow(0, i, m));
 		z = z.to(h.scalar_type());
-		dh.narrow(0, i, m).copy_(at::mm(z, w));
+		dh.narrow(0, i, m).copy_(nt::times(z, w, true));
 		if (dw.defined())
 			dw.addmm_(z.t(), hi);
 	}
@@ -347,7 +347,7 @@ nt_tensor *nt_token_logprob(const nt_tensor *h, const nt_tensor *head, const nt_
 		TORCH_CHECK(ids->t.dim() == 1 && ids->t.numel() == h->t.size(0), "ids do not fit");
 		TORCH_CHECK(temperature > 0, "the temperature is ", temperature);
 		a.chunk = std::max<int64_t>(1, bytes / int64_t(sizeof(float)) / v);
-		a.fast = nt::fast({h->t, head->t});
+		a.fast = nt::fast({h->t});
 		at::Tensor id = ids->t.contiguous();
 		for (int64_t i = 0; id.is_cpu() && i < id.numel();
 		     i++) { // a GPU finds it out by itself, and a check would wait for it

@@ -60,7 +60,10 @@ using Forward = std::function<at::Tensor(at::TensorList in, Tensors &keep)>;
 using Backward = std::function<Tensors(const Tensors &saved, const at::Tensor &dy)>;
 at::Tensor fused(at::TensorList in, const Forward &forward, const Backward &backward);
 
-// x W^T + bias (undefined: none) with the rows of x as lanes (nt_rows.cpp): fast() tensors, no gradient.
+// x W^T, or with `back` x W: x [n,..], W [O,I] maybe stored in another type, computed in that of x. No gradient.
+at::Tensor times(const at::Tensor &x, const at::Tensor &w, bool back);
+
+// x W^T + bias (undefined: none) with the rows of x as lanes (nt_rows.cpp): fast() tensors, W or bf16; no gradient.
 at::Tensor linear_rows(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bias);
 
 inline const float *ptr(const at::Tensor &t) { return t.const_data_ptr<float>(); }

@@ -2,7 +2,9 @@
 #include "shim/nt_internal.h"
 
 #include <ATen/ops/_fused_adamw.h>
+#include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <cmath>
 
 using nt::action;
@@ -51,18 +53,61 @@ nt_tensor *nt_cat(nt_tensor *const *list, int n, int dim)
 // ---- the model's plain parts ----
 
 EXPR(matmul, (In a, In b), (a, b), at::mm(a->t, b->t))
-EXPR(embedding, (In w, In ids), (w, ids), at::embedding(w->t, ids->t))
+EXPR(embedding, (In w, In ids), (w, ids), at::embedding(w->t, ids->t).to(w->t.is_cpu() ? at::kFloat : w->t.scalar_type()))
 
-static bool decoding;
+const int64_t PIECE = 1 << 21; // numbers of a matrix in the type of the product at once: 8 MB in fp32
+
+at::Tensor nt::times(const at::Tensor &x, const at::Tensor &w, bool back)
+{
+	if (x.scalar_type() == w.scalar_type())
+		return at::mm(x, back ? w : w.t());
+	at::Tensor y = at::empty({x.size(0), w.size(back)}, x.options());
+	int64_t out = w.size(0), step = std::max<int64_t>(1, PIECE / w.size(1));
+	for (int64_t o = 0, n = std::min(step, out); o < out; o += n, n = std::min(step, out - o)) {
+		at::Tensor piece = w.narrow(0, o, n).to(x.scalar_type());
+		if (back)
+			y.addmm_(x.narrow(1, o, n), piece, o > 0);
+		else
+			y.narrow(1, o, n).addmm_(x, piece.t(), 0);
+	}
+	return y;
+}
+
+namespace
+{
+
+// x W^T of weights stored in another type: of them, nothing in the type of x outlives a pass.
+struct Stored : torch::autograd::Function<Stored> {
+	static at::Tensor forward(torch::autograd::AutogradContext *c, const at::Tensor &x, const at::Tensor &w)
+	{
+		c->save_for_backward({w, w.requires_grad() ? x : at::Tensor()});
+		return nt::times(x, w, false);
+	}
+	static nt::Tensors backward(torch::autograd::AutogradContext *c, const nt::Tensors &g)
+	{
+		nt::Tensors saved = c->get_saved_variables();
+		return {nt::times(g[0], saved[0], true), saved[1].defined() ? at::mm(g[0].t(), saved[1]) : at::Tensor()};
+	}
+};
+
+bool decoding;
+
+at::Tensor product(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bias = {})
+{
+	bool stored = w.scalar_type() == at::kBFloat16 && x.scalar_type() == at::kFloat;
+	if (decoding && !c10::GradMode::is_enabled() && nt::fast({x, stored ? x : w, bias.defined() ? bias : x}) && w.is_cpu())
+		return nt::linear_rows(x, w, bias);
+	if (!stored)
+		return bias.defined() ? at::linear(x, w, bias) : at::linear(x, w);
+	auto shape = x.sizes().vec();
+	shape.back() = w.size(0);
+	at::Tensor y = Stored::apply(x.reshape({-1, x.size(-1)}), w).view(shape);
+	return bias.defined() ? y + bias : y;
+}
+
+} // namespace
 
 void nt_decoding(bool on) { decoding = on; }
-
-static at::Tensor product(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bias = {})
-{
-	if (decoding && !c10::GradMode::is_enabled() && nt::fast({x, w, bias.defined() ? bias : w}))
-		return nt::linear_rows(x, w, bias);
-	return bias.defined() ? at::linear(x, w, bias) : at::linear(x, w);
-}
 
 nt_tensor *nt_linear(const nt_tensor *x, const nt_tensor *w, const nt_tensor *bias)
 {
@@ -130,7 +175,10 @@ nt_status nt_lora_into(nt_tensor *y, const nt_tensor *x, const nt_tensor *A, con
 {
 	return action("lora_into", {y, x, A, B}, [&] {
 		c10::NoGradGuard off;
-		y->t.addmm_(at::mm(x->t, A->t.t()), B->t.t());
+		if (y->t.is_cpu())
+			y->t.add_(product(product(x->t, A->t), B->t));
+		else
+			y->t.addmm_(at::mm(x->t, A->t.t()), B->t.t());
 	});
 }
 

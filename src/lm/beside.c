@@ -3,7 +3,8 @@
 
 #include <stdlib.h>
 
-/* The projections stored in one matrix with `first`, a bit each; 0: it is not the first of them. */
+/* The projections in one matrix with `first`, a bit each; 0: it is not the first of them. `lm`: of a model that is not mapped,
+ * for one that is puts the results of its matrices together. */
 static unsigned together(const struct nla_lm *lm, int first, int64_t *rows)
 {
 	struct nla_slot own, other;
@@ -20,7 +21,8 @@ static unsigned together(const struct nla_lm *lm, int first, int64_t *rows)
 	return found;
 }
 
-static void lay_out(const struct nla_view *view, int64_t layer, unsigned projs, int64_t rows, struct nla_lora *out)
+static void lay_out(const struct nla_view *view, const struct nla_lm *lm, int64_t layer, unsigned projs, int64_t rows,
+		    struct nla_lora *out)
 {
 	nt_tensor *A[2 * NLA_N_PROJ];
 	int64_t rank = 0, at = 0;
@@ -35,7 +37,7 @@ static void lay_out(const struct nla_view *view, int64_t layer, unsigned projs, 
 		}
 	if (!n)
 		return;
-	nt_dtype dtype = view->lm->dtype;
+	nt_dtype dtype = nla_compute_dtype(view->lm);
 	out->A = nt_own(nt_to(nt_cat(A, n, 0), dtype));
 	out->B = nt_own(nt_zeros(dtype, view->lm->device, 2, (int64_t[]){ rows, rank }));
 	for (int p = 0; p < NLA_N_PROJ; p++)
@@ -45,7 +47,7 @@ static void lay_out(const struct nla_view *view, int64_t layer, unsigned projs, 
 			struct nla_slot slot;
 			if (!x)
 				continue;
-			nla_proj_slot(view->lm, layer, p, &slot);
+			nla_proj_slot(lm, 0, p, &slot);
 			nt_tensor *place = nt_narrow(nt_narrow(out->B, 0, slot.row, slot.shape[0]), 1, at, a->rank[p]);
 			nt_copy_into(place, nt_scale(x->B, nla_lora_scale(a, p)));
 			at += a->rank[p];
@@ -54,15 +56,16 @@ static void lay_out(const struct nla_view *view, int64_t layer, unsigned projs, 
 
 struct nla_beside *nla_beside_make(const struct nla_view *view, struct nla_err *err)
 {
-	int64_t n = view->lm->arch.n_layers, rows;
+	const struct nla_lm lm = { .arch = view->lm->arch };
+	int64_t n = lm.arch.n_layers, rows;
 	if (!view->n_adapters)
 		return NULL;
 	struct nla_beside *b = nla_alloc((size_t)n, sizeof(*b));
 	for (int64_t l = 0; l < n; l++)
 		for (int p = 0; p < NLA_N_PROJ; p++) {
-			unsigned projs = together(view->lm, p, &rows);
+			unsigned projs = together(&lm, p, &rows);
 			nt_scope_push();
-			lay_out(view, l, projs, rows, &b[l].layers[p]);
+			lay_out(view, &lm, l, projs, rows, &b[l].layers[p]);
 			nt_scope_pop();
 		}
 	if (!nt_check())

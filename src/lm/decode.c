@@ -17,7 +17,7 @@
 
 struct state {
 	const struct nla_decode *d;
-	struct nla_view view; /* d's, its adapters laid out beside it on a GPU */
+	struct nla_view view; /* d's, its adapters laid out beside it */
 	const struct nla_lm *lm;
 	int64_t n_layers;
 	nt_tensor **k, **v; /* [n_layers] the cache, of [n, S, Hkv, d] */
@@ -73,9 +73,10 @@ static enum nla_status make_cache(struct state *s, struct nla_err *err)
 		return nla_fail(err, "a prompt of %lld tokens and %lld new ones are more than the model's %lld positions: "
 				"lower max_new_tokens", (long long)longest, (long long)d->max_new_tokens, (long long)positions);
 	int64_t shape[4] = { d->n, longest + d->max_new_tokens, s->lm->arch.n_kv_heads, s->lm->arch.head_dim };
+	nt_dtype dtype = nla_compute_dtype(s->lm);
 	for (int64_t l = 0; l < s->n_layers; l++) {
-		s->k[l] = nt_own(nt_zeros(s->lm->dtype, s->lm->device, 4, shape));
-		s->v[l] = nt_own(nt_zeros(s->lm->dtype, s->lm->device, 4, shape));
+		s->k[l] = nt_own(nt_zeros(dtype, s->lm->device, 4, shape));
+		s->v[l] = nt_own(nt_zeros(dtype, s->lm->device, 4, shape));
 	}
 	return !nt_check() ? NLA_OK : nla_nt_fail(err, "cannot make a key/value cache of %lld rows of %lld tokens",
 						  (long long)shape[0], (long long)shape[1]);
@@ -274,7 +275,7 @@ enum nla_status nla_decode(const struct nla_decode *d, struct nla_decoded *out, 
 	state_init(&s, d);
 	nla_decoded_init(out, d->n, d->max_new_tokens);
 	nt_grad_push(false);
-	struct nla_beside *beside = s.lm->device == NT_CPU ? NULL : nla_beside_make(d->view, err);
+	struct nla_beside *beside = nla_beside_make(d->view, err);
 	s.view.beside = beside;
 	if (!err->status && !make_cache(&s, err) && !prefill(&s, out, err))
 		for (int64_t t = 1; s.n_live && !err->status && !nt_check(); t += tokens)

@@ -19,8 +19,8 @@
 /* ---- sizes of the model ---- */
 
 static int64_t size_of(nt_dtype dtype) { return dtype == NT_F32 ? 4 : 2; }
-static int64_t element(const struct nla_plan_in *in) { return size_of(in->dtype); }
-static bool plain(const struct nla_plan_in *in) { return in->gpu || in->plain || in->dtype != NT_F32; }
+static int64_t element(const struct nla_plan_in *in) { return in->gpu ? size_of(in->dtype) : 4; } /* of activations */
+static bool plain(const struct nla_plan_in *in) { return in->gpu || in->plain; }
 static int64_t q_width(const struct nla_arch *a) { return a->n_heads * a->head_dim; }
 static int64_t kv_width(const struct nla_arch *a) { return a->n_kv_heads * a->head_dim; }
 
@@ -188,9 +188,8 @@ int64_t nla_plan_decoding(const struct nla_plan_in *in, int64_t rows)
 {
 	const struct nla_arch *a = in->arch;
 	struct who w = policy(in, 0);
-	int64_t beside = in->copies || !in->gpu ? 0 : nla_beside_bytes(a, w.adapters, w.n, element(in));
-	if (in->copies || in->gpu)
-		w.n = 0; /* what is beside adds in place */
+	int64_t beside = in->copies ? 0 : nla_beside_bytes(a, w.adapters, w.n, element(in));
+	w.n = 0; /* what is merged or beside adds in place */
 	int64_t prompts = in->eval_rows ? rows : NLA_MIN(rows, in->prompts), slab = in->prompt + in->new_tokens,
 		e = element(in);
 	struct shape prefill = { .tokens = in->prompt_head + prompts * (in->prompt - in->prompt_head), .rows = 1 + prompts,
