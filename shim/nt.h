@@ -13,6 +13,9 @@
  * any scope the caller owns a new handle. Handles are references: nt_narrow, nt_reshape and nt_share see the same memory.
  * Gradients are recorded only between nt_grad_push(true) and nt_grad_pop. Nothing here is shared between threads.
  *
+ * On the CPU weights [O,I] may be stored in bf16: with an fp32 x everything is computed in fp32 (nt_linear, nt_project,
+ * nt_logits, nt_token_logprob), and nt_embedding gives fp32.
+ *
  * Fast versions stand behind one semantic call (nt_rms_norm, nt_qk_rope, nt_swiglu, nt_attention, nt_token_logprob, nt_sample;
  * in decoding nt_linear and nt_project too): for fp32 on the CPU, and on a GPU (kernels.cu). Each has a plain twin of
  * libtorch operations, for all other devices and types, and everywhere after nt_plain(true). Tests compare both, forward and
@@ -65,7 +68,9 @@ void nt_free(nt_tensor *t);                    /* NULL is fine */
 int64_t nt_live(void);                         /* handles alive: every test ends at zero */
 void nt_plain(bool on);
 /* A GPU's fast version that proved wrong there runs no more. */
-enum nt_fast { NT_FAST_ROPE, NT_FAST_SWIGLU, NT_FAST_ATTENTION, NT_FAST_PRODUCT, NT_FAST_DECODING, NT_FAST_SAMPLING, NT_FAST_N };
+enum nt_fast {
+	NT_FAST_ROPE, NT_FAST_SWIGLU, NT_FAST_ATTENTION, NT_FAST_PRODUCT, NT_FAST_DECODING, NT_FAST_SAMPLING, NT_FAST_N
+};
 void nt_fast_off(enum nt_fast what);
 
 /* ---- making ---- */
@@ -190,7 +195,7 @@ nt_tensor *nt_token_logprob(const nt_tensor *h, const nt_tensor *head, const nt_
 void nt_logprob_chunk(int64_t bytes);
 
 /* ---- decoding (no gradients) ---- */
-/* While on, nt_linear and nt_project of fp32 on the CPU take a kernel for few rows: several times as fast for 8, and a row's
+/* While on, the products of an fp32 x on the CPU take a kernel for few rows: several times as fast for 8, and a row's
  * result is the same to the bit whatever rows stand beside it and however many threads there are. */
 void nt_decoding(bool on);
 /* cache [N,S,..]: cache[slot[i], at[i]] = x[i], x [n,..]; slot, at int64 [n]. */

@@ -382,8 +382,9 @@ nt_tensor *nt_rope_cached(const struct nt_heads *x, nt_tensor *k_cache, nt_tenso
 		auto rows = [](const at::Tensor &t) { return t.stride(2) == 1 && t.stride(1) == t.size(2); };
 		nt::gpu::Rope r = {x->q->t, x->k->t, x->v->t, x->q_norm ? x->q_norm->t : at::Tensor(),
 				   x->k_norm ? x->k_norm->t : at::Tensor(), x->cos->t, x->sin->t, x->eps};
-		if (nt::gpu::takes(NT_FAST_DECODING, {k_cache->t, v_cache->t}) && nt::gpu::takes(NT_FAST_DECODING, {r.cos, r.sin}) && rows(r.q) && rows(r.k) &&
-		    rows(r.v) && places_fit(slot->t, at->t, r.q.size(0)) && r.q.scalar_type() == k_cache->t.scalar_type())
+		if (nt::gpu::takes(NT_FAST_DECODING, {k_cache->t, v_cache->t}) &&
+		    nt::gpu::takes(NT_FAST_DECODING, {r.cos, r.sin}) && rows(r.q) && rows(r.k) && rows(r.v) &&
+		    places_fit(slot->t, at->t, r.q.size(0)) && r.q.scalar_type() == k_cache->t.scalar_type())
 			q = nt::wrap(nt::gpu::rope_cached(r, k_cache->t, v_cache->t, slot->t, at->t));
 	});
 	if (q || nt_check())

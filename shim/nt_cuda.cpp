@@ -237,22 +237,6 @@ at::Tensor qk_rope(const at::Tensor &x, const at::Tensor &w, double eps, const a
 	return y;
 }
 
-at::Tensor swiglu_back(const at::Tensor &dy, const at::Tensor &gate_up)
-{
-	at::Tensor d = at::empty_like(gate_up);
-	launch(typed("swiglu_back", d), swiglu_grid(gate_up), 256, dy.data_ptr(), gate_up.data_ptr(), d.data_ptr(),
-	       static_cast<int>(dy.size(-1)));
-	return d;
-}
-
-at::Tensor qk_rope(const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos, const at::Tensor &sin)
-{
-	at::Tensor y = at::empty(x.sizes(), x.options());
-	launch(typed("qk_rope", y), {x.size(0), x.size(1)}, 32, x.data_ptr(), x.stride(0), address(w), cos.data_ptr(),
-	       sin.data_ptr(), y.data_ptr(), static_cast<int>(x.size(2)), static_cast<float>(eps));
-	return y;
-}
-
 at::Tensor qk_rope_back(const at::Tensor &dy, const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos,
 			const at::Tensor &sin)
 {

@@ -57,8 +57,9 @@ Tensors backward(const Sequences &s, const Tensors &saved, const at::Tensor &dy,
 bool flash_takes(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v)
 {
 	auto type = q.scalar_type();
-	return fast(NT_FAST_ATTENTION) && !q.is_cpu() && (type == at::kBFloat16 || type == at::kHalf) && k.scalar_type() == type &&
-	       v.scalar_type() == type && q.size(2) % 8 == 0 && q.size(2) <= 192;
+	bool same = k.scalar_type() == type && v.scalar_type() == type;
+	return fast(NT_FAST_ATTENTION) && !q.is_cpu() && (type == at::kBFloat16 || type == at::kHalf) && same &&
+	       q.size(2) % 8 == 0 && q.size(2) <= 192;
 }
 
 at::Tensor flash_attention(const Sequences &tree, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, double scale)

@@ -202,7 +202,10 @@ struct Logprob {
 	at::Tensor entropy; // [n]; undefined: not wanted
 };
 
-at::Tensor logits_of(const at::Tensor &h, const at::Tensor &w) { return nt::mm_f32(h, w.t()); }
+at::Tensor logits_of(const at::Tensor &h, const at::Tensor &w)
+{
+	return h.is_cpu() ? nt::times(h, w, false).to(at::kFloat) : nt::mm_f32(h, w.t());
+}
 
 // z [m, v], ids, lp, lz, entropy [m]
 void logprob_chunk(const Logprob &a, const at::Tensor &z, const at::Tensor &ids, const at::Tensor &lp, const at::Tensor &lz,
@@ -256,13 +259,13 @@ void logprob_chunk_back(const Logprob &a, const at::Tensor &z, const at::Tensor 
 Tensors logprob_backward(const Logprob &a, const Tensors &saved, const at::Tensor &g)
 {
 	const at::Tensor &h = saved[0], &w = saved[1];
-	at::Tensor dh = at::empty_like(h), dw = w.requires_grad() ? at::zeros_like(w) : at::Tensor();
+	at::Tensor dh = at::empty_like(h), dw = w.requires_grad() ? at::zeros_like(w, h.options()) : at::Tensor();
 	for (int64_t i = 0; i < h.size(0); i += a.chunk) {
 		int64_t m = std::min(a.chunk, h.size(0) - i);
 		at::Tensor hi = h.narrow(0, i, m), z = logits_of(hi, w);
 		logprob_chunk_back(a, z, saved[2].narrow(0, i, m), saved[3].narrow(0, i, m), g.narrow(0, i, m));
 		z = z.to(h.scalar_type());
-		dh.narrow(0, i, m).copy_(at::mm(z, w));
+		dh.narrow(0, i, m).copy_(nt::times(z, w, true));
 		if (dw.defined())
 			dw.addmm_(z.t(), hi);
 	}
@@ -317,8 +320,9 @@ nt_tensor *nt_qk_rope(const nt_tensor *x, const nt_tensor *w, double eps, const 
 				    s.sizes() == c.sizes(),
 			    "positions do not fit");
 		TORCH_CHECK(!w || w->t.numel() == in.size(2), "widths differ");
-		bool gpu = nt::gpu::takes(NT_FAST_ROPE, {c, s}) && nt::gpu::takes_type(in) &&
-			   !(w && (w->t.requires_grad() || !nt::gpu::takes(NT_FAST_ROPE, {w->t}) || w->t.scalar_type() != in.scalar_type()));
+		bool gpu = nt::gpu::takes(NT_FAST_ROPE, {c, s}) && nt::gpu::takes_type(in);
+		if (w)
+			gpu = gpu && !w->t.requires_grad() && w->t.is_contiguous() && w->t.scalar_type() == in.scalar_type();
 		if (!gpu && !nt::fast({in, w ? w->t : c, c, s}))
 			return rope_plain(w ? at::rms_norm(in, {in.size(2)}, w->t, eps) : in, c, s);
 		if (in.stride(2) != 1 || in.stride(1) != in.size(2))
@@ -359,7 +363,7 @@ nt_tensor *nt_token_logprob(const nt_tensor *h, const nt_tensor *head, const nt_
 		TORCH_CHECK(ids->t.dim() == 1 && ids->t.numel() == h->t.size(0), "ids do not fit");
 		TORCH_CHECK(temperature > 0, "the temperature is ", temperature);
 		a.chunk = std::max<int64_t>(1, bytes / int64_t(sizeof(float)) / v);
-		a.fast = nt::fast({h->t, head->t});
+		a.fast = nt::fast({h->t});
 		at::Tensor id = ids->t.contiguous();
 		for (int64_t i = 0; id.is_cpu() && i < id.numel();
 		     i++) { // a GPU finds it out by itself, and a check would wait for it

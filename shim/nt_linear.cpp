@@ -11,14 +11,49 @@ static bool decoding;
 
 void nt_decoding(bool on) { decoding = on; }
 
-static at::Tensor product(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bias = {})
+static const int64_t PIECE = 1 << 21; // numbers of a matrix in the type of the product at once: 8 MB in fp32
+
+at::Tensor nt::times(const at::Tensor &x, const at::Tensor &w, bool back)
 {
-	if (decoding && !c10::GradMode::is_enabled() && nt::fast({x, w, bias.defined() ? bias : w}))
-		return nt::linear_rows(x, w, bias);
-	return bias.defined() ? at::linear(x, w, bias) : at::linear(x, w);
+	if (x.scalar_type() == w.scalar_type())
+		return at::mm(x, back ? w : w.t());
+	at::Tensor y = at::empty({x.size(0), w.size(back)}, x.options());
+	int64_t out = w.size(0), step = std::max<int64_t>(1, PIECE / w.size(1));
+	for (int64_t o = 0, n = std::min(step, out); o < out; o += n, n = std::min(step, out - o)) {
+		at::Tensor piece = w.narrow(0, o, n).to(x.scalar_type());
+		if (back)
+			y.addmm_(x.narrow(1, o, n), piece, o > 0);
+		else
+			y.narrow(1, o, n).addmm_(x, piece.t(), 0);
+	}
+	return y;
 }
 
-// A GPU keeps the sum that it has anyway; a CPU has one type.
+// x W^T of weights stored in another type: of them, nothing in the type of x outlives a pass.
+static at::Tensor product_stored(const at::Tensor &x, const at::Tensor &w)
+{
+	return nt::fused(
+		{x, w}, [](at::TensorList in, Tensors &) { return nt::times(in[0], in[1], false); },
+		[](const Tensors &saved, const at::Tensor &dy) -> Tensors {
+			return {nt::times(dy, saved[1], true), saved[0].defined() ? at::mm(dy.t(), saved[0]) : at::Tensor()};
+		},
+		{!w.requires_grad()});
+}
+
+static at::Tensor product(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bias = {})
+{
+	bool stored = w.scalar_type() == at::kBFloat16 && x.scalar_type() == at::kFloat;
+	if (decoding && !c10::GradMode::is_enabled() && nt::fast({x, stored ? x : w, bias.defined() ? bias : x}) && w.is_cpu())
+		return nt::linear_rows(x, w, bias);
+	if (!stored)
+		return bias.defined() ? at::linear(x, w, bias) : at::linear(x, w);
+	auto shape = x.sizes().vec();
+	shape.back() = w.size(0);
+	at::Tensor y = product_stored(x.reshape({-1, x.size(-1)}), w).view(shape);
+	return bias.defined() ? y + bias : y;
+}
+
+// A GPU keeps the sum that it has anyway.
 at::Tensor nt::mm_f32(const at::Tensor &a, const at::Tensor &b)
 {
 	bool plain = a.is_cpu() || a.scalar_type() == at::kFloat || !gpu::fast(NT_FAST_PRODUCT);
@@ -91,7 +126,7 @@ Tensors project_back(const Projection &p, const Tensors &saved, const at::Tensor
 	for (size_t i = W; i < W + p.n_w; i++) {
 		const at::Tensor &w = saved[i], part = dy.narrow(1, at, w.size(0));
 		if (p.wants_x)
-			d[X] = at ? d[X].addmm_(part, w) : at::mm(part, w);
+			d[X] = at ? d[X].add_(nt::times(part, w, true)) : nt::times(part, w, true);
 		if (w.requires_grad())
 			d[i] = at::mm(part.t(), x);
 		at += w.size(0);

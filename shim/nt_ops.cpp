@@ -62,7 +62,7 @@ nt_tensor *nt_cat(nt_tensor *const *list, int n, int dim)
 // ---- the model's plain parts ----
 
 EXPR(matmul, (In a, In b), (a, b), at::mm(a->t, b->t))
-EXPR(embedding, (In w, In ids), (w, ids), at::embedding(w->t, ids->t))
+EXPR(embedding, (In w, In ids), (w, ids), at::embedding(w->t, ids->t).to(w->t.is_cpu() ? at::kFloat : w->t.scalar_type()))
 
 static at::Tensor norm_last(const at::Tensor &x) { return at::linalg_vector_norm(x, 2, {-1}, true); }
 

@@ -1,5 +1,6 @@
-// x W^T for few rows, fp32 on the CPU, as decoding has it: the weights stream by once as they lie, rows are the lanes of a
-// vector. A general product copies all weights into an order of its own first, which for 8 rows takes longer than the product.
+// x W^T for few rows on the CPU, as decoding has it, in fp32, of weights in fp32 or bf16: they stream by once as they lie, rows
+// are the lanes of a vector. A general product copies all weights into an order of its own first, which for 8 rows takes longer
+// than the product.
 // A row's result is the same to the bit whatever rows stand beside it and however many threads there are. Compiled without
 // relaxed floating point: the order of the sums is the point.
 #include "shim/nt_internal.h"
@@ -7,6 +8,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <bit>
 
 #define INLINE static inline __attribute__((always_inline))
 #define RESTRICT __restrict__
@@ -17,10 +19,13 @@ namespace
 constexpr int64_t PANEL = 48;    // outputs: a multiple of every tile's
 constexpr int64_t STRETCH = 192; // terms summed apart: sums of sums round less
 
+using Bf16 = uint16_t; // as it is stored: the upper half of an fp32
+
+using Outputs = void (*)(const float *xt, const void *w, const float *bias, float *y, int64_t rows, int64_t in, int64_t out,
+			 int64_t from, int64_t to);
 struct Kernel {
 	int64_t lanes, group; // group: rows in one pass over the weights
-	void (*outputs)(const float *xt, const float *w, const float *bias, float *y, int64_t rows, int64_t in, int64_t out,
-			int64_t from, int64_t to);
+	Outputs of_fp32, of_bf16;
 };
 
 // to[j][i] = from[i][j], n times m; strides in floats
@@ -131,8 +136,9 @@ at::Tensor linear_rows(const at::Tensor &x, const at::Tensor &w, const at::Tenso
 	at::Tensor xt = transposed(kernel, ptr(xs), rows, in, x.options());
 	const float *b = bias.defined() ? ptr(bs) : nullptr;
 	int64_t grain = std::max<int64_t>(1, 65536 / (PANEL * std::max<int64_t>(1, in * rows)));
+	Outputs outputs = w.scalar_type() == at::kFloat ? kernel.of_fp32 : kernel.of_bf16;
 	at::parallel_for(0, units, grain, [&](int64_t from, int64_t to) {
-		kernel.outputs(ptr(xt), ptr(ws), b, nt::out(y), rows, in, out, from * PANEL, std::min(to * PANEL, out));
+		outputs(ptr(xt), ws.const_data_ptr(), b, nt::out(y), rows, in, out, from * PANEL, std::min(to * PANEL, out));
 	});
 	return y;
 }

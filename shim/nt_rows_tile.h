@@ -8,6 +8,20 @@ using Vector = float __attribute__((vector_size(LANES * sizeof(float))));
 
 TARGET INLINE Vector all_lanes(float f) { return f - Vector{}; } // less zero is no operation; plus zero would be one
 
+// m numbers of OUT rows of weights in fp32: where they lie, or, of bf16, in `room`.
+template <int OUT, class W>
+TARGET INLINE const float *widened(const W *RESTRICT w, int64_t m, int64_t in, float (&room)[OUT][16])
+{
+	if constexpr (std::is_same_v<W, float>)
+		return w;
+	else
+		for (int o = 0; o < OUT; o++)
+			for (int64_t j = 0; j < m; j++)
+				room[o][j] = std::bit_cast<float>(uint32_t(w[o * in + j]) << 16);
+	asm("" : "+m"(room)); // read each number from memory: taking them out of vectors again is slower
+	return room[0];
+}
+
 // One k of a tile. The shorter side of it is held in registers, so that 16 of them hold everything.
 template <int VECS, int OUT>
 TARGET INLINE void step(Vector (&sum)[OUT][VECS], const Vector *x, const float *RESTRICT w, int64_t in)
@@ -29,12 +43,14 @@ TARGET INLINE void step(Vector (&sum)[OUT][VECS], const Vector *x, const float *
 // acc[o][row] = bias[o] + sum over k of x[row][k] w[o][k]. Each is one chain of additions in the order of k within a stretch,
 // and one over the stretches, whatever VECS and OUT are. The next tile's weights are fetched meanwhile: the streams are too
 // short and too many for the processor to foresee.
-template <int VECS, int OUT>
-TARGET INLINE void tile(const float *xt, const float *RESTRICT w, const float *bias, int64_t in, float *acc)
+template <int VECS, int OUT, class W>
+TARGET INLINE void tile(const float *xt, const W *RESTRICT w, const float *bias, int64_t in, float *acc)
 {
 	const Vector *x = reinterpret_cast<const Vector *>(xt);
 	Vector *total = reinterpret_cast<Vector *>(acc);
-	const float *next = w + OUT * in;
+	const W *next = w + OUT * in;
+	const int64_t stride = std::is_same_v<W, float> ? in : 16;
+	alignas(64) float room[OUT][16];
 	for (int o = 0; o < OUT; o++)
 		for (int v = 0; v < VECS; v++)
 			total[o * VECS + v] = all_lanes(bias ? bias[o] : 0);
@@ -44,21 +60,21 @@ TARGET INLINE void tile(const float *xt, const float *RESTRICT w, const float *b
 		for (; k + 16 <= end; k += 16) {
 			for (int o = 0; o < OUT; o++)
 				__builtin_prefetch(next + o * in + k);
+			const float *line = widened(w + k, 16, in, room);
 #pragma GCC unroll 16
 			for (int j = 0; j < 16; j++)
-				step<VECS, OUT>(sum, x + (k + j) * VECS, w + k + j, in);
+				step<VECS, OUT>(sum, x + (k + j) * VECS, line + j, stride);
 		}
 		for (; k < end; k++)
-			step<VECS, OUT>(sum, x + k * VECS, w + k, in);
+			step<VECS, OUT>(sum, x + k * VECS, widened(w + k, 1, in, room), stride);
 		for (int o = 0; o < OUT; o++)
 			for (int v = 0; v < VECS; v++)
 				total[o * VECS + v] += sum[o][v];
 	}
 }
 
-template <int VECS, int OUT>
-TARGET __attribute__((noinline)) void panel(const float *xt, const float *w, const float *bias, int64_t in, int64_t n,
-					    float *acc)
+template <int VECS, int OUT, class W>
+TARGET __attribute__((noinline)) void panel(const float *xt, const W *w, const float *bias, int64_t in, int64_t n, float *acc)
 {
 	int64_t o = 0;
 	for (; o + OUT <= n; o += OUT)
@@ -67,15 +83,18 @@ TARGET __attribute__((noinline)) void panel(const float *xt, const float *w, con
 		tile<VECS, 1>(xt, w + o * in, bias ? bias + o : nullptr, in, acc + o * VECS * LANES);
 }
 
-TARGET static void outputs(const float *xt, const float *w, const float *bias, float *y, int64_t rows, int64_t in, int64_t out,
-			   int64_t from, int64_t to)
+template <class W>
+TARGET static void outputs(const float *xt, const void *weights, const float *bias, float *y, int64_t rows, int64_t in,
+			   int64_t out, int64_t from, int64_t to)
 {
+	const W *w = static_cast<const W *>(weights);
 	alignas(64) float acc[PANEL * MOST * LANES];
 	for (int64_t o = from; o < to; o += PANEL)
 		for (int64_t r = 0; r < rows; r += MOST * LANES) {
 			int64_t n = std::min<int64_t>(PANEL, to - o), m = std::min<int64_t>(MOST * LANES, rows - r);
 			int64_t vecs = (m + LANES - 1) / LANES;
-			const float *x = xt + r * in, *first = w + o * in, *b = bias ? bias + o : nullptr;
+			const float *x = xt + r * in, *b = bias ? bias + o : nullptr;
+			const W *first = w + o * in;
 			if (vecs == 1)
 				panel<1, 8>(x, first, b, in, n, acc);
 			else if (vecs == 2)
@@ -88,4 +107,4 @@ TARGET static void outputs(const float *xt, const float *w, const float *bias, f
 		}
 }
 
-static const Kernel kernel = {LANES, MOST * LANES, outputs};
+static const Kernel kernel = {LANES, MOST * LANES, outputs<float>, outputs<Bf16>};

@@ -41,8 +41,8 @@ static void lay_out(const struct nla_view *view, int64_t layer, unsigned projs, 
 		}
 	if (!out->n)
 		return;
-	out->A = nt_own(nt_to(nt_cat(A, out->n, 0), view->lm->dtype));
-	out->B = nt_own(nt_zeros(view->lm->dtype, view->lm->device, 2, (int64_t[]){ rows, rank }));
+	out->A = nt_own(nt_to(nt_cat(A, out->n, 0), nla_compute_dtype(view->lm)));
+	out->B = nt_own(nt_zeros(nla_compute_dtype(view->lm), view->lm->device, 2, (int64_t[]){ rows, rank }));
 	for (const struct nt_lora_part *x = out->part; x < out->part + out->n; x++)
 		nt_add_into(nt_narrow(nt_narrow(out->B, 0, x->out_at, nt_size(x->B, 0)), 1, x->rank_at, nt_size(x->B, 1)), x->B,
 			    x->scale);

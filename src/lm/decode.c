@@ -83,9 +83,10 @@ static enum nla_status make_cache(struct state *s, struct nla_err *err)
 		return nla_fail(err, "a prompt of %lld tokens and %lld new ones are more than the model's %lld positions: "
 				"lower max_new_tokens", (long long)longest, (long long)d->max_new_tokens, (long long)positions);
 	int64_t shape[4] = { d->n, longest + d->max_new_tokens, s->lm->arch.n_kv_heads, s->lm->arch.head_dim };
+	nt_dtype dtype = nla_compute_dtype(s->lm);
 	for (int64_t l = 0; l < s->n_layers; l++) {
-		s->k[l] = nt_own(nt_zeros(s->lm->dtype, s->lm->device, 4, shape));
-		s->v[l] = nt_own(nt_zeros(s->lm->dtype, s->lm->device, 4, shape));
+		s->k[l] = nt_own(nt_zeros(dtype, s->lm->device, 4, shape));
+		s->v[l] = nt_own(nt_zeros(dtype, s->lm->device, 4, shape));
 	}
 	return !nt_check() ? NLA_OK : nla_nt_fail(err, "cannot make a key/value cache of %lld rows of %lld tokens",
 						  (long long)shape[0], (long long)shape[1]);

@@ -99,12 +99,17 @@ static enum nla_status finish(struct nla_lm *lm, const char *what, struct nla_er
 	return err->status;
 }
 
+static nt_dtype type_of(const struct nla_lm *lm, const struct nla_slot *s)
+{
+	return s->ndim == 2 ? lm->dtype : nla_compute_dtype(lm);
+}
+
 /* The slot's view, whose stored tensor is made at its first. */
 static nt_tensor *room(const struct nla_lm *lm, const struct nla_slot *s)
 {
 	nt_tensor **whole = handle(lm, s);
 	if (!*whole)
-		*whole = nt_own(nt_empty(lm->dtype, lm->device, s->ndim, (int64_t[]){ s->rows, s->shape[1] }));
+		*whole = nt_own(nt_empty(type_of(lm, s), lm->device, s->ndim, (int64_t[]){ s->rows, s->shape[1] }));
 	return view_of(lm, s);
 }
 
@@ -120,9 +125,9 @@ static enum nla_status load_slot(struct nla_lm *lm, const struct nla_slot *s, co
 {
 	const struct nla_st_entry *e = nla_st_find(st, s->name);
 	nt_scope_push();
-	if (!lm->mapped && s->rows == s->shape[0] && nla_dtype_of(e->dtype) == lm->dtype) { /* no zeros first */
+	if (!lm->mapped && s->rows == s->shape[0] && nla_dtype_of(e->dtype) == type_of(lm, s)) {
 		if (!nla_tensor_check(st, e, err))
-			*handle(lm, s) = nt_own(nt_from_host(lm->dtype, lm->device, e->data, e->ndim, e->shape));
+			*handle(lm, s) = nt_own(nt_from_host(type_of(lm, s), lm->device, e->data, e->ndim, e->shape));
 	} else if (!lm->mapped || s->ndim < 2) {
 		nla_tensor_fill(room(lm, s), st, e, err);
 	} else if (lm->device != NT_CPU) {

@@ -36,7 +36,7 @@ struct nla_block {
 struct nla_lm {
 	struct nla_arch arch;
 	int device;
-	nt_dtype dtype;
+	nt_dtype dtype; /* of the matrices */
 	nt_tensor *embed; /* [V, D] */
 	nt_tensor *norm;  /* [D]; NULL: a reconstructor without one */
 	nt_tensor *head;  /* [V, D]; a second handle of embed when tied */
@@ -45,6 +45,9 @@ struct nla_lm {
 	struct nla_st map; /* the open file of a mapped model */
 	bool mapped;
 };
+
+/* Of activations, of the key/value cache, of norms and biases: the CPU computes in fp32 whatever its matrices are stored in. */
+static inline nt_dtype nla_compute_dtype(const struct nla_lm *lm) { return lm->device == NT_CPU ? NT_F32 : lm->dtype; }
 
 /* From a folder in Hugging Face's layout. Missing tensors and wrong shapes are errors that name the tensor; extra ones too,
  * except rotary tables that old files carry, and a tied model's head when it equals the embedding. AUTO maps what takes more

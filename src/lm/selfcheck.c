@@ -1,6 +1,6 @@
 /*
- * Fast operations against plain ones (selfcheck.h): each is a function of one leaf [N, width], random numbers in the model's type,
- * and what it gives is a result and a gradient of that leaf.
+ * Fast operations against plain ones (selfcheck.h): each is a function of one leaf [N, width], random numbers in the model's
+ * type, and gives a result and a gradient of that leaf.
  */
 #include "lm/selfcheck.h"
 
@@ -63,7 +63,7 @@ static nt_tensor *decoding(const struct given *g, const nt_tensor *x)
 	const struct nla_block *b = &g->lm->blocks[0];
 	nt_tensor *qkv[3], *part[3];
 	int64_t slot[ROWS], at[ROWS], shape[4] = { ROWS, N, a->n_kv_heads, a->head_dim };
-	nt_tensor *k = nt_zeros(nt_dtype_of(x), g->lm->device, 4, shape), *v = nt_zeros(nt_dtype_of(x), g->lm->device, 4, shape);
+	nt_tensor *k = nt_zeros(nt_dtype_of(x), g->lm->device, 4, shape), *v = nt_clone(k);
 	split(g, x, qkv);
 	for (int64_t i = 0; i < ROWS; i++) {
 		slot[i] = ROWS - 1 - i;
@@ -218,8 +218,8 @@ void nla_selfcheck(const struct nla_lm *lm, FILE *table)
 	struct given g = { lm, nt_tree_new(length, parent, 4, lm->device), nt_rows(lm->cos, at), nt_rows(lm->sin, at),
 			   nt_i64(lm->device, ids, N), nt_f32(lm->device, u, N) };
 	if (table)
-		fprintf(table, "this GPU's fast operations against plain ones, forward and backward, %d rows\n  %-22s %10s %10s %12s %12s\n",
-			N, "", "off by", "plain by", "microseconds", "plain");
+		fprintf(table, "this GPU's fast operations against plain ones, forward and backward, %d rows\n"
+			"  %-22s %10s %10s %12s %12s\n", N, "", "off by", "plain by", "microseconds", "plain");
 	for (size_t i = 0; i < NLA_LEN(operations) && !nt_check(); i++) {
 		nt_scope_push();
 		check(&operations[i], &g, table);

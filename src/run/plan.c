@@ -19,10 +19,9 @@
 /* ---- sizes of the model ---- */
 
 static int64_t size_of(nt_dtype dtype) { return dtype == NT_F32 ? 4 : 2; }
-static int64_t element(const struct nla_plan_in *in) { return size_of(in->dtype); }
-/* libtorch's own operations instead of ours, and its attention over padded rows */
-static bool plain(const struct nla_plan_in *in) { return in->gpu ? in->plain : in->plain || in->dtype != NT_F32; }
-static bool pads(const struct nla_plan_in *in) { return in->gpu ? in->dtype == NT_F32 : plain(in); }
+static int64_t element(const struct nla_plan_in *in) { return in->gpu ? size_of(in->dtype) : 4; } /* of activations */
+/* libtorch's attention over padded rows instead of ours */
+static bool pads(const struct nla_plan_in *in) { return in->gpu ? in->dtype == NT_F32 : in->plain; }
 static int64_t q_width(const struct nla_arch *a) { return a->n_heads * a->head_dim; }
 static int64_t kv_width(const struct nla_arch *a) { return a->n_kv_heads * a->head_dim; }
 
@@ -119,7 +118,7 @@ static int64_t block_scope(const struct nla_plan_in *in, const struct shape *s)
 {
 	const struct nla_arch *a = in->arch;
 	int64_t d = a->d_model, q = q_width(a), kv = kv_width(a), f = a->d_ff;
-	int64_t half = 2 * d + (q + 2 * kv) + (q + kv) + q, mlp = d + 2 * f + f + d, inside = plain(in) ? f : d;
+	int64_t half = 2 * d + (q + 2 * kv) + (q + kv) + q, mlp = d + 2 * f + f + d, inside = in->plain ? f : d;
 	return s->tokens * element(in) * half + NLA_MAX(attention(in, s, false), s->tokens * element(in) * (mlp + inside));
 }
 
@@ -136,7 +135,7 @@ static int64_t block_saved(const struct nla_plan_in *in, const struct who *w, co
 	int64_t read = 2 * d + (q + 2 * kv) + (q + kv) + q + 2 * f;
 	int64_t trained = (qkv ? d : 0) + (gate_up ? d : 0) + (trains(w, NLA_DOWN) ? f : 0) + (w->trained ? ranks : 0);
 	int64_t sums = 4 * (2 * a->n_heads + a->n_kv_heads + 2);
-	return s->tokens * (e * (read + trained + (plain(in) ? f : 0)) + sums) +
+	return s->tokens * (e * (read + trained + (in->plain ? f : 0)) + sums) +
 	       (pads(in) ? attention(in, s, false) : 0);
 }
 
@@ -144,8 +143,8 @@ static int64_t block_saved(const struct nla_plan_in *in, const struct who *w, co
 static int64_t block_gradients(const struct nla_plan_in *in, const struct shape *s)
 {
 	const struct nla_arch *a = in->arch;
-	int64_t e = element(in), d = a->d_model, mlp = (plain(in) ? 4 : 3) * a->d_ff + 3 * d;
-	int64_t heads = 2 * (q_width(a) + 2 * kv_width(a)) + 3 * d - (plain(in) ? 3 : 2) * a->d_ff;
+	int64_t e = element(in), d = a->d_model, mlp = (in->plain ? 4 : 3) * a->d_ff + 3 * d;
+	int64_t heads = 2 * (q_width(a) + 2 * kv_width(a)) + 3 * d - (in->plain ? 3 : 2) * a->d_ff;
 	return NLA_MAX(s->tokens * mlp * e, attention(in, s, true) + s->tokens * heads * e);
 }
 
@@ -167,7 +166,7 @@ int64_t nla_plan_update(const struct nla_plan_in *in, int64_t n, bool recompute,
 	struct who w = policy(in, in->copies), ar = { .adapters = { in->ar }, .n = in->ar != NULL, .trained = true };
 	struct shape s = in->ar_only ? texts(in, n) : responses(in, n), ar_texts = texts(in, n);
 	int64_t row = in->arch->vocab * 4, rows = NLA_MIN(s.predicted, NLA_MAX(chunk / row, 1));
-	int64_t z = in->ar_only ? 0 : rows * row * (in->gpu || plain(in) ? 2 : 1);
+	int64_t z = in->ar_only ? 0 : rows * row * (in->gpu || in->plain ? 2 : 1);
 	if (logits)
 		*logits = z;
 	return NLA_MAX(backward(in, &w, &s, in->ar_only ? in->ar_depth : in->arch->n_layers, recompute, z),
@@ -192,7 +191,7 @@ int64_t nla_plan_decoding(const struct nla_plan_in *in, int64_t rows)
 				 .keys = in->prompt_head + prompts * in->prompt,
 				 .longest = NLA_MAX(in->prompt_head, in->prompt - in->prompt_head), .context = in->prompt };
 	struct shape step = { .tokens = rows, .rows = 0, .longest = 0, .context = 0 };
-	bool kernels = !plain(in);
+	bool kernels = !in->plain;
 	int64_t logits = rows * a->vocab * (kernels ? 4 : e + 28);
 	int64_t copied = !kernels ? rows * slab * (2 * q_width(a) + kv_width(a)) * e : 0;
 	int64_t first = NLA_MAX(block_scope(in, &prefill), logits);

@@ -1,6 +1,6 @@
 /*
  * The memory plan against the bytes that tensors take, on the demo's model: the update kept and recomputed, the rollout, with the
- * CPU's operations in fp32 and libtorch's in fp32 and bf16; on a device with libtorch's, all that it has. And what it says of
+ * CPU's operations over weights in fp32 and bf16 and libtorch's in fp32; on a device with libtorch's, all that it has. And what it says of
  * Qwen3-8B on a card of 24 GB.
  */
 #include "device/device.h"

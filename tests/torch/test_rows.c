@@ -1,5 +1,6 @@
 /* Products of few rows, as decoding has them: against sums in double, and equal to the bit whatever rows stand beside a row,
- * however many threads there are, and wherever the weights lie. */
+ * however many threads there are, and wherever the weights lie. Then what is computed with weights that are stored in bf16:
+ * the same numbers as with those weights in fp32. */
 #include "tensors.h"
 
 static nt_tensor *few(const nt_tensor *x, const nt_tensor *w, const nt_tensor *bias)
@@ -176,11 +177,114 @@ static void test_adapters(void **state)
 	assert_same(one, nt_narrow(all, 0, 20, 1));
 }
 
+/* ---- weights stored in bf16 ---- */
+
+/* w [out, in] in bf16; *wide: the same numbers in fp32. */
+static nt_tensor *stored(int64_t out, int64_t in, nt_tensor **wide)
+{
+	nt_tensor *w = nt_to(gauss(1, DIMS(out, in)), NT_BF16);
+	*wide = nt_to(w, NT_F32);
+	return w;
+}
+
+/* In decoding they have the bits of the fp32 kernel, and so all that it promises: any rows, sizes, threads, addresses. */
+static void test_stored_rows(void **state)
+{
+	static const int64_t in[] = { 1, 5, 16, 203, 421 }, out[] = { 1, 7, 13, 101 };
+	int threads = nt_threads();
+	nt_tensor *wide, *bias = gauss(1, DIMS(101));
+	for (size_t i = 0; i < NLA_LEN(in); i++)
+		for (size_t o = 0; o < NLA_LEN(out); o++)
+			for (int64_t rows = 1; rows <= 70; rows += rows < 34 ? 3 : 9) {
+				nt_scope_push();
+				nt_tensor *x = gauss(1, DIMS(rows, in[i])), *w = stored(out[o], in[i], &wide);
+				nt_tensor *b = rows % 2 ? nt_narrow(bias, 0, 0, out[o]) : NULL;
+				nt_set_threads(1 + (int)rows % 3);
+				assert_same(few(x, w, b), few(x, wide, b));
+				nt_scope_pop();
+			}
+	nt_set_threads(threads);
+	nt_tensor *w = stored(11, 50, &wide), *x = gauss(1, DIMS(6, 21));
+	assert_same(few(x, nt_narrow(w, 1, 1, 21), NULL), few(x, nt_narrow(wide, 1, 1, 21), NULL));
+	assert_same(nt_logits(gauss(1, DIMS(0, 50)), w), gauss(1, DIMS(0, 11)));
+}
+
+/* The gradient of a product's inputs; which: 0 x, 1 w. */
+static nt_tensor *slope(nt_tensor *x, nt_tensor *w, const nt_tensor *g, int which)
+{
+	nt_tensor *leaf = nt_detach(which ? w : x);
+	nt_requires_grad(leaf, true);
+	nt_grad_push(true);
+	nt_tensor *y = nt_linear(which ? x : leaf, which ? leaf : w, NULL);
+	nt_grad_pop();
+	nt_backward_with(y, g);
+	nt_tensor *d = nt_grad(leaf);
+	assert_made(d);
+	return d;
+}
+
+/* Elsewhere they are converted a piece at a time (a piece holds 2^21 numbers), and no fp32 copy outlives the pass. */
+static void test_stored_pieces(void **state)
+{
+	static const int64_t shape[][3] = { { 5, 60, 100 }, { 3, 3000, 1024 }, { 2, 4100, 1024 } }; /* rows, out, in */
+	for (size_t i = 0; i < NLA_LEN(shape); i++) {
+		nt_scope_push();
+		int64_t n = shape[i][0], out = shape[i][1], in = shape[i][2];
+		nt_tensor *x = gauss(1, DIMS(n, in)), *g = gauss(1, DIMS(n, out)), *bias = gauss(1, DIMS(out)), *wide;
+		nt_tensor *w = stored(out, in, &wide), *three = nt_reshape(x, DIMS(1, n, in));
+		assert_true(error(nt_linear(x, w, bias), x, wide, bias) < 1e-6);
+		assert_true(difference(nt_linear(three, w, NULL), nt_linear(three, wide, NULL)) < 1e-5);
+		assert_true(difference(nt_add_linear(g, x, w), nt_add_linear(g, x, wide)) < 1e-5);
+		assert_true(difference(slope(x, w, g, 0), slope(x, wide, g, 0)) < 1e-5);
+		nt_tensor *dw = slope(x, w, g, 1);
+		assert_int_equal(nt_dtype_of(dw), NT_BF16);
+		assert_same(dw, nt_to(slope(x, wide, g, 1), NT_BF16));
+		nt_requires_grad(x, true);
+		nt_peak_reset(NT_CPU);
+		int64_t before = nt_peak(NT_CPU);
+		nt_grad_push(true);
+		nt_tensor *y = nt_linear(x, w, NULL);
+		nt_grad_pop();
+		nt_peak_reset(NT_CPU);
+		assert_true(nt_peak(NT_CPU) - before < 8 * n * out); /* y, and a little */
+		assert_made(y);
+		nt_scope_pop();
+	}
+}
+
+/* A vocabulary's table: rows in fp32, log-probabilities with their entropy and gradient. */
+static void test_stored_table(void **state)
+{
+	static const int64_t ids[] = { 0, 299, 17, 17, 120 };
+	nt_tensor *wide, *table = stored(300, 64, &wide), *id = nt_i64(NT_CPU, ids, 5), *entropy[2], *d[2];
+	assert_same(nt_embedding(table, id), nt_embedding(wide, id));
+	assert_int_equal(nt_dtype_of(nt_embedding(table, id)), NT_F32);
+	nt_logprob_chunk(2 * 300 * 4); /* two rows */
+	for (int plain = 0; plain < 2; plain++) {
+		nt_plain(plain);
+		nt_tensor *h = gauss(0.3, DIMS(5, 64)), *lp[2];
+		for (int i = 0; i < 2; i++) {
+			nt_tensor *leaf = nt_detach(h);
+			nt_requires_grad(leaf, true);
+			nt_grad_push(true);
+			lp[i] = nt_token_logprob(leaf, i ? wide : table, id, 0.7, &entropy[i]);
+			nt_backward(nt_sum(lp[i]));
+			nt_grad_pop();
+			d[i] = nt_grad(leaf);
+		}
+		assert_true(difference(lp[0], lp[1]) < 1e-5 && difference(entropy[0], entropy[1]) < 1e-5);
+		assert_true(difference(d[0], d[1]) < 1e-5);
+	}
+	nt_plain(false);
+	nt_logprob_chunk(0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_values), TEST(test_rows_alone), TEST(test_threads), TEST(test_views),
-		TEST(test_edges), TEST(test_elsewhere),	  TEST(test_adapters),
+		TEST(test_edges), TEST(test_elsewhere),	  TEST(test_adapters), TEST(test_stored_rows), TEST(test_stored_pieces),
+		TEST(test_stored_table),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
