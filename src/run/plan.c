@@ -180,6 +180,7 @@ int64_t nla_plan_cache(const struct nla_plan_in *in, int64_t rows)
 	return rows * (in->prompt + in->new_tokens) * 2 * kv_width(in->arch) * in->arch->n_layers * element(in);
 }
 
+/* A token's graph has memory of its own, for which what the prompts took is given back: the larger of both counts. */
 int64_t nla_plan_decoding(const struct nla_plan_in *in, int64_t rows)
 {
 	const struct nla_arch *a = in->arch;

@@ -9,6 +9,7 @@ cd "$work"
 step() { # GB PROMPTS GROUP: the peak of a step against the plan less its head room
 	FAKE_CUDA_GB=$1 on_cuda nla-train shape/config.json --prompts "$2" --group "$3" --max-new-tokens 160 --steps 1 \
 		--checkpoint.every 0 --out "run.$1.$2"
+	grep -q '"graphs": [1-9]' counts || fail "no graph fits into $1 GB"
 	python3 - "run.$1.$2" "$@" <<'END'
 import json, re, sys
 total, room = map(float, re.search(r"memory plan: ([0-9.]+) of [0-9.]+ GiB, ([0-9.]+) of it head room", open(sys.argv[1] + "/log.txt").read()).groups())
