@@ -103,7 +103,8 @@ TARGET static void outputs(const float *xt, const void *weights, const float *bi
 				panel<MOST == 2 ? 1 : 3, 4>(x, first, b, in, n, acc);
 			else
 				panel<MOST == 2 ? 1 : 4, 3>(x, first, b, in, n, acc);
-			transpose(acc, vecs * LANES, y + r * out + o, out, n, m);
+			for (int64_t i = 0; i < m; i += 4) // few at a time: rows 4 KB apart share a place in the cache
+				transpose(acc + i, vecs * LANES, y + (r + i) * out + o, out, n, std::min<int64_t>(4, m - i));
 		}
 }
 
