@@ -225,7 +225,7 @@ static int64_t copy(const struct nla_plan_in *in, const struct who *w, int64_t d
 		}
 		n += touched ? part.shape[0] * part.shape[1] : 0;
 	}
-	return n * depth * element(in);
+	return n * depth * size_of(in->dtype);
 }
 
 /* The policy's, for decoding; in fp32 the anchor's and the frozen AR's too. */

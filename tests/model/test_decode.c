@@ -153,6 +153,27 @@ static void test_merged_policy(void **state)
 	nla_lm_release(&merged);
 }
 
+/* The adapters beside weights that are stored otherwise: mapped, where q, k and v are matrices apart, and on the CPU in bf16. */
+static void test_stored_otherwise(void **state)
+{
+	struct tiny *t = *state;
+	struct job j = whole(t);
+	if (DEVICE != NT_CPU)
+		skip(); /* a GPU maps nothing, and computes in bf16 */
+	struct nla_decoded copied = run(t, &j);
+	for (int bf16 = 0; bf16 < 2; bf16++) {
+		nla_lm_release(&t->target.lm);
+		assert_ok(nla_lm_load(&t->target.lm, TINY "/model", NULL, NT_CPU, bf16 ? NT_BF16 : NT_F32,
+				      bf16 ? NLA_LM_COPY : NLA_LM_MAP, &err));
+		struct nla_decoded out = run(t, &j);
+		within(bf16 ? "weights in bf16" : "weights mapped", gap(t, &t->policy, &out, t->prompt_of, 1), 1e-4);
+		if (!bf16)
+			assert_memory_equal(out.ids, copied.ids, (size_t)(out.n * out.width) * sizeof(*out.ids));
+		nla_decoded_release(&out);
+	}
+	nla_decoded_release(&copied);
+}
+
 static void same_row(const struct nla_decoded *a, int64_t i, const struct nla_decoded *b, int64_t j)
 {
 	assert_int_equal(a->length[i], b->length[j]);
@@ -436,6 +457,7 @@ int main(void)
 		TINY_TEST(test_greedy),
 		TINY_TEST(test_same_policy),
 		TINY_TEST(test_merged_policy),
+		TINY_TEST(test_stored_otherwise),
 		TINY_TEST(test_keys),
 		TINY_TEST(test_stops),
 		TINY_TEST(test_graphs),
