@@ -7,7 +7,7 @@ GPU takes the longer of its operations at a share of the card's peak and its byt
     scripts/predict.py --config DIR/config.json ...       another model than Qwen3-8B
 
 --json: seconds of each stage of one step, with "roofline" what they are at the whole of both peaks, "host" those of its launches
-without CUDA graphs. Adapters are those of the published sweep: rank 64 on all projections of AV and AR, rank 16 on q k v o trained.
+without CUDA graphs, and what was counted. Adapters are those of the published sweep: rank 64 on all projections of AV and AR, rank 16 on q k v o trained.
 """
 import argparse
 import json
@@ -177,9 +177,11 @@ def token(m, rows, context, adapters):
 
 
 def decode(m, rows, prompts, prompt, head, new, adapters):
-    """The prompts once, then new - 1 tokens a row; the first is drawn from the prompts."""
-    first = responses(0, prompts, prompt, head, 0, 0)
-    return forward(m, first, adapters, m.layers).add(token(m, rows, prompt + new / 2, adapters), new - 1)
+    """The prompts once, from which the first token is drawn, then new - 1 tokens a row."""
+    w = forward(m, responses(0, prompts, prompt, head, 0, 0), adapters, m.layers)
+    w.product(rows, m.d, m.vocab, out=4)
+    w.kernel(4 * rows * m.vocab * 2, n=TOKEN_AROUND)
+    return w.add(token(m, rows, prompt + new / 2, adapters), new - 1)
 
 
 Step = namedtuple("Step", "prompts group new mean recompute micro rows chunk prompt head suffix layer",
@@ -312,9 +314,9 @@ def main():
              a.prompt, a.head, layer=a.layer)
     w = stages(m, s)
     w["token"] = token(m, min(s.rows, n), a.prompt + a.tokens / 2, (WARM, TRAINED))
-    print(json.dumps({"card": card.name, **{kind: {name: f(x) for name, x in w.items()} for kind, f in (
-        ("seconds", lambda x: x.seconds(card)), ("roofline", lambda x: x.roofline(card)), ("host", Work.host),
-        ("flops", Work.flops))}}, indent=2))
+    said = {"seconds": lambda x: x.seconds(card), "roofline": lambda x: x.roofline(card), "host": Work.host, "operations": Work.flops,
+            "kernels": lambda x: x.kernels, "products": lambda x: x.products}
+    print(json.dumps({"card": card.name, **{kind: {name: of(x) for name, x in w.items()} for kind, of in said.items()}}, indent=2))
 
 
 if __name__ == "__main__":
