@@ -261,7 +261,7 @@ class Report:
         else:
             self.row(what, seconds, f"predicted {sum(w.seconds(self.card) for k, w in work.items() if k != 'update_ar'):.3g}" if work else "")
         gap = max((line["sampler_gap"] for line in lines if line["sampler_gap"] is not None), default=None)
-        self.below("sampler against trainer", gap, 0.05, " nats")
+        self.below("sampler against trainer", gap, 0.2, " nats")  # random logits deviate by about 1: what is wrong is as far off
         self.peak(lines, log)
 
     def same_(self):
