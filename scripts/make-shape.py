@@ -2,12 +2,15 @@
 """A checkpoint of Qwen3-8B's shape with random weights, and what an RL run needs next to it: to try memory, loading and speed
 where the real one is not at hand. Plain Python, no packages; 17 GB on disk.
 
-    scripts/make-shape.py --tokenizer DIR --out DIR [--sparse]
+    scripts/make-shape.py [--tokenizer DIR] --out DIR [--sparse]
     build/nla-train --check --memory 24G DIR/config.json
 
 DIR/model   config.json, tokenizer, and five bf16 shards cut as the published ones are; --sparse: holes instead of numbers
 DIR/av      a fresh adapter of rank 64 on all projections (B = 0), DIR/ar the same over blocks 0..24 with the identity as head
-DIR/set     an activation set of 64 random rows
+DIR/set     an activation set of 512 random rows
+
+--tokenizer is a folder with Qwen3's tokenizer.json and tokenizer_config.json. Without it the demo's stands in: prompts are longer, and
+ids beyond its vocabulary have no text.
 """
 import argparse
 import gzip
@@ -18,16 +21,14 @@ import shutil
 import struct
 
 CONFIG = {
-    "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 151643,
-    "eos_token_id": 151645, "head_dim": 128, "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02,
+    "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "head_dim": 128, "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02,
     "intermediate_size": 12288, "max_position_embeddings": 40960, "max_window_layers": 36, "model_type": "qwen3",
     "num_attention_heads": 32, "num_hidden_layers": 36, "num_key_value_heads": 8, "rms_norm_eps": 1e-06, "rope_scaling": None,
     "rope_theta": 1000000, "sliding_window": None, "tie_word_embeddings": False, "torch_dtype": "bfloat16", "use_cache": True,
     "use_sliding_window": False, "vocab_size": 151936,
 }
-GENERATION = {"bos_token_id": 151643, "do_sample": True, "eos_token_id": [151645, 151643], "pad_token_id": 151643}
 SHARD = 4_000_000_000  # bytes: with it the published shards come out
-LAYER, RANK, ROWS = 24, 64, 64
+LAYER, RANK, ROWS = 24, 64, 512
 D, F, Q, KV = 4096, 12288, 32 * 128, 8 * 128
 PROJECTIONS = {"self_attn.q_proj": (Q, D), "self_attn.k_proj": (KV, D), "self_attn.v_proj": (KV, D), "self_attn.o_proj": (D, Q),
                "mlp.gate_proj": (F, D), "mlp.up_proj": (F, D), "mlp.down_proj": (D, F)}
@@ -122,8 +123,11 @@ def make_model(folder, tokenizer, numbers):
         names.update({tensor[0]: name for tensor in tensors})
         total += sum(numel(tensor[1]) * 2 for tensor in tensors)
     dump(folder, "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": names})
-    dump(folder, "config.json", CONFIG)
-    dump(folder, "generation_config.json", GENERATION)
+    with open(os.path.join(tokenizer, "tokenizer.json")) as f:
+        ids = {token["content"]: token["id"] for token in json.load(f)["added_tokens"]}
+    end, pad = ids["<|im_end|>"], ids["<|endoftext|>"]
+    dump(folder, "config.json", {**CONFIG, "bos_token_id": pad, "eos_token_id": end})
+    dump(folder, "generation_config.json", {"bos_token_id": pad, "do_sample": True, "eos_token_id": [end, pad], "pad_token_id": pad})
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(os.path.join(tokenizer, name), os.path.join(folder, name))
 
@@ -167,7 +171,8 @@ def make_set(folder, numbers):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", required=True, help="folder with Qwen3's tokenizer.json and tokenizer_config.json")
+    demo = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "demo", "model")
+    parser.add_argument("--tokenizer", default=demo, help="default: the demo's")
     parser.add_argument("--out", required=True)
     parser.add_argument("--sparse", action="store_true", help="weights are holes in the files: zeros that take no room")
     args = parser.parse_args()

@@ -6,7 +6,7 @@
 #	--fast  leaves out the tests labelled slow
 #
 # Everything runs even when something fails; the last lines say what did, and the exit status is 0 only when all passed. What a
-# machine cannot run (no `setup.sh --reference`) is listed as skipped. There are no tests of a GPU yet.
+# machine cannot run (no `setup.sh --reference`, no GPU) is listed as skipped. scripts/gpu-check.sh asks more of a GPU.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root" || exit 1

@@ -140,6 +140,7 @@ assert max(x["mse"] for x in r[:4]) - min(x["mse"] for x in r[:4]) < 2e-6
 assert all(x["mse"] == 2 for x in r[4:7])
 assert r[2]["ids"] == r[3]["ids"] and r[2]["logprob"] == r[3]["logprob"] and len(r[2]["logprob"]) == r[2]["n_response"]
 assert "logprob" not in r[0] and "n_response" not in r[0] and r[0]["response"] is None
+assert json.load(open(sys.argv[1] + "/summary.json"))["seconds"] > 0
 END
 
 # The numbers of the reference implementation.

@@ -1,6 +1,6 @@
 /*
  * device - where a test's tensors are: NLA_TEST_DEVICE, a name as after --device, or the CPU. The label `device` runs the tests
- * of the labels torch and model a second time on the simulated GPU (tests/sim).
+ * of the labels torch and model a second time on the simulated GPU (tests/sim), the label `gpu` on a card (tests/gpu).
  *
  *	nt_tensor *ids = nt_i64(DEVICE, at, n);
  *	if (DEVICE == NT_CPU) ...               what holds on the CPU alone, and a word why
@@ -10,6 +10,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "shim/nt.h"
@@ -43,5 +44,7 @@ static inline int test_device(void)
 	opened = true;
 	return test_device_index;
 }
+
+static inline bool on_card(void) { return DEVICE != NT_CPU && !strncmp(nt_device_name(DEVICE), "cuda", 4); }
 
 #endif
