@@ -6,8 +6,8 @@ GPU takes the longer of its operations at a share of the card's peak and its byt
     scripts/predict.py --json --card h200 --prompts 8 --group 4 --tokens 160 [--recompute] [--micro-batch N] [--rows N]
     scripts/predict.py --config DIR/config.json ...       another model than Qwen3-8B
 
---json: seconds of each stage of one step, with "roofline" what they are at the whole of both peaks, "host" those of its launches
-without CUDA graphs, and what was counted. Adapters are those of the published sweep: rank 64 on all projections of AV and AR, rank 16 on q k v o trained.
+--json: seconds of each stage of one step, with "roofline" what they are at the whole of both peaks, "host" those of its launches,
+and what was counted. Adapters are those of the published sweep: rank 64 on all projections of AV and AR, rank 16 on q k v o trained.
 """
 import argparse
 import json
@@ -22,7 +22,8 @@ COMPUTE, BANDWIDTH, LAUNCH = 0.70, 0.85, 4.5e-6  # shares of the peaks; seconds 
 
 # Counted by tests/cuda/test_launches.c, products apart: kernels a block and around all blocks for a decoded token; a block's
 # forward and backward pass. A forward pass: two norms, two rotations, keys and values laid out, attention, SwiGLU.
-TOKEN_BLOCK, TOKEN_AROUND, TRAIN_BLOCK, FORWARD_BLOCK = 8, 11, 39, 8
+TOKEN_BLOCK, TOKEN_AROUND, TRAIN_BLOCK, FORWARD_BLOCK = 8, 12, 39, 8
+GRAPH_WORTH = 16  # tokens to come for which decode.c makes a graph (WORTH)
 SCORE_TOKENS, EXTRACT_TOKENS = 8192, 4096  # NLA_SCORE_TOKENS, TOKENS_A_BATCH
 
 ALL, QKVO = ("q", "k", "v", "o", "gate", "up", "down"), ("q", "k", "v", "o")
@@ -53,10 +54,11 @@ class Model:
 
 
 class Work:
-    """What a stage issues: (times, operations, bytes) of each product and kernel, and how many of both."""
+    """What a stage issues: (times, operations, bytes) of each product and kernel, how many of both, and how many graphs hold how many
+    of them."""
 
     def __init__(self):
-        self.ops, self.kernels, self.products = [], 0, 0
+        self.ops, self.kernels, self.products, self.graphs, self.inside = [], 0, 0, 0, 0
 
     def product(self, m, k, n, times=1, add=False, out=2):
         self.ops.append((times, 2 * m * k * n, 2 * (m * k + k * n) + out * m * n * (2 if add else 1)))
@@ -70,7 +72,15 @@ class Work:
         self.ops += [(t * times, f, b) for t, f, b in other.ops]
         self.kernels += other.kernels * times
         self.products += other.products * times
+        self.graphs += other.graphs * times
+        self.inside += other.inside * times
         return self
+
+    def graph(self):
+        """All of it as one graph."""
+        w = Work().add(self)
+        w.graphs, w.inside = 1, self.kernels + self.products
+        return w
 
     def flops(self):
         return sum(t * f for t, f, _ in self.ops)
@@ -82,7 +92,7 @@ class Work:
         return self.device(card, 1, 1)
 
     def host(self):
-        return (self.kernels + self.products) * LAUNCH
+        return (self.kernels + self.products - self.inside + self.graphs) * LAUNCH
 
     def seconds(self, card):
         return max(self.device(card), self.host())
@@ -177,11 +187,13 @@ def token(m, rows, context, adapters):
 
 
 def decode(m, rows, prompts, prompt, head, new, adapters):
-    """The prompts once, from which the first token is drawn, then new - 1 tokens a row."""
+    """The prompts once, from which the first token is drawn, then new - 1 tokens a row: all but one by a graph."""
     w = forward(m, responses(0, prompts, prompt, head, 0, 0), adapters, m.layers)
     w.product(rows, m.d, m.vocab, out=4)
     w.kernel(4 * rows * m.vocab * 2, n=TOKEN_AROUND)
-    return w.add(token(m, rows, prompt + new / 2, adapters), new - 1)
+    one = token(m, rows, prompt + new / 2, adapters)
+    graphs = new - 2 if new - 1 > GRAPH_WORTH else 0
+    return w.add(one, new - 1 - graphs).add(one.graph(), graphs)
 
 
 Step = namedtuple("Step", "prompts group new mean recompute micro rows chunk prompt head suffix layer",
@@ -279,12 +291,12 @@ def markdown(m):
             out.append(f"| {prompts} x {group} x 160 | {card.name} | {'again' if s.recompute else 'kept'} | " +
                        " | ".join(f"{x.seconds(card):.2f}" for x in w.values()) +
                        f" | **{total:.2f}** | {floor:.2f} | {target or ''} |")
-    out += ["", "| a token | card | bytes GB | device ms | host ms | roofline ms | tokens a second |", "|" + 7 * "---|"]
+    out += ["", "| a token | card | bytes GB | device ms | host ms without a graph | roofline ms | tokens a second |", "|" + 7 * "---|"]
     for card in CARDS.values():
         for rows in 32, 256:
             w = token(m, rows, 26 + 80, (WARM, TRAINED))
             out.append(f"| {rows} rows | {card.name} | {sum(t * b for t, _, b in w.ops) / 1e9:.1f} | {w.device(card) * 1e3:.2f} | "
-                       f"{w.host() * 1e3:.2f} | {w.roofline(card) * 1e3:.2f} | {rows / w.seconds(card):,.0f} |")
+                       f"{w.host() * 1e3:.2f} | {w.roofline(card) * 1e3:.2f} | {rows / w.device(card):,.0f} |")
     out += ["", "| of the recipe | times | " + " | ".join(c.name for c in CARDS.values()) + " |", "|" + (2 + len(CARDS)) * "---|"]
     columns = [list(recipe(m, card)) for card in CARDS.values()]
     for row in zip(*columns):
@@ -315,7 +327,7 @@ def main():
     w = stages(m, s)
     w["token"] = token(m, min(s.rows, n), a.prompt + a.tokens / 2, (WARM, TRAINED))
     said = {"seconds": lambda x: x.seconds(card), "roofline": lambda x: x.roofline(card), "host": Work.host, "operations": Work.flops,
-            "kernels": lambda x: x.kernels, "products": lambda x: x.products}
+            "kernels": lambda x: x.kernels, "products": lambda x: x.products, "graphs": lambda x: x.graphs}
     print(json.dumps({"card": card.name, **{kind: {name: of(x) for name, x in w.items()} for kind, of in said.items()}}, indent=2))
 
 
