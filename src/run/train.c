@@ -158,6 +158,7 @@ static enum nla_status step(struct nla_loop *loop, bool *skipped, struct nla_err
 	nla_step_release(&t->step);
 	t->rl.step = loop->state.step;
 	t->one_step(&t->rl, &t->step, err);
+	loop->state.micro_batch = t->rl.update.micro_batch; /* as memory allowed */
 	*skipped = t->step.update.skipped || t->step.update.ar_skipped;
 	return err->status;
 }
@@ -178,6 +179,7 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	rl.set = &t->eval_set;
 	rl.rng.stream = NLA_STREAM_EVAL;
 	rl.step = 0; /* the same random numbers in every evaluation */
+	rl.halved = t->eval_halved;
 	if (!nla_evaluate(&rl, rows, n, t->cfg->eval.batch, &s, err)) {
 		nla_auto_json cJSON *json = nla_report_eval(&rl, &s);
 		if (!nla_json_write(summary, json, true, err) && !nla_eval_write_rows(&rl, &s, lines, err))
@@ -187,6 +189,9 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 				nla_json_value(json, "fve_meannorm"), nla_json_value(json, "response_tokens"),
 				100 * nla_json_value(json, "failed_rate"), (long long)n);
 	}
+	t->eval_halved = rl.halved;
+	t->rl.rollout.rows = rl.rollout.rows;
+	t->rl.score_tokens = rl.score_tokens;
 	return err->status;
 }
 

@@ -35,6 +35,7 @@ struct nla_train {
 	struct nla_actset set, eval_set;
 	bool has_eval;
 	struct nla_step step;            /* the newest */
+	unsigned eval_halved;            /* rl.halved of evaluations */
 	int64_t failing;                 /* steps in a row in which most groups failed */
 	int64_t ar_tokens;               /* of the AR's prompt around an empty explanation */
 	int64_t room;                    /* bytes the plan may use */
