@@ -94,6 +94,7 @@ nt_status nt_device_open(const char *name, int *out)
 	return action("device", {}, [&] {
 		at::Context &torch = at::globalContext();
 		torch.lazyInitDevice(gpu_type());
+		torch.setFloat32MatmulPrecision("highest"); // whatever the environment says: no TF32
 		torch.setAllowBF16ReductionCuBLAS(false);
 		torch.setSDPUseCuDNN(false); // which makes a plan for every new shape
 		torch.setDeterministicFillUninitializedMemory(false);

@@ -19,7 +19,7 @@ enum nla_status nla_optim_init(struct nla_optim *o, nt_tensor *const *params, in
 	return nt_check() ? nla_nt_fail(err, "cannot make the optimizer's state") : NLA_OK;
 }
 
-static void zero_grad(const struct nla_optim *o)
+void nla_optim_zero_grad(const struct nla_optim *o)
 {
 	for (int i = 0; i < o->n; i++)
 		nt_zero_grad(o->state[i]);
@@ -27,7 +27,7 @@ static void zero_grad(const struct nla_optim *o)
 
 void nla_optim_release(struct nla_optim *o)
 {
-	zero_grad(o);
+	nla_optim_zero_grad(o);
 	for (int k = o->n; k < 3 * o->n; k++)
 		nt_free(o->state[k]);
 	free(o->state);
@@ -47,7 +47,7 @@ enum nla_status nla_optim_step(struct nla_optim *o, double lr, double grad_clip,
 			nt_grad_scale(o->state, o->n, c);
 		nt_adamw_step(o->state, o->state + o->n, o->state + 2 * o->n, o->n, ++o->step, &o->hyper);
 	}
-	zero_grad(o);
+	nla_optim_zero_grad(o);
 	return nt_check() ? nla_nt_fail(err, "cannot make an optimizer step") : NLA_OK;
 }
 

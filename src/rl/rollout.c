@@ -85,6 +85,7 @@ static enum nla_status decode_some(const struct nla_rl *rl, const struct nla_ste
 static enum nla_status decode_all(const struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
 	const int64_t at_once = rl->rollout.rows > 0 ? NLA_MIN(rl->rollout.rows, step->n) : step->n;
+	nla_decoded_release(&step->tokens);
 	nla_decoded_init(&step->tokens, step->n, rl->rollout.max_new_tokens);
 	for (int64_t from = 0, to; from < step->n && !err->status; from = to) {
 		NLA_AUTO(nla_decoded_release) struct nla_decoded part = { 0 };
@@ -99,7 +100,8 @@ enum nla_status nla_rollout(struct nla_rl *rl, struct nla_step *step, struct nla
 {
 	nt_grad_push(false);
 	if (!rl->merged || !nla_merge(rl->merged, &rl->policy, err))
-		decode_all(rl, step, err);
+		while (decode_all(rl, step, err) && nla_halve(rl, NLA_STAGE_ROLLOUT, &rl->rollout.rows, step->n, err))
+			;
 	nt_grad_pop();
 	for (int64_t i = 0; i < step->n && !err->status; i++)
 		if (!nla_logprob_check(step->tokens.logprob + i * step->tokens.width, step->tokens.length[i], err))

@@ -80,13 +80,16 @@ enum nla_status nla_score(struct nla_rl *rl, struct nla_step *step, struct nla_e
 	int64_t *first = nla_alloc((size_t)step->n, sizeof(*first));
 	find_first(step, (size_t)rl->ar->target->lm.arch.d_model, first);
 	nla_ar_texts_start(&texts);
-	texts.max_tokens = NLA_SCORE_TOKENS;
 	for (int64_t i = 0; i < step->n; i++)
 		step->mse[i] = (float)rl->reward.fail_mse;
 	if (nla_score_texts(rl, step, first, &texts, &v, &row, err))
 		goto out;
 	mse = nla_alloc(row.n, sizeof(*mse));
-	if (nla_ar_score(rl->ar, &rl->ar_view, &texts, v.data, mse, NULL, err))
+	do
+		texts.max_tokens = rl->score_tokens ? rl->score_tokens : NLA_SCORE_TOKENS;
+	while (nla_ar_score(rl->ar, &rl->ar_view, &texts, v.data, mse, NULL, err) &&
+	       nla_halve(rl, NLA_STAGE_SCORE, &rl->score_tokens, NLA_MIN((int64_t)texts.ids.n, texts.max_tokens), err));
+	if (err->status)
 		goto out;
 	for (size_t j = 0; j < row.n; j++) {
 		if (isfinite(mse[j]))

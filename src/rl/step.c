@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/progress.h"
+
 void nla_step_start(struct nla_step *s, int64_t n_prompts, int64_t group, int64_t d)
 {
 	const size_t n = (size_t)(n_prompts * group);
@@ -45,6 +47,21 @@ void nla_step_lap(struct nla_step *s, enum nla_stage stage)
 	const double now = nla_seconds();
 	s->seconds[stage] += now - s->lap;
 	s->lap = now;
+}
+
+bool nla_halve(struct nla_rl *rl, enum nla_stage stage, int64_t *batch, int64_t n, struct nla_err *err)
+{
+	static const char *const what[] = { "rollout, rows at once", "score, tokens at once",
+					    "update, responses a backward pass" };
+	const int64_t now = *batch > 0 ? NLA_MIN(*batch, n) : n;
+	if (err->status != NLA_NOMEM || rl->halved & 1u << stage || now < 2)
+		return false;
+	rl->halved |= 1u << stage;
+	*batch = (now + 1) / 2;
+	*err = (struct nla_err)NLA_ERR_INIT;
+	nla_say("out of memory, once more with half: %s, from %lld to %lld", what[stage], (long long)now,
+		(long long)*batch);
+	return true;
 }
 
 struct nla_responses nla_step_responses(const struct nla_step *s, int64_t from, int64_t to, int64_t d, int64_t *prompt_of)

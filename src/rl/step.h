@@ -78,6 +78,8 @@ struct nla_rl {
 	struct nla_baselines base;       /* of the set, or of the rows evaluated */
 	struct nla_rng rng;
 	int64_t step;                    /* updates made: of the random numbers */
+	int64_t score_tokens;            /* of a batch that the AR reads at once; 0: NLA_SCORE_TOKENS */
+	unsigned halved;                 /* stages that ran out of memory, a bit each: nla_halve */
 };
 
 /* The stages, in the order of a step. */
@@ -93,6 +95,9 @@ void nla_step_start(struct nla_step *s, int64_t n_prompts, int64_t group, int64_
 void nla_step_release(struct nla_step *s);
 /* The time since the last call was this stage's. */
 void nla_step_lap(struct nla_step *s, enum nla_stage stage);
+/* After a stage of batches of *batch (0: all of n): true when it ran out of memory, for the first time. Then its batches are
+ * half as large from now on, which is said, and it is to be done again from its start. */
+bool nla_halve(struct nla_rl *rl, enum nla_stage stage, int64_t *batch, int64_t n, struct nla_err *err);
 /* Samples [from, to) as nla_av_logprob wants them, borrowed; prompt_of [to - from] is filled. */
 struct nla_responses nla_step_responses(const struct nla_step *s, int64_t from, int64_t to, int64_t d, int64_t *prompt_of);
 

@@ -169,16 +169,26 @@ static enum nla_status ar_micro(const struct nla_rl *rl, const struct nla_ar_tex
 	return err->status;
 }
 
+static enum nla_status ar_gradient(const struct nla_rl *rl, const struct nla_ar_texts *texts, const float *v, double *loss,
+				   struct nla_err *err)
+{
+	int64_t n = (int64_t)texts->offset.n - 1, m = rl->update.micro_batch > 0 ? rl->update.micro_batch : n;
+	*loss = 0;
+	for (int64_t from = 0; from < n; from += m)
+		if (ar_micro(rl, texts, v, from, NLA_MIN(from + m, n), loss, err))
+			return err->status;
+	return NLA_OK;
+}
+
 enum nla_status nla_update_ar(struct nla_rl *rl, struct nla_step *step, const struct nla_ar_texts *texts, const float *v,
 			      struct nla_err *err)
 {
 	struct nla_update_stats *u = &step->update;
-	int64_t n = (int64_t)texts->offset.n - 1, m = rl->update.micro_batch > 0 ? rl->update.micro_batch : n;
-	u->ar_loss = 0;
-	for (int64_t from = 0; from < n; from += m)
-		if (ar_micro(rl, texts, v, from, NLA_MIN(from + m, n), &u->ar_loss, err))
-			return err->status;
-	return nla_optim_step(rl->ar_optim, rl->update.ar_lr, rl->update.grad_clip, &u->ar_grad_norm, &u->ar_skipped, err);
+	while (ar_gradient(rl, texts, v, &u->ar_loss, err) &&
+	       nla_halve(rl, NLA_STAGE_UPDATE, &rl->update.micro_batch, (int64_t)texts->offset.n - 1, err))
+		nla_optim_zero_grad(rl->ar_optim);
+	return err->status ? err->status : nla_optim_step(rl->ar_optim, rl->update.ar_lr, rl->update.grad_clip,
+							  &u->ar_grad_norm, &u->ar_skipped, err);
 }
 
 /* The AR's step on this batch's explanations that could be scored. */
@@ -197,7 +207,10 @@ static enum nla_status train_ar(struct nla_rl *rl, struct nla_step *step, struct
 enum nla_status nla_update(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
 	struct nla_update_stats *u = &step->update;
-	if (!nla_update_gradient(rl, step, err) &&
+	while (nla_update_gradient(rl, step, err) &&
+	       nla_halve(rl, NLA_STAGE_UPDATE, &rl->update.micro_batch, step->n, err))
+		nla_optim_zero_grad(rl->optim); /* a part of the gradient was there */
+	if (!err->status &&
 	    !nla_optim_step(rl->optim, rl->update.lr, rl->update.grad_clip, &u->grad_norm, &u->skipped, err) && rl->ar_optim)
 		train_ar(rl, step, err);
 	nla_step_lap(step, NLA_STAGE_UPDATE);

@@ -12,8 +12,8 @@
 static void write_plan(FILE *out, const struct nla_plan_in *in, const struct nla_plan *p, const char *where)
 {
 #define ROW(what, bytes, note, ...) fprintf(out, "  %-26s %8.3f   " note "\n", what, (double)(bytes) / GIB, __VA_ARGS__)
-	const char *none = in->dtype == NT_F32 ? "none: they do not fit" : "none: bf16 would lose small updates";
-	const char *const copies[] = { none, "for decoding", "", "for decoding, the anchor, the AR" };
+	static const char *const copies[] = { "none: they do not fit", "for decoding", "the anchor, the AR",
+					      "for decoding, the anchor, the AR" };
 	fprintf(out, "memory plan in GiB for %s, %s: %lld x %lld responses of at most %lld tokens\n", where,
 		in->dtype == NT_F32 ? "fp32" : "bf16", (long long)in->prompts, (long long)in->group, (long long)in->new_tokens);
 	ROW("weights", p->weights, "%s", "once: AV, reference and AR share them");

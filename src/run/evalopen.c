@@ -1,60 +1,92 @@
-/* What nla-eval loads: target, AV, AR, set, the anchor, and in fp32 where memory allows a merged copy that decodes; see
- * evaluate.h. */
+/* What nla-eval loads: target, AV, AR, set, the anchor, and where memory allows the merged copies; see evaluate.h. */
 #include <stdlib.h>
 
+#include "base/json.h"
+#include "base/progress.h"
 #include "run/evaluate.h"
 #include "run/folder.h"
 
-/* The anchor: --ref, or the reference that a run keeps next to its checkpoints, which is over av's base; else the whole AV that
- * the adapter was trained over, or the AV itself. */
-static enum nla_status open_reference(struct nla_eval *e, const struct nla_config *cfg, struct nla_err *err)
+/* A checkpoint has the adapter that its run trained next to the joined one: over the AV at the run's start (`start`, or NULL)
+ * it gives the numbers of the run's own evaluation, the joined one those numbers but for rounding. */
+static enum nla_status open_models(struct nla_eval *e, const struct nla_config *cfg, const char *start, int64_t *room,
+				   struct nla_err *err)
+{
+	struct nla_models *m = &e->models;
+	nla_auto char *trained = nla_format("%s/../adapter", cfg->av), *state = nla_format("%s/../state.json", cfg->av);
+	nla_auto_json cJSON *json = NULL;
+	const bool apart = nla_exists(trained);
+	if (apart && !start)
+		nla_say("'%s' is away from its run's reference/: its joined adapter rounds differently than the run", cfg->av);
+	if (!apart || !start)
+		return nla_models_open(m, cfg, room, err);
+	if (nla_config_need(cfg->ar, "ar", err) || nla_json_read(state, &json, err) ||
+	    nla_models_load(m, cfg, start, cfg->ar, room, err) ||
+	    nla_contract_fits(&m->av.meta, &m->target, &m->av.meta, &m->ar.meta, cfg->av, err))
+		return err->status;
+	e->copies = (int64_t)nla_json_value(json, "copies");
+	e->ar_trained = nla_json_value(json, "ar_updates") > 0;
+	return nla_adapter_load(&e->adapter, &nla_half_lm(&m->av)->arch, m->av.depth, trained, m->target.lm.device, err);
+}
+
+/* The anchor: --ref, or the AV at the run's start, which is over av's base; else the whole AV that the adapter was trained
+ * over, or the AV itself. */
+static enum nla_status open_reference(struct nla_eval *e, const struct nla_config *cfg, const char *start,
+				      struct nla_err *err)
 {
 	const struct nla_models *m = &e->models;
-	nla_auto char *kept = nla_format("%s/../../../reference", cfg->av);
-	const char *ref = *cfg->ref ? cfg->ref : nla_exists_in(kept, "nla_meta.yaml") ? kept : NULL;
+	const char *ref = *cfg->ref ? cfg->ref : e->adapter.layers ? NULL : start;
 	if (ref && !nla_half_open(&e->ref, NLA_AV, &m->target, ref, *cfg->ref ? "" : cfg->av_base, err))
 		e->rl.reference = nla_half_view(&e->ref);
-	else if (m->av.weights.base && !m->av.weights.shared)
+	else if (!ref && !e->adapter.layers && m->av.weights.base && !m->av.weights.shared)
 		e->rl.reference.n_adapters = 0;
 	return err->status;
 }
 
-/* How many rows decode at once, and whether a copy with the adapter merged in does. */
+/* How many rows decode at once, and which copies are made: a run's own where one row fits, else one to decode where all do. */
 static enum nla_status plan(struct nla_eval *e, const struct nla_config *cfg, int64_t room, struct nla_err *err)
 {
 	struct nla_plan_in in = nla_models_sizes(&e->models, cfg);
+	const bool apart = e->adapter.layers;
+	const struct nla_adapter *trained = apart ? &e->adapter : NULL;
+	in.trained = trained;
 	in.prompts = in.group = 1;
 	in.eval_rows = NLA_MIN(cfg->eval.batch, e->n);
-	in.copies = 1;
-	in.copies = in.dtype == NT_F32 && nla_plan_rows(&in, in.eval_rows, room) == in.eval_rows;
-	e->rl.rollout.rows = nla_plan_rows(&in, in.eval_rows, room);
-	if (!in.copies || nla_merge_copy(&e->merged, &e->rl.policy, e->models.av.depth, err))
-		return err->status;
-	e->rl.merged = &e->merged;
-	e->rl.sampler = (struct nla_view){ .lm = &e->merged };
-	return NLA_OK;
+	in.copies = apart ? (int)e->copies : NLA_PLAN_DECODER;
+	in.copies &= (in.dtype == NT_F32 ? NLA_PLAN_ALL_COPIES : NLA_PLAN_ANCHOR) & ~(*cfg->score ? NLA_PLAN_DECODER : 0);
+	int64_t rows = nla_plan_rows(&in, in.eval_rows, room);
+	if (in.copies && rows < (apart ? 1 : in.eval_rows)) {
+		if (apart)
+			nla_say("the run's merged copies do not fit now: its adapters stay apart, which rounds differently");
+		in.copies = 0;
+		rows = nla_plan_rows(&in, in.eval_rows, room);
+	}
+	e->rl.rollout.rows = NLA_MAX(rows, 1);
+	return nla_copies_make(&e->made, &e->models, trained, in.copies, !e->ar_trained, &e->rl, err);
 }
 
 enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, struct nla_err *err)
 {
 	const char *data = *cfg->eval.data ? cfg->eval.data : cfg->data;
 	struct nla_models *m = &e->models;
+	nla_auto char *kept = nla_format("%s/../../../reference", cfg->av);
+	const char *start = nla_exists_in(kept, "nla_meta.yaml") ? kept : NULL;
 	int64_t room;
 	*e = (struct nla_eval){ 0 };
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(data, "eval.data", err) ||
-	    nla_config_need(cfg->out, "out", err) || nla_models_open(m, cfg, &room, err) ||
+	    nla_config_need(cfg->out, "out", err) || open_models(e, cfg, start, &room, err) ||
 	    nla_actset_open(&e->set, data, m->target.lm.arch.d_model, err) ||
 	    nla_contract_fits_set(&e->set, &m->target, &m->av.meta, &m->ar.meta, data, err))
 		return err->status;
 	e->rl = nla_models_rl(m, cfg);
 	e->rl.set = &e->set;
 	e->rows = nla_eval_rows(&e->set, cfg->eval.rows, &e->n);
-	return open_reference(e, cfg, err) || *cfg->score ? err->status : plan(e, cfg, room, err);
+	return plan(e, cfg, room, err) || open_reference(e, cfg, start, err) ? err->status : NLA_OK;
 }
 
 void nla_eval_close(struct nla_eval *e)
 {
-	nla_lm_release(&e->merged);
+	nla_copies_release(&e->made);
+	nla_adapter_release(&e->adapter);
 	nla_half_release(&e->ref);
 	nla_actset_close(&e->set);
 	nla_models_close(&e->models);

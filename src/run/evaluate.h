@@ -35,8 +35,11 @@ enum nla_status nla_eval_baselines(struct nla_rl *rl, const int64_t *rows, int64
 struct nla_eval {
 	struct nla_models models;
 	struct nla_half ref;
+	struct nla_adapter adapter;      /* what a run trained, over the AV at its start; layers == NULL: av is no run's */
+	int64_t copies;                  /* that the run had */
+	bool ar_trained;
 	struct nla_actset set;
-	struct nla_lm merged;            /* decodes, in fp32; blocks == NULL: none */
+	struct nla_copies made;
 	int64_t n, *rows;                /* to evaluate */
 	struct nla_rl rl;                /* borrows the above */
 };

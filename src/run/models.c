@@ -42,6 +42,38 @@ struct nla_rl nla_models_rl(const struct nla_models *m, const struct nla_config 
 				.rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL } };
 }
 
+/* A view with its adapters merged into a copy of its weights, which then is the view. */
+static enum nla_status make_copy(struct nla_lm *copy, struct nla_view *view, int64_t depth, struct nla_err *err)
+{
+	nt_grad_push(false);
+	nla_merge_copy(copy, view, depth, err);
+	nt_grad_pop();
+	*view = (struct nla_view){ .lm = copy };
+	return err->status;
+}
+
+enum nla_status nla_copies_make(struct nla_copies *c, const struct nla_models *m, const struct nla_adapter *trained, int copies,
+				bool ar_frozen, struct nla_rl *rl, struct nla_err *err)
+{
+	const bool anchor = copies & NLA_PLAN_ANCHOR;
+	if ((anchor && rl->reference.n_adapters && make_copy(&c->anchor, &rl->reference, m->av.depth, err)) ||
+	    (anchor && ar_frozen && rl->ar_view.n_adapters && make_copy(&c->reader, &rl->ar_view, m->ar.depth, err)))
+		return err->status;
+	rl->policy = rl->reference;
+	if (trained)
+		rl->policy.adapters[rl->policy.n_adapters++] = trained;
+	rl->sampler = rl->policy;
+	rl->merged = copies & NLA_PLAN_DECODER ? &c->merged : NULL;
+	return rl->merged ? make_copy(rl->merged, &rl->sampler, m->av.depth, err) : NLA_OK;
+}
+
+void nla_copies_release(struct nla_copies *c)
+{
+	nla_lm_release(&c->merged);
+	nla_lm_release(&c->anchor);
+	nla_lm_release(&c->reader);
+}
+
 struct nla_plan_in nla_models_sizes(const struct nla_models *m, const struct nla_config *cfg)
 {
 	const struct nla_lm *lm = &m->target.lm;

@@ -22,6 +22,14 @@ enum nla_status nla_models_load(struct nla_models *m, const struct nla_config *c
 void nla_models_close(struct nla_models *m);
 /* What the stages hold of them and of the configuration: the AV samples, with the random numbers of evaluations. */
 struct nla_rl nla_models_rl(const struct nla_models *m, const struct nla_config *cfg);
+/* Copies (of NLA_PLAN_ALL_COPIES), and rl's views over them: the reference is the AV, the policy has `trained` (or NULL) over
+ * that. ar_frozen: the AR's adapter may be merged. */
+struct nla_copies {
+	struct nla_lm merged, anchor, reader; /* blocks == NULL: none */
+};
+enum nla_status nla_copies_make(struct nla_copies *c, const struct nla_models *m, const struct nla_adapter *trained, int copies,
+				bool ar_frozen, struct nla_rl *rl, struct nla_err *err);
+void nla_copies_release(struct nla_copies *c);
 /* What a memory plan counts of them, for responses of the configured length. */
 struct nla_plan_in nla_models_sizes(const struct nla_models *m, const struct nla_config *cfg);
 

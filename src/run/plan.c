@@ -91,7 +91,7 @@ static bool trains(const struct who *w, enum nla_proj p) { return w->trained && 
 static struct who policy(const struct nla_plan_in *in, int copies)
 {
 	struct who w = { .trained = true };
-	if (in->av && !(copies == NLA_PLAN_ALL_COPIES && in->dtype == NT_F32))
+	if (in->av && !(copies & NLA_PLAN_ANCHOR))
 		w.adapters[w.n++] = in->av;
 	if (in->trained)
 		w.adapters[w.n++] = in->trained;
@@ -184,8 +184,9 @@ int64_t nla_plan_cache(const struct nla_plan_in *in, int64_t rows)
 int64_t nla_plan_decoding(const struct nla_plan_in *in, int64_t rows)
 {
 	const struct nla_arch *a = in->arch;
-	struct who w = policy(in, 0);
-	int64_t beside = in->copies ? 0 : nla_beside_bytes(a, w.adapters, w.n, element(in));
+	struct who w = policy(in, in->copies);
+	const bool decoder = in->copies & NLA_PLAN_DECODER;
+	int64_t beside = decoder ? 0 : nla_beside_bytes(a, w.adapters, w.n, element(in));
 	int64_t prompts = in->eval_rows ? rows : NLA_MIN(rows, in->prompts), slab = in->prompt + in->new_tokens,
 		e = element(in);
 	struct shape prefill = { .tokens = in->prompt_head + prompts * (in->prompt - in->prompt_head), .rows = 1 + prompts,
@@ -196,7 +197,7 @@ int64_t nla_plan_decoding(const struct nla_plan_in *in, int64_t rows)
 	int64_t logits = rows * a->vocab * (kernels ? 4 : e + 28);
 	int64_t copied = !kernels ? rows * slab * (2 * q_width(a) + kv_width(a)) * e : 0;
 	int64_t first = NLA_MAX(block_scope(in, &prefill), logits);
-	int64_t merge = in->copies ? NLA_MAX(a->d_ff, q_width(a)) * a->d_model * 4 : 0;
+	int64_t merge = decoder ? NLA_MAX(a->d_ff, q_width(a)) * a->d_model * 4 : 0;
 	return beside + NLA_MAX(merge, NLA_MAX(first, NLA_MAX(block_scope(in, &step) + copied, logits)));
 }
 
@@ -228,15 +229,12 @@ static int64_t copy(const struct nla_plan_in *in, const struct who *w, int64_t d
 	return n * depth * size_of(in->dtype);
 }
 
-/* The policy's, for decoding; in fp32 the anchor's and the frozen AR's too. */
 static int64_t merged(const struct nla_plan_in *in, int copies)
 {
 	struct who rollout = policy(in, copies), anchor = { .adapters = { in->av }, .n = in->av != NULL };
 	struct who reader = { .adapters = { in->ar }, .n = in->ar && !in->ar_trained };
-	int64_t bytes = copy(in, &rollout, in->arch->n_layers);
-	if (copies == NLA_PLAN_ALL_COPIES && in->dtype == NT_F32)
-		bytes += copy(in, &anchor, in->arch->n_layers) + copy(in, &reader, in->ar_depth);
-	return bytes;
+	return (copies & NLA_PLAN_DECODER ? copy(in, &rollout, in->arch->n_layers) : 0) +
+	       (copies & NLA_PLAN_ANCHOR ? copy(in, &anchor, in->arch->n_layers) + copy(in, &reader, in->ar_depth) : 0);
 }
 
 /* The sizes that do not depend on the stages; returns their sum. */
@@ -245,7 +243,7 @@ static int64_t standing(const struct nla_plan_in *in, struct nla_plan *p)
 	const struct nla_arch *a = in->arch;
 	int64_t head = in->ar_depth ? a->d_model * a->d_model * 4 : 0, trained = adapter_params(a, in->trained) * 4;
 	p->weights = in->weights;
-	p->merged = p->copies ? merged(in, p->copies) : 0;
+	p->merged = merged(in, p->copies);
 	p->adapters = (adapter_params(a, in->av) + adapter_params(a, in->ar)) * 4 + head;
 	p->optimizer = 4 * trained + (in->ar_trained ? 3 * 4 * adapter_params(a, in->ar) : 0) +
 		       (in->head_trained ? 3 * head : 0);
@@ -287,22 +285,22 @@ static void fill_micro(const struct nla_plan_in *in, int64_t room, int copies, b
 }
 
 /*
- * Only fp32 is merged: a small update is below half a step of most bf16 weights, and vanishes. In order of speed. Recomputing
- * costs a forward pass (a third of the update) and copies save the adapters' products in decoding, so copies go before
- * recomputation, and both before backward passes of a few responses.
+ * In order of speed. Recomputing costs a forward pass (a third of the update) and copies save adapters' products, so copies go
+ * before recomputation, and both before backward passes of a few responses. fp32 has 3, 1 or 0, bf16 2 or 0.
  */
 void nla_plan_make(const struct nla_plan_in *in, int64_t room, struct nla_plan *plan)
 {
 	static const struct {
 		int copies;
 		bool recompute;
-	} order[] = { { 3, false }, { 1, false }, { 3, true }, { 1, true }, { 0, false }, { 0, true } };
+	} order[] = { { 3, false }, { 2, false }, { 1, false }, { 3, true }, { 2, true }, { 1, true },
+		      { 0, false }, { 0, true } };
 	int64_t few = NLA_MIN(FEW, in->prompts * in->group), rows = in->rollout ? NLA_MIN(MANY, in->prompts * in->group) : 0;
 	struct nla_plan p;
 	*plan = (struct nla_plan){ 0 };
 	for (size_t i = 0; i < NLA_LEN(order); i++) {
 		int choice = order[i].recompute ? NLA_RECOMPUTE_TRUE : NLA_RECOMPUTE_FALSE;
-		if (order[i].copies > in->copies || (order[i].copies && in->dtype != NT_F32) ||
+		if (order[i].copies & ~in->copies || (order[i].copies && (order[i].copies == 2) != (in->dtype != NT_F32)) ||
 		    (in->recompute != NLA_RECOMPUTE_AUTO && in->recompute != choice))
 			continue;
 		fill_micro(in, room, order[i].copies, order[i].recompute, &p);
@@ -317,8 +315,8 @@ int64_t nla_plan_rows(const struct nla_plan_in *in, int64_t rows, int64_t room)
 {
 	struct nla_plan p = { .copies = in->copies };
 	int64_t fixed = standing(in, &p);
-	while (rows > 1 && fixed + (nla_plan_cache(in, rows) + nla_plan_decoding(in, rows)) / 10 * 11 > room)
-		rows = (rows + 1) / 2;
+	while (rows && fixed + (nla_plan_cache(in, rows) + nla_plan_decoding(in, rows)) / 10 * 11 > room)
+		rows = rows > 1 ? (rows + 1) / 2 : 0;
 	return rows;
 }
 
@@ -329,7 +327,9 @@ char *nla_plan_words(const struct nla_plan_in *in, const struct nla_plan *p)
 		     (double)p->head_room / GIB);
 	if (in->rollout)
 		nla_str_addf(&s, "%s, %lld rows decode at once, ",
-			     p->merged ? "adapters merged into copies" : "no merged copies", (long long)p->rows);
+			     !p->merged ? "no merged copies" :
+			     p->copies & NLA_PLAN_DECODER ? "adapters merged into copies" : "warm starts merged into copies",
+			     (long long)p->rows);
 	nla_str_addf(&s, "%lld %s a backward pass, blocks %s", (long long)p->micro_batch, in->rollout ? "responses" : "rows",
 		     p->recompute ? "recomputed" : "kept");
 	if (in->gpu && in->plain && in->rollout)

@@ -36,15 +36,19 @@ struct nla_plan_in {
 	int64_t eval_rows;                            /* rows an evaluation decodes at once; 0: none */
 	int64_t micro_batch;                          /* 0: the plan's choice */
 	int recompute;                                /* enum nla_recompute_choice */
-	int copies;                                   /* at most; NLA_PLAN_ALL_COPIES: as many as are of use */
+	int copies;                                   /* at most these; NLA_PLAN_ALL_COPIES: all that are of use */
 	bool rollout;                                 /* false: supervised training, no rollout and no score */
 };
-#define NLA_PLAN_ALL_COPIES 3
+/* Copies with adapters merged in, a bit each. What is trained is merged in fp32 only: a small update is below half a step of
+ * most bf16 weights, and vanishes. */
+#define NLA_PLAN_DECODER 1 /* the policy, for decoding */
+#define NLA_PLAN_ANCHOR 2  /* the warm starts: the base that sampler, policy and reference share, and the frozen AR */
+#define NLA_PLAN_ALL_COPIES (NLA_PLAN_DECODER | NLA_PLAN_ANCHOR)
 #define NLA_PLAN_CONTEXT ((int64_t)768 << 20) /* GPU: driver's context and workspaces, which the allocator does not count */
 
 struct nla_plan {
 	/* decided */
-	int copies;             /* 0: none; 1: the policy's, for decoding; 3: in fp32 the anchor's and the AR's too */
+	int copies;             /* of NLA_PLAN_ALL_COPIES; bf16: NLA_PLAN_ANCHOR or none */
 	bool recompute;
 	int64_t micro_batch;    /* responses a backward pass */
 	int64_t rows;           /* decoded at once */
@@ -63,7 +67,7 @@ void nla_plan_make(const struct nla_plan_in *in, int64_t room, struct nla_plan *
 /* Bytes of a model's weights; of all models loaded: the target, and a whole AV's and AR's own. */
 int64_t nla_plan_weights(const struct nla_arch *arch, nt_dtype dtype);
 int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_half *av, const struct nla_half *ar);
-/* Of that many rows, how many can decode at once (in->copies, no update). */
+/* Of that many rows, how many can decode at once (in->copies, no update); 0: not one. */
 int64_t nla_plan_rows(const struct nla_plan_in *in, int64_t rows, int64_t room);
 /* In words: "19.04 of 24.0 GiB, 1.21 of it head room: no merged copies, 32 rows decode at once, 8 responses a backward pass,
  * blocks kept"; owned. */

@@ -10,21 +10,10 @@
 
 /* ---- memory plan, merged copies ---- */
 
-/* A view with its adapters merged into a copy of its weights, which then is the view. */
-static enum nla_status make_copy(struct nla_lm *copy, struct nla_view *view, int64_t depth, struct nla_err *err)
-{
-	nt_grad_push(false);
-	nla_merge_copy(copy, view, depth, err);
-	nt_grad_pop();
-	*view = (struct nla_view){ .lm = copy };
-	return err->status;
-}
-
 enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err)
 {
 	const struct nla_config *cfg = t->cfg;
 	const struct nla_models *m = &t->models;
-	const bool all = t->plan.copies == NLA_PLAN_ALL_COPIES && m->target.lm.dtype == NT_F32;
 	struct nla_rl *rl = &t->rl;
 	*rl = nla_models_rl(m, cfg);
 	rl->rollout.rows = t->plan.rows;
@@ -36,15 +25,8 @@ enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err)
 	rl->cursor = &t->loop.cursor;
 	rl->base = (struct nla_baselines){ t->set.meta.baseline_var, t->set.meta.baseline_mean };
 	rl->rng.stream = NLA_STREAM_SAMPLE;
-	if ((all && rl->reference.n_adapters && make_copy(&t->anchor, &rl->reference, m->av.depth, err)) ||
-	    (all && rl->ar_view.n_adapters && !rl->ar_optim && make_copy(&t->reader, &rl->ar_view, m->ar.depth, err)))
-		return err->status;
-	rl->policy = rl->reference;
-	rl->policy.adapters[rl->policy.n_adapters++] = &t->adapter;
-	rl->sampler = rl->policy;
-	rl->merged = t->plan.copies ? &t->merged : NULL;
 	nt_logprob_chunk(t->plan.chunk);
-	return rl->merged ? make_copy(rl->merged, &rl->sampler, m->av.depth, err) : NLA_OK;
+	return nla_copies_make(&t->copies, m, &t->adapter, t->plan.copies, !rl->ar_optim, rl, err);
 }
 
 struct nla_plan_in nla_train_sizes(const struct nla_train *t)
@@ -78,8 +60,11 @@ static enum nla_status make_plan(struct nla_train *t, struct nla_err *err)
 	before.copies = (int)state->copies;
 	if (state->micro_batch)
 		nla_plan_make(&before, t->room, &t->plan);
-	if (!state->micro_batch || !t->plan.fits || t->plan.copies != state->copies)
+	if (!state->micro_batch || !t->plan.fits || t->plan.copies != state->copies) {
 		nla_plan_make(&in, t->room, &t->plan);
+		if (state->micro_batch && !err->status)
+			nla_say("the memory plan that the run had does not fit now: the next one rounds differently");
+	}
 	state->micro_batch = t->plan.micro_batch;
 	state->copies = t->plan.copies;
 	return err->status;
@@ -173,6 +158,7 @@ static enum nla_status step(struct nla_loop *loop, bool *skipped, struct nla_err
 	nla_step_release(&t->step);
 	t->rl.step = loop->state.step;
 	t->one_step(&t->rl, &t->step, err);
+	loop->state.micro_batch = t->rl.update.micro_batch; /* as memory allowed */
 	*skipped = t->step.update.skipped || t->step.update.ar_skipped;
 	return err->status;
 }
@@ -193,6 +179,7 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	rl.set = &t->eval_set;
 	rl.rng.stream = NLA_STREAM_EVAL;
 	rl.step = 0; /* the same random numbers in every evaluation */
+	rl.halved = t->eval_halved;
 	if (!nla_evaluate(&rl, rows, n, t->cfg->eval.batch, &s, err)) {
 		nla_auto_json cJSON *json = nla_report_eval(&rl, &s);
 		if (!nla_json_write(summary, json, true, err) && !nla_eval_write_rows(&rl, &s, lines, err))
@@ -202,6 +189,9 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 				nla_json_value(json, "fve_meannorm"), nla_json_value(json, "response_tokens"),
 				100 * nla_json_value(json, "failed_rate"), (long long)n);
 	}
+	t->eval_halved = rl.halved;
+	t->rl.rollout.rows = rl.rollout.rows;
+	t->rl.score_tokens = rl.score_tokens;
 	return err->status;
 }
 
@@ -255,8 +245,9 @@ static enum nla_status save(struct nla_loop *loop, const char *dir, struct nla_e
 {
 	const struct nla_train *t = (struct nla_train *)loop;
 	const struct nla_models *m = &t->models;
-	nla_auto char *av = nla_path_join(dir, "av"), *ar = nla_path_join(dir, "ar");
+	nla_auto char *av = nla_path_join(dir, "av"), *ar = nla_path_join(dir, "ar"), *alone = nla_path_join(dir, "adapter");
 	if (!nla_half_save(&m->av, &t->adapter, av, "rl", err) &&
+	    (!m->av.adapter.layers || !nla_adapter_save(&t->adapter, alone, m->av.meta.base_checkpoint, err)) &&
 	    !nla_half_save(&m->ar, NULL, ar, t->cfg->ar_update.enabled ? "rl" : m->ar.meta.stage, err))
 		nla_config_write(t->cfg, dir, err);
 	return err->status;
@@ -289,9 +280,7 @@ void nla_train_close(struct nla_train *t)
 	nla_step_release(&t->step);
 	nla_loop_close(&t->loop);
 	nla_adapter_release(&t->adapter);
-	nla_lm_release(&t->merged);
-	nla_lm_release(&t->anchor);
-	nla_lm_release(&t->reader);
+	nla_copies_release(&t->copies);
 	nla_actset_close(&t->set);
 	nla_actset_close(&t->eval_set);
 	nla_models_close(&t->models);

@@ -9,9 +9,9 @@
  *
  * A whole AV or AR has weights of its own in the target's place.
  *
- * Where the memory plan (run/plan.h) allows, copies with adapters merged in make it faster: `merged` (decoding), and in fp32,
- * where merging is exact to rounding, `anchor` (warm start merged: the base of policy and reference) and `reader` (AR, while it
- * is frozen).
+ * Where the memory plan (run/plan.h) allows, copies with adapters merged in make it faster: `anchor` (warm start merged: the
+ * base of policy, sampler and reference), `reader` (AR, while it is frozen), and in fp32, where merging is exact to rounding,
+ * `merged` (the policy, for decoding).
  */
 #ifndef NLA_TRAIN_H
 #define NLA_TRAIN_H
@@ -31,10 +31,11 @@ struct nla_train {
 	struct nla_rl rl;                /* borrows all of: */
 	struct nla_models models;
 	struct nla_adapter adapter;      /* trained */
-	struct nla_lm merged, anchor, reader; /* blocks == NULL: none */
+	struct nla_copies copies;
 	struct nla_actset set, eval_set;
 	bool has_eval;
 	struct nla_step step;            /* the newest */
+	unsigned eval_halved;            /* rl.halved of evaluations */
 	int64_t failing;                 /* steps in a row in which most groups failed */
 	int64_t ar_tokens;               /* of the AR's prompt around an empty explanation */
 	int64_t room;                    /* bytes the plan may use */

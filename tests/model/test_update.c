@@ -77,6 +77,77 @@ static void test_gradient_plain(void **state)
 	check_gradient(*state, "plain");
 }
 
+/* A step again gives the same bits, in fp32 and in bf16. */
+static void test_again(void **state)
+{
+	struct tiny *t = *state;
+	for (int bf16 = 0; bf16 < 2; bf16++) {
+		struct params p;
+		struct nla_update_stats first, second;
+		double advantage[N];
+		struct nla_step batch = golden_step(t, advantage);
+		struct nla_lm half;
+		size_t n;
+		params_of(&p, &t->rl);
+		if (bf16) {
+			assert_ok(nla_lm_load(&half, TINY "/model", NULL, DEVICE, NT_BF16, NLA_LM_AUTO, &err));
+			t->policy.lm = t->reference.lm = &half;
+		}
+		float *want = gradient(t, &p, &batch, &golden_cfg, &first, &n), *g = gradient(t, &p, &batch, &golden_cfg, &second, &n);
+		assert_memory_equal(g, want, n * sizeof(*g));
+		assert_true(second.loss == first.loss && second.kl == first.kl && second.entropy == first.entropy);
+		free(want);
+		free(g);
+		nla_strs_release(&p.names);
+		if (bf16)
+			nla_lm_release(&half);
+	}
+}
+
+/* A device that runs out of memory in the update, or in decoding: half the batch, once, and the numbers of a step that began so. */
+static void test_out_of_memory(void **state)
+{
+	struct tiny *t = *state;
+	struct params p;
+	double advantage[N];
+	struct nla_step batch = golden_step(t, advantage);
+	struct nla_update_cfg cfg = golden_cfg;
+	struct nla_optim optim;
+	struct nla_update_stats stats;
+	int64_t peak[2];
+	size_t n;
+	if (DEVICE == NT_CPU)
+		skip(); /* nothing limits its memory */
+	params_of(&p, &t->rl);
+	assert_ok(nla_optim_init(&optim, p.list, p.n, &err));
+	cfg.lr = 0; /* the parameters stay, for the comparison */
+	for (int i = 0; i < 2; i++) {
+		cfg.micro_batch = i ? N : (N + 1) / 2;
+		free(gradient(t, &p, &batch, &cfg, &stats, &n));
+		nt_peak_reset(DEVICE);
+		free(gradient(t, &p, &batch, &cfg, &stats, &n));
+		peak[i] = nt_peak(DEVICE);
+	}
+	print_message("    peak at %d responses %lld bytes, at %d %lld\n", N, (long long)peak[1], (N + 1) / 2, (long long)peak[0]);
+	struct nla_rl rl = golden_rl(t, &cfg, &optim), halved = rl;
+	halved.update.micro_batch = (N + 1) / 2;
+	assert_ok(nla_update(&halved, &batch, &err));
+	stats = batch.update;
+	assert_ok(nla_update_gradient(&halved, &batch, &err)); /* as of micro-batches before the one that fails: not to be counted */
+	assert_int_equal(nt_memory_limit(DEVICE, (peak[0] + peak[1]) / 2), NT_OK);
+	assert_ok(nla_update(&rl, &batch, &err));
+	assert_int_equal(rl.update.micro_batch, (N + 1) / 2);
+	assert_true(batch.update.loss == stats.loss && batch.update.grad_norm == stats.grad_norm && batch.update.kl == stats.kl);
+	assert_ok(nla_update(&rl, &batch, &err)); /* which fits now */
+	assert_int_equal(nt_memory_limit(DEVICE, 1), NT_OK);
+	assert_int_equal(nla_update(&rl, &batch, &err), NLA_NOMEM); /* the second time is an error */
+	assert_int_equal(nt_memory_limit(DEVICE, 0), NT_OK);
+	assert_non_null(strstr(err.text, "out of memory"));
+	err = (struct nla_err)NLA_ERR_INIT;
+	nla_optim_release(&optim);
+	nla_strs_release(&p.names);
+}
+
 /* The base and the warm start stay as they are: no gradient reaches them. */
 static void test_only_the_policy(void **state)
 {
@@ -401,6 +472,8 @@ int main(void)
 		TINY_TEST(test_gradient),
 		TINY_TEST(test_gradient_threads),
 		TINY_TEST(test_gradient_plain),
+		TINY_TEST(test_again),
+		TINY_TEST(test_out_of_memory),
 		TINY_TEST(test_only_the_policy),
 		TINY_TEST(test_recompute),
 		TINY_TEST(test_recompute_plain),
