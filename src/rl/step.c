@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *const nla_stage_names[NLA_N_STAGES] = { "rollout", "score", "update", "eval", "checkpoint" };
+
 void nla_step_start(struct nla_step *s, int64_t n_prompts, int64_t group, int64_t d)
 {
 	const size_t n = (size_t)(n_prompts * group);
@@ -20,6 +22,7 @@ void nla_step_start(struct nla_step *s, int64_t n_prompts, int64_t group, int64_
 	s->penalty = nla_alloc(n, sizeof(*s->penalty));
 	s->reward = nla_alloc(n, sizeof(*s->reward));
 	s->advantage = nla_alloc(n, sizeof(*s->advantage));
+	nt_profile_stage(nla_stage_names[NLA_STAGE_ROLLOUT]);
 	for (size_t i = 0; i < n; i++) {
 		s->prompt_of[i] = (int64_t)i / group;
 		s->keys[i] = (uint32_t)i;
@@ -45,6 +48,7 @@ void nla_step_lap(struct nla_step *s, enum nla_stage stage)
 	const double now = nla_seconds();
 	s->seconds[stage] += now - s->lap;
 	s->lap = now;
+	nt_profile_stage(stage < NLA_STAGE_UPDATE ? nla_stage_names[stage + 1] : NULL);
 }
 
 struct nla_responses nla_step_responses(const struct nla_step *s, int64_t from, int64_t to, int64_t d, int64_t *prompt_of)
