@@ -29,7 +29,7 @@ std::vector<std::string> stages;
 std::optional<at::RecordFunction> stage;
 
 struct Span {
-	uint64_t end;
+	uint64_t end, thread;
 	std::string name;
 };
 
@@ -114,7 +114,7 @@ struct Sums {
 			above.pop_back();
 		if (after == spans.begin() || std::prev(after)->second.end <= e.startNs())
 			return;
-		const std::string &in = std::prev(after)->second.name;
+		const auto &[end, thread, in] = std::prev(after)->second;
 		const std::string name = e.name();
 		if (e.scope() == static_cast<uint8_t>(at::RecordScope::USER_SCOPE)) {
 			rows[row(in, "")].seconds += seconds;
@@ -123,10 +123,12 @@ struct Sums {
 		const bool ours = e.scope() == static_cast<uint8_t>(at::RecordScope::FUNCTION) && name.find("::") == name.npos;
 		const bool own = (ours && name != COST) || above.empty();
 		const size_t at = !own ? above.back().second : row(in, name.rfind("autograd::", 0) ? name : "backward");
-		rows[at].calls += own;
+		rows[at].calls += own && ours;
 		rows[at].seconds += seconds;
 		if (!above.empty())
 			rows[above.back().second].seconds -= seconds;
+		else if (e.startThreadId() != thread) // autograd's, for a GPU: who called it waits
+			rows[row(in, "backward")].seconds -= seconds;
 		add_cost(rows[at], e);
 		above.emplace_back(e.endNs(), at);
 		by_id[e.correlationId()] = at;
@@ -226,7 +228,7 @@ nt_status nt_profile_stop(const char *trace, struct nt_profile_row **rows, int64
 				continue;
 			events.push_back(&e);
 			if (std::find(stages.begin(), stages.end(), e.name()) != stages.end())
-				sums.spans[e.startNs()] = {e.endNs(), e.name()};
+				sums.spans[e.startNs()] = {e.endNs(), e.startThreadId(), e.name()};
 		}
 		stages.clear();
 		std::stable_sort(events.begin(), events.end(), [](auto *a, auto *b) {
