@@ -42,6 +42,7 @@ struct Row {
 struct Tree {
 	std::vector<Row> rows;
 	int64_t n = 0, n_shared = 0, max_q = 0, max_k = 0;
+	double pairs = 0; // of a token and a key that it sees
 	at::Tensor q_index, k_index, mask, back; // of the plain version, made when first needed
 	nt::gpu::Sequences sequences;            // of flash attention, likewise
 	at::Device device = at::kCPU;
@@ -115,6 +116,7 @@ void forward_task(const Call &c, const Row &r, int64_t kv_head, std::vector<floa
 at::Tensor attention_forward(const Tree &tree, double scale, at::TensorList in, Tensors &keep)
 {
 	const at::Tensor &q = in[0];
+	nt::attention_cost(tree.pairs, q, in[1], 2, 1);
 	at::Tensor o = at::empty(q.sizes(), q.options()), lse = at::empty({q.size(1), tree.n}, q.options());
 	Call c = call(tree, scale, q, in[1], in[2], o, lse);
 	at::parallel_for(0, c.tasks, 1, [&](int64_t a, int64_t b) {
@@ -186,6 +188,7 @@ Tensors attention_backward(const Tree &tree, double scale, const Tensors &s, con
 {
 	at::Tensor dq = at::empty(s[0].sizes(), dout.options()), dk = at::zeros(s[1].sizes(), dout.options()),
 		   dv = at::zeros_like(dk);
+	nt::attention_cost(tree.pairs, s[0], s[1], 5, 2);
 	Call c = call(tree, scale, s[0], s[1], s[2], s[3], s[4]);
 	c.dout = ptr(dout);
 	c.dq = out(dq);
@@ -221,7 +224,7 @@ void plan_flash(Tree &tree)
 	for (size_t j = 0; j < keys.size(); j++)
 		place[static_cast<size_t>(next[static_cast<size_t>(keys[j])]++)] = static_cast<int>(j);
 	auto there = [&](const auto &v) { return at::tensor(v).to(tree.device); };
-	tree.sequences = {there(from_q), there(from_k), {}, {}, {}, tree.max_q, tree.max_k};
+	tree.sequences = {there(from_q), there(from_k), {}, {}, {}, tree.max_q, tree.max_k, tree.pairs};
 	if (static_cast<int64_t>(keys.size()) == tree.n)
 		return;
 	tree.sequences.keys = there(keys);
@@ -300,6 +303,7 @@ static void add_row(Tree &tree, int64_t length, int64_t parent)
 	tree.max_q = std::max(tree.max_q, length);
 	tree.max_k = std::max(tree.max_k, r.before + length);
 	tree.n += length;
+	tree.pairs += double(length) * (double(r.before) + 0.5 * double(length + 1));
 	tree.rows.push_back(std::move(r));
 }
 
@@ -418,6 +422,8 @@ nt_tensor *nt_attention_cached(const nt_tensor *q, const nt_tensor *k, const nt_
 		for (int64_t i = 0; i < n; i++)
 			TORCH_CHECK(sl[i] >= 0 && sl[i] < k->t.size(0) && len[i] > 0 && len[i] <= k->t.size(1), "row ", i,
 				    " has slot ", sl[i], " and length ", len[i]);
+		double keys = double(std::accumulate(len, len + n, int64_t(0)) * d);
+		nt::cost(4 * keys * double(hkv * group), 8 * keys * double(hkv) + 8 * double(qs.numel()));
 		at::parallel_for(0, n * hkv, 1, [&](int64_t from, int64_t to) {
 			std::vector<float> scratch;
 			for (int64_t i = from; i < to; i++) {

@@ -32,6 +32,7 @@ at::Tensor summed(const Sequences &s, const at::Tensor &g)
 
 at::Tensor forward(const Sequences &s, at::TensorList in, double scale, Tensors &keep)
 {
+	attention_cost(s.pairs, in[0], in[1], 2, 1);
 	auto [o, lse, seed, unused, mask] = at::_flash_attention_forward(
 		in[0], laid_out(s, in[1]), laid_out(s, in[2]), s.from_q, s.from_k, s.max_q, s.max_k, 0.0, true, false, scale);
 	keep = {o, lse, seed, unused};
@@ -41,6 +42,7 @@ at::Tensor forward(const Sequences &s, at::TensorList in, double scale, Tensors 
 Tensors backward(const Sequences &s, const Tensors &saved, const at::Tensor &dy, double scale)
 {
 	Deterministic on;
+	attention_cost(s.pairs, saved[0], saved[1], 5, 2);
 	auto [dq, dk, dv] =
 		at::_flash_attention_backward(dy, saved[0], laid_out(s, saved[1]), laid_out(s, saved[2]), saved[3], saved[4],
 					      s.from_q, s.from_k, s.max_q, s.max_k, 0.0, true, saved[5], saved[6], scale);

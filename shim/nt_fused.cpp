@@ -18,6 +18,7 @@ namespace
 
 struct Held : torch::CustomClassHolder {
 	nt::Backward backward;
+	const char *op = nt::running;
 	explicit Held(const nt::Backward &b) : backward(b) {}
 };
 
@@ -37,8 +38,13 @@ struct Fused : torch::autograd::Function<Fused> {
 	}
 	static Tensors backward(torch::autograd::AutogradContext *c, const Tensors &g)
 	{
-		auto held = c->saved_data["backward"].toCapsule();
-		Tensors d = static_cast<const Held *>(held.get())->backward(c->get_saved_variables(), g[0].contiguous());
+		auto capsule = c->saved_data["backward"].toCapsule();
+		auto held = static_cast<const Held *>(capsule.get());
+		nt_tensor dy{g[0].contiguous()};
+		at::RecordFunction named;
+		if (named.isActive())
+			nt::profiled(named, held->op, " back", {&dy});
+		Tensors d = held->backward(c->get_saved_variables(), dy.t);
 		d.resize(d.size() + 3); // forward's other arguments
 		return d;
 	}

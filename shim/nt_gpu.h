@@ -61,6 +61,7 @@ struct Sequences {
 	at::Tensor keys; // int64 [m]: which token each is; undefined: the tokens as they are
 	at::Tensor key_start, key_at; // int32 [n + 1], [m]: where a token stands among the keys, as key_sum has it
 	int64_t max_q, max_k;
+	double pairs; // of a token and a key that it sees
 };
 bool flash_takes(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v);
 // q [n,Hq,d], k, v [n,Hkv,d], whose tokens may lie apart -> [n,Hq,d], with gradients (nt_flash.cpp)

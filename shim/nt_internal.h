@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <ATen/record_function.h>
 #include <c10/core/GradMode.h>
 
 #include <functional>
@@ -31,11 +32,20 @@ bool given(const char *op, Handles in);                                         
 at::Device device(int index);
 at::ScalarType scalar(nt_dtype dtype);
 
+// In a profile (nt_profile.cpp): names what runs while f lives; what that costs, where tensors' shapes do not say it.
+void profiled(at::RecordFunction &f, const char *op, const char *part, Handles in);
+void cost(double flops, double bytes);
+// Of attention: `products` of all pairs of a token and a key it sees; q, k, v and a result, `passes` times over.
+void attention_cost(double pairs, const at::Tensor &q, const at::Tensor &k, int products, int passes);
+
 template <class F> nt_status action(const char *op, Handles in, F &&f)
 {
 	if (!given(op, in))
 		return nt_check();
 	try {
+		at::RecordFunction named;
+		if (named.isActive())
+			profiled(named, op, "", in);
 		f();
 		return NT_OK;
 	} catch (...) {
@@ -49,6 +59,8 @@ template <class F> nt_tensor *expr(const char *op, Handles in, F &&f)
 	action(op, in, [&] { made = wrap(f()); });
 	return made;
 }
+
+extern const char *running; // the operation that a profile saw begin last
 
 bool enabled(); // fast versions, by nt_plain
 // True when the CPU kernels can take these tensors: fp32, on the CPU, and the fast path is on.

@@ -135,6 +135,7 @@ at::Tensor linear_rows(const at::Tensor &x, const at::Tensor &w, const at::Tenso
 		bs = bias.contiguous();
 	at::Tensor xt = transposed(kernel, ptr(xs), rows, in, x.options());
 	const float *b = bias.defined() ? ptr(bs) : nullptr;
+	cost(2.0 * double(rows) * double(in * out), 4.0 * double(rows * in + in * out + rows * out));
 	int64_t grain = std::max<int64_t>(1, 65536 / (PANEL * std::max<int64_t>(1, in * rows)));
 	Outputs outputs = w.scalar_type() == at::kFloat ? kernel.of_fp32 : kernel.of_bf16;
 	at::parallel_for(0, units, grain, [&](int64_t from, int64_t to) {

@@ -34,6 +34,8 @@
 
 enum nla_stage { NLA_STAGE_ROLLOUT, NLA_STAGE_SCORE, NLA_STAGE_UPDATE, NLA_STAGE_EVAL, NLA_STAGE_CHECKPOINT, NLA_N_STAGES };
 
+extern const char *const nla_stage_names[NLA_N_STAGES];
+
 struct nla_step {
 	int64_t n_prompts, group, n;     /* B, G, B*G */
 	/* batch */
@@ -93,7 +95,7 @@ enum nla_status nla_update(struct nla_rl *rl, struct nla_step *step, struct nla_
 /* Room for B prompts of width d and their G samples each. */
 void nla_step_start(struct nla_step *s, int64_t n_prompts, int64_t group, int64_t d);
 void nla_step_release(struct nla_step *s);
-/* The time since the last call was this stage's. */
+/* The time since the last call was this stage's; in a profile, the next begins. */
 void nla_step_lap(struct nla_step *s, enum nla_stage stage);
 /* After a stage of batches of *batch (0: all of n): true when it ran out of memory, for the first time. Then its batches are
  * half as large from now on, which is said, and it is to be done again from its start. */

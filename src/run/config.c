@@ -58,6 +58,7 @@ const struct nla_option nla_config_table[] = {
 	    "memory of the device to use, such as 24G or 24Gi; empty: what is free. On a GPU it is also a limit"),
 	BOOL(check, TRAIN | FREE,
 	     "load and verify all, print the memory plan (with memory: for a GPU of that size), try one prompt, write nothing"),
+	BOOL(profile, TRAIN | FREE, "print where the second step's time goes, and write it to trace-STEP.json in out"),
 	INT(steps, "250", 1, BIG, NULL, TRAIN | SFT | FREE, "number of updates"),
 	BOOL(resume, TRAIN | SFT | TEACH | FREE, "resume from the newest checkpoint in out (nla-teach: the last batch)"),
 	BOOL(overwrite, TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT | FREE, "replace what is in out"),
@@ -228,7 +229,7 @@ void nla_config_release(struct nla_config *cfg) { nla_options_release(nla_config
 enum nla_status nla_config_write(const struct nla_config *cfg, const char *folder, struct nla_err *err)
 {
 	struct nla_config lasting = *cfg; /* a later run that reads the file must not repeat what holds for this start only */
-	lasting.resume = lasting.overwrite = lasting.check = false;
+	lasting.resume = lasting.overwrite = lasting.check = lasting.profile = false;
 	nla_auto_json cJSON *json = nla_options_dump(nla_config_table, nla_config_n, &lasting);
 	nla_auto char *path = nla_path_join(folder, "config.json");
 	nla_json_write(path, json, true, err);

@@ -38,9 +38,11 @@ static enum nla_status cut_lines(const char *folder, const char *name, int64_t s
 static bool is_ours(const char *name)
 {
 	static const char ours[] = "config.json|inputs.json|metrics.jsonl|samples.jsonl.gz|log.txt|checkpoints|reference";
-	const size_t digits = nla_starts_with(name, "eval-") ? strspn(name + 5, "0123456789") : 0;
+	const bool trace = nla_starts_with(name, "trace-");
+	const char *step = trace ? name + 6 : nla_starts_with(name, "eval-") ? name + 5 : "";
+	const size_t digits = strspn(step, "0123456789");
 	return nla_word_index(ours, name) >= 0 ||
-	       (digits && (!strcmp(name + 5 + digits, ".json") || !strcmp(name + 5 + digits, ".rows.jsonl")));
+	       (digits && (!strcmp(step + digits, ".json") || (!trace && !strcmp(step + digits, ".rows.jsonl"))));
 }
 
 static enum nla_status remove_run(const char *folder, struct nla_err *err)

@@ -187,10 +187,9 @@ static void put_update(struct out *o, const struct nla_rl *rl, const struct nla_
 
 static void put_seconds(struct out *o, const struct nla_step *s)
 {
-	static const char *const stages[NLA_N_STAGES] = { "rollout", "score", "update", "eval", "checkpoint" };
 	double total = 0;
 	for (int i = 0; i < NLA_N_STAGES; i++) {
-		nla_auto char *key = nla_format("seconds_%s", stages[i]);
+		nla_auto char *key = nla_format("seconds_%s", nla_stage_names[i]);
 		num(o, key, s->seconds[i], "of that stage");
 		total += s->seconds[i];
 	}

@@ -155,9 +155,14 @@ static void say_what(const struct nla_train *t)
 static enum nla_status step(struct nla_loop *loop, bool *skipped, struct nla_err *err)
 {
 	struct nla_train *t = (struct nla_train *)loop;
+	const bool only = loop->state.step + 1 == t->cfg->steps; /* else the second is profiled: the first warms up */
 	nla_step_release(&t->step);
 	t->rl.step = loop->state.step;
-	t->one_step(&t->rl, &t->step, err);
+	if (t->cfg->profile && (t->made == 1 || (t->made == 0 && only)))
+		nla_profiled_step(t, err);
+	else
+		t->one_step(&t->rl, &t->step, err);
+	t->made++;
 	loop->state.micro_batch = t->rl.update.micro_batch; /* as memory allowed */
 	*skipped = t->step.update.skipped || t->step.update.ar_skipped;
 	return err->status;
@@ -253,11 +258,11 @@ static enum nla_status save(struct nla_loop *loop, const char *dir, struct nla_e
 	return err->status;
 }
 
-enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, nla_one_step_fn *one_step,
+enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, nla_one_step_fn *one_step, FILE *out,
 			       struct nla_err *err)
 {
 	struct nla_lora_spec spec;
-	*t = (struct nla_train){ .cfg = cfg, .one_step = one_step };
+	*t = (struct nla_train){ .cfg = cfg, .one_step = one_step, .out = out };
 	t->loop = (struct nla_loop){ .cfg = cfg, .name = "av", .eval_every = cfg->eval.every, .step = step,
 				     .evaluate = evaluate, .log = log_step, .save = save };
 	t->loop.advice = cfg->ar_update.enabled ? "start a new run from its av and ar with a lower update.lr or ar_update.lr"

@@ -36,6 +36,8 @@ struct nla_train {
 	bool has_eval;
 	struct nla_step step;            /* the newest */
 	unsigned eval_halved;            /* rl.halved of evaluations */
+	FILE *out;                       /* gets the profile */
+	int64_t made;                    /* steps since the start */
 	int64_t failing;                 /* steps in a row in which most groups failed */
 	int64_t ar_tokens;               /* of the AR's prompt around an empty explanation */
 	int64_t room;                    /* bytes the plan may use */
@@ -43,12 +45,14 @@ struct nla_train {
 };
 
 /* cfg->check: without run folder and views. */
-enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, nla_one_step_fn *one_step,
+enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, nla_one_step_fn *one_step, FILE *out,
 			       struct nla_err *err);
 /* Makes the copies that the plan allows, and fills rl. */
 enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err);
 /* The sizes that its plan is made from. */
 struct nla_plan_in nla_train_sizes(const struct nla_train *t);
+/* A step under libtorch's profiler (profile.c): its table to t->out, its trace to OUT/trace-STEP.json. */
+enum nla_status nla_profiled_step(struct nla_train *t, struct nla_err *err);
 /* The evaluations before and after, in words: a table and some explanations. Empty where they cannot be compared. */
 void nla_train_result(const struct nla_train *t, struct nla_str *out);
 void nla_train_close(struct nla_train *t);

@@ -84,6 +84,9 @@ void sim_launch(nt::gpu::Kernel &k, const unsigned *grid, unsigned threads, void
 	using namespace h16_3;
 	std::string name = k.name;
 	int head = k.head;
+	const char *wrong = getenv("SIM_WRONG"); // does nothing: what it should write stays NaN
+	if (wrong && name == wrong)
+		return;
 #define BOTH(kernel) (named(name, #kernel "_bf16", kernel##_bf16, grid, threads, args) || \
 		      named(name, #kernel "_float", kernel##_float, grid, threads, args))
 	bool ran = head == 16 ? h16_3::run(name, grid, threads, args) : head == 32 ? h32_2::run(name, grid, threads, args) :

@@ -1,0 +1,63 @@
+# nla-train --profile: the table's FLOPs are those counted by hand from the model's shapes, its times fit into their stage, the
+# trace can be read, and the run's numbers are those of a run without it.
+. "$SOURCE_DIR/tests/command/lib.sh"
+make_set train 0 24
+av=$tiny/av
+
+one="--prompts 1 --group 4 --rollout.min_new_tokens 40"
+train --out "$work/a" --steps 3 $one
+[ ! -s "$work/stdout" ] || fail "a profile that was not asked for"
+train --out "$work/b" --steps 3 $one --profile
+tool lines "$work/a/metrics.jsonl" "$work/b/metrics.jsonl"
+same "$work/a/checkpoints/latest/av/adapter_model.safetensors" "$work/b/checkpoints/latest/av/adapter_model.safetensors"
+[ "$(grep -c '^trace of step 2, .*/b/trace-2.json$' "$work/stderr")" -eq 1 ] || fail "the trace is not named: $(cat "$work/stderr")"
+cp "$work/stdout" "$work/table"
+
+python3 - "$work" "$tiny/model/config.json" <<'END_PY'
+import json, sys
+
+work = sys.argv[1]
+c = json.load(open(sys.argv[2]))
+D, F, L, V = c["hidden_size"], c["intermediate_size"], c["num_hidden_layers"], c["vocab_size"]
+H, KV = (c[key] * c["head_dim"] for key in ("num_attention_heads", "num_key_value_heads"))
+R, RANK = 3 * 4, 4  # q, k and v in one product; o
+
+table = open(f"{work}/table").read().splitlines()
+assert table[0].startswith("step 2 on "), table[0]
+stages = []
+for line in table[2:]:
+    seconds, flops = float(line[24:].split()[0]), float(line[24:].split()[3]) * 1e9
+    if line[0] != " ":
+        stages.append((line.split()[0], seconds, flops, []))
+    else:
+        stages[-1][3].append(seconds)
+assert [s[0] for s in stages] == ["rollout", "score", "update"], stages
+for name, seconds, _, parts in stages:
+    assert min(parts) >= 0 and abs(sum(parts) - seconds) < 1e-4 * (len(parts) + 1), (name, seconds, parts)
+
+trace = json.load(open(f"{work}/b/trace-2.json"))["traceEvents"]
+tokens = {}  # in the stage's longest sequence
+for span in [e for e in trace if e.get("cat") == "user_annotation"]:
+    inside = [e for e in trace if e.get("name") == "project" and span["ts"] <= e["ts"] <= span["ts"] + span["dur"]]
+    tokens[span["name"]] = max([e["args"]["Input Dims"][0][0] for e in inside], default=0)
+P, n, N = tokens["rollout"], tokens["update"], 4 * 40
+assert n == P + 4 * 39, (P, n)  # a response's last token is predicted, and predicts nothing
+
+Q = H + 2 * KV
+weights = D * Q + H * D + 3 * D * F
+adapters = R * (D + Q) + RANK * (H + D)
+pairs = P * (P + 1) // 2 + 4 * (39 * P + 39 * 40 // 2)
+want = [
+    2 * n * L * (2 * weights + adapters),  # forward: the reference, whose adapter is merged in, and the policy
+    2 * n * L * (weights + 2 * adapters),  # dx; u's gradient and its part of dx, dA, dB
+    -2 * n * (D * Q + R * D),  # the first block's input wants none
+    2 * N * D * V * (2 + 2),  # log-probabilities: of both, and backward the logits again and dx
+    2 * pairs * H * L * (2 * 2 + 5),  # attention: two products forward, five backward
+]
+got = stages[2][2]
+assert abs(got - sum(want)) <= 1e5, (got, sum(want), want)
+END_PY
+
+# A run of one step profiles that one; --overwrite removes what the former wrote.
+train --out "$work/b" --steps 1 --profile --overwrite
+[ "$(ls "$work/b" | grep '^trace')" = trace-1.json ] || fail "traces: $(ls "$work/b")"
