@@ -307,6 +307,7 @@ def markdown(m):
 
 
 def main():
+    global WARM
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", help="a model's config.json; default: Qwen3-8B's sizes")
     parser.add_argument("--json", action="store_true", help="one step on one card")
@@ -316,7 +317,10 @@ def main():
     parser.add_argument("--micro-batch", type=int, default=0, help="responses a backward pass; 0: all")
     parser.add_argument("--rows", type=int, default=0, help="that decode at once; 0: all")
     parser.add_argument("--recompute", action="store_true", help="blocks are computed again in the backward pass")
+    parser.add_argument("--anchor", action="store_true", help="the warm starts are merged into the weights, as where memory allows")
     a = parser.parse_args()
+    if a.anchor:
+        WARM = Adapter(WARM.rank, ())
     m = Model(json.load(open(a.config)) if a.config else QWEN3_8B)
     if not a.json:
         print(markdown(m))

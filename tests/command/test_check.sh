@@ -53,7 +53,7 @@ no_go() {
 	[ "$(wc -l <"$work/stderr")" -eq 1 ] && said "do not fit into .*$pattern"
 }
 no_go 'and still it needs' --memory 512M
-no_go 'lower rollout.max_new_tokens from 16000 to [0-9]+, and it takes' --memory 900M --max-new-tokens 16000
+no_go 'lower rollout.max_new_tokens from 16000 to [0-9]+, and it takes' --memory 850M --max-new-tokens 16000
 no_go 'set update.recompute to auto, .*lower update.micro_batch from 256 to [0-9]+, and it takes' --memory 1G --prompts 64 --max-new-tokens 200 \
 	--update.micro_batch 256 --update.recompute false
 

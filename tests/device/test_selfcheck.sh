@@ -1,9 +1,9 @@
 # What a program says of the GPU's fast operations: a table that finds nothing wrong; and with a kernel that does nothing, a warning
 # that names the operation, which then runs plain: the same tokens and nearly the same numbers.
-export SIM_KERNELS=1
 . "$SOURCE_DIR/tests/command/lib.sh"
 make_sets
 make_av
+export SIM_KERNELS=1
 train() { ok nla-train --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 2 --max-new-tokens 8 --steps 1 "$@"; }
 
 train --check
