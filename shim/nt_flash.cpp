@@ -1,7 +1,6 @@
 // Attention over a token tree on a GPU by flash attention (Dao 2023): no mask and no padding, each row a sequence whose keys
 // are its ancestors' and its own. Keys that several rows read are laid out once for each; their gradients are summed in fp32,
-// in one order. The backward pass lays them out again, and sums as the forward pass of the same step would: a run repeats bit
-// for bit.
+// in one order, and the backward pass is flash attention's deterministic one: a run repeats bit for bit.
 #include "shim/nt_gpu.h"
 
 #include <ATen/Context.h>

@@ -41,11 +41,11 @@ struct Plugin {
 
 extern std::string off; // why there are no kernels; empty: there are
 
-int capability(int device); // of a card, in tenths
-void start(int device); // makes them ready, or sets `off`
-bool fast(nt_fast what);       // enabled, and not switched off
+int capability(int device);                  // of a card, in tenths
+void start(int device);                      // makes them ready, or sets `off`
+bool fast(nt_fast what);                     // enabled, and not switched off
 bool takes(nt_fast what, at::TensorList in); // can its kernel have these, of one type, now?
-bool takes_type(const at::Tensor &t); // bf16 or fp32
+bool takes_type(const at::Tensor &t);        // bf16 or fp32
 bool takes_heads(int64_t head, int64_t group);
 
 template <class... A> void launch(Kernel &k, const Grid &grid, unsigned threads, A... a)
@@ -58,7 +58,7 @@ template <class... A> void launch(Kernel &k, const Grid &grid, unsigned threads,
 // A token tree as flash attention has it: a sequence a row, its keys those of its ancestors and then its own.
 struct Sequences {
 	at::Tensor from_q, from_k;    // int32 [rows + 1]: where a row's queries and keys begin
-	at::Tensor keys; // int64 [m]: which token each is; undefined: the tokens as they are
+	at::Tensor keys;              // int64 [m]: which token each is; undefined: the tokens as they are
 	at::Tensor key_start, key_at; // int32 [n + 1], [m]: where a token stands among the keys, as key_sum has it
 	int64_t max_q, max_k;
 	double pairs; // of a token and a key that it sees

@@ -83,11 +83,10 @@ struct Part { // of an adapter that is trained
 
 struct Projection {
 	size_t n_w;
-	const void *biased, *residual; // NULL: none
-	at::Tensor A, B; // A [R, I], B [O, R]; undefined: no adapter
+	bool biased, residual, wants_x; // wants_x: a gradient
+	at::Tensor A, B;                // A [R, I], B [O, R]; undefined: no adapter
 	std::vector<Part> trained;
 	int64_t from = 0, to = 0; // of the rank: what is trained
-	bool wants_x = false;	  // a gradient
 };
 
 enum { X, RESIDUAL, BIAS, W }; // the inputs (x in the place of what is missing), then A and B of each trained part
@@ -98,14 +97,14 @@ at::Tensor project(const Projection &p, at::TensorList in, Tensors &keep)
 	const at::Tensor &x = in[X], none;
 	Tensors parts;
 	at::Tensor y;
-	if (p.residual && !p.biased && !x.is_cpu() &&
-	    p.n_w == 1) { // a GPU adds in the product: one kernel and one rounding less
+	const bool one = p.n_w == 1;
+	if (one && p.residual && !p.biased && !x.is_cpu()) { // a GPU adds in the product: one kernel and one rounding less
 		y = at::addmm(in[RESIDUAL], x, in[W].t());
 	} else {
 		for (size_t i = 0; i < p.n_w; i++)
-			parts.push_back(product(x, in[W + i], p.biased && p.n_w == 1 ? in[BIAS] : none));
-		y = p.n_w == 1 ? parts[0] : at::cat(parts, 1);
-		if (p.biased && p.n_w > 1)
+			parts.push_back(product(x, in[W + i], p.biased && one ? in[BIAS] : none));
+		y = one ? parts[0] : at::cat(parts, 1);
+		if (p.biased && !one)
 			y = y + in[BIAS];
 		if (p.residual)
 			y = in[RESIDUAL] + y;
@@ -114,7 +113,9 @@ at::Tensor project(const Projection &p, at::TensorList in, Tensors &keep)
 		return y;
 	at::Tensor u = product(x, p.A);
 	keep.push_back(p.trained.empty() ? none : u);
-	return decoding && x.is_cpu() ? y.add_(product(u, p.B)) : y.addmm_(u, p.B.t());
+	if (decoding && x.is_cpu()) // a row's bits must not depend on the rows beside it
+		return y.add_(product(u, p.B));
+	return y.addmm_(u, p.B.t());
 }
 
 Tensors project_back(const Projection &p, const Tensors &saved, const at::Tensor &dy)
@@ -158,7 +159,11 @@ nt_tensor *nt_project(const nt_tensor *x, const struct nt_projection *given)
 	const struct nt_lora *lora = given->lora && given->lora->A ? given->lora : nullptr;
 	const nt_tensor *second = given->n_w > 1 ? w[1] : x, *third = given->n_w > 2 ? w[2] : x;
 	return expr("project", {x, w[0], second, third, residual, bias, lora ? lora->B : x}, [&] {
-		Projection p = {static_cast<size_t>(given->n_w), given->bias, given->residual, {}, {}, {}};
+		Projection p;
+		p.n_w = static_cast<size_t>(given->n_w);
+		p.biased = given->bias;
+		p.residual = given->residual;
+		p.wants_x = x->t.requires_grad();
 		Tensors in = {x->t, residual->t, bias->t}, unused;
 		for (int i = 0; i < given->n_w; i++)
 			in.push_back(w[i]->t);
@@ -166,7 +171,6 @@ nt_tensor *nt_project(const nt_tensor *x, const struct nt_projection *given)
 			return project(p, in, unused);
 		p.A = lora->A->t;
 		p.B = lora->B->t;
-		p.wants_x = x->t.requires_grad();
 		for (int i = 0; i < lora->n; i++) {
 			const struct nt_lora_part &part = lora->part[i];
 			if (!c10::GradMode::is_enabled() || !part.A->t.requires_grad())
@@ -178,7 +182,7 @@ nt_tensor *nt_project(const nt_tensor *x, const struct nt_projection *given)
 			in.push_back(part.B->t);
 		}
 		std::vector<bool> unsaved = {true, true, !given->bias};
-		for (size_t i = W; i < in.size(); i++) // x is for their gradients
+		for (size_t i = W; i < in.size(); i++) // only the gradients of these take x
 			unsaved[X] = unsaved[X] && !in[i].requires_grad();
 		return nt::fused(
 			in, [=](at::TensorList all, Tensors &keep) { return project(p, all, keep); },

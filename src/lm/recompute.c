@@ -31,7 +31,7 @@ nt_tensor *nla_recompute_forward(struct nla_recompute *r, const struct nla_view 
 	nla_pack_init(pack);
 	r->x = nla_alloc((size_t)n_blocks, sizeof(*r->x));
 	r->top = keep_inputs(r);
-	return !r->top || nt_requires_grad(r->top, true) ? NULL : nt_share(r->top);
+	return nt_check() || nt_requires_grad(r->top, true) ? NULL : nt_share(r->top);
 }
 
 /* Block l again, or with l == -1 what enters the first: the gradient g of its output goes to its parameters; returns that of

@@ -135,8 +135,7 @@ static int64_t block_saved(const struct nla_plan_in *in, const struct who *w, co
 	int64_t read = 2 * d + (q + 2 * kv) + (q + kv) + q + 2 * f;
 	int64_t trained = (qkv ? d : 0) + (gate_up ? d : 0) + (trains(w, NLA_DOWN) ? f : 0) + (w->trained ? ranks : 0);
 	int64_t sums = 4 * (2 * a->n_heads + a->n_kv_heads + 2);
-	return s->tokens * (e * (read + trained + (in->plain ? f : 0)) + sums) +
-	       (pads(in) ? attention(in, s, false) : 0);
+	return s->tokens * (e * (read + trained + (in->plain ? f : 0)) + sums) + (pads(in) ? attention(in, s, false) : 0);
 }
 
 /* Bytes on top of what is saved while gradients pass down through one block. At attention the MLP's half is freed. */
@@ -193,9 +192,8 @@ int64_t nla_plan_decoding(const struct nla_plan_in *in, int64_t rows)
 				 .keys = in->prompt_head + prompts * in->prompt,
 				 .longest = NLA_MAX(in->prompt_head, in->prompt - in->prompt_head), .context = in->prompt };
 	struct shape step = { .tokens = rows, .rows = 0, .longest = 0, .context = 0 };
-	bool kernels = !in->plain;
-	int64_t logits = rows * a->vocab * (kernels ? 4 : e + 28);
-	int64_t copied = !kernels ? rows * slab * (2 * q_width(a) + kv_width(a)) * e : 0;
+	int64_t logits = rows * a->vocab * (in->plain ? e + 28 : 4);
+	int64_t copied = in->plain ? rows * slab * (2 * q_width(a) + kv_width(a)) * e : 0;
 	int64_t first = NLA_MAX(block_scope(in, &prefill), logits);
 	int64_t merge = decoder ? NLA_MAX(a->d_ff, q_width(a)) * a->d_model * 4 : 0;
 	return beside + NLA_MAX(merge, NLA_MAX(first, NLA_MAX(block_scope(in, &step) + copied, logits)));
