@@ -361,17 +361,6 @@ static bool slabs_lie_flat(const at::Tensor &c)
 	return c.stride(3) == 1 && c.stride(2) == c.size(3) && c.stride(1) == c.size(2) * c.size(3);
 }
 
-nt_status nt_cache_put(nt_tensor *cache, const nt_tensor *slot, const nt_tensor *at, const nt_tensor *x)
-{
-	return nt::action("cache_put", {cache, slot, at, x}, [&] {
-		c10::NoGradGuard off;
-		for (const at::Tensor &index : {slot->t, at->t}) // libtorch counts negative ones from the end
-			TORCH_CHECK(!index.is_cpu() || index.numel() == 0 || index.min().item<int64_t>() >= 0,
-				    "an index is negative");
-		cache->t.index_put_({slot->t, at->t}, x->t.to(cache->t.scalar_type()));
-	});
-}
-
 static bool places_fit(const at::Tensor &slot, const at::Tensor &at, int64_t n)
 {
 	return slot.is_contiguous() && at.is_contiguous() && slot.numel() == n && at.numel() == n &&

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 using nt::action;
 using nt::expr;
@@ -153,5 +154,35 @@ nt_status nt_adamw_step(nt_tensor *const *params, nt_tensor *const *m, nt_tensor
 		nt::Tensors steps(p.size(), count);
 		at::_fused_adamw_(p, g, ms, vs, {}, steps, hyper->lr, hyper->beta1, hyper->beta2, hyper->weight_decay,
 				  hyper->eps, false, false);
+	});
+}
+
+// index_put_ takes several times the time of these copies.
+static void put_rows(const at::Tensor &cache, const at::Tensor &slot, const at::Tensor &at, const at::Tensor &x)
+{
+	int64_t n = x.size(0), places = cache.size(0) * cache.size(1), width = cache.numel() / std::max<int64_t>(places, 1);
+	TORCH_CHECK(cache.is_contiguous() && slot.numel() == n && at.numel() == n && x.numel() == n * width,
+		    "rows, places and cache do not fit");
+	at::Tensor slots = slot.contiguous(), ats = at.contiguous(), rows = x.contiguous();
+	const int64_t *s = slots.const_data_ptr<int64_t>(), *p = ats.const_data_ptr<int64_t>();
+	size_t bytes = static_cast<size_t>(width) * cache.element_size();
+	const char *from = static_cast<const char *>(rows.const_data_ptr());
+	char *to = static_cast<char *>(cache.mutable_data_ptr());
+	for (int64_t i = 0; i < n; i++, from += bytes) {
+		bool fits = s[i] >= 0 && s[i] < cache.size(0) && p[i] >= 0 && p[i] < cache.size(1);
+		TORCH_CHECK(fits, "row ", i, " goes to ", s[i], ", ", p[i]);
+		memcpy(to + static_cast<size_t>(s[i] * cache.size(1) + p[i]) * bytes, from, bytes);
+	}
+}
+
+nt_status nt_cache_put(nt_tensor *cache, const nt_tensor *slot, const nt_tensor *at, const nt_tensor *x)
+{
+	return nt::action("cache_put", {cache, slot, at, x}, [&] {
+		c10::NoGradGuard off;
+		at::Tensor rows = x->t.to(cache->t.scalar_type());
+		if (cache->t.is_cpu())
+			put_rows(cache->t, slot->t, at->t, rows);
+		else
+			cache->t.index_put_({slot->t, at->t}, rows);
 	});
 }
