@@ -49,6 +49,9 @@ const char *nt_device_name(int device); /* "cpu", "cuda:0" */
 const char *nt_kernels_off(void);       /* why a GPU that is open runs without our own kernels; "": it has them */
 void nt_set_threads(int n);             /* 0: as libtorch chooses */
 int nt_threads(void);
+/* From here on threads sleep instead of spinning for each other while other processes want the processors (not where
+ * OMP_WAIT_POLICY or GOMP_SPINCOUNT say how). For programs: it starts a thread. */
+void nt_wait_politely(void);
 /* Device memory in bytes: free and total now, peak since start. CPU: no limit known here (base/machine reads the system's), and
  * this process's peak resident size. */
 nt_status nt_memory(int device, int64_t *free_bytes, int64_t *total_bytes, int64_t *peak_bytes);

@@ -277,6 +277,7 @@ void nla_config_threads(const struct nla_config *cfg)
 	nla_machine_read(&machine, "");
 	if (cfg->threads || nt_threads() > machine.cores)
 		nt_set_threads(cfg->threads ? (int)cfg->threads : machine.cores);
+	nt_wait_politely();
 }
 
 enum nla_status nla_config_device(const struct nla_config *cfg, int *device, nt_dtype *dtype, struct nla_err *err)

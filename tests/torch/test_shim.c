@@ -1,4 +1,9 @@
 /* Scopes and ownership, errors, gradients' extent, and that bad input is an error and never a crash. */
+#include <dirent.h>
+#include <pthread.h>
+#include <time.h>
+#include <unistd.h>
+
 #include "tensors.h"
 
 static const float counting[24] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23 };
@@ -496,6 +501,56 @@ static void test_out_of_memory_has_its_code(void **state)
 	assert_error(nt_zeros((nt_dtype)77, DEVICE, DIMS(1)), "unknown dtype");
 }
 
+static int tasks(void)
+{
+	DIR *dir = opendir("/proc/self/task");
+	int n = -2; /* . and .. */
+	while (dir && readdir(dir))
+		n++;
+	if (dir)
+		closedir(dir);
+	return n;
+}
+
+static void *turn(void *arg)
+{
+	for (volatile const bool *on = arg; *on;)
+		;
+	return NULL;
+}
+
+/* With more that want to run than processors a second, sleeping team of threads appears, and nothing that is computed changes. */
+static void test_threads_give_way(void **state)
+{
+	enum { BUSY = 64 };
+	pthread_t busy[BUSY];
+	static volatile bool on = true;
+	unsigned long long ran = 0;
+	FILE *stat = fopen("/proc/self/schedstat", "r");
+	if (!stat || fscanf(stat, "%llu", &ran) != 1 || sysconf(_SC_NPROCESSORS_ONLN) > BUSY / 2 || nt_threads() < 2 ||
+	    getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT"))
+		on = false;
+	if (stat)
+		fclose(stat);
+	if (!on)
+		skip();
+	nt_tensor *x = gauss(5, DIMS(300, 300));
+	double alone = item(nt_sum(nt_matmul(x, x)));
+	nt_wait_politely();
+	int before = tasks() + BUSY;
+	for (int i = 0; i < BUSY; i++)
+		assert_int_equal(pthread_create(&busy[i], NULL, turn, (void *)&on), 0);
+	for (time_t end = time(NULL) + 120; tasks() <= before && time(NULL) < end;)
+		usleep(10000);
+	int after = tasks();
+	double among = item(nt_sum(nt_matmul(x, x)));
+	on = false;
+	for (int i = 0; i < BUSY; i++)
+		pthread_join(busy[i], NULL);
+	assert_true(after > before);
+	assert_true(among == alone);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -515,6 +570,7 @@ int main(void)
 		TEST(test_inject), TEST(test_project),
 		TEST(test_devices),
 		TEST(test_out_of_memory_has_its_code),
+		TEST(test_threads_give_way),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
