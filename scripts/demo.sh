@@ -31,3 +31,4 @@ if command -v gnuplot >/dev/null 2>&1 && "$root/scripts/plot-run.sh" "$out"; the
 	echo "Picture of the run: $out/run.png"
 fi
 echo "Explain a held-out row with it:  $NLA_BUILD/nla-explain $root/demo/config.json --av $out/checkpoints/latest/av --data $root/demo/eval --row 7"
+echo "Then a model of your own:  $root/docs/your-model.md"
