@@ -13,6 +13,7 @@ so that a model of this size can be its own teacher. No character is reserved as
 """
 import argparse
 import collections
+import importlib.util
 import json
 import pathlib
 import random
@@ -81,6 +82,8 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build")
     args = parser.parse_args()
+    if not importlib.util.find_spec("tokenizers"):
+        sys.exit("small-model: error: no tokenizers in this Python: run scripts/setup.sh --reference and use its Python")
     paragraphs = [p.strip() for p in re.split(r"\n\s*\n", args.text.read_text("utf-8")) if len(p) > 100]
     if len(paragraphs) < 100:
         sys.exit(f"small-model: error: '{args.text}' has {len(paragraphs)} paragraphs of more than 100 characters, want 100 or more")
