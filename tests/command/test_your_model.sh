@@ -58,7 +58,7 @@ done
 python3 - <<'END'
 import json
 lines = open("said").read()
-explained = [json.loads(x) for x in lines.splitlines() if x.startswith('{"text"')]
+explained = [json.loads(x) for x in lines.splitlines() if x.startswith('{') and '"explanation"' in x]
 assert len(explained) == 3 and all(-1 <= x["cosine"] <= 1 for x in explained), lines
 assert any(x["explanation"] for x in explained), "the AV closed no tags"
 held = {role: [x for x in map(json.loads, open(f"runs/mine/{role}/metrics.jsonl")) if "held_loss" in x] for role in ("av", "ar")}
