@@ -26,9 +26,8 @@ mkdir -p "$(dirname "$out")"
 started=$(date +%s)
 "$NLA_BUILD/nla-train" "$root/demo/config.json" --out "$out" --overwrite "${flags[@]}"
 echo
-echo "Trained in $(($(date +%s) - started)) s. Run folder: $out"
+echo "Trained in $(($(date +%s) - started)) s. Run folder: $out. Next, a model of your own: $root/docs/your-model.md"
 if command -v gnuplot >/dev/null 2>&1 && "$root/scripts/plot-run.sh" "$out"; then
 	echo "Picture of the run: $out/run.png"
 fi
 echo "Explain a held-out row with it:  $NLA_BUILD/nla-explain $root/demo/config.json --av $out/checkpoints/latest/av --data $root/demo/eval --row 7"
-echo "Then a model of your own:  $root/docs/your-model.md"
