@@ -3,8 +3,8 @@
 
 	reference_loop.py --model MODEL --av AV --ar AR --data SET [--prompts 8 --group 4 --max-new-tokens 60 --steps 3 --threads 2]
 
-The shape is that of the public nanoNLA trainer, not its code: `generate` with the G samples of one prompt at a time; the AR's
-score once a group; the update in micro-batches of 2, policy and reference forwards with the logits of every position and
+The shape is that of the public nanoNLA trainer (https://github.com/ceselder/nanoNLA), not its code: `generate` with the G samples of
+one prompt at a time; the AR's score once a group; the update in micro-batches of 2, policy and reference forwards with the logits of every position and
 log_softmax over them. The mathematics are those of our contract, so it learns: the AV adapter is merged and is the reference
 policy, a fresh rsLoRA on q k v o is the policy, sampling is from the full distribution at temperature 1, old log-probabilities
 are those before the step (so the ratio is 1 at the only update), every stop token counts and is trained on, failed rows score

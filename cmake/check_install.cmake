@@ -55,3 +55,23 @@ int main(void)
 run(${CC} -std=c11 -Wall -Wextra -Wstrict-prototypes -Wno-cast-function-type -Werror ${PREFIX}/user.c -o ${PREFIX}/user ${flags}
   -Wl,-rpath,${PREFIX}/${LIBDIR})
 run(${PREFIX}/user)
+
+# The program of docs/embedding.md, with what the page says that it prints, and how it fails.
+set(source ${CMAKE_CURRENT_LIST_DIR}/..)
+file(READ ${source}/docs/embedding.md page)
+if(NOT page MATCHES "```c\n(.*)\n```\n\nIt compiles.*and says of the demo[^\n]*\n\n    ([^\n]*)\n    (cosine 0[.][0-9]+)\n")
+  message(FATAL_ERROR "docs/embedding.md has no program, or does not say what it prints")
+endif()
+set(said "${CMAKE_MATCH_2}\n${CMAKE_MATCH_3}")
+file(WRITE ${PREFIX}/app.c "${CMAKE_MATCH_1}\n")
+run(${CC} -std=c11 -Wall -Wextra -Werror ${PREFIX}/app.c -o ${PREFIX}/app ${flags} -Wl,-rpath,${PREFIX}/${LIBDIR})
+run(${CMAKE_COMMAND} -E chdir ${source} ${CMAKE_COMMAND} -E env OMP_NUM_THREADS=1 ${PREFIX}/app OUT printed)
+if(NOT printed STREQUAL said)
+  message(FATAL_ERROR "the program of docs/embedding.md prints\n${printed}\nand the page says\n${said}")
+endif()
+foreach(folder ${source} ${PREFIX}) # an empty text; no demo there
+  execute_process(COMMAND ${PREFIX}/app "" WORKING_DIRECTORY ${folder} OUTPUT_VARIABLE out ERROR_VARIABLE err RESULT_VARIABLE rc)
+  if(NOT rc EQUAL 1 OR NOT out STREQUAL "" OR NOT err MATCHES "^app: [^\n]+\n$")
+    message(FATAL_ERROR "the program of docs/embedding.md exits ${rc} in ${folder}:\n${out}${err}")
+  endif()
+endforeach()

@@ -13,7 +13,7 @@ SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
          r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 
 
-def train_tokenizer(texts, vocab, special, marker):
+def train_tokenizer(texts, vocab, special, marker=None):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
@@ -22,10 +22,11 @@ def train_tokenizer(texts, vocab, special, marker):
     tokenizer.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
     tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=vocab - len(special) - 1, min_frequency=2, show_progress=False,
+        vocab_size=vocab - len(special) - bool(marker), min_frequency=2, show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
-    tokenizer.add_tokens([AddedToken(marker, normalized=False, special=False)])
+    if marker:
+        tokenizer.add_tokens([AddedToken(marker, normalized=False, special=False)])
     return tokenizer
 
 

@@ -13,6 +13,8 @@
  *	free(text);
  *	nla_close(nla);
  *
+ * docs/embedding.md has a whole program; python/nla.py is the same for Python.
+ *
  * Functions return 0 or a pointer on success; else 1 or NULL, and message holds one line. One struct nla serves one thread.
  */
 #ifndef NLA_H
@@ -40,6 +42,10 @@ int nla_activation(struct nla *nla, const char *text, int64_t position, float *v
 /* An explanation of v [D], sampled at this temperature (0: greedy) with this seed; the caller frees it. NULL also when the AV
  * wrote none (no closed tags within max_new_tokens); the message says so. */
 char *nla_explain(struct nla *nla, const float *v, int64_t max_new_tokens, double temperature, uint64_t seed, char *message);
+/* The same of n activations v [n, D], which decode together: an array of n texts, the caller's to free like each of them. Where
+ * the AV wrote none the text is NULL and message says why; else it is empty. The first text is nla_explain's. */
+char **nla_explain_many(struct nla *nla, const float *v, int64_t n, int64_t max_new_tokens, double temperature, uint64_t seed,
+			char *message);
 /* What the AR predicts from a text: v_hat [D] (or NULL), of length sqrt(D); cosine with v [D] when both are given. The mse of
  * the papers is 2 (1 - cosine). */
 int nla_reconstruct(struct nla *nla, const char *text, float *v_hat, const float *v, double *cosine, char *message);

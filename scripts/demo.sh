@@ -26,7 +26,7 @@ mkdir -p "$(dirname "$out")"
 started=$(date +%s)
 "$NLA_BUILD/nla-train" "$root/demo/config.json" --out "$out" --overwrite "${flags[@]}"
 echo
-echo "Trained in $(($(date +%s) - started)) s. Run folder: $out"
+echo "Trained in $(($(date +%s) - started)) s. Run folder: $out. Next, a model of your own: $root/docs/your-model.md"
 if command -v gnuplot >/dev/null 2>&1 && "$root/scripts/plot-run.sh" "$out"; then
 	echo "Picture of the run: $out/run.png"
 fi

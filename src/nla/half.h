@@ -6,6 +6,8 @@
  *	a whole checkpoint: config.json and model.safetensors or its shards (merged AVs, kitft's AV and truncated AR)
  *	neither, and a sidecar that names a whole checkpoint: what a run saves of a whole AR whose weights it did not train
  *
+ * (nanoNLA: github.com/ceselder/nanoNLA; kitft: github.com/kitft/natural_language_autoencoders)
+ *
  * The base of an adapter is, in this order: what the user says (av_base, ar_base), `base_folder` of its sidecar,
  * adapter_config.json's base_model_name_or_path when that is a whole checkpoint with a sidecar here, else the target. A base
  * that is the target's own folder is the target: nothing is loaded twice.

@@ -7,6 +7,8 @@
 #include "nla/extract.h"
 #include "run/models.h"
 
+#define ROWS_AT_ONCE 128 /* that decode; texts do not depend on it */
+
 struct nla {
 	struct nla_models m;
 };
@@ -55,22 +57,34 @@ int nla_activation(struct nla *nla, const char *text, int64_t position, float *v
 	return done(&err, message);
 }
 
-char *nla_explain(struct nla *nla, const float *v, int64_t max_new_tokens, double temperature, uint64_t seed, char *message)
+char **nla_explain_many(struct nla *nla, const float *v, int64_t n, int64_t max_new_tokens, double temperature, uint64_t seed,
+			char *message)
 {
 	struct nla_err err = NLA_ERR_INIT;
-	struct nla_rl rl = { .rollout = { .max_new_tokens = max_new_tokens, .temperature = temperature,
+	struct nla_rl rl = { .rollout = { .max_new_tokens = max_new_tokens, .temperature = temperature, .rows = ROWS_AT_ONCE,
 					  .truncated = NLA_TRUNCATED_SCORE },
 			     .av = &nla->m.av, .sampler = nla_half_view(&nla->m.av), .rng = { seed, NLA_STREAM_EVAL } };
 	struct nla_step step;
-	char *text = NULL;
-	nla_step_start(&step, 1, 1, nla_width(nla));
-	memcpy(step.v, v, (size_t)nla_width(nla) * sizeof(*v));
-	if (!nla_rollout(&rl, &step, &err) && step.failed[0])
-		nla_fail(&err, "the verbalizer wrote no explanation: %s", nla_failures[step.failed[0]].name);
-	else if (!err.status)
-		text = nla_strdup(step.explanation[0]);
+	char **texts = NULL;
+	nla_step_start(&step, n, 1, nla_width(nla));
+	memcpy(step.v, v, (size_t)(n * nla_width(nla)) * sizeof(*v));
+	if (!nla_rollout(&rl, &step, &err)) {
+		texts = nla_alloc((size_t)n + 1, sizeof(*texts));
+		for (int64_t i = 0; i < n; i++)
+			if (!step.failed[i])
+				texts[i] = nla_strdup(step.explanation[i]);
+			else
+				nla_fail(&err, "the verbalizer wrote no explanation: %s", nla_failures[step.failed[i]].name);
+	}
 	nla_step_release(&step);
 	done(&err, message);
+	return texts;
+}
+
+char *nla_explain(struct nla *nla, const float *v, int64_t max_new_tokens, double temperature, uint64_t seed, char *message)
+{
+	char **texts = nla_explain_many(nla, v, 1, max_new_tokens, temperature, seed, message), *text = texts ? texts[0] : NULL;
+	free(texts);
 	return text;
 }
 
