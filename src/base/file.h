@@ -57,6 +57,7 @@ struct nla_lines {
 enum nla_status nla_lines_open(struct nla_lines *l, const char *path, struct nla_err *err);
 const char *nla_lines_next(struct nla_lines *l);
 const char *nla_lines_next_filled(struct nla_lines *l); /* the next that is not blank */
+int64_t nla_lines_at(const struct nla_lines *l); /* bytes of the file that were read; of a gzip file nearly so */
 enum nla_status nla_lines_close(struct nla_lines *l, struct nla_err *err);
 
 /*

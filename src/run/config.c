@@ -60,7 +60,7 @@ const struct nla_option nla_config_table[] = {
 	     "load and verify all, print the memory plan (with memory: for a GPU of that size), try one prompt, write nothing"),
 	BOOL(profile, TRAIN | FREE, "print where the second step's time goes, and write it to trace-STEP.json in out"),
 	INT(steps, "250", 1, BIG, NULL, TRAIN | SFT | FREE, "number of updates"),
-	BOOL(resume, TRAIN | SFT | TEACH | FREE, "resume from the newest checkpoint in out (nla-teach: the last batch)"),
+	BOOL(resume, TRAIN | SFT | EXTRACT | TEACH | FREE, "resume from the newest checkpoint, or batch, in out"),
 	BOOL(overwrite, TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT | FREE, "replace what is in out"),
 
 	ENUM(chat.format, "auto", NLA_CHAT_FORMATS, NULL, ALL, "prompt format; auto: by nla_chat.json, template or tokens"),

@@ -65,7 +65,7 @@ static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg,
 		if (nla_checkpoint_find(f->path, &f->checkpoint, &f->resumed, err))
 			return err->status;
 		const bool own = f->checkpoint && nla_exists_in(f->path, "reference/nla_meta.yaml");
-		if ((there || f->checkpoint) && (nla_same_run(f->path, cfg, fixed_steps, own, err) ||
+		if ((there || f->checkpoint) && (nla_same_run(f->path, cfg, NLA_CMD_LOOPS, fixed_steps, own, err) ||
 						 cut_lines(f->path, "metrics.jsonl", f->resumed, err) ||
 						 cut_lines(f->path, "samples.jsonl.gz", f->resumed, err)))
 			return err->status;
@@ -76,7 +76,7 @@ static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg,
 		return nla_usage(err, "'%s' holds a run already: give --resume to continue it, --overwrite to replace it, or "
 				 "another --out", f->path);
 	}
-	return nla_same_write(f->path, cfg, err);
+	return nla_same_write(f->path, cfg, NLA_CMD_LOOPS, err);
 }
 
 enum nla_status nla_lock(int fd, const char *name, struct nla_err *err)

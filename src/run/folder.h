@@ -60,9 +60,10 @@ enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t 
 char *nla_content(const char *path);
 /* The value of a setting that a run in the file `path` began with (NULL: missing) and that of now: a difference is an error. */
 enum nla_status nla_same_setting(const char *key, const char *path, const cJSON *was, const cJSON *now, struct nla_err *err);
-/* A run folder's config.json and inputs.json ({"data": "9f3c...", ...}: what its paths held) against cfg, or written by it.
- * own: the run has its own AV and AR, so another one is only said to be unused. */
-enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, bool fixed_steps, bool own, struct nla_err *err);
-enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, struct nla_err *err);
+/* A run folder's config.json and inputs.json ({"data": "9f3c...", ...}: what its paths held) against cfg, or written by it. of:
+ * the programs whose options count. own: the run has its own AV and AR, so another one is only said to be unused. */
+enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, unsigned of, bool fixed_steps, bool own,
+			     struct nla_err *err);
+enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, unsigned of, struct nla_err *err);
 
 #endif
