@@ -61,14 +61,11 @@ int64_t nla_lines_at(const struct nla_lines *l); /* bytes of the file that were 
 enum nla_status nla_lines_close(struct nla_lines *l, struct nla_err *err);
 
 /*
- * Append-only writer, plain or gzip (if its name ends in .gz: one gzip member for each flush, so that a killed run leaves a
- * readable file). flush pushes to the system; when it fails the file is cut back to what it was and the text kept, so that a
- * later flush may try again. Opening a .gz whose last member was cut short removes that member: what followed it could not be
- * read. close flushes, is idempotent, and keeps an error that err already has.
+ * Append-only writer. flush pushes to the system; when it fails the file is cut back to what it was and the text kept, so that
+ * a later flush may try again. close flushes, is idempotent, and keeps an error that err already has.
  */
 struct nla_log {
 	int fd;
-	bool gz;
 	char *path;
 	struct nla_str pending;
 };

@@ -107,8 +107,9 @@ const struct nla_option nla_config_table[] = {
 	INT(checkpoint.every, "50", 0, BIG, NULL, TRAIN | SFT | FREE, "steps between checkpoints; 0: at the end only"),
 	INT(checkpoint.keep, "2", 1, BIG, NULL, TRAIN | SFT | FREE, "newest checkpoints to keep"),
 	INT(log.every, "1", 1, BIG, NULL, TRAIN | SFT | FREE, "steps between lines on stderr; metrics.jsonl has all"),
-	INT(log.samples_every, "10", 1, BIG, NULL, TRAIN | FREE, "steps between samples"),
-	INT(log.samples, "4", 0, BIG, NULL, TRAIN | FREE, "responses written to samples.jsonl.gz each time"),
+	INT(log.samples_every, "10", 1, BIG, NULL, TRAIN | FREE, "steps between samples; the first step has some too"),
+	INT(log.samples, "4", 0, BIG, NULL, TRAIN | FREE, "responses written to samples.jsonl each time, and a failed one"),
+	INT(log.probe, "3", 0, 65536, NULL, TRAIN | SFT | FREE, "held-out rows, always the same, whose explanations are shown"),
 
 	ENUM(sft.role, "av", "lm|av|ar", "role", SFT, "what to train: a small target from nothing, the AV or the AR"),
 	PATH(sft.corpus, "corpus", SFT, "role lm: text, or a folder of texts"),

@@ -39,7 +39,7 @@ struct nla_config {
 	struct { bool enabled, train_head; double lr; } ar_update;
 	struct { char *data; int64_t rows, every, batch; } eval;
 	struct { int64_t every, keep; } checkpoint;
-	struct { int64_t every, samples_every, samples; } log;
+	struct { int64_t every, samples_every, samples, probe; } log;
 	struct {
 		int role, schedule; /* enum nla_role, enum nla_schedule */
 		char *corpus;

@@ -1,5 +1,5 @@
 /*
- * folder - a run folder: config.json (resolved), inputs.json, metrics.jsonl, samples.jsonl.gz, log.txt, checkpoints/step-N,
+ * folder - a run folder: config.json (resolved), inputs.json, metrics.jsonl, samples.jsonl, log.txt, checkpoints/step-N,
  * checkpoints/latest.
  *
  * An existing run is overwritten only when the configuration says so. On resume the configuration must be the one the run began
@@ -28,6 +28,8 @@ enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *c
 void nla_folder_close(struct nla_folder *f);
 /* One line into a log of the folder, or another, flushed. */
 enum nla_status nla_log_line(struct nla_log *log, const cJSON *line, struct nla_err *err);
+/* One into samples.jsonl, which is made with the first. */
+enum nla_status nla_folder_sample(struct nla_folder *f, const cJSON *sample, struct nla_err *err);
 /* Held until fd is closed, or the process is gone. name: the folder, for the message when another program has it. */
 enum nla_status nla_lock(int fd, const char *name, struct nla_err *err);
 
