@@ -3,7 +3,7 @@
  *
  *	documents -> ids -> target -> residual stream after block K at chosen tokens, v [rows, D] -> OUT, with its baselines
  *
- * OUT/part holds what is written, with the settings and inputs that it depends on, until the set is whole.
+ * OUT/nla-extract.part holds what is written, with the settings and inputs that it depends on, until the set is whole.
  */
 #include <fcntl.h>
 #include <stdio.h>

@@ -19,8 +19,8 @@
 #include "nla/sidecar.h"
 
 #define NLA_ACTSET_ROWS "rows.jsonl.gz"
-#define NLA_ACTSET_PART "part"          /* of a set's folder, while it is written */
-#define NLA_ACTSET_MARKS "batches.jsonl" /* in there */
+#define NLA_ACTSET_PART "nla-extract.part" /* of a set's folder, while it is written */
+#define NLA_ACTSET_MARKS "batches.jsonl"   /* in there */
 
 struct nla_row {
 	char *doc_id;
@@ -57,7 +57,7 @@ enum nla_status nla_actset_vectors(const struct nla_actset *set, const int64_t *
  * Writing, streamed: add rows as they come; the baselines are computed and the sidecar written by finish (baseline: over the
  * first 50,000 rows). `meta` supplies layer, d_model, tokens, templates. The folder must not hold a set already. Until
  * finish has succeeded there is no nla_meta.yaml, and a folder without one is not a set. What was written when a program
- * failed, was stopped or killed stays in the folder's `part`: create with n continues behind its first n rows. mark adds a line
+ * failed, was stopped or killed stays in NLA_ACTSET_PART: create with n continues behind its first n rows. mark adds a line
  * to the marks once all rows so far are with the system: what is needed to continue there.
  */
 struct nla_actset_writer;

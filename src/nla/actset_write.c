@@ -1,9 +1,9 @@
 /*
  * actset_write - making and removing the files of an activation set.
  *
- * The writer streams vectors [N, D] and rows, as plain lines, into OUT/part. finish makes a whole set there and moves its files
- * out, the sidecar last, so that a sidecar in OUT means a whole set. A set with other explanations is made in the same order,
- * every file replaced as a whole.
+ * The writer streams vectors [N, D] and rows, as plain lines, into NLA_ACTSET_PART. finish makes a whole set there and moves
+ * its files out, the sidecar last, so that a sidecar in OUT means a whole set. A set with other explanations is made in the
+ * same order, every file replaced as a whole.
  */
 #include "nla/actset.h"
 

@@ -96,8 +96,8 @@ static void write_time(FILE *out, const struct nla_train *t, const struct nla_st
 	NLA_AUTO(nla_str_release) struct nla_str time = NLA_STR_INIT;
 	const double all = (double)(cfg->steps * cfg->rollout.prompts) / (double)prompts;
 	nla_add_left(&time, all * (texts + s->seconds[NLA_STAGE_UPDATE]) + texts / (double)s->n * (double)(evals * rows));
-	fprintf(out, "a run of %lld steps and %lld evaluations on this device: about %s (from a step of %lld of %lld "
-		"prompts)\n", (long long)cfg->steps, (long long)evals, time.buf, (long long)prompts,
+	fprintf(out, "a run of %lld steps and %lld evaluations, begun now on this device: about %s (from a step of "
+		"%lld of %lld prompts)\n", (long long)cfg->steps, (long long)evals, time.buf, (long long)prompts,
 		(long long)cfg->rollout.prompts);
 }
 

@@ -23,7 +23,7 @@ has '^  total .* of [0-9.]+: '
 has '^memory plan in GiB for cpu, fp32: 2 x 4 responses of at most 40 tokens$'
 has '^room: 16 x 16 responses fit too'
 has '^tried one prompt: 4 responses '
-has '^a run of 250 steps and 0 evaluations on this device: about .* left, until .* \(from a step of [12] of 2 prompts\)$'
+has '^a run of 250 steps and 0 evaluations, begun now on this device: about .* left, until .* \(from a step of [12] of 2 prompts\)$'
 check --ar_update.enabled --update.recompute true --update.micro_batch 3
 said_go
 has '3 of 8 responses a backward pass, blocks recomputed'

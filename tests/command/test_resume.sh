@@ -234,7 +234,7 @@ for at in 'batches.jsonl 1' 'rows.jsonl 200' 'batches.jsonl 5' 'nla_meta.yaml.tm
 	signalled ${at% *} ${at#* } KILL nla-extract "$@" --out "$out" --resume
 	[ "$code" -eq 137 ] || fail "nla-extract, killed at $at: exits $code: $(cat "$work/stderr")"
 	[ ! -e "$out/nla_meta.yaml" ] || fail "killed at $at, and a set"
-	printf '{"docs":9' >>"$out/part/batches.jsonl"
+	printf '{"docs":9' >>"$out/nla-extract.part/batches.jsonl"
 done
 refused 2 "holds a part of a set: give --resume to continue it, --overwrite to replace it" nla-extract "$@" --out "$out"
 run nla-extract "$@" --out "$out" --resume --seed 3
@@ -248,8 +248,8 @@ ok nla-extract "$@" --out "$out" --resume
 same_set "$out"
 same "$work/big.said" "$work/stdout"
 # Killed between two of the renames that make it a set.
-mkdir "$out/part"
-mv "$out/rows.jsonl.gz" "$out/nla_meta.yaml" "$out/part"
+mkdir "$out/nla-extract.part"
+mv "$out/rows.jsonl.gz" "$out/nla_meta.yaml" "$out/nla-extract.part"
 ok nla-extract "$@" --out "$out" --resume
 same_set "$out"
 grep -q "^nothing left to do: '$out' is whole" "$work/stderr" || fail "$(cat "$work/stderr")"
