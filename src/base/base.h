@@ -22,7 +22,7 @@ enum nla_status {
 	NLA_FAIL,  /* the work could not be done: exit code 1                   */
 	NLA_USAGE, /* the user asked for something that makes no sense: exit 2  */
 	NLA_NOMEM, /* out of device or host memory: exit 1, text says what to lower */
-	NLA_STOPPED, /* a signal ended it before there was a result: exit 1     */
+	NLA_STOPPED, /* a signal ended it, its work is saved: exit 3            */
 };
 
 /* An error: status and one line of text: lower case, no full stop, what failed, quoted subject, why. */

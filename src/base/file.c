@@ -129,6 +129,12 @@ const char *nla_lines_next_filled(struct nla_lines *l)
 	return NULL;
 }
 
+int64_t nla_lines_at(const struct nla_lines *l)
+{
+	const double given = (double)gztell(l->gz), used = given - (double)(l->n - l->at);
+	return (int64_t)(gzdirect(l->gz) || given == 0 ? used : used / given * (double)gzoffset(l->gz));
+}
+
 static enum nla_status read_error(const struct nla_lines *l, struct nla_err *err)
 {
 	int code;

@@ -57,17 +57,15 @@ struct nla_lines {
 enum nla_status nla_lines_open(struct nla_lines *l, const char *path, struct nla_err *err);
 const char *nla_lines_next(struct nla_lines *l);
 const char *nla_lines_next_filled(struct nla_lines *l); /* the next that is not blank */
+int64_t nla_lines_at(const struct nla_lines *l); /* bytes of the file that were read; of a gzip file nearly so */
 enum nla_status nla_lines_close(struct nla_lines *l, struct nla_err *err);
 
 /*
- * Append-only writer, plain or gzip (if its name ends in .gz: one gzip member for each flush, so that a killed run leaves a
- * readable file). flush pushes to the system; when it fails the file is cut back to what it was and the text kept, so that a
- * later flush may try again. Opening a .gz whose last member was cut short removes that member: what followed it could not be
- * read. close flushes, is idempotent, and keeps an error that err already has.
+ * Append-only writer. flush pushes to the system; when it fails the file is cut back to what it was and the text kept, so that
+ * a later flush may try again. close flushes, is idempotent, and keeps an error that err already has.
  */
 struct nla_log {
 	int fd;
-	bool gz;
 	char *path;
 	struct nla_str pending;
 };

@@ -99,70 +99,27 @@ enum nla_status nla_sync(const char *path, struct nla_err *err)
 	return why ? nla_fail(err, "cannot sync '%s': %s", path, strerror(why)) : NLA_OK;
 }
 
-/* Cut what follows the last whole gzip member. A file damaged before that, or that is no gzip file, stays as it is. */
-static enum nla_status log_repair(const struct nla_log *log, struct nla_err *err)
-{
-	unsigned char in[1 << 15], out[1 << 15];
-	enum nla_status status = NLA_OK;
-	off_t read_to = 0, whole = 0;
-	z_stream z = { 0 };
-	ssize_t n;
-	int code = Z_OK;
-	if (inflateInit2(&z, 15 + 16) != Z_OK)
-		NLA_BUG("cannot start gunzip");
-	while (code >= 0 && (n = pread(log->fd, in, sizeof(in), read_to)) > 0) {
-		read_to += n;
-		z.next_in = in;
-		z.avail_in = (uInt)n;
-		while (z.avail_in && code >= 0) {
-			z.next_out = out;
-			z.avail_out = sizeof(out);
-			code = inflate(&z, Z_NO_FLUSH);
-			if (code == Z_STREAM_END) {
-				whole = read_to - z.avail_in;
-				inflateReset(&z);
-			}
-		}
-	}
-	if (code < 0)
-		status = nla_fail(err, "cannot append to '%s': damaged gzip: %s", log->path, z.msg ? z.msg : "unknown error");
-	else if (n < 0)
-		status = nla_fail(err, "cannot read '%s': %s", log->path, strerror(errno));
-	else if (read_to > whole && ftruncate(log->fd, whole))
-		status = nla_fail(err, "cannot write '%s': %s", log->path, strerror(errno));
-	inflateEnd(&z);
-	return status;
-}
-
 enum nla_status nla_log_open(struct nla_log *log, const char *path, struct nla_err *err)
 {
-	bool gz = nla_ends_with(path, ".gz");
-	*log = (struct nla_log){ .fd = -1, .gz = gz, .pending = NLA_STR_INIT };
-	log->fd = open(path, (gz ? O_RDWR : O_WRONLY) | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+	*log = (struct nla_log){ .pending = NLA_STR_INIT };
+	log->fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
 	if (log->fd < 0)
 		return nla_fail(err, "cannot write '%s': %s", path, strerror(errno));
 	log->path = nla_strdup(path);
-	if (!gz || !log_repair(log, err))
-		return NLA_OK;
-	nla_log_close(log, err);
-	return err->status;
+	return NLA_OK;
 }
 
 void nla_log_add(struct nla_log *log, const char *text, size_t n) { nla_str_addn(&log->pending, text, n); }
 
 enum nla_status nla_log_flush(struct nla_log *log, struct nla_err *err)
 {
-	NLA_AUTO(nla_str_release) struct nla_str packed = NLA_STR_INIT;
-	const struct nla_str *out = log->gz ? &packed : &log->pending;
 	struct stat before;
 	if (!log->pending.len)
 		return NLA_OK;
 	if (log->fd < 0)
 		NLA_BUG("log is not open");
-	if (log->gz)
-		nla_gzip(log->pending.buf, log->pending.len, &packed);
 	bool regular = !fstat(log->fd, &before) && S_ISREG(before.st_mode);
-	int why = write_all(log->fd, out->buf, out->len);
+	int why = write_all(log->fd, log->pending.buf, log->pending.len);
 	if (why) {
 		bool torn = regular && ftruncate(log->fd, before.st_size);
 		return nla_fail(err, "cannot write '%s': %s%s", log->path, strerror(why), torn ? " (its end is torn)" : "");

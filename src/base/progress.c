@@ -3,10 +3,12 @@
  */
 #include "base/progress.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -21,7 +23,7 @@ static void clear_live(void)
 	live = false;
 }
 
-static void add_duration(struct nla_str *s, double seconds)
+void nla_add_duration(struct nla_str *s, double seconds)
 {
 	long t = (long)(seconds + 0.5);
 	if (seconds < 9.95)
@@ -32,6 +34,22 @@ static void add_duration(struct nla_str *s, double seconds)
 		nla_str_addf(s, "%ld min %02ld s", t / 60, t % 60);
 	else
 		nla_str_addf(s, "%ld h %02ld min", t / 3600, t / 60 % 60);
+}
+
+void nla_add_left(struct nla_str *s, double seconds)
+{
+	const time_t end = time(NULL) + (time_t)(seconds + 0.5);
+	char clock[32];
+	struct tm tm;
+	strftime(clock, sizeof(clock), seconds < 72000 ? "%H:%M" : "%a %d %b %H:%M", localtime_r(&end, &tm));
+	nla_add_duration(s, seconds);
+	nla_str_addf(s, " left, until %s", clock);
+}
+
+char *nla_figure(double x, double error, int digits)
+{
+	return isnan(x) ? nla_strdup("-") : isnan(error) ? nla_format("%.*f", digits, x)
+	       : nla_format("%.*f +- %.*f", digits, x, digits, error);
 }
 
 void nla_progress_start(struct nla_progress *p, const char *what, int64_t total)
@@ -49,12 +67,15 @@ void nla_progress_step(struct nla_progress *p, int64_t done, const char *fmt, ..
 		return;
 	p->shown = now;
 	nla_str_addf(&line, "%s %lld", p->what, (long long)done);
-	if (p->total > 0)
-		nla_str_addf(&line, "/%lld (%.0f%%)", (long long)p->total, 100.0 * (double)done / (double)p->total);
-	if (p->total > 0 && done > 0 && done < p->total) {
+	if (p->total > 0) {
+		nla_str_addf(&line, "/%lld", (long long)p->total);
+		p->share = NLA_MAX(p->share, (double)done / (double)p->total);
+	}
+	if (p->share > 0)
+		nla_str_addf(&line, " (%.0f%%)", 100 * p->share);
+	if (p->share > p->from && p->share < 1) {
 		nla_str_add(&line, ", ");
-		add_duration(&line, (now - p->started) * (double)(p->total - done) / (double)done);
-		nla_str_add(&line, " left");
+		nla_add_left(&line, (now - p->started) * (1 - p->share) / (p->share - p->from));
 	}
 	nla_str_add(&line, ": ");
 	va_start(ap, fmt);
@@ -79,7 +100,7 @@ void nla_progress_end(struct nla_progress *p, const char *fmt, ...)
 	nla_str_addv(&line, fmt, ap);
 	va_end(ap);
 	nla_str_add(&line, " in ");
-	add_duration(&line, nla_seconds() - p->started);
+	nla_add_duration(&line, nla_seconds() - p->started);
 	nla_say("%s: %s", p->what, line.buf);
 }
 

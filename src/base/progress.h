@@ -13,13 +13,20 @@
 
 struct nla_progress {
 	const char *what;
-	int64_t total; /* 0: unknown */
+	int64_t total;      /* 0: unknown */
+	double share, from; /* done of all, where that is known in another way than by total; what of it was done before */
 	double started, shown;
 	bool tty;
 };
 void nla_progress_start(struct nla_progress *p, const char *what, int64_t total);
 void nla_progress_step(struct nla_progress *p, int64_t done, const char *fmt, ...) NLA_PRINTF(3, 4);
 void nla_progress_end(struct nla_progress *p, const char *fmt, ...) NLA_PRINTF(2, 3);
+
+/* "3 min 20 s"; "3 min 20 s left, until 14:32". */
+void nla_add_duration(struct nla_str *s, double seconds);
+void nla_add_left(struct nla_str *s, double seconds);
+/* "0.731 +- 0.012", "0.731" where the error is NaN, "-" where there is no number; owned. */
+char *nla_figure(double x, double error, int digits);
 
 /* A plain line to stderr, clearing a live line first; with a tee: also to that log (log.txt) when set. */
 struct nla_log;

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/json.h"
@@ -77,7 +78,8 @@ enum nla_status nla_st_writer_open(struct nla_st_writer **out, const char *path,
 		w->rows.shape[0] = 0;
 		entries = &w->rows;
 	}
-	w->f = fopen(w->tmp, "wb");
+	w->f = fopen(w->tmp, "r+b");
+	w->f = w->f ? w->f : fopen(w->tmp, "w+b");
 	if (!w->f)
 		nla_fail(err, "cannot create '%s': %s", w->tmp, strerror(errno));
 	else if (!write_header(w, entries, n, err))
@@ -91,6 +93,22 @@ enum nla_status nla_st_writer_add(struct nla_st_writer *w, const void *bytes, si
 	return n && fwrite(bytes, 1, n, w->f) != n ? cannot_write(w, err) : NLA_OK;
 }
 
+enum nla_status nla_st_writer_keep(struct nla_st_writer *w, size_t n, struct nla_err *err)
+{
+	struct stat st;
+	if (fflush(w->f) || fstat(fileno(w->f), &st) || st.st_size < (off_t)(w->reserved + n))
+		return nla_fail(err, "'%s' is shorter than what was written to it", w->tmp);
+	w->written += n;
+	return fseeko(w->f, (off_t)n, SEEK_CUR) ? cannot_write(w, err) : NLA_OK;
+}
+
+size_t nla_st_writer_header(const struct nla_st_writer *w) { return w->reserved; }
+
+enum nla_status nla_st_writer_flush(struct nla_st_writer *w, struct nla_err *err)
+{
+	return fflush(w->f) ? cannot_write(w, err) : NLA_OK;
+}
+
 enum nla_status nla_st_writer_close(struct nla_st_writer *w, struct nla_err *err)
 {
 	nla_auto char *dir = nla_path_dir(w->path);
@@ -100,16 +118,16 @@ enum nla_status nla_st_writer_close(struct nla_st_writer *w, struct nla_err *err
 	}
 	if (!err->status && w->written != w->want)
 		NLA_BUG("'%s' has %" PRIu64 " bytes of %" PRIu64, w->path, w->written, w->want);
-	if (!err->status && (fflush(w->f) || fsync(fileno(w->f))))
+	if (!err->status && (fflush(w->f) || ftruncate(fileno(w->f), (off_t)(w->reserved + w->written)) || fsync(fileno(w->f))))
 		cannot_write(w, err);
 	if (w->f && fclose(w->f) && !err->status)
 		cannot_write(w, err);
 	if (!err->status && rename(w->tmp, w->path))
 		nla_fail(err, "cannot rename '%s' to '%s': %s", w->tmp, w->path, strerror(errno));
-	if (err->status)
-		unlink(w->tmp);
-	else
+	if (!err->status)
 		nla_sync(dir, err);
+	else if (!w->rows.name)
+		unlink(w->tmp);
 	free(w->rows.name);
 	free(w->tmp);
 	free(w->path);

@@ -1,6 +1,8 @@
 /* utf8 - strict decoding, and white space, of UTF-8. See utf8.h. */
 #include "base/utf8.h"
 
+#include <string.h>
+
 int nla_utf8_length(const char *s, size_t n)
 {
 	const unsigned char *p = (const unsigned char *)s;
@@ -58,4 +60,16 @@ const char *nla_utf8_strip(const char *s, size_t n, size_t *length)
 	}
 	*length = stop - start;
 	return s + start;
+}
+
+char *nla_utf8_end(const char *text, size_t most)
+{
+	const size_t n = strlen(text);
+	size_t skip = n > most ? n - most : 0;
+	while (skip && ((unsigned char)text[skip] & 0xC0) == 0x80)
+		skip++;
+	char *line = nla_format("%s%s", skip ? "..." : "", text + skip);
+	for (char *c = line; *c; c++)
+		*c = strchr("\r\n", *c) ? ' ' : *c;
+	return line;
 }

@@ -17,5 +17,7 @@ bool nla_utf8_is_space(uint32_t code);
 /* s[0..n) without its outer white space, as Python's str.strip() has it (White_Space and 0x1c to 0x1f): its start, and *length
  * how much is left. Bytes that are no valid character are no white space. */
 const char *nla_utf8_strip(const char *s, size_t n, size_t *length);
+/* On one line, owned: the last `most` bytes from a character's start on, with "..." in front where that is not all. */
+char *nla_utf8_end(const char *text, size_t most);
 
 #endif

@@ -5,7 +5,6 @@
 #include "cmd/program.h"
 #include "run/evaluate.h"
 #include "run/report.h"
-#include "run/stop.h"
 
 /* Given texts, and greedy ones, have the log-probabilities of temperature 1. */
 static enum nla_status logprob(const struct nla_eval *e, const struct nla_config *cfg, struct nla_step *step,
@@ -36,7 +35,6 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	struct nla_eval e = { 0 };
 	NLA_AUTO(nla_step_release) struct nla_step step = { 0 };
 	nla_auto char *summary = nla_path_join(cfg->out, "summary.json");
-	nla_stop_catch();
 	if (*cfg->out && nla_exists(summary) && !cfg->overwrite)
 		nla_usage(err, "'%s' is there already: give --overwrite to replace it, or another --out", summary);
 	else if (!nla_eval_open(&e, cfg, err) && !nla_mkdirs(cfg->out, err) &&

@@ -2,33 +2,67 @@
  * nla-extract: corpus -> activation set.
  *
  *	documents -> ids -> target -> residual stream after block K at chosen tokens, v [rows, D] -> OUT, with its baselines
+ *
+ * OUT/nla-extract.part holds what is written, with the settings and inputs that it depends on, until the set is whole.
  */
+#include <fcntl.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "base/progress.h"
 #include "cmd/program.h"
 #include "nla/extract.h"
+#include "run/folder.h"
 #include "run/models.h"
 #include "run/stop.h"
 
+struct shown {
+	struct nla_progress p; /* first: show casts it back */
+	const struct nla_corpus *corpus;
+	int64_t former; /* rows of an earlier start */
+};
+
 static bool show(int64_t docs, int64_t rows, void *arg)
 {
-	nla_progress_step(arg, rows, "%lld documents", (long long)docs);
+	struct shown *s = arg;
+	s->p.share = nla_corpus_share(s->corpus);
+	if (rows == s->former) /* what was passed over took no time */
+		s->p.from = s->p.total ? NLA_MAX((double)rows / (double)s->p.total, s->p.share) : s->p.share;
+	nla_progress_step(&s->p, rows, "%lld documents", (long long)docs);
 	return !nla_stop_asked();
+}
+
+/* What OUT holds: nothing, the part of a set that --resume continues behind its newest batch, or a set, which needs no more. */
+static enum nla_status look(const struct nla_config *cfg, int *lock, struct nla_extract_count *former, bool *whole,
+			    struct nla_err *err)
+{
+	nla_auto char *part = nla_path_join(cfg->out, NLA_ACTSET_PART);
+	if (nla_mkdirs(cfg->out, err) || nla_lock(*lock = open(cfg->out, O_RDONLY | O_DIRECTORY | O_CLOEXEC), cfg->out, err) ||
+	    (cfg->overwrite && nla_actset_remove(cfg->out, err)) || (cfg->resume && nla_actset_publish(cfg->out, err)))
+		return err->status;
+	*whole = cfg->resume && nla_exists_in(cfg->out, NLA_SIDECAR_NAME);
+	if (*whole || !nla_exists_in(part, "config.json"))
+		return NLA_OK;
+	if (!cfg->resume)
+		return nla_usage(err, "'%s' holds a part of a set: give --resume to continue it, --overwrite to replace it, or "
+				 "another --out", cfg->out);
+	return nla_same_run(part, cfg, NLA_CMD_EXTRACT, false, false, err) || nla_extract_former(cfg->out, former, err)
+		       ? err->status : NLA_OK;
 }
 
 /* Into the set that w writes, or an error that says why there is none. */
 static enum nla_status fill(const struct nla_config *cfg, const struct nla_target *t, struct nla_corpus *corpus,
-			    const struct nla_sidecar *meta, struct nla_actset_writer *w, struct nla_err *err)
+			    const struct nla_sidecar *meta, struct nla_extract_count n, struct nla_actset_writer *w,
+			    struct nla_err *err)
 {
-	struct nla_progress p;
+	struct shown s = { .corpus = corpus, .former = n.rows };
+	struct nla_err ignored = NLA_ERR_INIT;
 	struct nla_extract_cfg x = { .layer = meta->layer, .special = nla_target_adds_special(t, meta),
 				     .per_doc = cfg->extract.per_doc, .min_position = cfg->extract.min_position,
 				     .max_tokens = cfg->extract.max_tokens, .next = cfg->extract.next,
 				     .max_rows = cfg->extract.rows, .seed = (uint64_t)cfg->seed, .last = cfg->extract.at,
-				     .progress = show, .arg = &p };
-	struct nla_extract_count n = { 0 };
-	nla_progress_start(&p, "extract", cfg->extract.rows);
+				     .progress = show, .arg = &s };
+	nla_progress_start(&s.p, "extract", cfg->extract.rows);
 	nla_extract(t, corpus, &x, w, &n, err);
 	const long long docs = n.docs, rows = n.rows, others = n.other_tokens;
 	if (!err->status && rows == 0)
@@ -38,6 +72,10 @@ static enum nla_status fill(const struct nla_config *cfg, const struct nla_targe
 			 (long long)(x.last ? x.max_tokens : x.min_position));
 	if (err->status) {
 		nla_actset_abort(w);
+		if (err->status == NLA_STOPPED)
+			nla_err_context(err, "'%s' holds what is done", cfg->out);
+		else if (rows == 0)
+			nla_actset_remove(cfg->out, &ignored);
 		return err->status;
 	}
 	if (n.too_long)
@@ -51,11 +89,32 @@ static enum nla_status fill(const struct nla_config *cfg, const struct nla_targe
 			"text that does not encode back", others, rows);
 	if (nla_actset_finish(w, err))
 		return err->status;
-	nla_progress_end(&p, "%lld rows from %lld documents, block %lld, width %lld", rows, docs, (long long)meta->layer,
-			 (long long)t->lm.arch.d_model);
-	if (nla_stop_asked()) /* not what was asked for: a script that waits for the whole set must see it */
-		nla_fail(err, "stopped after %lld documents: '%s' holds their %lld rows; --overwrite extracts anew", docs,
-			 cfg->out, rows);
+	nla_progress_end(&s.p, "'%s': %lld rows from %lld documents, block %lld, width %lld", cfg->out, rows, docs,
+			 (long long)meta->layer, (long long)t->lm.arch.d_model);
+	return NLA_OK;
+}
+
+/* All of the set, from where a former start ended. */
+static enum nla_status make(const struct nla_config *cfg, const struct nla_target *t, struct nla_corpus *corpus,
+			    const struct nla_sidecar *meta, struct nla_err *err)
+{
+	struct nla_extract_count former = { 0 };
+	struct nla_actset_writer *w = NULL;
+	bool whole = false;
+	int lock = -1;
+	nla_auto char *part = nla_path_join(cfg->out, NLA_ACTSET_PART);
+	if (look(cfg, &lock, &former, &whole, err))
+		goto out;
+	if (whole)
+		nla_say("nothing left to do: '%s' is whole; --overwrite makes it anew", cfg->out);
+	else if (!nla_actset_create(&w, cfg->out, meta, cfg->extract.dtype ? NLA_ST_F32 : NLA_ST_BF16, former.rows, err) &&
+		 !nla_same_write(part, cfg, NLA_CMD_EXTRACT, err))
+		fill(cfg, t, corpus, meta, former, w, err);
+	else
+		nla_actset_abort(w);
+out:
+	if (lock >= 0)
+		close(lock);
 	return err->status;
 }
 
@@ -64,7 +123,6 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	struct nla_target target = { 0 };
 	struct nla_sidecar meta, made;
 	struct nla_corpus corpus = { 0 };
-	struct nla_actset_writer *w;
 	int device;
 	nt_dtype dtype;
 	nla_stop_catch();
@@ -73,10 +131,9 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	    nla_config_need(cfg->out, "out", err) || nla_config_device(cfg, &device, &dtype, err) ||
 	    nla_target_open(&target, cfg->model, &cfg->chat, device, dtype, -1, err) ||
 	    nla_newset_describe(&meta, &target, cfg, err) || nla_corpus_open(&corpus, cfg->extract.corpus, err) ||
-	    (cfg->overwrite && nla_actset_remove(cfg->out, err)) ||
-	    nla_actset_create(&w, cfg->out, &meta, cfg->extract.dtype ? NLA_ST_F32 : NLA_ST_BF16, err) ||
-	    fill(cfg, &target, &corpus, &meta, w, err) || nla_sidecar_read(&made, cfg->out, err))
+	    make(cfg, &target, &corpus, &meta, err) || nla_sidecar_read(&made, cfg->out, err))
 		goto out;
+	nla_say("next: nla-teach --model %s --data %s --out TAUGHT, or nla-train --data %s", cfg->model, cfg->out, cfg->out);
 	printf("{\"rows\": %lld, \"d_model\": %lld, \"layer\": %lld, \"baseline_var\": %.9g, \"baseline_mean\": %.9g}\n",
 	       (long long)made.n_rows, (long long)made.d_model, (long long)made.layer, made.baseline_var, made.baseline_mean);
 	nla_sidecar_release(&made);

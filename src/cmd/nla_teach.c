@@ -40,10 +40,13 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 			(long long)t.n_kept, (long long)cfg->seed);
 		for (int64_t try = 0; try < cfg->teach.tries && !err->status && !nla_stop_asked(); try++)
 			ask(&t, try, err);
-		if (!err->status && nla_stop_asked())
-			nla_say("stopped: --resume continues it");
-		else if (!err->status && !nla_teach_finish(&t, err))
+		if (!err->status && nla_stop_asked()) {
+			nla_err_set(err, NLA_STOPPED, "stopped: '%s' holds the answers so far", t.log.path);
+		} else if (!err->status && !nla_teach_finish(&t, err)) {
 			nla_program_print(nla_teach_summary(&t), true);
+			nla_say("'%s' is explained; next: nla-sft --role av --model MODEL --data %s --out AV, and --role ar",
+				cfg->out, cfg->out);
+		}
 	}
 	nla_teach_close(&t);
 	return err->status;

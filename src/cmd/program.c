@@ -22,6 +22,25 @@ static void print_options(enum nla_command command, bool markdown)
 	fputs(text.buf, stdout);
 }
 
+/* The command that continues this one: its words, quoted where a shell needs it, with --resume instead of --overwrite. */
+static void print_resume(int argc, char **argv)
+{
+	static const char plain[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz%+,-./:=@_";
+	for (int i = 0; i < argc; i++) {
+		const char *word = argv[i];
+		const size_t safe = strspn(word, plain);
+		if (nla_starts_with(word, "--overwrite") || nla_starts_with(word, "--resume")) {
+			i += i + 1 < argc && (!strcmp(argv[i + 1], "true") || !strcmp(argv[i + 1], "false"));
+			continue;
+		}
+		fputs(safe && !word[safe] ? "" : "'", stderr);
+		for (const char *c = word; *c; c++)
+			*c == '\'' ? fputs("'\\''", stderr) : fputc(*c, stderr);
+		fputs(safe && !word[safe] ? " " : "' ", stderr);
+	}
+	fputs("--resume\n", stderr);
+}
+
 int nla_program(const char *name, enum nla_command command, const char *purpose, int argc, char **argv, nla_program_fn *run)
 {
 	struct nla_err err = NLA_ERR_INIT;
@@ -45,8 +64,10 @@ int nla_program(const char *name, enum nla_command command, const char *purpose,
 	if (!err.status && fflush(stdout))
 		nla_fail(&err, "cannot write to standard output");
 	if (err.status)
-		fprintf(stderr, "%s: %s\n", name, err.text);
+		fprintf(stderr, "%s: %s%s", name, err.text, err.status == NLA_STOPPED ? "; to continue: " : "\n");
+	if (err.status == NLA_STOPPED)
+		print_resume(argc, argv);
 	if (nt_live()) /* after a failure too: every path releases what it made */
 		NLA_BUG("%lld tensors are still alive", (long long)nt_live());
-	return err.status == NLA_OK ? 0 : err.status == NLA_USAGE ? 2 : 1;
+	return err.status == NLA_OK ? 0 : err.status == NLA_USAGE ? 2 : err.status == NLA_STOPPED ? 3 : 1;
 }

@@ -3,7 +3,8 @@
  *
  *	int main(int argc, char **argv) { return nla_program("nla-sft", NLA_CMD_SFT, "...", argc, argv, run); }
  *
- * run does the work; stdout is its result. Exit codes: 0 done, 1 failed, 2 usage.
+ * run does the work; stdout is its result. Exit codes: 0 all was done, 1 failed, 2 usage, 3 stopped by a signal with the work
+ * saved (the last line ends in the command that continues it), 128 + signal ended at once.
  */
 #ifndef NLA_PROGRAM_H
 #define NLA_PROGRAM_H

@@ -19,6 +19,8 @@
 #include "nla/sidecar.h"
 
 #define NLA_ACTSET_ROWS "rows.jsonl.gz"
+#define NLA_ACTSET_PART "nla-extract.part" /* of a set's folder, while it is written */
+#define NLA_ACTSET_MARKS "batches.jsonl"   /* in there */
 
 struct nla_row {
 	char *doc_id;
@@ -54,15 +56,19 @@ enum nla_status nla_actset_vectors(const struct nla_actset *set, const int64_t *
 /*
  * Writing, streamed: add rows as they come; the baselines are computed and the sidecar written by finish (baseline: over the
  * first 50,000 rows). `meta` supplies layer, d_model, tokens, templates. The folder must not hold a set already. Until
- * finish has succeeded there is no nla_meta.yaml, and a folder without one is not a set; a failed or aborted one leaves no
- * file.
+ * finish has succeeded there is no nla_meta.yaml, and a folder without one is not a set. What was written when a program
+ * failed, was stopped or killed stays in NLA_ACTSET_PART: create with n continues behind its first n rows. mark adds a line
+ * to the marks once all rows so far are with the system: what is needed to continue there.
  */
 struct nla_actset_writer;
 enum nla_status nla_actset_create(struct nla_actset_writer **out, const char *folder, const struct nla_sidecar *meta,
-				  enum nla_st_dtype dtype, struct nla_err *err);
+				  enum nla_st_dtype dtype, int64_t n, struct nla_err *err);
+enum nla_status nla_actset_mark(struct nla_actset_writer *w, const char *line, struct nla_err *err);
 enum nla_status nla_actset_add(struct nla_actset_writer *w, const struct nla_row *row, const float *v, struct nla_err *err);
 enum nla_status nla_actset_finish(struct nla_actset_writer *w, struct nla_err *err); /* frees w also on failure */
 void nla_actset_abort(struct nla_actset_writer *w);
+/* Where finish was killed when the set was whole: the rest of it. */
+enum nla_status nla_actset_publish(const char *folder, struct nla_err *err);
 /*
  * The set `from` again at `to`, row i with explanation[i] (NULL: as it was). Vectors are shared by a hard link, or copied where
  * the file system has none; all else that a row's line holds stays. `to` becomes a set with the last file written, and may hold

@@ -1,9 +1,9 @@
 /*
  * actset_write - making and removing the files of an activation set.
  *
- * The writer streams vectors [N, D] and rows to temporary names; finish gives the vectors, then the rows, then the sidecar
- * their names, so that a sidecar in the folder means a whole set. A set with other explanations is made in the same order,
- * every file replaced as a whole.
+ * The writer streams vectors [N, D] and rows, as plain lines, into NLA_ACTSET_PART. finish makes a whole set there and moves
+ * its files out, the sidecar last, so that a sidecar in OUT means a whole set. A set with other explanations is made in the
+ * same order, every file replaced as a whole.
  */
 #include "nla/actset.h"
 
@@ -18,9 +18,11 @@
 #include "base/json.h"
 
 #define DATA_NAME "activations.safetensors"
-#define ROWS_TMP "rows.tmp.jsonl.gz" /* ends in .gz: nla_log compresses it */
+#define ROWS_PART "rows.jsonl"
 #define MAX_BASELINE_ROWS 50000
-#define FLUSH_BYTES (4 << 20)
+
+/* In the order in which they get their places. */
+static const char *const files[] = { DATA_NAME ".index.json", DATA_NAME, NLA_ACTSET_ROWS, NLA_SIDECAR_NAME };
 
 /* ---- the folder ---- */
 
@@ -45,34 +47,45 @@ enum nla_status nla_actset_remove(const char *folder, struct nla_err *err)
 	for (size_t i = 0; i < names.n && !err->status; i++) {
 		const char *name = names.data[i];
 		nla_auto char *path = nla_path_join(folder, name);
-		if ((i == 0 || is_data(name) || !strcmp(name, NLA_ACTSET_ROWS) || !strcmp(name, ROWS_TMP)) && unlink(path) &&
-		    errno != ENOENT)
-			nla_fail(err, "cannot remove '%s': %s", path, strerror(errno));
+		if (i == 0 || is_data(name) || !strcmp(name, NLA_ACTSET_ROWS) || !strcmp(name, NLA_ACTSET_PART))
+			nla_rmtree(path, err);
 	}
 	return err->status;
 }
 
 static enum nla_status check_folder(const char *folder, struct nla_err *err)
 {
-	static const char *const names[] = { NLA_SIDECAR_NAME, DATA_NAME, DATA_NAME ".index.json", NLA_ACTSET_ROWS };
-	if (nla_exists_in(folder, names[0]))
-		return nla_fail(err, "cannot create activation set '%s': there is one already", folder);
-	for (size_t i = 1; i < NLA_LEN(names); i++)
-		if (nla_exists_in(folder, names[i]))
-			return nla_fail(err, "cannot create activation set '%s': it holds %s of a set that was not completed, "
-					"remove it first", folder, names[i]);
+	for (size_t i = NLA_LEN(files); i-- > 0;)
+		if (nla_exists_in(folder, files[i]))
+			return nla_usage(err, "cannot create activation set '%s': there is %s already: give --overwrite to "
+					 "replace it, or another --out",
+					 folder, strcmp(files[i], NLA_SIDECAR_NAME) ? files[i] : "one");
 	return NLA_OK;
+}
+
+enum nla_status nla_actset_publish(const char *folder, struct nla_err *err)
+{
+	nla_auto char *part = nla_path_join(folder, NLA_ACTSET_PART);
+	if (!nla_exists_in(part, NLA_SIDECAR_NAME) && !nla_exists_in(folder, NLA_SIDECAR_NAME))
+		return NLA_OK;
+	for (size_t i = 0; i < NLA_LEN(files) && !err->status; i++) {
+		nla_auto char *from = nla_path_join(part, files[i]), *to = nla_path_join(folder, files[i]);
+		if (nla_exists(from) && rename(from, to))
+			nla_fail(err, "cannot rename '%s' to '%s': %s", from, to, strerror(errno));
+		if (!err->status && i + 2 == NLA_LEN(files)) /* before the sidecar says that they are there */
+			nla_sync(folder, err);
+	}
+	return err->status || nla_sync(folder, err) ? err->status : nla_rmtree(part, err);
 }
 
 /* ---- writing ---- */
 
 struct nla_actset_writer {
-	char *folder, *rows, *rows_tmp, *data;
+	char *folder, *data;
 	struct nla_sidecar meta;
 	enum nla_st_dtype dtype;
 	struct nla_st_writer *stream;
-	struct nla_log log;
-	bool log_open;
+	struct nla_log rows, marks;
 	struct nla_str line;
 	uint16_t *half; /* [D] */
 	float *stored;  /* [D]: the vector as a reader will see it */
@@ -86,40 +99,86 @@ void nla_actset_abort(struct nla_actset_writer *w)
 	if (!w)
 		return;
 	nla_st_writer_abort(w->stream);
-	if (w->log_open)
-		nla_log_close(&w->log, &ignored);
-	unlink(w->rows_tmp);
+	nla_log_close(&w->rows, &ignored);
+	nla_log_close(&w->marks, &ignored);
 	nla_baseline_release(&w->baseline);
 	nla_sidecar_release(&w->meta);
 	nla_str_release(&w->line);
-	void *const owned[] = { w->half, w->stored, w->folder, w->rows, w->rows_tmp, w->data, w };
+	void *const owned[] = { w->half, w->stored, w->folder, w->data, w };
 	for (size_t i = 0; i < NLA_LEN(owned); i++)
 		free(owned[i]);
 }
 
+/* The first n lines of the rows, cut there. */
+static enum nla_status keep_rows(struct nla_actset_writer *w, int64_t n, struct nla_err *err)
+{
+	struct nla_map map;
+	if (nla_map_open(&map, w->rows.path, err))
+		return err->status;
+	size_t at = 0;
+	int64_t left = n;
+	for (; left && at < map.size; at++)
+		left -= ((const char *)map.data)[at] == '\n';
+	if (left)
+		nla_fail(err, "'%s' has %" PRId64 " rows, want %" PRId64, w->rows.path, n - left, n);
+	else if (ftruncate(w->rows.fd, (off_t)at))
+		nla_fail(err, "cannot write '%s': %s", w->rows.path, strerror(errno));
+	nla_map_close(&map);
+	return err->status;
+}
+
+/* The first n vectors; the baseline sees them again. */
+static enum nla_status keep_vectors(struct nla_actset_writer *w, int64_t n, struct nla_err *err)
+{
+	const size_t d = (size_t)w->meta.d_model, bytes = d * nla_st_dtype_size(w->dtype);
+	nla_auto char *tmp = nla_format("%s.tmp", w->data);
+	struct nla_map map;
+	if (nla_st_writer_keep(w->stream, (size_t)n * bytes, err) || nla_map_open(&map, tmp, err))
+		return err->status;
+	const char *first = (const char *)map.data + nla_st_writer_header(w->stream);
+	for (int64_t i = 0; i < NLA_MIN(n, MAX_BASELINE_ROWS); i++) {
+		if (w->dtype == NLA_ST_BF16)
+			nla_bf16_to_f32((const uint16_t *)(const void *)(first + (size_t)i * bytes), w->stored, d);
+		else
+			memcpy(w->stored, first + (size_t)i * bytes, bytes);
+		nla_baseline_add(&w->baseline, w->stored);
+	}
+	w->n = n;
+	nla_map_close(&map);
+	return NLA_OK;
+}
+
+static enum nla_status open_log(struct nla_log *log, const char *part, const char *name, struct nla_err *err)
+{
+	nla_auto char *path = nla_path_join(part, name);
+	return nla_log_open(log, path, err);
+}
+
 enum nla_status nla_actset_create(struct nla_actset_writer **out, const char *folder, const struct nla_sidecar *meta,
-				  enum nla_st_dtype dtype, struct nla_err *err)
+				  enum nla_st_dtype dtype, int64_t n, struct nla_err *err)
 {
 	const size_t d = (size_t)meta->d_model;
 	const struct nla_st_entry entry = { "activations", dtype, 2, .shape = { -1, meta->d_model } };
+	nla_auto char *part = nla_path_join(folder, NLA_ACTSET_PART);
 	*out = NULL;
 	if ((dtype != NLA_ST_F32 && dtype != NLA_ST_BF16) || meta->d_model < 1)
 		NLA_BUG("activation set of dtype %d, width %" PRId64, (int)dtype, meta->d_model);
-	if (check_folder(folder, err) || nla_mkdirs(folder, err))
+	if (check_folder(folder, err) || nla_mkdirs(part, err))
 		return err->status;
 	struct nla_actset_writer *w = nla_alloc(1, sizeof(*w));
-	*w = (struct nla_actset_writer){ .folder = nla_strdup(folder), .rows = nla_path_join(folder, NLA_ACTSET_ROWS),
-					 .rows_tmp = nla_path_join(folder, ROWS_TMP), .data = nla_path_join(folder, DATA_NAME),
-					 .dtype = dtype, .line = NLA_STR_INIT, .half = nla_alloc(d, sizeof(*w->half)),
+	*w = (struct nla_actset_writer){ .folder = nla_strdup(folder), .data = nla_path_join(part, DATA_NAME), .dtype = dtype,
+					 .line = NLA_STR_INIT, .half = nla_alloc(d, sizeof(*w->half)),
 					 .stored = nla_alloc(d, sizeof(*w->stored)) };
+	nla_auto char *tmp = nla_format("%s.tmp", w->data);
 	nla_sidecar_init(&w->meta);
 	nla_sidecar_copy(&w->meta, meta);
 	free(w->meta.kind);
 	w->meta.kind = nla_strdup("nla_dataset");
 	nla_baseline_init(&w->baseline, meta->d_model);
-	unlink(w->rows_tmp); /* of a run that was killed: the log would append to it */
-	w->log_open = !nla_log_open(&w->log, w->rows_tmp, err);
-	if (err->status || nla_st_writer_open(&w->stream, w->data, &entry, 1, err))
+	if (nla_exists(w->data) && rename(w->data, tmp)) /* of a finish that was killed */
+		nla_fail(err, "cannot rename '%s' to '%s': %s", w->data, tmp, strerror(errno));
+	if (err->status || open_log(&w->rows, part, ROWS_PART, err) || open_log(&w->marks, part, NLA_ACTSET_MARKS, err) ||
+	    nla_st_writer_open(&w->stream, w->data, &entry, 1, err) || keep_rows(w, n, err) || keep_vectors(w, n, err))
 		nla_actset_abort(w);
 	else
 		*out = w;
@@ -161,40 +220,51 @@ enum nla_status nla_actset_add(struct nla_actset_writer *w, const struct nla_row
 	if (nla_st_writer_add(w->stream, bf16 ? (const void *)w->half : w->stored, d * nla_st_dtype_size(w->dtype), err))
 		return err->status;
 	add_line(&w->line, row);
-	nla_log_add(&w->log, w->line.buf, w->line.len);
-	if (w->log.pending.len >= FLUSH_BYTES && nla_log_flush(&w->log, err))
-		return err->status;
+	nla_log_add(&w->rows, w->line.buf, w->line.len);
 	if (w->n++ < MAX_BASELINE_ROWS)
 		nla_baseline_add(&w->baseline, w->stored);
 	return NLA_OK;
 }
 
+enum nla_status nla_actset_mark(struct nla_actset_writer *w, const char *line, struct nla_err *err)
+{
+	if (nla_st_writer_flush(w->stream, err) || nla_log_flush(&w->rows, err))
+		return err->status;
+	nla_log_add(&w->marks, line, strlen(line));
+	return nla_log_flush(&w->marks, err);
+}
+
+/* The lines, compressed. */
+static enum nla_status pack_rows(const struct nla_actset_writer *w, const char *part, struct nla_err *err)
+{
+	nla_auto char *lines = nla_path_join(part, ROWS_PART), *rows = nla_path_join(part, NLA_ACTSET_ROWS);
+	struct nla_map map;
+	if (nla_map_open(&map, lines, err))
+		return err->status;
+	nla_file_write(rows, map.data, map.size, true, err);
+	nla_map_close(&map);
+	return err->status;
+}
+
 static enum nla_status finish(struct nla_actset_writer *w, struct nla_err *err)
 {
 	struct nla_st_writer *stream = w->stream;
+	nla_auto char *part = nla_path_join(w->folder, NLA_ACTSET_PART);
 	if (!w->n)
 		return nla_fail(err, "cannot write activation set '%s': no rows", w->folder);
-	w->log_open = false;
-	if (nla_log_close(&w->log, err) || nla_sync(w->rows_tmp, err))
+	if (nla_log_close(&w->rows, err) || pack_rows(w, part, err))
 		return err->status;
 	w->stream = NULL;
-	if (nla_st_writer_close(stream, err))
-		return err->status;
 	nla_baseline_get(&w->baseline, &w->meta.baseline_var, &w->meta.baseline_mean);
 	w->meta.n_rows = w->n;
-	if (rename(w->rows_tmp, w->rows))
-		nla_fail(err, "cannot rename '%s' to '%s': %s", w->rows_tmp, w->rows, strerror(errno));
-	if (err->status || nla_sync(w->folder, err) || nla_sidecar_write(&w->meta, w->folder, err)) {
-		unlink(w->rows);
-		unlink(w->data);
-	}
-	return err->status;
+	return nla_st_writer_close(stream, err) || nla_sidecar_write(&w->meta, part, err) ? err->status
+		: nla_actset_publish(w->folder, err);
 }
 
 enum nla_status nla_actset_finish(struct nla_actset_writer *w, struct nla_err *err)
 {
 	finish(w, err);
-	nla_actset_abort(w); /* what is left: nothing, or the temporary files of a failure */
+	nla_actset_abort(w);
 	return err->status;
 }
 

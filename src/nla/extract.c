@@ -4,6 +4,8 @@
  */
 #include "nla/extract.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -98,8 +100,30 @@ static void add_next(const struct nla_target *t, struct nla_row *row, const int6
 	}
 }
 
+/* A batch's line: the counts behind it. */
+#define NUMBER "%" PRId64
+#define MARK "{\"docs\":" NUMBER ",\"rows\":" NUMBER ",\"too_long\":" NUMBER ",\"other_tokens\":" NUMBER \
+	",\"one_less\":" NUMBER "}"
+
+enum nla_status nla_extract_former(const char *folder, struct nla_extract_count *count, struct nla_err *err)
+{
+	nla_auto char *path = nla_format("%s/" NLA_ACTSET_PART "/" NLA_ACTSET_MARKS, folder);
+	struct nla_extract_count c;
+	struct nla_lines in;
+	const char *line;
+	memset(count, 0, sizeof(*count));
+	if (!nla_exists(path) || nla_lines_open(&in, path, err))
+		return err->status;
+	while ((line = nla_lines_next(&in))) {
+		int whole = 0; /* a kill may have cut it short */
+		sscanf(line, MARK "%n", &c.docs, &c.rows, &c.too_long, &c.other_tokens, &c.one_less, &whole);
+		*count = whole ? c : *count;
+	}
+	return nla_lines_close(&in, err);
+}
+
 static enum nla_status flush(const struct nla_target *t, struct waiting *w, const struct nla_extract_cfg *cfg,
-			     struct nla_actset_writer *out, int64_t *n_rows, struct nla_err *err)
+			     struct nla_actset_writer *out, struct nla_extract_count *count, struct nla_err *err)
 {
 	int64_t n = (int64_t)w->at.n, d = t->lm.arch.d_model;
 	if (n == 0)
@@ -109,10 +133,12 @@ static enum nla_status flush(const struct nla_target *t, struct waiting *w, cons
 	compute(t, w, cfg->layer, v, cfg->next, next, err);
 	for (int64_t i = 0; i < n && !err->status; i++) {
 		add_next(t, &w->rows[i], next + i * cfg->next, cfg->next);
-		*n_rows += !nla_actset_add(out, &w->rows[i], v + i * d, err);
+		count->rows += !nla_actset_add(out, &w->rows[i], v + i * d, err);
 	}
 	release(w);
-	return err->status;
+	nla_auto char *line = nla_format(MARK "\n", count->docs, count->rows, count->too_long, count->other_tokens,
+					 count->one_less);
+	return err->status ? err->status : nla_actset_mark(out, line, err);
 }
 
 /* One row at token p of a row of the pack. */
@@ -188,18 +214,22 @@ enum nla_status nla_extract(const struct nla_target *t, struct nla_corpus *corpu
 {
 	struct waiting w = { 0 };
 	const struct nla_doc *doc;
-	bool more = true;
-	memset(count, 0, sizeof(*count));
-	while (more && !nla_corpus_next(corpus, &doc, err) && doc) {
-		int64_t left = cfg->max_rows ? cfg->max_rows - count->rows - (int64_t)w.at.n : INT64_MAX;
+	int64_t left = 1, passed = 0;
+	while (passed < count->docs && !nla_corpus_next(corpus, &doc, err) && doc)
+		passed++;
+	while (!err->status && left > 0 && !nla_corpus_next(corpus, &doc, err) && doc) {
+		left = cfg->max_rows ? cfg->max_rows - count->rows - (int64_t)w.at.n : INT64_MAX;
 		count->docs++;
 		if (add(t, &w, doc, cfg, left, count, err) ||
-		    (w.pack.n >= TOKENS_A_BATCH && flush(t, &w, cfg, out, &count->rows, err)))
+		    (w.pack.n >= TOKENS_A_BATCH && flush(t, &w, cfg, out, count, err)))
 			break;
-		more = (!cfg->progress || cfg->progress(count->docs, count->rows, cfg->arg)) && left > 0;
+		if (cfg->progress && !cfg->progress(count->docs, count->rows, cfg->arg)) {
+			nla_err_set(err, NLA_STOPPED, "stopped after %lld documents, %lld rows", (long long)count->docs,
+				    (long long)count->rows);
+		}
 	}
 	if (!err->status)
-		flush(t, &w, cfg, out, &count->rows, err);
+		flush(t, &w, cfg, out, count, err);
 	release(&w);
 	return err->status;
 }

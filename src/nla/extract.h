@@ -19,7 +19,7 @@ struct nla_extract_cfg {
 	uint64_t seed;
 	bool last;
 	bool special; /* special tokens in front of the texts, counted as the texts' own */
-	/* or NULL: called after every document; returns false to stop early (what is written stays whole). */
+	/* or NULL: called after every document; returns false to stop: NLA_STOPPED, whole batches are written. */
 	bool (*progress)(int64_t docs, int64_t rows, void *arg);
 	void *arg;
 };
@@ -31,9 +31,12 @@ struct nla_extract_count {
 	int64_t one_less;        /* last: of these, rows that have one less here */
 };
 
-/* Writes rows to w until the corpus ends. */
+/* Writes rows to w until the corpus ends. count: of what a former start has written, whose documents are passed over. Every
+ * batch leaves a mark that holds the counts. */
 enum nla_status nla_extract(const struct nla_target *t, struct nla_corpus *corpus, const struct nla_extract_cfg *cfg,
 			    struct nla_actset_writer *w, struct nla_extract_count *count, struct nla_err *err);
+/* Those of the newest mark in the folder of an unfinished set; zeros without one. */
+enum nla_status nla_extract_former(const char *folder, struct nla_extract_count *count, struct nla_err *err);
 /* The activation [D] of one text at one token (negative: from the end); prefix receives the text up to it. */
 enum nla_status nla_extract_one(const struct nla_target *t, const char *text, int64_t position,
 				const struct nla_extract_cfg *cfg, float *v, struct nla_str *prefix, struct nla_err *err);

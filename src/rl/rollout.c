@@ -4,7 +4,7 @@
 
 #include <stdlib.h>
 
-#define FAILURE_TEXT(id, name, meaning) [id] = { name, meaning },
+#define FAILURE_TEXT(id, name, meaning, likely) [id] = { name, meaning, likely },
 const struct nla_failure_text nla_failures[NLA_N_FAILURES] = { NLA_FAILURES(FAILURE_TEXT) };
 
 /* A model's vocabulary may be padded beyond the tokenizer's: an id without text, drawn nonetheless, shows as U+FFFD. */

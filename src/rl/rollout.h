@@ -20,19 +20,25 @@ struct nla_rollout_cfg {
 	int64_t rows;  /* decoded at once, 0: all; not an option: the memory plan says. Texts are the same for any value */
 };
 
-/* Why a row failed, in the order of the logs: enum, name there, meaning. A cause is added here alone. */
-#define NLA_FAILURES(X)                                                                 \
-	X(NLA_ROW_NO_TAGS, "no_tags", "the explanation tags are not there or not closed") \
-	X(NLA_ROW_EMPTY, "empty", "nothing between the tags")                           \
-	X(NLA_ROW_TRUNCATED, "truncated", "no stop token within rollout.max_new_tokens") \
-	X(NLA_ROW_OVER_LONG, "over_long", "the AR's prompt is too long")                \
-	X(NLA_ROW_MERGES, "merges", "the explanation's end and the AR template's are one token") \
-	X(NLA_ROW_NON_FINITE, "non_finite", "the score is not a finite number")
+/* Why a row failed, in the order of the logs: enum, name there, meaning, what it likely comes from where nearly all do. A cause
+ * is added here alone. */
+#define NLA_FAILURES(X)                                                                                    \
+	X(NLA_ROW_NO_TAGS, "no_tags", "the explanation tags are not there or not closed",                  \
+	  "the AV had no warm start (nla-sft), or one of another template, chat format or system turn")    \
+	X(NLA_ROW_EMPTY, "empty", "nothing between the tags",                                              \
+	  "lambda is too large, or the warm start's explanations were empty")                              \
+	X(NLA_ROW_TRUNCATED, "truncated", "no stop token within rollout.max_new_tokens",                   \
+	  "rollout.max_new_tokens is too small, or the warm start too short to learn where texts end")     \
+	X(NLA_ROW_OVER_LONG, "over_long", "the AR's prompt is too long", "rollout.max_new_tokens is too large") \
+	X(NLA_ROW_MERGES, "merges", "the explanation's end and the AR template's are one token",           \
+	  "the AR template's text behind {explanation} begins with neither space nor line break")          \
+	X(NLA_ROW_NON_FINITE, "non_finite", "the score is not a finite number",                            \
+	  "the AR's weights or the activations are too large for their type")
 
-#define NLA_FAILURE_ENUM(id, name, meaning) id,
+#define NLA_FAILURE_ENUM(id, name, meaning, likely) id,
 enum nla_failure { NLA_ROW_OK, NLA_FAILURES(NLA_FAILURE_ENUM) NLA_N_FAILURES };
 extern const struct nla_failure_text {
-	const char *name, *meaning;
+	const char *name, *meaning, *likely;
 } nla_failures[NLA_N_FAILURES]; /* those of NLA_ROW_OK are NULL */
 
 #endif

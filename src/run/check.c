@@ -1,13 +1,20 @@
 /* The memory plan as a table, advice where it does not fit, and a trial step: B = 1, G responses (train.h). */
 #include "run/train.h"
 
+#include <math.h>
 #include <stdlib.h>
 
+#include "base/progress.h"
 #include "lm/selfcheck.h"
 
 #define GIB ((double)(1 << 30))
 #define TRIAL 2e12 /* operations: a minute or so on two cores */
+#define SOON 3.0 /* seconds of a trial after which another, of twice the prompts, is made */
 #define SHARE 0.75 /* of this machine's memory that a trial may need: other programs live here too */
+
+/* In GiB of three digits: what is needed up, what is there down, so that the one that is larger reads larger. */
+static double need(int64_t bytes) { return ceil((double)bytes / GIB * 1e3) / 1e3; }
+static double spare(int64_t bytes) { return floor((double)bytes / GIB * 1e3) / 1e3; }
 
 static void write_plan(FILE *out, const struct nla_plan_in *in, const struct nla_plan *p, const char *where)
 {
@@ -76,27 +83,47 @@ static void advise(const struct nla_plan_in *asked, int64_t room, struct nla_str
 	if (p.fits && in.new_tokens < asked->new_tokens)
 		nla_str_addf(s, "lower rollout.max_new_tokens from %lld to %lld, ", (long long)asked->new_tokens,
 			     (long long)in.new_tokens);
-	nla_str_addf(s, p.fits ? "and it takes %.1f GiB" : "and still it needs %.1f GiB", (double)p.total / GIB);
+	nla_str_addf(s, p.fits ? "and it takes %.3f GiB" : "and still it needs %.3f GiB", need(p.total));
 }
 
-/* One step of one prompt. */
-static enum nla_status try_step(FILE *out, struct nla_train *t, const struct nla_config *cfg, struct nla_err *err)
+/* What all steps and evaluations would take, if the work of these `prompts` grew in proportion. */
+static void write_time(FILE *out, const struct nla_train *t, const struct nla_step *s, int64_t prompts)
 {
-	struct nla_config one = *cfg;
-	struct nla_step s;
-	int device = t->models.target.lm.device;
-	one.rollout.prompts = 1;
-	t->cfg = &one;
-	if (!nla_train_views(t, err)) {
+	const struct nla_config *cfg = t->cfg;
+	const double texts = s->seconds[NLA_STAGE_ROLLOUT] + s->seconds[NLA_STAGE_SCORE];
+	const int64_t evals = !t->has_eval ? 0 : 2 + (cfg->eval.every ? (cfg->steps - 1) / cfg->eval.every : 0);
+	const int64_t rows = cfg->eval.rows ? NLA_MIN(cfg->eval.rows, t->eval_set.n) : t->eval_set.n;
+	NLA_AUTO(nla_str_release) struct nla_str time = NLA_STR_INIT;
+	const double all = (double)(cfg->steps * cfg->rollout.prompts) / (double)prompts;
+	nla_add_left(&time, all * (texts + s->seconds[NLA_STAGE_UPDATE]) + texts / (double)s->n * (double)(evals * rows));
+	fprintf(out, "a run of %lld steps and %lld evaluations, begun now on this device: about %s (from a step of "
+		"%lld of %lld prompts)\n", (long long)cfg->steps, (long long)evals, time.buf, (long long)prompts,
+		(long long)cfg->rollout.prompts);
+}
+
+/* One step of one prompt; on the run's own device of twice as many while that is soon done, to say how long the run takes. */
+static enum nla_status try_step(FILE *out, struct nla_train *t, bool other, struct nla_err *err)
+{
+	const int device = t->models.target.lm.device;
+	if (nla_train_views(t, err))
+		return err->status;
+	for (int64_t prompts = 1, most = t->rl.rollout.prompts; prompts && !err->status;) {
+		struct nla_step s;
+		double started = nla_seconds();
+		t->rl.rollout.prompts = prompts;
 		nt_peak_reset(device);
 		int64_t before = nt_peak(device);
-		if (!t->one_step(&t->rl, &s, err))
+		t->one_step(&t->rl, &s, err);
+		if (!err->status && prompts == 1)
 			fprintf(out, "tried one prompt: %lld responses in %.1f s, scored in %.1f s, update in %.1f s; it took "
 				"%.3f GiB\n", (long long)s.n, s.seconds[NLA_STAGE_ROLLOUT], s.seconds[NLA_STAGE_SCORE],
 				s.seconds[NLA_STAGE_UPDATE], (double)(nt_peak(device) - before) / GIB);
+		const bool more = !other && prompts < most && nla_seconds() - started < SOON;
+		if (!err->status && !other && !more)
+			write_time(out, t, &s, prompts);
 		nla_step_release(&s);
+		prompts = more ? NLA_MIN(2 * prompts, most) : 0;
 	}
-	t->cfg = cfg;
 	return err->status;
 }
 
@@ -107,18 +134,19 @@ static enum nla_status maybe_try(FILE *out, struct nla_train *t, const struct nl
 	bool other = *cfg->memory && t->models.target.lm.device == NT_CPU;
 	one.prompts = 1;
 	one.eval_rows = 0;
-	one.copies = other ? 0 : t->plan.copies; /* a trial is over before copies pay */
-	nla_plan_make(&one, (int64_t)(other ? SHARE * (double)t->room : (double)t->room), &t->plan);
+	one.copies = 0; /* a trial is over before copies pay */
+	if (other)
+		nla_plan_make(&one, (int64_t)(SHARE * (double)t->room), &t->plan);
 	/* multiplications and additions: rollout, reference, the policy forward, again, and twice as many backward */
 	double operations = 2.0 * (double)nla_arch_n_params(one.arch) * 6 * (double)(one.prompt + one.group * one.new_tokens);
 	if (!t->plan.fits)
-		fprintf(out, "not tried: one prompt takes %.1f GiB on this machine, which has %.1f to spare\n",
-			(double)t->plan.total / GIB, (double)t->plan.room / GIB);
+		fprintf(out, "not tried: one prompt takes %.3f GiB on this machine, which has %.3f to spare\n",
+			need(t->plan.total), spare(t->plan.room));
 	else if (other && operations > TRIAL)
 		fprintf(out, "not tried: one prompt takes %.0f x 10^12 operations, too long without a GPU\n",
 			operations / 1e12);
 	else
-		try_step(out, t, cfg, err);
+		try_step(out, t, other, err);
 	return err->status;
 }
 
@@ -144,7 +172,7 @@ static enum nla_status plan_and_try(FILE *out, struct nla_train *t, const struct
 		maybe_try(out, t, cfg, err);
 	} else {
 		advise(&in, room, &advice);
-		nla_fail(err, "%.1f GiB do not fit into %.1f: %s", (double)plan.total / GIB, (double)room / GIB, advice.buf);
+		nla_fail(err, "%.3f GiB do not fit into %.3f: %s", need(plan.total), spare(room), advice.buf);
 	}
 	if (!err->status || !plan.fits)
 		fprintf(out, "%s%s\n", plan.fits ? "go" : "no go: ", err->text);

@@ -60,7 +60,7 @@ const struct nla_option nla_config_table[] = {
 	     "load and verify all, print the memory plan (with memory: for a GPU of that size), try one prompt, write nothing"),
 	BOOL(profile, TRAIN | FREE, "print where the second step's time goes, and write it to trace-STEP.json in out"),
 	INT(steps, "250", 1, BIG, NULL, TRAIN | SFT | FREE, "number of updates"),
-	BOOL(resume, TRAIN | SFT | TEACH | FREE, "resume from the newest checkpoint in out (nla-teach: the last batch)"),
+	BOOL(resume, TRAIN | SFT | EXTRACT | TEACH | FREE, "resume from the newest checkpoint, or batch, in out"),
 	BOOL(overwrite, TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT | FREE, "replace what is in out"),
 
 	ENUM(chat.format, "auto", NLA_CHAT_FORMATS, NULL, ALL, "prompt format; auto: by nla_chat.json, template or tokens"),
@@ -107,8 +107,9 @@ const struct nla_option nla_config_table[] = {
 	INT(checkpoint.every, "50", 0, BIG, NULL, TRAIN | SFT | FREE, "steps between checkpoints; 0: at the end only"),
 	INT(checkpoint.keep, "2", 1, BIG, NULL, TRAIN | SFT | FREE, "newest checkpoints to keep"),
 	INT(log.every, "1", 1, BIG, NULL, TRAIN | SFT | FREE, "steps between lines on stderr; metrics.jsonl has all"),
-	INT(log.samples_every, "10", 1, BIG, NULL, TRAIN | FREE, "steps between samples"),
-	INT(log.samples, "4", 0, BIG, NULL, TRAIN | FREE, "responses written to samples.jsonl.gz each time"),
+	INT(log.samples_every, "10", 1, BIG, NULL, TRAIN | FREE, "steps between samples; the first step has some too"),
+	INT(log.samples, "4", 0, BIG, NULL, TRAIN | FREE, "responses written to samples.jsonl each time, and a failed one"),
+	INT(log.probe, "3", 0, 65536, NULL, TRAIN | SFT | FREE, "held-out rows, always the same, whose explanations are shown"),
 
 	ENUM(sft.role, "av", "lm|av|ar", "role", SFT, "what to train: a small target from nothing, the AV or the AR"),
 	PATH(sft.corpus, "corpus", SFT, "role lm: text, or a folder of texts"),

@@ -16,7 +16,7 @@
 
 enum nla_command {
 	NLA_CMD_TRAIN = 1, NLA_CMD_SFT = 2, NLA_CMD_EXTRACT = 4, NLA_CMD_EVAL = 8, NLA_CMD_EXPLAIN = 16, NLA_CMD_TEACH = 32,
-	NLA_CMD_EXPORT = 64, NLA_CMD_ALL = 127
+	NLA_CMD_EXPORT = 64, NLA_CMD_ALL = 127, NLA_CMD_LOOPS = NLA_CMD_TRAIN | NLA_CMD_SFT
 };
 enum nla_dtype_choice { NLA_DTYPE_AUTO, NLA_DTYPE_FP32, NLA_DTYPE_BF16 };
 enum nla_role { NLA_ROLE_LM, NLA_ROLE_AV, NLA_ROLE_AR };
@@ -39,7 +39,7 @@ struct nla_config {
 	struct { bool enabled, train_head; double lr; } ar_update;
 	struct { char *data; int64_t rows, every, batch; } eval;
 	struct { int64_t every, keep; } checkpoint;
-	struct { int64_t every, samples_every, samples; } log;
+	struct { int64_t every, samples_every, samples, probe; } log;
 	struct {
 		int role, schedule; /* enum nla_role, enum nla_schedule */
 		char *corpus;

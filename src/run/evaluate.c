@@ -1,12 +1,14 @@
 /* Evaluation by sampling: rows of a set -> responses, mse, log-probabilities [n, T]; see evaluate.h. */
 #include "run/evaluate.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
 #include "base/json.h"
 #include "base/progress.h"
+#include "base/utf8.h"
 #include "run/report.h"
 #include "run/stop.h"
 
@@ -89,6 +91,38 @@ enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, 
 	return err->status;
 }
 
+static void say_probe(const struct nla_rl *rl, const struct nla_step *s, int64_t i)
+{
+	const bool failed = s->failed[i];
+	nla_auto char *end = nla_utf8_end(rl->set->rows[s->rows[i]].text, 40);
+	nla_auto char *text = nla_utf8_end(failed ? s->response[i] : s->explanation[i], SIZE_MAX);
+	nla_auto char *fve = isnan(s->mse[i]) ? nla_strdup("") : nla_format("fve %.3f, ", nla_fve(s->mse[i], rl->base.var));
+	nla_say("  row %lld, %s -> %s%lld tokens%s%s: %s", (long long)s->rows[i], end, failed ? "" : fve,
+		(long long)s->tokens.length[i], failed ? ", failed, " : "", failed ? nla_failures[s->failed[i]].name : "",
+		text);
+}
+
+enum nla_status nla_probe(const struct nla_rl *run, const int64_t *rows, int64_t n, int64_t at, struct nla_folder *folder,
+			  struct nla_err *err)
+{
+	struct nla_rl rl = *run;
+	NLA_AUTO(nla_step_release) struct nla_step s = { 0 };
+	rl.rollout.temperature = 0;
+	nla_step_start(&s, n, 1, rl.set->d);
+	memcpy(s.rows, rows, (size_t)n * sizeof(*rows));
+	for (int64_t i = 0; i < n; i++)
+		s.mse[i] = NAN;
+	if (nla_actset_vectors(rl.set, rows, (size_t)n, s.v, err) || nla_rollout(&rl, &s, err) ||
+	    (rl.ar && nla_score(&rl, &s, err)))
+		return err->status;
+	for (int64_t i = 0; i < n && !err->status; i++) {
+		nla_auto_json cJSON *line = nla_report_sample(&rl, &s, at, i);
+		say_probe(&rl, &s, i);
+		nla_folder_sample(folder, line, err);
+	}
+	return err->status;
+}
+
 /* Log-probabilities of the samples `at` [n] under a view, into their rows of `out` [.., T]. */
 static enum nla_status logprob_batch(const struct nla_rl *rl, const struct nla_view *view, const struct nla_step *s,
 				     const int64_t *at, int64_t n, float *out, struct nla_err *err)
@@ -138,11 +172,6 @@ enum nla_status nla_eval_logprob(const struct nla_rl *rl, int64_t batch, struct 
 			tokens += (int64_t)rl->av->prompt.n - rl->av->marker + s->tokens.length[at.data[from + m]];
 			if (m && tokens > NLA_SCORE_TOKENS)
 				break;
-		}
-		if (nla_stop_asked()) {
-			nla_fail(err, "stopped before all log-probabilities were there: this evaluation writes nothing");
-			err->status = NLA_STOPPED;
-			break;
 		}
 		if (!logprob_batch(rl, &rl->policy, s, at.data + from, m, s->logprob, err))
 			logprob_batch(rl, &rl->reference, s, at.data + from, m, s->ref_logprob, err);

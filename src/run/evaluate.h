@@ -12,6 +12,7 @@
 #ifndef NLA_EVALUATE_H
 #define NLA_EVALUATE_H
 
+#include "run/folder.h"
 #include "run/models.h"
 
 /* Row numbers: `count` of the set's (0: all), chosen by a permutation that depends on the set's size only; ascending, owned. */
@@ -20,6 +21,10 @@ int64_t *nla_eval_rows(const struct nla_actset *set, int64_t count, int64_t *n);
 /* Samples a response for each row, `batch` rows at a time, and scores it. A signal ends it between two batches: NLA_STOPPED. */
 enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, int64_t batch, struct nla_step *out,
 			     struct nla_err *err);
+/* The explanations of a run's probe rows at step `at`, greedy, so that one can see them change: into its samples.jsonl, and
+ * said. rl->ar NULL: without scores. */
+enum nla_status nla_probe(const struct nla_rl *rl, const int64_t *rows, int64_t n, int64_t at, struct nla_folder *folder,
+			  struct nla_err *err);
 /* Scores the texts of nla-eval --score FILE.jsonl: {"row": i, "explanation": "..."} or {"row": i, "response": "..."} a line. A
  * line of a rows.jsonl serves as it is: its "ids" are scored instead of those that the tokenizer gives its text. Errors name
  * the line. */

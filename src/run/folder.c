@@ -13,31 +13,33 @@
 #include "base/json.h"
 #include "base/progress.h"
 
-/* Lines of metrics.jsonl and samples.jsonl.gz beyond the checkpoint belong to work that is done again. */
+/* Lines of metrics.jsonl and samples.jsonl beyond the checkpoint belong to work that is done again. Older versions compressed
+ * the samples: what of them can be read stays, as lines. */
 static enum nla_status cut_lines(const char *folder, const char *name, int64_t step, struct nla_err *err)
 {
-	struct nla_log log; /* opening it removes a last gzip member that was cut short */
+	struct nla_err torn = NLA_ERR_INIT;
 	struct nla_lines in;
 	NLA_AUTO(nla_str_release) struct nla_str kept = NLA_STR_INIT;
 	const char *line;
-	nla_auto char *path = nla_path_join(folder, name);
-	if (nla_exists(path) && !nla_log_open(&log, path, err) && !nla_log_close(&log, err) &&
-	    !nla_lines_open(&in, path, err)) {
-		while ((line = nla_lines_next(&in))) {
-			nla_auto_json cJSON *json = cJSON_Parse(line);
-			if (nla_json_value(json, "step") <= (double)step)
-				nla_str_addf(&kept, "%s\n", line);
-		}
-		if (!nla_lines_close(&in, err))
-			nla_file_write(path, kept.buf, kept.len, nla_ends_with(name, ".gz"), err);
+	nla_auto char *path = nla_path_join(folder, name), *packed = nla_format("%s.gz", path);
+	const bool former = nla_exists(packed);
+	if ((!former && !nla_exists(path)) || nla_lines_open(&in, former ? packed : path, err))
+		return err->status;
+	while ((line = nla_lines_next(&in))) {
+		nla_auto_json cJSON *json = cJSON_Parse(line);
+		if (nla_json_value(json, "step") <= (double)step)
+			nla_str_addf(&kept, "%s\n", line);
 	}
-	return err->status;
+	if (!nla_lines_close(&in, former ? &torn : err) || former)
+		nla_file_write(path, kept.buf, kept.len, false, err);
+	return err->status || !former ? err->status : nla_rmtree(packed, err);
 }
 
 /* Only what a run writes, never what else lies there. */
 static bool is_ours(const char *name)
 {
-	static const char ours[] = "config.json|inputs.json|metrics.jsonl|samples.jsonl.gz|log.txt|checkpoints|reference";
+	static const char ours[] = "config.json|inputs.json|metrics.jsonl|samples.jsonl|samples.jsonl.gz|log.txt|checkpoints|"
+				   "reference";
 	const bool trace = nla_starts_with(name, "trace-");
 	const char *step = trace ? name + 6 : nla_starts_with(name, "eval-") ? name + 5 : "";
 	const size_t digits = strspn(step, "0123456789");
@@ -65,9 +67,9 @@ static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg,
 		if (nla_checkpoint_find(f->path, &f->checkpoint, &f->resumed, err))
 			return err->status;
 		const bool own = f->checkpoint && nla_exists_in(f->path, "reference/nla_meta.yaml");
-		if ((there || f->checkpoint) && (nla_same_run(f->path, cfg, fixed_steps, own, err) ||
+		if ((there || f->checkpoint) && (nla_same_run(f->path, cfg, NLA_CMD_LOOPS, fixed_steps, own, err) ||
 						 cut_lines(f->path, "metrics.jsonl", f->resumed, err) ||
-						 cut_lines(f->path, "samples.jsonl.gz", f->resumed, err)))
+						 cut_lines(f->path, "samples.jsonl", f->resumed, err)))
 			return err->status;
 	} else if (cfg->overwrite) {
 		if (remove_run(f->path, err))
@@ -76,7 +78,7 @@ static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg,
 		return nla_usage(err, "'%s' holds a run already: give --resume to continue it, --overwrite to replace it, or "
 				 "another --out", f->path);
 	}
-	return nla_same_write(f->path, cfg, err);
+	return nla_same_write(f->path, cfg, NLA_CMD_LOOPS, err);
 }
 
 enum nla_status nla_lock(int fd, const char *name, struct nla_err *err)
@@ -101,7 +103,7 @@ enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *c
 	*f = (struct nla_folder){ .path = nla_strdup(cfg->out), .resumed = -1, .lock = -1 };
 	if (!nla_mkdirs(f->path, err) && !nla_lock(f->lock = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), f->path, err) &&
 	    !start(f, cfg, fixed_steps, err) && !open_log(&f->metrics, f->path, "metrics.jsonl", err) &&
-	    !open_log(&f->samples, f->path, "samples.jsonl.gz", err) && !open_log(&f->log, f->path, "log.txt", err))
+	    !open_log(&f->log, f->path, "log.txt", err))
 		nla_say_tee(&f->log);
 	return err->status;
 }
@@ -129,6 +131,13 @@ enum nla_status nla_log_line(struct nla_log *log, const cJSON *line, struct nla_
 	nla_str_addc(&text, '\n');
 	nla_log_add(log, text.buf, text.len);
 	return nla_log_flush(log, err);
+}
+
+enum nla_status nla_folder_sample(struct nla_folder *f, const cJSON *sample, struct nla_err *err)
+{
+	if (!f->samples.path && open_log(&f->samples, f->path, "samples.jsonl", err))
+		return err->status;
+	return nla_log_line(&f->samples, sample, err);
 }
 
 /* ---- checkpoints ---- */

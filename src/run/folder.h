@@ -1,5 +1,5 @@
 /*
- * folder - a run folder: config.json (resolved), inputs.json, metrics.jsonl, samples.jsonl.gz, log.txt, checkpoints/step-N,
+ * folder - a run folder: config.json (resolved), inputs.json, metrics.jsonl, samples.jsonl, log.txt, checkpoints/step-N,
  * checkpoints/latest.
  *
  * An existing run is overwritten only when the configuration says so. On resume the configuration must be the one the run began
@@ -28,6 +28,8 @@ enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *c
 void nla_folder_close(struct nla_folder *f);
 /* One line into a log of the folder, or another, flushed. */
 enum nla_status nla_log_line(struct nla_log *log, const cJSON *line, struct nla_err *err);
+/* One into samples.jsonl, which is made with the first. */
+enum nla_status nla_folder_sample(struct nla_folder *f, const cJSON *sample, struct nla_err *err);
 /* Held until fd is closed, or the process is gone. name: the folder, for the message when another program has it. */
 enum nla_status nla_lock(int fd, const char *name, struct nla_err *err);
 
@@ -60,9 +62,10 @@ enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t 
 char *nla_content(const char *path);
 /* The value of a setting that a run in the file `path` began with (NULL: missing) and that of now: a difference is an error. */
 enum nla_status nla_same_setting(const char *key, const char *path, const cJSON *was, const cJSON *now, struct nla_err *err);
-/* A run folder's config.json and inputs.json ({"data": "9f3c...", ...}: what its paths held) against cfg, or written by it.
- * own: the run has its own AV and AR, so another one is only said to be unused. */
-enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, bool fixed_steps, bool own, struct nla_err *err);
-enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, struct nla_err *err);
+/* A run folder's config.json and inputs.json ({"data": "9f3c...", ...}: what its paths held) against cfg, or written by it. of:
+ * the programs whose options count. own: the run has its own AV and AR, so another one is only said to be unused. */
+enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, unsigned of, bool fixed_steps, bool own,
+			     struct nla_err *err);
+enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, unsigned of, struct nla_err *err);
 
 #endif

@@ -33,6 +33,17 @@ enum nla_status nla_loop_open(struct nla_loop *l, bool fixed_steps, struct nla_e
 	return err->status;
 }
 
+char *nla_loop_left(const struct nla_loop *l)
+{
+	NLA_AUTO(nla_str_release) struct nla_str s = NLA_STR_INIT;
+	const int64_t made = l->state.step - l->from, left = l->cfg->steps - l->state.step;
+	if (made > 0 && left > 0) {
+		nla_str_add(&s, "  ");
+		nla_add_left(&s, (nla_seconds() - l->started) / (double)made * (double)left + l->eval_last);
+	}
+	return nla_str_detach(&s);
+}
+
 enum nla_status nla_loop_optim(struct nla_optim *optim, struct nla_adapter *adapter, nt_tensor *head, struct nla_err *err)
 {
 	int n = nla_adapter_params(adapter, NULL, NULL);
@@ -84,7 +95,7 @@ static enum nla_status evaluate(struct nla_loop *l, struct nla_err *err)
 		nla_say("evaluation at step %lld: %s", (long long)l->state.step, err->text);
 		*err = (struct nla_err)NLA_ERR_INIT;
 	}
-	l->eval_seconds = nla_seconds() - started;
+	l->eval_last = l->eval_seconds = nla_seconds() - started;
 	return err->status;
 }
 
@@ -118,23 +129,48 @@ static enum nla_status one_step(struct nla_loop *l, struct nla_err *err)
 	return guard(l, err) || !due(l, l->cfg->checkpoint.every) ? err->status : checkpoint(l, err);
 }
 
-enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err)
+/* The evaluation of the step at hand stands, or none is wanted. */
+static bool evaluated(const struct nla_loop *l)
 {
 	nla_auto char *made = nla_format("%s/eval-%lld.json", l->folder.path, (long long)l->state.step);
-	/* an evaluation that was due when a signal came */
-	const bool missed = due(l, l->eval_every) && l->state.step < l->cfg->steps && !nla_exists(made);
-	if ((l->state.step == 0 || missed) && evaluate(l, err))
+	return !l->evaluate || nla_exists(made);
+}
+
+/* The last line: what came of it, and what to type next. */
+static enum nla_status say_end(const struct nla_loop *l, struct nla_err *err)
+{
+	const long long at = l->state.step, steps = l->cfg->steps;
+	const char *path = l->folder.path;
+	NLA_AUTO(nla_str_release) struct nla_str took = NLA_STR_INIT;
+	if (at < steps || !evaluated(l))
+		return nla_err_set(err, NLA_STOPPED, "stopped after step %lld of %lld%s: '%s/checkpoints/step-%lld' is saved",
+				   at, steps, at < steps ? "" : ", before its evaluation", path, at);
+	nla_add_duration(&took, nla_seconds() - l->started);
+	nla_str_addf(&took, "; next: ");
+	nla_str_addf(&took, l->next, path);
+	nla_say("done: %lld steps, '%s/checkpoints/step-%lld', after %s", steps, path, at, took.buf);
+	return NLA_OK;
+}
+
+enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err)
+{
+	const int64_t steps = l->cfg->steps;
+	if (l->state.step >= steps && evaluated(l)) {
+		nla_say("nothing left to do: '%s' has made %lld steps, and %lld are asked for; %s", l->folder.path,
+			(long long)l->state.step, (long long)steps, l->more);
+		return NLA_OK;
+	}
+	if (l->folder.resumed < 0 && l->begin(l, err))
 		return err->status;
-	while (l->state.step < l->cfg->steps && !nla_stop_asked())
+	/* an evaluation that was due when a signal came is made up for */
+	if ((l->state.step == 0 || (due(l, l->eval_every) && l->state.step < steps && !evaluated(l))) && evaluate(l, err))
+		return err->status;
+	l->started = nla_seconds();
+	l->from = l->state.step;
+	while (l->state.step < steps && !nla_stop_asked())
 		if (one_step(l, err))
 			return err->status;
-	if (checkpoint(l, err))
-		return err->status;
-	if (!nla_stop_asked() && evaluate(l, err))
-		return err->status;
-	if (nla_stop_asked())
-		nla_say("stopped after step %lld: --resume continues it", (long long)l->state.step);
-	return NLA_OK;
+	return checkpoint(l, err) || (l->state.step >= steps && evaluate(l, err)) ? err->status : say_end(l, err);
 }
 
 void nla_loop_close(struct nla_loop *l)

@@ -1,13 +1,13 @@
 /*
  * loop - what surrounds a training step, the same for RL and for supervised training:
  *
- *	evaluate
+ *	begin, evaluate
  *	until `steps` are made or a signal comes: step, evaluate when due, log, checkpoint when due
  *	checkpoint, evaluate
  *
  * A step's line is written before its checkpoint: a kill in between repeats the step, and never loses the line.
  *
- * A run embeds a struct nla_loop as its first member, which its four functions cast back. Checkpoints hold what the loop itself
+ * A run embeds a struct nla_loop as its first member, which its five functions cast back. Checkpoints hold what the loop itself
  * holds (counters, data cursor, optimizers) and what `save` adds.
  */
 #ifndef NLA_LOOP_H
@@ -21,7 +21,9 @@ struct nla_loop {
 	const struct nla_config *cfg;
 	const char *name;                /* of optim in a checkpoint */
 	const char *advice;              /* what to change when gradients stay bad */
+	const char *next, *more;         /* the command after the last step, %s the folder; how to get more steps */
 	int64_t eval_every;              /* steps; 0: at start and end only */
+	enum nla_status (*begin)(struct nla_loop *l, struct nla_err *err);                 /* what a fresh run says first */
 	enum nla_status (*step)(struct nla_loop *l, bool *skipped, struct nla_err *err);   /* one update */
 	enum nla_status (*evaluate)(struct nla_loop *l, struct nla_err *err);              /* or NULL */
 	enum nla_status (*log)(struct nla_loop *l, struct nla_err *err);                   /* of the step just made */
@@ -32,13 +34,18 @@ struct nla_loop {
 	struct nla_state state;
 	int64_t saved;                   /* step of the newest checkpoint, -1: none */
 	double step_seconds, eval_seconds, checkpoint_seconds; /* of this step; of checkpoints since the last line */
+	double started, eval_last;       /* the first step of this start; an evaluation's seconds */
+	int64_t from;                    /* steps made before this start */
 };
 
 /* Opens the run folder, and restores what a checkpoint holds of the loop: cursor and optimizers are there already. */
 enum nla_status nla_loop_open(struct nla_loop *l, bool fixed_steps, struct nla_err *err);
 /* An optimizer over an adapter, and the AR's head where that is trained (or NULL). */
 enum nla_status nla_loop_optim(struct nla_optim *optim, struct nla_adapter *adapter, nt_tensor *head, struct nla_err *err);
+/* NLA_STOPPED: a signal came before all was done, which is saved. */
 enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err);
+/* "  3 min 20 s left, until 14:32", for a step's line; owned. */
+char *nla_loop_left(const struct nla_loop *l);
 void nla_loop_close(struct nla_loop *l);
 
 #endif

@@ -224,19 +224,21 @@ static void put_step(struct out *o, const struct nla_rl *rl, const struct nla_st
 
 static void put_sample(struct out *o, const struct nla_rl *rl, const struct nla_step *s, int64_t step, int64_t i)
 {
+	const bool probe = s->group == 1; /* a group of training has at least two */
 	num(o, "step", (double)step, "the step it was drawn for");
 	num(o, "row", (double)s->rows[s->prompt_of[i]], "of the activation set");
+	item(o, "probe", cJSON_CreateBool(probe), "one of `log.probe` held-out rows, the same throughout, decoded greedily");
 	text(o, "response", s->response[i], "what the AV wrote, special tokens shown");
 	text(o, "failed", nla_failures[s->failed[i]].name, "cause, or null");
-	num(o, "fve", (float)nla_fve(s->mse[i], rl->base.var), "its score");
+	num(o, "fve", (float)nla_fve(s->mse[i], rl->base.var), "its score; null without an AR (`nla-sft`)");
 	num(o, "tokens", (double)s->tokens.length[i], "of the response, the stop token included");
-	num(o, "reward", s->reward[i], "score less penalty");
-	num(o, "advantage", s->advantage[i], "within its group");
+	num(o, "reward", probe ? (double)NAN : s->reward[i], "score less penalty; null: a probe");
+	num(o, "advantage", probe ? (double)NAN : s->advantage[i], "within its group; null: a probe");
 }
 
 static void put_sft(struct out *o, const struct nla_sft_line *l, const struct nla_state *state)
 {
-	num(o, "step", (double)state->step, "updates made");
+	num(o, "step", (double)state->step, "updates made; 0: before the first");
 	num(o, "loss", l->loss, "of the batch: cross-entropy a token (roles lm, av), mse (ar)");
 	num(o, "grad_norm", l->grad_norm, "before clipping; null: not finite, the step was skipped");
 	num(o, "lr", l->lr, "learning rate of this step");
@@ -348,7 +350,8 @@ void nla_report_markdown(struct nla_str *out)
 	put_step(&o, &rl, &empty, &state);
 	heading(out, "**metrics.jsonl** of `nla-sft`:");
 	put_sft(&o, &sft, &state);
-	heading(out, "**samples.jsonl.gz**, `log.samples` of every `log.samples_every` steps:");
+	heading(out, "**samples.jsonl**: probes, and `log.samples` responses of the first and every `log.samples_every`th "
+		     "step, with one that failed, if any did:");
 	put_sample(&o, &rl, &empty, 0, 0);
 	heading(
 	    out,

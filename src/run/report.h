@@ -24,7 +24,7 @@ struct nla_sft_line {
 /* A step's line of metrics.jsonl; state is after the step. */
 cJSON *nla_report_step(const struct nla_rl *rl, const struct nla_step *s, const struct nla_state *state);
 cJSON *nla_report_sft(const struct nla_sft_line *line, const struct nla_state *state);
-/* Sample i of a step: a line of samples.jsonl.gz. */
+/* Sample i of a step: a line of samples.jsonl. */
 cJSON *nla_report_sample(const struct nla_rl *rl, const struct nla_step *s, int64_t step, int64_t i);
 /* An evaluation: its summary, and row i, a line of rows.jsonl. */
 cJSON *nla_report_eval(const struct nla_rl *rl, const struct nla_step *s);

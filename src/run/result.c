@@ -1,13 +1,17 @@
 /* The end of an RL run in words: the evaluations before and after as a table, and the first explanations of both. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/progress.h"
+#include "base/utf8.h"
 #include "run/train.h"
 
 #define SHOWN 3     /* explanations */
 #define TEXT_END 90 /* bytes of a row's text */
+#define RAW_END 400 /* and of a response that failed */
 
 static cJSON *read_eval(const struct nla_train *t, int64_t step)
 {
@@ -29,15 +33,23 @@ static void add_table(struct nla_str *out, const cJSON *before, const cJSON *aft
 		{ "explanation tokens", "explanation_tokens" }, { "failed rows, share", "failed_rate" },
 	};
 	nla_str_addf(out, "%-24s %10s %10s\n", "held-out rows", "before", "after");
-	for (size_t i = 0; i < NLA_LEN(rows); i++)
-		nla_str_addf(out, "%-24s %10.3f %10.3f\n", rows[i].name, nla_json_value(before, rows[i].key),
-			     nla_json_value(after, rows[i].key));
+	for (size_t i = 0; i < NLA_LEN(rows); i++) {
+		nla_auto char *was = nla_figure(nla_json_value(before, rows[i].key), (double)NAN, 3);
+		nla_auto char *is = nla_figure(nla_json_value(after, rows[i].key), (double)NAN, 3);
+		nla_str_addf(out, "%-24s %10s %10s\n", rows[i].name, was, is);
+	}
 }
 
-static const char *explanation_of(const cJSON *row)
+/* "(fve 0.71): Ends ..."; of a failure its cause and all that the AV wrote. */
+static void add_side(struct nla_str *out, const char *side, const cJSON *row)
 {
-	const char *text = cJSON_GetStringValue(cJSON_GetObjectItem(row, "explanation"));
-	return text ? text : "(failed)";
+	const char *failed = cJSON_GetStringValue(cJSON_GetObjectItem(row, "failed"));
+	const char *text = cJSON_GetStringValue(cJSON_GetObjectItem(row, failed ? "response" : "explanation"));
+	nla_auto char *line = nla_utf8_end(text ? text : "", failed ? RAW_END : SIZE_MAX);
+	if (failed)
+		nla_str_addf(out, "  %s (failed, %s): %s\n", side, failed, line);
+	else
+		nla_str_addf(out, "  %s (fve %.2f): %s\n", side, nla_json_value(row, "fve"), line);
 }
 
 static void add_explanation(struct nla_str *out, const struct nla_actset *set, const cJSON *before, const cJSON *after)
@@ -45,13 +57,10 @@ static void add_explanation(struct nla_str *out, const struct nla_actset *set, c
 	const double row = nla_json_value(before, "row");
 	if (!(row >= 0 && row < (double)set->n && row == nla_json_value(after, "row"))) /* another set was evaluated */
 		return;
-	const char *text = set->rows[(int64_t)row].text;
-	size_t n = strlen(text), skip = n > TEXT_END ? n - TEXT_END : 0;
-	while (skip && ((unsigned char)text[skip] & 0xC0) == 0x80)
-		skip++;
-	nla_str_addf(out, "\nrow %lld, whose text ends: ...%s\n  before (fve %.2f): %s\n  after  (fve %.2f): %s\n",
-		     (long long)row, text + skip, nla_json_value(before, "fve"), explanation_of(before),
-		     nla_json_value(after, "fve"), explanation_of(after));
+	nla_auto char *end = nla_utf8_end(set->rows[(int64_t)row].text, TEXT_END);
+	nla_str_addf(out, "\nrow %lld, whose text ends: %s\n", (long long)row, end);
+	add_side(out, "before", before);
+	add_side(out, "after ", after);
 }
 
 static void add_explanations(struct nla_str *out, const struct nla_train *t)

@@ -77,19 +77,19 @@ enum nla_status nla_same_setting(const char *key, const char *path, const cJSON 
 	return err->status;
 }
 
-/* Neither marked as one that may change, nor of no use in training. */
-static bool is_fixed(const struct nla_option *o, bool fixed_steps)
+/* Neither marked as one that may change, nor of no use there. */
+static bool is_fixed(const struct nla_option *o, unsigned of, bool fixed_steps)
 {
-	bool may_change = o->commands & NLA_OPT_MAY_CHANGE || !(o->commands & (NLA_CMD_TRAIN | NLA_CMD_SFT));
+	bool may_change = o->commands & NLA_OPT_MAY_CHANGE || !(o->commands & of);
 	return !may_change || (fixed_steps && !strcmp(o->key, "steps"));
 }
 
-static cJSON *list_inputs(const cJSON *config)
+static cJSON *list_inputs(const cJSON *config, unsigned of)
 {
 	cJSON *inputs = cJSON_CreateObject();
 	for (size_t i = 0; i < nla_config_n; i++) {
 		const struct nla_option *o = &nla_config_table[i];
-		if (o->type != NLA_OPT_PATH || !is_fixed(o, false))
+		if (o->type != NLA_OPT_PATH || !is_fixed(o, of, false))
 			continue;
 		nla_auto char *content = nla_content(nla_json_at(config, o->key)->valuestring);
 		cJSON_AddStringToObject(inputs, o->key, content);
@@ -97,10 +97,10 @@ static cJSON *list_inputs(const cJSON *config)
 	return inputs;
 }
 
-enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, struct nla_err *err)
+enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, unsigned of, struct nla_err *err)
 {
 	nla_auto char *inputs = nla_path_join(folder, "inputs.json");
-	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *held = list_inputs(now);
+	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *held = list_inputs(now, of);
 	if (!nla_config_write(cfg, folder, err) && !nla_exists(inputs))
 		nla_json_write(inputs, held, true, err);
 	return err->status;
@@ -117,13 +117,14 @@ static enum nla_status other_input(const char *key, const char *folder, const ch
 
 /* A key that the file lacks is younger than the run, which did what is the default now. A run without inputs.json is an older
  * version's: its paths are compared. */
-enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, bool fixed_steps, bool own, struct nla_err *err)
+enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, unsigned of, bool fixed_steps, bool own,
+			     struct nla_err *err)
 {
 	struct nla_config plain = { 0 };
 	nla_options_defaults(nla_config_table, nla_config_n, &plain);
 	nla_auto char *config = nla_path_join(folder, "config.json"), *inputs = nla_path_join(folder, "inputs.json");
 	nla_auto_json cJSON *was = NULL, *had = NULL, *usual = nla_options_dump(nla_config_table, nla_config_n, &plain);
-	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *has = list_inputs(now);
+	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *has = list_inputs(now, of);
 	if (!nla_json_read(config, &was, err) && nla_exists(inputs))
 		nla_json_read(inputs, &had, err);
 	for (size_t i = 0; i < nla_config_n && !err->status; i++) {
@@ -132,7 +133,7 @@ enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, b
 		const cJSON *held = cJSON_GetObjectItem(had, key);
 		if (held && !cJSON_Compare(held, cJSON_GetObjectItem(has, key), true))
 			other_input(key, folder, after->valuestring, own, err);
-		else if (!held && is_fixed(&nla_config_table[i], fixed_steps))
+		else if (!held && is_fixed(&nla_config_table[i], of, fixed_steps))
 			nla_same_setting(key, config, before ? before : nla_json_at(usual, key), after, err);
 	}
 	nla_config_release(&plain);

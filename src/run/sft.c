@@ -7,12 +7,18 @@
 
 #include "base/json.h"
 #include "base/progress.h"
+#include "run/evaluate.h"
 
 #define HELD_ROWS 512 /* of the held-out ones, at most */
 
 static const struct {
 	const char *name, *part; /* part: its folder in a checkpoint */
-} roles[] = { [NLA_ROLE_LM] = { "lm", "model" }, [NLA_ROLE_AV] = { "av", "av" }, [NLA_ROLE_AR] = { "ar", "ar" } };
+	const char *next;        /* the command after it */
+} roles[] = {
+	[NLA_ROLE_LM] = { "lm", "model", "nla-extract --model %s/checkpoints/latest/model --corpus TEXTS --out SET" },
+	[NLA_ROLE_AV] = { "av", "av", "nla-train --model MODEL --av %s/checkpoints/latest/av --ar AR --data SET --out RUN" },
+	[NLA_ROLE_AR] = { "ar", "ar", "nla-train --model MODEL --av AV --ar %s/checkpoints/latest/ar --data SET --out RUN" },
+};
 
 /* ---- what is trained ---- */
 
@@ -62,20 +68,19 @@ static void make_plan(struct nla_sft *s, int64_t room)
 	const struct nla_half *half = &s->half, none = { 0 };
 	const bool ar = cfg->sft.role == NLA_ROLE_AR;
 	struct nla_plan plan;
-	int64_t longest = 1;
 	s->micro_batch = cfg->update.micro_batch;
 	s->recompute = cfg->update.recompute == NLA_RECOMPUTE_TRUE;
 	if (cfg->sft.role == NLA_ROLE_LM)
 		return;
 	for (int64_t i = 0; i < s->set.n; i++)
-		longest = NLA_MAX(longest, nla_sft_length(s, i));
+		s->longest = NLA_MAX(s->longest, nla_sft_length(s, i));
 	struct nla_plan_in in = {
 		.arch = &lm->arch, .dtype = lm->dtype, .gpu = lm->device != NT_CPU,
 		.weights = nla_plan_loaded(&s->target, half, &none),
 		.trained = &half->adapter, .head_trained = ar && cfg->sft.train_head,
 		.ar_only = ar, .ar_depth = ar ? half->depth : 0,
-		.prompt = (int64_t)half->prompt.n, .prompt_head = half->marker, .ar_prompt = longest,
-		.prompts = cfg->sft.batch, .group = 1, .new_tokens = longest, .recompute = cfg->update.recompute,
+		.prompt = (int64_t)half->prompt.n, .prompt_head = half->marker, .ar_prompt = s->longest,
+		.prompts = cfg->sft.batch, .group = 1, .new_tokens = s->longest, .recompute = cfg->update.recompute,
 		.micro_batch = s->micro_batch ? s->micro_batch : s->loop.state.micro_batch,
 	};
 	nla_plan_make(&in, room, &plan);
@@ -123,7 +128,8 @@ static enum nla_status held_out(struct nla_sft *s, bool other, double *mean, str
 static enum nla_status say_held(struct nla_sft *s, struct nla_str *text, struct nla_err *err)
 {
 	struct nla_sft_line *l = &s->line;
-	if (held_out(s, false, &l->held_loss, err) ||
+	l->held = s->split.n_held > 0;
+	if (!l->held || held_out(s, false, &l->held_loss, err) ||
 	    (l->role == NLA_ROLE_AV && held_out(s, true, &l->held_loss_other_vector, err)))
 		return err->status;
 	nla_str_addf(text, "  held %.4f", l->held_loss);
@@ -133,6 +139,19 @@ static enum nla_status say_held(struct nla_sft *s, struct nla_str *text, struct 
 	else if (l->role == NLA_ROLE_AR && !isnan(l->base.var))
 		nla_str_addf(text, " (fve %.3f)", nla_fve(l->held_loss, l->base.var));
 	return NLA_OK;
+}
+
+/* Explanations of some rows, the same throughout: held-out ones where there are any. */
+static enum nla_status probe(struct nla_sft *s, struct nla_err *err)
+{
+	const int64_t held = s->split.n_held, n_all = held ? held : s->split.n_train, n = NLA_MIN(s->cfg->log.probe, n_all);
+	const struct nla_view view = nla_half_view(&s->half);
+	const struct nla_rl rl = { .rollout.max_new_tokens = s->longest, .av = &s->half, .policy = view, .sampler = view,
+				   .set = &s->set, .rng.stream = NLA_STREAM_EVAL, .base = s->line.base };
+	nla_auto int64_t *rows = nla_alloc((size_t)n, sizeof(*rows));
+	for (int64_t i = 0; i < n; i++)
+		rows[i] = (held ? s->split.held : s->split.train)[i * n_all / n];
+	return n ? nla_probe(&rl, rows, n, s->loop.state.step, &s->loop.folder, err) : NLA_OK;
 }
 
 /* ---- what the loop calls ---- */
@@ -158,15 +177,19 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 	const long long at = loop->state.step, steps = s->cfg->steps;
 	struct nla_sft_line *l = &s->line;
 	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
+	const bool due = at == steps || at % s->cfg->sft.held_every == 0; /* before the first step, too */
 	l->seconds = loop->step_seconds;
-	l->held = at == steps || at % s->cfg->sft.held_every == 0;
-	if (l->held && say_held(s, &text, err))
+	l->held = false;
+	if (at)
+		nla_str_addf(&text, "  loss %.4f  norm %.2f  lr %.1e  %.2f s", l->loss, l->grad_norm, l->lr, l->seconds);
+	if (due && say_held(s, &text, err))
 		return err->status;
-	if (l->held || at % s->cfg->log.every == 0)
-		nla_say("%s %lld/%lld  loss %.4f  norm %.2f  lr %.1e  %.2f s%s", loop->name, at, steps, l->loss, l->grad_norm,
-			l->lr, l->seconds, text.buf);
+	nla_auto char *left = nla_loop_left(loop);
+	if (due || at % s->cfg->log.every == 0)
+		nla_say("%s %lld/%lld%s%s", loop->name, at, steps, text.buf, left);
 	nla_auto_json cJSON *line = nla_report_sft(l, &loop->state);
-	nla_log_line(&loop->folder.metrics, line, err);
+	if (!nla_log_line(&loop->folder.metrics, line, err) && due && s->cfg->sft.role == NLA_ROLE_AV)
+		probe(s, err);
 	return err->status;
 }
 
@@ -190,9 +213,13 @@ enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, st
 	int device;
 	int64_t room;
 	nt_dtype dtype;
-	*s = (struct nla_sft){ .cfg = cfg };
-	s->loop = (struct nla_loop){ .cfg = cfg, .name = roles[cfg->sft.role].name, .step = step, .log = log_step, .save = save,
+	const bool cosine = cfg->sft.schedule == NLA_SCHEDULE_COSINE;
+	*s = (struct nla_sft){ .cfg = cfg, .longest = 1, .line = { .loss = NAN, .grad_norm = NAN, .lr = NAN } };
+	s->loop = (struct nla_loop){ .cfg = cfg, .name = roles[cfg->sft.role].name, .begin = log_step, .step = step,
+				     .log = log_step, .save = save, .next = roles[cfg->sft.role].next,
 				     .advice = "lower sft.lr, or look at the data" };
+	s->loop.more = cosine ? "its schedule ended there: start from it (--av, --ar or --model) into another --out"
+			      : "a larger --steps goes on";
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->out, "out", err) ||
 	    nla_config_device(cfg, &device, &dtype, err) || nla_config_room(cfg, device, &room, err))
 		return err->status;
@@ -205,7 +232,7 @@ enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, st
 	nla_cursor_init(&s->loop.cursor, (uint64_t)cfg->seed, s->split.n_train);
 	s->line.role = cfg->sft.role;
 	s->line.base = (struct nla_baselines){ s->set.meta.baseline_var, s->set.meta.baseline_mean };
-	if (nla_loop_open(&s->loop, cfg->sft.schedule == NLA_SCHEDULE_COSINE, err))
+	if (nla_loop_open(&s->loop, cosine, err))
 		return err->status;
 	make_plan(s, room);
 	nla_say("%s: %lld rows to train on, %lld held out, %lld tensors trained", s->loop.name, (long long)s->split.n_train,

@@ -5,8 +5,9 @@
  *	av   warm start of the verbalizer: cross-entropy on response tokens (end of turn included) given the row's vector
  *	ar   warm start of the reconstructor: mean mse of its prediction
  *
- * Every held_every steps a figure on held-out documents; for the AV also its loss when every row gets another row's vector: the
- * difference is what it reads from the vector. Checkpoints hold model/, av/ or ar/ next to optimizer and counters.
+ * Before the first and every held_every steps a figure on held-out documents; for the AV also its loss when every row gets
+ * another row's vector: the difference is what it reads from the vector; and its explanations of a few rows (log.probe).
+ * Checkpoints hold model/, av/ or ar/ next to optimizer and counters.
  */
 #ifndef NLA_SFT_H
 #define NLA_SFT_H
@@ -25,6 +26,7 @@ struct nla_sft {
 	struct nla_i64s offset;        /* [n + 1] sequence i is ids[offset[i] .. offset[i + 1]) */
 	int64_t micro_batch;           /* rows a backward pass, 0: all */
 	bool recompute;                /* see lm/recompute.h */
+	int64_t longest;               /* tokens of a sequence; roles av, ar */
 	struct nla_sft_line line;      /* of the newest step */
 };
 

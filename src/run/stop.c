@@ -1,6 +1,7 @@
 /* The signals that end a run, and the flag that its loops poll (stop.h). */
 #include "run/stop.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stddef.h>
 #include <time.h>
@@ -10,22 +11,30 @@
 
 static volatile sig_atomic_t asked;
 static struct timespec first;
+static bool tty;
 
 static void on_signal(int number)
 {
+	static const char word[] = "\nstopping: what is at hand is finished and saved first; a second signal, two seconds "
+				   "after this one, ends it at once\n";
+	const int before = errno;
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	if (!asked)
+	if (!asked) {
 		first = now;
-	else if ((double)(now.tv_sec - first.tv_sec) + 1e-9 * (double)(now.tv_nsec - first.tv_nsec) > 2)
+		(void)!write(STDERR_FILENO, word + !tty, sizeof(word) - 1 - !tty); /* on a terminal behind its ^C */
+	} else if ((double)(now.tv_sec - first.tv_sec) + 1e-9 * (double)(now.tv_nsec - first.tv_nsec) > 2)
 		_exit(128 + number);
 	asked = 1;
+	errno = before;
 }
 
 void nla_stop_catch(void)
 {
 	static const int caught[] = { SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGHUP };
 	struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART }, before;
+	tty = isatty(STDERR_FILENO);
+	signal(SIGPIPE, SIG_IGN); /* who reads our lines may be gone: no reason to lose the work */
 	sigemptyset(&action.sa_mask);
 	for (size_t i = 0; i < NLA_LEN(caught); i++) /* each blocks the others: the handler is not interrupted */
 		sigaddset(&action.sa_mask, caught[i]);

@@ -1,5 +1,6 @@
 /*
- * stop - a signal asks a long run to finish its step, checkpoint and end: INT, TERM, USR1, USR2, and HUP except under nohup.
+ * stop - a signal asks a long run to finish its step, checkpoint and end, with exit code 3 unless all was done: INT, TERM,
+ * USR1, USR2, and HUP except under nohup. A line on stderr answers it at once.
  * Job schedulers repeat themselves, so a second one within two seconds is the first again; after that it ends the program at
  * once, with exit code 128 + its number.
  */

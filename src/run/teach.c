@@ -13,6 +13,7 @@
 
 #include "base/json.h"
 #include "base/progress.h"
+#include "base/utf8.h"
 #include "nla/half.h"
 #include "run/folder.h"
 
@@ -292,12 +293,9 @@ static enum nla_status decode(const struct nla_teach *t, const struct nla_i32s *
 
 static void show(const struct nla_teach *t, const struct answer *a)
 {
-	const char *text = t->set.rows[a->row].text;
-	size_t n = strlen(text), skip = n > 200 ? n - 200 : 0;
-	while (skip && ((unsigned char)text[skip] & 0xC0) == 0x80) /* not inside a character */
-		skip++;
-	nla_say("row %lld: %s%s\n  -> %s%s%s", (long long)a->row, skip ? "..." : "", text + skip,
-		a->unfit ? unfit_names[a->unfit] : "", a->unfit ? ": " : "", a->text);
+	nla_auto char *end = nla_utf8_end(t->set.rows[a->row].text, 200);
+	nla_say("row %lld: %s\n  -> %s%s%s", (long long)a->row, end, a->unfit ? unfit_names[a->unfit] : "",
+		a->unfit ? ": " : "", a->text);
 }
 
 static enum nla_status take_answers(struct nla_teach *t, const int64_t *rows, int64_t n, const struct nla_decoded *d,

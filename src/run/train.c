@@ -1,10 +1,12 @@
 /* An RL run: opening it (models, data, memory plan, merged copies), and what the loop calls around a step; see train.h. */
 #include "run/train.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "base/json.h"
 #include "base/progress.h"
+#include "base/utf8.h"
 #include "run/evaluate.h"
 #include "run/report.h"
 
@@ -176,8 +178,6 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	struct nla_rl rl = t->rl;
 	NLA_AUTO(nla_step_release) struct nla_step s = { 0 };
 	int64_t n;
-	if (!t->has_eval)
-		return NLA_OK;
 	nla_auto int64_t *rows = nla_eval_rows(&t->eval_set, t->cfg->eval.rows, &n);
 	nla_auto char *summary = nla_format("%s/eval-%lld.json", loop->folder.path, at);
 	nla_auto char *lines = nla_format("%s/eval-%lld.rows.jsonl", loop->folder.path, at);
@@ -187,11 +187,12 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	rl.halved = t->eval_halved;
 	if (!nla_evaluate(&rl, rows, n, t->cfg->eval.batch, &s, err)) {
 		nla_auto_json cJSON *json = nla_report_eval(&rl, &s);
-		if (!nla_json_write(summary, json, true, err) && !nla_eval_write_rows(&rl, &s, lines, err))
-			nla_say("eval at step %lld: fve %.4f +- %.4f (mean-normalised %.4f), %.1f response tokens, %.1f%% "
-				"failed, %lld rows",
-				at, nla_json_value(json, "fve"), nla_json_value(json, "fve_se"),
-				nla_json_value(json, "fve_meannorm"), nla_json_value(json, "response_tokens"),
+		nla_auto char *fve = nla_figure(nla_json_value(json, "fve"), nla_json_value(json, "fve_se"), 4);
+		nla_auto char *meannorm = nla_figure(nla_json_value(json, "fve_meannorm"), (double)NAN, 4);
+		if (!nla_eval_write_rows(&rl, &s, lines, err) && !nla_json_write(summary, json, true, err))
+			nla_say("eval at step %lld: fve %s (mean-normalised %s), %.1f response tokens, %.1f%% failed, "
+				"%lld rows",
+				at, fve, meannorm, nla_json_value(json, "response_tokens"),
 				100 * nla_json_value(json, "failed_rate"), (long long)n);
 	}
 	t->eval_halved = rl.halved;
@@ -200,15 +201,50 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	return err->status;
 }
 
+/* Held-out rows, or rows of the data where there is no other set. */
+static enum nla_status probe(struct nla_loop *loop, struct nla_err *err)
+{
+	struct nla_train *t = (struct nla_train *)loop;
+	struct nla_rl rl = t->rl;
+	int64_t n;
+	rl.set = t->has_eval ? &t->eval_set : &t->set;
+	rl.rng.stream = NLA_STREAM_EVAL;
+	nla_auto int64_t *rows = nla_eval_rows(rl.set, t->cfg->log.probe, &n);
+	return t->cfg->log.probe ? nla_probe(&rl, rows, n, loop->state.step, &loop->folder, err) : NLA_OK;
+}
+
+#define NEARLY_ALL 0.9
 #define FAILING_STEPS 10
 #define CLAMPED_SHARE 0.01
+
+/* Said once, until another cause leads or rows pass again. */
+static void warn_failed(struct nla_train *t)
+{
+	const struct nla_step *s = &t->step;
+	int64_t n[NLA_N_FAILURES] = { 0 }, at = 0;
+	enum nla_failure worst = 1;
+	for (int64_t i = 0; i < s->n; i++)
+		n[s->failed[i]]++;
+	for (int cause = 1; cause < NLA_N_FAILURES; cause++)
+		worst = n[cause] > n[worst] ? (enum nla_failure)cause : worst;
+	const double share = 1 - (double)n[NLA_ROW_OK] / (double)s->n;
+	if (share >= NEARLY_ALL && t->failed != worst) {
+		while (s->failed[at] != worst)
+			at++;
+		nla_auto char *text = nla_utf8_end(s->response[at], 300);
+		nla_say("warning: %.0f%% of the responses failed, most as %s (%s): likely, %s. One of them: %s", 100 * share,
+			nla_failures[worst].name, nla_failures[worst].meaning, nla_failures[worst].likely, text);
+	}
+	t->failed = share >= NEARLY_ALL ? worst : NLA_ROW_OK;
+}
 
 /* What the numbers of a step say against the run. */
 static void warn(struct nla_train *t, const cJSON *line)
 {
 	const struct nla_step *s = &t->step;
 	t->failing = 2 * nla_json_value(line, "groups_failed") > (double)s->n_prompts ? t->failing + 1 : 0;
-	if (t->failing && t->failing % FAILING_STEPS == 0)
+	warn_failed(t);
+	if (t->failing == FAILING_STEPS)
 		nla_say("warning: for %lld steps most groups had no valid row, and a group without one teaches nothing: "
 			"failed_* of metrics.jsonl says why they fail",
 			(long long)t->failing);
@@ -216,6 +252,22 @@ static void warn(struct nla_train *t, const cJSON *line)
 		nla_say("warning: %.1f%% of the tokens are beyond the KL's clamp, where it does not hold the policy: lower "
 			"update.lr, or raise update.kl",
 			100 * s->update.kl_clamped);
+}
+
+/* The first responses of the step, and one that failed where none of them did. */
+static enum nla_status log_samples(struct nla_train *t, struct nla_err *err)
+{
+	const struct nla_step *s = &t->step;
+	const int64_t wanted = t->cfg->log.samples;
+	bool failed = !wanted;
+	for (int64_t i = 0; i < s->n && !err->status; i++) {
+		if (i >= wanted && (failed || !s->failed[i]))
+			continue;
+		nla_auto_json cJSON *sample = nla_report_sample(&t->rl, s, t->loop.state.step, i);
+		failed = failed || s->failed[i];
+		nla_folder_sample(&t->loop.folder, sample, err);
+	}
+	return err->status;
 }
 
 static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
@@ -228,22 +280,21 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 	s->seconds[NLA_STAGE_CHECKPOINT] = loop->checkpoint_seconds;
 	nla_auto_json cJSON *line = nla_report_step(&t->rl, s, state);
 	nla_auto char *kl = cfg->update.kl > 0 ? nla_format("%.4f", s->update.kl) : nla_strdup("off");
+	nla_auto char *fve = nla_figure(nla_json_value(line, "fve"), (double)NAN, 3), *left = nla_loop_left(loop);
 	if (state->step % cfg->log.every == 0 || state->step == cfg->steps)
-		nla_say("step %lld/%lld  fve %.3f  tokens %.1f  reward %.3f  failed %.0f%%  kl %s  entropy %.2f  norm %.2f  "
-			"%.2f s%s",
-			(long long)state->step, (long long)cfg->steps, nla_json_value(line, "fve"),
+		nla_say("step %lld/%lld  fve %s  tokens %.1f  reward %.3f  failed %.0f%%  kl %s  entropy %.2f  norm %.2f  "
+			"%.2f s%s%s",
+			(long long)state->step, (long long)cfg->steps, fve,
 			nla_json_value(line, "response_tokens_mean"), nla_json_value(line, "reward_mean"),
 			100 * nla_json_value(line, "failed_rate"), kl, s->update.entropy, s->update.grad_norm,
-			nla_json_value(line, "seconds"), s->update.skipped ? "  (skipped: gradient not finite)" :
+			nla_json_value(line, "seconds"), left, s->update.skipped ? "  (skipped: gradient not finite)" :
 			s->update.ar_skipped ? "  (AR skipped: its gradient not finite)" : "");
 	warn(t, line);
 	nla_log_line(&loop->folder.metrics, line, err);
-	for (int64_t i = 0; state->step % cfg->log.samples_every == 0 && i < NLA_MIN(cfg->log.samples, s->n) && !err->status;
-	     i++) {
-		nla_auto_json cJSON *sample = nla_report_sample(&t->rl, s, state->step, i);
-		nla_log_line(&loop->folder.samples, sample, err);
-	}
-	return err->status;
+	const bool due = state->step % cfg->log.samples_every == 0;
+	if (!err->status && (due || state->step == 1))
+		log_samples(t, err);
+	return err->status || (!due && state->step < cfg->steps) ? err->status : probe(loop, err);
 }
 
 static enum nla_status save(struct nla_loop *loop, const char *dir, struct nla_err *err)
@@ -263,8 +314,10 @@ enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg
 {
 	struct nla_lora_spec spec;
 	*t = (struct nla_train){ .cfg = cfg, .one_step = one_step, .out = out };
-	t->loop = (struct nla_loop){ .cfg = cfg, .name = "av", .eval_every = cfg->eval.every, .step = step,
-				     .evaluate = evaluate, .log = log_step, .save = save };
+	t->loop = (struct nla_loop){ .cfg = cfg, .name = "av", .eval_every = cfg->eval.every, .step = step, .begin = probe,
+				     .evaluate = *cfg->eval.data ? evaluate : NULL, .log = log_step, .save = save };
+	t->loop.next = "nla-explain %1$s/config.json --av %1$s/checkpoints/latest/av --ar %1$s/checkpoints/latest/ar --row 0";
+	t->loop.more = "a larger --steps goes on";
 	t->loop.advice = cfg->ar_update.enabled ? "start a new run from its av and ar with a lower update.lr or ar_update.lr"
 						: "start a new run from its av and ar with a lower update.lr";
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) ||

@@ -39,6 +39,7 @@ struct nla_train {
 	FILE *out;                       /* gets the profile */
 	int64_t made;                    /* steps since the start */
 	int64_t failing;                 /* steps in a row in which most groups failed */
+	enum nla_failure failed;         /* of nearly all responses of the newest step */
 	int64_t ar_tokens;               /* of the AR's prompt around an empty explanation */
 	int64_t room;                    /* bytes the plan may use */
 	struct nla_plan plan;

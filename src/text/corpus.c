@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/json.h"
 #include "base/utf8.h"
@@ -21,6 +22,12 @@ static bool is_known(const char *name)
 	return is_jsonl(name) || nla_ends_with(name, ".txt") || nla_ends_with(name, ".txt.gz");
 }
 
+static double size_of(const char *path)
+{
+	struct stat st;
+	return stat(path, &st) ? 0 : (double)st.st_size;
+}
+
 enum nla_status nla_corpus_open(struct nla_corpus *c, const char *path, struct nla_err *err)
 {
 	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
@@ -32,18 +39,26 @@ enum nla_status nla_corpus_open(struct nla_corpus *c, const char *path, struct n
 			return nla_fail(err, "cannot open corpus '%s': its name must end in .txt or .jsonl, or these with .gz",
 					path);
 		nla_strs_push(&c->files, path);
+		c->bytes = size_of(path);
 		return NLA_OK;
 	}
 	if (nla_list_dir(path, &names, err))
 		return err->status;
 	for (size_t i = 0; i < names.n; i++) {
 		nla_auto char *file = nla_path_join(path, names.data[i]);
-		if (is_known(file) && !nla_is_dir(file))
+		if (is_known(file) && !nla_is_dir(file)) {
 			nla_strs_push(&c->files, file);
+			c->bytes += size_of(file);
+		}
 	}
 	if (!c->files.n)
 		return nla_fail(err, "cannot open corpus '%s': no file in it ends in .txt or .jsonl, or these with .gz", path);
 	return NLA_OK;
+}
+
+double nla_corpus_share(const struct nla_corpus *c)
+{
+	return NLA_MIN(1, (c->done + (c->open ? (double)nla_lines_at(&c->lines) : 0)) / NLA_MAX(c->bytes, 1));
 }
 
 void nla_corpus_close(struct nla_corpus *c)
@@ -189,6 +204,7 @@ enum nla_status nla_corpus_next(struct nla_corpus *c, const struct nla_doc **doc
 		}
 		if (!c->doc.text) {
 			c->open = false;
+			c->done += size_of(c->lines.path);
 			if (nla_lines_close(&c->lines, err))
 				return err->status;
 		}

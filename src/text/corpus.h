@@ -32,6 +32,7 @@ struct nla_corpus {
 	struct nla_lines lines;
 	bool jsonl;        /* the open file is */
 	int64_t n_in_file; /* documents seen in the open file */
+	double bytes, done; /* of all files; of those that were read */
 	struct nla_doc doc;
 };
 
@@ -39,6 +40,7 @@ enum nla_status nla_corpus_open(struct nla_corpus *c, const char *path, struct n
 /* *doc is borrowed until the next call; NULL at the end. Invalid UTF-8, a missing "text" or bad JSON: an error with file and
  * line. Empty documents are skipped. */
 enum nla_status nla_corpus_next(struct nla_corpus *c, const struct nla_doc **doc, struct nla_err *err);
+double nla_corpus_share(const struct nla_corpus *c); /* of its bytes: what was read so far */
 void nla_corpus_close(struct nla_corpus *c);
 
 #endif

@@ -182,7 +182,7 @@ extract 1 "injection_char" --templates.av 'no slot'
 extract 1 "explanation" --templates.ar 'Text: {explanation}'
 [ ! -e new/nla_meta.yaml ] || fail "a failed extraction left a sidecar"
 copy held there && echo mine >there/notes.txt && mkdir there/more && echo mine >there/more/notes.txt
-extract 1 "'there': there is one already" --out there
+extract 2 "'there': there is one already: give --overwrite to replace it, or another --out" --out there
 same held/nla_meta.yaml there/nla_meta.yaml
 extract 1 "nowhere.txt" --out there --overwrite --corpus nowhere.txt
 same held/activations.safetensors there/activations.safetensors # what fails before it begins takes nothing away

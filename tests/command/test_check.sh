@@ -23,6 +23,7 @@ has '^  total .* of [0-9.]+: '
 has '^memory plan in GiB for cpu, fp32: 2 x 4 responses of at most 40 tokens$'
 has '^room: 16 x 16 responses fit too'
 has '^tried one prompt: 4 responses '
+has '^a run of 250 steps and 0 evaluations, begun now on this device: about .* left, until .* \(from a step of [12] of 2 prompts\)$'
 check --ar_update.enabled --update.recompute true --update.micro_batch 3
 said_go
 has '3 of 8 responses a backward pass, blocks recomputed'
@@ -51,8 +52,12 @@ no_go() {
 	[ "$code" -eq 1 ] || fail "--check $* exits $code: $(cat "$work/stdout")"
 	grep -Eq -- "^no go: .*$pattern" "$work/stdout" || fail "--check $* says: $(tail -n 1 "$work/stdout")"
 	[ "$(wc -l <"$work/stderr")" -eq 1 ] && said "do not fit into .*$pattern"
+	sed -n 's/.* \([0-9.]*\) GiB do not fit into \([0-9.]*\):.*/\1 \2/p' "$work/stderr" | awk '{ bad = !($1 > $2) } END { exit bad || NR != 1 }' ||
+		fail "the number that does not fit is no larger: $(cat "$work/stderr")"
 }
 no_go 'and still it needs' --memory 512M
+need=$(sed -n 's/.* \([0-9.]*\) GiB do not fit into .*/\1/p' "$work/stderr") # a hair less reads differently
+no_go . --memory "$(awk -v need="$need" 'BEGIN { printf "%.0f", (need - 0.0015) * 1024 ^ 3 }')"
 no_go 'lower rollout.max_new_tokens from 16000 to [0-9]+, and it takes' --memory 850M --max-new-tokens 16000
 no_go 'set update.recompute to auto, .*lower update.micro_batch from 256 to [0-9]+, and it takes' --memory 1G --prompts 64 --max-new-tokens 200 \
 	--update.micro_batch 256 --update.recompute false

@@ -13,6 +13,7 @@ same_end() { # PART: what the checkpoint holds beside optimizer.safetensors
 }
 
 rl() { # CO-TRAINED
+	trained=$1
 	set -- --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 3 --group 6 \
 		--max-new-tokens 40 --lora.rank 4 --lora.alpha 8 --lr 1e-3 --steps 20 --checkpoint.every 5 \
 		--ar_update.enabled "$1" --ar_update.lr 1e-3 --log.samples_every 3
@@ -27,33 +28,48 @@ rl() { # CO-TRAINED
 	[ "$code" -eq 137 ] || fail "not killed: $code"
 	[ "$(wc -l <"$out/metrics.jsonl")" -eq 12 ] || fail "not killed at step 12"
 	printf '{"step":13,"rewa' >>"$out/metrics.jsonl"       # a line that the kill cut short
-	printf '\037\213\010\000' >>"$out/samples.jsonl.gz"    # and a gzip member
+	printf '{"step":13,"row' >>"$out/samples.jsonl"
+	if [ "$trained" = false ]; then # an older version compressed them, here to the middle of a member
+		gzip "$out/samples.jsonl"
+		printf '\037\213\010\000' >>"$out/samples.jsonl.gz"
+	fi
 	mkdir "$out/checkpoints/.tmp-13" "$out/checkpoints/.tmp-15" # and checkpoints, before they had their names
 	echo torn >"$out/checkpoints/.tmp-15/optimizer.safetensors"
 	mkdir "$out/checkpoints/step-15"                       # and one that has it, but no state
 	ok nla-train "$@" --out "$out" --resume
 	grep -q "resuming from step 10" "$work/stderr" || fail "it did not resume from step 10: $(head -n 3 "$work/stderr")"
 	same_end $parts
-	gzip -dc "$work/whole/samples.jsonl.gz" >"$work/samples.whole"
-	gzip -dc "$out/samples.jsonl.gz" >"$work/samples.killed"
-	same "$work/samples.whole" "$work/samples.killed"
+	same "$work/whole/samples.jsonl" "$out/samples.jsonl"
+	[ ! -e "$out/samples.jsonl.gz" ] || fail "the compressed samples are still there"
 }
 
 rl true
 rl false
 
-# SIGTERM ends the step at hand, checkpoints, and is no failure.
+# A signal is answered at once; the step at hand ends, a checkpoint is made, exit code 3; the last line's command continues the run.
+stopped() { # PATTERN
+	[ "$code" -eq 3 ] || fail "$1: exits $code, want 3: $(tail -n 2 "$work/stderr")"
+	grep -q '^stopping: what is at hand is finished and saved first; a second signal' "$work/stderr" || fail "$1: no word on the signal"
+	grep -Eq "^$program: $1.*; to continue: " "$work/stderr" || fail "it ends in '$(tail -n 1 "$work/stderr")', not in '$1'"
+	sed -n '/; to continue: /,$p' "$work/stderr" | sed '1s/.*; to continue: //' >"$work/again" # a word may have line breaks
+	tail -n 1 "$work/again" | grep -q -- ' --resume$' || fail "the command is: $(cat "$work/again")"
+	if grep -q -- '--overwrite' "$work/again"; then fail "it would replace what is there: $(cat "$work/again")"; fi
+}
+go_on() {
+	sh "$work/again" >"$work/stdout" 2>"$work/stderr" || fail "'$(cat "$work/again")' exits $?: $(tail -n 1 "$work/stderr")"
+}
 stop() {
 	signal=$1
 	shift
 	out=$work/stopped
 	rm -rf "$out"
-	signalled metrics.jsonl 7 "$signal" nla-train "$@" --out "$out"
-	[ "$code" -eq 0 ] || fail "SIG$signal: exits $code"
-	grep -q "stopped after step 7: --resume continues it" "$work/stderr" || fail "SIG$signal: $(tail -n 1 "$work/stderr")"
+	signalled metrics.jsonl 7 "$signal" nla-train "$@" --out "$out" --overwrite
+	stopped "stopped after step 7 of 20: '$out/checkpoints/step-7' is saved"
 	[ "$(readlink "$out/checkpoints/latest")" = step-7 ] || fail "SIG$signal left no checkpoint of step 7"
-	ok nla-train "$@" --out "$out" --resume
+	go_on
 	same_end $parts
+	grep -Eq "^step 19/20 .* left, until " "$out/log.txt" || fail "no time left: $(grep 'step 19' "$out/log.txt")"
+	[ "$(tail -n 1 "$work/stderr" | cut -c 1-16)" = "done: 20 steps, " ] || fail "no last line: $(tail -n 1 "$work/stderr")"
 }
 set -- --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 3 --group 6 --max-new-tokens 40 \
 	--lora.rank 4 --lora.alpha 8 --lr 1e-3 --steps 20 --checkpoint.every 5 --ar_update.lr 1e-3 --log.samples_every 3
@@ -66,7 +82,7 @@ for signals in USR1 USR2 HUP TERM,TERM TERM,INT,HUP,CONT; do
 	out=$work/scheduled
 	rm -rf "$out"
 	signalled metrics.jsonl 3 $signals nla-train "$@" --out "$out"
-	[ "$code" -eq 0 ] || fail "$signals: exits $code"
+	[ "$code" -eq 3 ] || fail "$signals: exits $code"
 	[ "$(readlink "$out/checkpoints/latest")" = step-3 ] || fail "$signals left no checkpoint of step 3"
 done
 # Under nohup HUP stays ignored.
@@ -87,9 +103,22 @@ for last in INT:130 TERM:143 USR1:138; do
 	[ ! -e "$out/checkpoints/latest" ] || fail "two signals, and still a checkpoint"
 done
 
-# Fewer steps than a run has made: nothing is taken back, nothing newer is overwritten.
+# What was to read its lines is gone: no reason to lose the work.
+out=$work/unread
+rm -rf "$out"
+(signalled metrics.jsonl 3 TERM nla-train "$@" --out "$out" 2>&1) >/dev/null
+"$BUILD_DIR/nla-train" --threads 1 $on "$@" --out "$out" --resume --steps 5 2>&1 | true
+[ "$(readlink "$out/checkpoints/latest")" = step-5 ] || fail "a closed pipe ended the run"
+
+# A signal in the last step, where nothing is left to do but what the last line says: all is done.
+out=$work/last
+signalled metrics.jsonl 2 TERM nla-train "$@" --out "$out" --steps 2
+[ "$code" -eq 0 ] && grep -q '^done: 2 steps, ' "$work/stderr" || fail "stopped when all was done: exits $code: $(tail -n 1 "$work/stderr")"
+
+# Fewer steps than a run has made: nothing is taken back, nothing newer is overwritten, which is said.
 out=$work/stopped
 ok nla-train "$@" --out "$out" --resume --steps 10
+grep -q "^nothing left to do: '$out' has made 20 steps, and 10 are asked for; a larger --steps goes on$" "$work/stderr" || fail "$(cat "$work/stderr")"
 same_end $parts
 # More steps go on from where it ended.
 ok nla-train "$@" --out "$out" --resume --steps 22
@@ -120,16 +149,19 @@ for role in av ar; do
 	rm -rf "$out" "$work/killed" "$work/stopped"
 	ok nla-sft "$@" --out "$out"
 	out=$work/killed
-	signalled metrics.jsonl 12 KILL nla-sft "$@" --out "$out"
+	signalled metrics.jsonl 13 KILL nla-sft "$@" --out "$out" # the first line is of step 0
 	[ "$code" -eq 137 ] || fail "nla-sft not killed: $code"
 	printf '{"step":13,"lo' >>"$out/metrics.jsonl"
 	ok nla-sft "$@" --out "$out" --resume
 	same_end $role/adapter_model.safetensors
 	out=$work/stopped
 	signalled metrics.jsonl 6 TERM nla-sft "$@" --out "$out"
-	[ "$code" -eq 0 ] || fail "nla-sft SIGTERM: exits $code"
-	ok nla-sft "$@" --out "$out" --resume
+	stopped "stopped after step 5 of 20"
+	go_on
+	grep -Eq "^done: 20 steps, '$out/checkpoints/step-20', .*; next: nla-train --model MODEL " "$work/stderr" || fail "$(tail -n 1 "$work/stderr")"
 	same_end $role/adapter_model.safetensors
+	ok nla-sft "$@" --out "$out" --resume
+	grep -q "^nothing left to do: .* its schedule ended there" "$work/stderr" || fail "$(cat "$work/stderr")"
 done
 
 # What the run was given may change while it is stopped: it resumes with its own warm start and AR.
@@ -157,11 +189,18 @@ set -- --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train
 	--lora.rank 4 --lr 1e-3 --steps 2 --eval.data "$work/held" --rows 8
 out=$work/evaluating
 signalled nla_meta.yaml 1 TERM nla-train "$@" --out "$out"
-[ "$code" -eq 0 ] || fail "stopped in its first evaluation: exits $code: $(tail -n 1 "$work/stderr")"
+stopped "stopped after step 0 of 2"
 grep -q "evaluation at step 0: stopped after 0 of 8 rows" "$work/stderr" || fail "not stopped in its evaluation: $(cat "$work/stderr")"
 [ ! -e "$out/eval-0.json" ] && [ "$(readlink "$out/checkpoints/latest")" = step-0 ] || fail "a half evaluation, or no checkpoint"
-ok nla-train "$@" --out "$out" --resume
+go_on
 [ -e "$out/eval-0.json" ] && [ -e "$out/eval-2.json" ] || fail "the evaluations were not made up for"
+# In the last one, all steps made: not all was done.
+out=$work/unevaluated
+ok nla-train "$@" --out "$out" --eval.data ''
+signalled nla_meta.yaml 1 TERM nla-train "$@" --out "$out" --resume
+stopped "stopped after step 2 of 2, before its evaluation"
+go_on
+[ -e "$out/eval-2.json" ] || fail "the last evaluation was not made up for"
 # One that was due in the middle of a run is made up for at its own step.
 set -- --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 4 --max-new-tokens 40 \
 	--lora.rank 4 --lr 1e-3 --checkpoint.every 2
@@ -169,22 +208,60 @@ out=$work/due
 ok nla-train "$@" --out "$out" --steps 2
 set -- "$@" --steps 5 --eval.data "$work/held" --rows 8 --eval.every 2 --out "$out" --resume
 signalled nla_meta.yaml 1 TERM nla-train "$@"
-[ "$code" -eq 0 ] || fail "stopped in a later evaluation: exits $code: $(tail -n 1 "$work/stderr")"
+stopped "stopped after step 2 of 5"
 grep -q "evaluation at step 2: stopped after 0 of 8 rows" "$work/stderr" || fail "not stopped in its evaluation: $(cat "$work/stderr")"
 [ "$(readlink "$out/checkpoints/latest")" = step-2 ] && [ ! -e "$out/eval-2.json" ] || fail "the run went beyond step 2"
 ok nla-train "$@"
 [ "$(cd "$out" && echo eval-?.json)" = "eval-2.json eval-4.json eval-5.json" ] || fail "evaluations: $(ls "$out")"
 signalled nla_meta.yaml 1 TERM nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" --max-new-tokens 40 \
 	--out "$work/no-eval"
-[ "$code" -eq 1 ] || fail "nla-eval stopped: exits $code"
-said "stopped after 0 of [0-9]* rows: this evaluation writes nothing"
+[ "$code" -eq 143 ] || fail "nla-eval, which has nothing to save: exits $code"
 [ -z "$(ls "$work/no-eval")" ] || fail "a stopped nla-eval left $(ls "$work/no-eval")"
 
-# An extraction that was stopped keeps its rows, but is no success: who waits for the whole set must see it.
-tool corpus 1000 2000 >"$work/big.jsonl"
-signalled big.jsonl 1000 TERM nla-extract --model "$tiny/model" --corpus "$work/big.jsonl" --layer 2 --extract.min_position 5 \
-	--templates.av "$(tool golden av_template)" --templates.ar "$(tool golden ar_template)" --templates.marker "$(tool golden marker)" \
-	--out "$work/stopped-set"
-[ "$code" -eq 1 ] || fail "a stopped extraction exits $code"
-said "stopped after [0-9]* documents: '.*stopped-set' holds their [0-9]* rows"
-[ -e "$work/stopped-set/nla_meta.yaml" ] || fail "the rows of a stopped extraction are gone"
+# An extraction that was stopped or killed, at any point, continues to the same bytes; it is a set only when it is whole.
+tool corpus 1000 600 >"$work/big.jsonl"
+set -- --model "$tiny/model" --corpus "$work/big.jsonl" --layer 2 --extract.min_position 5 --extract.per_doc 2 --extract.next 2 --rows 900 \
+	--templates.av "$(tool golden av_template)" --templates.ar "$(tool golden ar_template)" --templates.marker "$(tool golden marker)"
+same_set() {
+	[ "$(ls "$1" | tr '\n' ' ')" = "activations.safetensors nla_meta.yaml rows.jsonl.gz " ] || fail "the set holds $(ls "$1")"
+	for file in activations.safetensors nla_meta.yaml rows.jsonl.gz; do same "$work/big/$file" "$1/$file"; done
+}
+ok nla-extract "$@" --out "$work/big"
+cp "$work/stdout" "$work/big.said"
+refused 2 "there is one already: give --overwrite to replace it, or another --out" nla-extract "$@" --out "$work/big"
+out=$work/part
+for at in 'batches.jsonl 1' 'rows.jsonl 200' 'batches.jsonl 5' 'nla_meta.yaml.tmp 1'; do # the last: whole, but for its name
+	signalled ${at% *} ${at#* } KILL nla-extract "$@" --out "$out" --resume
+	[ "$code" -eq 137 ] || fail "nla-extract, killed at $at: exits $code: $(cat "$work/stderr")"
+	[ ! -e "$out/nla_meta.yaml" ] || fail "killed at $at, and a set"
+	printf '{"docs":9' >>"$out/nla-extract.part/batches.jsonl"
+done
+refused 2 "holds a part of a set: give --resume to continue it, --overwrite to replace it" nla-extract "$@" --out "$out"
+run nla-extract "$@" --out "$out" --resume --seed 3
+[ "$code" -eq 2 ] && said "cannot resume: 'seed' is 0 in '.*' and 3 now" || fail "resumed with another seed"
+cp "$work/big.jsonl" "$work/big.kept"
+tool corpus 5000 600 >"$work/big.jsonl"
+run nla-extract "$@" --out "$out" --resume
+[ "$code" -eq 2 ] && said "cannot resume: '.*big.jsonl' has another content" || fail "resumed with another corpus"
+mv "$work/big.kept" "$work/big.jsonl"
+ok nla-extract "$@" --out "$out" --resume
+same_set "$out"
+same "$work/big.said" "$work/stdout"
+# Killed between two of the renames that make it a set.
+mkdir "$out/nla-extract.part"
+mv "$out/rows.jsonl.gz" "$out/nla_meta.yaml" "$out/nla-extract.part"
+ok nla-extract "$@" --out "$out" --resume
+same_set "$out"
+grep -q "^nothing left to do: '$out' is whole" "$work/stderr" || fail "$(cat "$work/stderr")"
+same "$work/big.said" "$work/stdout"
+# Stopped by a signal, continued by the last line's command; replaced by --overwrite.
+out=$work/stopped-set
+signalled batches.jsonl 2 TERM nla-extract "$@" --out "$out"
+stopped "'$out' holds what is done: stopped after [0-9]* documents, [0-9]* rows"
+go_on
+same_set "$out"
+signalled batches.jsonl 2 USR1 nla-extract "$@" --out "$out" --overwrite
+stopped "'$out' holds what is done: stopped after"
+[ ! -e "$out/nla_meta.yaml" ] || fail "--overwrite kept the former set"
+ok nla-extract "$@" --out "$out" --overwrite
+same_set "$out"

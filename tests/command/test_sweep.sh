@@ -12,10 +12,13 @@ cat >bin/nla-train <<'SH'
 echo "train $*" >>calls
 while [ $# -gt 0 ]; do case $1 in --lambda) l=$2 ;; --seed) s=$2 ;; --out) o=$2 ;; esac; shift; done
 mkdir -p "$o/checkpoints/latest/av" "$o/checkpoints/latest/ar"
-step=3
-[ "$l" = 0.002 ] && [ "$s" = 0 ] && [ -e stopped ] && step=1
 echo '{"steps": 3}' >"$o/config.json"
-printf '{"step":1}\n{"step":%d}\n' $step >"$o/metrics.jsonl"
+if [ "$l" = 0.002 ] && [ "$s" = 0 ] && [ -e stopped ]; then exit "$(cat stopped)"; fi
+if [ -e signalled ]; then # the sweep alone gets a signal, and must pass it on
+	trap 'echo passed on >>calls; exit 3' TERM
+	kill -"$(cat signalled)" $PPID
+	while :; do sleep 0.1; done
+fi
 if [ "$l" = 0.002 ] && [ "$s" = 1 ] && [ -e broken ]; then echo "nla-train: error: out of luck" >&2; exit 1; fi
 SH
 cat >bin/nla-eval <<'SH'
@@ -68,12 +71,29 @@ mv bin/kept bin/nla-train
 
 rm broken calls
 rm -r out/lambda-0.002-seed-0
-touch stopped
-sweep && fail "a run that was stopped early is not done"
-grep -q "stopped before its last step" err || fail "the stop is not named: $(cat err)"
-rm stopped calls
+stops() { # CODE: with which it ends, and with the command that continues it
+	want=$1 code=0
+	sweep || code=$?
+	[ "$code" = "$want" ] || fail "stopped: exits $code, want $want: $(cat err)"
+	[ "$(tail -n 1 err)" = "sweep: stopped: 1 of 4 runs are done; to continue: $SOURCE_DIR/scripts/sweep.sh --seeds '0 1' --lambdas '0 0.002' --out out c.json -- --steps 3" ] ||
+		fail "the last line is: $(tail -n 1 err)"
+}
+for code in 3 130; do # a run that a signal stopped, and one that it ended at once
+	echo $code >stopped
+	stops $code
+done
+rm stopped
+for signal in TERM USR1; do
+	echo $signal >signalled
+	stops 3
+	[ "$(tail -n 1 calls)" = "passed on" ] || fail "$signal did not reach nla-train"
+done
+rm signalled calls
+rm -r out/lambda-0.002-seed-0
 rm -r out/lambda-0.002-seed-1
 sweep || fail "the second call must finish: $(cat err)"
+grep -q 'lambda 0 seed 1: already done' err && grep -q 'lambda 0.002 seed 0: training (run 2 of 4), see' err || fail "what is done: $(cat err)"
+grep -q 'lambda 0.002 seed 1: training (run 4 of 4, 0 min left, until .* [0-9][0-9]:[0-9][0-9]), see' err || fail "no time left: $(cat err)"
 [ "$(grep -c . calls)" = 4 ] || fail "only two runs are left to do: $(cat calls)"
 grep -qx 'train --lambda 0.002 --seed 1 --out out/lambda-0.002-seed-1 --resume --steps 3 c.json' calls || fail "no resume: $(cat calls)"
 grep -qxF '| 0.002 | 2 | 45.0 ± 5.0 | 0.200 ± 0.300 | 0.200 ± 0.000 | 12.5 % |' table || fail "table: $(cat table)"

@@ -65,8 +65,17 @@ refused 2 "cannot resume: 'teach.prompt'" nla-teach --model "$demo/model" --data
 # Stopped by a signal on top: no failure, and no set yet.
 signalled teach.jsonl 60 USR1 nla-teach --model "$demo/model" --data "$work/bare" --teach.prompt "$prompt" --max-new-tokens 60 \
 	--teach.tries 3 --rows 96 --batch 16 --out "$work/killed" --resume
-[ "$code" -eq 0 ] && grep -q '^stopped: --resume continues it' "$work/stderr" || fail "USR1: exits $code, $(tail -n 2 "$work/stderr")"
+[ "$code" -eq 3 ] || fail "USR1: exits $code, $(tail -n 2 "$work/stderr")"
+grep -q "^nla-teach: stopped: '$work/killed/teach.jsonl' holds the answers so far; to continue: .* --teach.prompt 'Explain" "$work/stderr" ||
+	fail "no last line: $(cat "$work/stderr")"
+sed -n '/; to continue: /,$p' "$work/stderr" | sed '1s/.*; to continue: //' >"$work/command" # the prompt has a line break
 [ ! -e "$work/killed/nla_meta.yaml" ] || fail "stopped after its end"
+cp -R "$work/killed" "$work/commanded"
+sh "$work/command" >"$work/stdout" 2>"$work/stderr" || fail "'$(cat "$work/command")' exits $?: $(tail -n 1 "$work/stderr")"
+same "$work/taught/teach.jsonl" "$work/killed/teach.jsonl"
+tail -n 1 "$work/stderr" | grep -q "^'$work/killed' is explained; next: nla-sft " || fail "no last line: $(tail -n 1 "$work/stderr")"
+rm -r "$work/killed"
+mv "$work/commanded" "$work/killed"
 mv "$work/bare" "$work/bare-moved" # the set's content counts, not where it lies
 ln -s bare-moved "$work/bare"
 teach --rows 96 --batch 16 --out "$work/killed" --resume

@@ -11,7 +11,7 @@ grep -q '^row [0-9]' "$work/stdout" || fail "no explanations before and after"
 # The run folder, and nothing else in it.
 names=$(ls "$work/a" | tr '\n' ' ')
 evals="eval-0.json eval-0.rows.jsonl eval-4.json eval-4.rows.jsonl"
-[ "$names" = "checkpoints config.json $evals inputs.json log.txt metrics.jsonl reference samples.jsonl.gz " ] ||
+[ "$names" = "checkpoints config.json $evals inputs.json log.txt metrics.jsonl reference samples.jsonl " ] ||
 	fail "the run folder holds: $names"
 [ "$(ls "$work/a/checkpoints" | tr '\n' ' ')" = "latest step-2 step-4 " ] || fail "checkpoints: $(ls "$work/a/checkpoints")"
 [ "$(ls -A "$work/a/checkpoints" | wc -l)" -eq 3 ] || fail "something is left in checkpoints: $(ls -A "$work/a/checkpoints")"
@@ -22,11 +22,44 @@ for file in config.json state.json optimizer.safetensors av/adapter_model.safete
 done
 grep -q 'step 4/4' "$work/a/log.txt" || fail "log.txt has no last step"
 [ "$(wc -l <"$work/a/eval-4.rows.jsonl")" -eq 8 ] || fail "eval-4.rows.jsonl has not 8 rows"
-[ "$(gzip -dc "$work/a/samples.jsonl.gz" | wc -l)" -eq 8 ] || fail "samples of steps 2 and 4: want 4 each"
-gzip -dc "$work/a/samples.jsonl.gz" | head -n 1 | python3 -c '
+# Samples of the first step and every second, a failed one where there are any; the probes' explanations from before the first step on.
+cat >"$work/samples.py" <<'END'
 import json, sys
-sample = json.loads(sys.stdin.readline())
-assert {"step", "row", "response", "fve", "tokens", "reward", "advantage", "failed"} <= sample.keys(), sample'
+
+samples = [json.loads(line) for line in open(sys.argv[1])]
+assert all({"step", "row", "probe", "response", "fve", "tokens", "reward", "advantage", "failed"} <= s.keys() for s in samples)
+steps = {s["step"] for s in samples if not s["probe"]}
+assert steps == {1, 2, 4}, steps
+failing = [json.loads(line)["failed_rate"] > 0 for line in open(sys.argv[2])]
+for step in steps:
+    causes = [s["failed"] for s in samples if s["step"] == step and not s["probe"]]
+    assert len(causes) in (4, 5) and any(causes) == failing[step - 1], (step, causes)
+    assert not any(causes[:4]) or len(causes) == 4, causes
+probes = {step: [s["row"] for s in samples if s["step"] == step and s["probe"]] for step in (0, 2, 4)}
+assert len(set(probes[0])) == 3 and probes[0] == probes[2] == probes[4], probes
+assert sum(s["probe"] for s in samples) == 9
+assert all(s["response"] and s["reward"] is None and s["advantage"] is None for s in samples if s["probe"])
+END
+python3 "$work/samples.py" "$work/a/samples.jsonl" "$work/a/metrics.jsonl"
+[ "$(grep -Ec '^  row [0-9]+, .* -> .*[0-9]+ tokens(, failed, [a-z_]+)?: ' "$work/a/log.txt")" -eq 9 ] || fail "no probes in log.txt"
+tail -n 1 "$work/a/log.txt" | grep -Eq "^done: 4 steps, '$work/a/checkpoints/step-4', after .*; next: nla-explain " || fail "no last line"
+# The command that it names is one.
+sed -n "\$s|.*; next: nla-explain|$BUILD_DIR/nla-explain --threads 1 $on|p" "$work/a/log.txt" >"$work/next"
+sh "$work/next" >"$work/stdout" 2>"$work/stderr" && grep -q '"explanation"' "$work/stdout" || fail "$(cat "$work/next"): $(cat "$work/stderr")"
+
+# The warm start shows its held-out figures and the probes' explanations, before the first step too.
+python3 - "$work/sft/metrics.jsonl" "$work/sft/samples.jsonl" <<'END'
+import json, sys
+
+metrics, samples = ([json.loads(line) for line in open(path)] for path in sys.argv[1:])
+assert metrics[0]["step"] == 0 and metrics[0]["loss"] is None and len(metrics) == 101
+held = [(m["step"], m["held_loss"], m["held_loss_other_vector"]) for m in metrics if "held_loss" in m]
+assert [step for step, *_ in held] == [0, 100] and held[1][1] < held[0][1] - 1, held
+rows = [[s["row"] for s in samples if s["step"] == step] for step in (0, 100)]
+assert rows[0] == rows[1] and len(set(rows[0])) == 2 and len(samples) == 4 and all(s["probe"] for s in samples), rows
+assert all(s["fve"] is None and s["tokens"] > 0 for s in samples)
+assert any("</explanation>" in s["response"] for s in samples[2:]), "the fixture's AV closes no tags"
+END
 
 # config.json is resolved: every key, those of the command line, the defaults, absolute paths; and it is a configuration.
 for pair in rollout.group=4 reward.lambda=0.002 update.clip=0.2 lora.rank=4 reward.score=fve seed=0 "av=$work/av" \
@@ -82,6 +115,16 @@ train --out "$work/k" --steps 2 --update.kl 0
 grep -q 'kl off' "$work/stderr" || fail "a number where there is no kl"
 train --out "$work/f" --steps 11 --max-new-tokens 3 --lambda 0.01 --update.kl 0
 [ "$(grep -c 'warning: for 10 steps most groups had no valid row' "$work/stderr")" -eq 1 ] || fail "no warning of failing groups"
+# At once, and once, with the cause that leads, what it is likely to come from, and a text; whose samples say it too.
+[ "$(grep -c 'warning: 100% of the responses failed' "$work/stderr")" -eq 1 ] || fail "failures are not said once: $(cat "$work/stderr")"
+grep -A 1 '^step 1/11 ' "$work/stderr" | grep -q 'most as truncated (no stop token .*: likely, rollout.max_new_tokens is too small.* One of them: .' ||
+	fail "no cause: $(grep warning "$work/stderr")"
+grep -q '^step 1/11  fve -  ' "$work/stderr" || fail "fve of no row: $(grep '^step 1/' "$work/stderr")"
+grep '"step":1,' "$work/f/samples.jsonl" | grep -q '"response":"..*","failed":"truncated"' || fail "no failed response in the samples"
+train --out "$work/f2" --steps 1 --max-new-tokens 3 --eval.data "$work/held" --rows 8
+grep -q '^  before (failed, truncated): .' "$work/stdout" || fail "the table hides the failures' texts: $(cat "$work/stdout")"
+grep -q '^eval at step 0: fve - (mean-normalised -)' "$work/stderr" && ! grep -qi nan "$work/stderr" "$work/stdout" || fail "nan: $(cat "$work/stderr" "$work/stdout")"
+# One valid row has no standard error.
 python3 - "$work/k/metrics.jsonl" "$work/f/metrics.jsonl" <<'END'
 import json, sys
 

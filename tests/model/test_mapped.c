@@ -85,7 +85,7 @@ static void open_set(struct nla_actset *set, const float *v)
 	meta.kind = nla_strdup("nla_model");
 	meta.d_model = D;
 	meta.layer = K;
-	assert_ok(nla_actset_create(&w, in_scratch("set"), &meta, NLA_ST_F32, &err));
+	assert_ok(nla_actset_create(&w, in_scratch("set"), &meta, NLA_ST_F32, 0, &err));
 	assert_ok(nla_actset_add(w, &row, v, &err));
 	assert_ok(nla_actset_finish(w, &err));
 	assert_ok(nla_actset_open(set, in_scratch("set"), D, &err));

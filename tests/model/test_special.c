@@ -102,7 +102,7 @@ static void open_set(struct nla_actset *set, struct special *s, int more)
 
 	if (nla_exists(path))
 		assert_ok(nla_rmtree(path, &err));
-	assert_ok(nla_actset_create(&w, path, &s->meta, NLA_ST_F32, &err));
+	assert_ok(nla_actset_create(&w, path, &s->meta, NLA_ST_F32, 0, &err));
 	for (int i = 0; i < ROWS; i++) {
 		const cJSON *row = cJSON_GetArrayItem(nla_json_at(s->json, "rows"), i);
 		struct nla_row one = { .doc_id = "a", .text = nla_json_at(row, "text")->valuestring,

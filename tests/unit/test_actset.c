@@ -21,7 +21,7 @@ static enum nla_status make(const char *folder, int64_t n, int64_t d, enum nla_s
 	meta.kind = nla_strdup("nla_model");
 	meta.d_model = d;
 	meta.layer = 3;
-	status = nla_actset_create(&w, folder, &meta, dtype, &err);
+	status = nla_actset_create(&w, folder, &meta, dtype, 0, &err);
 	for (int64_t i = 0; i < n && !status; i++) {
 		char id[32], text[64];
 		struct nla_row row = { .doc_id = id, .text = text, .explanation = i % 3 ? NULL : "why \xe3\x88\x8e",
@@ -178,7 +178,7 @@ static void test_baseline_rows(void **state)
 
 	nla_sidecar_init(&meta);
 	meta.d_model = 2;
-	assert_ok(nla_actset_create(&w, in_scratch("many"), &meta, NLA_ST_F32, &err));
+	assert_ok(nla_actset_create(&w, in_scratch("many"), &meta, NLA_ST_F32, 0, &err));
 	for (int i = 0; i < 60000; i++) /* the worked example, then rows that must not count */
 		assert_ok(nla_actset_add(w, &row, i >= 50000 ? (const float[]){ -1, 0 } : i % 2 ? (const float[]){ 3, 4 } :
 					 (const float[]){ 0, 5 }, &err));
@@ -256,6 +256,62 @@ static void test_spelling(void **state)
 	nla_str_release(&again);
 }
 
+static void add_some(struct nla_actset_writer *w, int from, int to)
+{
+	for (int i = from; i < to; i++) {
+		char id[16];
+		const struct nla_row row = { .doc_id = id, .text = "t", .n_raw_tokens = 1 };
+		snprintf(id, sizeof(id), "%d", i);
+		assert_ok(nla_actset_add(w, &row, (const float[]){ 1.01f, (float)i }, &err));
+	}
+}
+
+static void assert_same_set(const char *a, const char *b)
+{
+	static const char *const names[] = { "activations.safetensors", "rows.jsonl.gz", "nla_meta.yaml" };
+	for (size_t i = 0; i < NLA_LEN(names); i++) {
+		nla_auto char *one = nla_path_join(a, names[i]), *other = nla_path_join(b, names[i]);
+		struct nla_str x = NLA_STR_INIT, y = NLA_STR_INIT;
+		assert_ok(nla_file_read(one, &x, &err));
+		assert_ok(nla_file_read(other, &y, &err));
+		assert_true(x.len && x.len == y.len && !memcmp(x.buf, y.buf, x.len));
+		nla_str_release(&x);
+		nla_str_release(&y);
+	}
+}
+
+/* What an earlier writer left is continued from any row, and gives the same bytes; what it wrote behind that row is gone. */
+static void test_continued(void **state)
+{
+	struct nla_actset_writer *w;
+	struct nla_sidecar meta;
+	nla_auto char *whole = nla_strdup(in_scratch("whole")), *dir = nla_strdup(in_scratch("parts"));
+
+	nla_sidecar_init(&meta);
+	meta.d_model = 2;
+	for (int bf16 = 0; bf16 < 2; bf16++) {
+		const enum nla_st_dtype dtype = bf16 ? NLA_ST_BF16 : NLA_ST_F32;
+		assert_ok(nla_rmtree(whole, &err));
+		assert_ok(nla_rmtree(dir, &err));
+		assert_ok(nla_actset_create(&w, whole, &meta, dtype, 0, &err));
+		add_some(w, 0, 40);
+		assert_ok(nla_actset_finish(w, &err));
+		for (int n = 0; n < 40; n += 13) { /* 0, 13, 26, 39 */
+			assert_ok(nla_actset_create(&w, dir, &meta, dtype, n, &err));
+			add_some(w, n, n + 13);
+			assert_ok(nla_actset_mark(w, "{}\n", &err));
+			add_some(w, 100, 103);
+			nla_actset_abort(w);
+		}
+		assert_fails(nla_actset_create(&w, dir, &meta, dtype, 99, &err), "rows.jsonl' has 55 rows, want 99");
+		assert_ok(nla_actset_create(&w, dir, &meta, dtype, 40, &err));
+		assert_ok(nla_actset_finish(w, &err));
+		assert_int_equal(n_files(dir), 3);
+		assert_same_set(whole, dir);
+	}
+	nla_sidecar_release(&meta);
+}
+
 static void test_unfinished(void **state)
 {
 	struct nla_actset_writer *w;
@@ -264,40 +320,42 @@ static void test_unfinished(void **state)
 	struct nla_actset set;
 	char dir[512];
 
-	snprintf(dir, sizeof(dir), "%s", in_scratch("part"));
+	snprintf(dir, sizeof(dir), "%s", in_scratch("unfinished"));
 	nla_sidecar_init(&meta);
 	meta.d_model = 2;
-	assert_ok(nla_actset_create(&w, dir, &meta, NLA_ST_BF16, &err));
+	assert_ok(nla_actset_create(&w, dir, &meta, NLA_ST_BF16, 0, &err));
 	assert_ok(nla_actset_add(w, &row, (const float[]){ 1, 2 }, &err));
 	assert_fails(nla_actset_open(&set, dir, 2, &err), "is not complete: it has no nla_meta.yaml");
-	assert_false(nla_exists(in_scratch("part/rows.jsonl.gz")) || nla_exists(in_scratch("part/activations.safetensors")));
 	assert_fails(nla_actset_add(w, &row, (const float[]){ 1, NAN }, &err),
 		     "row 1 (document 'a') has a NaN at dimension 1");
 	assert_fails(nla_actset_add(w, &row, (const float[]){ 3.4e38f, 0 }, &err), "has an infinity at dimension 0");
 	nla_actset_abort(w);
-	assert_int_equal(n_files(dir), 0);
-	assert_ok(nla_actset_create(&w, dir, &meta, NLA_ST_BF16, &err));
+	assert_int_equal(n_files(dir), 1); /* part */
+	assert_ok(nla_actset_create(&w, dir, &meta, NLA_ST_BF16, 0, &err));
 	assert_fails(nla_actset_finish(w, &err), "no rows");
-	assert_int_equal(n_files(dir), 0);
-	put_text("part/rows.tmp.jsonl.gz", "left by a killed run"); /* not appended to */
-	put_text("part/activations.safetensors.tmp", "left by a killed run");
 	if (make(dir, 3, 2, NLA_ST_F32) || nla_actset_open(&set, dir, 2, &err))
 		fail_msg("%s", err.text);
-	assert_int_equal(set.n, 3);
+	assert_int_equal(set.n, 3); /* nothing of the earlier ones */
 	nla_actset_close(&set);
 	assert_int_equal(n_files(dir), 3);
-	unlink(in_scratch("part/nla_meta.yaml"));
-	assert_fails(nla_actset_create(&w, dir, &meta, NLA_ST_F32, &err),
-		     "activations.safetensors of a set that was not completed");
+	unlink(in_scratch("unfinished/nla_meta.yaml"));
+	assert_fails(nla_actset_create(&w, dir, &meta, NLA_ST_F32, 0, &err), "there is rows.jsonl.gz already: give --overwrite");
 	assert_null(w);
+	assert_ok(nla_actset_remove(dir, &err));
+	assert_int_equal(n_files(dir), 0);
 	assert_fails(nla_actset_open(&set, in_scratch("nowhere"), 2, &err), "no such folder");
-	/* a name that cannot be taken: what has its own already is taken back */
-	assert_ok(nla_rmtree(dir, &err));
-	assert_ok(nla_actset_create(&w, dir, &meta, NLA_ST_F32, &err));
+	/* a name that cannot be taken: the rest stays to be continued */
+	assert_ok(nla_actset_create(&w, dir, &meta, NLA_ST_F32, 0, &err));
 	assert_ok(nla_actset_add(w, &row, (const float[]){ 1, 2 }, &err));
-	assert_ok(nla_mkdirs(in_scratch("part/rows.jsonl.gz/full"), &err));
+	assert_ok(nla_mkdirs(in_scratch("unfinished/rows.jsonl.gz/full"), &err));
 	assert_fails(nla_actset_finish(w, &err), "cannot rename");
-	assert_int_equal(n_files(dir), 1);
+	assert_false(nla_exists(in_scratch("unfinished/nla_meta.yaml")));
+	assert_ok(nla_rmtree(in_scratch("unfinished/rows.jsonl.gz"), &err));
+	assert_ok(nla_actset_publish(dir, &err));
+	assert_int_equal(n_files(dir), 3);
+	assert_ok(nla_actset_open(&set, dir, 2, &err));
+	nla_actset_close(&set);
+	nla_sidecar_release(&meta);
 }
 
 #define META "kind: nla_dataset\nschema_version: 2\nd_model: 2\n"
@@ -451,6 +509,7 @@ int main(void)
 		cmocka_unit_test(test_baseline_by_hand), cmocka_unit_test(test_baseline_two_pass),
 		cmocka_unit_test(test_round_trip),       cmocka_unit_test(test_baseline_rows),
 		cmocka_unit_test(test_unfinished),       cmocka_unit_test(test_broken),
+		cmocka_unit_test(test_continued),
 		cmocka_unit_test(test_explain), cmocka_unit_test(test_spelling),          cmocka_unit_test(test_shards),
 		cmocka_unit_test(test_large),
 	};

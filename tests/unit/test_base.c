@@ -1,6 +1,7 @@
 /* Errors, strings, arrays, nearest names. */
 #include "scratch.h"
 
+#include "base/progress.h"
 #include "base/utf8.h"
 
 #include <signal.h>
@@ -206,6 +207,42 @@ static void test_bugs_abort(void **state)
 	bug_in_child(no_error, "no error");
 }
 
+static void assert_text(char *got, const char *want)
+{
+	assert_string_equal(got, want);
+	free(got);
+}
+
+/* What people read: numbers that are none, times, the end of a text. */
+static void test_words(void **state)
+{
+	static const struct { double seconds; const char *want; } times[] = {
+		{ 0.04, "0.0 s" }, { 9.94, "9.9 s" }, { 9.96, "10 s" }, { 119, "119 s" }, { 120, "2 min 00 s" }, { 7199, "119 min 59 s" },
+		{ 7200, "2 h 00 min" }, { 100000, "27 h 46 min" },
+	};
+	struct nla_str s = NLA_STR_INIT;
+	int hours, minutes, used = 0;
+
+	for (size_t i = 0; i < NLA_LEN(times); i++) {
+		nla_add_duration(&s, times[i].seconds);
+		assert_string_equal(s.buf, times[i].want);
+		nla_str_reset(&s);
+	}
+	nla_add_left(&s, 200);
+	assert_true(sscanf(s.buf, "3 min 20 s left, until %2d:%2d%n", &hours, &minutes, &used) == 2 && (size_t)used == s.len);
+	nla_str_reset(&s);
+	nla_add_left(&s, 100000); /* not today: with its day */
+	assert_true(sscanf(s.buf, "27 h 46 min left, until %*3s %*d %*3s %2d:%2d%n", &hours, &minutes, &used) == 2 && (size_t)used == s.len);
+	nla_str_release(&s);
+	assert_text(nla_figure(0.73151, 0.0123, 3), "0.732 +- 0.012");
+	assert_text(nla_figure(0.73151, NAN, 3), "0.732");
+	assert_text(nla_figure(NAN, NAN, 3), "-");
+	assert_text(nla_utf8_end("a\nb", 9), "a b");
+	assert_text(nla_utf8_end("one two", 3), "...two");
+	assert_text(nla_utf8_end("ab\xc3\xa9", 1), "...");
+	assert_text(nla_utf8_end("ab\xc3\xa9", 2), "...\xc3\xa9");
+}
+
 static void test_clock(void **state)
 {
 	double before = nla_seconds();
@@ -220,7 +257,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_error_text), cmocka_unit_test(test_strip), cmocka_unit_test(test_error_too_long), cmocka_unit_test(test_str),
 		cmocka_unit_test(test_copies),     cmocka_unit_test(test_arrays),         cmocka_unit_test(test_nearest),
-		cmocka_unit_test(test_bugs_abort), cmocka_unit_test(test_clock),
+		cmocka_unit_test(test_bugs_abort), cmocka_unit_test(test_words),          cmocka_unit_test(test_clock),
 	};
 
 	return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);

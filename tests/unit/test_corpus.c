@@ -125,6 +125,38 @@ static void test_folder(void **state)
 	expect_error(in_scratch("corpus/none.txt"), "", "no such file or folder");
 }
 
+/* What was read of it: grows with every document, to all. */
+static void test_share(void **state)
+{
+	struct nla_str s = NLA_STR_INIT;
+	struct nla_corpus c;
+	const struct nla_doc *doc;
+	double before = 0, half = 0;
+	char dir[512];
+
+	snprintf(dir, sizeof(dir), "%s", in_scratch("share"));
+	err = (struct nla_err)NLA_ERR_INIT;
+	assert_ok(nla_mkdirs(dir, &err));
+	for (int i = 0; i < 50000; i++)
+		nla_str_addf(&s, "{\"text\":\"line %06d\"}\n", i);
+	put("share/a.jsonl", s.buf, s.len, false);
+	put("share/b.jsonl", s.buf, s.len, false);
+	put("share/c.txt.gz", s.buf, s.len, true);
+	assert_ok(nla_corpus_open(&c, dir, &err));
+	assert_true(nla_corpus_share(&c) == 0);
+	for (int n = 1; !nla_corpus_next(&c, &doc, &err) && doc; n++) {
+		double share = nla_corpus_share(&c);
+		assert_true(share >= before - 1e-3 && share <= 1); /* of a gzip file nearly so */
+		half = n == 50000 ? share : half;
+		if (n == 75000) /* half of the second of two equal files */
+			assert_close((share - half) / half, 0.5, 1e-3);
+		before = share;
+	}
+	assert_true(err.status == NLA_OK && half > 0.4 && half < 0.5 && nla_corpus_share(&c) == 1);
+	nla_corpus_close(&c);
+	nla_str_release(&s);
+}
+
 /* A gzip file cut short: its whole lines come, then the error, not a quiet end. */
 static void test_truncated(void **state)
 {
@@ -149,6 +181,7 @@ int main(void)
 		cmocka_unit_test(test_slim_rows),
 		cmocka_unit_test(test_jsonl),
 		cmocka_unit_test(test_folder),
+		cmocka_unit_test(test_share),
 		cmocka_unit_test(test_truncated),
 	};
 
