@@ -196,10 +196,16 @@ def excluded(d, digits=3):
     return f"above {show(math.ceil(loss / step - 1e-9) * step, digits)}"
 
 
+def said(head, rows):
+    """Without the columns that say nothing."""
+    keep = [i for i in range(len(head)) if i < 2 or any(r[i] not in ("–", "") for r in rows)]
+    return [head[i] for i in keep], [[r[i] for i in keep] for r in rows]
+
+
 def level_rows(result):
     head = ["", "runs", "response tokens", "of them explanation", "FVE", "FVE, mean-normalised", "FVE with failures", "failed"]
     return head, [[g["label"], str(g["runs"]), show_level(g["tokens"], 1), show_level(g["explanation_tokens"], 1), show_level(g["fve"], 3),
-                   show_level(g["fve_meannorm"], 3), show_level(g["fve_all"], 3), percent(g["failed_rate"], 1)] for g in result["groups"]]
+                   show_level(g["fve_meannorm"], 3), show_level(g["fve_all"] or g["fve_all_meannorm"], 3), percent(g["failed_rate"], 1)] for g in result["groups"]]
 
 
 def difference_rows(result, metrics=("tokens", *METRICS)):
@@ -224,10 +230,9 @@ def wording_rows(result):
 
 
 def tables(result):
-    """Head and rows of each; a column that says nothing is left out."""
+    """Head and rows of each."""
     found = [level_rows(result)] + ([difference_rows(result)] if len(result["groups"]) > 1 else []) + [wording_rows(result)]
-    keep = [[i for i in range(len(head)) if i < 2 or any(r[i] not in ("–", "") for r in rows)] for head, rows in found]
-    return [([head[i] for i in some], [[r[i] for i in some] for r in rows]) for (head, rows), some in zip(found, keep)]
+    return [said(*one) for one in found]
 
 
 def footing(result):
@@ -242,7 +247,7 @@ def footing(result):
     counts = {g["runs"] for g in result["groups"] if g["role"] == "lambda"}
     if 1 in counts and differences:
         out.append("Of a single run an interval over rows speaks of this run, not of its lambda: another seed may differ by more.")
-    if any(1 < n < 5 for n in counts) and any(g["difference"]["both"] for g in differences):
+    if any(1 < n < 5 for n in counts) and any((g["difference"][k] or {}).get("both") for g in differences for k in ("tokens", *METRICS)):
         out.append("A bootstrap of fewer than five seeds is too narrow: the t interval of the seeds' means is the careful one.")
     return out
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import zlib
+from collections import Counter
 from pathlib import Path
 
 
@@ -220,6 +221,17 @@ def open_runs(paths, notes):
     return found
 
 
+def leave_out_other_rows(found, notes):
+    """Keeps the evaluations of the rows that most runs were evaluated on: one that is still training has a smaller one of its own."""
+    sets = Counter(frozenset(r.evaluation.rows) for r in found if r.evaluation)
+    if len(sets) > 1:
+        rows = max(sets, key=lambda s: (sets[s], len(s)))
+        for r in found:
+            if r.evaluation and r.evaluation.rows.keys() != rows:
+                notes.append(f"{r.name} is left out of the comparison: its evaluation is of {len(r.evaluation.rows)} other rows")
+                r.evaluation = None
+
+
 # ---- groups: runs that differ in their seed alone ----
 
 COMPARED = ("model", "av", "ar", "data", "steps", "lora", "rollout", "reward", "advantage", "update", "ar_update", "chat", "tokens")
@@ -279,7 +291,7 @@ def make_groups(runs, notes):
         g.evaluations = [r.evaluation for r in g.runs]
     begun = {os.path.realpath(r.config["av"]) for r in trained if isinstance(r.config.get("av"), str)}
     others = []
-    for r in (r for r in runs if r.kind == "eval"):
+    for r in (r for r in runs if r.kind == "eval" and r.evaluation):
         av = r.evaluation.summary.get("av")
         start = trained and (isinstance(av, str) and os.path.realpath(av) in begun or r.path.name in ("start", "warm-start"))
         group = Group("warm start" if start else r.name, "start" if start else "other")

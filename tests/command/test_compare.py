@@ -156,6 +156,8 @@ def test_groups(tmp):
     result = json.loads(out)
     assert [(g["label"], g["runs"], g["seeds"]) for g in result["groups"]] == [("λ 0", 3, [0, 1, 2]), ("λ 0.01", 3, [0, 1, 2])], result["groups"]
     assert "no finished evaluation" in said and "nla-sft" in said
+    text = program(tmp / "sweep")[0]
+    assert "over both" in text and "fewer than five seeds" in text, text
     d = by_label(result)["λ 0.01"]["difference"]
     assert d["paired_seeds"]
     near(d["tokens"]["estimate"], -20, 1e-9, "tokens over seeds")
