@@ -88,6 +88,7 @@ def losses(result, colours):
     plot = Plot(480, 340, (0.0, max(1.04, *(1.04 * x for _, x, _, _ in points))), padded((low, high), 0.06), top=30, left=56)
     plot.axes(f"response tokens, as a share of {base['label']}'s", f"FVE, mean-normalised, less {base['label']}'s", percent=False)
     plot.add(f'<path class="axis" d="M{plot.box[0]} {plot.sy(0):.1f}H{plot.box[2]}"/>')
+    plot.taken.append((plot.width / 2, plot.sy(0), plot.width / 2, 1))
     plot.add('<g clip-path="url(#losses-clip)">')
     plot.line([(x, y) for x, y, _, _ in reversed(known)] + [(1, 0)], "quiet", 1, ' stroke-dasharray="3 3"')
     for x, y, s, _ in shown:
@@ -201,7 +202,7 @@ def training(runs, colour_of):
         ys = [y for _, points in lines for _, y in points] + [y for _, _, y in held]
         steps = [x for _, points in lines for x, _ in points]
         plot = Plot(330, 190, (min([0, *steps]), max(steps) or 1), padded(ys, zero=zero), left=52, right=8, top=26, bottom=32)
-        plot.axes("step" if key == PANELS[-1][0] else "", name, yticks=4, xticks=4)
+        plot.axes("", name, yticks=4, xticks=4)
         for r, points in lines:
             width = max(1, len(points) // 15) | 1
             if width > 1:
@@ -233,12 +234,13 @@ def warm_starts(runs):
                 continue
             ys = [y for _, _, points in curves for _, y in points] + ([y for _, y in loss] if part == "loss" else [])
             plot = Plot(330, 190, (0, max(m["step"] for m in r.metrics) or 1), padded(ys), left=52, right=8, top=26, bottom=32)
-            plot.axes("step", f"{r.name}: {'loss' if part == 'loss' else 'held-out FVE'}", yticks=4, xticks=4)
+            plot.axes("", f"{r.name}: {'loss' if part == 'loss' else 'held-out FVE'}", yticks=4, xticks=4)
             if part == "loss":
                 plot.line(loss, "quiet", 0.8, ' opacity="0.6"')
             for j, (key, name, points) in enumerate(curves):
                 cls = "ink" if j == 0 else "g0"
                 plot.line(points, cls, 1.4)
+                plot.block(points)
                 for x, y in points:
                     plot.dot(x, y, cls, 2.2)
                 if part == "loss":

@@ -82,10 +82,10 @@ def tables(result, colours):
                 f'{show(tokens["estimate"], 1, True)} ({show(100 * tokens["estimate"] / base["tokens"]["mean"], 0, True)} %)'
             failures = g["difference"]["fve_all" if kind == "fve" else "fve_all_meannorm"]
             body.append([key(g["label"], colours), show(d["estimate"], 3, True), figures.sketch(d, (min(spans), max(spans) or 1e-9), colours[g["label"]]), change,
-                         show_interval(d["over_rows"], 3), *([show_interval(d["over_seeds"], 3), show_interval(d["both"], 3), show_interval(d["t_over_seeds"], 3)]
+                         show_interval(d["over_rows"], 3), *([show_interval(d["both"], 3), show_interval(d["t_over_seeds"], 3)]
                                                              if several else []), excluded(d),
                          f'{show(failures["estimate"], 3, True)} <span class=interval>{show_interval(widest(failures), 3)}</span>' if failures else "–"])
-        head = ["", "FVE" if kind == "fve" else "FVE, mean-norm.", "", "tokens", "95 % over rows", *(["over seeds", "over both", "t over seeds"] if several else []),
+        head = ["", "FVE" if kind == "fve" else "FVE, mean-norm.", "", "tokens", "95 % over rows", *(["over rows and seeds", "t over seeds"] if several else []),
                 "losses excluded", "with failures"]
         out += (f'<h2>Paired differences to {escape(base["label"])}</h2>' + table(head, body)
                 + '<p class="note">Thick: the interval over rows' + ("; thin: over rows and seeds" if several else "") + ".</p>")
@@ -229,7 +229,7 @@ def build(title, runs, comparison, result, texts, notes, rows=500, refresh=0, st
     if training:
         legend = " ".join(dict.fromkeys(f'<span class="key {colour_of(r)}">{escape(group_of.get(id(r)) or (f"λ {r.lambda_:g}" if r.lambda_ is not None else r.name))}</span>'
                                         for r in sorted((r for r in runs if r.kind == "train" and r.metrics), key=lambda r: (r.lambda_ is None, r.lambda_ or 0))))
-        body += [f"<h2>Training</h2><p>{legend}. A line a run, its running mean over the single steps; circles: evaluations on held-out rows.</p>", training, figures.seconds(runs)]
+        body += [f"<h2>Training</h2><p>{legend}. Over the steps, a line a run: the running mean, the single steps faint; circles: evaluations on held-out rows.</p>", training, figures.seconds(runs)]
     warm = figures.warm_starts(runs)
     body += [f"<h2>Warm start</h2>{warm}"] if warm else []
     body += [latest_samples(runs), browser(comparison, texts, colours, rows) if comparison else "", methods(result) if comparison else "", run_table(runs)]

@@ -109,7 +109,7 @@ def test_page(tmp, sweep):
     for row, lost in page.rows:
         assert abs(lost[1] - (0.1 + 0.01 * row) / 0.8) < 1e-4 and lost[0] == 0, (row, lost)
     assert text.count("<mark>sat</mark>") == 12 and "<del>small</del>" in text
-    assert "20.0 tokens instead of 50.0 (−60 %)" in page.text and "over both" in page.text
+    assert "20.0 tokens instead of 50.0 (−60 %)" in page.text and "over rows and seeds" in page.text
     assert "Recovered KL" in text and "stated and true" in text and "Seconds a step" in text and "published sweep" in text
     few, _ = program(tmp / "few.html", sweep, "--rows", 6)
     assert len(few.rows) == 5 and len(few.hidden) == 1 and "6 of 12 rows" in few.text
