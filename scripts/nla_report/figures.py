@@ -30,6 +30,11 @@ def curve(result, colours):
     points = [p for p in (place(g, key) for g in result["groups"]) if p]
     if not points:
         return ""
+    main = [p for p in points if p[0]["role"] in ("lambda", "start")] or points
+    ends = [v for _, x, y, xs, ys in main for v in (ys or (y,))]
+    low, high = min(ends), max(ends)                                    # a control that collapsed must not flatten the curve
+    below = [p for p in points if not low - (high - low) / 2 <= p[2] <= high + (high - low) / 2]
+    points = [p for p in points if p not in below]
     ends = [v for _, x, y, xs, ys in points for v in (ys or (y,))]
     across = [v for _, x, y, xs, ys in points for v in (xs or (x,))]
     both = result["baseline_var"] and result["baseline_mean"]
@@ -52,7 +57,8 @@ def curve(result, colours):
     caption = ("<b>FVE against tokens.</b> Bars are 95 % intervals of each mean" + over(result) + "."
                + (" Both scales show the same points: they differ in the baseline alone." if both else "")
                + (" Square: the warm start, before RL." if "start" in kinds else "")
-               + (" Hollow circles: controls and other evaluations." if kinds & {"named", "other"} else ""))
+               + (" Hollow circles: controls and other evaluations." if kinds & {"named", "other"} else "")
+               + (" Outside the frame: " + ", ".join(f"{escape(g['label'])} ({show(y, 3)})" for g, _, y, _, _ in below) + "." if below else ""))
     return figure(plot.render("curve", "FVE against response tokens", said), caption)
 
 
@@ -166,6 +172,9 @@ def extra_plot(name, title, ylabel, series, colours, caption):
 def sketch(d, span, cls):
     """A difference as a dot with its intervals, over rows thick and over rows and seeds thin; span: of all of the table."""
     low, high = span
+    if not low <= d["estimate"] <= high:
+        return ""
+
     def at(v):
         return 4 + (v - low) / (high - low) * 152
     parts = [f'<path class="grid" d="M{at(0):.1f} 0V18"/>']

@@ -9,7 +9,7 @@
   }));
   const signed = x => (x < 0 ? "\u2212" : "+") + Math.abs(x).toFixed(2);
   const value = (r, by) => by === "row" ? r.row : by === "low" ? r.fve : by.startsWith("lost") ? -r.lost[+by.slice(4)] : r.lost[+by.slice(4)];
-  const said = (r, by) => by === "row" ? r.row : by === "low" ? r.fve.toFixed(2) : signed(-r.lost[+by.slice(4)]);
+  const said = (r, by) => by === "row" ? r.row : by === "low" ? r.fve.toFixed(2).replace("-", "\u2212") : signed(-r.lost[+by.slice(4)]);
   let current;
 
   function show(r, focus) {

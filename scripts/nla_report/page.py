@@ -73,7 +73,8 @@ def tables(result, colours):
     if compared:
         base = next(g for g in result["groups"] if not g["difference"])
         kind = "fve" if compared[0]["difference"]["fve"] else "fve_meannorm"
-        spans = [v for g in compared for k in ("both", "over_rows") if g["difference"][kind][k] for v in g["difference"][kind][k]] + [0.0]
+        main = [g for g in compared if g["role"] in ("lambda", "start")] or compared
+        spans = [v for g in main for k in ("both", "over_rows") if g["difference"][kind][k] for v in g["difference"][kind][k]] + [0.0]
         several = any(g["difference"][kind]["both"] for g in compared)
         body = []
         for g in compared:
@@ -181,9 +182,10 @@ def run_table(runs):
         hours = sum(number(m.get("seconds")) or 0 for m in r.metrics) / 3600
         used = Path(r.evaluation.path).name if r.evaluation else "–"
         value = show(r.lambda_, 6).rstrip("0").rstrip(".") if r.kind == "train" and r.lambda_ is not None else "–"
+        made = " ".join(str(at(r.config, f"_made_by.{k}") or "")[:12] for k in ("version", "commit")).strip() or "–"
         body.append([escape(r.name), {"train": "nla-train", "sft": "nla-sft", "eval": "evaluation"}[r.kind], value, escape(str(r.seed if r.seed is not None else "–")),
-                     escape(done) if r.kind != "eval" else "–", show(hours, 2) if r.metrics else "–", escape(used), escape(str(r.config.get("version") or "–"))])
-    return "<h2>Runs</h2>" + table(["", "of", "lambda", "seed", "steps", "hours", "evaluation", "version"], body)
+                     escape(done) if r.kind != "eval" else "–", show(hours, 2) if r.metrics else "–", escape(used), escape(made)])
+    return "<h2>Runs</h2>" + table(["", "of", "lambda", "seed", "steps", "hours", "evaluation", "made by"], body)
 
 
 def latest_samples(runs):
@@ -233,7 +235,7 @@ def build(title, runs, comparison, result, texts, notes, rows=500, refresh=0, st
     warm = figures.warm_starts(runs)
     body += [f"<h2>Warm start</h2>{warm}"] if warm else []
     body += [latest_samples(runs), browser(comparison, texts, colours, rows) if comparison else "", methods(result) if comparison else "", run_table(runs)]
-    css = (HERE / "page.css").read_text("utf-8") + colour_rules(max(len(labels), len(by_value), 1))
+    css = (HERE / "page.css").read_text("utf-8") + colour_rules(max(len(graded) or len(labels), len(by_value), 1))
     again = f'<meta http-equiv="refresh" content="{refresh}">' if refresh else ""
     return ('<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
             '<meta name="color-scheme" content="light dark"><meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'; '

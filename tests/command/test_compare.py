@@ -177,6 +177,28 @@ def test_groups(tmp):
     assert labels == ["l0-s0", "l0-s1"], labels
 
 
+def test_beside(tmp):
+    """The warm start is the runs' step 0 or an evaluation of the AV they began with; named evaluations stand next to their lambda."""
+    lines = [line(r, 0.2, 40, "a b") for r in range(5)]
+    sweep = tmp / "beside"
+    for value in (0, 0.01):
+        run(sweep / f"l{value}", value, 0, lines, av=str(tmp / "av"))
+        for name, content in (("eval-0", [line(r, 0.4, 45, "a") for r in range(5)]), ("eval-1", lines)):
+            (sweep / f"l{value}" / f"{name}.json").write_text(json.dumps({"baseline_var": VAR, "baseline_mean": MEAN}))
+            (sweep / f"l{value}" / f"{name}.rows.jsonl").write_text("".join(json.dumps(x) + "\n" for x in content))
+    evaluation(sweep / "l0" / "evaluations" / "step-3-shuffled", [line(r, 0.6, 40, "b a") for r in range(5)])
+    evaluation(sweep / "l0" / "evaluations" / "step-3-few", lines[:2])
+    out, said = program("--json", sweep)
+    found = by_label(json.loads(out))
+    assert list(found) == ["warm start", "λ 0", "λ 0.01", "λ 0 shuffled"] and "λ 0 few is left out" in said, (list(found), said)
+    assert found["warm start"]["runs"] == 1 and abs(found["warm start"]["fve"]["mean"] - 0.5) < 1e-12   # two runs share it
+    assert found["λ 0"]["paths"] == [str(sweep / "l0" / "evaluations" / "step-3")] and found["λ 0 shuffled"]["role"] == "named"
+    near(found["λ 0 shuffled"]["difference"]["fve"]["estimate"], -0.5, 1e-12, "control")
+    evaluation(tmp / "begun", [line(r, 0.4, 45, "a") for r in range(5)], av=str(tmp / "av"))
+    out = json.loads(program("--json", sweep, tmp / "begun")[0])
+    assert [g["paths"] for g in out["groups"] if g["role"] == "start"] == [[str(tmp / "begun")]]
+
+
 def test_words():
     assert words.words("Don't stop: 3 cats\u3002 \u72ac\u3068") == ["don't", "stop", "3", "cats", "\u72ac", "\u3068"]
     assert words.kept(["a", "a", "b"], ["a", "c"]) == 1 / 3 and words.kept([], ["a"]) is None
@@ -206,6 +228,7 @@ def main():
         test_forms(tmp)
         test_refusals(tmp)
         test_groups(tmp)
+        test_beside(tmp)
         test_files(tmp)
 
 

@@ -94,6 +94,8 @@ def make(tmp):
         run(sweep / f"l1-{seed}<i>", 0.01, seed, data, [line(r, 0.2 + 0.03 * r, 20, HOSTILE if r == 5 else "the cat", HOSTILE if r == 6 else None) for r in range(12)],
             recovered_kl=0.7)
     (sweep / "l0-0" / "evaluations" / "step-20" / "facts.json").write_text('{"explanations": 12, "facts_stated": 40, "facts_invented": 4}')
+    run(tmp / "control", 0, 2, data, [line(r, 1.9, 50, "sat the") for r in range(12)])
+    shutil.move(tmp / "control" / "evaluations" / "step-20", sweep / "l0-0" / "evaluations" / "step-20-shuffled")
     return sweep
 
 
@@ -111,6 +113,7 @@ def test_page(tmp, sweep):
     assert text.count("<mark>sat</mark>") == 12 and "<del>small</del>" in text
     assert "20.0 tokens instead of 50.0 (−60 %)" in page.text and "over rows and seeds" in page.text
     assert "Recovered KL" in text and "stated and true" in text and "Seconds a step" in text and "published sweep" in text
+    assert "Outside the frame: λ 0 shuffled" in page.text
     few, _ = program(tmp / "few.html", sweep, "--rows", 6)
     assert len(few.rows) == 5 and len(few.hidden) == 1 and "6 of 12 rows" in few.text
     assert "texts are not here" not in page.text
