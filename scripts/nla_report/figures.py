@@ -215,7 +215,7 @@ def training(runs, colour_of):
         for r, points in lines:
             width = max(1, len(points) // 15) | 1
             if width > 1:
-                plot.line(points, colour_of(r), 0.8, ' opacity="0.28"')
+                plot.line(points, colour_of(r), 0.8, f' opacity="{0.28 * min(1, 6 / len(lines)):.2f}"')
             plot.line(running(points, width), colour_of(r), 1.5)
             if len(points) == 1:
                 plot.dot(*points[0], colour_of(r), 2)

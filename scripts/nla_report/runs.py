@@ -323,8 +323,8 @@ def start_group(trained):
     return [group] if group.runs else []
 
 
-def texts_of(runs, override, notes):
-    """{row: text} of the evaluated set: --data, else what the evaluations name."""
+def texts_of(runs, rows, override, notes):
+    """{row: text} of these rows of the evaluated set: --data, else what the evaluations name."""
     places = [override] if override else []
     for r in runs if not override else []:
         if r.evaluation:
@@ -334,7 +334,7 @@ def texts_of(runs, override, notes):
             folder = base / place
             for path in (folder / "rows.jsonl.gz", folder / "rows.jsonl", folder):
                 if path.is_file():
-                    return {i: row["text"] for i, row in enumerate(read_lines(path, notes)) if isinstance(row.get("text"), str)}
+                    return {i: row["text"] for i, row in enumerate(read_lines(path, notes)) if i in rows and isinstance(row.get("text"), str)}
     if override:
         raise Error(f"'{override}' is no activation set: it holds no rows.jsonl.gz")
     return {}

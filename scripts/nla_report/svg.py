@@ -72,6 +72,8 @@ class Plot:
             for v in marks:
                 self.add(f'<path class="axis" d="M{end + 5:.1f} {self.sy(back(v)):.1f}h4"/>')
                 self.text(end + 12, self.sy(back(v)) + 4, plain(v, marks), "tick")
+                self.taken.append((end + 24, self.sy(back(v)), 16, 7))
+            self.taken.append((end + 6, (top + bottom) / 2, 3, (bottom - top) / 2))
             self.text(self.width - 1, top - 9, rightlabel, "name", "end")
         if xlabel:
             self.text(end, self.height - 3, xlabel, "name", "end")
