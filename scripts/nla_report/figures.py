@@ -210,7 +210,7 @@ def training(runs, colour_of):
         held = [(r, s, y) for r, s, y in held if y is not None]
         ys = [y for _, points in lines for _, y in points] + [y for _, _, y in held]
         steps = [x for _, points in lines for x, _ in points]
-        plot = Plot(330, 190, (min([0, *steps]), max(steps) or 1), padded(ys, zero=zero), left=52, right=8, top=26, bottom=32)
+        plot = Plot(330, 190, (min([0, *steps]), max([1, *steps])), padded(ys, zero=zero), left=52, right=8, top=26, bottom=32)
         plot.axes("", name, yticks=4, xticks=4)
         for r, points in lines:
             width = max(1, len(points) // 15) | 1
@@ -242,7 +242,7 @@ def warm_starts(runs):
             if part == "fve" and not curves:
                 continue
             ys = [y for _, _, points in curves for _, y in points] + ([y for _, y in loss] if part == "loss" else [])
-            plot = Plot(330, 190, (0, max(m["step"] for m in r.metrics) or 1), padded(ys), left=52, right=8, top=26, bottom=32)
+            plot = Plot(330, 190, (0, max([1, *(m["step"] for m in r.metrics)])), padded(ys), left=52, right=8, top=26, bottom=32)
             plot.axes("", f"{r.name}: {'loss' if part == 'loss' else 'held-out FVE'}", yticks=4, xticks=4)
             if part == "loss":
                 plot.line(loss, "quiet", 0.8, ' opacity="0.6"')

@@ -56,10 +56,8 @@ def read_lines(path, notes):
 
 
 def number(value):
-    """A finite float, or None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or abs(value) == float("inf"):
-        return None
-    return float(value)
+    """A float that can be squared, or None."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e100 else None
 
 
 def at(tree, key):
@@ -73,11 +71,11 @@ class Evaluation:
 
     def __init__(self, name, path, summary, lines, notes):
         self.name, self.path, self.summary, self.facts = name, path, summary, {}
-        self.var, self.mean = number(summary.get("baseline_var")), number(summary.get("baseline_mean"))
+        self.var, self.mean = (v if v and v > 0 else None for v in (number(summary.get(k)) for k in ("baseline_var", "baseline_mean")))
         self.rows, wrong = {}, 0
         for line in lines:
             mse, row = number(line.get("mse")), line.get("row")
-            if mse is None or not isinstance(row, int):
+            if mse is None or type(row) is not int:
                 wrong += 1
                 continue
             failed, text = line.get("failed"), line.get("explanation")

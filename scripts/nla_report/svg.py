@@ -12,7 +12,9 @@ WIDE = 6.3                                                              # of a c
 
 def ticks(low, high, count=5):
     """Round numbers within [low, high], their distance 1, 2, 2.5 or 5 times a power of ten."""
-    span = (high - low) or abs(high) or 1.0
+    span = high - low
+    if span < 1e-30:
+        return [low]
     power = 10 ** math.floor(math.log10(span / count))
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if span / (power * m) <= count)
     return [round(i * step, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
@@ -31,7 +33,9 @@ def padded(values, share=0.08, zero=False):
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if zero:
         low = min(low, 0.0)
-    span = (high - low) or abs(high) * 0.1 or 1.0
+    if high - low < 1e-9 * max(abs(high), abs(low), 1e-9):              # one number, or nearly
+        low, high = low - 0.05 * (abs(low) or 1), high + 0.05 * (abs(low) or 1)
+    span = max(high - low, 1e-12)
     return (low if zero and low == 0 else low - share * span), high + share * span
 
 
