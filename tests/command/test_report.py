@@ -5,6 +5,7 @@ have titles; the tables are those of nla-compare; an installed copy finds its mo
 import gzip
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -84,7 +85,7 @@ def run(folder, value, seed, data, lines=None, steps=20, **summary):
 
 def make(tmp):
     data = tmp / "set"
-    data.mkdir()
+    data.mkdir(parents=True)
     with gzip.open(data / "rows.jsonl.gz", "wt") as f:
         for r in range(12):
             f.write(json.dumps({"text": f"Story {r}. The cat {HOSTILE if r == 3 else ''} sat"}) + "\n")
@@ -202,11 +203,38 @@ def test_watch(tmp, sweep):
         watcher.wait()
 
 
+def mutated(value, rng):
+    """A value somewhere in a tree becomes another one, or is gone."""
+    if isinstance(value, dict) and value and rng.random() < 0.8:
+        key = rng.choice(list(value))
+        rest = {k: v for k, v in value.items() if k != key}
+        return rest if rng.random() < 0.2 else {**rest, key: mutated(value[key], rng)}
+    return rng.choice([None, True, "x", -1, 0, 1e308, float("nan"), float("inf"), [], {}, [1], {"a": 1}, 10 ** 400, 1e-300, HOSTILE])
+
+
+def test_mutated(tmp, _):
+    """Files that no program writes: a page or one line of error, never a traceback."""
+    rng = random.Random(0)
+    for i in range(12):
+        sweep = make(tmp / f"mutated-{i}")
+        for path in rng.sample(sorted(p for p in sweep.rglob("*.json*") if p.is_file()), 6):
+            data = path.read_text("utf-8")
+            if rng.random() < 0.2:
+                path.write_text(data[:rng.randrange(len(data))])
+            else:
+                lines = [json.dumps(mutated(json.loads(x), rng)) if x.startswith("{") and x.endswith("}") and rng.random() < 0.4 else x for x in data.splitlines()]
+                path.write_text("\n".join(lines) + "\n")
+        done = subprocess.run([sys.executable, str(SCRIPTS / "nla-report"), "-o", str(tmp / "m.html"), "--resamples", "100", str(sweep)], capture_output=True, text=True)
+        assert "Traceback" not in done.stderr and (done.returncode == 0 or done.stderr.count("\n") == 1), done.stderr
+        if done.returncode == 0:
+            Page((tmp / "m.html").read_text("utf-8"))
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         tmp = Path(folder)
         sweep = make(tmp)
-        for test in (test_page, test_tables, test_unfinished, test_installed, test_watch):
+        for test in (test_page, test_tables, test_unfinished, test_installed, test_watch, test_mutated):
             test(tmp, sweep)
 
 
