@@ -27,7 +27,7 @@ def figure(svg, caption, cls=""):
 def curve(result, colours):
     """Tokens against FVE; the second scale is the same FVE by the other baseline."""
     key = "fve" if result["baseline_var"] else "fve_meannorm"
-    points = [p for p in (place(g, key) for g in result["groups"]) if p]
+    points = [p for p in (place(g, key, result["groups"]) for g in result["groups"]) if p]
     if not points:
         return ""
     main = [p for p in points if p[0]["role"] in ("lambda", "start")] or points
@@ -66,8 +66,13 @@ def over(result):
     return ", over rows and seeds" if any(g["runs"] > 1 for g in result["groups"]) else ", over rows"
 
 
-def place(group, key):
-    tokens, fve = group["tokens"] or group["explanation_tokens"], group[key]
+def place(group, key, groups):
+    """Texts that were given have no response: they stand at their own tokens and those that tags and stop token took of others."""
+    tokens, fve = group["tokens"], group[key]
+    if not tokens and group["explanation_tokens"]:
+        around = next((g["tokens"]["mean"] - g["explanation_tokens"]["mean"] for g in groups if g["tokens"] and g["explanation_tokens"]), 0.0)
+        own = group["explanation_tokens"]
+        tokens = {"mean": own["mean"] + around, "interval": tuple(v + around for v in own["interval"])}
     return (group, tokens["mean"], fve["mean"], tokens["interval"], fve["interval"]) if tokens and fve else None
 
 

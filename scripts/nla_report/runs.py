@@ -85,6 +85,7 @@ class Evaluation:
                 "response": line["response"] if failed and isinstance(line.get("response"), str) else None})
             if self.var is None and self.mean is None:                  # a rows.jsonl alone: fve = 1 - mse / baseline
                 self.var, self.mean = baseline(mse, line.get("fve")), baseline(mse, line.get("fve_meannorm"))
+        self.given = all(s["tokens"] is None for samples in self.rows.values() for s in samples)    # nla-eval --score: nobody wrote them
         if wrong:
             notes.append(f"'{path}': {wrong} lines without row or mse left out")
 
@@ -291,7 +292,7 @@ def make_groups(runs, notes):
     others = []
     for r in (r for r in runs if r.kind == "eval" and r.evaluation):
         av = r.evaluation.summary.get("av")
-        start = trained and (isinstance(av, str) and os.path.realpath(av) in begun or r.path.name in ("start", "warm-start"))
+        start = trained and not r.evaluation.given and (isinstance(av, str) and os.path.realpath(av) in begun or r.path.name in ("start", "warm-start"))
         group = Group("warm start" if start else r.name, "start" if start else "other")
         group.runs, group.evaluations = [r], [r.evaluation]
         others.append(group)

@@ -197,6 +197,10 @@ def test_beside(tmp):
     evaluation(tmp / "begun", [line(r, 0.4, 45, "a") for r in range(5)], av=str(tmp / "av"))
     out = json.loads(program("--json", sweep, tmp / "begun")[0])
     assert [g["paths"] for g in out["groups"] if g["role"] == "start"] == [[str(tmp / "begun")]]
+    evaluation(tmp / "given", [{"row": r, "explanation": "a", "response": None, "n_explanation": 4, "mse": 0.4, "failed": None} for r in range(5)], av=str(tmp / "av"))
+    found = by_label(json.loads(program("--json", sweep, tmp / "given")[0]))
+    assert found["given"]["role"] == "other" and found["given"]["tokens"] is None and found["given"]["difference"]["tokens"] is None
+    near(found["given"]["explanation_tokens"]["mean"], 4, 1e-12, "tokens of given texts")
 
 
 def test_words():
