@@ -3,7 +3,8 @@
 import shutil
 import subprocess
 
-from .runs import number
+from .page import palette
+from .runs import lambda_text, number
 
 TERMINALS = (("png", 'pngcairo size 1350,900 fontscale 1.4 font "sans,12"'), ("pdf", 'pdfcairo size 13cm,9cm font "sans,10"'))
 
@@ -31,14 +32,20 @@ def curve(result):
 
 
 def training(runs):
-    blocks, lines = "", {"fve": [], "response_tokens_mean": []}
-    for i, r in enumerate(r for r in runs if r.kind == "train" and r.metrics):
+    """A line a run in the colour of its lambda, as on the page."""
+    runs = sorted((r for r in runs if r.kind == "train" and r.metrics), key=lambda r: (r.lambda_ is None, r.lambda_ or 0))
+    names = list(dict.fromkeys(lambda_text(r.lambda_) if r.lambda_ is not None else r.name for r in runs))
+    blocks, lines, named = "", {"fve": [], "response_tokens_mean": []}, set()
+    for i, r in enumerate(runs):
         blocks += block(f"run{i}", [[m["step"], number(m.get("fve")), number(m.get("response_tokens_mean"))] for m in r.metrics])
+        name = lambda_text(r.lambda_) if r.lambda_ is not None else r.name
         for column, key in enumerate(lines, 2):
-            lines[key].append(f'$run{i} using 1:{column} with lines lt {i + 1} title "{quoted(r.name)}" noenhanced')
+            title = f'title "{quoted(name)}" noenhanced' if key == "fve" and name not in named else "notitle"
+            lines[key].append(f"$run{i} using 1:{column} with lines lw 1.5 lc rgb '{palette(len(names))[0][names.index(name)]}' {title}")
+        named.add(name)
     if not blocks:
         return None
-    return (blocks + 'set key outside below\nset multiplot layout 2,1\nset ylabel "FVE of the batch"\nplot ' + ", ".join(lines["fve"])
+    return (blocks + 'set key above\nset multiplot layout 2,1\nset ylabel "FVE of the batch"\nplot ' + ", ".join(lines["fve"])
             + '\nset xlabel "step"\nset ylabel "response tokens"\nplot ' + ", ".join(lines["response_tokens_mean"]) + "\n")
 
 
