@@ -1,0 +1,301 @@
+"""Groups of evaluations -> levels, paired differences to one of them, wording: one dictionary, and its text, CSV and Markdown."""
+
+import csv
+import io
+import json
+import math
+
+from . import runs, stats, words
+
+METRICS = ("fve", "fve_meannorm", "fve_all", "fve_all_meannorm")
+NAMES = {"tokens": "response tokens", "fve": "FVE", "fve_meannorm": "FVE, mean-normalised", "fve_all": "FVE with failures",
+         "fve_all_meannorm": "FVE with failures, mean-normalised"}
+
+
+def common_rows(groups, allow, notes):
+    """Row numbers that all evaluations have; others are an error unless allowed."""
+    each = [(g, e) for g in groups for e in g.evaluations]
+    common = set.intersection(*(set(e.rows) for _, e in each))
+    for g, e in each:
+        odd = set(e.rows) - common
+        if odd and not allow:
+            lacks = next(f"'{o.path}'" for _, o in each if min(odd) not in o.rows)
+            raise runs.Error(f"the evaluations are of different rows: row {min(odd)} of '{e.path}' is not in {lacks}; "
+                             "--common compares the rows that all have")
+    if not common:
+        raise runs.Error("the evaluations have no row in common")
+    left = max(len(e.rows) for _, e in each) - len(common)
+    if left:
+        notes.append(f"only the {len(common)} rows that all evaluations have are compared; the largest has {left} more")
+    return sorted(common)
+
+
+def baselines(groups, notes):
+    """One pair for all, the first's: FVE is taken from mse and these."""
+    each = [e for g in groups for e in g.evaluations]
+    first = next((e for e in each if e.var or e.mean), None)
+    if first is None:
+        raise runs.Error(f"'{each[0].path}' names no baselines (baseline_var, baseline_mean): FVE cannot be computed")
+    for e in each:
+        if e.var and first.var and abs(e.var / first.var - 1) > 1e-6:
+            mine, other = (x.summary.get("data") for x in (first, e))
+            if mine and other and str(mine).rstrip("/").split("/")[-1] != str(other).rstrip("/").split("/")[-1]:
+                raise runs.Error(f"the evaluations are of different sets: '{mine}' and '{other}'")
+            notes.append(f"'{e.path}' measured FVE by another baseline ({e.var:.6g}, here {first.var:.6g}): recomputed from its mse")
+    for key, what in (("temperature", "sampling temperatures"), ("fail_mse", "mse of a failed row")):
+        values = sorted({v for v in (runs.number(e.summary.get(key)) for e in each) if v is not None})
+        if len(values) > 1:
+            notes.append(f"the evaluations differ in {what}: {', '.join(f'{v:g}' for v in values)}")
+    return first.var, first.mean
+
+
+class Table:
+    """An evaluation as columns over the compared rows, several samples of a row averaged first."""
+
+    def __init__(self, evaluation, rows):
+        samples = [evaluation.rows[row] for row in rows]
+        def mean_of(key):
+            return [stats.mean([s[key] for s in one if s[key] is not None]) for one in samples]
+        self.tokens, self.payload = mean_of("tokens"), mean_of("explanation_tokens")
+        self.all = mean_of("mse")
+        self.valid = [stats.mean([s["mse"] for s in one if not s["failed"]]) for one in samples]
+        self.failed = [stats.mean([float(bool(s["failed"])) for s in one]) for one in samples]
+        self.columns = {}
+
+    def column(self, name, mask=None):
+        key = (name, mask)
+        if key not in self.columns:
+            values = getattr(self, name)
+            self.columns[key] = stats.Column([v if m else None for v, m in zip(values, mask)] if mask else values)
+        return self.columns[key]
+
+
+def scaled(found, factor, offset=0.0):
+    """mse -> FVE: offset + factor x, intervals the right way round."""
+    if found is None:
+        return None
+    def move(x):
+        return tuple(sorted(offset + factor * v for v in x)) if isinstance(x, tuple) else x
+    return {**{k: move(v) for k, v in found.items()}, "estimate": offset + factor * found["estimate"]}
+
+
+class Comparison:
+    """groups against `base`; result() is what the programs print."""
+
+    def __init__(self, groups, base, notes, allow_common=False, resamples=4000, seed=0):
+        wanted = {row for g in groups if g.role not in ("start", "named") for e in g.evaluations for row in e.rows}
+        beside = [g for g in groups if g.role in ("start", "named") and g is not base and wanted]
+        odd = [g for g in beside if not allow_common and any(set(e.rows) != wanted for e in g.evaluations)]
+        notes += [f"{g.label} is left out: its evaluation is of other rows" for g in odd]
+        self.groups, self.base, self.notes = [g for g in groups if g not in odd], base, notes
+        groups = self.groups
+        self.rows = common_rows(groups, allow_common, notes)
+        self.var, self.mean = baselines(groups, notes)
+        self.boot = stats.Bootstrap(len(self.rows), resamples, seed)
+        self.tables = {id(e): Table(e, self.rows) for g in groups for e in g.evaluations}
+
+    def of(self, group):
+        return [self.tables[id(e)] for e in group.evaluations]
+
+    def level(self, group, name, base=None):
+        """Mean over seeds; its standard error over seeds, of a single one over rows; interval over all that was drawn."""
+        factor, offset = (-1 / base, 1.0) if base else (1.0, 0.0)
+        columns = [t.column(name) for t in self.of(group)]
+        found = scaled(stats.difference(self.boot, [], columns, False), factor, offset)
+        if found is None:
+            return None
+        single = [v for v in getattr(self.of(group)[0], name) if v is not None]
+        error = stats.standard_error([c.mean for c in columns] if len(columns) > 1 else single)
+        return {"mean": found["estimate"], "se": None if error is None else abs(factor) * error, "interval": found["both"] or found["over_rows"]}
+
+    def levels(self, group):
+        out = {"runs": len(group.evaluations), "tokens": self.level(group, "tokens"), "explanation_tokens": self.level(group, "payload"),
+               "failed_rate": stats.mean([stats.mean(t.failed) for t in self.of(group)])}
+        for key, name, base in self.fve_columns():
+            out[key] = self.level(group, name, base) if base else None
+        return out
+
+    def fve_columns(self):
+        """A set may name one baseline only: the other FVE does not exist."""
+        return (("fve", "valid", self.var), ("fve_meannorm", "valid", self.mean), ("fve_all", "all", self.var),
+                ("fve_all_meannorm", "all", self.mean))
+
+    def difference(self, group):
+        """Failures out: of the rows with a valid sample in every run of both groups."""
+        seeds = [sorted(g.seeds(), key=str) for g in (self.base, group)]
+        paired = len(seeds[0]) > 1 and seeds[0] == seeds[1] and None not in seeds[0] and len(set(map(str, seeds[0]))) == len(seeds[0])
+
+        def ordered(g):
+            places = sorted(range(len(g.evaluations)), key=lambda i: str(g.seeds()[i])) if paired else range(len(g.evaluations))
+            return [self.of(g)[i] for i in places]
+        sides = [ordered(self.base), ordered(group)]
+        mask = tuple(all(t.valid[i] is not None for side in sides for t in side) for i in range(len(self.rows)))
+        names = {"tokens": ("tokens", None), "valid": ("valid", None if all(mask) else mask), "all": ("all", None)}
+        plain = {key: stats.difference(self.boot, *([t.column(*name) for t in side] for side in sides), paired) for key, name in names.items()}
+        out = {"to": self.base.label, "rows": len(self.rows), "valid_rows": sum(mask), "paired_seeds": paired, "tokens": plain["tokens"]}
+        for key, name, base in self.fve_columns():
+            out[key] = scaled(plain[name], -1 / base) if base else None
+            if out[key]:
+                out[key]["largest_loss_not_excluded"] = max(0.0, -widest(out[key])[0])
+        return out
+
+    def result(self):
+        wording = words.wording(self.groups, self.base, self.rows)
+        return {"rows": len(self.rows), "baseline_var": self.var, "baseline_mean": self.mean, "base": self.base.label,
+                "resamples": self.boot.resamples, "seed": self.boot.seed, "notes": self.notes,
+                "groups": [{"label": g.label, "role": g.role, "lambda": g.lambda_, "paths": [str(e.path) for e in g.evaluations],
+                            "seeds": g.seeds(), **self.levels(g), "wording": wording[g.label],
+                            "difference": None if g is self.base else self.difference(g)} for g in self.groups]}
+
+
+def widest(d):
+    """The interval that claims are made from: over rows and seeds, of single runs over rows."""
+    return d["both"] or d["over_rows"]
+
+
+def choose_base(groups, paths, name=None):
+    """The named group; else the group of the first argument when that is a run or an evaluation; else the smallest lambda's."""
+    if name is not None:
+        for g in groups:
+            if name in (g.label, g.label.removeprefix("λ ")) or any(name.rstrip("/") in (r.name, str(r.path)) for r in g.runs):
+                return g
+        raise runs.Error(f"no '{name}' to compare with; there are {', '.join(repr(g.label) for g in groups)}")
+    first = next((g for g in groups if g.role != "start" and any(str(r.path) == str(paths[0]).rstrip("/") for r in g.runs)), None)
+    return first or next((g for g in groups if g.role == "lambda"), groups[0])
+
+
+# ---- what is printed ----
+
+def show(value, digits=3, sign=False):
+    if value is None or math.isnan(value):
+        return "–"
+    text = f"{value:{'+' if sign else ''}.{digits}f}"
+    return text.replace("-", "−") if float(text) else text.replace("-", "").replace("+", "")
+
+
+def show_level(level, digits):
+    if not level:
+        return "–"
+    return show(level["mean"], digits) + (f" ± {show(level['se'], digits)}" if level["se"] is not None else "")
+
+
+def show_interval(pair, digits):
+    return f"[{show(pair[0], digits, True)}, {show(pair[1], digits, True)}]" if pair else "–"
+
+
+def percent(value, digits=0):
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def excluded(d, digits=3):
+    """A bound rounds away from zero, so that the words stay true."""
+    loss = d["largest_loss_not_excluded"]
+    if not loss:
+        return "any"
+    step = 10 ** -digits
+    return f"above {show(math.ceil(loss / step - 1e-9) * step, digits)}"
+
+
+def said(head, rows):
+    """Without the columns that say nothing."""
+    keep = [i for i in range(len(head)) if i < 2 or any(r[i] not in ("–", "") for r in rows)]
+    return [head[i] for i in keep], [[r[i] for i in keep] for r in rows]
+
+
+def level_rows(result):
+    head = ["", "runs", "response tokens", "of them explanation", "FVE", "FVE, mean-normalised", "FVE with failures", "failed"]
+    return head, [[g["label"], str(g["runs"]), show_level(g["tokens"], 1), show_level(g["explanation_tokens"], 1), show_level(g["fve"], 3),
+                   show_level(g["fve_meannorm"], 3), show_level(g["fve_all"] or g["fve_all_meannorm"], 3), percent(g["failed_rate"], 1)] for g in result["groups"]]
+
+
+def difference_rows(result, metrics=("tokens", *METRICS)):
+    head = [f"less {result['base']}, row by row", "", "difference", "95 % over rows", "over seeds", "over both", "t over seeds",
+            "losses excluded"]
+    out = []
+    for g in (g for g in result["groups"] if g["difference"]):
+        for i, key in enumerate(m for m in metrics if g["difference"][m]):
+            d, digits = g["difference"][key], 1 if key == "tokens" else 3
+            out.append([g["label"] if i == 0 else "", NAMES[key], show(d["estimate"], digits, True),
+                        *(show_interval(d[k], digits) for k in ("over_rows", "over_seeds", "both", "t_over_seeds")),
+                        "" if key == "tokens" else excluded(d)])
+    return head, out
+
+
+def wording_rows(result):
+    head = ["", "words", f"kept from {result['base']}", "kept from another row's", f"found in {result['base']}", "type-token ratio",
+            "the same, of equally many words"]
+    return head, [[g["label"] + (f" (two {g['wording']['kept_of']})" if g["wording"]["kept_of"] != "runs" and g["wording"]["kept"] is not None else ""), show(g["wording"]["words"], 1),
+                   percent(g["wording"]["kept"]), percent(g["wording"]["kept_other_row"]), percent(g["wording"]["found"]),
+                   show(g["wording"]["type_token"], 2), show(g["wording"]["type_token_pooled"], 3)] for g in result["groups"]]
+
+
+def tables(result):
+    """Head and rows of each."""
+    found = [level_rows(result)] + ([difference_rows(result)] if len(result["groups"]) > 1 else []) + [wording_rows(result)]
+    return [said(*one) for one in found]
+
+
+def footing(result):
+    """What the numbers are of, in sentences."""
+    kinds = [f"{name} {result[key]:.4f}" for key, name in (("baseline_var", "raw variance"), ("baseline_mean", "mean-normalised")) if result[key]]
+    out = [f"{result['rows']} rows; FVE is 1 - mse / baseline ({', '.join(kinds)}); "
+           "± is the standard error over seeds, of a single run over rows; tokens of all rows, FVE of those that did not fail."]
+    differences = [g for g in result["groups"] if g["difference"]]
+    if differences:
+        out.append(f"Intervals are the middle 95 % of {result['resamples']} bootstrap draws (seed {result['seed']}). "
+                   "Losses excluded: those beyond the interval over both, of single runs over rows.")
+    counts = {g["runs"] for g in result["groups"] if g["role"] == "lambda"}
+    if 1 in counts and differences:
+        out.append("Of a single run an interval over rows speaks of this run, not of its lambda: another seed may differ by more.")
+    if any(1 < n < 5 for n in counts) and any((g["difference"][k] or {}).get("both") for g in differences for k in ("tokens", *METRICS)):
+        out.append("A bootstrap of fewer than five seeds is too narrow: the t interval of the seeds' means is the careful one.")
+    return out
+
+
+def as_text(result):
+    out = []
+    for head, rows in tables(result):
+        widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
+        left = [i == 0 or not head[i] for i in range(len(head))]
+        out += ["  ".join(c.ljust(w) if l else c.rjust(w) for c, w, l in zip(r, widths, left)).rstrip() for r in [head, *rows]] + [""]
+    return "\n".join(out + footing(result)) + "\n"
+
+
+def as_markdown(result):
+    def line(cells):
+        return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
+    out = []
+    for head, rows in tables(result):
+        out += [line(head), line(["---"] * len(head)), *map(line, rows), ""]
+    return "\n".join(out + [text + "\n" for text in footing(result)]).rstrip() + "\n"
+
+
+def as_csv(result):
+    """A line a group: levels, differences with every interval, wording."""
+    lines = []
+    for g in result["groups"]:
+        line = {"group": g["label"], "role": g["role"], "lambda": g["lambda"], "runs": g["runs"], "rows": result["rows"],
+                "failed_rate": g["failed_rate"]}
+        for key in ("tokens", "explanation_tokens", *METRICS):
+            level = g[key] or {"mean": None, "se": None, "interval": None}
+            line |= {key: level["mean"], f"{key}_se": level["se"], **ends(key, level["interval"])}
+        line |= {k: v for k, v in g["wording"].items()}
+        for key in ("tokens", *METRICS):
+            d = (g["difference"] or {}).get(key) or {}
+            line[f"{key}_difference"] = d.get("estimate")
+            for k in ("over_rows", "over_seeds", "both", "t_over_seeds"):
+                line |= ends(f"{key}_difference_{k}", d.get(k))
+        lines.append(line)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, lines[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()
+
+
+def ends(key, pair):
+    return {f"{key}_low": pair[0] if pair else None, f"{key}_high": pair[1] if pair else None}
+
+
+def as_json(result):
+    return json.dumps(result, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,292 @@
+"""The figures of a report: numbers of a comparison and of runs -> SVG, with a caption each."""
+
+import json
+import math
+from html import escape
+from pathlib import Path
+
+from . import stats
+from .compare import METRICS, percent, show, show_interval, widest
+from .runs import number
+from .svg import Plot, padded
+
+STAGES = ("rollout", "score", "update", "eval", "checkpoint")
+PANELS = (("fve", "FVE of the batch", False), ("response_tokens_mean", "response tokens", True), ("reward_mean", "reward", False),
+          ("kl", "KL to the start", True), ("entropy", "entropy, nats a token", False), ("failed_rate", "failed rows", True))
+HELD = {"fve": "fve", "response_tokens_mean": "response_tokens"}        # what an evaluation calls it
+
+
+def reference():
+    return json.loads((Path(__file__).parent / "published.json").read_text("utf-8"))
+
+
+def figure(svg, caption, cls=""):
+    return f'<figure class="{cls}">{svg}<figcaption>{caption}</figcaption></figure>'
+
+
+def curve(result, colours):
+    """Tokens against FVE; the second scale is the same FVE by the other baseline."""
+    key = "fve" if result["baseline_var"] else "fve_meannorm"
+    points = [p for p in (place(g, key, result["groups"]) for g in result["groups"]) if p]
+    if not points:
+        return ""
+    main = [p for p in points if p[0]["role"] in ("lambda", "start")] or points
+    ends = [v for _, x, y, xs, ys in main for v in (ys or (y,))]
+    low, high = min(ends), max(ends)                                    # a control that collapsed must not flatten the curve
+    below = [p for p in points if not low - (high - low) / 2 <= p[2] <= high + (high - low) / 2]
+    points = [p for p in points if p not in below]
+    ends = [v for _, x, y, xs, ys in points for v in (ys or (y,))]
+    across = [v for _, x, y, xs, ys in points for v in (xs or (x,))]
+    both = result["baseline_var"] and result["baseline_mean"]
+    ratio = result["baseline_var"] / result["baseline_mean"] if both else 1
+    plot = Plot(480, 340, padded(across), padded(ends), top=30, right=54 if both else 16)
+    plot.axes("response tokens, mean", "FVE, raw variance" if both or key == "fve" else "FVE, mean-normalised",
+              (lambda v: 1 - (1 - v) * ratio, lambda v: 1 - (1 - v) / ratio) if both else None, "mean-normalised")
+    line = [(x, y) for g, x, y, _, _ in points if g["role"] == "lambda" and g["lambda"] is not None]
+    plot.line(line, "faint", 1.2)
+    plot.block(line)
+    for g, x, y, xs, ys in points:
+        plot.cross(x, y, xs, ys, colours[g["label"]])
+    for g, x, y, xs, ys in points:
+        plot.dot(x, y, colours[g["label"]], hollow=g["role"] != "lambda", square=g["role"] == "start",
+                 title=f"{g['label']}: {x:.1f} tokens, FVE {y:.3f}")
+    for g, x, y, _, _ in points:
+        plot.label(x, y, g["label"], colours[g["label"]])
+    said = "; ".join(f"{g['label']}: {x:.1f} tokens, FVE {y:.3f}" for g, x, y, _, _ in points)
+    kinds = {g["role"] for g, *_ in points}
+    caption = ("<b>FVE against tokens.</b> Bars are 95 % intervals of each mean" + over(result) + "."
+               + (" Both scales show the same points: they differ in the baseline alone." if both else "")
+               + (" Square: the warm start, before RL." if "start" in kinds else "")
+               + (" Hollow circles: controls and other evaluations." if kinds & {"named", "other"} else "")
+               + (" Outside the frame: " + ", ".join(f"{escape(g['label'])} ({show(y, 3)})" for g, _, y, _, _ in below) + "." if below else ""))
+    return figure(plot.render("curve", "FVE against response tokens", said), caption)
+
+
+def over(result):
+    return ", over rows and seeds" if any(g["runs"] > 1 for g in result["groups"]) else ", over rows"
+
+
+def place(group, key, groups):
+    """Texts that were given have no response: they stand at their own tokens and those that tags and stop token took of others."""
+    tokens, fve = group["tokens"], group[key]
+    if not tokens and group["explanation_tokens"]:
+        around = next((g["tokens"]["mean"] - g["explanation_tokens"]["mean"] for g in groups if g["tokens"] and g["explanation_tokens"]), 0.0)
+        own = group["explanation_tokens"]
+        tokens = {"mean": own["mean"] + around, "interval": tuple(v + around for v in own["interval"])}
+    return (group, tokens["mean"], fve["mean"], tokens["interval"], fve["interval"]) if tokens and fve else None
+
+
+def losses(result, colours):
+    """Against lambda 0: tokens saved and FVE lost, in which runs of any model can stand next to each other."""
+    base = next(g for g in result["groups"] if not g["difference"])
+    points = []
+    for g in result["groups"]:
+        d = g["difference"]
+        if g["role"] == "lambda" and d and d["tokens"] and d["fve_meannorm"] and base["tokens"]["mean"]:
+            zero = base["tokens"]["mean"]
+            points.append((g, 1 + d["tokens"]["estimate"] / zero, d["fve_meannorm"]["estimate"], widest(d["fve_meannorm"])))
+    if not points or base["lambda"] is None:
+        return ""
+    published = reference()["points"]
+    zero = next(p["tokens"]["mean"] for p in published if p["lambda"] == 0)
+    known = [(1 + p["difference"]["tokens"]["estimate"] / zero, p["difference"]["fve_meannorm"]["estimate"], p["difference"]["fve_meannorm"]["over_rows"],
+              p["lambda"]) for p in published if p["difference"] and p["lambda"] is not None]
+    low = min(0.0, *(min(y, s[0]) for _, _, y, s in points))
+    high = max(0.0, *(max(y, s[1]) for _, _, y, s in points))
+    floor = min(2.2 * low, -0.06)                                       # the reference may leave the frame, never squeeze it
+    shown = [k for k in known if floor <= k[1]]
+    low, high = min(low, *(k[2][0] for k in shown)), max(high, *(k[2][1] for k in shown))
+    plot = Plot(480, 340, (0.0, max(1.04, *(1.04 * x for _, x, _, _ in points))), padded((low, high), 0.06), top=30, left=56)
+    plot.axes(f"response tokens, as a share of {base['label']}'s", f"FVE, mean-normalised, less {base['label']}'s", percent=False)
+    plot.add(f'<path class="axis" d="M{plot.box[0]} {plot.sy(0):.1f}H{plot.box[2]}"/>')
+    plot.taken.append((plot.width / 2, plot.sy(0), plot.width / 2, 1))
+    plot.add('<g clip-path="url(#losses-clip)">')
+    plot.line([(x, y) for x, y, _, _ in reversed(known)] + [(1, 0)], "quiet", 1, ' stroke-dasharray="3 3"')
+    for x, y, s, _ in shown:
+        plot.cross(x, y, None, s, "quiet")
+        plot.dot(x, y, "quiet", 2.5, hollow=True)
+    plot.add("</g>")
+    line = [(x, y) for _, x, y, _ in points] + [(1.0, 0.0)]
+    line.sort()
+    plot.line(line, "faint", 1.2)
+    plot.block(line)
+    plot.block([(x, y) for x, y, _, _ in reversed(shown)] + [(1, 0)])
+    plot.dot(1.0, 0.0, colours[base["label"]])
+    for g, x, y, s in points:
+        plot.cross(x, y, None, s, colours[g["label"]])
+        plot.dot(x, y, colours[g["label"]], title=f"{g['label']}: {x:.0%} of the tokens, {y:+.3f} FVE")
+    for g, x, y, _ in points:
+        plot.label(x, y, g["label"], colours[g["label"]])
+    plot.label(1.0, 0.0, base["label"], colours[base["label"]])
+    for x, y, _, value in shown:
+        plot.label(x, y, f"{value:g}", "quiet", 10)
+    said = "; ".join(f"{g['label']}: {100 * x:.0f} % of the tokens, FVE {show(y, 3, True)}" for g, x, y, _ in points)
+    caption = (f"<b>What is lost for what is saved</b>, row by row, with 95 % intervals{over(result)}. Dashed: the published sweep on Qwen3-8B "
+               "(1000 rows, one seed, intervals over rows)"
+               + (", which goes on below the frame" if len(shown) < len(known) else "") + "; its lambda is in units of −mse.")
+    return figure(plot.render("losses", "FVE lost against tokens saved", said, clip=True), caption)
+
+
+def extras(result, evaluations, colours):
+    """Recovered KL and facts against tokens, where evaluations have them: {label: [evaluation, ..]}."""
+    def values(label, read):
+        found = [v for v in (read(e) for e in evaluations[label]) if v is not None]
+        return stats.mean(found) if found else None
+
+    def facts(e, key):
+        stated, wrong, told = (number(e.facts.get(k)) for k in ("facts_stated", "facts_invented", "explanations"))
+        missing = number(e.facts.get("facts_missing"))
+        if not told or stated is None or wrong is None:
+            return None
+        return {"true": (stated - wrong) / told, "false": wrong / told, "missing": missing / told if missing is not None else None}[key]
+    out = ""
+    series = [("recovered KL", "", [(g, values(g["label"], lambda e: number(e.summary.get("recovered_kl")))) for g in result["groups"]])]
+    out += extra_plot("kl", "Recovered KL", "share of the KL recovered", series, colours,
+                      "<b>Recovered KL.</b> The share of the mean vector's KL that the reconstruction recovers, in the target's own next-token distribution.")
+    series = [(name, dash, [(g, values(g["label"], lambda e, key=key: facts(e, key))) for g in result["groups"]])
+              for key, name, dash in (("true", "stated and true", ""), ("false", "stated and false", "2 3"), ("missing", "missing", "6 3"))]
+    return out + extra_plot("facts", "Facts", "facts an explanation", series, colours,
+                            "<b>Facts.</b> What explanations state, checked against the world that the texts were written from.")
+
+
+def extra_plot(name, title, ylabel, series, colours, caption):
+    series = [(what, dash, [(g, g["tokens"]["mean"], y) for g, y in points if y is not None and g["tokens"] and g["role"] in ("lambda", "start")])
+              for what, dash, points in series]
+    series = [s for s in series if s[2]]
+    if not series:
+        return ""
+    every = [p for _, _, points in series for p in points]
+    plot = Plot(480, 290, padded([x for _, x, _ in every]), padded([y for _, _, y in every], zero=True), top=30)
+    plot.axes("response tokens, mean", ylabel)
+    for _, dash, points in series:
+        line = sorted((x, y) for g, x, y in points if g["role"] == "lambda")
+        plot.line(line, "faint", 1.2, f' stroke-dasharray="{dash}"' if dash else "")
+        plot.block(line)
+        for g, x, y in points:
+            plot.dot(x, y, colours[g["label"]], hollow=g["role"] != "lambda", square=g["role"] == "start")
+    for i, (what, _, points) in enumerate(series):
+        for g, x, y in points if i == 0 else []:
+            plot.label(x, y, g["label"], colours[g["label"]])
+        if len(series) > 1:
+            g, x, y = max(points, key=lambda p: p[1])
+            plot.label(x, y, what, "quiet")
+    said = "; ".join(f"{what}, {g['label']}: {y:.3f}" for what, _, points in series for g, x, y in points)
+    return figure(plot.render(name, title, said), caption)
+
+
+def sketch(d, span, cls):
+    """A difference as a dot with its intervals, over rows thick and over rows and seeds thin; span: of all of the table."""
+    low, high = span
+    if not low <= d["estimate"] <= high:
+        return ""
+
+    def at(v):
+        return 4 + (v - low) / (high - low) * 152
+    parts = [f'<path class="grid" d="M{at(0):.1f} 0V18"/>']
+    for key, width in (("both", 1.2), ("over_rows", 3.5)):
+        if d[key]:
+            parts.append(f'<path class="line {cls}" stroke-width="{width}" d="M{at(d[key][0]):.1f} 9H{at(d[key][1]):.1f}"/>')
+    parts.append(f'<circle class="dot {cls}" cx="{at(d["estimate"]):.1f}" cy="9" r="3.6"/>')
+    text = f"{show(d['estimate'], 3, True)}, 95 % over rows {show_interval(d['over_rows'], 3)}"
+    return f'<svg class="sketch" viewBox="0 0 160 18" role="img" aria-label="{escape(text)}">{"".join(parts)}</svg>'
+
+
+# ---- training ----
+
+def running(points, width):
+    """Centred means over `width` neighbours."""
+    out, half = [], width // 2
+    for i, (x, _) in enumerate(points):
+        near = [y for _, y in points[max(0, i - half):i + half + 1] if y is not None]
+        out.append((x, sum(near) / len(near) if near else None))
+    return out
+
+
+def training(runs, colour_of):
+    """A panel a quantity, a line a run: points as they were, and their running mean."""
+    runs = [r for r in runs if r.kind == "train" and r.metrics]
+    out = ""
+    for key, name, zero in PANELS:
+        lines = [(r, [(m["step"], number(m.get(key))) for m in r.metrics]) for r in runs]
+        lines = [(r, points) for r, points in lines if any(y is not None for _, y in points)]
+        if not lines:
+            continue
+        held = [(r, step, number(e.get(HELD.get(key, "")))) for r, _ in lines for step, e in r.held]
+        held = [(r, s, y) for r, s, y in held if y is not None]
+        ys = [y for _, points in lines for _, y in points] + [y for _, _, y in held]
+        steps = [x for _, points in lines for x, _ in points]
+        plot = Plot(330, 190, (min([0, *steps]), max([1, *steps])), padded(ys, zero=zero), left=52, right=8, top=26, bottom=32)
+        plot.axes("", name, yticks=4, xticks=4)
+        for r, points in lines:
+            width = max(1, len(points) // 15) | 1
+            if width > 1:
+                plot.line(points, colour_of(r), 0.8, f' opacity="{0.28 * min(1, 6 / len(lines)):.2f}"')
+            plot.line(running(points, width), colour_of(r), 1.5)
+            if len(points) == 1:
+                plot.dot(*points[0], colour_of(r), 2)
+        for r, s, y in held:
+            plot.dot(s, y, colour_of(r), 2.6, hollow=True)
+        said = "; ".join(f"{r.name}: {last_of(points)}" for r, points in lines)
+        out += plot.render(f"train-{key}", name, f"Last values. {said}")
+    return f'<figure class="small">{out}</figure>' if out else ""
+
+
+def last_of(points):
+    return next((f"{y:.4g}" for _, y in reversed(points) if y is not None), "none")
+
+
+def warm_starts(runs):
+    """nla-sft: loss of the batches and on held-out documents."""
+    out = ""
+    for i, r in enumerate(r for r in runs if r.kind == "sft"):
+        loss = [(m["step"], number(m.get("loss"))) for m in r.metrics]
+        series = [(key, name, [(m["step"], number(m.get(key))) for m in r.metrics if number(m.get(key)) is not None])
+                  for key, name in (("held_loss", "held out"), ("held_loss_other_vector", "another row's vector"), ("held_fve", "held-out FVE"))]
+        for part, chosen in (("loss", [s for s in series if s[0] != "held_fve"]), ("fve", [s for s in series if s[0] == "held_fve"])):
+            curves = [s for s in chosen if s[2]]
+            if part == "fve" and not curves:
+                continue
+            ys = [y for _, _, points in curves for _, y in points] + ([y for _, y in loss] if part == "loss" else [])
+            plot = Plot(330, 190, (0, max([1, *(m["step"] for m in r.metrics)])), padded(ys), left=52, right=8, top=26, bottom=32)
+            plot.axes("", f"{r.name}: {'loss' if part == 'loss' else 'held-out FVE'}", yticks=4, xticks=4)
+            if part == "loss":
+                plot.line(loss, "quiet", 0.8, ' opacity="0.6"')
+            for j, (key, name, points) in enumerate(curves):
+                cls = "ink" if j == 0 else "g0"
+                plot.line(points, cls, 1.4)
+                plot.block(points)
+                for x, y in points:
+                    plot.dot(x, y, cls, 2.2)
+                if part == "loss":
+                    plot.label(*points[-1], name, cls, 11)
+            out += plot.render(f"sft-{i}-{part}", f"{r.name}: {part}", f"Last loss {last_of(loss)}" + "".join(
+                f"; {name} {last_of(points)}" for _, name, points in curves))
+    return f'<figure class="small">{out}</figure>' if out else ""
+
+
+def seconds(runs):
+    """Mean seconds a step by stage, a bar a run."""
+    bars = []
+    for r in (r for r in runs if r.kind == "train" and r.metrics):
+        means = [sum(number(m.get(f"seconds_{s}")) or 0 for m in r.metrics) / len(r.metrics) for s in STAGES]
+        if sum(means):
+            bars.append((r, means))
+    if not bars:
+        return ""
+    longest, step = max(sum(m) for _, m in bars), 20
+    label = min(230, 14 + 7 * max(len(r.name) for r, _ in bars))
+    plot = Plot(560, 34 + step * len(bars), (0, longest), (0, 1), left=label, right=70)
+    x = 4.0
+    for i, s in enumerate(STAGES):
+        plot.add(f'<rect class="s{i}" x="{x:.1f}" y="4" width="10" height="10"/>')
+        plot.text(x + 14, 13, s, "tick")
+        x += 30 + 6.4 * len(s)
+    for row, (r, means) in enumerate(bars):
+        y, start = 28 + row * step, 0.0
+        plot.text(label - 8, y + 11, r.name if len(r.name) < 31 else "…" + r.name[-29:], "tick", "end")
+        for i, v in enumerate(means):
+            plot.add(f'<rect class="s{i}" x="{plot.sx(start):.1f}" y="{y}" width="{plot.sx(start + v) - plot.sx(start):.1f}" height="14"/>')
+            start += v
+        plot.text(plot.sx(start) + 6, y + 11, f"{start:.3g} s", "tick")
+    said = "; ".join(f"{r.name}: {', '.join(f'{s} {v:.3g} s' for s, v in zip(STAGES, means))}" for r, means in bars)
+    return figure(plot.render("seconds", "Seconds a step by stage", said), "<b>Seconds a step</b> by stage, mean over the steps so far.", "wide")

@@ -1,0 +1,339 @@
+"""What the programs write, read back: run folders, evaluations, and the groups that are compared.
+
+A run that is going on has torn last lines and no evaluation yet; what cannot be read becomes a line of `notes`, never a traceback.
+"""
+
+import gzip
+import json
+import os
+import re
+import zlib
+from collections import Counter
+from pathlib import Path
+
+
+class Error(Exception):
+    """One line for the user."""
+
+
+def read_json(path, notes):
+    try:
+        value = json.loads(Path(path).read_text("utf-8", "replace"))
+        if isinstance(value, dict):
+            return value
+        notes.append(f"'{path}' holds no JSON object")
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as e:
+        notes.append(f"cannot read '{path}': {e}")
+    return {}
+
+
+def read_lines(path, notes):
+    """Objects of a .jsonl, or of a .jsonl.gz; a last line that was cut off is left out without a word."""
+    rows, bad = [], 0
+    try:
+        with (gzip.open if str(path).endswith(".gz") else open)(path, "rt", encoding="utf-8", errors="replace") as f:
+            for line in f:
+                try:
+                    value = json.loads(line)
+                except ValueError:
+                    bad += line.endswith("\n") and bool(line.strip())
+                    continue
+                if isinstance(value, dict):
+                    rows.append(value)
+                else:
+                    bad += 1
+    except FileNotFoundError:
+        return []
+    except (EOFError, zlib.error):
+        pass                                                            # a gzip member in the making
+    except OSError as e:
+        notes.append(f"cannot read '{path}': {e}")
+    if bad:
+        notes.append(f"'{path}': {bad} unreadable lines left out")
+    return rows
+
+
+def number(value):
+    """A float that can be squared, or None."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e100 else None
+
+
+def at(tree, key):
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
+
+
+class Evaluation:
+    """A set of evaluated rows: rows[row] is a list of samples, each {tokens, explanation_tokens, mse, failed, explanation}."""
+
+    def __init__(self, name, path, summary, lines, notes):
+        self.name, self.path, self.summary, self.facts = name, path, summary, {}
+        self.var, self.mean = (v if v and v > 0 else None for v in (number(summary.get(k)) for k in ("baseline_var", "baseline_mean")))
+        self.rows, wrong = {}, 0
+        for line in lines:
+            mse, row = number(line.get("mse")), line.get("row")
+            if mse is None or type(row) is not int:
+                wrong += 1
+                continue
+            failed, text = line.get("failed"), line.get("explanation")
+            self.rows.setdefault(row, []).append({
+                "mse": mse, "failed": str(failed) if failed else None, "tokens": number(line.get("n_response")),
+                "explanation_tokens": number(line.get("n_explanation")), "explanation": text if isinstance(text, str) else None,
+                "response": line["response"] if failed and isinstance(line.get("response"), str) else None})
+            if self.var is None and self.mean is None:                  # a rows.jsonl alone: fve = 1 - mse / baseline
+                self.var, self.mean = baseline(mse, line.get("fve")), baseline(mse, line.get("fve_meannorm"))
+        self.given = all(s["tokens"] is None for samples in self.rows.values() for s in samples)    # nla-eval --score: nobody wrote them
+        if wrong:
+            notes.append(f"'{path}': {wrong} lines without row or mse left out")
+
+
+def baseline(mse, fve):
+    fve = number(fve)
+    return mse / (1 - fve) if fve is not None and mse > 1e-6 else None
+
+
+def read_evaluation(folder, notes, name=None):
+    """A folder of nla-eval; None where its summary or rows are not there (yet)."""
+    folder = Path(folder)
+    summary = read_json(folder / "summary.json", notes)
+    lines = read_lines(folder / "rows.jsonl", notes)
+    if not summary or not lines:
+        return None
+    found = Evaluation(name or folder.name, str(folder), summary, lines, notes)
+    found.facts = read_json(folder / "facts.json", notes)
+    return found if found.rows else None
+
+
+class Run:
+    """kind: train, sft or eval (an evaluation without a run)."""
+
+    def __init__(self, path, notes):
+        self.path, self.name, self.notes = Path(path), label_of(path), notes
+        self.config = read_json(self.path / "config.json", notes)
+        self.metrics = [m for m in read_lines(self.path / "metrics.jsonl", notes) if number(m.get("step")) is not None]
+        sft = "loss" in self.metrics[-1] and "reward_mean" not in self.metrics[-1] if self.metrics else False
+        self.kind = "sft" if sft else "train"
+        self.lambda_, self.seed = number(at(self.config, "reward.lambda")), at(self.config, "seed")
+        self.evaluation = self.start = None
+        self.named, self.held = {}, []
+        if self.kind == "train":
+            self.read_evaluations()
+
+    @classmethod
+    def of_evaluation(cls, evaluation):
+        run = cls.__new__(cls)
+        run.path, run.name, run.kind, run.config, run.metrics = Path(evaluation.path), label_of(evaluation.path), "eval", {}, []
+        run.lambda_, run.seed, run.evaluation, run.start, run.named, run.held = None, None, evaluation, None, {}, []
+        return run
+
+    def read_evaluations(self):
+        """evaluations/step-N[-name]/ of nla-eval, eval/ of scripts/sweep.sh, eval-N.json of the run itself; the newest counts."""
+        found = []
+        for path in self.path.glob("evaluations/step-*"):
+            step, _, name = path.name.removeprefix("step-").partition("-")
+            if step.isdigit():
+                found.append((int(step), 2, name, path))
+        if (self.path / "eval").is_dir():
+            found.append((self.last_step() or 0, 1, "", self.path / "eval"))
+        for path in self.path.glob("eval-*.json"):
+            step = path.stem.removeprefix("eval-")
+            if step.isdigit():
+                found.append((int(step), 0, "", path))
+                self.held.append((int(step), read_json(path, self.notes)))
+        self.held.sort(key=lambda x: x[0])
+        for step, kind, name, path in sorted(found, key=lambda x: (-x[0], -x[1], x[2])):
+            if name and name not in self.named:
+                evaluation = self.read(kind, path, name)
+                if evaluation:
+                    self.named[name] = evaluation
+            elif not name and step > 0 and not self.evaluation:
+                self.evaluation = self.read(kind, path, f"step {step}")
+            elif not name and step == 0 and not self.start:
+                self.start = self.read(kind, path, "warm start")
+
+    def read(self, kind, path, name):
+        if kind:
+            return read_evaluation(path, self.notes, name)
+        summary, lines = read_json(path, self.notes), read_lines(path.with_suffix(".rows.jsonl"), self.notes)
+        evaluation = Evaluation(name, str(path), summary, lines, self.notes) if summary and lines else None
+        return evaluation if evaluation and evaluation.rows else None
+
+    def last_step(self):
+        return int(self.metrics[-1]["step"]) if self.metrics else None
+
+    def samples(self):
+        for name in ("samples.jsonl", "samples.jsonl.gz"):
+            if (self.path / name).exists():
+                return read_lines(self.path / name, self.notes)
+        return []
+
+
+def label_of(path):
+    """`runs/x` of runs/x; of a run's evaluation the run too."""
+    parts = [p for p in Path(os.path.abspath(path)).parts if p not in ("/", "evaluations")]
+    return "/".join(parts[-2:]) if parts and (parts[-1] == "eval" or parts[-1].startswith(("eval-", "step-"))) else parts[-1] if parts else "/"
+
+
+def natural(path):
+    return [float(x) if i % 2 else x for i, x in enumerate(re.split(r"(\d+(?:\.\d+)?)", path.name))]
+
+
+def is_run(path):
+    return (path / "metrics.jsonl").exists() or ((path / "config.json").exists() and (path / "log.txt").exists())
+
+
+def find_runs(path, notes, depth=2):
+    """A run, an evaluation, a rows.jsonl, or a folder of those."""
+    if path.is_file():
+        evaluation = Evaluation(path.name, str(path), {}, read_lines(path, notes), notes)
+        if not evaluation.rows:
+            raise Error(f"'{path}' holds no evaluated rows (lines with row and mse)")
+        return [Run.of_evaluation(evaluation)]
+    if is_run(path):
+        return [Run(path, notes)]
+    if (path / "summary.json").exists():
+        evaluation = read_evaluation(path, notes)
+        return [Run.of_evaluation(evaluation)] if evaluation else []
+    if not depth:
+        return []
+    skip = ("checkpoints", "reference", "eval", "evaluations")
+    return [run for child in sorted((p for p in path.iterdir() if p.is_dir() and p.name not in skip), key=natural)
+            for run in find_runs(child, notes, depth - 1)]
+
+
+def open_runs(paths, notes):
+    found = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise Error(f"there is no '{path}'")
+        try:
+            runs = find_runs(path, notes)
+        except PermissionError as e:
+            raise Error(f"cannot read '{path}': {e.strerror}") from e
+        if not runs:
+            raise Error(f"'{path}' holds neither a run (metrics.jsonl) nor an evaluation (summary.json, rows.jsonl)")
+        seen = {os.path.realpath(r.path) for r in found}
+        found += [run for run in runs if os.path.realpath(run.path) not in seen]
+    return found
+
+
+def leave_out_other_rows(found, notes):
+    """Keeps the evaluations of the rows that most runs were evaluated on: one that is still training has a smaller one of its own."""
+    sets = Counter(frozenset(r.evaluation.rows) for r in found if r.evaluation)
+    if len(sets) > 1:
+        rows = max(sets, key=lambda s: (sets[s], len(s)))
+        for r in found:
+            if r.evaluation and r.evaluation.rows.keys() != rows:
+                notes.append(f"{r.name} is left out of the comparison: its evaluation is of {len(r.evaluation.rows)} other rows")
+                r.evaluation = None
+
+
+# ---- groups: runs that differ in their seed alone ----
+
+COMPARED = ("model", "av", "ar", "data", "steps", "lora", "rollout", "reward", "advantage", "update", "ar_update", "chat", "tokens")
+PATHS = ("model", "av", "ar", "data")
+
+
+def settings(run, inputs):
+    """Everything of a run's configuration that makes it another experiment, by dotted key; a path counts by what it held."""
+    flat = {}
+
+    def walk(prefix, value):
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}", inner)
+        elif prefix not in ("update.micro_batch", "update.recompute"):
+            flat[prefix] = inputs.get(prefix) or value if prefix in PATHS else value
+    for key in COMPARED:
+        if key in run.config:
+            walk(key, run.config[key])
+    return flat
+
+
+class Group:
+    """Evaluations of one lambda (or of one thing that is no run), one a seed. role: lambda, start, other or named."""
+
+    def __init__(self, label, role, lambda_=None):
+        self.label, self.role, self.lambda_, self.runs, self.evaluations = label, role, lambda_, [], []
+
+    def seeds(self):
+        return [r.seed for r in self.runs]
+
+
+def lambda_text(value):
+    return f"λ {value:g}"
+
+
+def make_groups(runs, notes):
+    """The warm start, then by lambda, then what else there is; `notes` says in what runs of different groups differ besides lambda."""
+    trained = [r for r in runs if r.kind == "train" and r.evaluation]
+    each = {id(r): settings(r, read_json(r.path / "inputs.json", [])) for r in trained}
+    keys = sorted({k for s in each.values() for k in s})
+    odd = [k for k in keys if k != "reward.lambda" and len({json.dumps(s.get(k)) for s in each.values()}) > 1]
+    groups = {}
+    for r in trained:
+        key = (r.lambda_, *(json.dumps(each[id(r)].get(k)) for k in odd))
+        label = lambda_text(r.lambda_) if r.lambda_ is not None else r.name
+        extra = "" if not odd else " " + ", ".join(f"{k} {at(r.config, k)}" for k in odd)
+        groups.setdefault(key, Group(label + extra, "lambda", r.lambda_)).runs.append(r)
+    if odd:
+        notes.append(f"the runs differ in more than lambda and seed: {', '.join(odd)}")
+    if len(groups) == 1 and len(trained) > 1 and len(trained) == len(runs):  # seeds alone: each for itself
+        groups = {r.name: Group(r.name, "lambda", r.lambda_) for r in trained}
+        for r in trained:
+            groups[r.name].runs.append(r)
+    found = sorted(groups.values(), key=lambda g: (g.lambda_ is None, g.lambda_ or 0, g.label))
+    for g in found:
+        g.evaluations = [r.evaluation for r in g.runs]
+    begun = {os.path.realpath(r.config["av"]) for r in trained if isinstance(r.config.get("av"), str)}
+    others = []
+    for r in (r for r in runs if r.kind == "eval" and r.evaluation):
+        av = r.evaluation.summary.get("av")
+        start = trained and not r.evaluation.given and (isinstance(av, str) and os.path.realpath(av) in begun or r.path.name in ("start", "warm-start"))
+        group = Group("warm start" if start else r.name, "start" if start else "other")
+        group.runs, group.evaluations = [r], [r.evaluation]
+        others.append(group)
+    if not any(g.role == "start" for g in others):
+        others += start_group(trained)
+    for name in sorted({name for r in trained for name in r.named}):
+        for g in list(found):
+            with_it = [r for r in g.runs if name in r.named]
+            if with_it and g.role == "lambda":
+                group = Group(f"{g.label} {name}", "named", g.lambda_)
+                group.runs, group.evaluations = with_it, [r.named[name] for r in with_it]
+                others.append(group)
+    order = {"start": 0, "other": 2, "named": 3}
+    return sorted(found + others, key=lambda g: order.get(g.role, 1))
+
+
+def start_group(trained):
+    """The runs' own evaluations at step 0."""
+    group, seen = Group("warm start", "start"), set()
+    for r in trained:
+        if r.start:
+            same = tuple((row, s[0]["mse"], s[0]["tokens"]) for row, s in sorted(r.start.rows.items()))
+            if same not in seen:                                        # runs of one seed share it
+                seen.add(same)
+                group.runs.append(r)
+                group.evaluations.append(r.start)
+    return [group] if group.runs else []
+
+
+def texts_of(runs, rows, override, notes):
+    """{row: text} of these rows of the evaluated set: --data, else what the evaluations name."""
+    places = [override] if override else []
+    for r in runs if not override else []:
+        if r.evaluation:
+            places += [r.evaluation.summary.get("data"), at(r.config, "eval.data")]
+    for place in dict.fromkeys(p for p in places if isinstance(p, str) and p):
+        for base in (Path(), *(r.path for r in runs[:1])):
+            folder = base / place
+            for path in (folder / "rows.jsonl.gz", folder / "rows.jsonl", folder):
+                if path.is_file():
+                    return {i: row["text"] for i, row in enumerate(read_lines(path, notes)) if i in rows and isinstance(row.get("text"), str)}
+    if override:
+        raise Error(f"'{override}' is no activation set: it holds no rows.jsonl.gz")
+    return {}

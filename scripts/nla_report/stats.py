@@ -1,0 +1,138 @@
+"""Means, paired differences and their bootstrap intervals.
+
+Rows are the same for every run, so one draw of rows holds for all of them: a difference is paired by itself, and "both" draws rows
+and seeds crosswise (the pigeonhole bootstrap of Owen, 2007). Intervals are percentiles of the drawn means. A bootstrap of a
+handful of seeds is too narrow, by sqrt((n - 1) / n) and for want of Student's tails; the t interval of the seeds' means is beside it.
+"""
+
+import math
+import random
+from operator import itemgetter
+
+
+def mean(values):
+    return sum(values) / len(values) if values else None
+
+
+def standard_error(values):
+    """Of a mean; None of fewer than two numbers."""
+    n = len(values)
+    if n < 2:
+        return None
+    m = sum(values) / n
+    return math.sqrt(sum((x - m) ** 2 for x in values) / (n - 1) / n)
+
+
+def percentile(ordered, p):
+    """Linear between order statistics, as numpy's default."""
+    place = p * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def interval(values, level=0.95):
+    ordered = sorted(v for v in values if v is not None)
+    return (percentile(ordered, (1 - level) / 2), percentile(ordered, (1 + level) / 2)) if ordered else None
+
+
+def t_inside(t, df):
+    """P(|T| < t) of Student's t with a whole number of degrees of freedom (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
+    angle = math.atan(t / math.sqrt(df))
+    term = total = math.cos(angle) if df % 2 else 1.0
+    for k in range(3 if df % 2 else 2, df - 1, 2):
+        term *= math.cos(angle) ** 2 * (k - 1) / k
+        total += term
+    if df % 2:
+        return 2 / math.pi * (angle + (math.sin(angle) * total if df > 1 else 0))
+    return math.sin(angle) * total
+
+
+def t_quantile(df, level=0.95):
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_inside(middle, df) < level else (low, middle)
+    return (low + high) / 2
+
+
+class Column:
+    """A number a row of one run; None where it does not exist."""
+
+    def __init__(self, values):
+        self.numbers = [0.0 if v is None else v for v in values]
+        self.there = [float(v is not None) for v in values] if None in values else None
+        n = sum(self.there) if self.there else len(values)
+        self.mean = sum(self.numbers) / n if n else None
+        self.drawn = None
+
+
+class Bootstrap:
+    """Means of columns over the same draws of rows."""
+
+    def __init__(self, n_rows, resamples=4000, seed=0):
+        self.rng, self.resamples, self.seed = random.Random(f"rows {seed}"), resamples, seed
+        pick = range(n_rows)
+        self.rows = [itemgetter(*self.rng.choices(pick, k=n_rows)) if n_rows > 1 else lambda values: values for _ in range(resamples)]
+
+    def over_rows(self, column):
+        """The mean of every draw of rows."""
+        if column.drawn is None:
+            n = len(column.numbers)
+            if column.there:
+                weights = [sum(rows(column.there)) for rows in self.rows]
+                column.drawn = [sum(rows(column.numbers)) / w if w else None for rows, w in zip(self.rows, weights)]
+            else:
+                column.drawn = [sum(rows(column.numbers)) / n for rows in self.rows]
+        return column.drawn
+
+    def over_seeds(self, *sizes):
+        """Draws of seeds, one tuple of indices for every size."""
+        rng = random.Random(f"seeds {self.seed}")
+        return [tuple([rng.randrange(n) for _ in range(n)] for n in sizes) for _ in range(self.resamples)]
+
+
+def difference(boot, minus, plus, paired_seeds):
+    """Mean of the columns `plus` (a column a seed) less that of `minus` ([] for a level): estimate, intervals by what is drawn."""
+    sides = [(s, c) for s, c in ((-1, minus), (1, plus)) if c]
+    if any(c.mean is None for _, columns in sides for c in columns):
+        return None
+    estimate = sum(sign * mean([c.mean for c in columns]) for sign, columns in sides)
+    drawn = [[boot.over_rows(c) for c in columns] for _, columns in sides]
+    found = {"estimate": estimate, "seeds": min(len(c) for _, c in sides), "paired_seeds": paired_seeds, "both": None, "over_seeds": None,
+             "t_over_seeds": None}
+    found["over_rows"] = interval(combine(sides, lambda i, b: [m[b] for m in drawn[i]], boot.resamples))
+    if found["seeds"] > 1:
+        sizes = [len(sides[0][1])] if paired_seeds else [len(c) for _, c in sides]
+        picks = boot.over_seeds(*sizes)
+
+        def seeds(i, b):
+            return picks[b][0 if paired_seeds else i]
+        found["over_seeds"] = interval(combine(sides, lambda i, b: [sides[i][1][s].mean for s in seeds(i, b)], boot.resamples))
+        found["both"] = interval(combine(sides, lambda i, b: [drawn[i][s][b] for s in seeds(i, b)], boot.resamples))
+        found["t_over_seeds"] = t_interval(sides, estimate, paired_seeds)
+    return found
+
+
+def combine(sides, values, resamples):
+    out = []
+    for b in range(resamples):
+        total = 0.0
+        for i, (sign, _) in enumerate(sides):
+            drawn = values(i, b)
+            if None in drawn:
+                total = None
+                break
+            total += sign * sum(drawn) / len(drawn)
+        out.append(total)
+    return out
+
+
+def t_interval(sides, estimate, paired_seeds):
+    """Of the seeds' means; of seeds that are not pairs with the degrees of freedom of the smaller side."""
+    if paired_seeds:
+        errors = [standard_error([sum(sign * c[s].mean for sign, c in sides) for s in range(len(sides[0][1]))])]
+    else:
+        errors = [standard_error([c.mean for c in columns]) for _, columns in sides]
+    half = t_quantile(min(len(c) for _, c in sides) - 1) * math.sqrt(sum(e * e for e in errors))
+    return estimate - half, estimate + half

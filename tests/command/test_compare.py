@@ -1,0 +1,240 @@
+#!/usr/bin/env python3
+"""nla-compare: intervals against scipy's, differences worked by hand, samples and seeds, failures in and out, refusals, torn files, and
+the three forms of output."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SOURCE = Path(os.environ.get("SOURCE_DIR", Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(SOURCE / "scripts"))
+from nla_report import compare, runs, stats, words  # noqa: E402
+
+VAR, MEAN = 0.8, 1.25
+N = 240
+
+
+def series(which, n):
+    return [((x * (37 + 10 * which) + 11 * which) % 241 / 241) ** 3 * 1.9 for x in range(n)]
+
+
+def near(got, want, tolerance, what):
+    assert got is not None and abs(got - want) <= tolerance, f"{what}: {got}, want {want} within {tolerance}"
+
+
+def test_intervals():
+    golden = json.loads((SOURCE / "tests" / "data" / "intervals.json").read_text())
+    minus = [stats.Column(series(s, N)) for s in range(3)]
+    plus = [stats.Column([0.9 * x + 0.02 * s for x in series(s, N)]) for s in range(3)]
+    boot = stats.Bootstrap(N, 20000)
+    d = stats.difference(boot, minus, plus, True)
+    near(d["estimate"], golden["estimate"], 1e-12, "estimate")
+    near(stats.standard_error(series(0, N)), golden["se"], 1e-12, "standard error")
+    for key in ("over_rows", "both", "over_seeds"):
+        width = golden[key][1] - golden[key][0]
+        for got, want in zip(d[key], golden[key]):
+            near(got, want, 0.03 * width, key)                          # two endpoints of drawn distributions
+    for got, want in zip(d["t_over_seeds"], golden["t_over_seeds"]):
+        near(got, want, 1e-9, "t over seeds")
+    for df, want in golden["t"].items():
+        near(stats.t_quantile(int(df)), want, 1e-9 * want, f"t of {df}")
+    ordered = sorted(series(0, 11))
+    for p, want in zip((0, 0.025, 0.5, 0.975, 1), golden["percentiles"]):
+        near(stats.percentile(ordered, p), want, 1e-12, "percentile")
+    holes = series(0, N)
+    holes[::7] = [None] * len(holes[::7])
+    for column, key in ((minus[0], "level"), (stats.Column(holes), "level_with_holes")):
+        found = stats.difference(boot, [], [column], False)
+        for got, want in zip(found["over_rows"], golden[key]):
+            near(got, want, 0.03 * (golden[key][1] - golden[key][0]), key)
+        assert found["both"] is None and found["t_over_seeds"] is None
+    # Pairs of seeds that differ by the same amount leave nothing to draw; as strangers they vary.
+    shifted = [stats.Column([x + 0.1 for x in series(s, N)]) for s in range(3)]
+    same, strangers = (stats.difference(boot, minus, shifted, pair)["over_seeds"] for pair in (True, False))
+    assert same[1] - same[0] < 1e-12 < strangers[1] - strangers[0]
+
+
+def line(row, mse, tokens, text, failed=None):
+    return {"row": row, "explanation": None if failed else text, "response": text, "n_response": tokens, "n_explanation": tokens - 7, "failed": failed,
+            "mse": mse, "fve": 1 - mse / VAR, "fve_meannorm": 1 - mse / MEAN}
+
+
+def evaluation(folder, lines, **summary):
+    folder.mkdir(parents=True)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    (folder / "summary.json").write_text(json.dumps({"baseline_var": VAR, "baseline_mean": MEAN, "data": "eval", **summary}))
+
+
+def run(folder, value, seed, lines, **config):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"seed": seed, "steps": 3, "reward": {"lambda": value, "score": "fve"}, **config}))
+    (folder / "metrics.jsonl").write_text('{"step":1,"reward_mean":0.5,"fve":0.5}\n{"step":2,"rew')
+    evaluation(folder / "evaluations" / "step-3", lines)
+
+
+def program(*args, code=0):
+    done = subprocess.run([sys.executable, str(SOURCE / "scripts" / "nla-compare"), *map(str, args)], capture_output=True, text=True)
+    assert done.returncode == code and "Traceback" not in done.stderr, f"{args}: exit {done.returncode}\n{done.stderr}"
+    return done.stdout, done.stderr
+
+
+def by_label(result):
+    return {g["label"]: g for g in result["groups"]}
+
+
+def test_by_hand(tmp):
+    """Two samples of row 1 are averaged; row 2 fails in B, so failures out compares rows 0, 1, 3."""
+    evaluation(tmp / "a", [line(0, 0.4, 50, "the cat sat"), line(1, 0.2, 40, "a dog"), line(1, 0.4, 44, "a bird"), line(2, 0.8, 60, "x"), line(3, 0.2, 30, "y z")])
+    evaluation(tmp / "b", [line(0, 0.5, 20, "cat"), line(1, 0.3, 22, "dog"), line(2, 2.0, 99, "x", "truncated"), line(3, 0.2, 15, "y")])
+    result = json.loads(program("--json", tmp / "a", tmp / "b")[0])
+    a, b = result["groups"]
+    assert result["base"] == "a" and a["difference"] is None and result["rows"] == 4
+    near(a["tokens"]["mean"], (50 + 42 + 60 + 30) / 4, 1e-12, "tokens")
+    near(a["fve"]["mean"], 1 - (0.4 + 0.3 + 0.8 + 0.2) / 4 / VAR, 1e-12, "fve")
+    near(b["fve"]["mean"], 1 - (0.5 + 0.3 + 0.2) / 3 / VAR, 1e-12, "fve without failures")
+    near(b["fve_all_meannorm"]["mean"], 1 - 3.0 / 4 / MEAN, 1e-12, "with failures")
+    near(b["failed_rate"], 0.25, 1e-12, "failed")
+    d = b["difference"]
+    near(d["tokens"]["estimate"], (20 + 22 + 99 + 15) / 4 - 45.5, 1e-12, "difference of tokens")
+    near(d["fve"]["estimate"], -(0.1 + 0 + 0) / 3 / VAR, 1e-12, "difference without failures")
+    near(d["fve_meannorm"]["estimate"], -0.1 / 3 / MEAN, 1e-12, "mean-normalised")
+    near(d["fve_all"]["estimate"], -(0.1 + 0 + 1.2 + 0) / 4 / VAR, 1e-12, "difference with failures")
+    assert d["valid_rows"] == 3 and d["fve"]["both"] is None
+    near(d["fve"]["largest_loss_not_excluded"], -d["fve"]["over_rows"][0], 1e-12, "largest loss")
+    near(b["wording"]["kept"], (1 / 3 + 1 / 2 + 0 + 1 / 2) / 4, 1e-12, "words kept")
+    near(b["wording"]["found"], 1.0, 1e-12, "words found")
+    assert json.loads(program("--json", "--base", tmp / "b", tmp / "a", tmp / "b")[0])["base"] == "b"
+    assert program("--json", tmp / "a", tmp / "b") == program("--json", tmp / "a", tmp / "b")
+    assert program("--json", "--seed", 1, tmp / "a", tmp / "b") != program("--json", tmp / "a", tmp / "b")
+
+
+def test_forms(tmp):
+    text, _ = program(tmp / "a", tmp / "b")
+    assert "losses excluded" in text and "−0.042" in text and "4 rows" in text, text
+    table = program("--markdown", tmp / "a", tmp / "b")[0].splitlines()
+    assert table[1].startswith("| --- |") and all(x.count("|") == table[0].count("|") for x in table[:4]), table
+    lines = list(csv.DictReader(io.StringIO(program("--csv", tmp / "a", tmp / "b")[0])))
+    assert [x["group"] for x in lines] == ["a", "b"] and lines[0]["fve_difference"] == ""
+    near(float(lines[1]["fve_difference"]), -0.1 / 3 / VAR, 1e-9, "csv")
+
+
+def test_refusals(tmp):
+    evaluation(tmp / "c", [line(0, 0.4, 50, "x"), line(7, 0.2, 40, "y"), line(9, 0.2, 40, "y")])
+    _, said = program(tmp / "a", tmp / "c", code=1)
+    assert "row 1 of" in said and "--common" in said, said
+    out, said = program("--common", "--json", tmp / "a", tmp / "c")
+    assert json.loads(out)["rows"] == 1 and "only the 1 rows" in said, said
+    evaluation(tmp / "other", [line(r, 0.4, 50, "x") for r in range(4)], baseline_var=0.9, data="another")
+    assert "different sets" in program(tmp / "a", tmp / "other", code=1)[1]
+    evaluation(tmp / "moved", [line(r, 0.4, 50, "x") for r in range(4)], baseline_var=0.9)
+    out, said = program("--json", tmp / "a", tmp / "moved")
+    near(by_label(json.loads(out))["moved"]["fve"]["mean"], 0.5, 1e-12, "one baseline for all")
+    assert "another baseline" in said
+    (tmp / "empty").mkdir()
+    for args, word in (([tmp / "nowhere"], "there is no"), ([tmp / "empty"], "neither a run"), (["--base", "x", tmp / "a"], "no 'x'")):
+        assert word in program(*args, code=1)[1], word
+    program(code=2)
+    program("--resamples", 1, tmp / "a", code=2)
+
+
+def test_groups(tmp):
+    """Runs of a lambda are one group over seeds; a torn rows.jsonl, a run without evaluation and one of nla-sft do not stop it."""
+    for seed in (0, 1, 2):
+        run(tmp / "sweep" / f"l0-s{seed}", 0, seed, [line(r, x, 50 + r % 3, f"one two three {r}") for r, x in enumerate(series(seed, 40))])
+        run(tmp / "sweep" / f"l1-s{seed}", 0.01, seed, [line(r, 0.9 * x + 0.02 * seed, 30 + r % 3, f"one {r}") for r, x in enumerate(series(seed, 40))])
+    rows = tmp / "sweep" / "l1-s2" / "evaluations" / "step-3" / "rows.jsonl"
+    rows.write_text(rows.read_text() + '{"row": 40, "mse')
+    run(tmp / "sweep" / "new", 0.02, 0, [])
+    (tmp / "sweep" / "warm").mkdir()
+    (tmp / "sweep" / "warm" / "metrics.jsonl").write_text('{"step":1,"loss":2.5}\n')
+    out, said = program("--json", tmp / "sweep")
+    result = json.loads(out)
+    assert [(g["label"], g["runs"], g["seeds"]) for g in result["groups"]] == [("λ 0", 3, [0, 1, 2]), ("λ 0.01", 3, [0, 1, 2])], result["groups"]
+    assert "no finished evaluation" in said and "nla-sft" in said
+    text = program(tmp / "sweep")[0]
+    assert "over both" in text and "fewer than five seeds" in text, text
+    d = by_label(result)["λ 0.01"]["difference"]
+    assert d["paired_seeds"]
+    near(d["tokens"]["estimate"], -20, 1e-9, "tokens over seeds")
+    gaps = [stats.mean([0.1 * x - 0.02 * s for x in series(s, 40)]) / VAR for s in range(3)]
+    near(d["fve"]["estimate"], sum(gaps) / 3, 1e-12, "fve over seeds")
+    near(d["fve"]["t_over_seeds"][0], sum(gaps) / 3 - stats.t_quantile(2) * stats.standard_error(gaps), 1e-12, "t")
+    assert d["fve"]["both"][0] <= d["fve"]["over_rows"][0] + 0.002 and d["fve"]["largest_loss_not_excluded"] == max(0.0, -d["fve"]["both"][0])
+    wording = by_label(result)["λ 0"]["wording"]
+    near(wording["kept"], 1.0, 1e-12, "two seeds of lambda 0")
+    near(wording["kept_other_row"], 0.75, 1e-12, "another row")
+    near(by_label(result)["λ 0.01"]["wording"]["kept"], 0.5, 1e-12, "kept")
+    # Another learning rate is another experiment; seeds alone stand each for itself.
+    run(tmp / "sweep" / "lr", 0.01, 0, [line(r, x, 20, "one") for r, x in enumerate(series(0, 40))], update={"lr": 0.1})
+    labels = [g["label"] for g in json.loads(program("--json", tmp / "sweep")[0])["groups"]]
+    assert "λ 0.01 update.lr 0.1" in labels and len(labels) == 3, labels
+    labels = [g["label"] for g in json.loads(program("--json", tmp / "sweep" / "l0-s0", tmp / "sweep" / "l0-s1")[0])["groups"]]
+    assert labels == ["l0-s0", "l0-s1"], labels
+
+
+def test_beside(tmp):
+    """The warm start is the runs' step 0 or an evaluation of the AV they began with; named evaluations stand next to their lambda."""
+    lines = [line(r, 0.2, 40, "a b") for r in range(5)]
+    sweep = tmp / "beside"
+    for value in (0, 0.01):
+        run(sweep / f"l{value}", value, 0, lines, av=str(tmp / "av"))
+        for name, content in (("eval-0", [line(r, 0.4, 45, "a") for r in range(5)]), ("eval-1", lines)):
+            (sweep / f"l{value}" / f"{name}.json").write_text(json.dumps({"baseline_var": VAR, "baseline_mean": MEAN}))
+            (sweep / f"l{value}" / f"{name}.rows.jsonl").write_text("".join(json.dumps(x) + "\n" for x in content))
+    evaluation(sweep / "l0" / "evaluations" / "step-3-shuffled", [line(r, 0.6, 40, "b a") for r in range(5)])
+    evaluation(sweep / "l0" / "evaluations" / "step-3-few", lines[:2])
+    out, said = program("--json", sweep)
+    found = by_label(json.loads(out))
+    assert list(found) == ["warm start", "λ 0", "λ 0.01", "λ 0 shuffled"] and "λ 0 few is left out" in said, (list(found), said)
+    assert found["warm start"]["runs"] == 1 and abs(found["warm start"]["fve"]["mean"] - 0.5) < 1e-12   # two runs share it
+    assert found["λ 0"]["paths"] == [str(sweep / "l0" / "evaluations" / "step-3")] and found["λ 0 shuffled"]["role"] == "named"
+    near(found["λ 0 shuffled"]["difference"]["fve"]["estimate"], -0.5, 1e-12, "control")
+    evaluation(tmp / "begun", [line(r, 0.4, 45, "a") for r in range(5)], av=str(tmp / "av"))
+    out = json.loads(program("--json", sweep, tmp / "begun")[0])
+    assert [g["paths"] for g in out["groups"] if g["role"] == "start"] == [[str(tmp / "begun")]]
+    evaluation(tmp / "given", [{"row": r, "explanation": "a", "response": None, "n_explanation": 4, "mse": 0.4, "failed": None} for r in range(5)], av=str(tmp / "av"))
+    found = by_label(json.loads(program("--json", sweep, tmp / "given")[0]))
+    assert found["given"]["role"] == "other" and found["given"]["tokens"] is None and found["given"]["difference"]["tokens"] is None
+    near(found["given"]["explanation_tokens"]["mean"], 4, 1e-12, "tokens of given texts")
+
+
+def test_words():
+    assert words.words("Don't stop: 3 cats\u3002 \u72ac\u3068") == ["don't", "stop", "3", "cats", "\u72ac", "\u3068"]
+    assert words.kept(["a", "a", "b"], ["a", "c"]) == 1 / 3 and words.kept([], ["a"]) is None
+    parts = words.differences("the small cat sat", "the cat slept")
+    assert parts == [("=", "the"), ("-", " small"), ("=", " cat"), ("-", " sat"), ("+", " slept")], parts
+    assert compare.excluded({"largest_loss_not_excluded": 0.01201}) == "above 0.013"  # never rounded to less than was excluded
+    assert compare.excluded({"largest_loss_not_excluded": 0.0}) == "any"
+
+
+def test_files(tmp):
+    """Lines that are no objects, broken gzip members, numbers that are none."""
+    notes = []
+    path = tmp / "odd.jsonl"
+    path.write_bytes(b'{"a":1}\n[1]\nnonsense\n\xff\xfe\n{"a":2}\n{"a":')
+    assert [x["a"] for x in runs.read_lines(path, notes)] == [1, 2] and "3 unreadable" in notes[0], notes
+    assert runs.number(float("nan")) is None and runs.number(True) is None and runs.number("1") is None and runs.number(10 ** 400) is None and runs.number(2) == 2.0
+    (tmp / "a" / "facts.json").write_text("[]")
+    assert runs.read_evaluation(tmp / "a", notes).facts == {} and "no JSON object" in notes[-1]
+
+
+def main():
+    test_intervals()
+    test_words()
+    with tempfile.TemporaryDirectory() as folder:
+        tmp = Path(folder)
+        test_by_hand(tmp)
+        test_forms(tmp)
+        test_refusals(tmp)
+        test_groups(tmp)
+        test_beside(tmp)
+        test_files(tmp)
+
+
+if __name__ == "__main__":
+    main()
