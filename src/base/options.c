@@ -167,6 +167,8 @@ static enum nla_status read_value(struct reading *r, const char *key, const cJSO
 		r->seen[i] = true;
 		return cJSON_IsNull(json) ? NLA_OK : set(&r->table[i], r->cfg, json, r->folder, r->path, err);
 	}
+	if (key && key[0] == '_')
+		return NLA_OK;
 	if (key && !is_section(r, key)) {
 		nla_auto char *hint = suggest(r->table, r->n, key, 0);
 		nla_usage(err, "'%s': unknown key '%s'%s", r->path, key, hint);

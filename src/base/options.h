@@ -6,7 +6,8 @@
  *
  * Keys are dotted: "reward.lambda" is {"reward": {"lambda": ..}} in JSON, and --reward.lambda or its short name --lambda as a
  * flag. A bool flag may stand alone (--resume) or take true/false (--lora.rslora=false). --key=value and --key value are the
- * same; a value that starts with two dashes needs the former. In a file null leaves the default.
+ * same; a value that starts with two dashes needs the former. In a file null leaves the default, and a key that starts with an
+ * underscore is a remark.
  */
 #ifndef NLA_OPTIONS_H
 #define NLA_OPTIONS_H

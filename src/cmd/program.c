@@ -27,6 +27,11 @@ int nla_program(const char *name, enum nla_command command, const char *purpose,
 	struct nla_err err = NLA_ERR_INIT;
 	struct nla_config cfg;
 	bool help = false;
+	if (argc == 2 && !strcmp(argv[1], "--version")) {
+		printf("%s %s, commit %s, libtorch %s\n", name, nla_version, *nla_commit ? nla_commit : "unknown",
+		       nla_libtorch);
+		return 0;
+	}
 	if (argc == 2 && !strcmp(argv[1], "--help-markdown")) { /* for the README's table, which a test compares */
 		print_options(NLA_CMD_ALL, true);
 		return 0;

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/machine.h"
+#include "commit.h"
 #include "nla/half.h"
 
 enum {
@@ -226,7 +227,19 @@ enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command
 
 void nla_config_release(struct nla_config *cfg) { nla_options_release(nla_config_table, nla_config_n, cfg); }
 
-enum nla_status nla_config_write(const struct nla_config *cfg, const char *folder, struct nla_err *err)
+const char nla_version[] = NLA_VERSION, nla_commit[] = NLA_COMMIT, nla_libtorch[] = NLA_LIBTORCH;
+
+cJSON *nla_made_by(int device)
+{
+	cJSON *json = cJSON_CreateObject();
+	cJSON_AddStringToObject(json, "version", nla_version);
+	cJSON_AddStringToObject(json, "commit", nla_commit);
+	cJSON_AddStringToObject(json, "libtorch", nla_libtorch);
+	cJSON_AddStringToObject(json, "device", nt_device_name(device));
+	return json;
+}
+
+enum nla_status nla_config_write(const struct nla_config *cfg, int device, const char *folder, struct nla_err *err)
 {
 	struct nla_config lasting = *cfg; /* a later run that reads the file must not repeat what holds for this start only */
 	lasting.resume = lasting.overwrite = lasting.check = lasting.profile = false;
@@ -313,3 +326,4 @@ enum nla_status nla_config_room(const struct nla_config *cfg, int device, int64_
 		return nla_nt_fail(err, "cannot keep to 'memory'");
 	return NLA_OK;
 }
+	cJSON_AddItemToObject(json, "_made_by", nla_made_by(device));

@@ -58,7 +58,8 @@ static enum nla_status remove_run(const char *folder, struct nla_err *err)
 }
 
 /* A run to resume that is not there yet starts: so that one command starts and restarts. */
-static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err)
+static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg, int device, bool fixed_steps,
+			     struct nla_err *err)
 {
 	const bool there = nla_exists_in(f->path, "config.json");
 	if (cfg->resume) {
@@ -76,7 +77,7 @@ static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg,
 		return nla_usage(err, "'%s' holds a run already: give --resume to continue it, --overwrite to replace it, or "
 				 "another --out", f->path);
 	}
-	return nla_same_write(f->path, cfg, err);
+	return nla_same_write(f->path, cfg, device, err);
 }
 
 enum nla_status nla_lock(int fd, const char *name, struct nla_err *err)
@@ -96,14 +97,18 @@ static enum nla_status open_log(struct nla_log *log, const char *folder, const c
 	return err->status;
 }
 
-enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err)
+enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, int device, bool fixed_steps,
+				struct nla_err *err)
 {
 	*f = (struct nla_folder){ .path = nla_strdup(cfg->out), .resumed = -1, .lock = -1 };
 	if (!nla_mkdirs(f->path, err) && !nla_lock(f->lock = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), f->path, err) &&
-	    !start(f, cfg, fixed_steps, err) && !open_log(&f->metrics, f->path, "metrics.jsonl", err) &&
-	    !open_log(&f->samples, f->path, "samples.jsonl.gz", err) && !open_log(&f->log, f->path, "log.txt", err))
+	    !start(f, cfg, device, fixed_steps, err) && !open_log(&f->metrics, f->path, "metrics.jsonl", err) &&
+	    !open_log(&f->samples, f->path, "samples.jsonl.gz", err) && !open_log(&f->log, f->path, "log.txt", err)) {
+		nla_auto char *who = nla_format("nla %s, commit %s, libtorch %s\n", nla_version, nla_commit, nla_libtorch);
+		nla_log_add(&f->log, who, strlen(who));
 		nla_say_tee(&f->log);
 	return err->status;
+	}
 }
 
 void nla_folder_close(struct nla_folder *f)

@@ -24,7 +24,8 @@ struct nla_folder {
 };
 
 /* fixed_steps: `steps` is part of what the run computes (a cosine schedule ends there), so it may not change on resume. */
-enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err);
+enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, int device, bool fixed_steps,
+				struct nla_err *err);
 void nla_folder_close(struct nla_folder *f);
 /* One line into a log of the folder, or another, flushed. */
 enum nla_status nla_log_line(struct nla_log *log, const cJSON *line, struct nla_err *err);
@@ -63,6 +64,6 @@ enum nla_status nla_same_setting(const char *key, const char *path, const cJSON 
 /* A run folder's config.json and inputs.json ({"data": "9f3c...", ...}: what its paths held) against cfg, or written by it.
  * own: the run has its own AV and AR, so another one is only said to be unused. */
 enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, bool fixed_steps, bool own, struct nla_err *err);
-enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, struct nla_err *err);
+enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, int device, struct nla_err *err);
 
 #endif

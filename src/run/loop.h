@@ -21,6 +21,7 @@ struct nla_loop {
 	const struct nla_config *cfg;
 	const char *name;                /* of optim in a checkpoint */
 	const char *advice;              /* what to change when gradients stay bad */
+	int device;                      /* of the models */
 	int64_t eval_every;              /* steps; 0: at start and end only */
 	enum nla_status (*step)(struct nla_loop *l, bool *skipped, struct nla_err *err);   /* one update */
 	enum nla_status (*evaluate)(struct nla_loop *l, struct nla_err *err);              /* or NULL */

@@ -288,6 +288,7 @@ static void put_eval(struct out *o, const struct nla_rl *rl, const struct nla_st
 	num(o, "fail_mse", rl->reward.fail_mse, "mse of a failed row");
 	num(o, "seed", (double)rl->rng.seed, "of the random numbers");
 	num(o, "seconds", s->seconds[NLA_STAGE_EVAL], "of sampling and scoring");
+	item(o, "made_by", nla_made_by(rl->av ? rl->av->target->lm.device : NT_CPU), "version, commit, libtorch, device");
 }
 
 static void put_row(struct out *o, const struct nla_rl *rl, const struct nla_step *s, int64_t i)

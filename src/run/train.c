@@ -252,9 +252,8 @@ static enum nla_status save(struct nla_loop *loop, const char *dir, struct nla_e
 	const struct nla_models *m = &t->models;
 	nla_auto char *av = nla_path_join(dir, "av"), *ar = nla_path_join(dir, "ar"), *alone = nla_path_join(dir, "adapter");
 	if (!nla_half_save(&m->av, &t->adapter, av, "rl", err) &&
-	    (!m->av.adapter.layers || !nla_adapter_save(&t->adapter, alone, m->av.meta.base_checkpoint, err)) &&
-	    !nla_half_save(&m->ar, NULL, ar, t->cfg->ar_update.enabled ? "rl" : m->ar.meta.stage, err))
-		nla_config_write(t->cfg, dir, err);
+	    (!m->av.adapter.layers || !nla_adapter_save(&t->adapter, alone, m->av.meta.base_checkpoint, err)))
+		nla_half_save(&m->ar, NULL, ar, t->cfg->ar_update.enabled ? "rl" : m->ar.meta.stage, err);
 	return err->status;
 }
 
@@ -276,6 +275,7 @@ enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg
 		return make_plan(t, err);
 	if (nla_loop_open(&t->loop, false, err) || keep_reference(t, err) || make_plan(t, err) || nla_train_views(t, err))
 		return err->status;
+	t->loop.device = t->models.target.lm.device;
 	say_what(t);
 	return NLA_OK;
 }
