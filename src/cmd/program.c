@@ -41,7 +41,8 @@ int nla_program(const char *name, enum nla_command command, const char *purpose,
 	mallopt(M_TRIM_THRESHOLD, 1 << 30);
 	nla_config_read(&cfg, command, argc, argv, &help, &err);
 	if (!err.status && help) {
-		printf("usage: %s [--option value ...] [config.json]\n\n%s\n\n", name, purpose);
+		printf("usage: %s [--option value ...] [config.json%s]\n\n%s\n\n", name,
+		       command & (NLA_CMD_EVAL | NLA_CMD_EXPLAIN | NLA_CMD_EXPORT) ? ", or a run's folder" : "", purpose);
 		print_options(command, false);
 	} else if (!err.status) {
 		run(&cfg, &err);

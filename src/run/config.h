@@ -37,7 +37,7 @@ struct nla_config {
 		int recompute; /* enum nla_recompute_choice */
 	} update;
 	struct { bool enabled, train_head; double lr; } ar_update;
-	struct { char *data; int64_t rows, every, batch; } eval;
+	struct { char *data, *name; int64_t rows, every, batch; int baseline; } eval; /* baseline 0: data, 1: rows */
 	struct { int64_t every, keep; } checkpoint;
 	struct { int64_t every, samples_every, samples; } log;
 	struct {
@@ -68,7 +68,9 @@ struct nla_config {
 extern const struct nla_option nla_config_table[];
 extern const size_t nla_config_n;
 
-/* Defaults, then file, then flags; checks combinations, which no row can. *help: see nla_options_args. */
+/* Defaults, then file, or what a run's folder says, then flags; checks combinations, which no row can. A run or a checkpoint
+ * named as a model, an AV or an AR becomes that part of it; nla-eval's out is the run's evaluations/. *help: see
+ * nla_options_args. */
 enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command, int argc, char **argv, bool *help,
 				struct nla_err *err);
 void nla_config_release(struct nla_config *cfg);

@@ -37,7 +37,8 @@ static enum nla_status cut_lines(const char *folder, const char *name, int64_t s
 /* Only what a run writes, never what else lies there. */
 static bool is_ours(const char *name)
 {
-	static const char ours[] = "config.json|inputs.json|metrics.jsonl|samples.jsonl.gz|log.txt|checkpoints|reference";
+	static const char ours[] =
+		"config.json|inputs.json|metrics.jsonl|samples.jsonl.gz|log.txt|checkpoints|reference|evaluations";
 	const bool trace = nla_starts_with(name, "trace-");
 	const char *step = trace ? name + 6 : nla_starts_with(name, "eval-") ? name + 5 : "";
 	const size_t digits = strspn(step, "0123456789");
@@ -107,8 +108,8 @@ enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *c
 		nla_auto char *who = nla_format("nla %s, commit %s, libtorch %s\n", nla_version, nla_commit, nla_libtorch);
 		nla_log_add(&f->log, who, strlen(who));
 		nla_say_tee(&f->log);
-	return err->status;
 	}
+	return err->status;
 }
 
 void nla_folder_close(struct nla_folder *f)
@@ -258,6 +259,25 @@ enum nla_status nla_checkpoint_find(const char *run, char **path, int64_t *step,
 	return err->status;
 }
 
+bool nla_is_run(const char *folder) { return nla_exists_in(folder, "metrics.jsonl") || nla_exists_in(folder, "inputs.json"); }
+
+enum nla_status nla_checkpoint_of(const char *path, char **checkpoint, struct nla_err *err)
+{
+	int64_t step;
+	*checkpoint = nla_exists_in(path, "state.json") ? nla_strdup(path) : NULL;
+	if (!*checkpoint && !nla_checkpoint_find(path, checkpoint, &step, err) && !*checkpoint && nla_is_run(path))
+		nla_fail(err, "the run '%s' has no whole checkpoint yet", path);
+	return err->status;
+}
+
+int64_t nla_checkpoint_step(const char *part, char **run)
+{
+	nla_auto char *real = realpath(part, NULL), *at = nla_path_dir(real ? real : ""), *all = nla_path_dir(at);
+	nla_auto char *state = nla_path_join(at, "state.json"), *above = nla_path_dir(all);
+	*run = !strcmp(nla_path_base(all), "checkpoints") && nla_is_run(above) ? nla_strdup(above) : NULL;
+	return real ? step_in(state) : -1;
+}
+
 /* ---- counters ---- */
 
 #define COUNTER(name) { #name, offsetof(struct nla_state, name) }
@@ -266,7 +286,7 @@ static const struct {
 	size_t offset;
 } counters[] = {
 	COUNTER(step), COUNTER(cursor), COUNTER(bad_steps), COUNTER(skipped), COUNTER(av_updates), COUNTER(ar_updates),
-	COUNTER(micro_batch), COUNTER(copies), COUNTER(rows), /* which files of older versions lack */
+	COUNTER(micro_batch), COUNTER(copies), COUNTER(rows), COUNTER(decode_rows), /* which files of older versions lack */
 };
 
 enum nla_status nla_state_write(const struct nla_state *s, const char *folder, struct nla_err *err)

@@ -283,7 +283,7 @@ static void put_eval(struct out *o, const struct nla_rl *rl, const struct nla_st
 		    "k3 estimate of the divergence from the reference, mean over response tokens (nla-eval)");
 	num(o, "baseline_var", rl->base.var, "raw variance of the baseline's rows");
 	num(o, "baseline_mean", rl->base.mean, "mean-normalised");
-	text(o, "baseline_of", "the evaluated rows", "the rows that the baselines are of");
+	text(o, "baseline_of", rl->own_baseline ? "rows" : "data", "`eval.baseline`: of the set, or of the evaluated rows");
 	num(o, "temperature", rl->rollout.temperature, "of sampling");
 	num(o, "fail_mse", rl->reward.fail_mse, "mse of a failed row");
 	num(o, "seed", (double)rl->rng.seed, "of the random numbers");
@@ -351,9 +351,8 @@ void nla_report_markdown(struct nla_str *out)
 	put_sft(&o, &sft, &state);
 	heading(out, "**samples.jsonl.gz**, `log.samples` of every `log.samples_every` steps:");
 	put_sample(&o, &rl, &empty, 0, 0);
-	heading(
-	    out,
-	    "**Evaluation**, `summary.json` of `nla-eval` (which adds `av`, `ar` and `data`) and `eval-STEP.json` of a run:");
+	heading(out, "**Evaluation**, `summary.json` of `nla-eval` (which adds `step`, `av`, `ar` and `data`) and "
+		     "`eval-STEP.json` of a run:");
 	put_eval(&o, &rl, &empty);
 	heading(out, "**rows.jsonl** of `nla-eval`, `eval-STEP.rows.jsonl` of a run:");
 	put_row(&o, &rl, &empty, 0);

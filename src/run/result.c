@@ -34,10 +34,18 @@ static void add_table(struct nla_str *out, const cJSON *before, const cJSON *aft
 			     nla_json_value(after, rows[i].key));
 }
 
-static const char *explanation_of(const cJSON *row)
+/* Of a failed row its cause, and all that it says. */
+static void add_text(struct nla_str *out, const char *when, const cJSON *row)
 {
-	const char *text = cJSON_GetStringValue(cJSON_GetObjectItem(row, "explanation"));
-	return text ? text : "(failed)";
+	const char *cause = cJSON_GetStringValue(cJSON_GetObjectItem(row, "failed"));
+	nla_str_addf(out, "  %-6s (fve %.2f): ", when, nla_json_value(row, "fve"));
+	if (cause)
+		nla_str_addf(out, "(failed: %s) ", cause);
+	if (cause)
+		nla_json_add(out, cJSON_GetObjectItem(row, "response"), false, 0);
+	else
+		nla_str_add(out, cJSON_GetStringValue(cJSON_GetObjectItem(row, "explanation")));
+	nla_str_addc(out, '\n');
 }
 
 static void add_explanation(struct nla_str *out, const struct nla_actset *set, const cJSON *before, const cJSON *after)
@@ -49,9 +57,9 @@ static void add_explanation(struct nla_str *out, const struct nla_actset *set, c
 	size_t n = strlen(text), skip = n > TEXT_END ? n - TEXT_END : 0;
 	while (skip && ((unsigned char)text[skip] & 0xC0) == 0x80)
 		skip++;
-	nla_str_addf(out, "\nrow %lld, whose text ends: ...%s\n  before (fve %.2f): %s\n  after  (fve %.2f): %s\n",
-		     (long long)row, text + skip, nla_json_value(before, "fve"), explanation_of(before),
-		     nla_json_value(after, "fve"), explanation_of(after));
+	nla_str_addf(out, "\nrow %lld, whose text ends: ...%s\n", (long long)row, text + skip);
+	add_text(out, "before", before);
+	add_text(out, "after", after);
 }
 
 static void add_explanations(struct nla_str *out, const struct nla_train *t)

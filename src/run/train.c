@@ -67,6 +67,7 @@ static enum nla_status make_plan(struct nla_train *t, struct nla_err *err)
 	}
 	state->micro_batch = t->plan.micro_batch;
 	state->copies = t->plan.copies;
+	state->decode_rows = t->plan.rows;
 	return err->status;
 }
 
@@ -164,6 +165,7 @@ static enum nla_status step(struct nla_loop *loop, bool *skipped, struct nla_err
 		t->one_step(&t->rl, &t->step, err);
 	t->made++;
 	loop->state.micro_batch = t->rl.update.micro_batch; /* as memory allowed */
+	loop->state.decode_rows = t->rl.rollout.rows;
 	*skipped = t->step.update.skipped || t->step.update.ar_skipped;
 	return err->status;
 }
@@ -273,9 +275,9 @@ enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg
 		return err->status;
 	if (cfg->check) /* which writes nothing, and makes copies only for what it tries */
 		return make_plan(t, err);
+	t->loop.device = t->models.target.lm.device;
 	if (nla_loop_open(&t->loop, false, err) || keep_reference(t, err) || make_plan(t, err) || nla_train_views(t, err))
 		return err->status;
-	t->loop.device = t->models.target.lm.device;
 	say_what(t);
 	return NLA_OK;
 }
