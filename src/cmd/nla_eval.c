@@ -22,8 +22,7 @@ static enum nla_status report(const struct nla_eval *e, const struct nla_config 
 {
 	nla_auto char *rows = nla_path_join(cfg->out, "rows.jsonl");
 	cJSON *json = nla_report_eval(&e->rl, step);
-	nla_auto char *run = NULL;
-	const int64_t at = nla_checkpoint_step(cfg->av, &run);
+	const int64_t at = nla_checkpoint_step(cfg->av, NULL);
 	cJSON_AddItemToObject(json, "step", at < 0 ? cJSON_CreateNull() : cJSON_CreateNumber((double)at));
 	cJSON_AddStringToObject(json, "av", cfg->av);
 	cJSON_AddStringToObject(json, "ar", cfg->ar);

@@ -274,7 +274,8 @@ int64_t nla_checkpoint_step(const char *part, char **run)
 {
 	nla_auto char *real = realpath(part, NULL), *at = nla_path_dir(real ? real : ""), *all = nla_path_dir(at);
 	nla_auto char *state = nla_path_join(at, "state.json"), *above = nla_path_dir(all);
-	*run = !strcmp(nla_path_base(all), "checkpoints") && nla_is_run(above) ? nla_strdup(above) : NULL;
+	if (run)
+		*run = !strcmp(nla_path_base(all), "checkpoints") && nla_is_run(above) ? nla_strdup(above) : NULL;
 	return real ? step_in(state) : -1;
 }
 

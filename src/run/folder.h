@@ -42,7 +42,7 @@ enum nla_status nla_checkpoint_find(const char *run, char **path, int64_t *step,
 bool nla_is_run(const char *folder); /* did a run write there? */
 /* What a path means that may name a run: of a run its newest whole checkpoint, of a checkpoint itself: owned. NULL: neither. */
 enum nla_status nla_checkpoint_of(const char *path, char **checkpoint, struct nla_err *err);
-/* The checkpoint that an AV or AR is a part of: its step, -1 where it is none's, and its run, owned, or NULL. */
+/* The checkpoint that an AV or AR is a part of: its step, -1 where it is none's; run (or NULL): its run, owned, or NULL. */
 int64_t nla_checkpoint_step(const char *part, char **run);
 
 /* Counters and cursor of a run: state.json of a checkpoint. */

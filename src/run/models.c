@@ -94,8 +94,7 @@ char *nla_models_words(const struct nla_config *cfg)
 	const char *const what[] = { "AV", "AR" }, *const paths[] = { cfg->av, cfg->ar };
 	struct nla_str s = NLA_STR_INIT;
 	for (size_t i = 0; i < NLA_LEN(paths); i++) {
-		nla_auto char *run = NULL;
-		const int64_t step = nla_checkpoint_step(paths[i], &run);
+		const int64_t step = nla_checkpoint_step(paths[i], NULL);
 		if (*paths[i])
 			nla_str_addf(&s, "%s%s '%s'", s.len ? ", " : "", what[i], paths[i]);
 		if (step >= 0)
