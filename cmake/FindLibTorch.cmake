@@ -28,6 +28,11 @@ set(LibTorch_FOUND FALSE)
 if(EXISTS "${LIBTORCH_DIR}/include/ATen/ATen.h" AND EXISTS "${LIBTORCH_DIR}/lib/libtorch_cpu.so")
   set(LibTorch_FOUND TRUE)
   set(LIBTORCH_DIR "${LIBTORCH_DIR}" CACHE PATH "the torch/ folder of the PyPI wheel" FORCE)
+  set(LIBTORCH_WHEEL unknown)
+  if(EXISTS ${LIBTORCH_DIR}/version.py)
+    file(STRINGS ${LIBTORCH_DIR}/version.py LIBTORCH_WHEEL REGEX "^__version__ = ")
+    string(REGEX REPLACE "^.*'(.*)'.*$" "\\1" LIBTORCH_WHEEL "${LIBTORCH_WHEEL}")
+  endif()
 endif()
 
 # The libraries by full path, so that CMake itself keeps the run path, in the build and in what it installs.

@@ -30,4 +30,4 @@ echo "Trained in $(($(date +%s) - started)) s. Run folder: $out. Next, a model o
 if command -v gnuplot >/dev/null 2>&1 && "$root/scripts/plot-run.sh" "$out"; then
 	echo "Picture of the run: $out/run.png"
 fi
-echo "Explain a held-out row with it:  $NLA_BUILD/nla-explain $root/demo/config.json --av $out/checkpoints/latest/av --data $root/demo/eval --row 7"
+echo "Explain a held-out row with it:  $NLA_BUILD/nla-explain $out --row 7"

@@ -167,6 +167,8 @@ static enum nla_status read_value(struct reading *r, const char *key, const cJSO
 		r->seen[i] = true;
 		return cJSON_IsNull(json) ? NLA_OK : set(&r->table[i], r->cfg, json, r->folder, r->path, err);
 	}
+	if (key && key[0] == '_')
+		return NLA_OK;
 	if (key && !is_section(r, key)) {
 		nla_auto char *hint = suggest(r->table, r->n, key, 0);
 		nla_usage(err, "'%s': unknown key '%s'%s", r->path, key, hint);
@@ -258,7 +260,7 @@ static enum nla_status take_arguments(struct nla_args *args, void *cfg, struct n
 			if (take_flag(args, cfg, &i, err))
 				return err->status;
 		} else if (args->config) {
-			return nla_usage(err, "two configuration files are given, '%s' and '%s': want one", args->config, arg);
+			return nla_usage(err, "two configurations are given, '%s' and '%s': want one", args->config, arg);
 		} else {
 			args->config = arg;
 		}
@@ -271,8 +273,11 @@ enum nla_status nla_options_args(struct nla_args *args, void *cfg, struct nla_er
 	for (int i = 1; i < args->argc && strcmp(args->argv[i], "--"); i++)
 		if (!strcmp(args->argv[i], "-h") || !strcmp(args->argv[i], "--help"))
 			args->help = true;
-	if (args->help || take_arguments(args, NULL, err) ||
-	    (args->config && nla_options_json(args->table, args->n, cfg, args->config, err)))
+	if (args->help || take_arguments(args, NULL, err))
+		return err->status;
+	nla_auto char *inside = args->config && nla_is_dir(args->config) ? nla_path_join(args->config, "config.json") : NULL;
+	if (args->config && (nla_options_json(args->table, args->n, cfg, inside ? inside : args->config, err) ||
+			     (args->loaded && args->loaded(args, cfg, err))))
 		return err->status;
 	return take_arguments(args, cfg, err);
 }

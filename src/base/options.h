@@ -6,7 +6,8 @@
  *
  * Keys are dotted: "reward.lambda" is {"reward": {"lambda": ..}} in JSON, and --reward.lambda or its short name --lambda as a
  * flag. A bool flag may stand alone (--resume) or take true/false (--lora.rslora=false). --key=value and --key value are the
- * same; a value that starts with two dashes needs the former. In a file null leaves the default.
+ * same; a value that starts with two dashes needs the former. In a file null leaves the default, and a key that starts with an
+ * underscore is a remark.
  */
 #ifndef NLA_OPTIONS_H
 #define NLA_OPTIONS_H
@@ -43,15 +44,17 @@ void nla_options_defaults(const struct nla_option *table, size_t n, void *cfg);
 void nla_options_release(const struct nla_option *table, size_t n, void *cfg);
 /* Errors are NLA_USAGE; they name the key, and for an unknown key the nearest known one. */
 enum nla_status nla_options_json(const struct nla_option *table, size_t n, void *cfg, const char *path, struct nla_err *err);
-/* A command line: flags, and at most one bare argument, the configuration file, which is read first. */
+/* A command line: flags, and at most one bare argument, read first: a configuration file, or a folder with its config.json. */
 struct nla_args {
 	const struct nla_option *table;
 	size_t n;
 	unsigned command;   /* its bit: flags of keys that it does not use are errors */
 	int argc;
 	char **argv;
-	const char *config; /* found: the configuration file, or NULL */
+	const char *config; /* found: the bare argument, or NULL */
 	bool help;          /* found: -h or --help, and then nothing else is read */
+	/* or NULL: changes what the file said, before the flags are read. */
+	enum nla_status (*loaded)(const struct nla_args *args, void *cfg, struct nla_err *err);
 };
 enum nla_status nla_options_args(struct nla_args *args, void *cfg, struct nla_err *err);
 /* The help text for one command (its bit, or several), grouped by section, with defaults and ranges, within 100 columns;

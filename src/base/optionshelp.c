@@ -145,5 +145,6 @@ void nla_options_help(const struct nla_option *table, size_t n, unsigned command
 			markdown ? add_row(&table[j], out) : add_option(&table[j], out);
 	}
 	if (!markdown)
-		nla_str_addf(out, "\n  %-*sshow this text\n", COLUMN - 2, "-h, --help");
+		nla_str_addf(out, "\n  %-*sshow this text\n  %-*sversion, commit, libtorch\n", COLUMN - 2, "-h, --help",
+			     COLUMN - 2, "--version");
 }

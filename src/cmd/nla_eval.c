@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "base/json.h"
+#include "base/progress.h"
 #include "cmd/program.h"
 #include "run/evaluate.h"
 #include "run/report.h"
@@ -20,6 +21,8 @@ static enum nla_status report(const struct nla_eval *e, const struct nla_config 
 {
 	nla_auto char *rows = nla_path_join(cfg->out, "rows.jsonl");
 	cJSON *json = nla_report_eval(&e->rl, step);
+	const int64_t at = nla_checkpoint_step(cfg->av, NULL);
+	cJSON_AddItemToObject(json, "step", at < 0 ? cJSON_CreateNull() : cJSON_CreateNumber((double)at));
 	cJSON_AddStringToObject(json, "av", cfg->av);
 	cJSON_AddStringToObject(json, "ar", cfg->ar);
 	cJSON_AddStringToObject(json, "data", e->set.path);
@@ -27,6 +30,8 @@ static enum nla_status report(const struct nla_eval *e, const struct nla_config 
 		cJSON_Delete(json);
 	else
 		nla_program_print(json, true);
+	if (!err->status)
+		nla_say("nla-eval: written to '%s'", cfg->out);
 	return err->status;
 }
 
@@ -36,12 +41,14 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	NLA_AUTO(nla_step_release) struct nla_step step = { 0 };
 	nla_auto char *summary = nla_path_join(cfg->out, "summary.json");
 	if (*cfg->out && nla_exists(summary) && !cfg->overwrite)
-		nla_usage(err, "'%s' is there already: give --overwrite to replace it, or another --out", summary);
+		nla_usage(err, "'%s' is there already: give --overwrite to replace it, or another --out or --name", summary);
 	else if (!nla_eval_open(&e, cfg, err) && !nla_mkdirs(cfg->out, err) &&
 		 !(*cfg->score ? nla_evaluate_given(&e.rl, cfg->score, &step, err)
 			       : nla_evaluate(&e.rl, e.rows, e.n, cfg->eval.batch, &step, err)) &&
-		 !logprob(&e, cfg, &step, err))
+		 !logprob(&e, cfg, &step, err)) {
+		nla_warn_failed(&step);
 		report(&e, cfg, &step, summary, err);
+	}
 	nla_eval_close(&e);
 	return err->status;
 }
@@ -49,6 +56,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 int main(int argc, char **argv)
 {
 	return nla_program("nla-eval", NLA_CMD_EVAL,
-		"Held-out rows -> FVE (raw-variance and mean-normalised baselines of those rows), tokens, failures.\n"
-		"With --score FILE.jsonl it scores given texts instead of sampling.", argc, argv, run);
+		"Held-out rows -> FVE (raw-variance and mean-normalised), tokens, failures. Of a run's folder: its newest\n"
+		"checkpoint, into RUN/evaluations/step-N. With --score FILE.jsonl it scores given texts instead of sampling.",
+		argc, argv, run);
 }

@@ -9,7 +9,7 @@
 static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 {
 	bool both = *cfg->av && *cfg->ar;
-	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->out, "out", err))
+	if (nla_config_need(cfg->model, "model", err))
 		return err->status;
 	if (!*cfg->av && !*cfg->ar)
 		return nla_usage(err, "neither 'av' nor 'ar' is set: "

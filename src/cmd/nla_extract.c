@@ -108,7 +108,7 @@ static enum nla_status make(const struct nla_config *cfg, const struct nla_targe
 	if (whole)
 		nla_say("nothing left to do: '%s' is whole; --overwrite makes it anew", cfg->out);
 	else if (!nla_actset_create(&w, cfg->out, meta, cfg->extract.dtype ? NLA_ST_F32 : NLA_ST_BF16, former.rows, err) &&
-		 !nla_same_write(part, cfg, NLA_CMD_EXTRACT, err))
+		 !nla_same_write(part, cfg, NLA_CMD_EXTRACT, t->lm.device, err))
 		fill(cfg, t, corpus, meta, former, w, err);
 	else
 		nla_actset_abort(w);

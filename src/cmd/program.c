@@ -46,6 +46,11 @@ int nla_program(const char *name, enum nla_command command, const char *purpose,
 	struct nla_err err = NLA_ERR_INIT;
 	struct nla_config cfg;
 	bool help = false;
+	if (argc == 2 && !strcmp(argv[1], "--version")) {
+		printf("%s %s, commit %s, libtorch %s\n", name, nla_version, *nla_commit ? nla_commit : "unknown",
+		       nla_libtorch);
+		return 0;
+	}
 	if (argc == 2 && !strcmp(argv[1], "--help-markdown")) { /* for the README's table, which a test compares */
 		print_options(NLA_CMD_ALL, true);
 		return 0;
@@ -55,7 +60,8 @@ int nla_program(const char *name, enum nla_command command, const char *purpose,
 	mallopt(M_TRIM_THRESHOLD, 1 << 30);
 	nla_config_read(&cfg, command, argc, argv, &help, &err);
 	if (!err.status && help) {
-		printf("usage: %s [--option value ...] [config.json]\n\n%s\n\n", name, purpose);
+		printf("usage: %s [--option value ...] [config.json%s]\n\n%s\n\n", name,
+		       command & (NLA_CMD_EVAL | NLA_CMD_EXPLAIN | NLA_CMD_EXPORT) ? ", or a run's folder" : "", purpose);
 		print_options(command, false);
 	} else if (!err.status) {
 		run(&cfg, &err);

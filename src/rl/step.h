@@ -77,7 +77,8 @@ struct nla_rl {
 	struct nla_optim *optim, *ar_optim; /* ar_optim NULL: the AR is frozen */
 	const struct nla_actset *set;
 	struct nla_cursor *cursor;
-	struct nla_baselines base;       /* of the set, or of the rows evaluated */
+	struct nla_baselines base;       /* of the set, or of the rows evaluated: */
+	bool own_baseline;               /* an evaluation is measured by its rows' variance, not by its set's */
 	struct nla_rng rng;
 	int64_t step;                    /* updates made: of the random numbers */
 	int64_t score_tokens;            /* of a batch that the AR reads at once; 0: NLA_SCORE_TOKENS */

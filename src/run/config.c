@@ -8,7 +8,9 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/machine.h"
+#include "commit.h"
 #include "nla/half.h"
+#include "run/folder.h"
 
 enum {
 	ALL = NLA_CMD_ALL, TRAIN = NLA_CMD_TRAIN, SFT = NLA_CMD_SFT, EXTRACT = NLA_CMD_EXTRACT, EVAL = NLA_CMD_EVAL,
@@ -48,7 +50,9 @@ const struct nla_option nla_config_table[] = {
 	PATH(ar_base, NULL, HALVES, "the same for ar"),
 	PATH(ref, NULL, EVAL, "anchor of the reported log-probabilities; empty: the run's own if av is its checkpoint, or av"),
 	PATH(data, NULL, TRAIN | SFT | EVAL | EXPLAIN | TEACH, "activation set"),
-	PATH(out, NULL, TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT | FREE, "folder to write"),
+	PATH(out, NULL, TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT | FREE,
+	     "folder to write; a file's is that of training: nla-eval and nla-export read the flag alone; "
+	     "nla-eval: empty means evaluations/step-N in av's run"),
 	STR(device, "auto", NULL, ALL, "auto, cpu, cuda or cuda:N"),
 	ENUM(dtype, "auto", "auto|fp32|bf16", NULL, ALL & ~EXPORT,
 	     "type of the weights; the CPU computes in fp32 with either; auto: fp32 on the CPU, bf16 on a GPU"),
@@ -100,7 +104,10 @@ const struct nla_option nla_config_table[] = {
 	NUM(ar_update.lr, "1e-5", 0, 10, NULL, TRAIN, "learning rate of the AR"),
 	BOOL(ar_update.train_head, TRAIN, "train the AR's head too"),
 
-	PATH(eval.data, NULL, TRAIN | EVAL | FREE, "held-out activation set; nla-eval: empty means data"),
+	PATH(eval.data, NULL, TRAIN | EVAL | FREE, "held-out activation set; nla-eval, nla-explain: before a file's data"),
+	ENUM(eval.baseline, "data", "data|rows", NULL, TRAIN | EVAL | FREE,
+	     "variance that FVE is of: the one stored with the evaluated set, or that of the evaluated rows"),
+	STR(eval.name, "", "name", EVAL, "makes the folder of a run's evaluation evaluations/step-N-NAME"),
 	INT(eval.rows, "0", 0, BIG, "rows", TRAIN | EVAL | FREE, "rows to evaluate, always the same of a set; 0: all"),
 	INT(eval.every, "0", 0, BIG, NULL, TRAIN | FREE, "steps between evaluations; 0: at start and end, with eval.data only"),
 	INT(eval.batch, "128", 1, 65536, NULL, TRAIN | EVAL | FREE, "rows sampled at once"),
@@ -154,7 +161,7 @@ const struct nla_option nla_config_table[] = {
 	BOOL(teach.again, TEACH, "teach rows that have an explanation too"),
 	INT(teach.show, "3", 0, BIG, NULL, TEACH, "first answers to print on stderr, with the end of their text"),
 
-	INT(explain.row, "0", 0, BIG, "row", EXPLAIN, "row of data to explain"),
+	INT(explain.row, "-1", -1, BIG, "row", EXPLAIN, "row of data to explain"),
 	PATH(explain.vector, "vector", EXPLAIN, "a .safetensors file with one [D] tensor, instead of a row"),
 	STR(explain.text, "", "text", EXPLAIN, "a text whose activation is taken, instead of a row"),
 	INT(explain.position, "-1", -32768, 32768, "position", EXPLAIN, "token of the text; negative: from its end"),
@@ -187,7 +194,7 @@ static enum nla_status check_sizes(const struct nla_config *cfg, struct nla_err 
 
 static enum nla_status check_rules(const struct nla_config *cfg, enum nla_command command, struct nla_err *err)
 {
-	const bool train = command == NLA_CMD_TRAIN, explain = command == NLA_CMD_EXPLAIN;
+	const bool train = command == NLA_CMD_TRAIN, explain = command == NLA_CMD_EXPLAIN, eval = command == NLA_CMD_EVAL;
 	const struct { bool broken; const char *why; } rules[] = {
 		{ train && cfg->rollout.temperature == 0,
 		  "'rollout.temperature' is 0: training needs samples that differ, want more than 0" },
@@ -197,6 +204,11 @@ static enum nla_status check_rules(const struct nla_config *cfg, enum nla_comman
 		  "'rollout.min_new_tokens' is more than 'rollout.max_new_tokens'" },
 		{ explain && *cfg->explain.text && *cfg->explain.vector,
 		  "'explain.text' and 'explain.vector' are both set: give one of them" },
+		{ explain && !*cfg->explain.text && !*cfg->explain.vector && cfg->explain.row < 0,
+		  "nothing to explain: give a --text that is not empty, a --row of data, or a --vector" },
+		{ eval && *cfg->score && !*cfg->out && !*cfg->eval.name,
+		  "texts of --score are not what a run says: give --name or --out" },
+		{ strchr(cfg->eval.name, '/'), "'eval.name' is part of a folder's name: want no slash" },
 		{ cfg->resume && cfg->overwrite, "'resume' and 'overwrite' exclude each other" },
 	};
 	for (size_t i = 0; i < NLA_LEN(rules); i++)
@@ -205,34 +217,118 @@ static enum nla_status check_rules(const struct nla_config *cfg, enum nla_comman
 	return NLA_OK;
 }
 
+/* ---- runs ---- */
+
+static void put(char **at, char *value)
+{
+	free(*at);
+	*at = value;
+}
+
+/* *at becomes that part of the checkpoint that `path` means, and stays where it means none. */
+static enum nla_status take_part(char **at, const char *path, const char *part, bool need, struct nla_err *err)
+{
+	nla_auto char *checkpoint = NULL;
+	if (nla_checkpoint_of(path, &checkpoint, err) || !checkpoint)
+		return err->status;
+	if (nla_exists_in(checkpoint, part))
+		put(at, nla_path_join(checkpoint, part));
+	else if (need)
+		nla_fail(err, "the checkpoint '%s' has no %s/", checkpoint, part);
+	return err->status;
+}
+
+/* A run's folder, or its config.json: what the run came to, in place of what it began with. Its `out` is the run's, and that of
+ * any file is a run's to nla-eval and nla-export. What they look at is the held-out set. */
+static enum nla_status from_run(const struct nla_args *args, void *config, struct nla_err *err)
+{
+	struct nla_config *cfg = config;
+	const unsigned who = args->command, reads = EVAL | EXPLAIN | EXPORT;
+	const bool folder = nla_is_dir(args->config);
+	nla_auto char *at = folder ? nla_strdup(args->config) : nla_path_dir(args->config), *checkpoint = NULL;
+	const bool run = nla_is_run(at) || nla_exists_in(at, "state.json");
+	if (folder && run && who & (TRAIN | SFT))
+		return nla_usage(err, "'%s' is a run's folder: '%s %s/config.json --out %s --resume' continues that run", at,
+				 nla_path_base(args->argv[0]), at, at);
+	if (who & (EVAL | EXPORT) || (run && !(who & (TRAIN | SFT))))
+		put(&cfg->out, nla_strdup(""));
+	if (who & (EVAL | EXPLAIN) && *cfg->eval.data) {
+		put(&cfg->data, cfg->eval.data);
+		cfg->eval.data = nla_strdup("");
+	}
+	if (!run || !(who & reads) || nla_checkpoint_of(at, &checkpoint, err))
+		return err->status;
+	cfg->explain.row = -1; /* a run explains nothing: what its file says is a default */
+	if (who == EXPORT) {
+		put(&cfg->av, nla_strdup(""));
+		put(&cfg->ar, nla_strdup(""));
+	}
+	return take_part(&cfg->model, checkpoint, "model", false, err) || take_part(&cfg->av, checkpoint, "av", false, err)
+		       ? err->status : take_part(&cfg->ar, checkpoint, "ar", false, err);
+}
+
+static enum nla_status resolve(struct nla_config *cfg, unsigned who, struct nla_err *err)
+{
+	const struct { char **at; const char *part; } paths[] = {
+		{ &cfg->model, "model" }, { &cfg->av, "av" }, { &cfg->ar, "ar" },
+		{ &cfg->av_base, "av" }, { &cfg->ar_base, "ar" }, { &cfg->ref, "av" },
+	};
+	for (size_t i = 0; i < NLA_LEN(paths) && !err->status; i++)
+		take_part(paths[i].at, *paths[i].at, paths[i].part, true, err);
+	nla_auto char *run = NULL;
+	const int64_t step = nla_checkpoint_step(cfg->av, &run);
+	if (who == EVAL && !*cfg->out && run)
+		put(&cfg->out, nla_format("%s/evaluations/step-%lld%s%s", run, (long long)step, *cfg->eval.name ? "-" : "",
+					  cfg->eval.name));
+	if (!err->status && !(who & (TRAIN | SFT)) && *cfg->out && nla_is_run(cfg->out))
+		nla_usage(err, "'out' is '%s', a run's folder: give another --out", cfg->out);
+	return err->status;
+}
+
 enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command, int argc, char **argv, bool *help,
 				struct nla_err *err)
 {
-	struct nla_args args = { nla_config_table, nla_config_n, .command = command, .argc = argc, .argv = argv };
+	struct nla_args args = { nla_config_table, nla_config_n, .command = command, .argc = argc, .argv = argv,
+				 .loaded = from_run };
 	int64_t bytes;
 	memset(cfg, 0, sizeof(*cfg));
 	nla_options_defaults(nla_config_table, nla_config_n, cfg);
 	nla_options_args(&args, cfg, err);
 	*help = args.help;
 	if (err->status || *help || check_rules(cfg, command, err) || nla_config_memory(cfg, &bytes, err) ||
-	    check_sizes(cfg, err))
+	    check_sizes(cfg, err) || resolve(cfg, command, err))
 		return err->status;
 	/* A whole AV can serve as the target, with a whole AR. Not where a text's activations are taken, the target's own. */
 	if (!*cfg->model && (command & SAMPLES) && !*cfg->explain.text && nla_is_whole(cfg->av) && nla_is_whole(cfg->ar)) {
 		free(cfg->model);
 		cfg->model = nla_strdup(cfg->av);
 	}
+	if (*cfg->model && command & (EVAL | EXPORT) && !*cfg->out)
+		return nla_usage(err, "'out' is not set: give --out%s", command & EVAL ? ", or an AV of a run" : "");
 	return NLA_OK;
 }
 
 void nla_config_release(struct nla_config *cfg) { nla_options_release(nla_config_table, nla_config_n, cfg); }
 
-enum nla_status nla_config_write(const struct nla_config *cfg, const char *folder, struct nla_err *err)
+const char nla_version[] = NLA_VERSION, nla_commit[] = NLA_COMMIT, nla_libtorch[] = NLA_LIBTORCH;
+
+cJSON *nla_made_by(int device)
+{
+	cJSON *json = cJSON_CreateObject();
+	cJSON_AddStringToObject(json, "version", nla_version);
+	cJSON_AddStringToObject(json, "commit", nla_commit);
+	cJSON_AddStringToObject(json, "libtorch", nla_libtorch);
+	cJSON_AddStringToObject(json, "device", nt_device_name(device));
+	return json;
+}
+
+enum nla_status nla_config_write(const struct nla_config *cfg, int device, const char *folder, struct nla_err *err)
 {
 	struct nla_config lasting = *cfg; /* a later run that reads the file must not repeat what holds for this start only */
 	lasting.resume = lasting.overwrite = lasting.check = lasting.profile = false;
 	nla_auto_json cJSON *json = nla_options_dump(nla_config_table, nla_config_n, &lasting);
 	nla_auto char *path = nla_path_join(folder, "config.json");
+	cJSON_AddItemToObject(json, "_made_by", nla_made_by(device));
 	nla_json_write(path, json, true, err);
 	return err->status;
 }

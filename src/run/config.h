@@ -37,7 +37,7 @@ struct nla_config {
 		int recompute; /* enum nla_recompute_choice */
 	} update;
 	struct { bool enabled, train_head; double lr; } ar_update;
-	struct { char *data; int64_t rows, every, batch; } eval;
+	struct { char *data, *name; int64_t rows, every, batch; int baseline; } eval; /* baseline 0: data, 1: rows */
 	struct { int64_t every, keep; } checkpoint;
 	struct { int64_t every, samples_every, samples, probe; } log;
 	struct {
@@ -68,12 +68,17 @@ struct nla_config {
 extern const struct nla_option nla_config_table[];
 extern const size_t nla_config_n;
 
-/* Defaults, then file, then flags; checks combinations, which no row can. *help: see nla_options_args. */
+/* Defaults, then file, or what a run's folder says, then flags; checks combinations, which no row can. A run or a checkpoint
+ * named as a model, an AV or an AR becomes that part of it; nla-eval's out is the run's evaluations/. *help: see
+ * nla_options_args. */
 enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command, int argc, char **argv, bool *help,
 				struct nla_err *err);
 void nla_config_release(struct nla_config *cfg);
-/* As FOLDER/config.json. */
-enum nla_status nla_config_write(const struct nla_config *cfg, const char *folder, struct nla_err *err);
+/* "0.1.0", "4c5a10bbf77e" ("-dirty" behind it: with changes; "": built without git), "2.11.0+cu130"; these and a device. */
+extern const char nla_version[], nla_commit[], nla_libtorch[];
+cJSON *nla_made_by(int device);
+/* As FOLDER/config.json, with who wrote it. */
+enum nla_status nla_config_write(const struct nla_config *cfg, int device, const char *folder, struct nla_err *err);
 /* Errors (NLA_USAGE) naming the key when a path is "". */
 enum nla_status nla_config_need(const char *value, const char *key, struct nla_err *err);
 enum nla_status nla_config_lora(const struct nla_config *cfg, struct nla_lora_spec *spec, struct nla_err *err);

@@ -6,26 +6,41 @@
 #include "run/evaluate.h"
 #include "run/folder.h"
 
+/* Of a state.json, an older one's of which may be missing. */
+static int64_t counter(const cJSON *state, const char *key)
+{
+	const double x = nla_json_value(state, key);
+	return x > 0 ? (int64_t)x : 0;
+}
+
 /* A checkpoint has the adapter that its run trained next to the joined one: over the AV at the run's start (`start`, or NULL)
- * it gives the numbers of the run's own evaluation, the joined one those numbers but for rounding. */
+ * it gives the numbers of the run's own evaluation, the joined one those numbers but for rounding. Over a whole AV or the bare
+ * target the two are one. */
 static enum nla_status open_models(struct nla_eval *e, const struct nla_config *cfg, const char *start, int64_t *room,
 				   struct nla_err *err)
 {
 	struct nla_models *m = &e->models;
 	nla_auto char *trained = nla_format("%s/../adapter", cfg->av), *state = nla_format("%s/../state.json", cfg->av);
+	nla_auto char *ar = nla_format("%s/../ar", cfg->av);
 	nla_auto_json cJSON *json = NULL;
 	const bool apart = nla_exists(trained);
-	if (apart && !start)
-		nla_say("'%s' is away from its run's reference/: its joined adapter rounds differently than the run", cfg->av);
-	if (!apart || !start)
-		return nla_models_open(m, cfg, room, err);
-	if (nla_config_need(cfg->ar, "ar", err) || nla_json_read(state, &json, err) ||
-	    nla_models_load(m, cfg, start, cfg->ar, room, err) ||
-	    nla_contract_fits(&m->av.meta, &m->target, &m->av.meta, &m->ar.meta, cfg->av, err))
+	e->joined = apart && !start;
+	e->run = nla_exists(state) && nla_exists(ar) && !e->joined;
+	if (e->run && nla_json_read(state, &json, err))
 		return err->status;
-	e->copies = (int64_t)nla_json_value(json, "copies");
-	e->ar_trained = nla_json_value(json, "ar_updates") > 0;
-	return nla_adapter_load(&e->adapter, &nla_half_lm(&m->av)->arch, m->av.depth, trained, m->target.lm.device, err);
+	e->copies = counter(json, "copies");
+	e->decode_rows = counter(json, "decode_rows");
+	e->ar_trained = counter(json, "ar_updates");
+	if (nla_models_open(m, cfg, apart && start ? start : cfg->av, room, err))
+		return err->status;
+	if (apart && start)
+		return nla_adapter_load(&e->adapter, &nla_half_lm(&m->av)->arch, m->av.depth, trained,
+					m->target.lm.device, err);
+	if (e->run) {
+		e->adapter = m->av.adapter;
+		m->av.adapter = (struct nla_adapter){ 0 };
+	}
+	return NLA_OK;
 }
 
 /* The anchor: --ref, or the AV at the run's start, which is over av's base; else the whole AV that the adapter was trained
@@ -46,22 +61,40 @@ static enum nla_status open_reference(struct nla_eval *e, const struct nla_confi
 static enum nla_status plan(struct nla_eval *e, const struct nla_config *cfg, int64_t room, struct nla_err *err)
 {
 	struct nla_plan_in in = nla_models_sizes(&e->models, cfg);
-	const bool apart = e->adapter.layers;
-	const struct nla_adapter *trained = apart ? &e->adapter : NULL;
+	const struct nla_adapter *trained = e->adapter.layers ? &e->adapter : NULL;
 	in.trained = trained;
 	in.prompts = in.group = 1;
 	in.eval_rows = NLA_MIN(cfg->eval.batch, e->n);
-	in.copies = apart ? (int)e->copies : NLA_PLAN_DECODER;
+	in.copies = e->run ? (int)e->copies : NLA_PLAN_DECODER;
 	in.copies &= (in.dtype == NT_F32 ? NLA_PLAN_ALL_COPIES : NLA_PLAN_ANCHOR) & ~(*cfg->score ? NLA_PLAN_DECODER : 0);
-	int64_t rows = nla_plan_rows(&in, in.eval_rows, room);
-	if (in.copies && rows < (apart ? 1 : in.eval_rows)) {
-		if (apart)
-			nla_say("the run's merged copies do not fit now: its adapters stay apart, which rounds differently");
+	const int64_t most = e->decode_rows ? NLA_MIN(e->decode_rows, in.eval_rows) : in.eval_rows;
+	int64_t rows = nla_plan_rows(&in, most, room);
+	const bool drop = in.copies && rows < (e->run ? 1 : most);
+	if (drop) {
 		in.copies = 0;
-		rows = nla_plan_rows(&in, in.eval_rows, room);
+		rows = nla_plan_rows(&in, most, room);
 	}
+	if (e->run && (drop || rows < most))
+		nla_say("the run's merged copies, or the rows that it decoded at once, do not fit now: this rounds "
+			"differently than the run, and some texts may differ");
 	e->rl.rollout.rows = NLA_MAX(rows, 1);
 	return nla_copies_make(&e->made, &e->models, trained, in.copies, !e->ar_trained, &e->rl, err);
+}
+
+static void say_what(const struct nla_eval *e, const struct nla_config *cfg)
+{
+	const struct nla_sidecar *meta = &e->set.meta;
+	nla_auto char *models = nla_models_words(cfg);
+	nla_auto char *rows = *cfg->score ? nla_format("the texts of '%s' on rows", cfg->score)
+					  : nla_format("%lld of %lld rows", (long long)e->n, (long long)e->set.n);
+	nla_auto char *base = cfg->eval.baseline ? nla_strdup("of these rows") : !(meta->baseline_var > 0)
+		? nla_strdup("computed from the set, which has none")
+		: nla_format("of the set: raw variance %.4f, mean-normalised %.4f", meta->baseline_var, meta->baseline_mean);
+	nla_say("nla-eval: %s, %s of '%s' on %s; baselines %s", models, rows, e->set.path,
+		nt_device_name(e->models.target.lm.device), base);
+	if (e->joined)
+		nla_say("'%s' is away from its run's reference/: its joined adapter rounds differently than the run, and some "
+			"texts may differ", cfg->av);
 }
 
 enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, struct nla_err *err)
@@ -73,13 +106,14 @@ enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, 
 	int64_t room;
 	*e = (struct nla_eval){ 0 };
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(data, "eval.data", err) ||
-	    nla_config_need(cfg->out, "out", err) || open_models(e, cfg, start, &room, err) ||
+	    open_models(e, cfg, start, &room, err) ||
 	    nla_actset_open(&e->set, data, m->target.lm.arch.d_model, err) ||
 	    nla_contract_fits_set(&e->set, &m->target, &m->av.meta, &m->ar.meta, data, err))
 		return err->status;
 	e->rl = nla_models_rl(m, cfg);
 	e->rl.set = &e->set;
 	e->rows = nla_eval_rows(&e->set, cfg->eval.rows, &e->n);
+	say_what(e, cfg);
 	return plan(e, cfg, room, err) || open_reference(e, cfg, start, err) ? err->status : NLA_OK;
 }
 

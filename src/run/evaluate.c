@@ -12,6 +12,9 @@
 #include "run/report.h"
 #include "run/stop.h"
 
+#define FEW_ROWS 100
+#define BASELINE_ROWS 50000 /* of those that a set stores */
+
 int64_t *nla_eval_rows(const struct nla_actset *set, int64_t count, int64_t *n)
 {
 	struct nla_rng rng = { 0, NLA_STREAM_EVAL };
@@ -24,17 +27,44 @@ int64_t *nla_eval_rows(const struct nla_actset *set, int64_t count, int64_t *n)
 
 enum nla_status nla_eval_baselines(struct nla_rl *rl, const int64_t *rows, int64_t n, struct nla_err *err)
 {
+	const struct nla_actset *set = rl->set;
 	struct nla_baseline b;
-	nla_auto float *v = nla_alloc((size_t)rl->set->d, sizeof(*v));
-	nla_baseline_init(&b, rl->set->d);
-	for (int64_t i = 0; i < n && !nla_actset_vectors(rl->set, &rows[i], 1, v, err); i++)
+	nla_auto float *v = nla_alloc((size_t)set->d, sizeof(*v));
+	rl->base = (struct nla_baselines){ set->meta.baseline_var, set->meta.baseline_mean };
+	if (!rl->own_baseline && rl->base.var > 0 && rl->base.mean > 0)
+		return NLA_OK;
+	if (rl->own_baseline && n < FEW_ROWS)
+		nla_say("warning: eval.baseline is rows, and %lld rows are few: their variance says little of the data's",
+			(long long)n);
+	n = rl->own_baseline ? n : NLA_MIN(set->n, BASELINE_ROWS);
+	nla_baseline_init(&b, set->d);
+	for (int64_t i = 0; i < n && !nla_actset_vectors(set, rl->own_baseline ? &rows[i] : &i, 1, v, err); i++)
 		nla_baseline_add(&b, v);
 	nla_baseline_get(&b, &rl->base.var, &rl->base.mean);
 	if (!err->status && !(rl->base.var > 0))
-		nla_fail(err, "'%s': the %lld evaluated rows do not vary: FVE means nothing on them", rl->set->path,
+		nla_fail(err, "'%s': the %lld rows of the baseline do not vary: FVE means nothing by them", set->path,
 			 (long long)n);
 	nla_baseline_release(&b);
 	return err->status;
+}
+
+void nla_warn_failed(const struct nla_step *s)
+{
+	int64_t failed = 0, first = 0;
+	for (int64_t i = s->n - 1; i >= 0; i--)
+		if (s->failed[i]) {
+			failed++;
+			first = i;
+		}
+	if (2 * failed <= s->n)
+		return;
+	const struct nla_failure_text *cause = &nla_failures[s->failed[first]];
+	nla_auto_json cJSON *text = cJSON_CreateString(s->response[first] ? s->response[first] : "");
+	NLA_AUTO(nla_str_release) struct nla_str said = NLA_STR_INIT;
+	nla_json_add(&said, text, false, 0);
+	nla_say("warning: %lld of %lld samples failed: another prompt or chat format than the AV was trained with, a low "
+		"rollout.max_new_tokens? The first as %s (%s): %.500s", (long long)failed, (long long)s->n, cause->name,
+		cause->meaning, said.buf);
 }
 
 /* Samples of `part` become those from `at` on. */
@@ -159,12 +189,14 @@ static enum nla_status logprob_batch(const struct nla_rl *rl, const struct nla_v
 enum nla_status nla_eval_logprob(const struct nla_rl *rl, int64_t batch, struct nla_step *s, struct nla_err *err)
 {
 	const size_t cells = (size_t)(s->n * s->tokens.width);
+	struct nla_progress p;
 	NLA_AUTO(nla_i64s_release) struct nla_i64s at = { 0 };
 	for (int64_t i = 0; i < s->n; i++)
 		if (s->tokens.length[i])
 			nla_i64s_push(&at, i);
 	s->logprob = nla_alloc(cells, sizeof(*s->logprob));
 	s->ref_logprob = nla_alloc(cells, sizeof(*s->ref_logprob));
+	nla_progress_start(&p, "log-probabilities", (int64_t)at.n);
 	nt_grad_push(false);
 	for (int64_t from = 0, m; from < (int64_t)at.n && !err->status; from += m) {
 		int64_t tokens = 0;
@@ -173,8 +205,9 @@ enum nla_status nla_eval_logprob(const struct nla_rl *rl, int64_t batch, struct 
 			if (m && tokens > NLA_SCORE_TOKENS)
 				break;
 		}
-		if (!logprob_batch(rl, &rl->policy, s, at.data + from, m, s->logprob, err))
-			logprob_batch(rl, &rl->reference, s, at.data + from, m, s->ref_logprob, err);
+		if (!logprob_batch(rl, &rl->policy, s, at.data + from, m, s->logprob, err) &&
+		    !logprob_batch(rl, &rl->reference, s, at.data + from, m, s->ref_logprob, err))
+			nla_progress_step(&p, from + m, "rows");
 	}
 	nt_grad_pop();
 	return err->status;

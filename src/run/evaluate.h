@@ -1,8 +1,8 @@
 /*
  * evaluate - held-out rows -> FVE, tokens, failures; one sample a row, by the same sampler as training.
  *
- * An evaluation is a struct nla_step with G = 1, and the struct nla_rl that made it: the baselines in it become those of the
- * evaluated rows. A row's sample depends on (seed, data set row) alone.
+ * An evaluation is a struct nla_step with G = 1, and the struct nla_rl that made it: the baselines in it become those of its
+ * set, or of the evaluated rows (eval.baseline). A row's sample depends on (seed, data set row) alone.
  *
  *	int64_t n, *rows = nla_eval_rows(rl.set, cfg->eval.rows, &n);
  *	if (!nla_evaluate(&rl, rows, n, cfg->eval.batch, &step, err))
@@ -33,15 +33,18 @@ enum nla_status nla_evaluate_given(struct nla_rl *rl, const char *path, struct n
 enum nla_status nla_eval_logprob(const struct nla_rl *rl, int64_t batch, struct nla_step *s, struct nla_err *err);
 /* rows.jsonl. */
 enum nla_status nla_eval_write_rows(const struct nla_rl *rl, const struct nla_step *s, const char *path, struct nla_err *err);
-/* Sets rl->base to that of these rows. */
+/* Sets rl->base: as stored with the set (computed where it has none), or of these rows, with a warning where they are few. */
 enum nla_status nla_eval_baselines(struct nla_rl *rl, const int64_t *rows, int64_t n, struct nla_err *err);
+/* A warning, with the first one's raw text, when most samples failed. */
+void nla_warn_failed(const struct nla_step *s);
 
 /* What nla-eval loads: models and set named by the configuration. */
 struct nla_eval {
 	struct nla_models models;
 	struct nla_half ref;
 	struct nla_adapter adapter;      /* what a run trained, over the AV at its start; layers == NULL: av is no run's */
-	int64_t copies;                  /* that the run had */
+	bool run, joined;                /* av is a run's, as the run had it; or it is away from the run, as one adapter */
+	int64_t copies, decode_rows;     /* that the run had; 0: unknown */
 	bool ar_trained;
 	struct nla_actset set;
 	struct nla_copies made;

@@ -231,6 +231,7 @@ static enum nla_status write_all(struct export *x, const struct nla_config *cfg,
 		return err->status;
 	if (cfg->overwrite)
 		clear(out);
+	nla_say("nla-export: '%s' as '%s'", x->half.role == NLA_AV ? cfg->av : cfg->ar, out);
 	if (write_weights(x, out, cfg->export.shard * 1e9, err) ||
 	    nla_copy_beside(x->target.folder, out, "config.json", err) || write_config(x, out, err) ||
 	    (x->half.head && write_head(x, out, err)))

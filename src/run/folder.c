@@ -39,7 +39,7 @@ static enum nla_status cut_lines(const char *folder, const char *name, int64_t s
 static bool is_ours(const char *name)
 {
 	static const char ours[] = "config.json|inputs.json|metrics.jsonl|samples.jsonl|samples.jsonl.gz|log.txt|checkpoints|"
-				   "reference";
+				   "reference|evaluations";
 	const bool trace = nla_starts_with(name, "trace-");
 	const char *step = trace ? name + 6 : nla_starts_with(name, "eval-") ? name + 5 : "";
 	const size_t digits = strspn(step, "0123456789");
@@ -60,7 +60,8 @@ static enum nla_status remove_run(const char *folder, struct nla_err *err)
 }
 
 /* A run to resume that is not there yet starts: so that one command starts and restarts. */
-static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err)
+static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg, int device, bool fixed_steps,
+			     struct nla_err *err)
 {
 	const bool there = nla_exists_in(f->path, "config.json");
 	if (cfg->resume) {
@@ -78,7 +79,7 @@ static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg,
 		return nla_usage(err, "'%s' holds a run already: give --resume to continue it, --overwrite to replace it, or "
 				 "another --out", f->path);
 	}
-	return nla_same_write(f->path, cfg, NLA_CMD_LOOPS, err);
+	return nla_same_write(f->path, cfg, NLA_CMD_LOOPS, device, err);
 }
 
 enum nla_status nla_lock(int fd, const char *name, struct nla_err *err)
@@ -98,13 +99,17 @@ static enum nla_status open_log(struct nla_log *log, const char *folder, const c
 	return err->status;
 }
 
-enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err)
+enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, int device, bool fixed_steps,
+				struct nla_err *err)
 {
 	*f = (struct nla_folder){ .path = nla_strdup(cfg->out), .resumed = -1, .lock = -1 };
 	if (!nla_mkdirs(f->path, err) && !nla_lock(f->lock = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), f->path, err) &&
-	    !start(f, cfg, fixed_steps, err) && !open_log(&f->metrics, f->path, "metrics.jsonl", err) &&
-	    !open_log(&f->log, f->path, "log.txt", err))
+	    !start(f, cfg, device, fixed_steps, err) && !open_log(&f->metrics, f->path, "metrics.jsonl", err) &&
+	    !open_log(&f->log, f->path, "log.txt", err)) {
+		nla_auto char *who = nla_format("nla %s, commit %s, libtorch %s\n", nla_version, nla_commit, nla_libtorch);
+		nla_log_add(&f->log, who, strlen(who));
 		nla_say_tee(&f->log);
+	}
 	return err->status;
 }
 
@@ -262,6 +267,26 @@ enum nla_status nla_checkpoint_find(const char *run, char **path, int64_t *step,
 	return err->status;
 }
 
+bool nla_is_run(const char *folder) { return nla_exists_in(folder, "metrics.jsonl") || nla_exists_in(folder, "inputs.json"); }
+
+enum nla_status nla_checkpoint_of(const char *path, char **checkpoint, struct nla_err *err)
+{
+	int64_t step;
+	*checkpoint = nla_exists_in(path, "state.json") ? nla_strdup(path) : NULL;
+	if (!*checkpoint && !nla_checkpoint_find(path, checkpoint, &step, err) && !*checkpoint && nla_is_run(path))
+		nla_fail(err, "the run '%s' has no whole checkpoint yet", path);
+	return err->status;
+}
+
+int64_t nla_checkpoint_step(const char *part, char **run)
+{
+	nla_auto char *real = realpath(part, NULL), *at = nla_path_dir(real ? real : ""), *all = nla_path_dir(at);
+	nla_auto char *state = nla_path_join(at, "state.json"), *above = nla_path_dir(all);
+	if (run)
+		*run = !strcmp(nla_path_base(all), "checkpoints") && nla_is_run(above) ? nla_strdup(above) : NULL;
+	return real ? step_in(state) : -1;
+}
+
 /* ---- counters ---- */
 
 #define COUNTER(name) { #name, offsetof(struct nla_state, name) }
@@ -270,7 +295,7 @@ static const struct {
 	size_t offset;
 } counters[] = {
 	COUNTER(step), COUNTER(cursor), COUNTER(bad_steps), COUNTER(skipped), COUNTER(av_updates), COUNTER(ar_updates),
-	COUNTER(micro_batch), COUNTER(copies), COUNTER(rows), /* which files of older versions lack */
+	COUNTER(micro_batch), COUNTER(copies), COUNTER(rows), COUNTER(decode_rows), /* which files of older versions lack */
 };
 
 enum nla_status nla_state_write(const struct nla_state *s, const char *folder, struct nla_err *err)

@@ -24,7 +24,8 @@ struct nla_folder {
 };
 
 /* fixed_steps: `steps` is part of what the run computes (a cosine schedule ends there), so it may not change on resume. */
-enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, bool fixed_steps, struct nla_err *err);
+enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, int device, bool fixed_steps,
+				struct nla_err *err);
 void nla_folder_close(struct nla_folder *f);
 /* One line into a log of the folder, or another, flushed. */
 enum nla_status nla_log_line(struct nla_log *log, const cJSON *line, struct nla_err *err);
@@ -40,12 +41,18 @@ char *nla_checkpoint_begin(const struct nla_folder *f, int64_t step, struct nla_
 enum nla_status nla_checkpoint_end(struct nla_folder *f, int64_t step, char *path, int64_t keep, struct nla_err *err);
 /* Newest whole checkpoint (has state.json): *path owned, NULL when there is none. */
 enum nla_status nla_checkpoint_find(const char *run, char **path, int64_t *step, struct nla_err *err);
+bool nla_is_run(const char *folder); /* did a run write there? */
+/* What a path means that may name a run: of a run its newest whole checkpoint, of a checkpoint itself: owned. NULL: neither. */
+enum nla_status nla_checkpoint_of(const char *path, char **checkpoint, struct nla_err *err);
+/* The checkpoint that an AV or AR is a part of: its step, -1 where it is none's; run (or NULL): its run, owned, or NULL. */
+int64_t nla_checkpoint_step(const char *part, char **run);
 
 /* Counters and cursor of a run: state.json of a checkpoint. */
 struct nla_state {
 	int64_t step, cursor, bad_steps, skipped, av_updates, ar_updates;
 	int64_t micro_batch, copies; /* what the memory plan chose; micro_batch 0: nothing yet */
 	int64_t rows;                /* of the data, which the cursor passes through; 0: written by an older version */
+	int64_t decode_rows;         /* at once, by the plan, in evaluations too */
 };
 enum nla_status nla_state_write(const struct nla_state *s, const char *folder, struct nla_err *err);
 /* rows: of the data as it is now. An error when the run had another number of them: its cursor means nothing there. */
@@ -66,6 +73,6 @@ enum nla_status nla_same_setting(const char *key, const char *path, const cJSON 
  * the programs whose options count. own: the run has its own AV and AR, so another one is only said to be unused. */
 enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, unsigned of, bool fixed_steps, bool own,
 			     struct nla_err *err);
-enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, unsigned of, struct nla_err *err);
+enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, unsigned of, int device, struct nla_err *err);
 
 #endif

@@ -28,7 +28,7 @@ enum nla_status nla_loop_open(struct nla_loop *l, bool fixed_steps, struct nla_e
 {
 	l->saved = -1;
 	l->state.rows = l->cursor.n;
-	if (!nla_folder_open(&l->folder, l->cfg, fixed_steps, err) && l->folder.checkpoint)
+	if (!nla_folder_open(&l->folder, l->cfg, l->device, fixed_steps, err) && l->folder.checkpoint)
 		restore(l, err);
 	return err->status;
 }
@@ -68,7 +68,8 @@ static enum nla_status fill_checkpoint(struct nla_loop *l, const char *dir, stru
 	nla_optim_list(&l->optim, l->name, &tensors);
 	if (l->ar_optim.n)
 		nla_optim_list(&l->ar_optim, "ar", &tensors);
-	if (!l->save(l, dir, err) && !nla_tensors_write(&tensors, optim, NT_F32, err))
+	if (!l->save(l, dir, err) && !nla_config_write(l->cfg, l->device, dir, err) &&
+	    !nla_tensors_write(&tensors, optim, NT_F32, err))
 		nla_state_write(&l->state, dir, err);
 	return err->status;
 }

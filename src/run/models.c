@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "nla/extract.h"
+#include "run/folder.h"
 
 enum nla_status nla_models_load(struct nla_models *m, const struct nla_config *cfg, const char *av, const char *ar,
 				int64_t *room, struct nla_err *err)
@@ -19,10 +20,11 @@ enum nla_status nla_models_load(struct nla_models *m, const struct nla_config *c
 	return nla_half_open(&m->ar, NLA_AR, &m->target, ar, cfg->ar_base, err);
 }
 
-enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *cfg, int64_t *room, struct nla_err *err)
+enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *cfg, const char *av, int64_t *room,
+				struct nla_err *err)
 {
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) ||
-	    nla_config_need(cfg->ar, "ar", err) || nla_models_load(m, cfg, cfg->av, cfg->ar, room, err))
+	    nla_config_need(cfg->ar, "ar", err) || nla_models_load(m, cfg, av, cfg->ar, room, err))
 		return err->status;
 	return nla_contract_fits(&m->av.meta, &m->target, &m->av.meta, &m->ar.meta, cfg->av, err);
 }
@@ -39,7 +41,8 @@ struct nla_rl nla_models_rl(const struct nla_models *m, const struct nla_config 
 	struct nla_view av = nla_half_view(&m->av);
 	return (struct nla_rl){ .rollout = cfg->rollout, .reward = cfg->reward, .advantage = cfg->advantage, .av = &m->av,
 				.ar = &m->ar, .policy = av, .reference = av, .sampler = av, .ar_view = nla_half_view(&m->ar),
-				.rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL } };
+				.rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL },
+				.own_baseline = cfg->eval.baseline };
 }
 
 /* A view with its adapters merged into a copy of its weights, which then is the view. */
@@ -86,6 +89,20 @@ struct nla_plan_in nla_models_sizes(const struct nla_models *m, const struct nla
 				     .new_tokens = cfg->rollout.max_new_tokens };
 }
 
+char *nla_models_words(const struct nla_config *cfg)
+{
+	const char *const what[] = { "AV", "AR" }, *const paths[] = { cfg->av, cfg->ar };
+	struct nla_str s = NLA_STR_INIT;
+	for (size_t i = 0; i < NLA_LEN(paths); i++) {
+		const int64_t step = nla_checkpoint_step(paths[i], NULL);
+		if (*paths[i])
+			nla_str_addf(&s, "%s%s '%s'", s.len ? ", " : "", what[i], paths[i]);
+		if (step >= 0)
+			nla_str_addf(&s, " (step %lld)", (long long)step);
+	}
+	return nla_str_detach(&s);
+}
+
 static enum nla_status from_file(struct nla_subject *s, const char *path, int64_t d, struct nla_err *err)
 {
 	static const nt_dtype types[] = { [NLA_ST_F32] = NT_F32, [NLA_ST_BF16] = NT_BF16, [NLA_ST_F16] = NT_F16 };
@@ -106,6 +123,20 @@ static enum nla_status from_file(struct nla_subject *s, const char *path, int64_
 	return err->status;
 }
 
+/* The text, and its token at a position (negative: from its end). */
+static void find_token(struct nla_subject *s, const struct nla_models *m, const char *text, int64_t at)
+{
+	struct nla_err unknown = NLA_ERR_INIT;
+	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
+	NLA_AUTO(nla_str_release) struct nla_str piece = NLA_STR_INIT;
+	if (nla_target_encode(&m->target, nla_target_adds_special(&m->target, &m->ar.meta), text, &ids, &unknown))
+		return;
+	s->position = at < 0 ? (int64_t)ids.n + at : at;
+	if (s->position >= 0 && s->position < (int64_t)ids.n &&
+	    !nla_tokenizer_piece(m->target.tok, ids.data[s->position], &piece, &unknown))
+		s->token = nla_strdup(piece.buf);
+}
+
 static enum nla_status from_row(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg,
 				struct nla_err *err)
 {
@@ -118,9 +149,25 @@ static enum nla_status from_row(struct nla_subject *s, const struct nla_models *
 	else if (!nla_contract_fits_set(&set, &m->target, &m->av.meta, &m->ar.meta, cfg->data, err) &&
 		 !nla_actset_vectors(&set, &cfg->explain.row, 1, s->v, err) && *set.rows[cfg->explain.row].text)
 		s->text = nla_strdup(set.rows[cfg->explain.row].text);
-	s->base = (struct nla_baselines){ set.meta.baseline_var, set.meta.baseline_mean };
+	s->row = cfg->explain.row;
+	if (s->text)
+		find_token(s, m, s->text, -1);
+	if (!err->status && set.rows[s->row].n_raw_tokens > 0) /* what the set says of the whole document */
+		s->position = set.rows[s->row].n_raw_tokens - 1;
 	nla_actset_close(&set);
 	return err->status;
+}
+
+/* As stored with `data`, if that is a set of this block and width. */
+static void take_baselines(struct nla_subject *s, const struct nla_models *m, const char *data)
+{
+	struct nla_err ignored = NLA_ERR_INIT;
+	struct nla_sidecar meta;
+	if (!*data || nla_sidecar_read(&meta, data, &ignored))
+		return;
+	if (nla_sidecar_block(&meta) == m->ar.depth - 1 && meta.d_model == m->target.lm.arch.d_model && meta.baseline_var > 0)
+		s->base = (struct nla_baselines){ meta.baseline_var, meta.baseline_mean };
+	nla_sidecar_release(&meta);
 }
 
 enum nla_status nla_subject_find(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg,
@@ -128,14 +175,17 @@ enum nla_status nla_subject_find(struct nla_subject *s, const struct nla_models 
 {
 	int64_t d = m->target.lm.arch.d_model;
 	struct nla_str text = NLA_STR_INIT;
-	*s = (struct nla_subject){ nla_alloc((size_t)d, sizeof(*s->v)), NULL, { (double)NAN, (double)NAN } };
+	*s = (struct nla_subject){ .v = nla_alloc((size_t)d, sizeof(*s->v)), .row = -1, .position = -1,
+				   .base = { (double)NAN, (double)NAN } };
+	take_baselines(s, m, cfg->data);
 	if (*cfg->explain.vector)
 		return from_file(s, cfg->explain.vector, d, err);
 	if (!*cfg->explain.text)
 		return from_row(s, m, cfg, err);
 	const struct nla_extract_cfg x = { .layer = m->ar.depth - 1,
 					   .special = nla_target_adds_special(&m->target, &m->ar.meta) };
-	nla_extract_one(&m->target, cfg->explain.text, cfg->explain.position, &x, s->v, &text, err);
+	if (!nla_extract_one(&m->target, cfg->explain.text, cfg->explain.position, &x, s->v, &text, err))
+		find_token(s, m, cfg->explain.text, cfg->explain.position);
 	s->text = nla_str_detach(&text);
 	return err->status;
 }
@@ -144,6 +194,7 @@ void nla_subject_release(struct nla_subject *s)
 {
 	free(s->v);
 	free(s->text);
+	free(s->token);
 }
 
 static void take_templates(struct nla_sidecar *meta, const char *marker, const char *av, const char *ar)

@@ -13,13 +13,16 @@ struct nla_models {
 	struct nla_half av, ar;
 };
 
-/* On the configuration's device; model, av and ar must be set. room: bytes that a memory plan may use, or NULL. close also
- * after a failure, and on a zeroed struct. */
-enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *cfg, int64_t *room, struct nla_err *err);
+/* On the configuration's device; model, av and ar must be set. av: the folder that stands for cfg->av. room: bytes that a
+ * memory plan may use, or NULL. close also after a failure, and on a zeroed struct. */
+enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *cfg, const char *av, int64_t *room,
+				struct nla_err *err);
 /* From these folders instead, and whether AV and AR belong together is the caller's to check. */
 enum nla_status nla_models_load(struct nla_models *m, const struct nla_config *cfg, const char *av, const char *ar,
 				int64_t *room, struct nla_err *err);
 void nla_models_close(struct nla_models *m);
+/* "AV 'runs/x/checkpoints/step-50/av' (step 50), AR '...'": of the configuration, owned. */
+char *nla_models_words(const struct nla_config *cfg);
 /* What the stages hold of them and of the configuration: the AV samples, with the random numbers of evaluations. */
 struct nla_rl nla_models_rl(const struct nla_models *m, const struct nla_config *cfg);
 /* Copies (of NLA_PLAN_ALL_COPIES), and rl's views over them: the reference is the AV, the policy has `trained` (or NULL) over
@@ -36,8 +39,9 @@ struct nla_plan_in nla_models_sizes(const struct nla_models *m, const struct nla
 /* What nla-explain explains: explain.vector, a token of explain.text, or a row of data. */
 struct nla_subject {
 	float *v;                  /* [D] */
-	char *text;                /* up to the token; NULL: unknown */
-	struct nla_baselines base; /* of its data set; NaN: unknown */
+	char *text, *token;        /* up to the token, and the token itself; NULL: unknown */
+	int64_t row, position;     /* of the set, of the token; -1: of none, unknown */
+	struct nla_baselines base; /* stored with `data`; NaN: unknown */
 };
 enum nla_status nla_subject_find(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg,
 				 struct nla_err *err);

@@ -285,11 +285,12 @@ static void put_eval(struct out *o, const struct nla_rl *rl, const struct nla_st
 		    "k3 estimate of the divergence from the reference, mean over response tokens (nla-eval)");
 	num(o, "baseline_var", rl->base.var, "raw variance of the baseline's rows");
 	num(o, "baseline_mean", rl->base.mean, "mean-normalised");
-	text(o, "baseline_of", "the evaluated rows", "the rows that the baselines are of");
+	text(o, "baseline_of", rl->own_baseline ? "rows" : "data", "`eval.baseline`: of the set, or of the evaluated rows");
 	num(o, "temperature", rl->rollout.temperature, "of sampling");
 	num(o, "fail_mse", rl->reward.fail_mse, "mse of a failed row");
 	num(o, "seed", (double)rl->rng.seed, "of the random numbers");
 	num(o, "seconds", s->seconds[NLA_STAGE_EVAL], "of sampling and scoring");
+	item(o, "made_by", nla_made_by(rl->av ? rl->av->target->lm.device : NT_CPU), "version, commit, libtorch, device");
 }
 
 static void put_row(struct out *o, const struct nla_rl *rl, const struct nla_step *s, int64_t i)
@@ -353,9 +354,8 @@ void nla_report_markdown(struct nla_str *out)
 	heading(out, "**samples.jsonl**: probes, and `log.samples` responses of the first and every `log.samples_every`th "
 		     "step, with one that failed, if any did:");
 	put_sample(&o, &rl, &empty, 0, 0);
-	heading(
-	    out,
-	    "**Evaluation**, `summary.json` of `nla-eval` (which adds `av`, `ar` and `data`) and `eval-STEP.json` of a run:");
+	heading(out, "**Evaluation**, `summary.json` of `nla-eval` (which adds `step`, `av`, `ar` and `data`) and "
+		     "`eval-STEP.json` of a run:");
 	put_eval(&o, &rl, &empty);
 	heading(out, "**rows.jsonl** of `nla-eval`, `eval-STEP.rows.jsonl` of a run:");
 	put_row(&o, &rl, &empty, 0);

@@ -97,11 +97,11 @@ static cJSON *list_inputs(const cJSON *config, unsigned of)
 	return inputs;
 }
 
-enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, unsigned of, struct nla_err *err)
+enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, unsigned of, int device, struct nla_err *err)
 {
 	nla_auto char *inputs = nla_path_join(folder, "inputs.json");
 	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *held = list_inputs(now, of);
-	if (!nla_config_write(cfg, folder, err) && !nla_exists(inputs))
+	if (!nla_config_write(cfg, device, folder, err) && !nla_exists(inputs))
 		nla_json_write(inputs, held, true, err);
 	return err->status;
 }

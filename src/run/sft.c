@@ -231,6 +231,7 @@ enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, st
 		return err->status;
 	nla_cursor_init(&s->loop.cursor, (uint64_t)cfg->seed, s->split.n_train);
 	s->line.role = cfg->sft.role;
+	s->loop.device = device;
 	s->line.base = (struct nla_baselines){ s->set.meta.baseline_var, s->set.meta.baseline_mean };
 	if (nla_loop_open(&s->loop, cosine, err))
 		return err->status;

@@ -69,6 +69,7 @@ static enum nla_status make_plan(struct nla_train *t, struct nla_err *err)
 	}
 	state->micro_batch = t->plan.micro_batch;
 	state->copies = t->plan.copies;
+	state->decode_rows = t->plan.rows;
 	return err->status;
 }
 
@@ -166,6 +167,7 @@ static enum nla_status step(struct nla_loop *loop, bool *skipped, struct nla_err
 		t->one_step(&t->rl, &t->step, err);
 	t->made++;
 	loop->state.micro_batch = t->rl.update.micro_batch; /* as memory allowed */
+	loop->state.decode_rows = t->rl.rollout.rows;
 	*skipped = t->step.update.skipped || t->step.update.ar_skipped;
 	return err->status;
 }
@@ -303,9 +305,8 @@ static enum nla_status save(struct nla_loop *loop, const char *dir, struct nla_e
 	const struct nla_models *m = &t->models;
 	nla_auto char *av = nla_path_join(dir, "av"), *ar = nla_path_join(dir, "ar"), *alone = nla_path_join(dir, "adapter");
 	if (!nla_half_save(&m->av, &t->adapter, av, "rl", err) &&
-	    (!m->av.adapter.layers || !nla_adapter_save(&t->adapter, alone, m->av.meta.base_checkpoint, err)) &&
-	    !nla_half_save(&m->ar, NULL, ar, t->cfg->ar_update.enabled ? "rl" : m->ar.meta.stage, err))
-		nla_config_write(t->cfg, dir, err);
+	    (!m->av.adapter.layers || !nla_adapter_save(&t->adapter, alone, m->av.meta.base_checkpoint, err)))
+		nla_half_save(&m->ar, NULL, ar, t->cfg->ar_update.enabled ? "rl" : m->ar.meta.stage, err);
 	return err->status;
 }
 
@@ -327,6 +328,7 @@ enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg
 		return err->status;
 	if (cfg->check) /* which writes nothing, and makes copies only for what it tries */
 		return make_plan(t, err);
+	t->loop.device = t->models.target.lm.device;
 	if (nla_loop_open(&t->loop, false, err) || keep_reference(t, err) || make_plan(t, err) || nla_train_views(t, err))
 		return err->status;
 	say_what(t);

@@ -200,10 +200,17 @@ tool vector short.safetensors 40
 explain 1 "'short.safetensors': want one float tensor of 48 numbers" --vector short.safetensors
 explain 1 "cannot .*'no.safetensors'" --vector no.safetensors
 explain 2 "position 50 is outside the text's" --text 'the cat' --position 50
-explain 2 "'data' is not set"
+explain 2 "'data' is not set" --row 0
 
 # ---- texts to score ----
-score() { printf '%s\n' "$3" >given.jsonl; bad_eval "$1" "$2" --score given.jsonl; }
+late_eval() { # CODE PATTERN FLAGS: fails when it has been said what is evaluated
+	w=$1 p=$2
+	shift 2
+	run nla-eval --model "$model" --av "$av" --ar "$ar" --data held --out out "$@"
+	[ "$code" -eq "$w" ] || fail "exits $code, want $w: $(cat "$work/stderr")"
+	said "$p"
+}
+score() { printf '%s\n' "$3" >given.jsonl; late_eval "$1" "$2" --score given.jsonl; }
 score 1 "'given.jsonl' line 1.*" 'not json'
 score 1 "given.jsonl' line 1: row 24 is outside 'held' of 24 rows" '{"row": 24, "explanation": "a"}'
 score 1 "given.jsonl' line 1: row -1 is outside" '{"row": -1, "explanation": "a"}'
@@ -214,13 +221,13 @@ score 1 "given.jsonl' line 1.*'explanation' is a number" '{"row": 0, "explanatio
 score 1 "given.jsonl' line 1.*'row' is" '{"row": 0.5, "explanation": "a"}'
 score 1 "given.jsonl' line 1: 'ids' has what is no token id" '{"row": 0, "response": "a", "ids": [1, 99999]}'
 : >given.jsonl
-bad_eval 1 "'given.jsonl' holds no line to score" --score given.jsonl
-bad_eval 1 "nowhere.jsonl" --score nowhere.jsonl
+late_eval 1 "'given.jsonl' holds no line to score" --score given.jsonl
+late_eval 1 "nowhere.jsonl" --score nowhere.jsonl
 
 # ---- folders that cannot be written ----
 echo file >wall
 bad_train 1 "wall" --out wall/run
-bad_eval 1 "wall" --out wall/eval
+late_eval 1 "wall" --out wall/eval
 extract 1 "wall" --out wall/set
 refused 1 "wall" nla-sft --role ar --model "$model" --data train --out wall/sft
 [ ! -d /proc/self ] || bad_train 1 "/proc/nla-run" --out /proc/nla-run

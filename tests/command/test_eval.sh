@@ -7,6 +7,14 @@ eval_() { ok nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --ma
 eval_ --data "$work/held" --rows 16 --out "$work/a" --seed 3
 python3 -c 'import json, sys; a, b = (json.load(open(p)) for p in sys.argv[1:]); assert a == b' \
 	"$work/stdout" "$work/a/summary.json" || fail "stdout is not summary.json"
+head -n 1 "$work/stderr" | grep -q "^nla-eval: AV '$work/av', AR '.*/ar', 16 of 24 rows of '$work/held' on .*; baselines of the set: raw variance" ||
+	fail "the first line does not say what is evaluated: $(cat "$work/stderr")"
+! grep -q warning "$work/stderr" || fail "a warning: $(cat "$work/stderr")"
+eval_ --data "$work/held" --rows 16 --out "$work/a-own" --seed 3 --eval.baseline rows
+grep -q 'warning: eval.baseline is rows, and 16 rows are few' "$work/stderr" || fail "no warning of few rows: $(cat "$work/stderr")"
+cp -R "$work/held" "$work/bare"
+sed -i '/^baseline:/,/mean_normalised/d' "$work/bare/nla_meta.yaml"
+eval_ --data "$work/bare" --rows 16 --out "$work/a-none" --seed 3
 python3 - "$work/a" "$work/held" <<'END'
 import json, math, os, statistics, sys
 sys.path.insert(0, os.path.join(os.environ["SOURCE_DIR"], "tests", "command"))
@@ -20,7 +28,7 @@ assert len(rows) == 16 == summary["rows"]
 assert [r["row"] for r in rows] == sorted({r["row"] for r in rows}), "rows ascend, each once"
 near = lambda a, b: abs(a - b) <= 1e-6 * max(1, abs(b))
 
-# The baselines are those of the evaluated rows.
+# The baselines are those of the whole set, which it stores.
 tensor = tool.read_tensors(data + "/activations.safetensors")[0]["activations"]
 width = tensor[1][1]
 import struct
@@ -31,10 +39,20 @@ def vector(i):
 def unit(v):
     norm = math.sqrt(sum(x * x for x in v))
     return [x * math.sqrt(width) / norm for x in v]
-vectors = [vector(r["row"]) for r in rows]
-mu = [sum(column) / len(rows) for column in zip(*vectors)]
-spread = lambda centre: sum((x - c) ** 2 for v in vectors for x, c in zip(v, centre)) / len(rows) / width
-assert near(summary["baseline_var"], spread(mu)) and near(summary["baseline_mean"], spread(unit(mu)))
+def baselines(vectors):
+    mu = [sum(column) / len(vectors) for column in zip(*vectors)]
+    spread = lambda centre: sum((x - c) ** 2 for v in vectors for x, c in zip(v, centre)) / len(vectors) / width
+    return spread(mu), spread(unit(mu))
+def measured_by(found, of, vectors):
+    var, mean = baselines(vectors)
+    assert found["baseline_of"] == of and near(found["baseline_var"], var) and near(found["baseline_mean"], mean), found
+measured_by(summary, "data", [vector(i) for i in range(len(tool.read_rows(data)))])
+assert summary["step"] is None and summary["made_by"].keys() == {"version", "commit", "libtorch", "device"}
+own = tool.read_json(folder + "-own/summary.json") # the same evaluation by eval.baseline rows
+measured_by(own, "rows", [vector(r["row"]) for r in rows])
+assert own["mse"] == summary["mse"] and near(own["fve"], 1 - own["mse"] / own["baseline_var"]) and own["fve"] != summary["fve"]
+none = tool.read_json(folder + "-none/summary.json") # of a set that stores none: computed
+assert near(none["baseline_var"], summary["baseline_var"]) and near(none["baseline_mean"], summary["baseline_mean"])
 
 failed = 0
 for r in rows:
@@ -114,30 +132,105 @@ one, other = ([json.loads(line) for line in open(f"{path}/rows.jsonl")] for path
 assert all(abs(x - y) < 1e-4 for a, b in zip(one, other) for x, y in zip(a["ref_logprob"], b["logprob"]))
 END
 
-# A run's own evaluation once more: the same tokens and scores to the bit, by its warm start and its adapter apart. Away from its run
-# a checkpoint has the joined adapter, which bf16 rounds differently.
-for dtype in fp32 bf16; do
-	own=$work/own.$dtype
-	train --dtype $dtype --out "$own" --steps 3 --lr 1e-2 --eval.data "$work/held" --eval.rows 16
-	cp -RL "$own/checkpoints/latest" "$work/away.$dtype"
-	for half in "$own/checkpoints/latest" "$work/away.$dtype"; do
-		ok nla-eval --dtype $dtype --model "$tiny/model" --av "$half/av" --ar "$half/ar" --data "$work/held" --rows 16 --max-new-tokens 40 \
-			--out "$half.eval"
-	done
-	grep -q "is away from its run's reference/" "$work/stderr" || fail "no word of the joined adapter: $(cat "$work/stderr")"
-	python3 - "$own/eval-3" "$own/checkpoints/latest.eval" "$work/away.$dtype.eval" $dtype <<'END'
+# A run's own evaluation once more, by its folder alone: the same tokens and scores to the bit, by its warm start and its adapter apart,
+# with a frozen AR, a co-trained one, and over a whole AV. Away from its run a checkpoint has the joined adapter, which bf16 rounds
+# differently.
+as_the_run() { # RUN STEP EVALUATION
+	python3 - "$1/eval-$2" "$1/evaluations/$3" "$2" <<'END'
 import json, sys
 
 load = lambda path: [json.loads(line) for line in open(path)]
-own, again, away = load(sys.argv[1] + ".rows.jsonl"), load(sys.argv[2] + "/rows.jsonl"), load(sys.argv[3] + "/rows.jsonl")
-assert len(own) == 16
+own, again = load(sys.argv[1] + ".rows.jsonl"), load(sys.argv[2] + "/rows.jsonl")
+assert len(own) == len(again) == 16
 for a, b in zip(own, again):
     assert a == {key: b[key] for key in a}, (a, b)
 a, b = json.load(open(sys.argv[1] + ".json")), json.load(open(sys.argv[2] + "/summary.json"))
-assert all(b[key] == a[key] for key in a if a[key] is not None and key not in ("seconds", "tokens_per_second")), (a, b)
-assert sys.argv[4] == "fp32" or any(x["logprob"] != y["logprob"] for x, y in zip(again, away)), "the adapters were not apart"
+assert all(b[key] == a[key] for key in a if a[key] is not None and key != "seconds"), (a, b)
+assert b["step"] == int(sys.argv[3]) and 0 < b["kl"], b
 END
+}
+ok nla-export --model "$tiny/model" --av "$work/av" --out "$work/whole" --export.dtype fp32
+for kind in fp32 bf16 co whole; do
+	own=$work/own.$kind
+	case $kind in
+	fp32 | bf16) set -- --dtype $kind ;;
+	co) set -- --ar_update.enabled --ar_update.lr 1e-2 ;;
+	whole) set -- --av "$work/whole" ;;
+	esac
+	train --out "$own" --steps 3 --lr 1e-2 --eval.data "$work/held" --eval.rows 16 "$@"
+	ok nla-eval "$own"
+	as_the_run "$own" 3 step-3
+	! grep -q "rounds differently" "$work/stderr" || fail "$kind: $(cat "$work/stderr")"
 done
+head -n 1 "$work/stderr" | grep -q "^nla-eval: AV '$own/checkpoints/step-3/av' (step 3), AR '$own/checkpoints/step-3/ar' (step 3), 16 of 24 rows" ||
+	fail "the first line does not say what is evaluated: $(cat "$work/stderr")"
+tail -n 1 "$work/stderr" | grep -q "written to '$own/evaluations/step-3'" || fail "where is it? $(cat "$work/stderr")"
+for dtype in fp32 bf16; do
+	cp -RL "$work/own.$dtype/checkpoints/latest" "$work/away.$dtype"
+	ok nla-eval --dtype $dtype --model "$tiny/model" --av "$work/away.$dtype" --ar "$work/away.$dtype" --data "$work/held" --rows 16 \
+		--max-new-tokens 40 --out "$work/away.$dtype.eval"
+	grep -q "is away from its run's reference/.* some texts may differ" "$work/stderr" || fail "no word of the joined adapter: $(cat "$work/stderr")"
+done
+python3 - "$work/own.bf16/evaluations/step-3/rows.jsonl" "$work/away.bf16.eval/rows.jsonl" <<'END'
+import json, sys
+one, other = ([json.loads(line)["logprob"] for line in open(path)] for path in sys.argv[1:])
+assert one != other, "the adapters were not apart"
+END
+
+# Every way to name the run means its newest checkpoint; a file of it never its warm start, nor its `out`.
+own=$work/own.fp32
+ok nla-eval "$own/config.json" --name file
+ok nla-eval "$own/checkpoints/latest" --name latest
+ok nla-eval --model "$tiny/model" --av "$own" --ar "$own/checkpoints/step-3" --data "$work/held" --rows 16 --max-new-tokens 40 --name flags
+for name in file latest flags; do
+	as_the_run "$own" 3 step-3-$name
+done
+mkdir "$own/checkpoints/step-9" # not whole: it has no state.json
+ok nla-eval "$own" --name seed --seed 4 --rows 4
+[ "$(tool get "$own/evaluations/step-3-seed/summary.json" rows)" = 4 ] || fail "--rows does not change a run's"
+[ ! -e "$own/summary.json" ] || fail "an evaluation in the run's own folder"
+refused 2 "evaluations/step-3/summary.json' is there already: give --overwrite .* or another --out or --name" nla-eval "$own"
+refused 2 "'out' is '$own', a run's folder: give another --out" nla-eval "$own" --out "$own"
+refused 2 "'$own' is a run's folder: 'nla-train $own/config.json --out $own --resume' continues that run" nla-train "$own"
+refused 2 "'nla-sft .*--resume' continues that run" nla-sft "$work/sft"
+refused 2 "'out' is not set" nla-extract "$own" --corpus "$work/held.jsonl"
+refused 2 "texts of --score are not what a run says: give --name or --out" nla-eval "$own" --score "$work/a/rows.jsonl"
+refused 2 "'eval.name' is part of a folder's name" nla-eval "$own" --name a/b
+echo "{\"model\": \"$tiny/model\", \"av\": \"$work/av\", \"ar\": \"$tiny/ar\", \"data\": \"$work/held\", \"out\": \"$work/mine\"}" >"$work/train.json"
+refused 2 "'out' is not set: give --out, or an AV of a run" nla-eval "$work/train.json"
+tool set "$work/train.json" eval '{"data": "held"}'
+for data in held bare; do # a flag goes over what a file holds out
+	[ $data = held ] && set -- || set -- --data "$work/$data"
+	ok nla-eval "$work/train.json" --rows 2 --out "$work/by-file" --max-new-tokens 2 --overwrite "$@"
+	[ "$(tool get "$work/by-file/summary.json" data)" = "$work/$data" ] || fail "not the rows of '$data': $(cat "$work/stderr")"
+done
+refused 2 "'out' is not set: give --out" nla-export "$work/train.json"
+refused 1 "the checkpoint '$work/sft/checkpoints/step-100' has no ar/" nla-eval --model "$tiny/model" --av "$work/sft" --ar "$work/sft" --data "$work/held"
+mkdir "$work/young"
+: >"$work/young/metrics.jsonl"
+refused 1 "the run '$work/young' has no whole checkpoint yet" nla-eval "$work/train.json" --av "$work/young"
+# What nla-sft leaves is a run too.
+eval_ --av "$work/sft" --data "$work/held" --rows 16 --seed 3
+python3 - "$work/a/rows.jsonl" "$work/sft/evaluations/step-100/rows.jsonl" <<'END'
+import sys
+assert open(sys.argv[1]).read() == open(sys.argv[2]).read(), "not the AV that nla-sft trained"
+END
+ok nla-export "$own" --out "$work/both"
+[ -e "$work/both/av/config.json" ] && [ -e "$work/both/ar/value_head.safetensors" ] || fail "nla-export RUN: $(ls -R "$work/both")"
+ok nla-export "$work/sft" --out "$work/one"
+[ -e "$work/one/nla_meta.yaml" ] || fail "nla-export of a warm start: $(ls -R "$work/one")"
+# It is known who wrote a run and its checkpoints.
+for file in "$own/config.json" "$own/checkpoints/step-3/config.json" "$work/sft/checkpoints/step-100/config.json"; do
+	[ "$(tool get "$file" _made_by.device)" = "$(tool get "$work/a/summary.json" made_by.device)" ] || fail "'$file' does not say who made it"
+	"$BUILD_DIR/nla-eval" --version | grep -q "^nla-eval $(tool get "$file" _made_by.version), commit $(tool get "$file" _made_by.commit)" ||
+		fail "'$file' names another program than $("$BUILD_DIR/nla-eval" --version)"
+done
+# Most rows fail: the cause, and what one of them says. The table of a run says it too.
+ok nla-eval --model "$tiny/model" --av "$tiny/av" --ar "$tiny/ar" --data "$work/held" --rows 4 --max-new-tokens 8 --out "$work/failing"
+grep -q 'warning: 4 of 4 samples failed: .* The first as truncated (no stop token within rollout.max_new_tokens): "' "$work/stderr" ||
+	fail "no word of failures: $(cat "$work/stderr")"
+av=$tiny/av train --out "$work/fails" --steps 1 --max-new-tokens 8 --eval.data "$work/held" --eval.rows 4
+[ "$(grep -c '^  \(before\|after \) (fve .*): (failed: [a-z_]*) ".' "$work/stdout")" -eq 6 ] || fail "no texts of failures: $(cat "$work/stdout")"
 
 # Responses without ids are read as the tokenizer reads them; an explanation's whitespace goes; an empty one fails; a row may
 # come twice.

@@ -16,6 +16,8 @@ import tool
 samples, row = [json.loads(line) for line in open(sys.argv[1])], tool.read_rows(sys.argv[2])[5]
 for s in samples:
     assert s["text"] == row["text"], (s["text"], row["text"])
+    assert s["row"] == 5 and s["position"] == row["n_raw_tokens"] - 1 and s["token"] and row["text"].endswith(s["token"])
+    assert (s["explanation"] or "") in s["response"] and (s["failed"] is None or s["response"])
     assert 0 < s["response_tokens"] <= 40
     assert abs(s["cosine"] - (1 - s["mse"] / 2)) < 1e-6 and {"fve", "fve_meannorm"} <= s.keys()
     assert (s["failed"] is None) == (s["mse"] != 2)
@@ -50,8 +52,17 @@ assert a["explanation"] == b["explanation"] and a["response_tokens"] == b["respo
 assert abs(a["mse"] - b["mse"]) <= float(sys.argv[3]), (a, b)
 END
 }
-explain --text "$(cat "$work/text")" --temperature 0
+explain --text "$(cat "$work/text")" --temperature 0 --data "$work/held"
 alike "$work/stdout" 1e-2
+head -n 1 "$work/stderr" | grep -q "^nla-explain: AV '$work/av', AR '.*/ar', token [0-9]* '.*' of the text; baselines of '$work/held': raw variance" ||
+	fail "the first line does not say what is explained: $(cat "$work/stderr")"
+python3 - "$work/row" "$work/stdout" <<'END'
+import json, sys
+
+a, b = (json.loads(open(path).readline()) for path in sys.argv[1:3])
+assert a["position"] == b["position"] and a["token"] == b["token"], (a, b)
+assert abs(a["fve"] - b["fve"]) < 2e-2 and abs(a["fve_meannorm"] - b["fve_meannorm"]) < 2e-2, (a, b)
+END
 explain --text "$(cat "$work/text") and more of it" --position "$(python3 -c '
 import os, sys
 sys.path.insert(0, os.path.join(os.environ["SOURCE_DIR"], "tests", "command"))
@@ -63,6 +74,24 @@ explain --vector "$work/v.safetensors" --temperature 0
 alike "$work/stdout" 0
 ! grep -q '"fve"' "$work/stdout" || fail "an fve without a baseline"
 
-# One activation at a time.
+# What fails is there to be read.
+explain --row 5 --data "$work/held" --samples 2 --max-new-tokens 2
+grep -q '"explanation":null,"response":"[^"].*","failed":"truncated"' "$work/stdout" || fail "no text of a failure: $(cat "$work/stdout")"
+grep -q 'warning: 2 of 2 samples failed: .* The first as truncated' "$work/stderr" || fail "no warning: $(cat "$work/stderr")"
+# A run's folder: its newest checkpoint, and rows of its held-out set.
+train --out "$work/run" --steps 2 --eval.data "$work/held" --eval.rows 2
+ok nla-explain "$work/run" --row 5
+[ "$(python3 -c 'import json, sys; print(json.loads(open(sys.argv[1]).readline())["text"])' "$work/stdout")" = "$(cat "$work/text")" ] ||
+	fail "not row 5 of the held-out set: $(cat "$work/stdout")"
+head -n 1 "$work/stderr" | grep -q "^nla-explain: AV '$work/run/checkpoints/step-2/av' (step 2), .* row 5 of '$work/held'; baselines" ||
+	fail "$(cat "$work/stderr")"
+explain --av "$work/run/checkpoints/latest" --ar "$work/run" --row 5 --data "$work/held"
+cp "$work/stdout" "$work/row"
+ok nla-explain "$work/run/config.json" --row 5 --ar "$tiny/ar"
+same "$work/row" "$work/stdout"
+
+# One activation at a time, and one at least.
+refused 2 "nothing to explain: give a --text that is not empty" nla-explain "$work/run" --text ""
+refused 2 "nothing to explain" nla-explain --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held"
 refused 2 "give one of" nla-explain --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --text a \
 	--vector "$work/v.safetensors"

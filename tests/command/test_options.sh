@@ -12,7 +12,11 @@ for program in nla-train nla-sft nla-extract nla-eval nla-explain nla-teach nla-
 	grep -q -- '--model' "$work/help" && grep -q 'auto' "$work/help" || fail "$program --help lacks options or defaults"
 	refused 2 "'--modl'.*model" $program --modl x
 	refused 2 "'threads' is '-1'|'threads' is -1: want" $program --threads -1
-	refused 2 "'model' is not set" $program
+	subject=
+	[ $program != nla-explain ] || subject="--row 0"
+	refused 2 "'model' is not set" $program $subject
+	"$BUILD_DIR/$program" --version | grep -Eq "^$program [0-9]+\.[0-9]+\.[0-9]+, commit ([0-9a-f]{12}(-dirty)?|unknown), libtorch [0-9]" ||
+		fail "$program --version: $("$BUILD_DIR/$program" --version)"
 done
 "$BUILD_DIR/nla-train" --help >"$work/help"
 for text in -- 'units of reward.score' '0.2' '1e-5' '160' 'default'; do

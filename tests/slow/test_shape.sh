@@ -28,6 +28,6 @@ cat "$work/stdout"
 grep -q '^room: 16 x 16 responses fit too' "$work/stdout" || fail "no room for 16 x 16"
 grep -q '^not tried: ' "$work/stdout" || fail "a step of 8B was tried without a GPU, or left out in silence"
 python3 -c "import sys; sys.exit(not $resident < 4)" || fail "$resident GB resident, want less than 4: it was read, not mapped"
-timed nla-explain --dtype bf16 --device cpu "$work/shape/config.json" --max-new-tokens 4
+timed nla-explain --dtype bf16 --device cpu "$work/shape/config.json" --row 0 --max-new-tokens 4
 cat "$work/stdout"
 python3 -c 'import json, sys; r = json.load(open(sys.argv[1])); assert r["response_tokens"] == 4 and 0 <= r["mse"] <= 4, r' "$work/stdout"

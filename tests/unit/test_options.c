@@ -144,7 +144,7 @@ static void test_flag_errors(void **state)
 		{ { "--reward.score", "fv" }, "'reward.score' is \"fv\": want one of" },
 		{ { "--lambda" }, "option '--lambda' has no value: want a number, 0 to 100" },
 		{ { "--model", "--lambda", "1" }, "option '--model' has no value: want a path" },
-		{ { "a.json", "b.json" }, "two configuration files are given, 'a.json' and 'b.json'" },
+		{ { "a.json", "b.json" }, "two configurations are given, 'a.json' and 'b.json'" },
 		{ { "--eval.data", "x" }, "'nla-test' does not use the option '--eval.data'" },
 		{ { "none.json" }, "cannot read 'none.json': No such file" },
 	};
@@ -171,7 +171,7 @@ static void test_json(void **state)
 
 	put_text("c.json", "{\"model\": \"m/t\", \"device\": \"cpu\", \"steps\": 1e3, \"resume\": true, \"rollout\": {\"group\": 8},"
 			   " \"reward\": {\"lambda\": 0.002, \"score\": \"-mse\", \"very\": {\"deep_section_with_a_long_name\": 1}},"
-			   " \"eval\": {\"data\": \"/abs\"}, \"seed\": null}");
+			   " \"eval\": {\"data\": \"/abs\"}, \"seed\": null, \"_remark\": {\"steps\": \"any\"}}");
 	assert_ok(apply(f, TRAIN, &err, ARGS("--steps", "7", in_scratch("c.json"), "--lambda=0.5")));
 	assert_string_equal(f->args.config, in_scratch("c.json"));
 	assert_string_equal(c->model, in_scratch("m/t")); /* relative to the file */
@@ -183,6 +183,9 @@ static void test_json(void **state)
 	assert_int_equal(c->steps, 1000);
 	assert_ok(apply(f, TRAIN, &err, ARGS("--lambda", "1", "--", in_scratch("c.json"))));
 	assert_non_null(f->args.config);
+	put_text("config.json", "{\"steps\": 5}"); /* a folder is its config.json */
+	assert_ok(apply(f, TRAIN, &err, ARGS(in_scratch("."))));
+	assert_int_equal(c->steps, 5);
 }
 
 static void test_json_errors(void **state)
@@ -288,7 +291,8 @@ static void test_help(void **state)
 		"  --reward.very.deep_section_with_a_long_name X\n"
 		"                                          nested twice [default -0.5; -1 to 1]\n"
 		"\n"
-		"  -h, --help                              show this text\n";
+		"  -h, --help                              show this text\n"
+		"  --version                               version, commit, libtorch\n";
 	struct nla_str s = NLA_STR_INIT;
 
 	nla_options_help(table, N, TRAIN, false, &s);
