@@ -258,11 +258,23 @@ enum nla_status nla_half_new(struct nla_half *h, enum nla_half_role role, const 
 	return err->status;
 }
 
+/* A name on the hub that the sidecar has, else the folder of the weights: PEFT finds that from any folder, if on this machine
+ * alone. */
+char *nla_half_base(const struct nla_half *h)
+{
+	const char *name = h->meta.base_checkpoint, *folder = h->weights.base ? h->weights.base : h->target->folder;
+	const bool hub = !h->weights.base && name && !nla_exists(name) && nla_is_hub_name(name);
+	char *path = hub ? nla_strdup(name) : realpath(folder, NULL);
+	return path ? path : nla_strdup(folder);
+}
+
 enum nla_status nla_half_save(const struct nla_half *h, const struct nla_adapter *extra, const char *folder, const char *stage,
 			      struct nla_err *err)
 {
 	const struct nla_adapter *own = h->adapter.layers ? &h->adapter : NULL, *saved = own ? own : extra;
 	NLA_AUTO(nla_adapter_release) struct nla_adapter joined = { 0 };
+	nla_auto char *base = nla_half_base(h);
+	const struct nla_chat *chat = &h->target->chat;
 	struct nla_sidecar meta;
 	nla_sidecar_init(&meta);
 	nla_sidecar_copy(&meta, &h->meta);
@@ -276,7 +288,7 @@ enum nla_status nla_half_save(const struct nla_half *h, const struct nla_adapter
 	if (own && extra && !nla_adapter_join(&joined, own, extra, err))
 		saved = &joined;
 	if (err->status || nla_mkdirs(folder, err) ||
-	    (saved && nla_adapter_save(saved, folder, meta.base_folder ? meta.base_folder : meta.base_checkpoint, err)) ||
+	    (saved && nla_adapter_save(saved, folder, base, err)) ||
 	    (h->head && nla_ar_save_head(h->head, folder, err)) || nla_sidecar_write(&meta, folder, err))
 		nla_err_context(err, "cannot save %s '%s'", role_titles[h->role], folder);
 	nla_sidecar_release(&meta);

@@ -180,7 +180,8 @@ enum nla_status nla_newset_describe(struct nla_sidecar *meta, const struct nla_t
 	int64_t blocks = t->lm.arch.n_layers;
 	meta->kind = nla_strdup("nla_dataset");
 	meta->stage = nla_strdup("extract");
-	meta->base_checkpoint = nla_strdup(nla_path_base(cfg->model));
+	nla_auto char *whole = realpath(cfg->model, NULL);
+	meta->base_checkpoint = nla_strdup(nla_path_base(whole ? whole : cfg->model));
 	if (!*cfg->extract.meta)
 		take_templates(meta, cfg->templates.marker, cfg->templates.av, cfg->templates.ar);
 	else if (describe_like(meta, t, cfg->extract.meta, err))

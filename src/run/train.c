@@ -251,8 +251,9 @@ static enum nla_status save(struct nla_loop *loop, const char *dir, struct nla_e
 	const struct nla_train *t = (struct nla_train *)loop;
 	const struct nla_models *m = &t->models;
 	nla_auto char *av = nla_path_join(dir, "av"), *ar = nla_path_join(dir, "ar"), *alone = nla_path_join(dir, "adapter");
+	nla_auto char *base = nla_half_base(&m->av);
 	if (!nla_half_save(&m->av, &t->adapter, av, "rl", err) &&
-	    (!m->av.adapter.layers || !nla_adapter_save(&t->adapter, alone, m->av.meta.base_checkpoint, err)) &&
+	    (!m->av.adapter.layers || !nla_adapter_save(&t->adapter, alone, base, err)) &&
 	    !nla_half_save(&m->ar, NULL, ar, t->cfg->ar_update.enabled ? "rl" : m->ar.meta.stage, err))
 		nla_config_write(t->cfg, dir, err);
 	return err->status;
