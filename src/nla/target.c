@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/progress.h"
 #include "lm/selfcheck.h"
 #include "nla/folder.h"
 
@@ -76,40 +77,44 @@ enum nla_status nla_target_encode(const struct nla_target *t, bool special, cons
 
 /* ---- prompts ---- */
 
-/* The ids of the marker as a text: what a byte-level vocabulary lists under its characters may stand for other bytes. */
-static enum nla_status find_marker(struct nla_prompts *p, const struct nla_sidecar *meta, const struct nla_target *t,
-				   struct nla_err *err)
+/* Does this token stand for the marker alone? What a byte-level vocabulary lists under its characters may stand for other
+ * bytes. */
+static bool is_marker(const struct nla_target *t, int32_t id, const char *marker)
 {
-	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
-	nla_tokenizer_encode(t->tok, meta->marker, strlen(meta->marker), &ids, err);
-	int32_t live = ids.n == 1 ? ids.data[0] : -1;
-	p->marker_id = meta->marker_id >= 0 ? meta->marker_id : live;
-	if (!err->status && p->marker_id < 0)
-		nla_fail(err, "the marker '%s' is %zu tokens: choose one that is a single token", meta->marker, ids.n);
-	else if (!err->status && live >= 0 && live != p->marker_id)
-		nla_fail(err, "injection_token_id is %d, the tokenizer gives marker '%s' the id %d", (int)p->marker_id,
-			 meta->marker, (int)live);
-	return err->status;
+	struct nla_err ignored = NLA_ERR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str piece = NLA_STR_INIT;
+	return !nla_tokenizer_piece(t->tok, id, &piece, &ignored) && !strcmp(piece.buf, marker);
 }
 
+/* The marker in the AV prompt: by the sidecar's id, else as the token of its text, alone or where it stands. */
 static enum nla_status find_av(struct nla_prompts *p, const struct nla_sidecar *meta, const struct nla_target *t,
 			       struct nla_err *err)
 {
 	nla_auto char *content = NULL;
+	NLA_AUTO(nla_i32s_release) struct nla_i32s alone = { 0 };
 	int n_found = 0;
-	if (find_marker(p, meta, t, err) || nla_template_fill(meta->av_template, "injection_char", meta->marker, &content, err))
+	if (nla_tokenizer_encode(t->tok, meta->marker, strlen(meta->marker), &alone, err) ||
+	    nla_template_fill(meta->av_template, "injection_char", meta->marker, &content, err) ||
+	    nla_chat_prompt(&t->chat, t->tok, content, &p->av, err))
 		return err->status;
-	nla_chat_prompt(&t->chat, t->tok, content, &p->av, err);
+	const int32_t given = meta->marker_id, live = alone.n == 1 ? alone.data[0] : -1;
+	p->marker_id = given >= 0 ? given : live;
+	if (given >= 0 && live >= 0 && live != given && !is_marker(t, given, meta->marker))
+		return nla_fail(err, "injection_token_id is %d, the tokenizer gives marker '%s' the id %d", (int)given,
+				meta->marker, (int)live);
 	for (int64_t i = 0, n = (int64_t)p->av.n; i < n; i++)
-		if (p->av.data[i] == p->marker_id) {
+		if (p->av.data[i] == p->marker_id || (given < 0 && is_marker(t, p->av.data[i], meta->marker))) {
+			p->marker_id = p->av.data[i];
 			p->at = i;
 			p->left = i > 0 ? p->av.data[i - 1] : -1;
 			p->right = i + 1 < n ? p->av.data[i + 1] : -1;
 			n_found++;
 		}
-	if (!err->status && n_found != 1)
-		nla_fail(err, "the AV prompt holds the marker '%s' %d times as one token (id %d): want it once", meta->marker,
-			 n_found, (int)p->marker_id);
+	if (!n_found && p->marker_id < 0)
+		nla_fail(err, "the marker '%s' is %zu tokens: choose one that is a single token", meta->marker, alone.n);
+	else if (n_found != 1)
+		nla_fail(err, "the AV prompt holds the marker '%s' %d times as one token (id %d): want it once%s", meta->marker,
+			 n_found, (int)p->marker_id, n_found ? "" : ", and a line break where it merges with its neighbour");
 	return err->status;
 }
 
@@ -265,6 +270,58 @@ enum nla_status nla_contract_fits_set(struct nla_actset *set, const struct nla_t
 				"same of both "
 				"(tokens.add_special, in the sidecars or as an option)",
 				path, ours ? "" : "out", ours ? "none" : "them");
+	return NLA_OK;
+}
+
+/* ---- a new sidecar ---- */
+
+/* What texts rarely hold; the last ones are a token of every vocabulary that has bytes. */
+static const char *const markers[] = { "\u320E", "\u3297", "\u00A7", "\u00B6", "\u2020", "\u203B", "\u2022", "\u25C6",
+				       "~",      "^",      "|",      "#",      "@",      "*" };
+/* In place of the slot: where a marker merges with what is next to it, line breaks keep it apart. */
+static const char *const apart[] = { "{injection_char}", "\n{injection_char}", "\n{injection_char}\n" };
+
+static bool serves(const char *marker, const char *template, const struct nla_target *t, struct nla_err *why)
+{
+	const struct nla_sidecar meta = { .marker = (char *)marker, .av_template = (char *)template, .marker_id = -1 };
+	struct nla_prompts p;
+	*why = (struct nla_err)NLA_ERR_INIT;
+	if (!nla_prompts_find(&p, &meta, t, why))
+		nla_prompts_release(&p);
+	return !why->status;
+}
+
+enum nla_status nla_marker_choose(struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
+{
+	struct nla_err why, ignored;
+	NLA_AUTO(nla_strs_release) struct nla_strs found = { 0 };
+	NLA_AUTO(nla_str_release) struct nla_str list = NLA_STR_INIT;
+	nla_auto char *template = NULL;
+	if (meta->marker && serves(meta->marker, meta->av_template, t, &why))
+		return NLA_OK;
+	for (size_t k = 0; k < NLA_LEN(apart) && !found.n; k++) {
+		free(template);
+		if (nla_template_fill(meta->av_template, "injection_char", apart[k], &template, err))
+			return nla_err_context(err, "'templates.av'");
+		for (size_t i = 0; i < NLA_LEN(markers) && found.n < 3; i++)
+			if (serves(markers[i], template, t, &ignored))
+				nla_strs_push(&found, markers[i]);
+	}
+	const bool parted = strcmp(template, meta->av_template) != 0;
+	for (size_t i = 0; i < found.n; i++)
+		nla_str_addf(&list, "%s'%s'", i ? ", " : "", found.data[i]);
+	if (meta->marker)
+		return nla_usage(err, "'templates.marker' is '%s': %s; with this tokenizer%s these work: %s", meta->marker,
+				 why.text, parted ? " and a line break around {injection_char}" : "", list.buf);
+	if (!found.n)
+		return nla_usage(err, "'templates.marker' is auto: no character tried is a token of its own in templates.av, "
+				 "give one");
+	if (parted || strcmp(found.data[0], markers[0]))
+		nla_say("marker '%s'%s", found.data[0], parted ? ", with a line break between it and the text that it merges "
+			"with" : "");
+	meta->marker = nla_strdup(found.data[0]);
+	free(meta->av_template);
+	meta->av_template = nla_strdup(template);
 	return NLA_OK;
 }
 

@@ -148,7 +148,7 @@ void nla_subject_release(struct nla_subject *s)
 
 static void take_templates(struct nla_sidecar *meta, const char *marker, const char *av, const char *ar)
 {
-	meta->marker = nla_strdup(marker);
+	meta->marker = strcmp(marker, "auto") ? nla_strdup(marker) : NULL;
 	meta->av_template = nla_strdup(av);
 	meta->ar_template = nla_strdup(ar);
 }
@@ -194,5 +194,7 @@ enum nla_status nla_newset_describe(struct nla_sidecar *meta, const struct nla_t
 	if (meta->layer >= blocks)
 		return nla_usage(err, "'extract.layer' is %lld: '%s' has blocks 0 to %lld", (long long)meta->layer, cfg->model,
 				 (long long)blocks - 1);
+	if (!*cfg->extract.meta && nla_marker_choose(meta, t, err))
+		return err->status;
 	return nla_contract_make(meta, t, err);
 }

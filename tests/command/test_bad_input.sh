@@ -177,8 +177,8 @@ extract 1 "key.jsonl:1': 'text' is missing" --corpus key.jsonl
 gzip -c train.jsonl >cut.jsonl.gz && tool clip cut.jsonl.gz 20
 extract 1 "cut.jsonl.gz" --corpus cut.jsonl.gz
 extract 2 "'extract.layer' is 5: .* blocks 0 to 4" --layer 5
-extract 1 "the marker 'cat dog' is [0-9]+ tokens" --templates.marker 'cat dog'
-extract 1 "injection_char" --templates.av 'no slot'
+extract 2 "'templates.marker' is 'cat dog': the marker 'cat dog' is [0-9]+ tokens.*these work: '.*', '.*', '.*'" --templates.marker 'cat dog'
+extract 1 "'templates.av': template has '.injection_char.' nowhere" --templates.av 'no slot'
 extract 1 "explanation" --templates.ar 'Text: {explanation}'
 [ ! -e new/nla_meta.yaml ] || fail "a failed extraction left a sidecar"
 copy held there && echo mine >there/notes.txt && mkdir there/more && echo mine >there/more/notes.txt

@@ -180,7 +180,7 @@ tool set piece/config.json vocab_size 700
 echo '{"text": "the work of the license and the work of the other"}' >words.jsonl
 ok nla-sft --role lm --model piece --chat.format llama2 --sft.init true --dtype fp32 --sft.corpus words.jsonl --sft.held_out 0 --steps 1 --batch 1 --out piece-lm
 ok nla-extract --model piece-lm/checkpoints/latest/model --chat.format llama2 --corpus words.jsonl --extract.layer 0 --extract.per_doc 4 --extract.min_position 2 \
-	--extract.next 100 --templates.marker x --out piece-set
+	--extract.next 100 --out piece-set
 gzip -dc piece-set/rows.jsonl.gz | python3 -c '
 import json, sys
 words = [word for line in sys.stdin for word in json.loads(line)["next"]]
