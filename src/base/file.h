@@ -9,6 +9,8 @@
 bool nla_exists(const char *path);
 bool nla_exists_in(const char *folder, const char *name);
 bool nla_is_dir(const char *path);
+/* An error unless it is. */
+enum nla_status nla_need_dir(const char *path, struct nla_err *err);
 char *nla_path_join(const char *dir, const char *name);  /* owned; an absolute name stays as it is */
 char *nla_path_dir(const char *path);                    /* owned; "." when there is no slash; "a" of "a/b/" */
 const char *nla_path_base(const char *path);             /* borrowed from path: a slash at its end stays */

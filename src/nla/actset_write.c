@@ -19,7 +19,6 @@
 
 #define DATA_NAME "activations.safetensors"
 #define ROWS_TMP "rows.tmp.jsonl.gz" /* ends in .gz: nla_log compresses it */
-#define MAX_BASELINE_ROWS 50000
 #define FLUSH_BYTES (4 << 20)
 
 /* ---- the folder ---- */
@@ -164,7 +163,7 @@ enum nla_status nla_actset_add(struct nla_actset_writer *w, const struct nla_row
 	nla_log_add(&w->log, w->line.buf, w->line.len);
 	if (w->log.pending.len >= FLUSH_BYTES && nla_log_flush(&w->log, err))
 		return err->status;
-	if (w->n++ < MAX_BASELINE_ROWS)
+	if (w->n++ < NLA_BASELINE_ROWS)
 		nla_baseline_add(&w->baseline, w->stored);
 	return NLA_OK;
 }

@@ -54,6 +54,8 @@ static enum nla_status find_base(struct nla_weights *w, const char *folder, cons
 					 asked);
 	} else if (asked && *asked) {
 		w->base = nla_strdup(asked);
+		if (nla_need_dir(asked, err))
+			return err->status;
 		if (!nla_is_whole(asked))
 			return nla_fail(err, "'%s' is no whole checkpoint: want config.json and model.safetensors",
 					asked);
@@ -146,11 +148,10 @@ static enum nla_status read_ar_meta(struct nla_sidecar *meta, const char *folder
 static enum nla_status prepare(struct nla_half *h, const char *path, struct nla_err *err)
 {
 	struct nla_prompts prompts = { 0 };
+	const int need = h->role == NLA_AR ? NLA_NEED_AR | NLA_NEED_BLOCK : NLA_NEED_AV;
+	if (nla_sidecar_need(&h->meta, NLA_NEED_ANY | need, path, err))
+		return err->status;
 	h->depth = h->role == NLA_AR ? nla_sidecar_block(&h->meta) + 1 : h->target->lm.arch.n_layers;
-	if (h->role == NLA_AR && (!h->meta.ar_template || h->depth < 1))
-		return nla_fail(err, "'%s': has no AR template or no layer_index", path);
-	if (h->role == NLA_AV && (!h->meta.av_template || !h->meta.marker))
-		return nla_fail(err, "'%s': has no AV template or no injection_char", path);
 	if (nla_contract_check(&h->meta, h->target, path, err) || h->role == NLA_AR)
 		return err->status;
 	if (nla_prompts_find(&prompts, &h->meta, h->target, err)) {

@@ -158,12 +158,9 @@ static enum nla_status describe_like(struct nla_sidecar *meta, const struct nla_
 				     struct nla_err *err)
 {
 	struct nla_sidecar like;
-	if (nla_sidecar_read(&like, path, err))
-		return err->status;
-	if (!like.marker || !like.av_template || !like.ar_template) {
-		nla_fail(err, "'%s': its sidecar has no injection_char, AV template or AR template: give them as options, "
-			 "without extract.meta", path);
-	} else if (!nla_contract_check(&like, t, path, err)) {
+	if (!nla_sidecar_read(&like, path, err) &&
+	    !nla_sidecar_need(&like, NLA_NEED_ANY | NLA_NEED_AV | NLA_NEED_AR, path, err) &&
+	    !nla_contract_check(&like, t, path, err)) {
 		take_templates(meta, like.marker, like.av_template, like.ar_template);
 		meta->inject = like.inject;
 		meta->injection_scale = like.injection_scale;

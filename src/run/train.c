@@ -99,7 +99,7 @@ static enum nla_status open_data(struct nla_train *t, struct nla_err *err)
 	if (open_set(t, &t->set, cfg->data, err))
 		return err->status;
 	if (!(t->set.meta.baseline_var > 0) || !(t->set.meta.baseline_mean > 0))
-		return nla_fail(err, "'%s/nla_meta.yaml' has no baselines: make the set with nla-extract", cfg->data);
+		return nla_fail(err, "'%s': its baseline is 0, all vectors are the same: no FVE can be computed", cfg->data);
 	nla_cursor_init(&t->loop.cursor, (uint64_t)cfg->seed, t->set.n);
 	t->has_eval = *cfg->eval.data;
 	if (t->has_eval && !open_set(t, &t->eval_set, cfg->eval.data, err))
