@@ -199,23 +199,13 @@ enum nla_status nla_actset_finish(struct nla_actset_writer *w, struct nla_err *e
 
 /* ---- other explanations ---- */
 
-static enum nla_status copy_file(const char *from, const char *to, struct nla_err *err)
-{
-	struct nla_map map;
-	if (nla_map_open(&map, from, err))
-		return err->status;
-	nla_file_write(to, map.data, map.size, false, err);
-	nla_map_close(&map);
-	return err->status;
-}
-
 /* The link gets a name of its own first: link() does not replace. */
 static enum nla_status share_file(const char *from, const char *to, struct nla_err *err)
 {
 	nla_auto char *tmp = nla_format("%s.tmp", to);
 	unlink(tmp);
 	if (linkat(AT_FDCWD, from, AT_FDCWD, tmp, AT_SYMLINK_FOLLOW))
-		copy_file(from, to, err); /* another file system, or one without hard links */
+		nla_copy_file(from, to, err); /* another file system, or one without hard links */
 	else if (rename(tmp, to))
 		nla_fail(err, "cannot rename '%s' to '%s': %s", tmp, to, strerror(errno));
 	unlink(tmp); /* rename() leaves it when both are links to one file */
@@ -276,6 +266,6 @@ enum nla_status nla_actset_explain(const struct nla_actset *from, const char *to
 {
 	nla_auto char *meta = nla_path_join(from->path, NLA_SIDECAR_NAME), *copy = nla_path_join(to, NLA_SIDECAR_NAME);
 	if (!nla_mkdirs(to, err) && !share_data(from->path, to, err) && !write_rows(from, to, explanation, err))
-		copy_file(meta, copy, err);
+		nla_copy_file(meta, copy, err);
 	return err->status;
 }

@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/progress.h"
 #include "nla/folder.h"
 
 #define HEAD_FILE "value_head.safetensors"
@@ -223,6 +224,9 @@ enum nla_status nla_half_open(struct nla_half *h, enum nla_half_role role, const
 			 (!ar || !find_layer(h, err)) && !prepare(h, path, err) && !load_weights(h, folder, err))
 			check_injection(h, path, err);
 	}
+	if (!err->status && !ar && !h->meta.chat_format && !(target->chat.own && !*target->chat.system))
+		nla_say("'%s' does not say which chat format and system turn it was trained with: here %s, system turn '%s'",
+			path, nla_chat_name(&target->chat), target->chat.system ? target->chat.system : "of nla_chat.json");
 	if (err->status) {
 		nla_folder_lead(err, folder, NLA_SIDECAR_NAME, role_names[role]);
 		nla_err_context(err, "cannot load %s '%s'", role_titles[role], folder);
@@ -279,6 +283,8 @@ enum nla_status nla_half_save(const struct nla_half *h, const struct nla_adapter
 	struct nla_sidecar meta;
 	nla_sidecar_init(&meta);
 	nla_sidecar_copy(&meta, &h->meta);
+	if (h->role == NLA_AV)
+		nla_sidecar_chat(&meta, nla_chat_name(chat), chat->system, chat->before, chat->after);
 	nla_sidecar_stamp(&meta, "nla_model", role_names[h->role], stage);
 	if (h->role == NLA_AR)
 		meta.critic_layer = h->depth - 1;

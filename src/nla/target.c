@@ -12,12 +12,33 @@
 #include "lm/selfcheck.h"
 #include "nla/folder.h"
 
+/* Fills in from the sidecar of an AV what is auto: a file decides without it, and an AV that cannot be read is its loader's to
+ * refuse. */
+static void chat_like(struct nla_chat_cfg *use, const char *folder, struct nla_sidecar *av)
+{
+	struct nla_err ignored = NLA_ERR_INIT;
+	nla_sidecar_init(av);
+	if (!use->like || (use->file && *use->file) || nla_exists_in(folder, "nla_chat.json") ||
+	    nla_sidecar_read(av, use->like, &ignored) || !av->chat_format)
+		return;
+	if (use->format == NLA_CHAT_AUTO)
+		use->format = NLA_MAX(nla_word_index(NLA_CHAT_FORMATS, av->chat_format), NLA_CHAT_AUTO);
+	if (av->chat_system && !strcmp(use->system, "auto"))
+		use->system = av->chat_system;
+}
+
 enum nla_status nla_target_describe(struct nla_target *t, const char *folder, const struct nla_chat_cfg *chat,
 				    struct nla_err *err)
 {
-	*t = (struct nla_target){ .folder = nla_strdup(folder), .add_special = chat ? chat->add_special : 0 };
-	if (nla_tokenizer_load(&t->tok, folder, err) || nla_chat_load(&t->chat, folder, t->tok, chat, err) ||
-	    nla_lm_describe(&t->lm, folder, NULL, err))
+	struct nla_chat_cfg use = chat ? *chat : (struct nla_chat_cfg){ .system = "auto", .file = "" };
+	NLA_AUTO(nla_sidecar_release) struct nla_sidecar av;
+	*t = (struct nla_target){ .folder = nla_strdup(folder), .add_special = use.add_special };
+	chat_like(&use, folder, &av);
+	if (nla_need_dir(folder, err))
+		nla_err_context(err, "cannot load model '%s'", folder);
+	else if (!nla_tokenizer_load(&t->tok, folder, err) && !nla_chat_load(&t->chat, folder, t->tok, &use, err))
+		nla_lm_describe(&t->lm, folder, NULL, err);
+	if (err->status)
 		nla_target_close(t);
 	return nla_folder_lead(err, folder, "config.json", "model");
 }
@@ -201,6 +222,29 @@ static enum nla_status check_prompts(const struct nla_sidecar *meta, const struc
 	return err->status;
 }
 
+static char *chat_words(const char *format, const char *system, const char *before)
+{
+	return !system  ? nla_format("%s that begins '%s'", format, before ? before : "")
+	       : *system ? nla_format("%s with system turn '%s'", format, system)
+			 : nla_format("%s without a system turn", format);
+}
+
+/* Prompts as the AV was trained with them: what stands around the message, where its sidecar says so, else by their names. */
+static enum nla_status check_chat(const struct nla_sidecar *meta, const struct nla_chat *c, const char *path,
+				  struct nla_err *err)
+{
+	const bool texts = meta->chat_before && meta->chat_after, named = meta->chat_system && c->system;
+	if (!meta->chat_format || (texts ? !strcmp(meta->chat_before, c->before) && !strcmp(meta->chat_after, c->after)
+					 : !strcmp(meta->chat_format, nla_chat_name(c)) &&
+						   (!named || !strcmp(meta->chat_system, c->system))))
+		return NLA_OK;
+	nla_auto char *was = chat_words(meta->chat_format, meta->chat_system, meta->chat_before);
+	nla_auto char *now = chat_words(nla_chat_name(c), c->system, c->before);
+	return nla_fail(err, "'%s': was trained with the chat format %s, here it is %s: %s", path, was, now,
+			strcmp(meta->chat_format, "file") ? "without chat.format, chat.system and nla_chat.json it is the AV's"
+							  : "give its nla_chat.json as chat.file");
+}
+
 enum nla_status nla_contract_check(const struct nla_sidecar *meta, const struct nla_target *t, const char *path,
 				   struct nla_err *err)
 {
@@ -217,6 +261,8 @@ enum nla_status nla_contract_check(const struct nla_sidecar *meta, const struct 
 	if (meta->add_special >= 0 && t->add_special && (t->add_special == 1) != meta->add_special)
 		return nla_fail(err, "'%s': tokens.add_special is %s there, the option says %s", path,
 				meta->add_special ? "true" : "false", t->add_special == 1 ? "true" : "false");
+	if (check_chat(meta, &t->chat, path, err))
+		return err->status;
 	return check_prompts(meta, t, err) ? nla_err_context(err, "'%s'", path) : NLA_OK;
 }
 
@@ -228,9 +274,6 @@ enum nla_status nla_contract_fits(const struct nla_sidecar *meta, const struct n
 		return err->status;
 	for (size_t i = 0; i < NLA_LEN(with); i++) {
 		int64_t ours = nla_sidecar_block(meta), theirs = with[i] ? nla_sidecar_block(with[i]) : -1;
-		if (ours < 0 && theirs >= 0 && meta->kind && !strcmp(meta->kind, "nla_dataset"))
-			return nla_fail(err, "'%s' names no block, the %s is of block %lld: give its nla_meta.yaml the block "
-					"as extraction.layer_index", path, i ? "AR" : "AV", (long long)theirs);
 		if (ours >= 0 && theirs >= 0 && ours != theirs)
 			return nla_fail(err, "'%s' is of block %lld, the %s of block %lld", path, (long long)ours,
 					i ? "AR" : "AV", (long long)theirs);
@@ -354,9 +397,8 @@ enum nla_status nla_copy_beside(const char *from, const char *to, const char *sk
 {
 	for (const char *const *name = nla_beside; *name && !err->status; name++) {
 		nla_auto char *in = nla_path_join(from, *name), *out = nla_path_join(to, *name);
-		NLA_AUTO(nla_str_release) struct nla_str bytes = NLA_STR_INIT;
-		if (!(skip && !strcmp(skip, *name)) && nla_exists(in) && !nla_file_read(in, &bytes, err))
-			nla_file_write(out, bytes.buf, bytes.len, false, err);
+		if (!(skip && !strcmp(skip, *name)) && nla_exists(in))
+			nla_copy_file(in, out, err);
 	}
 	return err->status;
 }

@@ -17,8 +17,8 @@ struct nla_target {
 	int add_special; /* tokens.add_special: 0 auto, 1 true, 2 false */
 };
 
-/* chat: NULL for the checkpoint's own format. random_seed >= 0: random weights for the folder's config.json instead of its
- * weights (pre-training from nothing). */
+/* chat: NULL for the checkpoint's own format; what is auto there, the sidecar of the AV `like` says before the checkpoint does.
+ * random_seed >= 0: random weights for the folder's config.json instead of its weights (pre-training from nothing). */
 enum nla_status nla_target_open(struct nla_target *t, const char *folder, const struct nla_chat_cfg *chat, int device,
 				nt_dtype dtype, int64_t random_seed, struct nla_err *err);
 /* The same without weights: tokenizer, chat format, and lm.arch. For reading sidecars without a forward pass. */

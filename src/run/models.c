@@ -12,8 +12,10 @@ enum nla_status nla_models_load(struct nla_models *m, const struct nla_config *c
 {
 	int device;
 	nt_dtype dtype;
+	struct nla_chat_cfg chat = cfg->chat;
+	chat.like = av;
 	if (nla_config_device(cfg, &device, &dtype, err) || (room && nla_config_room(cfg, device, room, err)) ||
-	    nla_target_open(&m->target, cfg->model, &cfg->chat, device, dtype, -1, err) ||
+	    nla_target_open(&m->target, cfg->model, &chat, device, dtype, -1, err) ||
 	    nla_half_open(&m->av, NLA_AV, &m->target, av, cfg->av_base, err))
 		return err->status;
 	return nla_half_open(&m->ar, NLA_AR, &m->target, ar, cfg->ar_base, err);
