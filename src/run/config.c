@@ -134,6 +134,8 @@ const struct nla_option nla_config_table[] = {
 	INT(extract.next, "0", 0, 100, NULL, EXTRACT, "the target's likeliest next tokens to store with a row"),
 	INT(extract.rows, "0", 0, BIG, "rows", EXTRACT, "rows to stop at; 0: the whole corpus"),
 	ENUM(extract.dtype, "bf16", "bf16|fp32", NULL, EXTRACT, "type of the stored activations"),
+	ROW(extract.sidecar, BOOL, "false", 0, 0, NULL, "sidecar", EXTRACT,
+	    "extract nothing: write the nla_meta.yaml of an AV, an AR or a set in out that was made elsewhere"),
 	STR(templates.av, av_template, NULL, EXTRACT, "AV prompt, with {injection_char} once"),
 	STR(templates.ar, ar_template, NULL, EXTRACT, "AR prompt, with {explanation} once and text after it"),
 	STR(templates.marker, "auto", NULL, EXTRACT,

@@ -4,7 +4,9 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/file.h"
 #include "nla/extract.h"
 
 enum nla_status nla_models_load(struct nla_models *m, const struct nla_config *cfg, const char *av, const char *ar,
@@ -196,4 +198,44 @@ enum nla_status nla_newset_describe(struct nla_sidecar *meta, const struct nla_t
 	if (!*cfg->extract.meta && nla_marker_choose(meta, t, err))
 		return err->status;
 	return nla_contract_make(meta, t, err);
+}
+
+/* An AR has a head. */
+static enum nla_status make_sidecar(struct nla_sidecar *meta, const struct nla_target *t, const struct nla_config *cfg,
+				    struct nla_err *err)
+{
+	const char *out = cfg->out;
+	const bool ar = nla_exists_in(out, "value_head.safetensors") || nla_exists_in(out, "ar_lora_value_head.safetensors");
+	const bool is_set = nla_exists_in(out, NLA_ACTSET_ROWS);
+	NLA_AUTO(nla_actset_close) struct nla_actset set = { 0 };
+	NLA_AUTO(nla_half_release) struct nla_half half = { 0 };
+	if (nla_newset_describe(meta, t, cfg, err))
+		return err->status;
+	nla_sidecar_stamp(meta, is_set ? "nla_dataset" : "nla_model", is_set ? NULL : ar ? "ar" : "av", "made elsewhere");
+	if (!is_set && !ar)
+		nla_sidecar_chat(meta, nla_chat_name(&t->chat), t->chat.system, t->chat.before, t->chat.after);
+	if (nla_sidecar_write(meta, out, err))
+		return err->status;
+	if (!is_set)
+		return nla_half_open(&half, ar ? NLA_AR : NLA_AV, t, out, "", err);
+	return nla_actset_open(&set, out, meta->d_model, err) || nla_sidecar_write(&set.meta, out, err) ? err->status : NLA_OK;
+}
+
+enum nla_status nla_sidecar_make(const struct nla_config *cfg, struct nla_err *err)
+{
+	NLA_AUTO(nla_target_close) struct nla_target t = { 0 };
+	NLA_AUTO(nla_sidecar_release) struct nla_sidecar meta;
+	struct nla_chat_cfg chat = cfg->chat;
+	nla_auto char *path = nla_path_join(cfg->out, NLA_SIDECAR_NAME);
+	chat.like = cfg->extract.meta;
+	nla_sidecar_init(&meta);
+	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->out, "out", err) || nla_need_dir(cfg->out, err))
+		return err->status;
+	if (nla_exists(path))
+		return nla_usage(err, "'%s' is there already: remove it to make another", path);
+	if (cfg->extract.layer < 0 && !*cfg->extract.meta)
+		return nla_usage(err, "'extract.layer' is not set: say of which block '%s' is", cfg->out);
+	if (!nla_target_describe(&t, cfg->model, &chat, err) && make_sidecar(&meta, &t, cfg, err))
+		unlink(path);
+	return err->status;
 }
