@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """import-parquet.py - published parquet sets to an activation set, and back.
 
-	import-parquet.py SET.parquet [more.parquet ...] OUT [--dtype fp32|bf16] [--sidecar FILE]
-	import-parquet.py --export SET OUT.parquet
+	import-parquet.py SET.parquet [more.parquet ...] OUT [--dtype fp32|bf16] [--sidecar FILE] [--overwrite]
+	import-parquet.py --export SET OUT.parquet [--overwrite]
 
 Columns read: activation_vector, response, prompt, n_raw_tokens, doc_id, detokenized_text_truncated; of these only the text or the vector
 must be there. The explanation is what stands between the tags of `response`, else the column `api_explanation`, else what the AR template of
@@ -28,6 +28,16 @@ import shutil
 import struct
 import sys
 from pathlib import Path
+
+try:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+    import yaml
+    lacking = None
+except ImportError as error:  # --help needs none of them
+    lacking = error
 
 TAGS = re.compile(r"<explanation>(.*?)</explanation>", re.DOTALL)
 BASELINE_ROWS = 50000
@@ -258,6 +268,17 @@ def import_sets(paths, out, dtype, sidecar):
     return {"rows": number, "d_model": width, "vectors": not slim}
 
 
+def place(part, out):
+    """Of a folder that is there only a set's own files are replaced; the sidecar, which makes it a set, comes last."""
+    if not out.exists():
+        part.rename(out)
+        return
+    for old in [out / "nla_meta.yaml", out / "rows.jsonl.gz", *out.glob("activations*.safetensors*")]:
+        old.unlink(missing_ok=True)
+    for new in sorted(part.iterdir(), key=lambda path: path.name == "nla_meta.yaml"):
+        new.rename(out / new.name)
+
+
 # ---- export
 
 def open_vectors(folder):
@@ -331,6 +352,7 @@ def arguments():
     p.add_argument("paths", nargs="+", metavar="PATH")
     p.add_argument("--export", action="store_true", help="an activation set to one parquet file")
     p.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the stored vectors")
+    p.add_argument("--overwrite", action="store_true", help="replace the set or the file that is there")
     p.add_argument("--sidecar", help="nla_meta.yaml to take block, marker and templates from")
     a = p.parse_args()
     if len(a.paths) < 2 or (a.export and len(a.paths) > 2):
@@ -340,10 +362,13 @@ def arguments():
 
 def main():
     a = arguments()
+    if lacking:
+        print(f"import-parquet: {lacking}: scripts/setup.sh --reference installs a Python that has it", file=sys.stderr)
+        return 1
     out = Path(a.paths[-1])
     try:
-        if out.exists():
-            raise Refused(f"'{out}' is there already")
+        if out.exists() and not a.overwrite:
+            raise Refused(f"'{out}' is there already: give --overwrite to replace it")
         if a.export:
             result = export_set(a.paths[0], out)
         else:
@@ -352,7 +377,7 @@ def main():
             part.mkdir(parents=True)
             try:
                 result = import_sets(a.paths[:-1], part, a.dtype, a.sidecar)
-                part.rename(out)
+                place(part, out)
             finally:
                 shutil.rmtree(part, ignore_errors=True)
     except (Refused, OSError) as error:
@@ -362,16 +387,6 @@ def main():
     print(json.dumps(result))
     return 0
 
-
-try:
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-    import yaml
-except ImportError as lacking:
-    print(f"import-parquet: {lacking}: scripts/setup.sh --reference installs a Python that has it", file=sys.stderr)
-    sys.exit(1)
 
 if __name__ == "__main__":
     sys.exit(main())

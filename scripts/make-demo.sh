@@ -75,6 +75,7 @@ once av/checkpoints/step-1000/state.json "$NLA_BUILD/nla-sft" --role av --model 
 for part in av ar train eval; do rm -rf "${out:?}/$part"; done
 cp -r av/checkpoints/latest/av "$out/av"
 cp -r ar/checkpoints/latest/ar "$out/ar"
+sed -i 's|"base_model_name_or_path": .*|"base_model_name_or_path": "demo/model",|' "$out"/a[vr]/adapter_config.json # from the repository's root
 cp -r train eval "$out"
 rm -f "$out"/*/explained
 [ "$out" -ef "$root/demo" ] || cp "$root/demo/config.json" "$out"

@@ -41,6 +41,11 @@ bool nla_is_dir(const char *path)
 	return !stat(path, &st) && S_ISDIR(st.st_mode);
 }
 
+enum nla_status nla_need_dir(const char *path, struct nla_err *err)
+{
+	return nla_is_dir(path) ? NLA_OK : nla_fail(err, "there is no folder '%s'", path);
+}
+
 char *nla_path_join(const char *dir, const char *name)
 {
 	if (name[0] == '/' || !dir[0])

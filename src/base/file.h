@@ -9,6 +9,8 @@
 bool nla_exists(const char *path);
 bool nla_exists_in(const char *folder, const char *name);
 bool nla_is_dir(const char *path);
+/* An error unless it is. */
+enum nla_status nla_need_dir(const char *path, struct nla_err *err);
 char *nla_path_join(const char *dir, const char *name);  /* owned; an absolute name stays as it is */
 char *nla_path_dir(const char *path);                    /* owned; "." when there is no slash; "a" of "a/b/" */
 const char *nla_path_base(const char *path);             /* borrowed from path: a slash at its end stays */
@@ -18,6 +20,7 @@ enum nla_status nla_file_read(const char *path, struct nla_str *s, struct nla_er
 /* Write through PATH.tmp, fsync, rename: the former file stays whole until the new one is, and a failure leaves no PATH.tmp.
  * gz: compress. What exists and is no regular file (/dev/null) is an error: a rename would replace it. */
 enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bool gz, struct nla_err *err);
+enum nla_status nla_copy_file(const char *from, const char *to, struct nla_err *err);
 enum nla_status nla_mkdirs(const char *path, struct nla_err *err);
 /* Remove a file, or a folder and everything below it; a missing one is no error. Symbolic links are removed, not followed. */
 enum nla_status nla_rmtree(const char *path, struct nla_err *err);

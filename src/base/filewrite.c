@@ -93,6 +93,16 @@ enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bo
 	return why ? nla_fail(err, "cannot write '%s': %s", path, strerror(why)) : NLA_OK;
 }
 
+enum nla_status nla_copy_file(const char *from, const char *to, struct nla_err *err)
+{
+	struct nla_map map;
+	if (nla_map_open(&map, from, err))
+		return err->status;
+	nla_file_write(to, map.data, map.size, false, err);
+	nla_map_close(&map);
+	return err->status;
+}
+
 enum nla_status nla_sync(const char *path, struct nla_err *err)
 {
 	int why = sync_path(path);

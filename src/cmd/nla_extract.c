@@ -118,6 +118,15 @@ out:
 	return err->status;
 }
 
+static enum nla_status print_sidecar(const char *folder, struct nla_err *err)
+{
+	nla_auto char *path = nla_path_join(folder, NLA_SIDECAR_NAME);
+	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
+	if (!nla_file_read(path, &text, err))
+		fputs(text.buf, stdout);
+	return err->status;
+}
+
 static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 {
 	struct nla_target target = { 0 };
@@ -125,11 +134,15 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	struct nla_corpus corpus = { 0 };
 	int device;
 	nt_dtype dtype;
+	struct nla_chat_cfg chat = cfg->chat;
+	chat.like = cfg->extract.meta;
+	if (cfg->extract.sidecar)
+		return nla_sidecar_make(cfg, err) || print_sidecar(cfg->out, err) ? err->status : NLA_OK;
 	nla_stop_catch();
 	nla_sidecar_init(&meta);
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->extract.corpus, "extract.corpus", err) ||
 	    nla_config_need(cfg->out, "out", err) || nla_config_device(cfg, &device, &dtype, err) ||
-	    nla_target_open(&target, cfg->model, &cfg->chat, device, dtype, -1, err) ||
+	    nla_target_open(&target, cfg->model, &chat, device, dtype, -1, err) ||
 	    nla_newset_describe(&meta, &target, cfg, err) || nla_corpus_open(&corpus, cfg->extract.corpus, err) ||
 	    make(cfg, &target, &corpus, &meta, err) || nla_sidecar_read(&made, cfg->out, err))
 		goto out;
@@ -147,5 +160,6 @@ out:
 int main(int argc, char **argv)
 {
 	return nla_program("nla-extract", NLA_CMD_EXTRACT, "Corpus -> activation set: the target's residual stream after "
-			   "block K at chosen tokens.", argc, argv, run);
+			   "block K at chosen tokens.\n--sidecar: the nla_meta.yaml of an AV, an AR or a set made elsewhere.",
+			   argc, argv, run);
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/progress.h"
 #include "nla/folder.h"
 
 #define MAX_CHECKED (64 << 20) /* numbers looked at when a set is opened */
@@ -208,17 +209,39 @@ static enum nla_status check_vectors(const struct nla_actset *set, struct nla_er
 	return err->status;
 }
 
+/* Of a set made elsewhere; what it stores stays. */
+static enum nla_status fill_baselines(struct nla_actset *set, struct nla_err *err)
+{
+	double *const var = &set->meta.baseline_var, *const mean = &set->meta.baseline_mean, both[2];
+	const int64_t n = NLA_MIN(set->n, NLA_BASELINE_ROWS);
+	if (!isnan(*var) && !isnan(*mean))
+		return NLA_OK;
+	nla_auto float *v = nla_alloc((size_t)set->d, sizeof(*v));
+	NLA_AUTO(nla_baseline_release) struct nla_baseline b;
+	nla_baseline_init(&b, set->d);
+	for (int64_t row = 0; row < n && !read_vector(set, row, v, err); row++)
+		nla_baseline_add(&b, v);
+	nla_baseline_get(&b, &both[0], &both[1]);
+	*var = isnan(*var) ? both[0] : *var;
+	*mean = isnan(*mean) ? both[1] : *mean;
+	if (!err->status)
+		nla_say("'%s' stores no baselines: of its first %" PRId64 " rows, raw variance %.4f, mean-normalised %.4f",
+			set->path, n, *var, *mean);
+	return err->status;
+}
+
 enum nla_status nla_actset_open(struct nla_actset *set, const char *folder, int64_t d, struct nla_err *err)
 {
-	char *meta = nla_path_join(folder, NLA_SIDECAR_NAME);
+	nla_auto char *path = nla_path_join(folder, NLA_SIDECAR_NAME);
 	*set = (struct nla_actset){ .path = nla_strdup(folder) };
 	nla_sidecar_init(&set->meta);
 	if (!nla_is_dir(folder))
 		nla_fail(err, "cannot open activation set '%s': no such folder", folder);
-	else if (!nla_exists(meta))
-		nla_fail(err, "activation set '%s' is not complete: it has no " NLA_SIDECAR_NAME, folder);
-	free(meta);
-	if (err->status || nla_sidecar_read(&set->meta, folder, err))
+	else if (!nla_exists(path))
+		nla_fail(err, "activation set '%s' is not complete: it has no " NLA_SIDECAR_NAME " (nla-extract --sidecar "
+			 "gives one to a set made elsewhere)", folder);
+	if (err->status || nla_sidecar_read(&set->meta, folder, err) ||
+	    nla_sidecar_need(&set->meta, NLA_NEED_ANY | NLA_NEED_BLOCK, path, err))
 		goto out;
 	set->d = set->meta.d_model;
 	if (strcmp(set->meta.kind, "nla_dataset"))
@@ -232,8 +255,8 @@ enum nla_status nla_actset_open(struct nla_actset *set, const char *folder, int6
 			 set->meta.n_rows);
 	else if (read_rows(set, err))
 		nla_err_context(err, "activation set '%s'", folder);
-	else
-		check_vectors(set, err);
+	else if (!check_vectors(set, err))
+		fill_baselines(set, err);
 out:
 	if (err->status)
 		nla_actset_close(set);

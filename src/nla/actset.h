@@ -9,6 +9,8 @@
  *
  * The baselines are those of the stored vectors, rounded to bf16 where the set is, so a reader can compute them again.
  *
+ * A set that stores none gets them at open, which is said.
+ *
  * Checked at open: widths, row counts, finite values (all rows when N*D is at most 64 Mi, else the first and last 1024 rows; a
  * row is always checked when it is read).
  */
@@ -87,6 +89,7 @@ struct nla_baseline {
 	double *sum;   /* [D] of n(v)             */
 	double sum_sq; /* of |n(v)|^2             */
 };
+#define NLA_BASELINE_ROWS 50000 /* the first ones of a set */
 void nla_baseline_init(struct nla_baseline *b, int64_t d);
 void nla_baseline_add(struct nla_baseline *b, const float *v);
 /* var: mean over rows and D of (n(v)-mu)^2; mean: the same with n(mu) in place of mu. */

@@ -19,7 +19,6 @@
 
 #define DATA_NAME "activations.safetensors"
 #define ROWS_PART "rows.jsonl"
-#define MAX_BASELINE_ROWS 50000
 
 /* In the order in which they get their places. */
 static const char *const files[] = { DATA_NAME ".index.json", DATA_NAME, NLA_ACTSET_ROWS, NLA_SIDECAR_NAME };
@@ -136,7 +135,7 @@ static enum nla_status keep_vectors(struct nla_actset_writer *w, int64_t n, stru
 	if (nla_st_writer_keep(w->stream, (size_t)n * bytes, err) || nla_map_open(&map, tmp, err))
 		return err->status;
 	const char *first = (const char *)map.data + nla_st_writer_header(w->stream);
-	for (int64_t i = 0; i < NLA_MIN(n, MAX_BASELINE_ROWS); i++) {
+	for (int64_t i = 0; i < NLA_MIN(n, NLA_BASELINE_ROWS); i++) {
 		if (w->dtype == NLA_ST_BF16)
 			nla_bf16_to_f32((const uint16_t *)(const void *)(first + (size_t)i * bytes), w->stored, d);
 		else
@@ -221,7 +220,7 @@ enum nla_status nla_actset_add(struct nla_actset_writer *w, const struct nla_row
 		return err->status;
 	add_line(&w->line, row);
 	nla_log_add(&w->rows, w->line.buf, w->line.len);
-	if (w->n++ < MAX_BASELINE_ROWS)
+	if (w->n++ < NLA_BASELINE_ROWS)
 		nla_baseline_add(&w->baseline, w->stored);
 	return NLA_OK;
 }
@@ -270,23 +269,13 @@ enum nla_status nla_actset_finish(struct nla_actset_writer *w, struct nla_err *e
 
 /* ---- other explanations ---- */
 
-static enum nla_status copy_file(const char *from, const char *to, struct nla_err *err)
-{
-	struct nla_map map;
-	if (nla_map_open(&map, from, err))
-		return err->status;
-	nla_file_write(to, map.data, map.size, false, err);
-	nla_map_close(&map);
-	return err->status;
-}
-
 /* The link gets a name of its own first: link() does not replace. */
 static enum nla_status share_file(const char *from, const char *to, struct nla_err *err)
 {
 	nla_auto char *tmp = nla_format("%s.tmp", to);
 	unlink(tmp);
 	if (linkat(AT_FDCWD, from, AT_FDCWD, tmp, AT_SYMLINK_FOLLOW))
-		copy_file(from, to, err); /* another file system, or one without hard links */
+		nla_copy_file(from, to, err); /* another file system, or one without hard links */
 	else if (rename(tmp, to))
 		nla_fail(err, "cannot rename '%s' to '%s': %s", tmp, to, strerror(errno));
 	unlink(tmp); /* rename() leaves it when both are links to one file */
@@ -347,6 +336,6 @@ enum nla_status nla_actset_explain(const struct nla_actset *from, const char *to
 {
 	nla_auto char *meta = nla_path_join(from->path, NLA_SIDECAR_NAME), *copy = nla_path_join(to, NLA_SIDECAR_NAME);
 	if (!nla_mkdirs(to, err) && !share_data(from->path, to, err) && !write_rows(from, to, explanation, err))
-		copy_file(meta, copy, err);
+		nla_copy_file(meta, copy, err);
 	return err->status;
 }

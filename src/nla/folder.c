@@ -13,8 +13,7 @@ static bool holds(const char *folder, const char *name, const char *want)
 	return nla_exists_in(below, want);
 }
 
-/* "Qwen/Qwen3-8B": an owner, a slash, a name. */
-static bool is_hub_name(const char *s)
+bool nla_is_hub_name(const char *s)
 {
 	static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
 	size_t owner = strspn(s, letters), name = s[owner] == '/' ? strspn(s + owner + 1, letters) : 0;
@@ -85,7 +84,7 @@ static char *lead(const char *folder, const char *want, const char *part)
 	char *text = NULL, *snapshots = nla_path_join(folder, "snapshots");
 	if (nla_exists(folder) && !nla_is_dir(folder))
 		text = nla_format("'%s' is a file, want its folder", folder);
-	else if (!nla_exists(folder) && is_hub_name(folder))
+	else if (!nla_exists(folder) && nla_is_hub_name(folder))
 		text = nla_format("if it is a name on the hub, run 'hf download %s --local-dir DIR' and name DIR", folder);
 	else if (nla_is_dir(snapshots) && !nla_list_dir(snapshots, &names, &ignored) && names.n)
 		text = nla_format("it is a folder of the hub's cache: name '%s/%s'", snapshots, names.data[names.n - 1]);

@@ -13,4 +13,6 @@
  */
 enum nla_status nla_folder_lead(struct nla_err *err, const char *folder, const char *want, const char *part);
 
+bool nla_is_hub_name(const char *s); /* "Qwen/Qwen3-8B": an owner, a slash, a name */
+
 #endif

@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/progress.h"
 #include "nla/folder.h"
 
 #define HEAD_FILE "value_head.safetensors"
@@ -54,6 +55,8 @@ static enum nla_status find_base(struct nla_weights *w, const char *folder, cons
 					 asked);
 	} else if (asked && *asked) {
 		w->base = nla_strdup(asked);
+		if (nla_need_dir(asked, err))
+			return err->status;
 		if (!nla_is_whole(asked))
 			return nla_fail(err, "'%s' is no whole checkpoint: want config.json and model.safetensors",
 					asked);
@@ -146,11 +149,10 @@ static enum nla_status read_ar_meta(struct nla_sidecar *meta, const char *folder
 static enum nla_status prepare(struct nla_half *h, const char *path, struct nla_err *err)
 {
 	struct nla_prompts prompts = { 0 };
+	const int need = h->role == NLA_AR ? NLA_NEED_AR | NLA_NEED_BLOCK : NLA_NEED_AV;
+	if (nla_sidecar_need(&h->meta, NLA_NEED_ANY | need, path, err))
+		return err->status;
 	h->depth = h->role == NLA_AR ? nla_sidecar_block(&h->meta) + 1 : h->target->lm.arch.n_layers;
-	if (h->role == NLA_AR && (!h->meta.ar_template || h->depth < 1))
-		return nla_fail(err, "'%s': has no AR template or no layer_index", path);
-	if (h->role == NLA_AV && (!h->meta.av_template || !h->meta.marker))
-		return nla_fail(err, "'%s': has no AV template or no injection_char", path);
 	if (nla_contract_check(&h->meta, h->target, path, err) || h->role == NLA_AR)
 		return err->status;
 	if (nla_prompts_find(&prompts, &h->meta, h->target, err)) {
@@ -222,6 +224,9 @@ enum nla_status nla_half_open(struct nla_half *h, enum nla_half_role role, const
 			 (!ar || !find_layer(h, err)) && !prepare(h, path, err) && !load_weights(h, folder, err))
 			check_injection(h, path, err);
 	}
+	if (!err->status && !ar && !h->meta.chat_format && !(target->chat.own && !*target->chat.system))
+		nla_say("'%s' does not say which chat format and system turn it was trained with: here %s, system turn '%s'",
+			path, nla_chat_name(&target->chat), target->chat.system ? target->chat.system : "of nla_chat.json");
 	if (err->status) {
 		nla_folder_lead(err, folder, NLA_SIDECAR_NAME, role_names[role]);
 		nla_err_context(err, "cannot load %s '%s'", role_titles[role], folder);
@@ -258,14 +263,28 @@ enum nla_status nla_half_new(struct nla_half *h, enum nla_half_role role, const 
 	return err->status;
 }
 
+/* A name on the hub that the sidecar has, else the folder of the weights: PEFT finds that from any folder, if on this machine
+ * alone. */
+char *nla_half_base(const struct nla_half *h)
+{
+	const char *name = h->meta.base_checkpoint, *folder = h->weights.base ? h->weights.base : h->target->folder;
+	const bool hub = !h->weights.base && name && !nla_exists(name) && nla_is_hub_name(name);
+	char *path = hub ? nla_strdup(name) : realpath(folder, NULL);
+	return path ? path : nla_strdup(folder);
+}
+
 enum nla_status nla_half_save(const struct nla_half *h, const struct nla_adapter *extra, const char *folder, const char *stage,
 			      struct nla_err *err)
 {
 	const struct nla_adapter *own = h->adapter.layers ? &h->adapter : NULL, *saved = own ? own : extra;
 	NLA_AUTO(nla_adapter_release) struct nla_adapter joined = { 0 };
+	nla_auto char *base = nla_half_base(h);
+	const struct nla_chat *chat = &h->target->chat;
 	struct nla_sidecar meta;
 	nla_sidecar_init(&meta);
 	nla_sidecar_copy(&meta, &h->meta);
+	if (h->role == NLA_AV)
+		nla_sidecar_chat(&meta, nla_chat_name(chat), chat->system, chat->before, chat->after);
 	nla_sidecar_stamp(&meta, "nla_model", role_names[h->role], stage);
 	if (h->role == NLA_AR)
 		meta.critic_layer = h->depth - 1;
@@ -276,7 +295,7 @@ enum nla_status nla_half_save(const struct nla_half *h, const struct nla_adapter
 	if (own && extra && !nla_adapter_join(&joined, own, extra, err))
 		saved = &joined;
 	if (err->status || nla_mkdirs(folder, err) ||
-	    (saved && nla_adapter_save(saved, folder, meta.base_folder ? meta.base_folder : meta.base_checkpoint, err)) ||
+	    (saved && nla_adapter_save(saved, folder, base, err)) ||
 	    (h->head && nla_ar_save_head(h->head, folder, err)) || nla_sidecar_write(&meta, folder, err))
 		nla_err_context(err, "cannot save %s '%s'", role_titles[h->role], folder);
 	nla_sidecar_release(&meta);

@@ -50,6 +50,7 @@ enum nla_status nla_half_new(struct nla_half *half, enum nla_half_role role, con
  * checkpoint under them is named, not copied. */
 enum nla_status nla_half_save(const struct nla_half *half, const struct nla_adapter *extra, const char *folder,
 			      const char *stage, struct nla_err *err);
+char *nla_half_base(const struct nla_half *half); /* what its adapters are over, for adapter_config.json; owned by the caller */
 void nla_half_release(struct nla_half *half);
 /* The weights under its adapter, and both. */
 const struct nla_lm *nla_half_lm(const struct nla_half *half);

@@ -42,34 +42,40 @@ struct field {
 	const char *words; /* of WORD, and of a TEXT that is one of a few: '|'-separated */
 	const char *slot;  /* of a TEXT: a template with {slot} in it once */
 	int64_t min, max;  /* of INT; max 0: none */
-	bool need;
+	int need;          /* who needs it: enum nla_need */
 };
 
 #define ROW(name, kind, field, ...) { .key = name, .type = kind, .at = offsetof(struct nla_sidecar, field), ##__VA_ARGS__ }
 
 static const struct field fields[] = {
-	ROW("kind", TEXT, kind, .words = "nla_model|nla_dataset", .need = true),
+	ROW("kind", TEXT, kind, .words = "nla_model|nla_dataset", .need = NLA_NEED_ANY),
 	{ .key = "schema_version", .type = CONST, .words = "2" },
 	ROW("role", TEXT, role, .words = "av|ar|actor|critic"),
 	ROW("stage", TEXT, stage),
 	ROW("base_checkpoint", TEXT, base_checkpoint, .also = "extraction.base_model"),
 	ROW("base_folder", TEXT, base_folder),
-	ROW("d_model", INT, d_model, .also = "extraction.d_model", .min = 1, .max = 1 << 20, .need = true),
+	ROW("d_model", INT, d_model, .also = "extraction.d_model", .min = 1, .max = 1 << 20, .need = NLA_NEED_ANY),
 	ROW("extraction.d_model", INT, d_model, .also = "d_model", .min = 1, .max = 1 << 20), /* for readers of sets */
-	ROW("extraction.layer_index", INT, layer, .max = INT32_MAX),
+	ROW("extraction.layer_index", INT, layer, .max = INT32_MAX, .need = NLA_NEED_BLOCK),
 	{ .key = "extraction.norm", .type = CONST, .words = "none" }, /* of the stored vectors */
 	ROW("extraction.injection_scale", SCALE, injection_scale),
 	ROW("extraction.mse_scale", SCALE, mse_scale),
 	ROW("extraction.injection_mode", WORD, inject, .words = "residual_add|embed_replace"),
-	ROW("tokens.injection_char", TEXT, marker),
+	ROW("tokens.injection_char", TEXT, marker, .need = NLA_NEED_AV),
 	ROW("tokens.injection_token_id", ID, marker_id, .max = INT32_MAX),
 	ROW("tokens.injection_left_neighbor_id", ID, left_id, .max = INT32_MAX),
 	ROW("tokens.injection_right_neighbor_id", ID, right_id, .max = INT32_MAX),
 	ROW("tokens.critic_suffix_ids", IDS, suffix),
 	ROW("tokens.tokenizer_crc", INT, tokenizer_crc),
 	ROW("tokens.add_special", MAYBE, add_special),
-	ROW("prompt_templates.av", TEXT, av_template, .also = "prompt_templates.actor", .slot = "injection_char"),
-	ROW("prompt_templates.ar", TEXT, ar_template, .also = "prompt_templates.critic", .slot = "explanation"),
+	ROW("prompt_templates.av", TEXT, av_template, .also = "prompt_templates.actor", .slot = "injection_char",
+	    .need = NLA_NEED_AV),
+	ROW("prompt_templates.ar", TEXT, ar_template, .also = "prompt_templates.critic", .slot = "explanation",
+	    .need = NLA_NEED_AR),
+	ROW("chat.format", TEXT, chat_format),
+	ROW("chat.system", TEXT, chat_system),
+	ROW("chat.before", TEXT, chat_before),
+	ROW("chat.after", TEXT, chat_after),
 	ROW("critic.extraction_layer_index", INT, critic_layer, .max = INT32_MAX),
 	ROW("critic.final_norm", BOOL, final_norm),
 	ROW("baseline.raw_variance", NUM, baseline_var),
@@ -110,6 +116,14 @@ void nla_sidecar_stamp(struct nla_sidecar *s, const char *kind, const char *role
 	set_text(&s->stage, stage);
 }
 
+void nla_sidecar_chat(struct nla_sidecar *s, const char *format, const char *system, const char *before, const char *after)
+{
+	set_text(&s->chat_format, format);
+	set_text(&s->chat_system, system);
+	set_text(&s->chat_before, before);
+	set_text(&s->chat_after, after);
+}
+
 void nla_sidecar_copy(struct nla_sidecar *to, const struct nla_sidecar *from)
 {
 	nla_sidecar_release(to);
@@ -131,6 +145,24 @@ int64_t nla_sidecar_block(const struct nla_sidecar *s)
 double nla_scale_value(const struct nla_scale *scale, int64_t d)
 {
 	return scale->kind == NLA_SCALE_NUMBER ? scale->value : scale->kind == NLA_SCALE_SQRT_D ? sqrt((double)d) : 0;
+}
+
+static bool is_absent(const struct field *f, const struct nla_sidecar *s)
+{
+	const void *at = (const char *)s + f->at;
+	return f->need == NLA_NEED_BLOCK ? nla_sidecar_block(s) < 0
+	       : f->type == TEXT	 ? !*(char *const *)at
+					 : !*(const int64_t *)at;
+}
+
+enum nla_status nla_sidecar_need(const struct nla_sidecar *s, int need, const char *path, struct nla_err *err)
+{
+	NLA_AUTO(nla_str_release) struct nla_str list = NLA_STR_INIT;
+	for (size_t i = 0; i < NLA_LEN(fields); i++)
+		if (fields[i].need & need && is_absent(&fields[i], s))
+			nla_str_addf(&list, "%s%s", list.len ? ", " : "", fields[i].key);
+	return !list.len ? NLA_OK : nla_fail(err, "'%s' lacks %s: add that, or make it anew with nla-extract --sidecar", path,
+					     list.buf);
 }
 
 enum nla_status nla_template_fill(const char *tmpl, const char *key, const char *value, char **out, struct nla_err *err)
@@ -242,8 +274,6 @@ static enum nla_status read_field(struct reader *r, const struct field *f, struc
 	int64_t id;
 	bool yes;
 	r->key = f->also && !nla_json_at(r->json, f->key) && nla_json_at(r->json, f->also) ? f->also : f->key;
-	if (f->need && !nla_json_at(r->json, r->key) && cJSON_IsObject(r->json))
-		return REFUSE(r, "'%s' is missing", f->key);
 	switch (f->type) {
 	case CONST:
 		break;
@@ -304,7 +334,11 @@ enum nla_status nla_sidecar_read(struct nla_sidecar *s, const char *folder, stru
 	struct reader r = { .path = path, .err = err };
 	nla_sidecar_init(s);
 	*err = (struct nla_err)NLA_ERR_INIT;
-	nla_yaml_read(path, &r.json, err);
+	if (!nla_need_dir(folder, err) && !nla_exists(path))
+		nla_fail(err, "there is no '%s', which says block, templates and marker: nla-extract --sidecar makes one",
+			 path);
+	else if (!err->status)
+		nla_yaml_read(path, &r.json, err);
 	for (size_t i = 0; i < NLA_LEN(fields) && !err->status; i++)
 		read_field(&r, &fields[i], s);
 	if (err->status || check(&r, s))

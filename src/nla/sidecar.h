@@ -3,8 +3,8 @@
  * and 2 are read, 2 is written. This file parses, checks for internal consistency and writes; comparing it with a live
  * tokenizer and model is nla_contract_check in nla/target.h.
  *
- * Unknown keys are kept out of the way silently (other stacks add their own); a known key of the wrong type or a missing one
- * that we need is an error naming file and key.
+ * Unknown keys are kept out of the way silently (other stacks add their own); a known key of the wrong type is an error naming
+ * file and key. What must be there depends on the use: nla_sidecar_need.
  */
 #ifndef NLA_SIDECAR_H
 #define NLA_SIDECAR_H
@@ -40,17 +40,26 @@ struct nla_sidecar {
 	int add_special; /* tokens.add_special: texts have the tokenizer's special tokens in front; 0, 1, -1 when absent */
 	char *av_template;           /* with {injection_char}; NULL when absent */
 	char *ar_template;           /* with {explanation};    NULL when absent */
+	/* ours, of an AV: what its prompts had around a message; NULL when absent */
+	char *chat_format, *chat_system; /* "chatml" ..; its system turn, "" for none, NULL: known to nla_chat.json alone */
+	char *chat_before, *chat_after;
 	/* kind nla_dataset: */
 	double baseline_var, baseline_mean; /* NaN when absent: baseline.raw_variance, baseline.mean_normalised */
 	int64_t n_rows;              /* row_count; -1 when absent */
 	int64_t tokenizer_crc;       /* tokens.tokenizer_crc; -1 when absent: ours, tells drift */
 };
 
+/* Who needs which keys. */
+enum nla_need { NLA_NEED_ANY = 1, NLA_NEED_AV = 2, NLA_NEED_AR = 4, NLA_NEED_BLOCK = 8 };
+
 void nla_sidecar_init(struct nla_sidecar *s);
 void nla_sidecar_release(struct nla_sidecar *s);
 void nla_sidecar_copy(struct nla_sidecar *to, const struct nla_sidecar *from); /* to is released first */
 /* Set kind, role and stage (copied; role, stage: or NULL). */
 void nla_sidecar_stamp(struct nla_sidecar *s, const char *kind, const char *role, const char *stage);
+void nla_sidecar_chat(struct nla_sidecar *s, const char *format, const char *system, const char *before, const char *after);
+/* An error that lists every key of these (enum nla_need, or'ed) that s lacks. path: of its file. */
+enum nla_status nla_sidecar_need(const struct nla_sidecar *s, int need, const char *path, struct nla_err *err);
 /* FOLDER/nla_meta.yaml. read initialises s; when it fails s is empty. */
 enum nla_status nla_sidecar_read(struct nla_sidecar *s, const char *folder, struct nla_err *err);
 enum nla_status nla_sidecar_write(const struct nla_sidecar *s, const char *folder, struct nla_err *err);

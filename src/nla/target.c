@@ -8,15 +8,37 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/progress.h"
 #include "lm/selfcheck.h"
 #include "nla/folder.h"
+
+/* Fills in from the sidecar of an AV what is auto: a file decides without it, and an AV that cannot be read is its loader's to
+ * refuse. */
+static void chat_like(struct nla_chat_cfg *use, const char *folder, struct nla_sidecar *av)
+{
+	struct nla_err ignored = NLA_ERR_INIT;
+	nla_sidecar_init(av);
+	if (!use->like || (use->file && *use->file) || nla_exists_in(folder, "nla_chat.json") ||
+	    nla_sidecar_read(av, use->like, &ignored) || !av->chat_format)
+		return;
+	if (use->format == NLA_CHAT_AUTO)
+		use->format = NLA_MAX(nla_word_index(NLA_CHAT_FORMATS, av->chat_format), NLA_CHAT_AUTO);
+	if (av->chat_system && !strcmp(use->system, "auto"))
+		use->system = av->chat_system;
+}
 
 enum nla_status nla_target_describe(struct nla_target *t, const char *folder, const struct nla_chat_cfg *chat,
 				    struct nla_err *err)
 {
-	*t = (struct nla_target){ .folder = nla_strdup(folder), .add_special = chat ? chat->add_special : 0 };
-	if (nla_tokenizer_load(&t->tok, folder, err) || nla_chat_load(&t->chat, folder, t->tok, chat, err) ||
-	    nla_lm_describe(&t->lm, folder, NULL, err))
+	struct nla_chat_cfg use = chat ? *chat : (struct nla_chat_cfg){ .system = "auto", .file = "" };
+	NLA_AUTO(nla_sidecar_release) struct nla_sidecar av;
+	*t = (struct nla_target){ .folder = nla_strdup(folder), .add_special = use.add_special };
+	chat_like(&use, folder, &av);
+	if (nla_need_dir(folder, err))
+		nla_err_context(err, "cannot load model '%s'", folder);
+	else if (!nla_tokenizer_load(&t->tok, folder, err) && !nla_chat_load(&t->chat, folder, t->tok, &use, err))
+		nla_lm_describe(&t->lm, folder, NULL, err);
+	if (err->status)
 		nla_target_close(t);
 	return nla_folder_lead(err, folder, "config.json", "model");
 }
@@ -76,40 +98,44 @@ enum nla_status nla_target_encode(const struct nla_target *t, bool special, cons
 
 /* ---- prompts ---- */
 
-/* The ids of the marker as a text: what a byte-level vocabulary lists under its characters may stand for other bytes. */
-static enum nla_status find_marker(struct nla_prompts *p, const struct nla_sidecar *meta, const struct nla_target *t,
-				   struct nla_err *err)
+/* Does this token stand for the marker alone? What a byte-level vocabulary lists under its characters may stand for other
+ * bytes. */
+static bool is_marker(const struct nla_target *t, int32_t id, const char *marker)
 {
-	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
-	nla_tokenizer_encode(t->tok, meta->marker, strlen(meta->marker), &ids, err);
-	int32_t live = ids.n == 1 ? ids.data[0] : -1;
-	p->marker_id = meta->marker_id >= 0 ? meta->marker_id : live;
-	if (!err->status && p->marker_id < 0)
-		nla_fail(err, "the marker '%s' is %zu tokens: choose one that is a single token", meta->marker, ids.n);
-	else if (!err->status && live >= 0 && live != p->marker_id)
-		nla_fail(err, "injection_token_id is %d, the tokenizer gives marker '%s' the id %d", (int)p->marker_id,
-			 meta->marker, (int)live);
-	return err->status;
+	struct nla_err ignored = NLA_ERR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str piece = NLA_STR_INIT;
+	return !nla_tokenizer_piece(t->tok, id, &piece, &ignored) && !strcmp(piece.buf, marker);
 }
 
+/* The marker in the AV prompt: by the sidecar's id, else as the token of its text, alone or where it stands. */
 static enum nla_status find_av(struct nla_prompts *p, const struct nla_sidecar *meta, const struct nla_target *t,
 			       struct nla_err *err)
 {
 	nla_auto char *content = NULL;
+	NLA_AUTO(nla_i32s_release) struct nla_i32s alone = { 0 };
 	int n_found = 0;
-	if (find_marker(p, meta, t, err) || nla_template_fill(meta->av_template, "injection_char", meta->marker, &content, err))
+	if (nla_tokenizer_encode(t->tok, meta->marker, strlen(meta->marker), &alone, err) ||
+	    nla_template_fill(meta->av_template, "injection_char", meta->marker, &content, err) ||
+	    nla_chat_prompt(&t->chat, t->tok, content, &p->av, err))
 		return err->status;
-	nla_chat_prompt(&t->chat, t->tok, content, &p->av, err);
+	const int32_t given = meta->marker_id, live = alone.n == 1 ? alone.data[0] : -1;
+	p->marker_id = given >= 0 ? given : live;
+	if (given >= 0 && live >= 0 && live != given && !is_marker(t, given, meta->marker))
+		return nla_fail(err, "injection_token_id is %d, the tokenizer gives marker '%s' the id %d", (int)given,
+				meta->marker, (int)live);
 	for (int64_t i = 0, n = (int64_t)p->av.n; i < n; i++)
-		if (p->av.data[i] == p->marker_id) {
+		if (p->av.data[i] == p->marker_id || (given < 0 && is_marker(t, p->av.data[i], meta->marker))) {
+			p->marker_id = p->av.data[i];
 			p->at = i;
 			p->left = i > 0 ? p->av.data[i - 1] : -1;
 			p->right = i + 1 < n ? p->av.data[i + 1] : -1;
 			n_found++;
 		}
-	if (!err->status && n_found != 1)
-		nla_fail(err, "the AV prompt holds the marker '%s' %d times as one token (id %d): want it once", meta->marker,
-			 n_found, (int)p->marker_id);
+	if (!n_found && p->marker_id < 0)
+		nla_fail(err, "the marker '%s' is %zu tokens: choose one that is a single token", meta->marker, alone.n);
+	else if (n_found != 1)
+		nla_fail(err, "the AV prompt holds the marker '%s' %d times as one token (id %d): want it once%s", meta->marker,
+			 n_found, (int)p->marker_id, n_found ? "" : ", and a line break where it merges with its neighbour");
 	return err->status;
 }
 
@@ -196,6 +222,29 @@ static enum nla_status check_prompts(const struct nla_sidecar *meta, const struc
 	return err->status;
 }
 
+static char *chat_words(const char *format, const char *system, const char *before)
+{
+	return !system  ? nla_format("%s that begins '%s'", format, before ? before : "")
+	       : *system ? nla_format("%s with system turn '%s'", format, system)
+			 : nla_format("%s without a system turn", format);
+}
+
+/* Prompts as the AV was trained with them: what stands around the message, where its sidecar says so, else by their names. */
+static enum nla_status check_chat(const struct nla_sidecar *meta, const struct nla_chat *c, const char *path,
+				  struct nla_err *err)
+{
+	const bool texts = meta->chat_before && meta->chat_after, named = meta->chat_system && c->system;
+	if (!meta->chat_format || (texts ? !strcmp(meta->chat_before, c->before) && !strcmp(meta->chat_after, c->after)
+					 : !strcmp(meta->chat_format, nla_chat_name(c)) &&
+						   (!named || !strcmp(meta->chat_system, c->system))))
+		return NLA_OK;
+	nla_auto char *was = chat_words(meta->chat_format, meta->chat_system, meta->chat_before);
+	nla_auto char *now = chat_words(nla_chat_name(c), c->system, c->before);
+	return nla_fail(err, "'%s': was trained with the chat format %s, here it is %s: %s", path, was, now,
+			strcmp(meta->chat_format, "file") ? "without chat.format, chat.system and nla_chat.json it is the AV's"
+							  : "give its nla_chat.json as chat.file");
+}
+
 enum nla_status nla_contract_check(const struct nla_sidecar *meta, const struct nla_target *t, const char *path,
 				   struct nla_err *err)
 {
@@ -212,6 +261,8 @@ enum nla_status nla_contract_check(const struct nla_sidecar *meta, const struct 
 	if (meta->add_special >= 0 && t->add_special && (t->add_special == 1) != meta->add_special)
 		return nla_fail(err, "'%s': tokens.add_special is %s there, the option says %s", path,
 				meta->add_special ? "true" : "false", t->add_special == 1 ? "true" : "false");
+	if (check_chat(meta, &t->chat, path, err))
+		return err->status;
 	return check_prompts(meta, t, err) ? nla_err_context(err, "'%s'", path) : NLA_OK;
 }
 
@@ -223,9 +274,6 @@ enum nla_status nla_contract_fits(const struct nla_sidecar *meta, const struct n
 		return err->status;
 	for (size_t i = 0; i < NLA_LEN(with); i++) {
 		int64_t ours = nla_sidecar_block(meta), theirs = with[i] ? nla_sidecar_block(with[i]) : -1;
-		if (ours < 0 && theirs >= 0 && meta->kind && !strcmp(meta->kind, "nla_dataset"))
-			return nla_fail(err, "'%s' names no block, the %s is of block %lld: give its nla_meta.yaml the block "
-					"as extraction.layer_index", path, i ? "AR" : "AV", (long long)theirs);
 		if (ours >= 0 && theirs >= 0 && ours != theirs)
 			return nla_fail(err, "'%s' is of block %lld, the %s of block %lld", path, (long long)ours,
 					i ? "AR" : "AV", (long long)theirs);
@@ -268,6 +316,58 @@ enum nla_status nla_contract_fits_set(struct nla_actset *set, const struct nla_t
 	return NLA_OK;
 }
 
+/* ---- a new sidecar ---- */
+
+/* What texts rarely hold; the last ones are a token of every vocabulary that has bytes. */
+static const char *const markers[] = { "\u320E", "\u3297", "\u00A7", "\u00B6", "\u2020", "\u203B", "\u2022", "\u25C6",
+				       "~",      "^",      "|",      "#",      "@",      "*" };
+/* In place of the slot: where a marker merges with what is next to it, line breaks keep it apart. */
+static const char *const apart[] = { "{injection_char}", "\n{injection_char}", "\n{injection_char}\n" };
+
+static bool serves(const char *marker, const char *template, const struct nla_target *t, struct nla_err *why)
+{
+	const struct nla_sidecar meta = { .marker = (char *)marker, .av_template = (char *)template, .marker_id = -1 };
+	struct nla_prompts p;
+	*why = (struct nla_err)NLA_ERR_INIT;
+	if (!nla_prompts_find(&p, &meta, t, why))
+		nla_prompts_release(&p);
+	return !why->status;
+}
+
+enum nla_status nla_marker_choose(struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
+{
+	struct nla_err why, ignored;
+	NLA_AUTO(nla_strs_release) struct nla_strs found = { 0 };
+	NLA_AUTO(nla_str_release) struct nla_str list = NLA_STR_INIT;
+	nla_auto char *template = NULL;
+	if (meta->marker && serves(meta->marker, meta->av_template, t, &why))
+		return NLA_OK;
+	for (size_t k = 0; k < NLA_LEN(apart) && !found.n; k++) {
+		free(template);
+		if (nla_template_fill(meta->av_template, "injection_char", apart[k], &template, err))
+			return nla_err_context(err, "'templates.av'");
+		for (size_t i = 0; i < NLA_LEN(markers) && found.n < 3; i++)
+			if (serves(markers[i], template, t, &ignored))
+				nla_strs_push(&found, markers[i]);
+	}
+	const bool parted = strcmp(template, meta->av_template) != 0;
+	for (size_t i = 0; i < found.n; i++)
+		nla_str_addf(&list, "%s'%s'", i ? ", " : "", found.data[i]);
+	if (meta->marker)
+		return nla_usage(err, "'templates.marker' is '%s': %s; with this tokenizer%s these work: %s", meta->marker,
+				 why.text, parted ? " and a line break around {injection_char}" : "", list.buf);
+	if (!found.n)
+		return nla_usage(err, "'templates.marker' is auto: no character tried is a token of its own in templates.av, "
+				 "give one");
+	if (parted || strcmp(found.data[0], markers[0]))
+		nla_say("marker '%s'%s", found.data[0], parted ? ", with a line break between it and the text that it merges "
+			"with" : "");
+	meta->marker = nla_strdup(found.data[0]);
+	free(meta->av_template);
+	meta->av_template = nla_strdup(template);
+	return NLA_OK;
+}
+
 enum nla_status nla_contract_make(struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
 {
 	struct nla_prompts p;
@@ -297,9 +397,8 @@ enum nla_status nla_copy_beside(const char *from, const char *to, const char *sk
 {
 	for (const char *const *name = nla_beside; *name && !err->status; name++) {
 		nla_auto char *in = nla_path_join(from, *name), *out = nla_path_join(to, *name);
-		NLA_AUTO(nla_str_release) struct nla_str bytes = NLA_STR_INIT;
-		if (!(skip && !strcmp(skip, *name)) && nla_exists(in) && !nla_file_read(in, &bytes, err))
-			nla_file_write(out, bytes.buf, bytes.len, false, err);
+		if (!(skip && !strcmp(skip, *name)) && nla_exists(in))
+			nla_copy_file(in, out, err);
 	}
 	return err->status;
 }

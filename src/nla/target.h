@@ -17,8 +17,8 @@ struct nla_target {
 	int add_special; /* tokens.add_special: 0 auto, 1 true, 2 false */
 };
 
-/* chat: NULL for the checkpoint's own format. random_seed >= 0: random weights for the folder's config.json instead of its
- * weights (pre-training from nothing). */
+/* chat: NULL for the checkpoint's own format; what is auto there, the sidecar of the AV `like` says before the checkpoint does.
+ * random_seed >= 0: random weights for the folder's config.json instead of its weights (pre-training from nothing). */
 enum nla_status nla_target_open(struct nla_target *t, const char *folder, const struct nla_chat_cfg *chat, int device,
 				nt_dtype dtype, int64_t random_seed, struct nla_err *err);
 /* The same without weights: tokenizer, chat format, and lm.arch. For reading sidecars without a forward pass. */
@@ -62,6 +62,9 @@ enum nla_status nla_contract_fits(const struct nla_sidecar *meta, const struct n
 /* The same of a set. One without tokens.add_special is judged by its rows' counts first, and its meta filled in. */
 enum nla_status nla_contract_fits_set(struct nla_actset *set, const struct nla_target *t, const struct nla_sidecar *av,
 				      const struct nla_sidecar *ar, const char *path, struct nla_err *err);
+/* For a new sidecar: without a marker, the first of a list that is a token of its own in the AV template, which gets a line
+ * break around it where every one merges. A marker that is not is an error that names three that are. */
+enum nla_status nla_marker_choose(struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err);
 /* Fill in what follows from templates and tokenizer: marker id, neighbours, closing ids, tokenizer crc. For a new sidecar. */
 enum nla_status nla_contract_make(struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err);
 /* config.json, generation_config.json and the files of the tokenizer, from one folder to another; skip: a name left out, or

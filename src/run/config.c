@@ -23,7 +23,7 @@ enum {
 static const char av_template[] =
 	"The vector below is what a language model has in mind at one position of a text. "
 	"Say what it holds, inside <explanation> tags.\n"
-	"Vector: {injection_char}";
+	"Vector:\n{injection_char}";
 static const char ar_template[] = "A text and what the model has in mind at its end: {explanation} Vector:";
 
 /* Models of 135M parameters answer this; instructions before the text, or several at once, they do not follow. */
@@ -142,9 +142,12 @@ const struct nla_option nla_config_table[] = {
 	INT(extract.next, "0", 0, 100, NULL, EXTRACT, "the target's likeliest next tokens to store with a row"),
 	INT(extract.rows, "0", 0, BIG, "rows", EXTRACT, "rows to stop at; 0: the whole corpus"),
 	ENUM(extract.dtype, "bf16", "bf16|fp32", NULL, EXTRACT, "type of the stored activations"),
+	ROW(extract.sidecar, BOOL, "false", 0, 0, NULL, "sidecar", EXTRACT,
+	    "extract nothing: write the nla_meta.yaml of an AV, an AR or a set in out that was made elsewhere"),
 	STR(templates.av, av_template, NULL, EXTRACT, "AV prompt, with {injection_char} once"),
 	STR(templates.ar, ar_template, NULL, EXTRACT, "AR prompt, with {explanation} once and text after it"),
-	STR(templates.marker, "\xe3\x88\x8e", NULL, EXTRACT, "the character that replaces {injection_char}: one token"),
+	STR(templates.marker, "auto", NULL, EXTRACT,
+	    "what replaces {injection_char}: one token; auto: the first of a list that is one there"),
 
 	PATH(teach.model, "teacher", TEACH, "instruct model that writes the explanations; empty: model"),
 	STR(teach.prompt, teach_prompt, NULL, TEACH, "its prompt, with {text} once and, for sets with next tokens, {next}"),

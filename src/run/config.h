@@ -52,6 +52,7 @@ struct nla_config {
 		char *corpus, *meta;
 		int64_t layer, per_doc, min_position, max_tokens, next, rows;
 		int at, dtype;
+		bool sidecar;
 	} extract;
 	struct { char *av, *ar, *marker; } templates;
 	struct {

@@ -23,10 +23,11 @@ int nla_open(struct nla **out, const char *model, const char *av, const char *ar
 {
 	struct nla_err err = NLA_ERR_INIT;
 	int index = NT_CPU;
+	const struct nla_chat_cfg chat = { .system = "auto", .file = "", .like = av };
 	struct nla *nla = *out = nla_alloc(1, sizeof(*nla));
 	if (nt_device_open(device, &index))
 		nla_nt_fail(&err, "cannot use device '%s'", device);
-	else if (!nla_target_open(&nla->m.target, model, NULL, index, index == NT_CPU ? NT_F32 : NT_BF16, -1, &err) &&
+	else if (!nla_target_open(&nla->m.target, model, &chat, index, index == NT_CPU ? NT_F32 : NT_BF16, -1, &err) &&
 		 !nla_half_open(&nla->m.av, NLA_AV, &nla->m.target, av, NULL, &err) &&
 		 !nla_half_open(&nla->m.ar, NLA_AR, &nla->m.target, ar, NULL, &err))
 		nla_contract_fits(&nla->m.av.meta, &nla->m.target, &nla->m.av.meta, &nla->m.ar.meta, av, &err);

@@ -87,9 +87,8 @@ static void say_what(const struct nla_eval *e, const struct nla_config *cfg)
 	nla_auto char *models = nla_models_words(cfg);
 	nla_auto char *rows = *cfg->score ? nla_format("the texts of '%s' on rows", cfg->score)
 					  : nla_format("%lld of %lld rows", (long long)e->n, (long long)e->set.n);
-	nla_auto char *base = cfg->eval.baseline ? nla_strdup("of these rows") : !(meta->baseline_var > 0)
-		? nla_strdup("computed from the set, which has none")
-		: nla_format("of the set: raw variance %.4f, mean-normalised %.4f", meta->baseline_var, meta->baseline_mean);
+	nla_auto char *base = cfg->eval.baseline ? nla_strdup("of these rows") : nla_format(
+		"of the set: raw variance %.4f, mean-normalised %.4f", meta->baseline_var, meta->baseline_mean);
 	nla_say("nla-eval: %s, %s of '%s' on %s; baselines %s", models, rows, e->set.path,
 		nt_device_name(e->models.target.lm.device), base);
 	if (e->joined)

@@ -13,7 +13,6 @@
 #include "run/stop.h"
 
 #define FEW_ROWS 100
-#define BASELINE_ROWS 50000 /* of those that a set stores */
 
 int64_t *nla_eval_rows(const struct nla_actset *set, int64_t count, int64_t *n)
 {
@@ -28,24 +27,20 @@ int64_t *nla_eval_rows(const struct nla_actset *set, int64_t count, int64_t *n)
 enum nla_status nla_eval_baselines(struct nla_rl *rl, const int64_t *rows, int64_t n, struct nla_err *err)
 {
 	const struct nla_actset *set = rl->set;
-	struct nla_baseline b;
-	nla_auto float *v = nla_alloc((size_t)set->d, sizeof(*v));
 	rl->base = (struct nla_baselines){ set->meta.baseline_var, set->meta.baseline_mean };
-	if (!rl->own_baseline && rl->base.var > 0 && rl->base.mean > 0)
-		return NLA_OK;
-	if (rl->own_baseline && n < FEW_ROWS)
-		nla_say("warning: eval.baseline is rows, and %lld rows are few: their variance says little of the data's",
-			(long long)n);
-	n = rl->own_baseline ? n : NLA_MIN(set->n, BASELINE_ROWS);
-	nla_baseline_init(&b, set->d);
-	for (int64_t i = 0; i < n && !nla_actset_vectors(set, rl->own_baseline ? &rows[i] : &i, 1, v, err); i++)
-		nla_baseline_add(&b, v);
-	nla_baseline_get(&b, &rl->base.var, &rl->base.mean);
-	if (!err->status && !(rl->base.var > 0))
-		nla_fail(err, "'%s': the %lld rows of the baseline do not vary: FVE means nothing by them", set->path,
-			 (long long)n);
-	nla_baseline_release(&b);
-	return err->status;
+	if (rl->own_baseline) {
+		NLA_AUTO(nla_baseline_release) struct nla_baseline b;
+		nla_auto float *v = nla_alloc((size_t)set->d, sizeof(*v));
+		if (n < FEW_ROWS)
+			nla_say("warning: eval.baseline is rows, and %lld rows are few: their variance says little of the data's",
+				(long long)n);
+		nla_baseline_init(&b, set->d);
+		for (int64_t i = 0; i < n && !nla_actset_vectors(set, &rows[i], 1, v, err); i++)
+			nla_baseline_add(&b, v);
+		nla_baseline_get(&b, &rl->base.var, &rl->base.mean);
+	}
+	return err->status || rl->base.var > 0 ? err->status
+	       : nla_fail(err, "'%s': the rows of the baseline do not vary: FVE means nothing by them", set->path);
 }
 
 void nla_warn_failed(const struct nla_step *s)

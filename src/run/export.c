@@ -34,7 +34,9 @@ struct export {
 static enum nla_status describe(struct export *x, const struct nla_config *cfg, enum nla_half_role role, const char *folder,
 				const char *out, struct nla_err *err)
 {
-	if (nla_target_describe(&x->target, cfg->model, &cfg->chat, err) ||
+	struct nla_chat_cfg chat = cfg->chat;
+	chat.like = role == NLA_AV ? folder : NULL;
+	if (nla_target_describe(&x->target, cfg->model, &chat, err) ||
 	    nla_half_open(&x->half, role, &x->target, folder, role == NLA_AV ? cfg->av_base : cfg->ar_base, err))
 		return err->status;
 	const struct nla_lm_part part = { .depth = x->half.depth, .norm = x->half.meta.final_norm };
@@ -194,6 +196,26 @@ static enum nla_status write_head(const struct export *x, const char *out, struc
 	return write_json(out, "ar_meta.json", json, err);
 }
 
+/* Where the model's own template prints another prompt than the AV was trained with, one that prints it and nothing else. */
+static enum nla_status write_chat(const struct export *x, const char *file, const char *out, struct nla_err *err)
+{
+	static const char *const prompts[] = { [NLA_CHAT_STRIP_NONE] = "%s + messages[0]['content'] + %s",
+					       [NLA_CHAT_STRIP_BOTH] = "%s + messages[0]['content'].strip() + %s",
+					       [NLA_CHAT_STRIP_END] = "(%s + messages[0]['content']).rstrip() + %s" };
+	const struct nla_chat *c = &x->target.chat;
+	nla_auto char *path = nla_path_join(out, "chat_template.jinja"), *copy = nla_path_join(out, "nla_chat.json");
+	NLA_AUTO(nla_str_release) struct nla_str before = NLA_STR_INIT, after = NLA_STR_INIT, text = NLA_STR_INIT;
+	if (c->own)
+		return NLA_OK;
+	nla_json_add_str(&before, c->before, strlen(c->before));
+	nla_json_add_str(&after, c->after, strlen(c->after));
+	nla_str_add(&text, "{%- if messages | length != 1 %}{{ raise_exception('an AV reads one message') }}{% endif -%}\n{{ ");
+	nla_str_addf(&text, prompts[c->strip], before.buf, after.buf);
+	nla_str_add(&text, " }}");
+	nla_file_write(path, text.buf, text.len, false, err);
+	return err->status || !*file || nla_copy_file(file, copy, err) ? err->status : NLA_OK;
+}
+
 static bool is_ours(const char *name)
 {
 	static const char ours[] =
@@ -225,8 +247,11 @@ static enum nla_status write_all(struct export *x, const struct nla_config *cfg,
 	nla_sidecar_stamp(meta, "nla_model", x->half.role == NLA_AR ? "ar" : "av", stage);
 	free(meta->base_folder);
 	meta->base_folder = NULL;
+	const struct nla_chat *chat = &x->target.chat;
 	if (x->half.head)
 		meta->critic_layer = x->lm.arch.n_layers - 1;
+	else
+		nla_sidecar_chat(meta, nla_chat_name(chat), chat->system, chat->before, chat->after);
 	if (list_tensors(x, err) || nla_mkdirs(out, err))
 		return err->status;
 	if (cfg->overwrite)
@@ -234,7 +259,7 @@ static enum nla_status write_all(struct export *x, const struct nla_config *cfg,
 	nla_say("nla-export: '%s' as '%s'", x->half.role == NLA_AV ? cfg->av : cfg->ar, out);
 	if (write_weights(x, out, cfg->export.shard * 1e9, err) ||
 	    nla_copy_beside(x->target.folder, out, "config.json", err) || write_config(x, out, err) ||
-	    (x->half.head && write_head(x, out, err)))
+	    (x->half.head ? write_head(x, out, err) : write_chat(x, cfg->chat.file, out, err)))
 		return err->status;
 	return nla_sidecar_write(meta, out, err);
 }

@@ -4,7 +4,9 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/file.h"
 #include "nla/extract.h"
 #include "run/folder.h"
 
@@ -13,8 +15,10 @@ enum nla_status nla_models_load(struct nla_models *m, const struct nla_config *c
 {
 	int device;
 	nt_dtype dtype;
+	struct nla_chat_cfg chat = cfg->chat;
+	chat.like = av;
 	if (nla_config_device(cfg, &device, &dtype, err) || (room && nla_config_room(cfg, device, room, err)) ||
-	    nla_target_open(&m->target, cfg->model, &cfg->chat, device, dtype, -1, err) ||
+	    nla_target_open(&m->target, cfg->model, &chat, device, dtype, -1, err) ||
 	    nla_half_open(&m->av, NLA_AV, &m->target, av, cfg->av_base, err))
 		return err->status;
 	return nla_half_open(&m->ar, NLA_AR, &m->target, ar, cfg->ar_base, err);
@@ -199,7 +203,7 @@ void nla_subject_release(struct nla_subject *s)
 
 static void take_templates(struct nla_sidecar *meta, const char *marker, const char *av, const char *ar)
 {
-	meta->marker = nla_strdup(marker);
+	meta->marker = strcmp(marker, "auto") ? nla_strdup(marker) : NULL;
 	meta->av_template = nla_strdup(av);
 	meta->ar_template = nla_strdup(ar);
 }
@@ -209,12 +213,9 @@ static enum nla_status describe_like(struct nla_sidecar *meta, const struct nla_
 				     struct nla_err *err)
 {
 	struct nla_sidecar like;
-	if (nla_sidecar_read(&like, path, err))
-		return err->status;
-	if (!like.marker || !like.av_template || !like.ar_template) {
-		nla_fail(err, "'%s': its sidecar has no injection_char, AV template or AR template: give them as options, "
-			 "without extract.meta", path);
-	} else if (!nla_contract_check(&like, t, path, err)) {
+	if (!nla_sidecar_read(&like, path, err) &&
+	    !nla_sidecar_need(&like, NLA_NEED_ANY | NLA_NEED_AV | NLA_NEED_AR, path, err) &&
+	    !nla_contract_check(&like, t, path, err)) {
 		take_templates(meta, like.marker, like.av_template, like.ar_template);
 		meta->inject = like.inject;
 		meta->injection_scale = like.injection_scale;
@@ -231,7 +232,8 @@ enum nla_status nla_newset_describe(struct nla_sidecar *meta, const struct nla_t
 	int64_t blocks = t->lm.arch.n_layers;
 	meta->kind = nla_strdup("nla_dataset");
 	meta->stage = nla_strdup("extract");
-	meta->base_checkpoint = nla_strdup(nla_path_base(cfg->model));
+	nla_auto char *whole = realpath(cfg->model, NULL);
+	meta->base_checkpoint = nla_strdup(nla_path_base(whole ? whole : cfg->model));
 	if (!*cfg->extract.meta)
 		take_templates(meta, cfg->templates.marker, cfg->templates.av, cfg->templates.ar);
 	else if (describe_like(meta, t, cfg->extract.meta, err))
@@ -244,5 +246,47 @@ enum nla_status nla_newset_describe(struct nla_sidecar *meta, const struct nla_t
 	if (meta->layer >= blocks)
 		return nla_usage(err, "'extract.layer' is %lld: '%s' has blocks 0 to %lld", (long long)meta->layer, cfg->model,
 				 (long long)blocks - 1);
+	if (!*cfg->extract.meta && nla_marker_choose(meta, t, err))
+		return err->status;
 	return nla_contract_make(meta, t, err);
+}
+
+/* An AR has a head. */
+static enum nla_status make_sidecar(struct nla_sidecar *meta, const struct nla_target *t, const struct nla_config *cfg,
+				    struct nla_err *err)
+{
+	const char *out = cfg->out;
+	const bool ar = nla_exists_in(out, "value_head.safetensors") || nla_exists_in(out, "ar_lora_value_head.safetensors");
+	const bool is_set = nla_exists_in(out, NLA_ACTSET_ROWS);
+	NLA_AUTO(nla_actset_close) struct nla_actset set = { 0 };
+	NLA_AUTO(nla_half_release) struct nla_half half = { 0 };
+	if (nla_newset_describe(meta, t, cfg, err))
+		return err->status;
+	nla_sidecar_stamp(meta, is_set ? "nla_dataset" : "nla_model", is_set ? NULL : ar ? "ar" : "av", "made elsewhere");
+	if (!is_set && !ar)
+		nla_sidecar_chat(meta, nla_chat_name(&t->chat), t->chat.system, t->chat.before, t->chat.after);
+	if (nla_sidecar_write(meta, out, err))
+		return err->status;
+	if (!is_set)
+		return nla_half_open(&half, ar ? NLA_AR : NLA_AV, t, out, "", err);
+	return nla_actset_open(&set, out, meta->d_model, err) || nla_sidecar_write(&set.meta, out, err) ? err->status : NLA_OK;
+}
+
+enum nla_status nla_sidecar_make(const struct nla_config *cfg, struct nla_err *err)
+{
+	NLA_AUTO(nla_target_close) struct nla_target t = { 0 };
+	NLA_AUTO(nla_sidecar_release) struct nla_sidecar meta;
+	struct nla_chat_cfg chat = cfg->chat;
+	nla_auto char *path = nla_path_join(cfg->out, NLA_SIDECAR_NAME);
+	chat.like = cfg->extract.meta;
+	nla_sidecar_init(&meta);
+	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->out, "out", err) || nla_need_dir(cfg->out, err))
+		return err->status;
+	if (nla_exists(path))
+		return nla_usage(err, "'%s' is there already: remove it to make another", path);
+	if (cfg->extract.layer < 0 && !*cfg->extract.meta)
+		return nla_usage(err, "'extract.layer' is not set: say of which block '%s' is", cfg->out);
+	if (!nla_target_describe(&t, cfg->model, &chat, err) && make_sidecar(&meta, &t, cfg, err))
+		unlink(path);
+	return err->status;
 }

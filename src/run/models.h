@@ -51,5 +51,7 @@ void nla_subject_release(struct nla_subject *s);
  * from them. */
 enum nla_status nla_newset_describe(struct nla_sidecar *meta, const struct nla_target *t, const struct nla_config *cfg,
 				    struct nla_err *err);
+/* The sidecar of the AV, AR or set in cfg->out, made elsewhere, from the same; what it then is must load. */
+enum nla_status nla_sidecar_make(const struct nla_config *cfg, struct nla_err *err);
 
 #endif

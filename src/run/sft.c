@@ -214,6 +214,8 @@ enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, st
 	int64_t room;
 	nt_dtype dtype;
 	const bool cosine = cfg->sft.schedule == NLA_SCHEDULE_COSINE;
+	struct nla_chat_cfg chat = cfg->chat;
+	chat.like = cfg->sft.role == NLA_ROLE_AV ? cfg->av : NULL;
 	*s = (struct nla_sft){ .cfg = cfg, .longest = 1, .line = { .loss = NAN, .grad_norm = NAN, .lr = NAN } };
 	s->loop = (struct nla_loop){ .cfg = cfg, .name = roles[cfg->sft.role].name, .begin = log_step, .step = step,
 				     .log = log_step, .save = save, .next = roles[cfg->sft.role].next,
@@ -226,7 +228,7 @@ enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, st
 	if (lm && dtype != NT_F32)
 		return nla_usage(err, "role lm trains the weights themselves, which bf16 is too coarse for: give --dtype fp32");
 	if (nla_config_lora(cfg, &spec, err) ||
-	    nla_target_open(&s->target, cfg->model, &cfg->chat, device, dtype, lm && cfg->sft.init ? cfg->seed : -1, err) ||
+	    nla_target_open(&s->target, cfg->model, &chat, device, dtype, lm && cfg->sft.init ? cfg->seed : -1, err) ||
 	    nla_sft_load(s, err) || (lm ? open_weights(s, err) : open_half(s, &spec, err)) || nla_sft_encode(s, err))
 		return err->status;
 	nla_cursor_init(&s->loop.cursor, (uint64_t)cfg->seed, s->split.n_train);

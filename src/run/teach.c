@@ -206,7 +206,7 @@ enum nla_status nla_teach_open(struct nla_teach *t, const struct nla_config *cfg
 	bool own = !*cfg->teach.model; /* the target itself: chat.format and chat.file are about that model */
 	const char *model = own ? cfg->model : cfg->teach.model;
 	struct nla_chat_cfg chat = { own ? cfg->chat.format : NLA_CHAT_AUTO, cfg->teach.system, own ? cfg->chat.file : NULL,
-				     0 };
+				     0, NULL };
 	int device;
 	nt_dtype dtype;
 	*t = (struct nla_teach){ .cfg = cfg, .log.fd = -1, .started = nla_seconds() };

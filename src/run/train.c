@@ -102,7 +102,7 @@ static enum nla_status open_data(struct nla_train *t, struct nla_err *err)
 	if (open_set(t, &t->set, cfg->data, err))
 		return err->status;
 	if (!(t->set.meta.baseline_var > 0) || !(t->set.meta.baseline_mean > 0))
-		return nla_fail(err, "'%s/nla_meta.yaml' has no baselines: make the set with nla-extract", cfg->data);
+		return nla_fail(err, "'%s': its baseline is 0, all vectors are the same: no FVE can be computed", cfg->data);
 	nla_cursor_init(&t->loop.cursor, (uint64_t)cfg->seed, t->set.n);
 	t->has_eval = *cfg->eval.data;
 	if (t->has_eval && !open_set(t, &t->eval_set, cfg->eval.data, err))
@@ -304,8 +304,9 @@ static enum nla_status save(struct nla_loop *loop, const char *dir, struct nla_e
 	const struct nla_train *t = (struct nla_train *)loop;
 	const struct nla_models *m = &t->models;
 	nla_auto char *av = nla_path_join(dir, "av"), *ar = nla_path_join(dir, "ar"), *alone = nla_path_join(dir, "adapter");
+	nla_auto char *base = nla_half_base(&m->av);
 	if (!nla_half_save(&m->av, &t->adapter, av, "rl", err) &&
-	    (!m->av.adapter.layers || !nla_adapter_save(&t->adapter, alone, m->av.meta.base_checkpoint, err)))
+	    (!m->av.adapter.layers || !nla_adapter_save(&t->adapter, alone, base, err)))
 		nla_half_save(&m->ar, NULL, ar, t->cfg->ar_update.enabled ? "rl" : m->ar.meta.stage, err);
 	return err->status;
 }

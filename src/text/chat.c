@@ -15,7 +15,7 @@
 
 /* One row a format: what stands around each part of a prompt. */
 static const struct format_row {
-	const char *name;
+	const char *word, *name;
 	const char *bos;        /* where tokenizer_config.json has no bos_token          */
 	const char *system[2];  /* around the system text                                */
 	const char *before, *after; /* the content, to the end of the assistant's header */
@@ -25,7 +25,7 @@ static const struct format_row {
 	bool strip;             /* a message's white space is stripped                   */
 	bool system_in_user;    /* the system text is the beginning of the user's message */
 } formats[] = {
-	[NLA_CHAT_CHATML] = { "ChatML",
+	[NLA_CHAT_CHATML] = { "chatml", "ChatML",
 			      "",
 			      { "<|im_start|>system\n", "<|im_end|>\n" },
 			      "<|im_start|>user\n",
@@ -33,7 +33,7 @@ static const struct format_row {
 			      "<|im_end|>",
 			      { "<|im_start|>", "<|im_end|>" },
 			      .tokens = true },
-	[NLA_CHAT_LLAMA3] = { "Llama 3",
+	[NLA_CHAT_LLAMA3] = { "llama3", "Llama 3",
 			      "<|begin_of_text|>",
 			      { "<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>" },
 			      "<|start_header_id|>user<|end_header_id|>\n\n",
@@ -42,7 +42,7 @@ static const struct format_row {
 			      { "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>" },
 			      .tokens = true,
 			      .strip = true },
-	[NLA_CHAT_LLAMA2] = { "Llama 2",
+	[NLA_CHAT_LLAMA2] = { "llama2", "Llama 2",
 			      "<s>",
 			      { "<<SYS>>\n", "\n<</SYS>>\n\n" },
 			      "[INST] ",
@@ -85,6 +85,8 @@ static int32_t chat_token(const struct nla_tokenizer *tok, const char *token)
 		id = -1;
 	return id;
 }
+
+const char *nla_chat_name(const struct nla_chat *chat) { return chat->format ? formats[chat->format].word : "file"; }
 
 bool nla_chat_is_stop(const struct nla_chat *chat, int32_t id)
 {
@@ -280,12 +282,13 @@ static enum nla_status compose(struct nla_chat *chat, const struct template *t, 
 	bool of_format = t->path && t->format == chat->format, given = strcmp(cfg->system, "auto") != 0;
 	const struct known_row *known = of_format ? t->known : NULL;
 	const char *bos = *row->bos && of_format && t->bos ? t->bos : row->bos;
-	const char *system = given ? (*cfg->system ? cfg->system : NULL) : known ? known->system : NULL;
-	char *turn;
+	const char *usual = known ? known->system : NULL, *system = given ? (*cfg->system ? cfg->system : NULL) : usual;
+	const char *head = system && known && known->head && !nla_starts_with(system, known->head) ? known->head : "";
 	if (of_format && !known && check_unknown(t, row, given, err))
 		return err->status;
-	turn = system ? nla_format("%s%s%s%s", row->system[0], known && known->head ? known->head : "", system, row->system[1])
-		      : nla_strdup("");
+	chat->system = system ? nla_format("%s%s", head, system) : nla_strdup("");
+	nla_auto char *turn = system ? nla_format("%s%s%s", row->system[0], chat->system, row->system[1]) : nla_strdup("");
+	chat->own = of_format && (known ? !known->head && !strcmp(usual ? usual : "", chat->system) : !given);
 	chat->before =
 		nla_format("%s%s%s", bos, row->system_in_user ? row->before : turn, row->system_in_user ? turn : row->before);
 	chat->after = nla_strdup(row->after);
@@ -297,7 +300,6 @@ static enum nla_status compose(struct nla_chat *chat, const struct template *t, 
 			of_format ? "template's turn markers" : "tokens", system ? "system turn '" : "no system turn",
 			system ? system : "", system ? "'" : "",
 			of_format ? "scripts/chat-format.py verifies it" : "the model has no chat template");
-	free(turn);
 	return NLA_OK;
 }
 
@@ -319,7 +321,7 @@ static enum nla_status use_template(struct nla_chat *chat, const char *folder, c
 enum nla_status nla_chat_load(struct nla_chat *chat, const char *folder, const struct nla_tokenizer *tok,
 			      const struct nla_chat_cfg *cfg, struct nla_err *err)
 {
-	static const struct nla_chat_cfg automatic = { NLA_CHAT_AUTO, "auto", "", 0 };
+	static const struct nla_chat_cfg automatic = { .system = "auto", .file = "" };
 	nla_auto char *beside = nla_path_join(folder, "nla_chat.json");
 	const char *file = cfg && cfg->file && *cfg->file ? cfg->file : nla_exists(beside) ? beside : NULL;
 	memset(chat, 0, sizeof(*chat));
@@ -345,6 +347,7 @@ void nla_chat_release(struct nla_chat *chat)
 {
 	free(chat->before);
 	free(chat->after);
+	free(chat->system);
 	nla_i32s_release(&chat->stop);
 	memset(chat, 0, sizeof(*chat));
 }

@@ -29,6 +29,7 @@ struct nla_chat_cfg {
 	char *system; /* "auto": the checkpoint's default; "": no system turn; else its text */
 	char *file;   /* an nla_chat.json; "" or NULL: the one in the model's folder, if any */
 	int add_special; /* of other texts than chat prompts, see nla/target.h: 0 auto, 1 true, 2 false */
+	const char *like; /* an AV's folder whose sidecar says what is auto here, see nla/target.h; or NULL */
 };
 
 /* White space that is stripped, as by Python: BOTH sides of the content, the END of before + content. */
@@ -37,6 +38,8 @@ enum nla_chat_strip { NLA_CHAT_STRIP_NONE, NLA_CHAT_STRIP_BOTH, NLA_CHAT_STRIP_E
 struct nla_chat {
 	enum nla_chat_format format; /* AUTO: nla_chat.json's                                       */
 	char *before, *after;        /* around the content; before has the system turn; owned       */
+	char *system;                /* text of the system turn, "": none; NULL: nla_chat.json's    */
+	bool own;                    /* as the model's own template prints it on any day            */
 	enum nla_chat_strip strip;
 	int32_t end_of_turn;         /* what ends a response                                        */
 	struct nla_i32s stop;        /* every stop id: end_of_turn and generation_config's eos ids  */
@@ -46,6 +49,7 @@ struct nla_chat {
 enum nla_status nla_chat_load(struct nla_chat *chat, const char *folder, const struct nla_tokenizer *tok,
 			      const struct nla_chat_cfg *cfg, struct nla_err *err);
 void nla_chat_release(struct nla_chat *chat);
+const char *nla_chat_name(const struct nla_chat *chat); /* of its format: one of NLA_CHAT_FORMATS, or "file" */
 bool nla_chat_is_stop(const struct nla_chat *chat, int32_t id);
 /* Ids of the prompt, appended. Tokenised as one text. */
 enum nla_status nla_chat_prompt(const struct nla_chat *chat, const struct nla_tokenizer *tok, const char *content,

@@ -71,7 +71,7 @@ for init in null true false '"gaussian"' '"eva"' '"orthogonal"'; do
 done
 copy "$av" a && echo 'base_folder: "gone"' >>a/nla_meta.yaml
 bad_av "'a' stands on the checkpoint 'a/gone', which is not there: say where it is with av_base" a
-bad_av "'nowhere' is no whole checkpoint" "$av" --av_base nowhere
+bad_av "'$work' is no whole checkpoint" "$av" --av_base "$work"
 refused 2 "'whole/av' is a whole checkpoint itself: take 'shards' out of av_base or ar_base" nla-eval --model "$model" --av whole/av --av_base shards \
 	--ar "$ar" --data held --score given.jsonl --out no
 
@@ -115,7 +115,7 @@ bad_ar "lora_A.*weight' has shape \[4, 48\], want \[3, 48\]" a
 
 # ---- exports: what fails leaves no sidecar ----
 bad_export() { pattern=$1; shift; refused 1 "$pattern" nla-export --model "$model" --out no "$@"; [ ! -e no/nla_meta.yaml ] || fail "a failed export left a sidecar"; rm -rf no; }
-bad_export "cannot export 'nowhere'.*nla_meta.yaml" --av nowhere
+bad_export "cannot export 'nowhere': .*there is no folder 'nowhere'" --av nowhere
 bad_export "role is 'ar', want an AV" --av "$ar"
 copy "$model" m && tool edit m/model.safetensors drop model.layers.1.self_attn.o_proj.weight
 bad_export "model.layers.1.self_attn.o_proj.weight' is missing" --av "$av" --model m
@@ -136,7 +136,7 @@ slim "slim/rows.jsonl.gz:1': 'n_raw_tokens' is a string"
 cp held/rows.jsonl.gz slim && rm slim/nla_meta.yaml
 slim "slim/nla_meta.yaml"
 cp held/nla_meta.yaml slim && sed -i '/^prompt_templates:/,/^  ar:/d' slim/nla_meta.yaml
-slim "'slim': its sidecar has no injection_char, AV template or AR template"
+slim "'slim' lacks prompt_templates.av, prompt_templates.ar: add"
 
 # ---- the block of another sidecar: its critic's, and never a guess ----
 copy whole/ar like && sed -i '/^  layer_index/d; s/extraction_layer_index: 2/extraction_layer_index: 1/' like/nla_meta.yaml

@@ -47,7 +47,13 @@ bad_train 2 "--steps" --steps
 refused 2 "'explain.row' is 999.*rows 0 to 23" nla-explain --model "$model" --av "$av" --ar "$ar" --data held --row 999
 
 # ---- the target ----
-bad_train 1 "nowhere" --model nowhere
+for what in model av ar; do
+	bad_train 1 "cannot load (model|AV|AR) 'nowhere': there is no folder 'nowhere'" --$what nowhere
+done
+bad_eval 1 "cannot load AV 'nowhere': there is no folder 'nowhere'" --ref nowhere
+bad_eval 1 "'.*/av': there is no folder 'nowhere'" --av_base nowhere
+bad_extract 1 "there is no folder 'nowhere'" --extract.meta nowhere
+refused 1 "cannot load model 'nowhere': there is no folder 'nowhere'" nla-teach --model "$model" --teacher nowhere --data held --out taught
 copy "$model" m && rm m/model.safetensors
 bad_train 1 "'m': it holds neither model.safetensors nor" --model m
 copy "$model" m && tool clip m/model.safetensors 1000
@@ -101,7 +107,11 @@ bad_train 1 "a/nla_meta.yaml': 'extraction.layer_index' is a string, want an int
 meta "$ar" '- 296' '- 297'
 bad_train 1 "a/nla_meta.yaml': the AR prompt ends in ids 336 296 25, critic_suffix_ids says 336 297 25" --ar a
 copy "$av" a && rm a/nla_meta.yaml
-bad_train 1 "a/nla_meta.yaml" --av a
+bad_train 1 "there is no 'a/nla_meta.yaml', .*: nla-extract --sidecar makes one" --av a
+echo 'role: av' >a/nla_meta.yaml
+bad_train 1 "a/nla_meta.yaml' lacks kind, d_model, tokens.injection_char, prompt_templates.av: add" --av a
+copy "$ar" a && echo 'role: ar' >a/nla_meta.yaml
+bad_train 1 "a/nla_meta.yaml' lacks kind, d_model, extraction.layer_index, prompt_templates.ar: add" --ar a
 bad_train 1 "cannot load AV 'Qwen/Qwen3-8B': .*; if it is a name on the hub, run 'hf download Qwen/Qwen3-8B --local-dir DIR'" --av Qwen/Qwen3-8B
 bad_train 1 "'hf download Qwen/Qwen3-8B" --model Qwen/Qwen3-8B
 bad_train 1 "'hf download Qwen/set" --data Qwen/set
@@ -147,6 +157,11 @@ copy train s && tool clip s/rows.jsonl.gz 20
 bad_train 1 "s/rows.jsonl.gz" --data s
 copy train s && cp held/rows.jsonl.gz s
 bad_train 1 "'s': 48 vectors, but 24 lines" --data s
+copy train s && sed -i '/layer_index/d' s/nla_meta.yaml
+bad_train 1 "s/nla_meta.yaml' lacks extraction.layer_index: add" --data s
+refused 1 "s/nla_meta.yaml' lacks extraction.layer_index: add" nla-sft --role av --model "$model" --data s --out out
+copy train s && sed -i '/^  av:/d; /injection_char/d' s/nla_meta.yaml
+refused 1 "cannot train on 's': .* lacks tokens.injection_char, prompt_templates.av: add" nla-sft --role av --model "$model" --data s --out out
 copy train s && rm s/nla_meta.yaml
 bad_train 1 "'s' is not complete: it has no nla_meta.yaml" --data s
 copy train s && sed -i 's/layer_index: 2/layer_index: 3/' s/nla_meta.yaml
@@ -177,8 +192,8 @@ extract 1 "key.jsonl:1': 'text' is missing" --corpus key.jsonl
 gzip -c train.jsonl >cut.jsonl.gz && tool clip cut.jsonl.gz 20
 extract 1 "cut.jsonl.gz" --corpus cut.jsonl.gz
 extract 2 "'extract.layer' is 5: .* blocks 0 to 4" --layer 5
-extract 1 "the marker 'cat dog' is [0-9]+ tokens" --templates.marker 'cat dog'
-extract 1 "injection_char" --templates.av 'no slot'
+extract 2 "'templates.marker' is 'cat dog': the marker 'cat dog' is [0-9]+ tokens.*these work: '.*', '.*', '.*'" --templates.marker 'cat dog'
+extract 1 "'templates.av': template has '.injection_char.' nowhere" --templates.av 'no slot'
 extract 1 "explanation" --templates.ar 'Text: {explanation}'
 [ ! -e new/nla_meta.yaml ] || fail "a failed extraction left a sidecar"
 copy held there && echo mine >there/notes.txt && mkdir there/more && echo mine >there/more/notes.txt

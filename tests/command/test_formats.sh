@@ -174,13 +174,96 @@ END
 refused 1 "gave no row: its 24 texts are empty or longer than extract.max_tokens = 2 tokens" nla-extract --model "$model" --corpus slim \
 	--extract.meta slim --extract.at last --extract.max_tokens 2 --out none
 
+# ---- the chat format and system turn of an AV: kept, taken where nothing is asked for, and printed by its export ----
+ok nla-sft --role av --model "$model" --data train --av av --chat.format chatml --out brief --steps 1 --batch 4 --sft.warmup 0 --sft.held_out 0.1
+brief=brief/checkpoints/latest/av
+grep -q 'system: ""' $brief/nla_meta.yaml || fail "nla-sft does not say that there is no system turn"
+refused 1 "chat format chatml without a system turn, here it is chatml with system turn 'x'" nla-eval --model "$model" --av $brief --ar "$ar" \
+	--chat.system x --data held --score given.jsonl --out no
+ok nla-sft --role av --model "$model" --data train --chat.system 'Be "brief".' --out brief --overwrite --steps 1 --batch 4 --sft.warmup 0 --sft.held_out 0.1
+grep -q 'system: "Be .*brief' $brief/nla_meta.yaml || fail "nla-sft does not keep the system turn: $(cat $brief/nla_meta.yaml)"
+score brief-eval --model "$model" --av $brief --ar "$ar"
+score brief-said --model "$model" --av $brief --ar "$ar" --chat.system 'Be "brief".' --chat.format chatml
+same brief-eval/rows.jsonl brief-said/rows.jsonl
+refused 1 "chatml without a system turn, here it is chatml with system turn 'Be \"brief\".'" nla-eval --model "$model" --av $brief --ar "$ar" --ref av \
+	--data held --score given.jsonl --out no
+av=$brief
+train --out brief-run --steps 1 --max-new-tokens 4
+grep -q 'system: "Be' brief-run/checkpoints/latest/av/nla_meta.yaml || fail "nla-train does not keep the system turn"
+ok nla-export --model "$model" --av $brief --ar "$ar" --out brief-whole --export.dtype fp32
+score brief-whole-eval --av brief-whole/av --ar brief-whole/ar
+same_scores brief-eval brief-whole-eval
+[ ! -e merged/av/chat_template.jinja ] && [ -e brief-whole/av/chat_template.jinja ] || fail "an export has another chat template than its AV wants"
+echo '{"before": "<|im_start|>user\n", "after": "<|im_end|>\n<|im_start|>assistant\n", "strip": "none", "stop": ["<|im_end|>"]}' >file.json
+score file-eval --model "$model" --av merged/av --ar "$ar" --chat.file file.json # the same prompts
+same_scores adapters file-eval
+ok nla-export --model "$model" --av av --out file-whole --chat.file file.json --export.dtype fp32
+same file.json file-whole/nla_chat.json
+score file-whole-eval --av file-whole --ar merged/ar
+same_scores adapters file-whole-eval
+sed '/^chat:/,/^  after:/d' $brief/nla_meta.yaml >bare.yaml && cp -R $brief bare && cp bare.yaml bare/nla_meta.yaml
+score bare-eval --model "$model" --av bare --ar "$ar" --chat.system 'Be "brief".' # an older one
+same brief-eval/rows.jsonl bare-eval/rows.jsonl
+grep -q "'bare/nla_meta.yaml' does not say which chat format and system turn it was trained with: here chatml, system turn 'Be" stderr ||
+	fail "no word of an AV without a system turn: $(cat stderr)"
+
+# ---- made elsewhere: nla-extract --sidecar ----
+cp -R train bare-set && rm bare-set/nla_meta.yaml
+for part in av:bare ar:bare-ar set:bare-set; do
+	[ "$part" != ar:bare-ar ] || cp -R "$ar" bare-ar
+	rm -f "${part#*:}/nla_meta.yaml"
+	refused 2 "'extract.layer' is not set: say of which block" nla-extract --sidecar --model "$model" --out "${part#*:}"
+	ok nla-extract --sidecar --model "$model" --layer 2 --out "${part#*:}" --chat.system 'Be "brief".' \
+		--templates.av "$(tool golden av_template)" --templates.ar "$(tool golden ar_template)" --templates.marker "$(tool golden marker)"
+	same stdout "${part#*:}/nla_meta.yaml"
+done
+grep -q "'bare-set' stores no baselines: of its first 48 rows, raw variance" stderr || fail "no word of the baselines: $(cat stderr)"
+[ "$(grep -A2 '^baseline' bare-set/nla_meta.yaml)" = "$(grep -A2 '^baseline' train/nla_meta.yaml)" ] || fail "other baselines than nla-extract stores"
+refused 2 "'bare/nla_meta.yaml' is there already: remove it" nla-extract --sidecar --model "$model" --layer 2 --out bare
+mkdir nothing
+refused 1 "'nothing' holds neither an adapter" nla-extract --sidecar --model "$model" --layer 2 --out nothing
+[ ! -e nothing/nla_meta.yaml ] || fail "a folder of nothing kept its sidecar"
+score bare-all --model "$model" --av bare --ar bare-ar
+same_scores brief-eval bare-all
+sed -i '/^baseline:/,/^  mean/d' bare-set/nla_meta.yaml
+ok nla-train --model "$model" --av bare --ar bare-ar --data bare-set --prompts 2 --group 2 --max-new-tokens 4 --steps 1 --out bare-run
+grep -q "'bare-set' stores no baselines: of its first 48 rows, raw variance" stderr || fail "nla-train: no word of the baselines: $(cat stderr)"
+
+# ---- the marker: chosen where it is a token of its own; this tokenizer has one for " ~" and its like ----
+cp -R "$model" merging
+python3 - merging <<'END'
+import json, sys
+path, config = f"{sys.argv[1]}/tokenizer.json", f"{sys.argv[1]}/tokenizer_config.json"
+text = open(config, encoding="utf-8").read().replace("\u320e", "<|pad|>").replace("\\u320e", "<|pad|>")
+open(config, "w", encoding="utf-8").write(text)
+tok = json.load(open(path, encoding="utf-8"))
+merges = [["\u00c2", "\u00a7"], ["\u0120", "\u00c2\u00a7"]] + [["\u0120", c] for c in "~^|#@*"]
+vocab, old = tok["model"]["vocab"], tok["model"]["merges"][-len(merges):]
+for (a, b), (x, y) in zip(merges, old):
+    vocab[a + b] = vocab.pop(x + y)
+tok["model"]["merges"][-len(merges):] = merges
+tok["added_tokens"][-1]["content"] = "<|pad|>"
+json.dump(tok, open(path, "w", encoding="utf-8"))
+END
+mark() { ok nla-extract --model merging --corpus train.jsonl --layer 2 --extract.min_position 5 --rows 4 --overwrite --out marked "$@"; }
+mark # the default template has a line break in front of it
+grep -q "^marker '§'$" stderr && grep -q 'injection_char: "\\u00A7"' marked/nla_meta.yaml || fail "another marker: $(cat stderr marked/nla_meta.yaml)"
+mark --templates.av 'Vector: {injection_char}'
+grep -q "^marker '§', with a line break between" stderr && grep -q 'av: "Vector: \\n{injection_char}"' marked/nla_meta.yaml ||
+	fail "no line break: $(cat stderr marked/nla_meta.yaml)"
+mark --templates.av 'Vector:{injection_char}' --templates.marker '^' # asked for, and taken
+refused 2 "'templates.marker' is '㈎': the marker '㈎' is 3 tokens.* these work: '§', '~', '\^'$" nla-extract --model merging --corpus train.jsonl \
+	--out no --templates.marker ㈎
+refused 2 "is '§': .* 0 times as one token .* and a line break around .* these work: '§', '~', '\^'$" nla-extract --model merging --corpus train.jsonl \
+	--out no --templates.marker § --templates.av 'Vector: {injection_char}'
+
 # ---- a sentencepiece tokenizer's likeliest next words keep their space ----
 mkdir piece && cp "$SOURCE_DIR"/tests/data/tokenizer/llama2/tokenizer.* piece && cp "$SOURCE_DIR/tests/data/families/llama2/config.json" piece
 tool set piece/config.json vocab_size 700
 echo '{"text": "the work of the license and the work of the other"}' >words.jsonl
 ok nla-sft --role lm --model piece --chat.format llama2 --sft.init true --dtype fp32 --sft.corpus words.jsonl --sft.held_out 0 --steps 1 --batch 1 --out piece-lm
 ok nla-extract --model piece-lm/checkpoints/latest/model --chat.format llama2 --corpus words.jsonl --extract.layer 0 --extract.per_doc 4 --extract.min_position 2 \
-	--extract.next 100 --templates.marker x --out piece-set
+	--extract.next 100 --out piece-set
 gzip -dc piece-set/rows.jsonl.gz | python3 -c '
 import json, sys
 words = [word for line in sys.stdin for word in json.loads(line)["next"]]

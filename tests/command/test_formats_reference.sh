@@ -1,4 +1,4 @@
-# Every layout against transformers and PEFT: merged exports have the adapters' logits; log-probabilities and scores agree for both
+# The Python examples of docs/formats.md, and every layout against transformers and PEFT: merged exports have the adapters' logits; log-probabilities and scores agree for both
 # injection modes, both AR layouts and nanoNLA's, with and without adapters; PEFT's adapters come back byte for byte.
 . "$SOURCE_DIR/tests/command/lib.sh"
 [ -x "${REFERENCE_PYTHON:-/nowhere}" ] || skip "no reference Python: scripts/setup.sh --reference installs it"
@@ -77,3 +77,55 @@ evaluate "av-residual_add" kept kept-eval
 check --data held --rows kept-eval/rows.jsonl --av av-residual_add --ar kept
 evaluate "av-residual_add" cut-kept cut-kept-eval
 check --data held --rows cut-kept-eval/rows.jsonl --av av-residual_add --ar cut-kept
+
+# ---- docs/formats.md: what an AV, an AR and a set made in Python need ----
+python() { "$REFERENCE_PYTHON" -B "$@" >python.out 2>&1 || fail "$1: $(tail -n 3 python.out)"; }
+mkdir elsewhere && cd elsewhere && ln -s "$model" model
+awk -v at=0 '/^```python$/ { inside = 1; at++; next } /^```$/ { inside = 0 } inside { print >("example-" at ".py") }' "$SOURCE_DIR/docs/formats.md"
+[ "$(ls example-*.py | wc -l)" -eq 3 ] || fail "docs/formats.md has another number of examples"
+for example in example-*.py; do
+	[ "$(wc -l <"$example")" -le 13 ] || fail "$example is long"
+	python "$example"
+done
+ok nla-sft --role av --model model/ --av av --data set --sft.held_out 0 --batch 3 --steps 2 --lr 1e-2 --sft.warmup 0 --out warm
+ok nla-train --model model/ --av warm/checkpoints/latest/av --ar ar --data set --prompts 2 --group 2 --max-new-tokens 4 --steps 1 --out run
+grep -q "'set' stores no baselines: of its first 3 rows" "$work/stderr" || fail "no word of the baselines: $(cat "$work/stderr")"
+ok nla-sft --role ar --model model --ar ar --data set --sft.held_out 0 --batch 3 --steps 1 --sft.warmup 0 --out sft
+ok nla-extract --model model --corpus set --extract.at last --layer 2 --extract.dtype fp32 --out again
+ok nla-explain --model model --av av --ar ar --data again --max-new-tokens 4
+python - <<'END'
+from safetensors.torch import load_file
+a, b = (load_file(f"{name}/activations.safetensors")["activations"] for name in ("set", "again"))
+assert a.shape == b.shape and (a - b).abs().max() < 1e-4, (a - b).abs().max()
+END
+
+# ---- PEFT alone finds the base of what a run wrote, from any folder ----
+mkdir away && cd away
+python - ../run/checkpoints/latest/av <<'END'
+import sys
+import torch
+from peft import AutoPeftModelForCausalLM
+model = AutoPeftModelForCausalLM.from_pretrained(sys.argv[1])
+ids = torch.arange(20)[None]
+with torch.no_grad():
+    trained = model(ids).logits
+    with model.disable_adapter():
+        assert (model(ids).logits - trained).abs().max() > 1e-6, "the adapter changes nothing"
+END
+cd "$work"
+
+# ---- the chat template of an export prints what the AV was trained with ----
+for system in '' 'Be "brief" {{ x }}'; do
+	ok nla-sft --role av --model "$model" --data train --chat.system "$system" --overwrite --out chat --steps 1 --batch 4 --sft.warmup 0 --sft.held_out 0.1
+	ok nla-export --model "$model" --av chat/checkpoints/latest/av --overwrite --out whole
+	python - whole <<'END'
+import sys
+import yaml
+from transformers import AutoTokenizer
+meta = yaml.safe_load(open(f"{sys.argv[1]}/nla_meta.yaml"))
+content = meta["prompt_templates"]["av"].replace("{injection_char}", meta["tokens"]["injection_char"])
+text = AutoTokenizer.from_pretrained(sys.argv[1]).apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
+assert text == meta["chat"]["before"] + content + meta["chat"]["after"], text
+assert meta["chat"]["system"] in text and ("<|im_start|>system" in text) == (meta["chat"]["system"] != "")
+END
+done

@@ -164,6 +164,8 @@ for what in 'block layer_index:.2 layer_index:.1' 'tokens injection_token_id:.* 
 	cp set.parquet second.parquet && sed "s/$2/$3/; s/:\./: /" set.parquet.nla_meta.yaml >second.parquet.nla_meta.yaml
 	not_imported "'second.parquet.nla_meta.yaml' has other $1 than 'set.parquet.nla_meta.yaml': import them one by one" set.parquet second.parquet no
 done
+"$(command -v python3)" -S "$SOURCE_DIR/scripts/import-parquet.py" --help >stdout || fail "--help needs more than Python"
+grep -q -- --overwrite stdout || fail "no --overwrite in --help"
 import --export set back.parquet
 [ "$code" -eq 1 ] && grep -q "'back.parquet' is there already" stderr || fail "an export replaced a file"
 equal_tables set.parquet back.parquet
@@ -171,5 +173,10 @@ cp -R set bad && tool clip bad/rows.jsonl.gz 20
 not_imported "cannot export 'bad'" --export bad no.parquet
 import set.parquet set
 [ "$code" -eq 1 ] && grep -q "'set' is there already" stderr || fail "an import replaced a set"
+echo mine >set/notes.txt && cp set/nla_meta.yaml before.yaml
+imported set.parquet set --dtype bf16 --overwrite
+[ "$(wc -c <set/activations.safetensors)" -lt 4000 ] || fail "--overwrite left the old vectors"
+[ "$(cat set/notes.txt)" = mine ] || fail "--overwrite took what is not the set's"
+imported --export set back.parquet --overwrite
 import set.parquet
 [ "$code" -eq 2 ] || fail "no folder to write: exits $code"

@@ -3,6 +3,7 @@
  * neither on what it is packed with nor on order. Sampling is test_decode.c.
  */
 #include "model/golden.h"
+#include "nla.h"
 
 /* ---- the prompt ---- */
 
@@ -65,9 +66,18 @@ static void test_contract(void **state)
 	assert_ok(nla_contract_fits(&meta, &t->target, &t->av.meta, &t->ar.meta, "set", &err));
 	meta.layer = meta.critic_layer = 1;
 	assert_fails(nla_contract_fits(&meta, &t->target, NULL, &t->ar.meta, "set", &err), "'set' is of block 1, the AR of block 2");
-	meta.layer = meta.critic_layer = -1;
-	assert_fails(nla_contract_fits(&meta, &t->target, NULL, &t->ar.meta, "set", &err), "'set' names no block, the AR is of block 2");
-	assert_fails(nla_contract_fits(&meta, &t->target, &t->av.meta, NULL, "set", &err), "'set' names no block, the AV is of block 2");
+	/* prompts as in training, by their texts where the sidecar has them, else by name */
+	nla_sidecar_copy(&meta, &t->av.meta);
+	nla_sidecar_chat(&meta, "file", NULL, t->target.chat.before, t->target.chat.after);
+	assert_ok(reopen(t, &meta));
+	nla_sidecar_chat(&meta, "chatml", "Be brief.", "<|im_start|>system\n", t->target.chat.after);
+	assert_fails(reopen(t, &meta), "chat format chatml with system turn 'Be brief.', here it is chatml without a system turn: without");
+	nla_sidecar_chat(&meta, "chatml", "", NULL, NULL);
+	assert_ok(reopen(t, &meta));
+	nla_sidecar_chat(&meta, "chatml", "x", NULL, NULL);
+	assert_fails(reopen(t, &meta), "with system turn 'x'");
+	nla_sidecar_chat(&meta, "llama3", NULL, NULL, NULL);
+	assert_fails(reopen(t, &meta), "chat format llama3");
 	/* where there is no block 1, nothing can be added after it */
 	nla_sidecar_copy(&meta, &t->av.meta);
 	meta.layer = meta.critic_layer = 0;
@@ -216,6 +226,40 @@ static void test_save(void **state)
 	free(logp);
 	nla_half_release(&again);
 	assert_fails(nla_half_open(&again, NLA_AV, &t->target, TINY "/ar", NULL, &err), "role is 'ar', want an AV");
+}
+
+/* The chat format and system turn that an AV was trained with: kept, taken where nothing is asked for, and no others. */
+static void test_chat_kept(void **state)
+{
+	const struct tiny *t = *state;
+	struct nla_target target;
+	struct nla_half av;
+	struct nla *embedded;
+	struct nla_chat_cfg chat = { NLA_CHAT_AUTO, "Be brief.", "", 0, NULL };
+	char message[NLA_MESSAGE], *folder = nla_strdup(in_scratch("brief"));
+
+	assert_ok(nla_target_open(&target, TINY "/model", &chat, DEVICE, NT_F32, -1, &err));
+	assert_ok(nla_half_open(&av, NLA_AV, &target, TINY "/av", NULL, &err));
+	assert_true(av.prompt.n > t->av.prompt.n);
+	assert_ok(nla_half_save(&av, NULL, folder, "sft", &err));
+	nla_half_release(&av);
+	assert_fails(nla_half_open(&av, NLA_AV, &t->target, folder, NULL, &err),
+		     "with system turn 'Be brief.', here it is chatml without a system turn");
+	nla_target_close(&target);
+	chat = (struct nla_chat_cfg){ NLA_CHAT_AUTO, "auto", "", 0, folder };
+	assert_ok(nla_target_open(&target, TINY "/model", &chat, DEVICE, NT_F32, -1, &err));
+	assert_string_equal(target.chat.system, "Be brief.");
+	assert_ok(nla_half_open(&av, NLA_AV, &target, folder, NULL, &err));
+	nla_half_release(&av);
+	nla_target_close(&target);
+	chat.system = (char[]){ "x" };
+	assert_ok(nla_target_open(&target, TINY "/model", &chat, DEVICE, NT_F32, -1, &err));
+	assert_fails(nla_half_open(&av, NLA_AV, &target, folder, NULL, &err), "here it is chatml with system turn 'x'");
+	nla_target_close(&target);
+	if (nla_open(&embedded, TINY "/model", folder, TINY "/ar", "cpu", message))
+		fail_msg("%s", message);
+	nla_close(embedded);
+	free(folder);
 }
 
 /* ---- packing ---- */
@@ -381,6 +425,7 @@ int main(void)
 		TINY_TEST(test_embed_replace),
 		TINY_TEST(test_merged),
 		TINY_TEST(test_save),
+		TINY_TEST(test_chat_kept),
 		TINY_TEST(test_alone),
 		TINY_TEST(test_order),
 		TINY_TEST(test_marker_in_response),

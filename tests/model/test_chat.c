@@ -6,7 +6,7 @@
 #include "base/progress.h"
 #include "tokenizer_golden.h"
 
-static struct nla_chat_cfg automatic = { NLA_CHAT_AUTO, "auto", "", 0 };
+static struct nla_chat_cfg automatic = { NLA_CHAT_AUTO, "auto", "", 0, NULL };
 
 static void check_prompts(const struct nla_chat *chat, const struct nla_tokenizer *tok, const cJSON *rows)
 {
@@ -86,6 +86,21 @@ static void expect_prompts(const struct nla_chat_cfg *cfg, const struct nla_toke
 	nla_chat_release(&chat);
 }
 
+/* Format and system turn by name, as a sidecar keeps them, give the same prompts. */
+static void expect_again(const struct nla_chat_cfg *cfg, const struct nla_tokenizer *tok)
+{
+	struct nla_chat chat, again;
+
+	chat_load(&chat, scratch, tok, cfg);
+	const struct nla_chat_cfg named = { (int)chat.format, chat.system, "", 0, NULL };
+	chat_load(&again, scratch, tok, &named);
+	assert_string_equal(again.before, chat.before);
+	assert_string_equal(again.after, chat.after);
+	assert_true(again.own == chat.own && chat.own == (cfg == &automatic && !strstr(chat.before, "26 Jul 2024")));
+	nla_chat_release(&chat);
+	nla_chat_release(&again);
+}
+
 /* Every family's template: without a system message, with one, and with the format given instead of found. */
 static void test_templates(void **state)
 {
@@ -100,7 +115,7 @@ static void test_templates(void **state)
 		struct nla_tokenizer *tok = load(folder);
 
 		for (int beside = 0; beside < 2; beside++) {
-			struct nla_chat_cfg system = { NLA_CHAT_AUTO, "Be  brief.", "", 0 }, named = automatic;
+			struct nla_chat_cfg system = { NLA_CHAT_AUTO, "Be  brief.", "", 0, NULL }, named = automatic;
 			struct nla_chat chat;
 
 			write_template(template, bos ? bos->valuestring : NULL, beside);
@@ -110,6 +125,8 @@ static void test_templates(void **state)
 			named.format = (int)chat.format;
 			nla_chat_release(&chat);
 			expect_prompts(&named, tok, nla_json_at(item, "plain"));
+			expect_again(&automatic, tok);
+			expect_again(&system, tok);
 			n++;
 		}
 		nla_tokenizer_free(tok);
@@ -123,7 +140,7 @@ static void test_templates(void **state)
 static void test_file(void **state)
 {
 	char *path = nla_path_join(scratch, "elsewhere.json");
-	struct nla_chat_cfg elsewhere = { NLA_CHAT_AUTO, "auto", path, 0 };
+	struct nla_chat_cfg elsewhere = { NLA_CHAT_AUTO, "auto", path, 0, NULL };
 	cJSON *json = cases(), *item;
 	int n = 0;
 
@@ -168,7 +185,7 @@ static void expect_prompt(const char *folder, const struct nla_tokenizer *tok, c
 static void test_override(void **state)
 {
 	struct nla_tokenizer *small = load(TOKENIZERS "small"), *llama = load(TOKENIZERS "llama"), *llama2 = load(TOKENIZERS "llama2");
-	struct nla_chat_cfg no_system = { NLA_CHAT_AUTO, "", "", 0 }, chatml = { NLA_CHAT_CHATML, "auto", "", 0 }, two = { NLA_CHAT_LLAMA2, "auto", "", 0 };
+	struct nla_chat_cfg no_system = { NLA_CHAT_AUTO, "", "", 0, NULL }, chatml = { NLA_CHAT_CHATML, "auto", "", 0, NULL }, two = { NLA_CHAT_LLAMA2, "auto", "", 0, NULL };
 	cJSON *json = cases();
 
 	expect_prompt(TOKENIZERS "small", small, NULL, "<|im_start|>user\n Hi<|im_end|>\n<|im_start|>assistant\n");
@@ -300,7 +317,7 @@ static void expect_said(const struct nla_tokenizer *tok, const struct nla_chat_c
 static void test_markers(void **state)
 {
 	struct nla_tokenizer *small = load(TOKENIZERS "small"), *llama = load(TOKENIZERS "llama");
-	struct nla_chat_cfg given = { NLA_CHAT_AUTO, "Be good.", "", 0 }, none = { NLA_CHAT_AUTO, "", "", 0 }, named = { NLA_CHAT_CHATML, "auto", "", 0 };
+	struct nla_chat_cfg given = { NLA_CHAT_AUTO, "Be good.", "", 0, NULL }, none = { NLA_CHAT_AUTO, "", "", 0, NULL }, named = { NLA_CHAT_CHATML, "auto", "", 0, NULL };
 
 	write_template(TURNS OPEN " ", NULL, true);
 	expect_said(small, &automatic, PLAIN, "chat format ChatML, recognised by its template's turn markers, no system turn; scripts/chat-format.py");
@@ -393,7 +410,7 @@ static void test_untold(void **state)
 		{ HEADERS, "does not strip messages" },
 	};
 	struct nla_tokenizer *small = load(TOKENIZERS "small"), *llama = load(TOKENIZERS "llama"), *llama2 = load(TOKENIZERS "llama2");
-	struct nla_chat_cfg three = { NLA_CHAT_LLAMA3, "auto", "", 0 };
+	struct nla_chat_cfg three = { NLA_CHAT_LLAMA3, "auto", "", 0, NULL };
 
 	for (size_t i = 0; i < NLA_LEN(bad); i++)
 		for (int beside = 0; beside < 2; beside++) {
@@ -431,7 +448,7 @@ static void test_bad_file(void **state)
 		{ "{" TEXTS "\"strip\": \"both\", \"stop\": [\"<|im_end|>\", 3]}", "'stop' has 'a number'" },
 	};
 	struct nla_tokenizer *small = load(TOKENIZERS "small");
-	struct nla_chat_cfg system = { NLA_CHAT_AUTO, "", "", 0 }, format = { NLA_CHAT_CHATML, "auto", "", 0 };
+	struct nla_chat_cfg system = { NLA_CHAT_AUTO, "", "", 0, NULL }, format = { NLA_CHAT_CHATML, "auto", "", 0, NULL };
 
 	for (size_t i = 0; i < NLA_LEN(bad); i++) {
 		write_text("nla_chat.json", bad[i].text);

@@ -25,7 +25,7 @@ struct special {
 static void open_special(struct special *s, const char *name, int add_special)
 {
 	char *folder = nla_format(TEST_DATA "/special/%s", name), *path = nla_path_join(folder, "golden.json");
-	const struct nla_chat_cfg chat = { strcmp(name, "llama3") ? NLA_CHAT_LLAMA2 : NLA_CHAT_LLAMA3, "", "", add_special };
+	const struct nla_chat_cfg chat = { strcmp(name, "llama3") ? NLA_CHAT_LLAMA2 : NLA_CHAT_LLAMA3, "", "", add_special, NULL };
 
 	assert_ok(nla_json_read(path, &s->json, &err));
 	assert_ok(nla_target_open(&s->target, folder, &chat, DEVICE, NT_F32, -1, &err));
@@ -177,7 +177,7 @@ static void test_none(void **state)
 {
 	struct nla_target t;
 	struct nla_sidecar meta;
-	const struct nla_chat_cfg chat = { NLA_CHAT_AUTO, "auto", "", YES };
+	const struct nla_chat_cfg chat = { NLA_CHAT_AUTO, "auto", "", YES, NULL };
 
 	assert_ok(nla_target_open(&t, TEST_DATA "/tiny/model", &chat, DEVICE, NT_F32, -1, &err));
 	nla_sidecar_init(&meta);

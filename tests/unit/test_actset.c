@@ -178,16 +178,22 @@ static void test_baseline_rows(void **state)
 
 	nla_sidecar_init(&meta);
 	meta.d_model = 2;
+	meta.layer = 0;
 	assert_ok(nla_actset_create(&w, in_scratch("many"), &meta, NLA_ST_F32, 0, &err));
 	for (int i = 0; i < 60000; i++) /* the worked example, then rows that must not count */
 		assert_ok(nla_actset_add(w, &row, i >= 50000 ? (const float[]){ -1, 0 } : i % 2 ? (const float[]){ 3, 4 } :
 					 (const float[]){ 0, 5 }, &err));
 	assert_ok(nla_actset_finish(w, &err));
-	assert_ok(nla_actset_open(&set, in_scratch("many"), 0, &err));
-	assert_int_equal(set.n, 60000);
-	assert_close(set.meta.baseline_var, 0.1, 1e-9);
-	assert_close(set.meta.baseline_mean, 2 - sqrt(3.6), 1e-9);
-	nla_actset_close(&set);
+	for (int stored = 1; stored >= 0; stored--) { /* a set made elsewhere may lack them: the same are computed */
+		assert_ok(nla_actset_open(&set, in_scratch("many"), 0, &err));
+		assert_int_equal(set.n, 60000);
+		assert_close(set.meta.baseline_var, 0.1, 1e-9);
+		assert_close(set.meta.baseline_mean, 2 - sqrt(3.6), 1e-9);
+		nla_actset_close(&set);
+		put_text("many/nla_meta.yaml", "kind: nla_dataset\nd_model: 2\nextraction: {layer_index: 0}\n");
+	}
+	put_text("many/nla_meta.yaml", "kind: nla_dataset\n");
+	assert_fails(nla_actset_open(&set, in_scratch("many"), 0, &err), "lacks d_model, extraction.layer_index: add");
 }
 
 /* The set again with other explanations: rows keep the rest, vectors are one file, and the copy may be made over itself. */
@@ -358,7 +364,7 @@ static void test_unfinished(void **state)
 	nla_sidecar_release(&meta);
 }
 
-#define META "kind: nla_dataset\nschema_version: 2\nd_model: 2\n"
+#define META "kind: nla_dataset\nschema_version: 2\nd_model: 2\nextraction: {layer_index: 0}\n"
 #define ROW "{\"doc_id\":\"a\",\"n_raw_tokens\":7}\n"
 
 static void rows(const char *text)
@@ -407,9 +413,9 @@ static void test_broken(void **state)
 	rows(ROW ROW ROW);
 	put_text("bad/nla_meta.yaml", META "row_count: 4\n");
 	assert_fails(nla_actset_open(&set, dir, 0, &err), "3 vectors, but its sidecar says 4");
-	put_text("bad/nla_meta.yaml", "kind: nla_model\nd_model: 2\n");
+	put_text("bad/nla_meta.yaml", "kind: nla_model\nd_model: 2\nextraction: {layer_index: 0}\n");
 	assert_fails(nla_actset_open(&set, dir, 0, &err), "of kind 'nla_model'");
-	put_text("bad/nla_meta.yaml", "kind: nla_dataset\nd_model: 3\n");
+	put_text("bad/nla_meta.yaml", "kind: nla_dataset\nd_model: 3\nextraction: {layer_index: 0}\n");
 	assert_fails(nla_actset_open(&set, dir, 0, &err), "has shape [3, 2], want [N, 3]");
 	put_text("bad/nla_meta.yaml", META);
 	e.dtype = NLA_ST_I32;
@@ -475,7 +481,8 @@ static void test_large(void **state)
 	FILE *f;
 
 	assert_ok(nla_mkdirs(in_scratch("large"), &err));
-	put_text("large/nla_meta.yaml", "kind: nla_dataset\nd_model: 32768\n");
+	put_text("large/nla_meta.yaml", "kind: nla_dataset\nd_model: 32768\nextraction: {layer_index: 0}\n"
+		 "baseline: {raw_variance: 1, mean_normalised: 1}\n");
 	assert_ok(nla_st_writer_open(&s, in_scratch("large/activations.safetensors"), &rows, 1, &err));
 	for (int i = 0; i < N; i++) {
 		assert_ok(nla_st_writer_add(s, v, D * 2, &err));

@@ -184,8 +184,6 @@ static void test_wrong(void **state)
 		{ "- 1\n", "is an array, want an object" },
 		{ "kind: [\n", "line 2: " },
 		{ "kind: other\nd_model: 8\n", "'kind' is 'other', want one of nla_model|nla_dataset" },
-		{ "d_model: 8\n", "'kind' is missing" },
-		{ "kind: nla_model\n", "'d_model' is missing" },
 		{ "kind: nla_model\nd_model: wide\n", "'d_model' is a string, want an integer" },
 		{ "kind: nla_model\nd_model: 0\n", "'d_model' is 0, want 1 to " },
 		{ HEAD "schema_version: 3\n", "'schema_version' is 3, want 1 or 2" },
@@ -214,6 +212,7 @@ static void test_wrong(void **state)
 		{ HEAD "prompt_templates: {av: [a]}\n", "'prompt_templates.av' is an array, want a string" },
 		{ HEAD "prompt_templates: {av: hello}\n", "'prompt_templates.av': template has '{injection_char}' nowhere" },
 		{ HEAD "prompt_templates: {ar: '{explanation} {explanation}'}\n", "'prompt_templates.ar': template has '{explanation}' more than once" },
+		{ HEAD "chat: {format: [a]}\n", "'chat.format' is an array, want a string" },
 		{ HEAD "baseline: {raw_variance: x}\n", "'baseline.raw_variance' is a string, want a number" },
 		{ HEAD "x: &a [1, *a]\n", "nested too deeply" },
 		{ HEAD "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b, *b, *b, *b, *b]\n"
@@ -234,7 +233,24 @@ static void test_wrong(void **state)
 		assert_fails(parse(&s, cases[i][0]), cases[i][1]);
 		assert_non_null(strstr(err.text, "nla_meta.yaml"));
 	}
-	assert_fails(nla_sidecar_read(&s, in_scratch("nowhere"), &err), "nowhere/nla_meta.yaml");
+	assert_fails(nla_sidecar_read(&s, in_scratch("nowhere"), &err), "there is no folder '");
+	assert_ok(nla_mkdirs(in_scratch("bare"), &err));
+	assert_fails(nla_sidecar_read(&s, in_scratch("bare"), &err), "bare/nla_meta.yaml', which says block, templates and marker");
+}
+
+/* What a use needs is named at once; either name of the block will do. */
+static void test_need(void **state)
+{
+	struct nla_sidecar s;
+
+	assert_ok(parse(&s, "role: av\n"));
+	assert_fails(nla_sidecar_need(&s, NLA_NEED_ANY | NLA_NEED_AV, "a", &err),
+		     "'a' lacks kind, d_model, tokens.injection_char, prompt_templates.av: add");
+	assert_fails(nla_sidecar_need(&s, NLA_NEED_AR | NLA_NEED_BLOCK, "a", &err), "lacks extraction.layer_index, prompt_templates.ar:");
+	nla_sidecar_release(&s);
+	assert_ok(parse(&s, HEAD "critic: {extraction_layer_index: 0}\n"));
+	assert_ok(nla_sidecar_need(&s, NLA_NEED_ANY | NLA_NEED_BLOCK, "a", &err));
+	nla_sidecar_release(&s);
 }
 
 static void fill(struct nla_sidecar *s)
@@ -264,6 +280,7 @@ static void fill(struct nla_sidecar *s)
 	s->baseline_mean = 2.0 / 3;
 	s->n_rows = 0;
 	s->tokenizer_crc = 4294967295;
+	nla_sidecar_chat(s, "chatml", "", "<|im_start|>user\n", " \"<|im_end|>\"\n");
 }
 
 static void assert_same(const struct nla_sidecar *a, const struct nla_sidecar *b)
@@ -277,6 +294,10 @@ static void assert_same(const struct nla_sidecar *a, const struct nla_sidecar *b
 	assert_string_equal(a->marker, b->marker);
 	assert_string_equal(a->av_template, b->av_template);
 	assert_string_equal(a->ar_template, b->ar_template);
+	assert_string_equal(a->chat_format, b->chat_format);
+	assert_string_equal(a->chat_system, b->chat_system); /* no system turn is not the same as no word of it */
+	assert_string_equal(a->chat_before, b->chat_before);
+	assert_string_equal(a->chat_after, b->chat_after);
 	assert_true(a->d_model == b->d_model && a->layer == b->layer && a->critic_layer == b->critic_layer);
 	assert_true(a->injection_scale.kind == b->injection_scale.kind && a->injection_scale.value == b->injection_scale.value);
 	assert_true(a->mse_scale.kind == b->mse_scale.kind && a->inject == b->inject);
@@ -316,7 +337,7 @@ static void test_round_trip(void **state)
 	a.d_model = 4;
 	assert_ok(nla_sidecar_write(&a, scratch, &err));
 	assert_ok(nla_sidecar_read(&b, scratch, &err));
-	assert_true(!b.role && !b.stage && !b.base_checkpoint && !b.marker && !b.av_template && !b.ar_template && !b.suffix.n);
+	assert_true(!b.role && !b.stage && !b.base_checkpoint && !b.marker && !b.av_template && !b.ar_template && !b.suffix.n && !b.chat_format && !b.chat_system);
 	assert_true(b.layer == -1 && b.critic_layer == -1 && b.marker_id == -1 && b.left_id == -1 && b.right_id == -1);
 	assert_true(isnan(b.baseline_var) && isnan(b.baseline_mean) && b.n_rows == -1 && b.tokenizer_crc == -1);
 	assert_int_equal(b.mse_scale.kind, NLA_SCALE_SQRT_D);
@@ -350,6 +371,7 @@ int main(void)
 		cmocka_unit_test(test_published_set),
 		cmocka_unit_test(test_spellings),
 		cmocka_unit_test(test_wrong),
+		cmocka_unit_test(test_need),
 		cmocka_unit_test(test_round_trip),
 		cmocka_unit_test(test_template),
 	};
