@@ -90,6 +90,8 @@ nt_tensor *nla_forward_block(const struct nla_view *view, int64_t l, const struc
 	y = nla_block_finish(view, l, x, nt_attention(q, k, v, pack->tree, 1 / sqrt((double)a->head_dim)));
 	if (inject && inject->at == NLA_INJECT_AT_BLOCK && inject->block == l)
 		y = nt_inject_add(y, inject->sites, inject->v);
+	else if (inject && inject->at == NLA_INJECT_REPLACE && inject->block == l)
+		y = nt_put_rows(y, inject->sites, nt_to(inject->v, y ? nt_dtype_of(y) : NT_F32));
 	return nt_scope_pop_with(y);
 }
 

@@ -10,10 +10,10 @@
 #include "lm/pack.h"
 
 /* An activation put into the residual stream (spec: injection). sites: indices into the pack. v stays raw. */
-enum nla_inject_at { NLA_INJECT_AT_EMBEDDING, NLA_INJECT_AT_BLOCK };
+enum nla_inject_at { NLA_INJECT_AT_EMBEDDING, NLA_INJECT_AT_BLOCK, NLA_INJECT_REPLACE };
 struct nla_inject {
 	enum nla_inject_at at;
-	int64_t block;    /* of NLA_INJECT_AT_BLOCK: after this block's output, h' = h + |h| v / (|v| + 1e-9) */
+	int64_t block;    /* of the others: after this block's output, h' = h + |h| v / (|v| + 1e-9), or h' = v */
 	double scale;     /* of NLA_INJECT_AT_EMBEDDING: the embedding becomes v scale / |v|                   */
 	nt_tensor *sites; /* int64 [s] */
 	nt_tensor *v;     /* [s, D] fp32 */

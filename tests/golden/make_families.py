@@ -131,6 +131,23 @@ def logprobs(model, rows, vectors, mode=None, scale=None):
     return out
 
 
+def kl(model, rows, vectors):
+    """[N, 2]: KL of the next token's distribution after each row when block K gives its last token this row's vector, or the next row's."""
+    out = torch.zeros(N, 2)
+    for n, row in enumerate(rows):
+        ids, log_p = torch.tensor([row]), []
+        for v in (None, vectors[n], vectors[(n + 1) % N]):
+            def put(module, args, h):
+                x = h[0] if isinstance(h, tuple) else h
+                if v is not None:
+                    x[:, -1] = v.to(x.dtype)
+            hook = model.model.layers[K].register_forward_hook(put)
+            log_p.append(model(input_ids=ids, use_cache=False).logits[0, -1].double().log_softmax(-1))
+            hook.remove()
+        out[n] = torch.stack([(log_p[0].exp() * (log_p[0] - q)).sum() for q in log_p[1:]])
+    return out
+
+
 def golden(out, name, dtype):
     """Names to tensors, in this type of the weights (adapters stay fp32)."""
     folder = out / name
@@ -146,13 +163,15 @@ def golden(out, name, dtype):
          "adapter.embed_replace": logprobs(adapted, rows, vectors, "embed_replace", 4.0),
          "ar": torch.stack([ref.reconstruct(reader, head, K, row)[1] for row in rows]),
          "ar.kept": torch.stack([ref.reconstruct(reader, head, K, row, bare.model.norm)[1] for row in rows])}
+    t["kl"] = kl(bare, rows, vectors)
     return t, head
 
 
 def tell(name, t):
     """Each known slip must move these numbers by far more than rounding."""
-    names = [n for n in t if not n.startswith("ar")]
+    names = [n for n in t if not n.startswith(("ar", "kl"))]
     check((t["ar"] - t["ar.kept"]).abs().mean() > 0.01, f"{name}: the AR's final norm does not matter")
+    check(t["kl"].min() > 0.1 and (t["kl"][:, 0] - t["kl"][:, 1]).abs().min() > 0.01, f"{name}: a replaced vector does not matter")
     for i, a in enumerate(names):
         for b in names[:i]:
             check((t[a] - t[b]).abs().mean() > 0.01, f"{name}: {a} is nearly {b}")

@@ -5,6 +5,7 @@
  * what is refused.
  */
 #include "model/golden.h"
+#include "nla/recover.h"
 #include "unit/st_write.h"
 
 #define FAMILIES TEST_DATA "/families"
@@ -120,6 +121,33 @@ static void reconstruct(const struct family *f, const struct nla_view *view, boo
 	nla_pack_release(&pack);
 }
 
+/* [N, 2]: a row's last token given its own vector, and the next row's. */
+static void replace(const struct family *f, float *out)
+{
+	struct nla_ar_texts texts, one;
+	const float *v = nla_st_find(&f->golden, "vectors")->data;
+	float x[F_N * 2 * F_D];
+	double kl[F_N * 2], first;
+	nla_ar_texts_start(&texts);
+	nla_ar_texts_start(&one);
+	nla_i32s_push(&one.ids, (int32_t)f->ids[0]);
+	nla_i64s_push(&one.offset, 1);
+	for (int i = 0; i < F_N; i++) {
+		for (int64_t j = 0; j < f->length[i]; j++)
+			nla_i32s_push(&texts.ids, (int32_t)f->ids[i * F_WIDTH + j]);
+		nla_i64s_push(&texts.offset, (int64_t)texts.ids.n);
+		memcpy(x + 2 * i * F_D, v + i * F_D, F_D * sizeof(*x));
+		memcpy(x + (2 * i + 1) * F_D, v + (i + 1) % F_N * F_D, F_D * sizeof(*x));
+	}
+	assert_ok(nla_recover(&f->lm, F_K, &texts, x, 2, kl, &err));
+	for (int i = 0; i < F_N * 2; i++)
+		out[i] = (float)kl[i];
+	assert_ok(nla_recover(&f->lm, F_K, &one, x, 1, &first, &err)); /* a text of one token */
+	assert_true(first > 0.01 && first < 20);
+	nla_ar_texts_release(&texts);
+	nla_ar_texts_release(&one);
+}
+
 static const struct {
 	const char *name;
 	bool adapted;
@@ -181,6 +209,9 @@ static void check_family(const char *name, nt_dtype dtype, enum nla_lm_how how, 
 	compare(&f, "ar", hat, F_N * F_D, off);
 	reconstruct(&f, &reader, true, hat);
 	compare(&f, "ar.kept", hat, F_N * F_D, off);
+	replace(&f, hat);
+	if (!off)
+		compare(&f, "kl", hat, F_N * 2, off);
 	close_family(&f);
 }
 
