@@ -32,8 +32,8 @@ enum nla_status nla_eval_baselines(struct nla_rl *rl, const int64_t *rows, int64
 		NLA_AUTO(nla_baseline_release) struct nla_baseline b;
 		nla_auto float *v = nla_alloc((size_t)set->d, sizeof(*v));
 		if (n < FEW_ROWS)
-			nla_say("warning: eval.baseline is rows, and %lld rows are few: their variance says little of the data's",
-				(long long)n);
+			nla_say("warning: eval.baseline is rows, and %lld rows are few: their variance says little of the "
+				"data's", (long long)n);
 		nla_baseline_init(&b, set->d);
 		for (int64_t i = 0; i < n && !nla_actset_vectors(set, &rows[i], 1, v, err); i++)
 			nla_baseline_add(&b, v);
