@@ -12,6 +12,13 @@ bad_train() {
 	refused "$w" "$p" nla-train --model "$model" --av "$av" --ar "$ar" --data train --out out --steps 1 "$@"
 }
 bad_eval() { w=$1 p=$2; shift 2; refused "$w" "$p" nla-eval --model "$model" --av "$av" --ar "$ar" --data held --out out "$@"; }
+late_eval() { # CODE PATTERN FLAGS: fails when it has been said what is evaluated
+	w=$1 p=$2
+	shift 2
+	run nla-eval --model "$model" --av "$av" --ar "$ar" --data held --out out "$@"
+	[ "$code" -eq "$w" ] || fail "exits $code, want $w: $(cat "$work/stderr")"
+	said "$p"
+}
 bad_extract() { w=$1 p=$2; shift 2; refused "$w" "$p" nla-extract --model "$model" --corpus train.jsonl --out new "$@"; }
 copy() { # FOLDER NAME: a writable copy to spoil
 	rm -rf "$2"
@@ -50,7 +57,7 @@ refused 2 "'explain.row' is 999.*rows 0 to 23" nla-explain --model "$model" --av
 for what in model av ar; do
 	bad_train 1 "cannot load (model|AV|AR) 'nowhere': there is no folder 'nowhere'" --$what nowhere
 done
-bad_eval 1 "cannot load AV 'nowhere': there is no folder 'nowhere'" --ref nowhere
+late_eval 1 "cannot load AV 'nowhere': there is no folder 'nowhere'" --ref nowhere
 bad_eval 1 "'.*/av': there is no folder 'nowhere'" --av_base nowhere
 bad_extract 1 "there is no folder 'nowhere'" --extract.meta nowhere
 refused 1 "cannot load model 'nowhere': there is no folder 'nowhere'" nla-teach --model "$model" --teacher nowhere --data held --out taught
@@ -218,13 +225,6 @@ explain 2 "position 50 is outside the text's" --text 'the cat' --position 50
 explain 2 "'data' is not set" --row 0
 
 # ---- texts to score ----
-late_eval() { # CODE PATTERN FLAGS: fails when it has been said what is evaluated
-	w=$1 p=$2
-	shift 2
-	run nla-eval --model "$model" --av "$av" --ar "$ar" --data held --out out "$@"
-	[ "$code" -eq "$w" ] || fail "exits $code, want $w: $(cat "$work/stderr")"
-	said "$p"
-}
 score() { printf '%s\n' "$3" >given.jsonl; late_eval "$1" "$2" --score given.jsonl; }
 score 1 "'given.jsonl' line 1.*" 'not json'
 score 1 "given.jsonl' line 1: row 24 is outside 'held' of 24 rows" '{"row": 24, "explanation": "a"}'
