@@ -110,6 +110,7 @@ const struct nla_option nla_config_table[] = {
 	STR(eval.name, "", "name", EVAL, "makes the folder of a run's evaluation evaluations/step-N-NAME"),
 	INT(eval.rows, "0", 0, BIG, "rows", TRAIN | EVAL | FREE, "rows to evaluate, always the same of a set; 0: all"),
 	INT(eval.every, "0", 0, BIG, NULL, TRAIN | FREE, "steps between evaluations; 0: at start and end, with eval.data only"),
+	BOOL(eval.recovered_kl, EVAL, "how much of the target's next-token distribution the reconstructions bring back"),
 	INT(eval.batch, "128", 1, 65536, NULL, TRAIN | EVAL | FREE, "rows sampled at once"),
 	INT(checkpoint.every, "50", 0, BIG, NULL, TRAIN | SFT | FREE, "steps between checkpoints; 0: at the end only"),
 	INT(checkpoint.keep, "2", 1, BIG, NULL, TRAIN | SFT | FREE, "newest checkpoints to keep"),

@@ -37,7 +37,12 @@ struct nla_config {
 		int recompute; /* enum nla_recompute_choice */
 	} update;
 	struct { bool enabled, train_head; double lr; } ar_update;
-	struct { char *data, *name; int64_t rows, every, batch; int baseline; } eval; /* baseline 0: data, 1: rows */
+	struct {
+		char *data, *name;
+		int64_t rows, every, batch;
+		int baseline; /* 0: data, 1: rows */
+		bool recovered_kl;
+	} eval;
 	struct { int64_t every, keep; } checkpoint;
 	struct { int64_t every, samples_every, samples, probe; } log;
 	struct {

@@ -31,6 +31,8 @@ enum nla_status nla_probe(const struct nla_rl *rl, const int64_t *rows, int64_t 
 enum nla_status nla_evaluate_given(struct nla_rl *rl, const char *path, struct nla_step *out, struct nla_err *err);
 /* Log-probabilities of the responses under policy and reference, at the sampling temperature. */
 enum nla_status nla_eval_logprob(const struct nla_rl *rl, int64_t batch, struct nla_step *s, struct nla_err *err);
+/* s->kl [n, 2]: see nla/recover.h; NaN where a row's text is not the one that its vector is from. */
+enum nla_status nla_eval_recover(const struct nla_rl *rl, int64_t batch, struct nla_step *s, struct nla_err *err);
 /* rows.jsonl. */
 enum nla_status nla_eval_write_rows(const struct nla_rl *rl, const struct nla_step *s, const char *path, struct nla_err *err);
 /* Sets rl->base: as stored with the set (computed where it has none), or of these rows, with a warning where they are few. */

@@ -266,6 +266,18 @@ static double mean_kl(const struct nla_step *s)
 	return sum / n;
 }
 
+/* 1 - mean KL / mean KL of the mean vector, over rows that did not fail, or all. */
+static double recovered(const struct nla_step *s, bool all)
+{
+	double kl = 0, of_mean = 0;
+	for (int64_t i = 0; i < s->n; i++)
+		if (!isnan(s->kl[2 * i]) && (all || !s->failed[i])) {
+			kl += s->kl[2 * i];
+			of_mean += s->kl[2 * i + 1];
+		}
+	return 1 - kl / of_mean;
+}
+
 static void put_eval(struct out *o, const struct nla_rl *rl, const struct nla_step *s)
 {
 	const struct numbers x = numbers_of(s);
@@ -283,6 +295,12 @@ static void put_eval(struct out *o, const struct nla_rl *rl, const struct nla_st
 	if (o->markdown || s->logprob)
 		num(o, "kl", mean_kl(s),
 		    "k3 estimate of the divergence from the reference, mean over response tokens (nla-eval)");
+	if (o->markdown || s->kl) {
+		num(o, "recovered_kl", recovered(s, false),
+		    "share of the mean vector's KL of the target's next token that reconstructions take away "
+		    "(`eval.recovered_kl`)");
+		num(o, "recovered_kl_all", recovered(s, true), "the same with failed rows, as the mean vector");
+	}
 	num(o, "baseline_var", rl->base.var, "raw variance of the baseline's rows");
 	num(o, "baseline_mean", rl->base.mean, "mean-normalised");
 	text(o, "baseline_of", rl->own_baseline ? "rows" : "data", "`eval.baseline`: of the set, or of the evaluated rows");
@@ -307,6 +325,10 @@ static void put_row(struct out *o, const struct nla_rl *rl, const struct nla_ste
 	num(o, "cosine", (float)nla_cosine(s->mse[i]), "of prediction and vector");
 	num(o, "fve", nla_fve(s->mse[i], rl->base.var), "1 - mse / baseline_var");
 	num(o, "fve_meannorm", nla_fve(s->mse[i], rl->base.mean), "1 - mse / baseline_mean");
+	if (s->kl) {
+		num(o, "kl_next", s->kl[2 * i], "KL of the target's next token, given the reconstruction");
+		num(o, "kl_next_mean", s->kl[2 * i + 1], "given the mean vector of the evaluated rows");
+	}
 	if (s->response[i])
 		item(o, "ids", cJSON_CreateIntArray(s->tokens.ids + at, (int)n), "token ids of the response");
 	if (s->response[i] && s->logprob) {
@@ -347,6 +369,7 @@ void nla_report_markdown(struct nla_str *out)
 	empty.response[0] = nla_strdup("");
 	empty.logprob = nla_alloc(1, sizeof(float));
 	empty.ref_logprob = nla_alloc(1, sizeof(float));
+	empty.kl = nla_alloc(2, sizeof(double));
 	heading(out, "**metrics.jsonl** of `nla-train`, a line a step:");
 	put_step(&o, &rl, &empty, &state);
 	heading(out, "**metrics.jsonl** of `nla-sft`:");

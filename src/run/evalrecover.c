@@ -1,0 +1,123 @@
+/*
+ * What an evaluation's reconstructions are worth to the target: v_hat [n, D] of each explanation, at the length of its vector,
+ * and the mean of the evaluated vectors [D], in the place of the vector: KL [n, 2]; see nla/recover.h.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/progress.h"
+#include "nla/recover.h"
+#include "run/evaluate.h"
+
+static double length_of(const float *v, int64_t d)
+{
+	double sum = 0;
+	for (int64_t j = 0; j < d; j++)
+		sum += (double)v[j] * v[j];
+	return sqrt(sum);
+}
+
+/* Of the evaluated rows. */
+static enum nla_status find_mean(const struct nla_rl *rl, const struct nla_step *s, float *mean, struct nla_err *err)
+{
+	const int64_t d = rl->set->d;
+	nla_auto float *v = nla_alloc((size_t)d, sizeof(*v));
+	nla_auto double *sum = nla_alloc((size_t)d, sizeof(*sum));
+	for (int64_t i = 0; i < s->n && !nla_actset_vectors(rl->set, &s->rows[i], 1, v, err); i++)
+		for (int64_t j = 0; j < d; j++)
+			sum[j] += v[j];
+	for (int64_t j = 0; j < d; j++)
+		mean[j] = (float)(sum[j] / (double)s->n);
+	return err->status;
+}
+
+/* The text of each of the samples from..to whose tokens are as many as its row says: those samples to `at`. */
+static enum nla_status encode(const struct nla_rl *rl, const struct nla_step *s, int64_t from, int64_t to,
+			      struct nla_ar_texts *texts, struct nla_i64s *at, struct nla_err *err)
+{
+	const struct nla_target *t = rl->ar->target;
+	const bool special = nla_target_adds_special(t, &rl->set->meta);
+	for (int64_t i = from; i < to; i++) {
+		const struct nla_row *row = &rl->set->rows[s->rows[i]];
+		const int64_t before = (int64_t)texts->ids.n;
+		if (nla_target_encode(t, special, row->text, &texts->ids, err))
+			break;
+		const int64_t n = (int64_t)texts->ids.n - before;
+		if (!*row->text || (row->n_raw_tokens >= 0 && row->n_raw_tokens != n)) {
+			texts->ids.n = (size_t)before;
+			continue;
+		}
+		nla_i64s_push(&texts->offset, (int64_t)texts->ids.n);
+		nla_i64s_push(at, i);
+	}
+	return err->status;
+}
+
+/* x [n, 2, D] of the samples `at`: the reconstruction, of a failed one the mean; and the mean. */
+static enum nla_status place(const struct nla_rl *rl, const struct nla_step *s, const struct nla_i64s *at, const float *mean,
+			     float *x, struct nla_err *err)
+{
+	const int64_t d = rl->set->d, n = (int64_t)at->n;
+	NLA_AUTO(nla_i64s_release) struct nla_i64s read = { 0 };
+	nla_auto float *v = nla_alloc((size_t)(n * d), sizeof(*v)), *hat = nla_alloc((size_t)(n * d), sizeof(*hat));
+	nla_auto float *mse = nla_alloc((size_t)n, sizeof(*mse));
+	struct nla_ar_texts texts;
+	nla_ar_texts_start(&texts);
+	texts.max_tokens = NLA_SCORE_TOKENS;
+	for (int64_t k = 0; k < n && !err->status; k++) {
+		const char *explanation = s->explanation[at->data[k]];
+		enum nla_ar_fit fit;
+		memcpy(x + 2 * k * d, mean, (size_t)d * sizeof(*x));
+		memcpy(x + (2 * k + 1) * d, mean, (size_t)d * sizeof(*x));
+		if (s->failed[at->data[k]] || nla_ar_encode(rl->ar, explanation, strlen(explanation), &texts.ids, &fit, err) ||
+		    nla_actset_vectors(rl->set, &s->rows[at->data[k]], 1, v + (int64_t)read.n * d, err))
+			continue;
+		nla_i64s_push(&texts.offset, (int64_t)texts.ids.n);
+		nla_i64s_push(&read, k);
+	}
+	if (!err->status && read.n)
+		nla_ar_score(rl->ar, &rl->ar_view, &texts, v, mse, hat, err);
+	for (size_t r = 0; r < read.n && !err->status; r++) {
+		const float *from = hat + (int64_t)r * d;
+		const double scale = length_of(v + (int64_t)r * d, d) / length_of(from, d);
+		for (int64_t j = 0; j < d; j++)
+			x[2 * read.data[r] * d + j] = (float)(scale * from[j]);
+	}
+	nla_ar_texts_release(&texts);
+	return err->status;
+}
+
+enum nla_status nla_eval_recover(const struct nla_rl *rl, int64_t batch, struct nla_step *s, struct nla_err *err)
+{
+	const int64_t d = rl->set->d;
+	struct nla_progress p;
+	int64_t done = 0;
+	nla_auto float *mean = nla_alloc((size_t)d, sizeof(*mean));
+	s->kl = nla_alloc((size_t)(2 * s->n), sizeof(*s->kl));
+	for (int64_t i = 0; i < 2 * s->n; i++)
+		s->kl[i] = NAN;
+	find_mean(rl, s, mean, err);
+	nla_progress_start(&p, "recovered KL", s->n);
+	for (int64_t from = 0, to; from < s->n && !err->status; from = to) {
+		NLA_AUTO(nla_i64s_release) struct nla_i64s at = { 0 };
+		struct nla_ar_texts texts;
+		nla_ar_texts_start(&texts);
+		to = NLA_MIN(from + batch, s->n);
+		if (!encode(rl, s, from, to, &texts, &at, err) && at.n) {
+			nla_auto float *x = nla_alloc(at.n * 2 * (size_t)d, sizeof(*x));
+			nla_auto double *kl = nla_alloc(at.n * 2, sizeof(*kl));
+			if (!place(rl, s, &at, mean, x, err))
+				nla_recover(&rl->ar->target->lm, rl->set->meta.layer, &texts, x, 2, kl, err);
+			for (size_t k = 0; k < at.n; k++)
+				memcpy(s->kl + 2 * at.data[k], kl + 2 * k, 2 * sizeof(*kl));
+		}
+		nla_ar_texts_release(&texts);
+		done += (int64_t)at.n;
+		nla_progress_step(&p, to, "rows");
+	}
+	if (!err->status && done < s->n)
+		nla_say("recovered KL: %lld of %lld rows are left out: their text is missing, or another number of tokens here "
+			"than they say", (long long)(s->n - done), (long long)s->n);
+	return err->status;
+}
