@@ -7,6 +7,9 @@
 #	make_sets                      $work/train and $work/held: activation sets of block 2, with explanations
 #	make_av                        $work/av: a verbalizer that closes its tags most of the time, so that rows can be scored
 set -eu
+case $(sed -n 's/^SigIgn:.*\(.\)$/\1/p' /proc/$$/status) in # under nohup, which no shell can undo
+*[13579bdf]) exec env --default-signal=HUP "$(readlink /proc/$$/exe)" "$0" "$@" ;;
+esac
 : "${BUILD_DIR:?}" "${SOURCE_DIR:?}"
 tiny=$SOURCE_DIR/tests/data/tiny
 work=$(mktemp -d "${TMPDIR:-/tmp}/nla-command.XXXXXX")
