@@ -230,7 +230,7 @@ ok nla-eval --model "$tiny/model" --av "$tiny/av" --ar "$tiny/ar" --data "$work/
 grep -q 'warning: 4 of 4 samples failed: .* The first as truncated (no stop token within rollout.max_new_tokens): "' "$work/stderr" ||
 	fail "no word of failures: $(cat "$work/stderr")"
 av=$tiny/av train --out "$work/fails" --steps 1 --max-new-tokens 8 --eval.data "$work/held" --eval.rows 4
-[ "$(grep -c '^  \(before\|after \) (fve .*): (failed: [a-z_]*) ".' "$work/stdout")" -eq 6 ] || fail "no texts of failures: $(cat "$work/stdout")"
+[ "$(grep -c '^  \(before\|after \) (failed, [a-z_]*): .' "$work/stdout")" -eq 6 ] || fail "no texts of failures: $(cat "$work/stdout")"
 
 # Responses without ids are read as the tokenizer reads them; an explanation's whitespace goes; an empty one fails; a row may
 # come twice.
