@@ -112,8 +112,9 @@ enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, 
 	e->rl = nla_models_rl(m, cfg);
 	e->rl.set = &e->set;
 	e->rows = nla_eval_rows(&e->set, cfg->eval.rows, &e->n);
-	say_what(e, cfg);
-	return plan(e, cfg, room, err) || open_reference(e, cfg, start, err) ? err->status : NLA_OK;
+	if (!plan(e, cfg, room, err) && !open_reference(e, cfg, start, err))
+		say_what(e, cfg);
+	return err->status;
 }
 
 void nla_eval_close(struct nla_eval *e)

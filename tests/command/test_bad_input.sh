@@ -57,7 +57,7 @@ refused 2 "'explain.row' is 999.*rows 0 to 23" nla-explain --model "$model" --av
 for what in model av ar; do
 	bad_train 1 "cannot load (model|AV|AR) 'nowhere': there is no folder 'nowhere'" --$what nowhere
 done
-late_eval 1 "cannot load AV 'nowhere': there is no folder 'nowhere'" --ref nowhere
+bad_eval 1 "cannot load AV 'nowhere': there is no folder 'nowhere'" --ref nowhere
 bad_eval 1 "'.*/av': there is no folder 'nowhere'" --av_base nowhere
 bad_extract 1 "there is no folder 'nowhere'" --extract.meta nowhere
 refused 1 "cannot load model 'nowhere': there is no folder 'nowhere'" nla-teach --model "$model" --teacher nowhere --data held --out taught
