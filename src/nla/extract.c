@@ -234,26 +234,32 @@ enum nla_status nla_extract(const struct nla_target *t, struct nla_corpus *corpu
 	return err->status;
 }
 
+enum nla_status nla_extract_at(const struct nla_target *t, const struct nla_i32s *ids, const int64_t *at, int64_t n,
+			       int64_t block, float *v, struct nla_err *err)
+{
+	struct waiting w = { 0 };
+	int64_t end = 0;
+	for (int64_t i = 0; i < n; i++) {
+		nla_i64s_push(&w.at, at[i]);
+		end = NLA_MAX(end, at[i] + 1);
+	}
+	nla_pack_add(&w.pack, ids->data, end, -1); /* later tokens change nothing */
+	compute(t, &w, block, v, 0, NULL, err);
+	w.at.n = 0; /* it has no rows */
+	release(&w);
+	return err->status;
+}
+
 enum nla_status nla_extract_one(const struct nla_target *t, const char *text, int64_t position,
 				const struct nla_extract_cfg *cfg, float *v, struct nla_str *prefix, struct nla_err *err)
 {
-	struct waiting w = { 0 };
-	struct nla_i32s ids = { 0 };
-	if (nla_target_encode(t, cfg->special, text, &ids, err)) {
-		nla_i32s_release(&ids);
+	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
+	if (nla_target_encode(t, cfg->special, text, &ids, err))
 		return err->status;
-	}
 	int64_t n = (int64_t)ids.n, front = n_front(t, cfg), at = position < 0 ? n + position : position;
-	if (at < 0 || at >= n) {
-		nla_usage(err, "position %lld is outside the text's %zu tokens", (long long)position, ids.n);
-	} else {
-		nla_pack_add(&w.pack, ids.data, at + 1, -1);
-		nla_i64s_push(&w.at, at);
-		if (!compute(t, &w, cfg->layer, v, 0, NULL, err))
-			nla_tokenizer_decode(t->tok, ids.data + front, (size_t)NLA_MAX(at + 1 - front, 0), false, prefix, err);
-		w.at.n = 0; /* it has no rows */
-	}
-	release(&w);
-	nla_i32s_release(&ids);
+	if (at < 0 || at >= n)
+		return nla_usage(err, "position %lld is outside the text's %zu tokens", (long long)position, ids.n);
+	if (!nla_extract_at(t, &ids, &at, 1, cfg->layer, v, err))
+		nla_tokenizer_decode(t->tok, ids.data + front, (size_t)NLA_MAX(at + 1 - front, 0), false, prefix, err);
 	return err->status;
 }

@@ -66,7 +66,7 @@ struct nla_config {
 		double temperature;
 		bool again;
 	} teach;
-	struct { int64_t row, position, samples; char *vector, *text; } explain;
+	struct { int64_t row, position, samples; char *vector, *text, *positions; } explain;
 	struct { int dtype; double shard; } export; /* dtype 0: bf16, 1: fp32 */
 	char *score; /* nla-eval --score FILE */
 };

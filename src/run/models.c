@@ -127,24 +127,92 @@ static enum nla_status from_file(struct nla_subject *s, const char *path, int64_
 	return err->status;
 }
 
-/* The text, and its token at a position (negative: from its end). */
-static void find_token(struct nla_subject *s, const struct nla_models *m, const char *text, int64_t at)
+/* Room for n activations. */
+static void make_room(struct nla_subject *s, int64_t n, int64_t d)
+{
+	s->n = n;
+	s->d = d;
+	s->v = nla_alloc((size_t)(n * d), sizeof(*s->v));
+	s->token = nla_alloc((size_t)n, sizeof(*s->token));
+	s->position = nla_alloc((size_t)n, sizeof(*s->position));
+	for (int64_t i = 0; i < n; i++)
+		s->position[i] = -1;
+}
+
+static void set_token(struct nla_subject *s, int64_t i, const struct nla_models *m, const struct nla_i32s *ids, int64_t at)
 {
 	struct nla_err unknown = NLA_ERR_INIT;
-	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
 	NLA_AUTO(nla_str_release) struct nla_str piece = NLA_STR_INIT;
-	if (nla_target_encode(&m->target, nla_target_adds_special(&m->target, &m->ar.meta), text, &ids, &unknown))
-		return;
-	s->position = at < 0 ? (int64_t)ids.n + at : at;
-	if (s->position >= 0 && s->position < (int64_t)ids.n &&
-	    !nla_tokenizer_piece(m->target.tok, ids.data[s->position], &piece, &unknown))
-		s->token = nla_strdup(piece.buf);
+	s->position[i] = at;
+	if (at >= 0 && at < (int64_t)ids->n && !nla_tokenizer_piece(m->target.tok, ids->data[at], &piece, &unknown))
+		s->token[i] = nla_strdup(piece.buf);
+}
+
+/* "all", "every:N", or numbers (negative: from the end), of n tokens; the first `front` are none of the text's own. */
+static enum nla_status read_positions(const char *spec, int64_t n, int64_t front, struct nla_i64s *out, struct nla_err *err)
+{
+	const bool all = !strcmp(spec, "all"), every = nla_starts_with(spec, "every:");
+	const char *from = every ? spec + 6 : spec;
+	char *end = NULL;
+	const long long step = all ? 1 : every ? strtoll(from, &end, 10) : 0;
+	for (int64_t i = front; step > 0 && i < n; i += step)
+		nla_i64s_push(out, i);
+	for (bool more = !all && !every; more; from = end + 1) {
+		const long long at = strtoll(from, &end, 10);
+		more = *end == ',';
+		if (end == from || (*end && !more))
+			break;
+		if (at < -n || at >= n)
+			return nla_usage(err, "position %lld is outside the text's %lld tokens", at, (long long)n);
+		nla_i64s_push(out, at < 0 ? n + at : at);
+	}
+	if (!all && (end == from || *end || (every && step < 1)))
+		return nla_usage(err, "'explain.positions' is '%s': want all, every:N, or such as 3,7,-1", spec);
+	return out->n ? NLA_OK : nla_usage(err, "the text has no tokens to explain");
+}
+
+/* The text itself, or what @FILE or stdin (-) holds. */
+static enum nla_status read_text(const char *text, struct nla_str *out, struct nla_err *err)
+{
+	if (!strcmp(text, "-") || *text == '@') {
+		if (nla_file_read(*text == '@' ? text + 1 : "/dev/stdin", out, err))
+			return err->status;
+		if (memchr(out->buf, 0, out->len))
+			return nla_fail(err, "'%s' holds a zero byte: want text", text);
+	} else {
+		nla_str_add(out, text);
+	}
+	return out->len ? NLA_OK : nla_usage(err, "'explain.text' is '%s', which is empty", text);
+}
+
+static enum nla_status from_text(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg,
+				 struct nla_err *err)
+{
+	const bool special = nla_target_adds_special(&m->target, &m->ar.meta);
+	const int64_t d = m->target.lm.arch.d_model, front = special ? (int64_t)nla_tokenizer_front(m->target.tok)->n : 0;
+	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
+	NLA_AUTO(nla_i64s_release) struct nla_i64s at = { 0 };
+	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT, prefix = NLA_STR_INIT;
+	nla_auto char *one = nla_format("%lld", (long long)cfg->explain.position);
+	if (read_text(cfg->explain.text, &text, err) || nla_target_encode(&m->target, special, text.buf, &ids, err) ||
+	    read_positions(*cfg->explain.positions ? cfg->explain.positions : one, (int64_t)ids.n, front, &at, err))
+		return err->status;
+	make_room(s, (int64_t)at.n, d);
+	for (int64_t i = 0; i < s->n; i++)
+		set_token(s, i, m, &ids, at.data[i]);
+	if (nla_extract_at(&m->target, &ids, at.data, s->n, m->ar.depth - 1, s->v, err) || *cfg->explain.positions)
+		return err->status;
+	const size_t own = (size_t)NLA_MAX(at.data[0] + 1 - front, 0);
+	nla_tokenizer_decode(m->target.tok, ids.data + front, own, false, &prefix, err);
+	s->text = nla_str_detach(&prefix);
+	return err->status;
 }
 
 static enum nla_status from_row(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg,
 				struct nla_err *err)
 {
 	struct nla_actset set;
+	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
 	if (nla_config_need(cfg->data, "data", err) || nla_actset_open(&set, cfg->data, m->target.lm.arch.d_model, err))
 		return err->status;
 	if (cfg->explain.row >= set.n)
@@ -154,10 +222,10 @@ static enum nla_status from_row(struct nla_subject *s, const struct nla_models *
 		 !nla_actset_vectors(&set, &cfg->explain.row, 1, s->v, err) && *set.rows[cfg->explain.row].text)
 		s->text = nla_strdup(set.rows[cfg->explain.row].text);
 	s->row = cfg->explain.row;
-	if (s->text)
-		find_token(s, m, s->text, -1);
+	if (s->text && !nla_target_encode(&m->target, nla_target_adds_special(&m->target, &m->ar.meta), s->text, &ids, err))
+		set_token(s, 0, m, &ids, (int64_t)ids.n - 1);
 	if (!err->status && set.rows[s->row].n_raw_tokens > 0) /* what the set says of the whole document */
-		s->position = set.rows[s->row].n_raw_tokens - 1;
+		s->position[0] = set.rows[s->row].n_raw_tokens - 1;
 	nla_actset_close(&set);
 	return err->status;
 }
@@ -178,27 +246,22 @@ enum nla_status nla_subject_find(struct nla_subject *s, const struct nla_models 
 				 struct nla_err *err)
 {
 	int64_t d = m->target.lm.arch.d_model;
-	struct nla_str text = NLA_STR_INIT;
-	*s = (struct nla_subject){ .v = nla_alloc((size_t)d, sizeof(*s->v)), .row = -1, .position = -1,
-				   .base = { (double)NAN, (double)NAN } };
+	*s = (struct nla_subject){ .row = -1, .base = { (double)NAN, (double)NAN } };
 	take_baselines(s, m, cfg->data);
-	if (*cfg->explain.vector)
-		return from_file(s, cfg->explain.vector, d, err);
-	if (!*cfg->explain.text)
-		return from_row(s, m, cfg, err);
-	const struct nla_extract_cfg x = { .layer = m->ar.depth - 1,
-					   .special = nla_target_adds_special(&m->target, &m->ar.meta) };
-	if (!nla_extract_one(&m->target, cfg->explain.text, cfg->explain.position, &x, s->v, &text, err))
-		find_token(s, m, cfg->explain.text, cfg->explain.position);
-	s->text = nla_str_detach(&text);
-	return err->status;
+	if (*cfg->explain.text)
+		return from_text(s, m, cfg, err);
+	make_room(s, 1, d);
+	return *cfg->explain.vector ? from_file(s, cfg->explain.vector, d, err) : from_row(s, m, cfg, err);
 }
 
 void nla_subject_release(struct nla_subject *s)
 {
+	for (int64_t i = 0; i < s->n; i++)
+		free(s->token[i]);
 	free(s->v);
 	free(s->text);
 	free(s->token);
+	free(s->position);
 }
 
 static void take_templates(struct nla_sidecar *meta, const char *marker, const char *av, const char *ar)

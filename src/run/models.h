@@ -38,9 +38,12 @@ struct nla_plan_in nla_models_sizes(const struct nla_models *m, const struct nla
 
 /* What nla-explain explains: explain.vector, a token of explain.text, or a row of data. */
 struct nla_subject {
-	float *v;                  /* [D] */
-	char *text, *token;        /* up to the token, and the token itself; NULL: unknown */
-	int64_t row, position;     /* of the set, of the token; -1: of none, unknown */
+	int64_t n, d;              /* activations, their width */
+	float *v;                  /* [n, D] */
+	char *text;                /* up to the token; NULL: unknown, or of several */
+	char **token;              /* [n] NULL: unknown */
+	int64_t *position;         /* [n] -1: unknown */
+	int64_t row;               /* of the set; -1: of none */
 	struct nla_baselines base; /* stored with `data`; NaN: unknown */
 };
 enum nla_status nla_subject_find(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg,

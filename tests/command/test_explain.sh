@@ -95,3 +95,31 @@ refused 2 "nothing to explain: give a --text that is not empty" nla-explain "$wo
 refused 2 "nothing to explain" nla-explain --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held"
 refused 2 "give one of" nla-explain --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --text a \
 	--vector "$work/v.safetensors"
+
+# Several tokens of a text at once: each as it is explained alone, its samples too; the text from a file or stdin.
+printf 'the red fox ran over the hill and slept' >"$work/words"
+explain --text "@$work/words" --positions all --samples 2 --seed 4
+cp "$work/stdout" "$work/all"
+explain --text - --positions 4,-1 --samples 2 --seed 4 <"$work/words"
+cp "$work/stdout" "$work/some"
+explain --text "$(cat "$work/words")" --position 4 --samples 2 --seed 4
+python3 - "$work/all" "$work/some" "$work/stdout" <<'END'
+import json, sys
+
+everything, some, one = ([json.loads(line) for line in open(path)] for path in sys.argv[1:])
+n = len(everything) // 2
+assert [s["position"] for s in everything] == [i // 2 for i in range(2 * n)] and n > 5, (n, everything)
+assert [s["position"] for s in some] == [4, 4, n - 1, n - 1] and len({s["norm"] for s in everything}) == n, everything
+for a, b in zip(some, everything[8:10] + everything[-2:]):
+    assert all(a[k] == b[k] for k in ("position", "token", "response")) and abs(a["mse"] - b["mse"]) < 1e-5, (a, b)
+for a, b in zip(one, some):
+    assert all(a[k] == b[k] for k in ("position", "token", "response")) and abs(a["mse"] - b["mse"]) < 1e-5, (a, b)
+    assert abs(a["norm"] - b["norm"]) < 1e-3 * a["norm"] and a["norm"] > 0
+assert one[0]["text"] and "text" not in some[0]
+END
+explain --text "@$work/words" --positions every:3
+[ "$(sed -n 's/^{"position":\([0-9]*\),.*/\1/p' "$work/stdout" | head -n 3 | tr '\n' ' ')" = "0 3 6 " ] || fail "every:3: $(cat "$work/stdout")"
+for bad in every: every:0 every:2,3 3, 3,x all,1 1000; do
+	refused 2 "explain.positions' is '$bad'|outside the text's" nla-explain --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --text "a b c" --positions "$bad"
+done
+refused 2 "give --text" nla-explain --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" --row 1 --positions all
