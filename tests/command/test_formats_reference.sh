@@ -92,7 +92,7 @@ ok nla-train --model model/ --av warm/checkpoints/latest/av --ar ar --data set -
 grep -q "'set' stores no baselines: of its first 3 rows" "$work/stderr" || fail "no word of the baselines: $(cat "$work/stderr")"
 ok nla-sft --role ar --model model --ar ar --data set --sft.held_out 0 --batch 3 --steps 1 --sft.warmup 0 --out sft
 ok nla-extract --model model --corpus set --extract.at last --layer 2 --extract.dtype fp32 --out again
-ok nla-explain --model model --av av --ar ar --data again --max-new-tokens 4
+ok nla-explain --model model --av av --ar ar --data again --row 0 --max-new-tokens 4
 python - <<'END'
 from safetensors.torch import load_file
 a, b = (load_file(f"{name}/activations.safetensors")["activations"] for name in ("set", "again"))
