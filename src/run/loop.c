@@ -2,6 +2,7 @@
 #include "run/loop.h"
 
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/progress.h"
 #include "run/stop.h"
@@ -111,13 +112,27 @@ static enum nla_status guard(struct nla_loop *l, struct nla_err *err)
 
 static bool due(const struct nla_loop *l, int64_t every) { return every && l->state.step % every == 0; }
 
+/* Once: a step that stood in line for most of its time. */
+static void say_starved(struct nla_loop *l, double processor)
+{
+	static const double several = 3;
+	if (l->device == NT_CPU && !l->starved && l->step_seconds > NLA_MAX(several * processor, 1)) {
+		nla_say("warning: step %lld took %.1f s, of which its threads had a processor for %.1f s in all: other "
+			"processes want the processors; give this one some of its own (taskset, a job's limits), or end them",
+			(long long)l->state.step + 1, l->step_seconds, processor);
+		l->starved = true;
+	}
+}
+
 static enum nla_status one_step(struct nla_loop *l, struct nla_err *err)
 {
 	const double started = nla_seconds();
+	const clock_t processor = clock();
 	bool skipped = false;
 	if (l->step(l, &skipped, err))
 		return err->status;
 	l->step_seconds = nla_seconds() - started;
+	say_starved(l, (double)(clock() - processor) / CLOCKS_PER_SEC);
 	l->eval_seconds = 0;
 	l->state.step++;
 	l->state.bad_steps = skipped ? l->state.bad_steps + 1 : 0;

@@ -23,6 +23,7 @@ struct nla_loop {
 	const char *advice;              /* what to change when gradients stay bad */
 	const char *next, *more;         /* the command after the last step, %s the folder; how to get more steps */
 	int device;                      /* of the models */
+	bool starved;                    /* it was said that other processes have the processors */
 	int64_t eval_every;              /* steps; 0: at start and end only */
 	enum nla_status (*begin)(struct nla_loop *l, struct nla_err *err);                 /* what a fresh run says first */
 	enum nla_status (*step)(struct nla_loop *l, bool *skipped, struct nla_err *err);   /* one update */
