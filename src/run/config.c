@@ -232,7 +232,7 @@ static void put(char **at, char *value)
 static enum nla_status take_part(char **at, const char *path, const char *part, bool need, struct nla_err *err)
 {
 	nla_auto char *checkpoint = NULL;
-	if (nla_checkpoint_of(path, &checkpoint, err) || !checkpoint)
+	if (!*path || nla_checkpoint_of(path, &checkpoint, err) || !checkpoint)
 		return err->status;
 	if (nla_exists_in(checkpoint, part))
 		put(at, nla_path_join(checkpoint, part));
