@@ -154,6 +154,7 @@ static enum nla_status from_row(struct nla_subject *s, const struct nla_models *
 		 !nla_actset_vectors(&set, &cfg->explain.row, 1, s->v, err) && *set.rows[cfg->explain.row].text)
 		s->text = nla_strdup(set.rows[cfg->explain.row].text);
 	s->row = cfg->explain.row;
+	s->base = (struct nla_baselines){ set.meta.baseline_var, set.meta.baseline_mean };
 	if (s->text)
 		find_token(s, m, s->text, -1);
 	if (!err->status && set.rows[s->row].n_raw_tokens > 0) /* what the set says of the whole document */

@@ -212,6 +212,7 @@ static enum nla_status probe(struct nla_loop *loop, struct nla_err *err)
 	rl.set = t->has_eval ? &t->eval_set : &t->set;
 	rl.rng.stream = NLA_STREAM_EVAL;
 	nla_auto int64_t *rows = nla_eval_rows(rl.set, t->cfg->log.probe, &n);
+	rl.base = (struct nla_baselines){ rl.set->meta.baseline_var, rl.set->meta.baseline_mean };
 	return t->cfg->log.probe ? nla_probe(&rl, rows, n, loop->state.step, &loop->folder, err) : NLA_OK;
 }
 

@@ -74,6 +74,12 @@ explain --vector "$work/v.safetensors" --temperature 0
 alike "$work/stdout" 0
 ! grep -q '"fve"' "$work/stdout" || fail "an fve without a baseline"
 
+# A set that stores no baselines: those that its opening computes.
+cp -R "$work/held" "$work/bare"
+sed -i '/^baseline:/,/mean_normalised/d' "$work/bare/nla_meta.yaml"
+explain --data "$work/bare" --row 5 --temperature 0
+same "$work/row" "$work/stdout"
+
 # What fails is there to be read.
 explain --row 5 --data "$work/held" --samples 2 --max-new-tokens 2
 grep -q '"explanation":null,"response":"[^"].*","failed":"truncated"' "$work/stdout" || fail "no text of a failure: $(cat "$work/stdout")"
