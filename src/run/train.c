@@ -49,7 +49,8 @@ struct nla_plan_in nla_train_sizes(const struct nla_train *t)
 	return in;
 }
 
-/* A resumed run keeps its micro-batch and copies, on which the rounding depends, where they still fit. */
+/* A resumed run keeps its micro-batch, its copies and the rows that it decodes at once, on which the rounding depends, where they
+ * still fit. */
 static enum nla_status make_plan(struct nla_train *t, struct nla_err *err)
 {
 	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
@@ -62,11 +63,13 @@ static enum nla_status make_plan(struct nla_train *t, struct nla_err *err)
 	before.copies = (int)state->copies;
 	if (state->micro_batch)
 		nla_plan_make(&before, t->room, &t->plan);
-	if (!state->micro_batch || !t->plan.fits || t->plan.copies != state->copies) {
+	const bool same = state->micro_batch && t->plan.fits && t->plan.copies == state->copies;
+	if (!same)
 		nla_plan_make(&in, t->room, &t->plan);
-		if (state->micro_batch && !err->status)
-			nla_say("the memory plan that the run had does not fit now: the next one rounds differently");
-	}
+	if (state->micro_batch && (!same || t->plan.rows < state->decode_rows) && !err->status)
+		nla_say("the memory plan that the run had does not fit now: the next one rounds differently");
+	if (state->decode_rows)
+		t->plan.rows = NLA_MIN(t->plan.rows, state->decode_rows);
 	state->micro_batch = t->plan.micro_batch;
 	state->copies = t->plan.copies;
 	state->decode_rows = t->plan.rows;
