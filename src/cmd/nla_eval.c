@@ -46,7 +46,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 		 !(*cfg->score ? nla_evaluate_given(&e.rl, cfg->score, &step, err)
 			       : nla_evaluate(&e.rl, e.rows, e.n, cfg->eval.batch, &step, err)) &&
 		 !logprob(&e, cfg, &step, err)) {
-		nla_warn_failed(&step);
+		nla_warn_failed(&step, NLA_ROW_OK);
 		report(&e, cfg, &step, summary, err);
 	}
 	nla_eval_close(&e);

@@ -62,7 +62,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 		if (!nla_rollout(&rl, &step, err) && !nla_score(&rl, &step, err)) {
 			for (int64_t i = 0; i < step.n; i++)
 				print_one(&step, &s, i);
-			nla_warn_failed(&step);
+			nla_warn_failed(&step, NLA_ROW_OK);
 		}
 	}
 	nla_models_close(&m);

@@ -6,7 +6,6 @@
 
 #include "base/json.h"
 #include "base/progress.h"
-#include "base/utf8.h"
 #include "run/evaluate.h"
 #include "run/report.h"
 
@@ -213,13 +212,12 @@ static enum nla_status probe(struct nla_loop *loop, struct nla_err *err)
 	struct nla_rl rl = t->rl;
 	int64_t n;
 	rl.set = t->has_eval ? &t->eval_set : &t->set;
+	rl.base = (struct nla_baselines){ rl.set->meta.baseline_var, rl.set->meta.baseline_mean };
 	rl.rng.stream = NLA_STREAM_EVAL;
 	nla_auto int64_t *rows = nla_eval_rows(rl.set, t->cfg->log.probe, &n);
-	rl.base = (struct nla_baselines){ rl.set->meta.baseline_var, rl.set->meta.baseline_mean };
 	return t->cfg->log.probe ? nla_probe(&rl, rows, n, loop->state.step, &loop->folder, err) : NLA_OK;
 }
 
-#define NEARLY_ALL 0.9
 #define FAILING_STEPS 10
 #define CLAMPED_SHARE 0.01
 

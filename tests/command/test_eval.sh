@@ -229,10 +229,16 @@ for file in "$own/config.json" "$own/checkpoints/step-3/config.json" "$work/sft/
 done
 # Most rows fail: the cause, and what one of them says. The table of a run says it too.
 ok nla-eval --model "$tiny/model" --av "$tiny/av" --ar "$tiny/ar" --data "$work/held" --rows 4 --max-new-tokens 8 --out "$work/failing"
-grep -q 'warning: 4 of 4 samples failed: .* The first as truncated (no stop token within rollout.max_new_tokens): "' "$work/stderr" ||
+grep -q 'warning: 100% of the responses failed, most as truncated (no stop token within rollout.max_new_tokens): likely, .* One of them: .' "$work/stderr" ||
 	fail "no word of failures: $(cat "$work/stderr")"
 av=$tiny/av train --out "$work/fails" --steps 1 --max-new-tokens 8 --eval.data "$work/held" --eval.rows 4
-[ "$(grep -c '^  \(before\|after \) (fve .*): (failed: [a-z_]*) ".' "$work/stdout")" -eq 6 ] || fail "no texts of failures: $(cat "$work/stdout")"
+python3 - "$work/fails" <<'END'
+import json, sys
+base = json.load(open(sys.argv[1] + "/eval-0.json"))["baseline_var"]
+probes = [s for s in map(json.loads, open(sys.argv[1] + "/samples.jsonl")) if s["probe"]]
+assert len(probes) == 6 and all(s["failed"] and abs(s["fve"] - (1 - 2 / base)) < 1e-6 for s in probes), (base, probes)
+END
+[ "$(grep -c '^  \(before\|after \) (failed, [a-z_]*): .' "$work/stdout")" -eq 6 ] || fail "no texts of failures: $(cat "$work/stdout")"
 
 # Responses without ids are read as the tokenizer reads them; an explanation's whitespace goes; an empty one fails; a row may
 # come twice.
