@@ -221,33 +221,12 @@ static enum nla_status probe(struct nla_loop *loop, struct nla_err *err)
 #define FAILING_STEPS 10
 #define CLAMPED_SHARE 0.01
 
-/* Said once, until another cause leads or rows pass again. */
-static void warn_failed(struct nla_train *t)
-{
-	const struct nla_step *s = &t->step;
-	int64_t n[NLA_N_FAILURES] = { 0 }, at = 0;
-	enum nla_failure worst = 1;
-	for (int64_t i = 0; i < s->n; i++)
-		n[s->failed[i]]++;
-	for (int cause = 1; cause < NLA_N_FAILURES; cause++)
-		worst = n[cause] > n[worst] ? (enum nla_failure)cause : worst;
-	const double share = 1 - (double)n[NLA_ROW_OK] / (double)s->n;
-	if (share >= NEARLY_ALL && t->failed != worst) {
-		while (s->failed[at] != worst)
-			at++;
-		nla_auto char *text = nla_utf8_end(s->response[at], 300);
-		nla_say("warning: %.0f%% of the responses failed, most as %s (%s): likely, %s. One of them: %s", 100 * share,
-			nla_failures[worst].name, nla_failures[worst].meaning, nla_failures[worst].likely, text);
-	}
-	t->failed = share >= NEARLY_ALL ? worst : NLA_ROW_OK;
-}
-
 /* What the numbers of a step say against the run. */
 static void warn(struct nla_train *t, const cJSON *line)
 {
 	const struct nla_step *s = &t->step;
 	t->failing = 2 * nla_json_value(line, "groups_failed") > (double)s->n_prompts ? t->failing + 1 : 0;
-	warn_failed(t);
+	t->failed = nla_warn_failed(s, t->failed);
 	if (t->failing == FAILING_STEPS)
 		nla_say("warning: for %lld steps most groups had no valid row, and a group without one teaches nothing: "
 			"failed_* of metrics.jsonl says why they fail",
@@ -320,7 +299,7 @@ enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg
 	*t = (struct nla_train){ .cfg = cfg, .one_step = one_step, .out = out };
 	t->loop = (struct nla_loop){ .cfg = cfg, .name = "av", .eval_every = cfg->eval.every, .step = step, .begin = probe,
 				     .evaluate = *cfg->eval.data ? evaluate : NULL, .log = log_step, .save = save };
-	t->loop.next = "nla-explain %1$s/config.json --av %1$s/checkpoints/latest/av --ar %1$s/checkpoints/latest/ar --row 0";
+	t->loop.next = "nla-explain %s --row 0";
 	t->loop.more = "a larger --steps goes on";
 	t->loop.advice = cfg->ar_update.enabled ? "start a new run from its av and ar with a lower update.lr or ar_update.lr"
 						: "start a new run from its av and ar with a lower update.lr";
