@@ -258,6 +258,8 @@ ok nla-extract "$@" --out "$out" --resume
 same_set "$out"
 grep -q "^nothing left to do: '$out' is whole" "$work/stderr" || fail "$(cat "$work/stderr")"
 same "$work/big.said" "$work/stdout"
+run nla-extract "$@" --out "$out" --resume --layer 1
+[ "$code" -eq 2 ] && said "is a whole set of block 2, and block 1 is asked for" || fail "a set of another block: exits $code"
 # Stopped by a signal, continued by the last line's command; replaced by --overwrite.
 out=$work/stopped-set
 signalled batches.jsonl 2 TERM nla-extract "$@" --out "$out"
