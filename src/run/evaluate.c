@@ -29,17 +29,11 @@ enum nla_status nla_eval_baselines(struct nla_rl *rl, const int64_t *rows, int64
 {
 	const struct nla_actset *set = rl->set;
 	rl->base = (struct nla_baselines){ set->meta.baseline_var, set->meta.baseline_mean };
-	if (rl->own_baseline) {
-		NLA_AUTO(nla_baseline_release) struct nla_baseline b;
-		nla_auto float *v = nla_alloc((size_t)set->d, sizeof(*v));
-		if (n < FEW_ROWS)
-			nla_say("warning: eval.baseline is rows, and %lld rows are few: their variance says little of the "
-				"data's", (long long)n);
-		nla_baseline_init(&b, set->d);
-		for (int64_t i = 0; i < n && !nla_actset_vectors(set, &rows[i], 1, v, err); i++)
-			nla_baseline_add(&b, v);
-		nla_baseline_get(&b, &rl->base.var, &rl->base.mean);
-	}
+	if (rl->own_baseline && n < FEW_ROWS)
+		nla_say("warning: eval.baseline is rows, and %lld rows are few: their variance says little of the data's",
+			(long long)n);
+	if (rl->own_baseline)
+		nla_actset_baselines(set, rows, n, &rl->base.var, &rl->base.mean, err);
 	return err->status || rl->base.var > 0 ? err->status
 	       : nla_fail(err, "'%s': the rows of the baseline do not vary: FVE means nothing by them", set->path);
 }
@@ -102,9 +96,8 @@ enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, 
 	for (int64_t from = 0; from < n && !err->status; from += batch) {
 		int64_t m = NLA_MIN(batch, n - from);
 		if (nla_stop_asked()) {
-			nla_fail(err, "stopped after %lld of %lld rows: this evaluation writes nothing", (long long)from,
-				 (long long)n);
-			err->status = NLA_STOPPED;
+			nla_err_set(err, NLA_STOPPED, "stopped after %lld of %lld rows: this evaluation writes nothing",
+				    (long long)from, (long long)n);
 			break;
 		}
 		if (!evaluate_batch(rl, out, from, m, err))

@@ -48,8 +48,8 @@ struct nla_plan_in nla_train_sizes(const struct nla_train *t)
 	return in;
 }
 
-/* A resumed run keeps its micro-batch, its copies and the rows that it decodes at once, on which the rounding depends, where they
- * still fit. */
+/* A resumed run keeps its micro-batch, copies and rows that decode at once, on which the rounding depends, where they still
+ * fit. */
 static enum nla_status make_plan(struct nla_train *t, struct nla_err *err)
 {
 	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
