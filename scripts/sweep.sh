@@ -82,7 +82,7 @@ run() { # PROGRAM ...
 	child=$!
 	wait "$child" && code=0 || code=$?
 	child=
-	[ "$code" -ne 3 ] && [ "$code" -le 128 ] || stopped "$code"
+	case $code in 3 | 129 | 130 | 138 | 140 | 143) stopped "$code" ;; esac # HUP, INT, USR1, USR2, TERM; what crashed is a failure
 	return "$code"
 }
 pass_on() {

@@ -73,6 +73,7 @@ struct nla_log {
 	struct nla_str pending;
 };
 enum nla_status nla_log_open(struct nla_log *log, const char *path, struct nla_err *err);
+enum nla_status nla_log_open_in(struct nla_log *log, const char *folder, const char *name, struct nla_err *err);
 void nla_log_add(struct nla_log *log, const char *text, size_t n);
 enum nla_status nla_log_flush(struct nla_log *log, struct nla_err *err);
 enum nla_status nla_log_close(struct nla_log *log, struct nla_err *err);

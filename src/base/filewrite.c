@@ -119,6 +119,12 @@ enum nla_status nla_log_open(struct nla_log *log, const char *path, struct nla_e
 	return NLA_OK;
 }
 
+enum nla_status nla_log_open_in(struct nla_log *log, const char *folder, const char *name, struct nla_err *err)
+{
+	nla_auto char *path = nla_path_join(folder, name);
+	return nla_log_open(log, path, err);
+}
+
 void nla_log_add(struct nla_log *log, const char *text, size_t n) { nla_str_addn(&log->pending, text, n); }
 
 enum nla_status nla_log_flush(struct nla_log *log, struct nla_err *err)

@@ -47,7 +47,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 			       : nla_evaluate(&e.rl, e.rows, e.n, cfg->eval.batch, &step, err)) &&
 		 !logprob(&e, cfg, &step, err) &&
 		 !(cfg->eval.recovered_kl && nla_eval_recover(&e.rl, cfg->eval.batch, &step, err))) {
-		nla_warn_failed(&step);
+		nla_warn_failed(&step, NLA_ROW_OK);
 		report(&e, cfg, &step, summary, err);
 	}
 	nla_eval_close(&e);

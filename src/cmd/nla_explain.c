@@ -77,7 +77,7 @@ static enum nla_status explain(struct nla_rl *rl, const struct nla_subject *s, i
 		print_one(&step, s, from + step.prompt_of[i], i);
 	fflush(stdout);
 	if (from == 0)
-		nla_warn_failed(&step);
+		nla_warn_failed(&step, NLA_ROW_OK);
 	return NLA_OK;
 }
 

@@ -146,6 +146,12 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	    nla_newset_describe(&meta, &target, cfg, err) || nla_corpus_open(&corpus, cfg->extract.corpus, err) ||
 	    make(cfg, &target, &corpus, &meta, err) || nla_sidecar_read(&made, cfg->out, err))
 		goto out;
+	if (made.layer != meta.layer) { /* one that was whole before this start */
+		nla_usage(err, "'%s' is a whole set of block %lld, and block %lld is asked for: give --overwrite to replace "
+			  "it, or another --out", cfg->out, (long long)made.layer, (long long)meta.layer);
+		nla_sidecar_release(&made);
+		goto out;
+	}
 	nla_say("next: nla-teach --model %s --data %s --out TAUGHT, or nla-train --data %s", cfg->model, cfg->out, cfg->out);
 	printf("{\"rows\": %lld, \"d_model\": %lld, \"layer\": %lld, \"baseline_var\": %.9g, \"baseline_mean\": %.9g}\n",
 	       (long long)made.n_rows, (long long)made.d_model, (long long)made.layer, made.baseline_var, made.baseline_mean);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/progress.h"
 
 void nla_program_print(cJSON *json, bool pretty)
 {
@@ -23,28 +24,28 @@ static void print_options(enum nla_command command, bool markdown)
 }
 
 /* The command that continues this one: its words, quoted where a shell needs it, with --resume instead of --overwrite. */
-static void print_resume(int argc, char **argv)
+static void add_resume(struct nla_str *out, int argc, char **argv)
 {
 	static const char plain[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz%+,-./:=@_";
 	for (int i = 0; i < argc; i++) {
-		const char *word = argv[i];
-		const size_t safe = strspn(word, plain);
+		const char *word = argv[i], *quote = *word && !word[strspn(word, plain)] ? "" : "'";
 		if (nla_starts_with(word, "--overwrite") || nla_starts_with(word, "--resume")) {
 			i += i + 1 < argc && (!strcmp(argv[i + 1], "true") || !strcmp(argv[i + 1], "false"));
 			continue;
 		}
-		fputs(safe && !word[safe] ? "" : "'", stderr);
+		nla_str_add(out, quote);
 		for (const char *c = word; *c; c++)
-			*c == '\'' ? fputs("'\\''", stderr) : fputc(*c, stderr);
-		fputs(safe && !word[safe] ? " " : "' ", stderr);
+			nla_str_addf(out, *c == '\'' ? "'\\%c'" : "%c", *c);
+		nla_str_addf(out, "%s ", quote);
 	}
-	fputs("--resume\n", stderr);
+	nla_str_add(out, "--resume");
 }
 
 int nla_program(const char *name, enum nla_command command, const char *purpose, int argc, char **argv, nla_program_fn *run)
 {
 	struct nla_err err = NLA_ERR_INIT;
 	struct nla_config cfg;
+	struct nla_str again = NLA_STR_INIT;
 	bool help = false;
 	if (argc == 2 && !strcmp(argv[1], "--version")) {
 		printf("%s %s, commit %s, libtorch %s\n", name, nla_version, *nla_commit ? nla_commit : "unknown",
@@ -69,10 +70,13 @@ int nla_program(const char *name, enum nla_command command, const char *purpose,
 	nla_config_release(&cfg);
 	if (!err.status && fflush(stdout))
 		nla_fail(&err, "cannot write to standard output");
+	if (err.status == NLA_STOPPED) {
+		nla_str_add(&again, "; to continue: ");
+		add_resume(&again, argc, argv);
+	}
 	if (err.status)
-		fprintf(stderr, "%s: %s%s", name, err.text, err.status == NLA_STOPPED ? "; to continue: " : "\n");
-	if (err.status == NLA_STOPPED)
-		print_resume(argc, argv);
+		nla_say("%s: %s%s", name, err.text, again.buf);
+	nla_str_release(&again);
 	if (nt_live()) /* after a failure too: every path releases what it made */
 		NLA_BUG("%lld tensors are still alive", (long long)nt_live());
 	return err.status == NLA_OK ? 0 : err.status == NLA_USAGE ? 2 : err.status == NLA_STOPPED ? 3 : 1;

@@ -209,25 +209,31 @@ static enum nla_status check_vectors(const struct nla_actset *set, struct nla_er
 	return err->status;
 }
 
+enum nla_status nla_actset_baselines(const struct nla_actset *set, const int64_t *rows, int64_t n, double *var, double *mean,
+				     struct nla_err *err)
+{
+	nla_auto float *v = nla_alloc((size_t)set->d, sizeof(*v));
+	struct nla_baseline b;
+	nla_baseline_init(&b, set->d);
+	for (int64_t i = 0; i < n && !read_vector(set, rows ? rows[i] : i, v, err); i++)
+		nla_baseline_add(&b, v);
+	nla_baseline_get(&b, var, mean);
+	nla_baseline_release(&b);
+	return err->status;
+}
+
 /* Of a set made elsewhere; what it stores stays. */
 static enum nla_status fill_baselines(struct nla_actset *set, struct nla_err *err)
 {
 	double *const var = &set->meta.baseline_var, *const mean = &set->meta.baseline_mean, both[2];
 	const int64_t n = NLA_MIN(set->n, NLA_BASELINE_ROWS);
-	if (!isnan(*var) && !isnan(*mean))
-		return NLA_OK;
-	nla_auto float *v = nla_alloc((size_t)set->d, sizeof(*v));
-	NLA_AUTO(nla_baseline_release) struct nla_baseline b;
-	nla_baseline_init(&b, set->d);
-	for (int64_t row = 0; row < n && !read_vector(set, row, v, err); row++)
-		nla_baseline_add(&b, v);
-	nla_baseline_get(&b, &both[0], &both[1]);
+	if ((!isnan(*var) && !isnan(*mean)) || nla_actset_baselines(set, NULL, n, &both[0], &both[1], err))
+		return err->status;
 	*var = isnan(*var) ? both[0] : *var;
 	*mean = isnan(*mean) ? both[1] : *mean;
-	if (!err->status)
-		nla_say("'%s' stores no baselines: of its first %" PRId64 " rows, raw variance %.4f, mean-normalised %.4f",
-			set->path, n, *var, *mean);
-	return err->status;
+	nla_say("'%s' stores no baselines: of its first %" PRId64 " rows, raw variance %.4f, mean-normalised %.4f", set->path,
+		n, *var, *mean);
+	return NLA_OK;
 }
 
 enum nla_status nla_actset_open(struct nla_actset *set, const char *folder, int64_t d, struct nla_err *err)

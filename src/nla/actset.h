@@ -95,5 +95,8 @@ void nla_baseline_add(struct nla_baseline *b, const float *v);
 /* var: mean over rows and D of (n(v)-mu)^2; mean: the same with n(mu) in place of mu. */
 void nla_baseline_get(const struct nla_baseline *b, double *var, double *mean);
 void nla_baseline_release(struct nla_baseline *b);
+/* Those of n rows of a set; rows NULL: the first ones. */
+enum nla_status nla_actset_baselines(const struct nla_actset *set, const int64_t *rows, int64_t n, double *var, double *mean,
+				     struct nla_err *err);
 
 #endif

@@ -147,12 +147,6 @@ static enum nla_status keep_vectors(struct nla_actset_writer *w, int64_t n, stru
 	return NLA_OK;
 }
 
-static enum nla_status open_log(struct nla_log *log, const char *part, const char *name, struct nla_err *err)
-{
-	nla_auto char *path = nla_path_join(part, name);
-	return nla_log_open(log, path, err);
-}
-
 enum nla_status nla_actset_create(struct nla_actset_writer **out, const char *folder, const struct nla_sidecar *meta,
 				  enum nla_st_dtype dtype, int64_t n, struct nla_err *err)
 {
@@ -176,7 +170,8 @@ enum nla_status nla_actset_create(struct nla_actset_writer **out, const char *fo
 	nla_baseline_init(&w->baseline, meta->d_model);
 	if (nla_exists(w->data) && rename(w->data, tmp)) /* of a finish that was killed */
 		nla_fail(err, "cannot rename '%s' to '%s': %s", w->data, tmp, strerror(errno));
-	if (err->status || open_log(&w->rows, part, ROWS_PART, err) || open_log(&w->marks, part, NLA_ACTSET_MARKS, err) ||
+	if (err->status || nla_log_open_in(&w->rows, part, ROWS_PART, err) ||
+	    nla_log_open_in(&w->marks, part, NLA_ACTSET_MARKS, err) ||
 	    nla_st_writer_open(&w->stream, w->data, &entry, 1, err) || keep_rows(w, n, err) || keep_vectors(w, n, err))
 		nla_actset_abort(w);
 	else

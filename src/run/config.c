@@ -236,7 +236,7 @@ static void put(char **at, char *value)
 static enum nla_status take_part(char **at, const char *path, const char *part, bool need, struct nla_err *err)
 {
 	nla_auto char *checkpoint = NULL;
-	if (nla_checkpoint_of(path, &checkpoint, err) || !checkpoint)
+	if (!*path || nla_checkpoint_of(path, &checkpoint, err) || !checkpoint)
 		return err->status;
 	if (nla_exists_in(checkpoint, part))
 		put(at, nla_path_join(checkpoint, part));
@@ -254,9 +254,12 @@ static enum nla_status from_run(const struct nla_args *args, void *config, struc
 	const bool folder = nla_is_dir(args->config);
 	nla_auto char *at = folder ? nla_strdup(args->config) : nla_path_dir(args->config), *checkpoint = NULL;
 	const bool run = nla_is_run(at) || nla_exists_in(at, "state.json");
-	if (folder && run && who & (TRAIN | SFT))
+	if (folder && run && who & (TRAIN | SFT)) {
+		nla_auto char *all = nla_path_dir(at), *above = nla_path_dir(all);
+		const char *whole = nla_exists_in(at, "state.json") ? above : at; /* of a checkpoint */
 		return nla_usage(err, "'%s' is a run's folder: '%s %s/config.json --out %s --resume' continues that run", at,
-				 nla_path_base(args->argv[0]), at, at);
+				 nla_path_base(args->argv[0]), whole, whole);
+	}
 	if (who & (EVAL | EXPORT) || (run && !(who & (TRAIN | SFT))))
 		put(&cfg->out, nla_strdup(""));
 	if (who & (EVAL | EXPLAIN) && *cfg->eval.data) {
@@ -278,7 +281,7 @@ static enum nla_status resolve(struct nla_config *cfg, unsigned who, struct nla_
 {
 	const struct { char **at; const char *part; } paths[] = {
 		{ &cfg->model, "model" }, { &cfg->av, "av" }, { &cfg->ar, "ar" },
-		{ &cfg->av_base, "av" }, { &cfg->ar_base, "ar" }, { &cfg->ref, "av" },
+		{ &cfg->av_base, "av" }, { &cfg->ar_base, "ar" }, { &cfg->ref, "av" }, { &cfg->teach.model, "model" },
 	};
 	for (size_t i = 0; i < NLA_LEN(paths) && !err->status; i++)
 		take_part(paths[i].at, *paths[i].at, paths[i].part, true, err);

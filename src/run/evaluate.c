@@ -13,6 +13,7 @@
 #include "run/stop.h"
 
 #define FEW_ROWS 100
+#define NEARLY_ALL 0.9
 
 int64_t *nla_eval_rows(const struct nla_actset *set, int64_t count, int64_t *n)
 {
@@ -28,38 +29,32 @@ enum nla_status nla_eval_baselines(struct nla_rl *rl, const int64_t *rows, int64
 {
 	const struct nla_actset *set = rl->set;
 	rl->base = (struct nla_baselines){ set->meta.baseline_var, set->meta.baseline_mean };
-	if (rl->own_baseline) {
-		NLA_AUTO(nla_baseline_release) struct nla_baseline b;
-		nla_auto float *v = nla_alloc((size_t)set->d, sizeof(*v));
-		if (n < FEW_ROWS)
-			nla_say("warning: eval.baseline is rows, and %lld rows are few: their variance says little of the "
-				"data's", (long long)n);
-		nla_baseline_init(&b, set->d);
-		for (int64_t i = 0; i < n && !nla_actset_vectors(set, &rows[i], 1, v, err); i++)
-			nla_baseline_add(&b, v);
-		nla_baseline_get(&b, &rl->base.var, &rl->base.mean);
-	}
+	if (rl->own_baseline && n < FEW_ROWS)
+		nla_say("warning: eval.baseline is rows, and %lld rows are few: their variance says little of the data's",
+			(long long)n);
+	if (rl->own_baseline)
+		nla_actset_baselines(set, rows, n, &rl->base.var, &rl->base.mean, err);
 	return err->status || rl->base.var > 0 ? err->status
 	       : nla_fail(err, "'%s': the rows of the baseline do not vary: FVE means nothing by them", set->path);
 }
 
-void nla_warn_failed(const struct nla_step *s)
+enum nla_failure nla_warn_failed(const struct nla_step *s, enum nla_failure said)
 {
-	int64_t failed = 0, first = 0;
-	for (int64_t i = s->n - 1; i >= 0; i--)
-		if (s->failed[i]) {
-			failed++;
-			first = i;
-		}
-	if (2 * failed <= s->n)
-		return;
-	const struct nla_failure_text *cause = &nla_failures[s->failed[first]];
-	nla_auto_json cJSON *text = cJSON_CreateString(s->response[first] ? s->response[first] : "");
-	NLA_AUTO(nla_str_release) struct nla_str said = NLA_STR_INIT;
-	nla_json_add(&said, text, false, 0);
-	nla_say("warning: %lld of %lld samples failed: another prompt or chat format than the AV was trained with, a low "
-		"rollout.max_new_tokens? The first as %s (%s): %.500s", (long long)failed, (long long)s->n, cause->name,
-		cause->meaning, said.buf);
+	int64_t n[NLA_N_FAILURES] = { 0 }, at = 0;
+	enum nla_failure worst = 1;
+	for (int64_t i = 0; i < s->n; i++)
+		n[s->failed[i]]++;
+	for (int cause = 1; cause < NLA_N_FAILURES; cause++)
+		worst = n[cause] > n[worst] ? (enum nla_failure)cause : worst;
+	const double share = 1 - (double)n[NLA_ROW_OK] / (double)s->n;
+	if (share < NEARLY_ALL || worst == said)
+		return share < NEARLY_ALL ? NLA_ROW_OK : said;
+	while (s->failed[at] != worst)
+		at++;
+	nla_auto char *text = nla_utf8_end(s->response[at] ? s->response[at] : "", 300);
+	nla_say("warning: %.0f%% of the responses failed, most as %s (%s): likely, %s. One of them: %s", 100 * share,
+		nla_failures[worst].name, nla_failures[worst].meaning, nla_failures[worst].likely, text);
+	return worst;
 }
 
 /* Samples of `part` become those from `at` on. */
@@ -101,9 +96,8 @@ enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, 
 	for (int64_t from = 0; from < n && !err->status; from += batch) {
 		int64_t m = NLA_MIN(batch, n - from);
 		if (nla_stop_asked()) {
-			nla_fail(err, "stopped after %lld of %lld rows: this evaluation writes nothing", (long long)from,
-				 (long long)n);
-			err->status = NLA_STOPPED;
+			nla_err_set(err, NLA_STOPPED, "stopped after %lld of %lld rows: this evaluation writes nothing",
+				    (long long)from, (long long)n);
 			break;
 		}
 		if (!evaluate_batch(rl, out, from, m, err))

@@ -37,8 +37,9 @@ enum nla_status nla_eval_recover(const struct nla_rl *rl, int64_t batch, struct 
 enum nla_status nla_eval_write_rows(const struct nla_rl *rl, const struct nla_step *s, const char *path, struct nla_err *err);
 /* Sets rl->base: as stored with the set (computed where it has none), or of these rows, with a warning where they are few. */
 enum nla_status nla_eval_baselines(struct nla_rl *rl, const int64_t *rows, int64_t n, struct nla_err *err);
-/* A warning, with the first one's raw text, when most samples failed. */
-void nla_warn_failed(const struct nla_step *s);
+/* Where nearly all samples failed: what most of them failed by, which is warned of, with its likely cause and one's raw text,
+ * unless it was `said` already. Else NLA_ROW_OK. */
+enum nla_failure nla_warn_failed(const struct nla_step *s, enum nla_failure said);
 
 /* What nla-eval loads: models and set named by the configuration. */
 struct nla_eval {

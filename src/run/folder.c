@@ -92,20 +92,13 @@ enum nla_status nla_lock(int fd, const char *name, struct nla_err *err)
 	return NLA_OK;
 }
 
-static enum nla_status open_log(struct nla_log *log, const char *folder, const char *name, struct nla_err *err)
-{
-	nla_auto char *path = nla_path_join(folder, name);
-	nla_log_open(log, path, err);
-	return err->status;
-}
-
 enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, int device, bool fixed_steps,
 				struct nla_err *err)
 {
 	*f = (struct nla_folder){ .path = nla_strdup(cfg->out), .resumed = -1, .lock = -1 };
 	if (!nla_mkdirs(f->path, err) && !nla_lock(f->lock = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), f->path, err) &&
-	    !start(f, cfg, device, fixed_steps, err) && !open_log(&f->metrics, f->path, "metrics.jsonl", err) &&
-	    !open_log(&f->log, f->path, "log.txt", err)) {
+	    !start(f, cfg, device, fixed_steps, err) && !nla_log_open_in(&f->metrics, f->path, "metrics.jsonl", err) &&
+	    !nla_log_open_in(&f->log, f->path, "log.txt", err)) {
 		nla_auto char *who = nla_format("nla %s, commit %s, libtorch %s\n", nla_version, nla_commit, nla_libtorch);
 		nla_log_add(&f->log, who, strlen(who));
 		nla_say_tee(&f->log);
@@ -140,7 +133,7 @@ enum nla_status nla_log_line(struct nla_log *log, const cJSON *line, struct nla_
 
 enum nla_status nla_folder_sample(struct nla_folder *f, const cJSON *sample, struct nla_err *err)
 {
-	if (!f->samples.path && open_log(&f->samples, f->path, "samples.jsonl", err))
+	if (!f->samples.path && nla_log_open_in(&f->samples, f->path, "samples.jsonl", err))
 		return err->status;
 	return nla_log_line(&f->samples, sample, err);
 }

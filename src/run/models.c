@@ -222,6 +222,7 @@ static enum nla_status from_row(struct nla_subject *s, const struct nla_models *
 		 !nla_actset_vectors(&set, &cfg->explain.row, 1, s->v, err) && *set.rows[cfg->explain.row].text)
 		s->text = nla_strdup(set.rows[cfg->explain.row].text);
 	s->row = cfg->explain.row;
+	s->base = (struct nla_baselines){ set.meta.baseline_var, set.meta.baseline_mean };
 	if (s->text && !nla_target_encode(&m->target, nla_target_adds_special(&m->target, &m->ar.meta), s->text, &ids, err))
 		set_token(s, 0, m, &ids, (int64_t)ids.n - 1);
 	if (!err->status && set.rows[s->row].n_raw_tokens > 0) /* what the set says of the whole document */

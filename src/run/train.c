@@ -6,7 +6,6 @@
 
 #include "base/json.h"
 #include "base/progress.h"
-#include "base/utf8.h"
 #include "run/evaluate.h"
 #include "run/report.h"
 
@@ -49,7 +48,8 @@ struct nla_plan_in nla_train_sizes(const struct nla_train *t)
 	return in;
 }
 
-/* A resumed run keeps its micro-batch and copies, on which the rounding depends, where they still fit. */
+/* A resumed run keeps its micro-batch, copies and rows that decode at once, on which the rounding depends, where they still
+ * fit. */
 static enum nla_status make_plan(struct nla_train *t, struct nla_err *err)
 {
 	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
@@ -62,11 +62,13 @@ static enum nla_status make_plan(struct nla_train *t, struct nla_err *err)
 	before.copies = (int)state->copies;
 	if (state->micro_batch)
 		nla_plan_make(&before, t->room, &t->plan);
-	if (!state->micro_batch || !t->plan.fits || t->plan.copies != state->copies) {
+	const bool same = state->micro_batch && t->plan.fits && t->plan.copies == state->copies;
+	if (!same)
 		nla_plan_make(&in, t->room, &t->plan);
-		if (state->micro_batch && !err->status)
-			nla_say("the memory plan that the run had does not fit now: the next one rounds differently");
-	}
+	if (state->micro_batch && (!same || t->plan.rows < state->decode_rows) && !err->status)
+		nla_say("the memory plan that the run had does not fit now: the next one rounds differently");
+	if (state->decode_rows)
+		t->plan.rows = NLA_MIN(t->plan.rows, state->decode_rows);
 	state->micro_batch = t->plan.micro_batch;
 	state->copies = t->plan.copies;
 	state->decode_rows = t->plan.rows;
@@ -210,42 +212,21 @@ static enum nla_status probe(struct nla_loop *loop, struct nla_err *err)
 	struct nla_rl rl = t->rl;
 	int64_t n;
 	rl.set = t->has_eval ? &t->eval_set : &t->set;
+	rl.base = (struct nla_baselines){ rl.set->meta.baseline_var, rl.set->meta.baseline_mean };
 	rl.rng.stream = NLA_STREAM_EVAL;
 	nla_auto int64_t *rows = nla_eval_rows(rl.set, t->cfg->log.probe, &n);
 	return t->cfg->log.probe ? nla_probe(&rl, rows, n, loop->state.step, &loop->folder, err) : NLA_OK;
 }
 
-#define NEARLY_ALL 0.9
 #define FAILING_STEPS 10
 #define CLAMPED_SHARE 0.01
-
-/* Said once, until another cause leads or rows pass again. */
-static void warn_failed(struct nla_train *t)
-{
-	const struct nla_step *s = &t->step;
-	int64_t n[NLA_N_FAILURES] = { 0 }, at = 0;
-	enum nla_failure worst = 1;
-	for (int64_t i = 0; i < s->n; i++)
-		n[s->failed[i]]++;
-	for (int cause = 1; cause < NLA_N_FAILURES; cause++)
-		worst = n[cause] > n[worst] ? (enum nla_failure)cause : worst;
-	const double share = 1 - (double)n[NLA_ROW_OK] / (double)s->n;
-	if (share >= NEARLY_ALL && t->failed != worst) {
-		while (s->failed[at] != worst)
-			at++;
-		nla_auto char *text = nla_utf8_end(s->response[at], 300);
-		nla_say("warning: %.0f%% of the responses failed, most as %s (%s): likely, %s. One of them: %s", 100 * share,
-			nla_failures[worst].name, nla_failures[worst].meaning, nla_failures[worst].likely, text);
-	}
-	t->failed = share >= NEARLY_ALL ? worst : NLA_ROW_OK;
-}
 
 /* What the numbers of a step say against the run. */
 static void warn(struct nla_train *t, const cJSON *line)
 {
 	const struct nla_step *s = &t->step;
 	t->failing = 2 * nla_json_value(line, "groups_failed") > (double)s->n_prompts ? t->failing + 1 : 0;
-	warn_failed(t);
+	t->failed = nla_warn_failed(s, t->failed);
 	if (t->failing == FAILING_STEPS)
 		nla_say("warning: for %lld steps most groups had no valid row, and a group without one teaches nothing: "
 			"failed_* of metrics.jsonl says why they fail",
@@ -318,7 +299,7 @@ enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg
 	*t = (struct nla_train){ .cfg = cfg, .one_step = one_step, .out = out };
 	t->loop = (struct nla_loop){ .cfg = cfg, .name = "av", .eval_every = cfg->eval.every, .step = step, .begin = probe,
 				     .evaluate = *cfg->eval.data ? evaluate : NULL, .log = log_step, .save = save };
-	t->loop.next = "nla-explain %1$s/config.json --av %1$s/checkpoints/latest/av --ar %1$s/checkpoints/latest/ar --row 0";
+	t->loop.next = "nla-explain %s --row 0";
 	t->loop.more = "a larger --steps goes on";
 	t->loop.advice = cfg->ar_update.enabled ? "start a new run from its av and ar with a lower update.lr or ar_update.lr"
 						: "start a new run from its av and ar with a lower update.lr";

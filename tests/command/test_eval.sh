@@ -192,7 +192,9 @@ ok nla-eval "$own" --name seed --seed 4 --rows 4
 refused 2 "evaluations/step-3/summary.json' is there already: give --overwrite .* or another --out or --name" nla-eval "$own"
 refused 2 "'out' is '$own', a run's folder: give another --out" nla-eval "$own" --out "$own"
 refused 2 "'$own' is a run's folder: 'nla-train $own/config.json --out $own --resume' continues that run" nla-train "$own"
+refused 2 "'nla-train $own/config.json --out $own --resume' continues that run" nla-train "$own/checkpoints/latest"
 refused 2 "'nla-sft .*--resume' continues that run" nla-sft "$work/sft"
+refused 1 "the checkpoint '$work/sft/checkpoints/step-100' has no model/" nla-teach --teacher "$work/sft" --data "$work/held" --out "$work/t"
 refused 2 "'out' is not set" nla-extract "$own" --corpus "$work/held.jsonl"
 refused 2 "texts of --score are not what a run says: give --name or --out" nla-eval "$own" --score "$work/a/rows.jsonl"
 refused 2 "'eval.name' is part of a folder's name" nla-eval "$own" --name a/b
@@ -227,9 +229,15 @@ for file in "$own/config.json" "$own/checkpoints/step-3/config.json" "$work/sft/
 done
 # Most rows fail: the cause, and what one of them says. The table of a run says it too.
 ok nla-eval --model "$tiny/model" --av "$tiny/av" --ar "$tiny/ar" --data "$work/held" --rows 4 --max-new-tokens 8 --out "$work/failing"
-grep -q 'warning: 4 of 4 samples failed: .* The first as truncated (no stop token within rollout.max_new_tokens): "' "$work/stderr" ||
+grep -q 'warning: 100% of the responses failed, most as truncated (no stop token within rollout.max_new_tokens): likely, .* One of them: .' "$work/stderr" ||
 	fail "no word of failures: $(cat "$work/stderr")"
 av=$tiny/av train --out "$work/fails" --steps 1 --max-new-tokens 8 --eval.data "$work/held" --eval.rows 4
+python3 - "$work/fails" <<'END'
+import json, sys
+base = json.load(open(sys.argv[1] + "/eval-0.json"))["baseline_var"]
+probes = [s for s in map(json.loads, open(sys.argv[1] + "/samples.jsonl")) if s["probe"]]
+assert len(probes) == 6 and all(s["failed"] and abs(s["fve"] - (1 - 2 / base)) < 1e-6 for s in probes), (base, probes)
+END
 [ "$(grep -c '^  \(before\|after \) (failed, [a-z_]*): .' "$work/stdout")" -eq 6 ] || fail "no texts of failures: $(cat "$work/stdout")"
 
 # Responses without ids are read as the tokenizer reads them; an explanation's whitespace goes; an empty one fails; a row may

@@ -74,10 +74,16 @@ explain --vector "$work/v.safetensors" --temperature 0
 alike "$work/stdout" 0
 ! grep -q '"fve"' "$work/stdout" || fail "an fve without a baseline"
 
+# A set that stores no baselines: those that its opening computes.
+cp -R "$work/held" "$work/bare"
+sed -i '/^baseline:/,/mean_normalised/d' "$work/bare/nla_meta.yaml"
+explain --data "$work/bare" --row 5 --temperature 0
+same "$work/row" "$work/stdout"
+
 # What fails is there to be read.
 explain --row 5 --data "$work/held" --samples 2 --max-new-tokens 2
 grep -q '"explanation":null,"response":"[^"].*","failed":"truncated"' "$work/stdout" || fail "no text of a failure: $(cat "$work/stdout")"
-grep -q 'warning: 2 of 2 samples failed: .* The first as truncated' "$work/stderr" || fail "no warning: $(cat "$work/stderr")"
+grep -q 'warning: 100% of the responses failed, most as truncated .*: likely, .* One of them: .' "$work/stderr" || fail "no warning: $(cat "$work/stderr")"
 # A run's folder: its newest checkpoint, and rows of its held-out set.
 train --out "$work/run" --steps 2 --eval.data "$work/held" --eval.rows 2
 ok nla-explain "$work/run" --row 5

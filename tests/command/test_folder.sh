@@ -21,6 +21,7 @@ same_run 5 "$work/link" --av "$work/av-given" --out "$work/changed"
 same_run 6 "$work/../$(basename "$work")/copy/" --av "$work/av-given" --out "$work/changed"
 mv "$work/changed" "$work/run-moved"
 (cd "$work" && same_run 7 moved --av av-given --out run-moved)
+(cd "$work/run-moved" && same_run 7 ../moved --av ../av-given --out .) # where a path that is not set is no run
 [ "$(wc -l <"$work/run-moved/metrics.jsonl")" -eq 7 ] || fail "not seven steps"
 # Of the same texts, with one vector of another set: refused.
 python3 - "$work/copy/activations.safetensors" <<'EOF'

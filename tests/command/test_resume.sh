@@ -176,6 +176,10 @@ head -c 8 "$tiny/ar/value_head.safetensors" >"$work/ar-given/value_head.safetens
 ok nla-train "$@" --out "$work/changed" --steps 4 --resume
 tool lines "$work/straight/metrics.jsonl" "$work/changed/metrics.jsonl"
 same "$work/straight/checkpoints/latest/av/adapter_model.safetensors" "$work/changed/checkpoints/latest/av/adapter_model.safetensors"
+# So it does with the rows that it decoded at once, on which rounding depends.
+tool set "$work/changed/checkpoints/latest/state.json" decode_rows 5
+ok nla-train "$@" --out "$work/changed" --steps 5 --resume
+[ "$(tool get "$work/changed/checkpoints/step-5/state.json" decode_rows)" = 5 ] || fail "other rows decode at once"
 
 # Another set at the same path: what the checkpoint knows of its data means nothing there.
 mv "$work/train" "$work/train.kept"
@@ -254,6 +258,8 @@ ok nla-extract "$@" --out "$out" --resume
 same_set "$out"
 grep -q "^nothing left to do: '$out' is whole" "$work/stderr" || fail "$(cat "$work/stderr")"
 same "$work/big.said" "$work/stdout"
+run nla-extract "$@" --out "$out" --resume --layer 1
+[ "$code" -eq 2 ] && said "is a whole set of block 2, and block 1 is asked for" || fail "a set of another block: exits $code"
 # Stopped by a signal, continued by the last line's command; replaced by --overwrite.
 out=$work/stopped-set
 signalled batches.jsonl 2 TERM nla-extract "$@" --out "$out"

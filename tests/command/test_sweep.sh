@@ -82,6 +82,9 @@ for code in 3 130; do # a run that a signal stopped, and one that it ended at on
 	echo $code >stopped
 	stops $code
 done
+echo 134 >stopped # one that crashed, by an assertion
+sweep && fail "a crash is a failure"
+grep -q "failed: lambda-0.002-seed-0$" err || fail "it must go on after a crash: $(cat err)"
 rm stopped
 for signal in TERM USR1; do
 	echo $signal >signalled
