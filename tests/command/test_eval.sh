@@ -193,6 +193,8 @@ refused 2 "evaluations/step-3/summary.json' is there already: give --overwrite .
 refused 2 "'out' is '$own', a run's folder: give another --out" nla-eval "$own" --out "$own"
 refused 2 "'$own' is a run's folder: 'nla-train $own/config.json --out $own --resume' continues that run" nla-train "$own"
 refused 2 "'nla-sft .*--resume' continues that run" nla-sft "$work/sft"
+mkdir "$work/none"
+refused 2 "'$work/none' is not a run's folder: it has no config.json" nla-eval "$work/none"
 refused 2 "'out' is not set" nla-extract "$own" --corpus "$work/held.jsonl"
 refused 2 "texts of --score are not what a run says: give --name or --out" nla-eval "$own" --score "$work/a/rows.jsonl"
 refused 2 "'eval.name' is part of a folder's name" nla-eval "$own" --name a/b
