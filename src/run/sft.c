@@ -15,9 +15,9 @@ static const struct {
 	const char *name, *part; /* part: its folder in a checkpoint */
 	const char *next;        /* the command after it */
 } roles[] = {
-	[NLA_ROLE_LM] = { "lm", "model", "nla-extract --model %s/checkpoints/latest/model --corpus TEXTS --out SET" },
-	[NLA_ROLE_AV] = { "av", "av", "nla-train --model MODEL --av %s/checkpoints/latest/av --ar AR --data SET --out RUN" },
-	[NLA_ROLE_AR] = { "ar", "ar", "nla-train --model MODEL --av AV --ar %s/checkpoints/latest/ar --data SET --out RUN" },
+	[NLA_ROLE_LM] = { "lm", "model", "nla-extract --model %s --corpus TEXTS --out SET" },
+	[NLA_ROLE_AV] = { "av", "av", "nla-train --model MODEL --av %s --ar AR --data SET --out RUN" },
+	[NLA_ROLE_AR] = { "ar", "ar", "nla-train --model MODEL --av AV --ar %s --data SET --out RUN" },
 };
 
 /* ---- what is trained ---- */

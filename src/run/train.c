@@ -318,7 +318,7 @@ enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg
 	*t = (struct nla_train){ .cfg = cfg, .one_step = one_step, .out = out };
 	t->loop = (struct nla_loop){ .cfg = cfg, .name = "av", .eval_every = cfg->eval.every, .step = step, .begin = probe,
 				     .evaluate = *cfg->eval.data ? evaluate : NULL, .log = log_step, .save = save };
-	t->loop.next = "nla-explain %1$s/config.json --av %1$s/checkpoints/latest/av --ar %1$s/checkpoints/latest/ar --row 0";
+	t->loop.next = "nla-explain %s --row 0";
 	t->loop.more = "a larger --steps goes on";
 	t->loop.advice = cfg->ar_update.enabled ? "start a new run from its av and ar with a lower update.lr or ar_update.lr"
 						: "start a new run from its av and ar with a lower update.lr";
