@@ -329,7 +329,7 @@ static void test_unfinished(void **state)
 	snprintf(dir, sizeof(dir), "%s", in_scratch("unfinished"));
 	nla_sidecar_init(&meta);
 	meta.d_model = 2;
-	meta.layer = 1;
+	meta.layer = 0;
 	assert_ok(nla_actset_create(&w, dir, &meta, NLA_ST_BF16, 0, &err));
 	assert_ok(nla_actset_add(w, &row, (const float[]){ 1, 2 }, &err));
 	assert_fails(nla_actset_open(&set, dir, 2, &err), "is not complete: nla-extract was stopped");
