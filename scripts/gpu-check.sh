@@ -16,6 +16,7 @@ set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 if [ -z "${BUILD_DIR:-}" ]; then
+	NLA_SETUP="${NLA_SETUP:-} --tests"
 	# shellcheck source=scripts/setup.sh
 	. "$root/scripts/setup.sh"
 	BUILD_DIR=$NLA_BUILD

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # setup.sh - everything a fresh machine needs: Debian packages, libtorch, a configured and compiled build/.
 #
-#	scripts/setup.sh [--gpu] [--reference] [--no-root] [--no-build]
+#	scripts/setup.sh [--gpu] [--reference] [--tests] [--no-root] [--no-build]
 #
 #	--gpu        the wheel's CUDA libraries too (3.6 GB more); implied where an NVIDIA GPU is found
 #	--reference  a second Python environment (5 GB) with PyTorch, transformers and peft: the tests that compare with them
+#	--tests      compile the tests too, about as much again; scripts/test.sh does
 #	--no-root    as for a user who may not install packages: unpack them into NLA_CACHE/debian, and take cmake and ninja from PyPI.
 #	             Implied where there is neither root nor a sudo that works; only a C and C++ compiler and Python must be there.
 #	             What it unpacked once is used only by runs like it
@@ -338,14 +339,15 @@ compile() {
 		rm -f "$build.log"
 	fi
 	say "compiling build/"
-	cmake --build "$build" >&2 || die "the build failed"
+	cmake --build "$build" --target "$targets" >&2 || die "the build failed"
 }
 
-gpu='' with_reference='' with_build=1 print_env='' no_root='' pip_wheel=''
+gpu='' with_reference='' with_build=1 print_env='' no_root='' pip_wheel='' targets=programs
 for option; do
 	case $option in
 	--gpu) gpu=1 ;;
 	--reference) with_reference=1 ;;
+	--tests) targets=all ;;
 	--no-root) no_root=1 ;;
 	--no-build) with_build='' ;;
 	--env) print_env=1 ;;

@@ -24,6 +24,7 @@ while [ $# -gt 0 ]; do
 	shift
 done
 
+NLA_SETUP="${NLA_SETUP:-} --tests"
 # shellcheck source=scripts/setup.sh
 . scripts/setup.sh || exit 1
 

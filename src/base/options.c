@@ -276,6 +276,8 @@ enum nla_status nla_options_args(struct nla_args *args, void *cfg, struct nla_er
 	if (args->help || take_arguments(args, NULL, err))
 		return err->status;
 	nla_auto char *inside = args->config && nla_is_dir(args->config) ? nla_path_join(args->config, "config.json") : NULL;
+	if (inside && !nla_exists(inside))
+		return nla_usage(err, "'%s' is not a run's folder: it has no config.json", args->config);
 	if (args->config && (nla_options_json(args->table, args->n, cfg, inside ? inside : args->config, err) ||
 			     (args->loaded && args->loaded(args, cfg, err))))
 		return err->status;

@@ -243,6 +243,9 @@ enum nla_status nla_actset_open(struct nla_actset *set, const char *folder, int6
 	nla_sidecar_init(&set->meta);
 	if (!nla_is_dir(folder))
 		nla_fail(err, "cannot open activation set '%s': no such folder", folder);
+	else if (!nla_exists(path) && nla_exists_in(folder, NLA_ACTSET_PART))
+		nla_fail(err, "activation set '%s' is not complete: nla-extract was stopped, and continues with --resume",
+			 folder);
 	else if (!nla_exists(path))
 		nla_fail(err, "activation set '%s' is not complete: it has no " NLA_SIDECAR_NAME " (nla-extract --sidecar "
 			 "gives one to a set made elsewhere)", folder);

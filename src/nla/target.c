@@ -360,8 +360,8 @@ enum nla_status nla_marker_choose(struct nla_sidecar *meta, const struct nla_tar
 		return nla_usage(err, "'templates.marker' is auto: no character tried is a token of its own in templates.av, "
 				 "give one");
 	if (parted || strcmp(found.data[0], markers[0]))
-		nla_say("marker '%s'%s", found.data[0], parted ? ", with a line break between it and the text that it merges "
-			"with" : "");
+		nla_say("marker '%s': the vector's place in a prompt%s", found.data[0],
+			parted ? ", with a line break between it and the text that it merges with" : "");
 	meta->marker = nla_strdup(found.data[0]);
 	free(meta->av_template);
 	meta->av_template = nla_strdup(template);

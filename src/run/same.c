@@ -71,7 +71,8 @@ enum nla_status nla_same_setting(const char *key, const char *path, const cJSON 
 	if (cJSON_Compare(was, now, true))
 		return NLA_OK;
 	char *before = was ? cJSON_PrintUnformatted(was) : NULL, *after = cJSON_PrintUnformatted(now);
-	nla_usage(err, "cannot resume: '%s' is %.200s in '%s' and %.200s now", key, before ? before : "missing", path, after);
+	nla_usage(err, "cannot resume: '%s' is %.200s in '%s' and %.200s now: give that, or another --out", key,
+		  before ? before : "missing", path, after);
 	cJSON_free(before);
 	cJSON_free(after);
 	return err->status;

@@ -135,6 +135,6 @@ enum nla_status nla_sft_encode(struct nla_sft *s, struct nla_err *err)
 			(long long)(longer + merge), (long long)longer, (long long)most_ids(s), (long long)merge);
 	if (!err->status && (!s->split.n_train || (s->cfg->sft.held_out > 0 && !s->split.n_held)))
 		nla_fail(err, "'%s': no row%s has an explanation %s", s->set.path, s->split.n_train ? " that is held out" : "",
-			 longer || merge ? "that the model can read" : "to learn from");
+			 longer || merge ? "that the model can read" : "to learn from: nla-teach writes them");
 	return err->status;
 }

@@ -195,6 +195,8 @@ refused 2 "'$own' is a run's folder: 'nla-train $own/config.json --out $own --re
 refused 2 "'nla-train $own/config.json --out $own --resume' continues that run" nla-train "$own/checkpoints/latest"
 refused 2 "'nla-sft .*--resume' continues that run" nla-sft "$work/sft"
 refused 1 "the checkpoint '$work/sft/checkpoints/step-100' has no model/" nla-teach --teacher "$work/sft" --data "$work/held" --out "$work/t"
+mkdir "$work/none"
+refused 2 "'$work/none' is not a run's folder: it has no config.json" nla-eval "$work/none"
 refused 2 "'out' is not set" nla-extract "$own" --corpus "$work/held.jsonl"
 refused 2 "texts of --score are not what a run says: give --name or --out" nla-eval "$own" --score "$work/a/rows.jsonl"
 refused 2 "'eval.name' is part of a folder's name" nla-eval "$own" --name a/b

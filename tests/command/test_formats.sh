@@ -247,9 +247,10 @@ json.dump(tok, open(path, "w", encoding="utf-8"))
 END
 mark() { ok nla-extract --model merging --corpus train.jsonl --layer 2 --extract.min_position 5 --rows 4 --overwrite --out marked "$@"; }
 mark # the default template has a line break in front of it
-grep -q "^marker '§'$" stderr && grep -q 'injection_char: "\\u00A7"' marked/nla_meta.yaml || fail "another marker: $(cat stderr marked/nla_meta.yaml)"
+grep -q "^marker '§': the vector's place in a prompt$" stderr && grep -q 'injection_char: "\\u00A7"' marked/nla_meta.yaml ||
+	fail "another marker: $(cat stderr marked/nla_meta.yaml)"
 mark --templates.av 'Vector: {injection_char}'
-grep -q "^marker '§', with a line break between" stderr && grep -q 'av: "Vector: \\n{injection_char}"' marked/nla_meta.yaml ||
+grep -q "^marker '§': the vector's place in a prompt, with a line break" stderr && grep -q 'av: "Vector: \\n{injection_char}"' marked/nla_meta.yaml ||
 	fail "no line break: $(cat stderr marked/nla_meta.yaml)"
 mark --templates.av 'Vector:{injection_char}' --templates.marker '^' # asked for, and taken
 refused 2 "'templates.marker' is '㈎': the marker '㈎' is 3 tokens.* these work: '§', '~', '\^'$" nla-extract --model merging --corpus train.jsonl \

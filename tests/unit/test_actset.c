@@ -332,7 +332,7 @@ static void test_unfinished(void **state)
 	meta.layer = 0;
 	assert_ok(nla_actset_create(&w, dir, &meta, NLA_ST_BF16, 0, &err));
 	assert_ok(nla_actset_add(w, &row, (const float[]){ 1, 2 }, &err));
-	assert_fails(nla_actset_open(&set, dir, 2, &err), "is not complete: it has no nla_meta.yaml");
+	assert_fails(nla_actset_open(&set, dir, 2, &err), "is not complete: nla-extract was stopped");
 	assert_fails(nla_actset_add(w, &row, (const float[]){ 1, NAN }, &err),
 		     "row 1 (document 'a') has a NaN at dimension 1");
 	assert_fails(nla_actset_add(w, &row, (const float[]){ 3.4e38f, 0 }, &err), "has an infinity at dimension 0");
