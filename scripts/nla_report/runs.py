@@ -130,8 +130,9 @@ class Run:
         return run
 
     def read_evaluations(self):
-        """evaluations/step-N[-name]/ of nla-eval, eval/ of scripts/sweep.sh, eval-N.json of the run itself; the newest counts."""
-        found = []
+        """evaluations/step-N[-name]/ of nla-eval, eval/ of scripts/sweep.sh, eval-N.json of the run itself; of the newest the largest
+        counts: a look at a few rows is no evaluation of a run."""
+        found, newest = [], 0
         for path in self.path.glob("evaluations/step-*"):
             step, _, name = path.name.removeprefix("step-").partition("-")
             if step.isdigit():
@@ -149,8 +150,10 @@ class Run:
                 evaluation = self.read(kind, path, name)
                 if evaluation:
                     self.named[name] = evaluation
-            elif not name and step > 0 and not self.evaluation:
-                self.evaluation = self.read(kind, path, f"step {step}")
+            elif not name and step > 0 and step >= newest:
+                evaluation = self.read(kind, path, f"step {step}")
+                if evaluation and (not self.evaluation or len(evaluation.rows) > len(self.evaluation.rows)):
+                    self.evaluation, newest = evaluation, step
             elif not name and step == 0 and not self.start:
                 self.start = self.read(kind, path, "warm start")
 

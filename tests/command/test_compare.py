@@ -183,16 +183,18 @@ def test_beside(tmp):
     sweep = tmp / "beside"
     for value in (0, 0.01):
         run(sweep / f"l{value}", value, 0, lines, av=str(tmp / "av"))
-        for name, content in (("eval-0", [line(r, 0.4, 45, "a") for r in range(5)]), ("eval-1", lines)):
+        for name, content in (("eval-0", [line(r, 0.4, 45, "a") for r in range(5)]), ("eval-3", lines)):
             (sweep / f"l{value}" / f"{name}.json").write_text(json.dumps({"baseline_var": VAR, "baseline_mean": MEAN}))
             (sweep / f"l{value}" / f"{name}.rows.jsonl").write_text("".join(json.dumps(x) + "\n" for x in content))
     evaluation(sweep / "l0" / "evaluations" / "step-3-shuffled", [line(r, 0.6, 40, "b a") for r in range(5)])
     evaluation(sweep / "l0" / "evaluations" / "step-3-few", lines[:2])
+    few = (sweep / "l0" / "evaluations" / "step-3-few" / "rows.jsonl").read_text()
+    (sweep / "l0" / "evaluations" / "step-3" / "rows.jsonl").write_text(few)    # a look at two rows, next to the run's own five
     out, said = program("--json", sweep)
     found = by_label(json.loads(out))
     assert list(found) == ["warm start", "λ 0", "λ 0.01", "λ 0 shuffled"] and "λ 0 few is left out" in said, (list(found), said)
     assert found["warm start"]["runs"] == 1 and abs(found["warm start"]["fve"]["mean"] - 0.5) < 1e-12   # two runs share it
-    assert found["λ 0"]["paths"] == [str(sweep / "l0" / "evaluations" / "step-3")] and found["λ 0 shuffled"]["role"] == "named"
+    assert found["λ 0"]["paths"] == [str(sweep / "l0" / "eval-3.json")] and found["λ 0 shuffled"]["role"] == "named"
     near(found["λ 0 shuffled"]["difference"]["fve"]["estimate"], -0.5, 1e-12, "control")
     evaluation(tmp / "begun", [line(r, 0.4, 45, "a") for r in range(5)], av=str(tmp / "av"))
     out = json.loads(program("--json", sweep, tmp / "begun")[0])
