@@ -223,10 +223,9 @@ enum nla_status nla_extract(const struct nla_target *t, struct nla_corpus *corpu
 		if (add(t, &w, doc, cfg, left, count, err) ||
 		    (w.pack.n >= TOKENS_A_BATCH && flush(t, &w, cfg, out, count, err)))
 			break;
-		if (cfg->progress && !cfg->progress(count->docs, count->rows, cfg->arg)) {
+		if (cfg->progress && !cfg->progress(count->docs, count->rows, cfg->arg))
 			nla_err_set(err, NLA_STOPPED, "stopped after %lld documents, %lld rows", (long long)count->docs,
 				    (long long)count->rows);
-		}
 	}
 	if (!err->status)
 		flush(t, &w, cfg, out, count, err);

@@ -353,9 +353,11 @@ enum nla_status nla_marker_choose(struct nla_sidecar *meta, const struct nla_tar
 	const bool parted = strcmp(template, meta->av_template) != 0;
 	for (size_t i = 0; i < found.n; i++)
 		nla_str_addf(&list, "%s'%s'", i ? ", " : "", found.data[i]);
-	if (meta->marker)
+	if (meta->marker && found.n)
 		return nla_usage(err, "'templates.marker' is '%s': %s; with this tokenizer%s these work: %s", meta->marker,
 				 why.text, parted ? " and a line break around {injection_char}" : "", list.buf);
+	if (meta->marker)
+		return nla_usage(err, "'templates.marker' is '%s': %s", meta->marker, why.text);
 	if (!found.n)
 		return nla_usage(err, "'templates.marker' is auto: no character tried is a token of its own in templates.av, "
 				 "give one");

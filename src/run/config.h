@@ -92,7 +92,7 @@ enum nla_status nla_config_lora(const struct nla_config *cfg, struct nla_lora_sp
 enum nla_status nla_config_memory(const struct nla_config *cfg, int64_t *bytes, struct nla_err *err);
 /* Bytes of the device that a memory plan may use: what is free at the start, within 'memory', which then limits a GPU. */
 enum nla_status nla_config_room(const struct nla_config *cfg, int device, int64_t *room, struct nla_err *err);
-/* Sets the number of CPU threads; 0: no more than this process may use. */
+/* Sets the number of CPU threads (0: no more than this process may use) and how they wait for each other. */
 void nla_config_threads(const struct nla_config *cfg);
 /* Opens the device, sets threads, decides the type. */
 enum nla_status nla_config_device(const struct nla_config *cfg, int *device, nt_dtype *dtype, struct nla_err *err);

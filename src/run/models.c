@@ -188,22 +188,23 @@ static enum nla_status read_text(const char *text, struct nla_str *out, struct n
 static enum nla_status from_text(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg,
 				 struct nla_err *err)
 {
-	const bool special = nla_target_adds_special(&m->target, &m->ar.meta);
-	const int64_t d = m->target.lm.arch.d_model, front = special ? (int64_t)nla_tokenizer_front(m->target.tok)->n : 0;
+	const struct nla_extract_cfg x = { .layer = m->ar.depth - 1,
+					   .special = nla_target_adds_special(&m->target, &m->ar.meta) };
+	const int64_t front = x.special ? (int64_t)nla_tokenizer_front(m->target.tok)->n : 0;
+	const bool one = !*cfg->explain.positions;
 	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
 	NLA_AUTO(nla_i64s_release) struct nla_i64s at = { 0 };
 	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT, prefix = NLA_STR_INIT;
-	nla_auto char *one = nla_format("%lld", (long long)cfg->explain.position);
-	if (read_text(cfg->explain.text, &text, err) || nla_target_encode(&m->target, special, text.buf, &ids, err) ||
-	    read_positions(*cfg->explain.positions ? cfg->explain.positions : one, (int64_t)ids.n, front, &at, err))
+	nla_auto char *position = nla_format("%lld", (long long)cfg->explain.position);
+	if (read_text(cfg->explain.text, &text, err) || nla_target_encode(&m->target, x.special, text.buf, &ids, err) ||
+	    read_positions(one ? position : cfg->explain.positions, (int64_t)ids.n, front, &at, err))
 		return err->status;
-	make_room(s, (int64_t)at.n, d);
+	make_room(s, (int64_t)at.n, m->target.lm.arch.d_model);
 	for (int64_t i = 0; i < s->n; i++)
 		set_token(s, i, m, &ids, at.data[i]);
-	if (nla_extract_at(&m->target, &ids, at.data, s->n, m->ar.depth - 1, s->v, err) || *cfg->explain.positions)
-		return err->status;
-	const size_t own = (size_t)NLA_MAX(at.data[0] + 1 - front, 0);
-	nla_tokenizer_decode(m->target.tok, ids.data + front, own, false, &prefix, err);
+	if (!one)
+		return nla_extract_at(&m->target, &ids, at.data, s->n, x.layer, s->v, err);
+	nla_extract_one(&m->target, text.buf, at.data[0], &x, s->v, &prefix, err);
 	s->text = nla_str_detach(&prefix);
 	return err->status;
 }

@@ -7,19 +7,16 @@ import sys
 import tempfile
 import threading
 
-try:
-    import numpy as np
-except ImportError:
-    if os.path.exists(os.environ["REFERENCE_PYTHON"]) and sys.executable != os.environ["REFERENCE_PYTHON"]:
-        os.execv(os.environ["REFERENCE_PYTHON"], [os.environ["REFERENCE_PYTHON"], "-B", *sys.argv])
-    print("skipped: no numpy: scripts/setup.sh --reference installs one", file=sys.stderr)
-    sys.exit(77)
+sys.dont_write_bytecode = True
+import reference  # noqa: E402
+
+reference.need("numpy")
+import numpy as np  # noqa: E402
 
 BUILD, SOURCE = os.environ["BUILD_DIR"], os.environ["SOURCE_DIR"]
 DEMO = os.path.join(SOURCE, "demo")
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["NLA_LIBRARY"] = os.path.join(BUILD, "libnla.so")
-sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(SOURCE, "python"))
 from nla import NLA, NLAError  # noqa: E402
 

@@ -1,25 +1,21 @@
 """nla-eval --eval.recovered_kl on the demo against transformers and PEFT: the reconstruction and the mean vector in the place of the
 activation, by a hook, and what that does to the next token's distribution. Needs the reference environment."""
+import gzip
 import json
 import os
 import subprocess
 import sys
 import tempfile
 
-try:
-    import torch
-    import transformers  # noqa: F401
-except ImportError:
-    if os.path.exists(os.environ["REFERENCE_PYTHON"]) and sys.executable != os.environ["REFERENCE_PYTHON"]:
-        os.execv(os.environ["REFERENCE_PYTHON"], [os.environ["REFERENCE_PYTHON"], "-B", *sys.argv])
-    print("skipped: no reference Python: scripts/setup.sh --reference installs it", file=sys.stderr)
-    sys.exit(77)
+sys.dont_write_bytecode = True
+import reference  # noqa: E402
+
+reference.need("torch", "transformers", "peft")
+import torch  # noqa: E402
 
 SOURCE = os.environ["SOURCE_DIR"]
 DEMO = os.path.join(SOURCE, "demo")
 sys.path.insert(0, os.path.join(SOURCE, "tests", "reference"))
-import gzip  # noqa: E402
-
 import nla_reference as ref  # noqa: E402
 
 
