@@ -63,7 +63,7 @@ const struct nla_option nla_config_table[] = {
 	BOOL(check, TRAIN | FREE,
 	     "load and verify all, print the memory plan (with memory: for a GPU of that size), try one prompt, write nothing"),
 	BOOL(profile, TRAIN | FREE, "print where the second step's time goes, and write it to trace-STEP.json in out"),
-	INT(steps, "250", 1, BIG, NULL, TRAIN | SFT | FREE, "number of updates"),
+	INT(steps, "250", 0, BIG, NULL, TRAIN | SFT | FREE, "number of updates; 0: evaluate and save the start"),
 	BOOL(resume, TRAIN | SFT | EXTRACT | TEACH | FREE, "resume from the newest checkpoint, or batch, in out"),
 	BOOL(overwrite, TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT | FREE, "replace what is in out"),
 
@@ -108,6 +108,7 @@ const struct nla_option nla_config_table[] = {
 	ENUM(eval.baseline, "data", "data|rows", NULL, TRAIN | EVAL | FREE,
 	     "variance that FVE is of: the one stored with the evaluated set, or that of the evaluated rows"),
 	STR(eval.name, "", "name", EVAL, "makes the folder of a run's evaluation evaluations/step-N-NAME"),
+	INT(eval.samples, "1", 1, 4096, NULL, EVAL | FREE, "explanations of each row; the first is that of 1"),
 	INT(eval.rows, "0", 0, BIG, "rows", TRAIN | EVAL | FREE, "rows to evaluate, always the same of a set; 0: all"),
 	INT(eval.every, "0", 0, BIG, NULL, TRAIN | FREE, "steps between evaluations; 0: at start and end, with eval.data only"),
 	BOOL(eval.recovered_kl, EVAL, "how much of the target's next-token distribution the reconstructions bring back"),

@@ -39,7 +39,7 @@ struct nla_config {
 	struct { bool enabled, train_head; double lr; } ar_update;
 	struct {
 		char *data, *name;
-		int64_t rows, every, batch;
+		int64_t rows, samples, every, batch;
 		int baseline; /* 0: data, 1: rows */
 		bool recovered_kl;
 	} eval;

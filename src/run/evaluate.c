@@ -71,12 +71,21 @@ static void take(struct nla_step *out, int64_t at, struct nla_step *part)
 	memset(part->explanation, 0, n * sizeof(*part->explanation));
 }
 
+/* By its row, and which of the row's samples it is: alone of its batch and of how many samples there are. */
+static uint32_t sample_key(const struct nla_rl *rl, const int64_t *rows, int64_t at)
+{
+	int64_t which = 0;
+	while (which < at && rows[at - which - 1] == rows[at])
+		which++;
+	return (uint32_t)(rows[at] + which * rl->set->n);
+}
+
 static enum nla_status evaluate_batch(struct nla_rl *rl, struct nla_step *out, int64_t from, int64_t n, struct nla_err *err)
 {
 	struct nla_step part;
 	nla_step_start(&part, n, 1, rl->set->d);
 	for (int64_t i = 0; i < n; i++)
-		part.keys[i] = (uint32_t)out->rows[from + i];
+		part.keys[i] = sample_key(rl, out->rows, from + i);
 	if (!nla_actset_vectors(rl->set, out->rows + from, (size_t)n, part.v, err) && !nla_rollout(rl, &part, err) &&
 	    !nla_score(rl, &part, err))
 		take(out, from, &part);

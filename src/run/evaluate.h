@@ -1,8 +1,8 @@
 /*
- * evaluate - held-out rows -> FVE, tokens, failures; one sample a row, by the same sampler as training.
+ * evaluate - held-out rows -> FVE, tokens, failures; a row one sample or more, by the same sampler as training.
  *
  * An evaluation is a struct nla_step with G = 1, and the struct nla_rl that made it: the baselines in it become those of its
- * set, or of the evaluated rows (eval.baseline). A row's sample depends on (seed, data set row) alone.
+ * set, or of the evaluated rows (eval.baseline). A row's k-th sample depends on (seed, data set row, k) alone.
  *
  *	int64_t n, *rows = nla_eval_rows(rl.set, cfg->eval.rows, &n);
  *	if (!nla_evaluate(&rl, rows, n, cfg->eval.batch, &step, err))
@@ -18,7 +18,8 @@
 /* Row numbers: `count` of the set's (0: all), chosen by a permutation that depends on the set's size only; ascending, owned. */
 int64_t *nla_eval_rows(const struct nla_actset *set, int64_t count, int64_t *n);
 
-/* Samples a response for each row, `batch` rows at a time, and scores it. A signal ends it between two batches: NLA_STOPPED. */
+/* Samples a response for each row, `batch` at a time, and scores it; a row that is there k times has k samples, and must be
+ * adjacent. A signal ends it between two batches: NLA_STOPPED. */
 enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, int64_t batch, struct nla_step *out,
 			     struct nla_err *err);
 /* The explanations of a run's probe rows at step `at`, greedy, so that one can see them change: into its samples.jsonl, and

@@ -186,7 +186,9 @@ enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err)
 	while (l->state.step < steps && !nla_stop_asked())
 		if (one_step(l, err))
 			return err->status;
-	return checkpoint(l, err) || (l->state.step >= steps && evaluate(l, err)) ? err->status : say_end(l, err);
+	if (checkpoint(l, err) || (l->state.step >= steps && !evaluated(l) && evaluate(l, err)))
+		return err->status;
+	return say_end(l, err);
 }
 
 void nla_loop_close(struct nla_loop *l)

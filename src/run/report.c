@@ -61,9 +61,34 @@ static void add(struct moments *m, double x)
 /* NaN without numbers. */
 static double mean(const struct moments *m) { return m->sum / m->n; }
 
-static double standard_error(const struct moments *m)
+typedef double value_fn(const struct nla_step *s, int64_t i); /* of a sample; NaN: does not count */
+
+/* Of m, the mean of an evaluation's samples: those of one row, which are adjacent, are drawn together (Liang and Zeger 1986).
+ * With one sample a row it is the textbook's. */
+static double standard_error(const struct moments *m, const struct nla_step *s, value_fn *value)
 {
-	return m->n < 2 ? (double)NAN : sqrt(m->sq / (m->n - 1) / m->n);
+	double rows = 0, sq = 0, off = 0;
+	bool counts = false;
+	for (int64_t i = 0; i < s->n; i++) {
+		const double x = value(s, i);
+		counts = counts || !isnan(x);
+		off += isnan(x) ? 0 : x - mean(m);
+		if (i + 1 < s->n && s->rows[i + 1] == s->rows[i])
+			continue;
+		rows += counts;
+		sq += off * off;
+		counts = false;
+		off = 0;
+	}
+	return rows < 2 ? (double)NAN : sqrt(sq * rows / (rows - 1)) / m->n;
+}
+
+static double valid_mse(const struct nla_step *s, int64_t i) { return s->failed[i] ? (double)NAN : s->mse[i]; }
+
+/* An explanation that was given has none. */
+static double response_tokens(const struct nla_step *s, int64_t i)
+{
+	return s->response[i] ? (double)s->tokens.length[i] : (double)NAN;
 }
 
 static double unique_texts(char *const *all, int64_t n)
@@ -115,16 +140,18 @@ static struct numbers numbers_of(const struct nla_step *s)
 
 /* ---- rows that several logs have ---- */
 
-static void put_scores(struct out *o, const struct numbers *x, const struct nla_baselines *base, bool evaluation)
+/* s: an evaluation's, which has standard errors; or NULL */
+static void put_scores(struct out *o, const struct numbers *x, const struct nla_baselines *base, const struct nla_step *s)
 {
+	const double error = s ? standard_error(&x->valid, s, valid_mse) : 0;
 	num(o, "fve", nla_fve(mean(&x->valid), base->var), "of valid rows, as published sweeps count: 1 - mse / raw variance");
-	if (evaluation)
-		num(o, "fve_se", standard_error(&x->valid) / base->var, "its standard error over rows");
+	if (s)
+		num(o, "fve_se", error / base->var, "its standard error over rows");
 	num(o, "fve_meannorm", nla_fve(mean(&x->valid), base->mean), "fve with the mean-normalised baseline");
-	if (evaluation)
-		num(o, "fve_meannorm_se", standard_error(&x->valid) / base->mean, "its standard error");
+	if (s)
+		num(o, "fve_meannorm_se", error / base->mean, "its standard error");
 	num(o, "fve_all", nla_fve(mean(&x->all), base->var), "fve of all rows, failed ones at reward.fail_mse");
-	if (evaluation)
+	if (s)
 		num(o, "fve_all_meannorm", nla_fve(mean(&x->all), base->mean), "the same, mean-normalised");
 	num(o, "mse", mean(&x->valid),
 	    "of valid rows: mean over D of the squared difference of normalised vectors, 2 (1 - cosine)");
@@ -203,7 +230,7 @@ static void put_step(struct out *o, const struct nla_rl *rl, const struct nla_st
 	nt_memory(rl->av ? rl->av->target->lm.device : NT_CPU, &free_bytes, &total, &peak);
 	num(o, "step", (double)state->step, "updates made");
 	put_rewards(o, rl, s);
-	put_scores(o, &x, &rl->base, false);
+	put_scores(o, &x, &rl->base, NULL);
 	num(o, "response_tokens_mean", mean(&x.response), "mean tokens of a response, the stop token included");
 	put_percentiles(o, &x);
 	num(o, "explanation_tokens_mean", mean(&x.explanation), "mean tokens of an explanation alone");
@@ -281,13 +308,17 @@ static double recovered(const struct nla_step *s, bool all)
 static void put_eval(struct out *o, const struct nla_rl *rl, const struct nla_step *s)
 {
 	const struct numbers x = numbers_of(s);
+	double rows = 0;
+	for (int64_t i = 0; i < s->n; i++)
+		rows += i == 0 || s->rows[i] != s->rows[i - 1];
 	cJSON *causes = cJSON_CreateObject();
 	for (int cause = 1; cause < NLA_N_FAILURES; cause++)
 		cJSON_AddNumberToObject(causes, nla_failures[cause].name, x.failed[cause]);
-	num(o, "rows", (double)s->n, "rows evaluated");
-	put_scores(o, &x, &rl->base, true);
+	num(o, "rows", rows, "rows evaluated");
+	num(o, "samples", (double)s->n / rows, "of each row");
+	put_scores(o, &x, &rl->base, s);
 	num(o, "response_tokens", mean(&x.response), "mean tokens of a response, the stop token included");
-	num(o, "response_tokens_se", standard_error(&x.response), "its standard error");
+	num(o, "response_tokens_se", standard_error(&x.response, s, response_tokens), "its standard error");
 	put_percentiles(o, &x);
 	num(o, "explanation_tokens", mean(&x.explanation), "mean tokens of an explanation alone");
 	num(o, "failed_rate", failed_rate(&x), "share of rows that failed");

@@ -108,6 +108,30 @@ refused 2 "give --overwrite" nla-eval --model "$tiny/model" --av "$work/av" --ar
 eval_ --data "$work/held" --rows 16 --out "$work/small" --seed 3 --overwrite
 same "$work/a/rows.jsonl" "$work/small/rows.jsonl"
 
+# Several samples a row: the first is that of one, the others are others, whatever the batches; the errors are those of the rows' means.
+eval_ --data "$work/held" --rows 16 --out "$work/three" --seed 3 --eval.samples 3 --eval.batch 7
+grep -q '16 of 24 rows, 3 samples each, of' "$work/stderr" || fail "samples are not said: $(head -n 1 "$work/stderr")"
+python3 - "$work/a" "$work/three" <<'END'
+import json, math, statistics, sys
+
+one, three = ([json.loads(line) for line in open(f"{path}/rows.jsonl")] for path in sys.argv[1:])
+summary = json.load(open(sys.argv[2] + "/summary.json"))
+assert (summary["rows"], summary["samples"], len(three)) == (16, 3, 48)
+assert [r["row"] for r in three] == [r["row"] for r in one for _ in range(3)]
+assert [r["ids"] for r in three[::3]] == [r["ids"] for r in one]
+different = sum(len({json.dumps(r["ids"]) for r in three[i:i + 3]}) > 1 for i in range(0, 48, 3))
+assert different > 5, f"of {different} rows the samples differ"
+tokens = [sum(r["n_response"] for r in three[i:i + 3]) / 3 for i in range(0, 48, 3)]
+assert abs(summary["response_tokens"] - sum(tokens) / 16) < 1e-9
+assert abs(summary["response_tokens_se"] - statistics.stdev(tokens) / 4) < 1e-9
+valid = [[r["mse"] for r in three[i:i + 3] if not r["failed"]] for i in range(0, 48, 3)]
+valid = [v for v in valid if v]
+mean = sum(map(sum, valid)) / sum(map(len, valid))
+off = sum(sum(x - mean for x in v) ** 2 for v in valid)
+error = math.sqrt(off * len(valid) / (len(valid) - 1)) / sum(map(len, valid))
+assert abs(summary["fve_se"] * summary["baseline_var"] - error) < 1e-9 and any(len(v) < 3 for v in valid)
+END
+
 # --rows picks the same rows for another AV; a run's own reference is found beside its checkpoint.
 train --out "$work/run" --steps 3 --lr 1e-2
 latest=$work/run/checkpoints/latest

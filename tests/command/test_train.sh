@@ -3,6 +3,17 @@
 make_sets
 make_av
 
+# No steps: the start is evaluated once and saved, and what it fixes for a sweep, the micro-batch, is written down.
+train --out "$work/start" --steps 0 --eval.data "$work/held" --rows 8
+[ "$(grep -c 'eval at step' "$work/stderr")" = 1 ] || fail "the start is evaluated $(grep -c 'eval at step' "$work/stderr") times"
+grep -Eq '"micro_batch": [1-9]' "$work/start/checkpoints/step-0/state.json" || fail "no micro-batch: $(cat "$work/start/checkpoints/step-0/state.json")"
+ok nla-eval "$work/start" --rows 8
+cmp -s "$work/start/eval-0.rows.jsonl" "$work/start/evaluations/step-0/rows.jsonl" || python3 - "$work/start" <<'END'
+import json, sys
+one, other = ([json.loads(line) for line in open(sys.argv[1] + name)] for name in ("/eval-0.rows.jsonl", "/evaluations/step-0/rows.jsonl"))
+assert [r["ids"] for r in one] == [r["ids"] for r in other]
+END
+
 train --out "$work/a" --steps 4 --checkpoint.every 2 --eval.data "$work/held" --rows 8 --log.samples_every 2 --lambda 0.002
 grep -q 'lambda 0.002 in units of fve a token' "$work/stderr" || fail "the unit of lambda is not said"
 grep -q '^FVE (raw variance)' "$work/stdout" || fail "no table of before and after"
