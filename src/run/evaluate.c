@@ -71,14 +71,26 @@ static void take(struct nla_step *out, int64_t at, struct nla_step *part)
 	memset(part->explanation, 0, n * sizeof(*part->explanation));
 }
 
+static const int64_t *explained(const struct nla_step *s) { return s->vector_of ? s->vector_of : s->rows; }
+
+static enum nla_status find_another(const struct nla_actset *set, struct nla_step *s, struct nla_err *err)
+{
+	s->vector_of = nla_alloc((size_t)s->n, sizeof(*s->vector_of));
+	for (int64_t i = 0; i < s->n && !err->status; i++)
+		if ((s->vector_of[i] = nla_actset_another(set, s->rows, s->n, i)) < 0)
+			nla_fail(err, "'%s': eval.vectors is another, and all rows evaluated are of one document", set->path);
+	return err->status;
+}
+
+/* The AV reads the vectors to explain, the AR's prediction is compared with the rows' own. */
 static enum nla_status evaluate_batch(struct nla_rl *rl, struct nla_step *out, int64_t from, int64_t n, struct nla_err *err)
 {
 	struct nla_step part;
 	nla_step_start(&part, n, 1, rl->set->d);
 	for (int64_t i = 0; i < n; i++)
 		part.keys[i] = (uint32_t)out->rows[from + i];
-	if (!nla_actset_vectors(rl->set, out->rows + from, (size_t)n, part.v, err) && !nla_rollout(rl, &part, err) &&
-	    !nla_score(rl, &part, err))
+	if (!nla_actset_vectors(rl->set, explained(out) + from, (size_t)n, part.v, err) && !nla_rollout(rl, &part, err) &&
+	    !nla_actset_vectors(rl->set, out->rows + from, (size_t)n, part.v, err) && !nla_score(rl, &part, err))
 		take(out, from, &part);
 	nla_step_release(&part);
 	return err->status;
@@ -92,7 +104,8 @@ enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, 
 	nla_decoded_init(&out->tokens, n, rl->rollout.max_new_tokens);
 	memcpy(out->rows, rows, (size_t)n * sizeof(*rows));
 	nla_progress_start(&p, "evaluate", n);
-	nla_eval_baselines(rl, rows, n, err);
+	if (!nla_eval_baselines(rl, rows, n, err) && rl->another)
+		find_another(rl->set, out, err);
 	for (int64_t from = 0; from < n && !err->status; from += batch) {
 		int64_t m = NLA_MIN(batch, n - from);
 		if (nla_stop_asked()) {
@@ -154,7 +167,7 @@ static enum nla_status logprob_batch(const struct nla_rl *rl, const struct nla_v
 	for (int64_t i = 0; i < n; i++) {
 		memcpy(part.tokens.ids + i * width, s->tokens.ids + at[i] * width, (size_t)width * sizeof(*s->tokens.ids));
 		part.tokens.length[i] = s->tokens.length[at[i]];
-		part.rows[i] = s->rows[at[i]];
+		part.rows[i] = explained(s)[at[i]];
 		total += part.tokens.length[i];
 	}
 	float *host = nla_alloc((size_t)total, sizeof(*host)), *from = host;
