@@ -103,6 +103,14 @@ enum nla_status nla_actset_vectors(const struct nla_actset *set, const int64_t *
 	return NLA_OK;
 }
 
+int64_t nla_actset_another(const struct nla_actset *set, const int64_t *rows, int64_t n, int64_t i)
+{
+	for (int64_t j = 1; j < n; j++)
+		if (strcmp(set->rows[rows[(i + j) % n]].doc_id, set->rows[rows[i]].doc_id))
+			return rows[(i + j) % n];
+	return -1;
+}
+
 static enum nla_status add_shard(struct nla_actset *set, const struct nla_st_entry *e, struct nla_err *err)
 {
 	if (e->ndim != 2 || e->shape[1] != set->d) {

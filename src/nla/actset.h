@@ -54,6 +54,9 @@ void nla_actset_close(struct nla_actset *set);
 /* out [n_rows, d] fp32. A NaN or infinity is an error naming the row. */
 enum nla_status nla_actset_vectors(const struct nla_actset *set, const int64_t *rows, size_t n_rows, float *out,
 				   struct nla_err *err);
+/* What row i of rows [n] gets in place of its own: the next of them that is of another document, the first one after the last.
+ * -1: all are of one document. */
+int64_t nla_actset_another(const struct nla_actset *set, const int64_t *rows, int64_t n, int64_t i);
 
 /*
  * Writing, streamed: add rows as they come; the baselines are computed and the sidecar written by finish (baseline: over the

@@ -40,6 +40,7 @@ struct nla_step {
 	int64_t n_prompts, group, n;     /* B, G, B*G */
 	/* batch */
 	int64_t *rows;                   /* [B] of the activation set */
+	int64_t *vector_of;              /* [B] an evaluation's: whose vectors the AV explains; NULL: the rows' own */
 	float *v;                        /* [B, D] raw */
 	int64_t *prompt_of;              /* [B*G] the prompt of a sample; samples of one prompt are adjacent */
 	uint32_t *keys;                  /* [B*G] which random numbers a sample draws; from 0 unless set */
@@ -79,6 +80,7 @@ struct nla_rl {
 	const struct nla_actset *set;
 	struct nla_cursor *cursor;
 	struct nla_baselines base;       /* of the set, or of the rows evaluated: */
+	bool another;                    /* an evaluation explains other rows' vectors: nla_actset_another */
 	bool own_baseline;               /* an evaluation is measured by its rows' variance, not by its set's */
 	struct nla_rng rng;
 	int64_t step;                    /* updates made: of the random numbers */

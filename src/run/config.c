@@ -107,7 +107,10 @@ const struct nla_option nla_config_table[] = {
 	PATH(eval.data, NULL, TRAIN | EVAL | FREE, "held-out activation set; nla-eval, nla-explain: before a file's data"),
 	ENUM(eval.baseline, "data", "data|rows", NULL, TRAIN | EVAL | FREE,
 	     "variance that FVE is of: the one stored with the evaluated set, or that of the evaluated rows"),
-	STR(eval.name, "", "name", EVAL, "makes the folder of a run's evaluation evaluations/step-N-NAME"),
+	ENUM(eval.vectors, "own", "own|another", NULL, EVAL,
+	     "whose vector a row's explanation is of: its own; or, as a control, the next row's of another document"),
+	STR(eval.name, "", "name", EVAL, "makes the folder of a run's evaluation evaluations/step-N-NAME; "
+	    "empty: another, with eval.vectors another"),
 	INT(eval.samples, "1", 1, 4096, NULL, EVAL | FREE, "explanations of each row; the first is that of 1"),
 	INT(eval.rows, "0", 0, BIG, "rows", TRAIN | EVAL | FREE, "rows to evaluate, always the same of a set; 0: all"),
 	INT(eval.every, "0", 0, BIG, NULL, TRAIN | FREE, "steps between evaluations; 0: at start and end, with eval.data only"),
@@ -216,6 +219,7 @@ static enum nla_status check_rules(const struct nla_config *cfg, enum nla_comman
 		  "nothing to explain: give a --text that is not empty, a --row of data, or a --vector" },
 		{ eval && *cfg->score && !*cfg->out && !*cfg->eval.name,
 		  "texts of --score are not what a run says: give --name or --out" },
+		{ eval && *cfg->score && cfg->eval.vectors, "texts of --score are of no vector: leave eval.vectors away" },
 		{ strchr(cfg->eval.name, '/'), "'eval.name' is part of a folder's name: want no slash" },
 		{ cfg->resume && cfg->overwrite, "'resume' and 'overwrite' exclude each other" },
 	};
@@ -288,9 +292,9 @@ static enum nla_status resolve(struct nla_config *cfg, unsigned who, struct nla_
 		take_part(paths[i].at, *paths[i].at, paths[i].part, true, err);
 	nla_auto char *run = NULL;
 	const int64_t step = nla_checkpoint_step(cfg->av, &run);
+	const char *name = *cfg->eval.name || !cfg->eval.vectors ? cfg->eval.name : "another";
 	if (who == EVAL && !*cfg->out && run)
-		put(&cfg->out, nla_format("%s/evaluations/step-%lld%s%s", run, (long long)step, *cfg->eval.name ? "-" : "",
-					  cfg->eval.name));
+		put(&cfg->out, nla_format("%s/evaluations/step-%lld%s%s", run, (long long)step, *name ? "-" : "", name));
 	if (!err->status && !(who & (TRAIN | SFT)) && *cfg->out && nla_is_run(cfg->out))
 		nla_usage(err, "'out' is '%s', a run's folder: give another --out", cfg->out);
 	return err->status;

@@ -40,7 +40,7 @@ struct nla_config {
 	struct {
 		char *data, *name;
 		int64_t rows, samples, every, batch;
-		int baseline; /* 0: data, 1: rows */
+		int baseline, vectors; /* 0: data, own; 1: rows, another */
 		bool recovered_kl;
 	} eval;
 	struct { int64_t every, keep; } checkpoint;

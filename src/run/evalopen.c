@@ -125,6 +125,7 @@ enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, 
 		return err->status;
 	e->rl = nla_models_rl(m, cfg);
 	e->rl.set = &e->set;
+	e->rl.another = cfg->eval.vectors;
 	e->rows = repeated(nla_eval_rows(&e->set, cfg->eval.rows, &e->n), &e->n, cfg->eval.samples);
 	if (!plan(e, cfg, room, err) && !open_reference(e, cfg, start, err))
 		say_what(e, cfg);

@@ -80,14 +80,26 @@ static uint32_t sample_key(const struct nla_rl *rl, const int64_t *rows, int64_t
 	return (uint32_t)(rows[at] + which * rl->set->n);
 }
 
+static const int64_t *explained(const struct nla_step *s) { return s->vector_of ? s->vector_of : s->rows; }
+
+static enum nla_status find_another(const struct nla_actset *set, struct nla_step *s, struct nla_err *err)
+{
+	s->vector_of = nla_alloc((size_t)s->n, sizeof(*s->vector_of));
+	for (int64_t i = 0; i < s->n && !err->status; i++)
+		if ((s->vector_of[i] = nla_actset_another(set, s->rows, s->n, i)) < 0)
+			nla_fail(err, "'%s': eval.vectors is another, and all rows evaluated are of one document", set->path);
+	return err->status;
+}
+
+/* The AV reads the vectors to explain, the AR's prediction is compared with the rows' own. */
 static enum nla_status evaluate_batch(struct nla_rl *rl, struct nla_step *out, int64_t from, int64_t n, struct nla_err *err)
 {
 	struct nla_step part;
 	nla_step_start(&part, n, 1, rl->set->d);
 	for (int64_t i = 0; i < n; i++)
 		part.keys[i] = sample_key(rl, out->rows, from + i);
-	if (!nla_actset_vectors(rl->set, out->rows + from, (size_t)n, part.v, err) && !nla_rollout(rl, &part, err) &&
-	    !nla_score(rl, &part, err))
+	if (!nla_actset_vectors(rl->set, explained(out) + from, (size_t)n, part.v, err) && !nla_rollout(rl, &part, err) &&
+	    !nla_actset_vectors(rl->set, out->rows + from, (size_t)n, part.v, err) && !nla_score(rl, &part, err))
 		take(out, from, &part);
 	nla_step_release(&part);
 	return err->status;
@@ -101,7 +113,8 @@ enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, 
 	nla_decoded_init(&out->tokens, n, rl->rollout.max_new_tokens);
 	memcpy(out->rows, rows, (size_t)n * sizeof(*rows));
 	nla_progress_start(&p, "evaluate", n);
-	nla_eval_baselines(rl, rows, n, err);
+	if (!nla_eval_baselines(rl, rows, n, err) && rl->another)
+		find_another(rl->set, out, err);
 	for (int64_t from = 0; from < n && !err->status; from += batch) {
 		int64_t m = NLA_MIN(batch, n - from);
 		if (nla_stop_asked()) {
@@ -163,7 +176,7 @@ static enum nla_status logprob_batch(const struct nla_rl *rl, const struct nla_v
 	for (int64_t i = 0; i < n; i++) {
 		memcpy(part.tokens.ids + i * width, s->tokens.ids + at[i] * width, (size_t)width * sizeof(*s->tokens.ids));
 		part.tokens.length[i] = s->tokens.length[at[i]];
-		part.rows[i] = s->rows[at[i]];
+		part.rows[i] = explained(s)[at[i]];
 		total += part.tokens.length[i];
 	}
 	float *host = nla_alloc((size_t)total, sizeof(*host)), *from = host;

@@ -2,7 +2,8 @@
  * evaluate - held-out rows -> FVE, tokens, failures; a row one sample or more, by the same sampler as training.
  *
  * An evaluation is a struct nla_step with G = 1, and the struct nla_rl that made it: the baselines in it become those of its
- * set, or of the evaluated rows (eval.baseline). A row's k-th sample depends on (seed, data set row, k) alone.
+ * set, or of the evaluated rows (eval.baseline). A row's k-th sample depends on (seed, data set row, k) and on its vector; with
+ * rl.another that is not its own (nla_actset_another), while the score is by its own: what the texts get without the vector.
  *
  *	int64_t n, *rows = nla_eval_rows(rl.set, cfg->eval.rows, &n);
  *	if (!nla_evaluate(&rl, rows, n, cfg->eval.batch, &step, err))

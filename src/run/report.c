@@ -335,6 +335,7 @@ static void put_eval(struct out *o, const struct nla_rl *rl, const struct nla_st
 	num(o, "baseline_var", rl->base.var, "raw variance of the baseline's rows");
 	num(o, "baseline_mean", rl->base.mean, "mean-normalised");
 	text(o, "baseline_of", rl->own_baseline ? "rows" : "data", "`eval.baseline`: of the set, or of the evaluated rows");
+	text(o, "vectors", rl->another ? "another" : "own", "`eval.vectors`: whose were explained");
 	num(o, "temperature", rl->rollout.temperature, "of sampling");
 	num(o, "fail_mse", rl->reward.fail_mse, "mse of a failed row");
 	num(o, "seed", (double)rl->rng.seed, "of the random numbers");
@@ -346,6 +347,8 @@ static void put_row(struct out *o, const struct nla_rl *rl, const struct nla_ste
 {
 	const int64_t at = i * s->tokens.width, n = s->tokens.length[i];
 	num(o, "row", (double)s->rows[i], "of the activation set");
+	if (s->vector_of)
+		num(o, "vector_of", (double)s->vector_of[i], "the row whose vector was explained (`eval.vectors another`)");
 	text(o, "explanation", s->explanation[i], "or null without tags");
 	text(o, "response", s->response[i], "special tokens shown; null: an explanation was given");
 	if (s->response[i])
@@ -400,6 +403,7 @@ void nla_report_markdown(struct nla_str *out)
 	empty.response[0] = nla_strdup("");
 	empty.logprob = nla_alloc(1, sizeof(float));
 	empty.ref_logprob = nla_alloc(1, sizeof(float));
+	empty.vector_of = nla_alloc(1, sizeof(*empty.vector_of));
 	empty.kl = nla_alloc(2, sizeof(double));
 	heading(out, "**metrics.jsonl** of `nla-train`, a line a step:");
 	put_step(&o, &rl, &empty, &state);

@@ -93,16 +93,6 @@ static void make_plan(struct nla_sft *s, int64_t room)
 
 /* ---- held-out figures ---- */
 
-/* The held-out row whose vector row i gets instead of its own: the next one of another document. */
-static int64_t other_row(const struct nla_sft *s, int64_t i, int64_t n)
-{
-	const int64_t *held = s->split.held;
-	for (int64_t j = 1; j < n; j++)
-		if (strcmp(s->set.rows[held[(i + j) % n]].doc_id, s->set.rows[held[i]].doc_id))
-			return held[(i + j) % n];
-	return -1;
-}
-
 /* Mean over the held-out rows' tokens (role ar: rows); other: with another row's vector each, NaN where all are of one
  * document. */
 static enum nla_status held_out(struct nla_sft *s, bool other, double *mean, struct nla_err *err)
@@ -112,7 +102,7 @@ static enum nla_status held_out(struct nla_sft *s, bool other, double *mean, str
 	double total = 0, loss;
 	bool can = n > 0;
 	for (int64_t i = 0; i < n; i++)
-		can = (vectors[i] = other ? other_row(s, i, n) : held[i]) >= 0 && can;
+		can = (vectors[i] = other ? nla_actset_another(&s->set, held, n, i) : held[i]) >= 0 && can;
 	for (int64_t from = 0; can && from < n && !err->status; from += s->cfg->sft.batch) {
 		int64_t m = NLA_MIN(s->cfg->sft.batch, n - from), w = nla_sft_weight(s, held + from, m);
 		if (!nla_sft_loss(s, held + from, vectors + from, m, false, &loss, err))

@@ -132,6 +132,32 @@ error = math.sqrt(off * len(valid) / (len(valid) - 1)) / sum(map(len, valid))
 assert abs(summary["fve_se"] * summary["baseline_var"] - error) < 1e-9 and any(len(v) < 3 for v in valid)
 END
 
+# eval.vectors another: each row gets what the next row of another document gets, greedily, and is scored by its own vector.
+eval_ --data "$work/held" --rows 15 --out "$work/greedy" --temperature 0
+eval_ --data "$work/held" --rows 15 --out "$work/another" --temperature 0 --eval.vectors another
+eval_ --data "$work/held" --score "$work/another/rows.jsonl" --out "$work/another-again"
+python3 - "$work/greedy" "$work/another" "$work/another-again" "$work/held" <<'END'
+import gzip, json, sys
+
+own, other, again = ([json.loads(line) for line in open(f"{path}/rows.jsonl")] for path in sys.argv[1:4])
+docs = [json.loads(line)["doc_id"] for line in gzip.open(sys.argv[4] + "/rows.jsonl.gz", "rt")]
+assert [json.load(open(f"{path}/summary.json"))["vectors"] for path in sys.argv[1:3]] == ["own", "another"]
+rows, scored = [r["row"] for r in own], 0
+for i, r in enumerate(other):
+    k = next(k for k in (rows[i + 1:] + rows[:i]) if docs[k] != docs[rows[i]])
+    twin = own[rows.index(k)]
+    assert r["row"] == rows[i] and r["vector_of"] == k and "vector_of" not in twin
+    assert r["ids"] == twin["ids"] and max(map(abs, map(float.__sub__, r["logprob"], twin["logprob"]))) < 2e-5, (r, twin)
+    assert abs(r["mse"] - again[i]["mse"]) < 2e-5, "not scored by its own vector"
+    scored += not r["failed"] and abs(r["mse"] - twin["mse"]) > 1e-3
+assert scored and any(docs[rows[i]] == docs[rows[i + 1]] for i in range(len(rows) - 1)), "the rows show nothing"
+END
+run nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" --rows 1 --out "$work/one-row" --eval.vectors another
+[ "$code" -eq 1 ] || fail "one row has another's vector"
+said "eval.vectors is another, and all rows evaluated are of one document"
+refused 2 "texts of --score are of no vector" nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" \
+	--score "$work/a/rows.jsonl" --out "$work/no" --eval.vectors another
+
 # --rows picks the same rows for another AV; a run's own reference is found beside its checkpoint.
 train --out "$work/run" --steps 3 --lr 1e-2
 latest=$work/run/checkpoints/latest
@@ -204,6 +230,8 @@ END
 
 # Every way to name the run means its newest checkpoint; a file of it never its warm start, nor its `out`.
 own=$work/own.fp32
+ok nla-eval "$own" --rows 4 --eval.vectors another
+[ "$(tool get "$own/evaluations/step-3-another/summary.json" vectors)" = another ] || fail "the control has no folder of its own"
 ok nla-eval "$own/config.json" --name file
 ok nla-eval "$own/checkpoints/latest" --name latest
 ok nla-eval --model "$tiny/model" --av "$own" --ar "$own/checkpoints/step-3" --data "$work/held" --rows 16 --max-new-tokens 40 --name flags
