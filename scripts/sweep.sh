@@ -1,43 +1,71 @@
 #!/bin/sh
-# sweep.sh - one training run and one evaluation for every length penalty and seed, and the table of FVE against tokens.
+# sweep.sh - lambda against FVE and length: a run for every length penalty and seed, evaluations, controls, a table and a report.
 #
-#	scripts/sweep.sh [--seeds "0 1 2"] [--lambdas "0 0.001 ..."] [--out runs/sweep] config.json [-- nla-train flags]
+#	scripts/sweep.sh [options] config.json [-- nla-train flags]
 #
-# Writes OUT/lambda-L-seed-S/ (the run folder, and eval/ inside), OUT/table.md, and OUT/curve.png where gnuplot is installed.
-# Call it again after an interruption or a failure: finished evaluations are kept, an unfinished run continues from its newest
-# checkpoint. More seeds or lambdas may be added later; another configuration or other flags need another OUT, because a table
-# must not mix them. Programs come from $NLA_BUILD, else build/, else the PATH.
+#	--lambdas "0 0.001 ..."  penalties a token, in units of reward.score
+#	--seeds "0 1 2"          one run for each
+#	--out DIR                default runs/sweep
+#	--slots N                runs at once; default: one a GPU, else 1. On a CPU they share the cores
+#	--samples N              explanations a held-out row, in evaluations of every run (default 1)
+#	--gate FVE | off         the warm start must reach it (default -0.5; by chance -1), and lose 0.05 by another row's vector
+#	--every SECONDS          between two lines that say what runs and what is left (default 60)
+#	--resume                 continue a sweep that was cut: what a second call does anyway
+#	--slurm "SBATCH OPTIONS" submit it: the gate, an array job of the runs, then the rest. Options such as "--gres=gpu:1 --time=8:00:00"
+#	--part N                 only the gate (0) or the Nth run: what a task of that array calls
 #
-# Exit 0: all done; 1: some run failed (named at the end; the table holds the others); 2: usage; 3: stopped by a signal, which the
-# program at hand gets too, with its work saved; 128 + signal: ended at once. The last line is the command that continues it.
+# Writes OUT/start (the warm start, as a run of no steps), OUT/lambda-L-seed-S (run folders, evaluated in evaluations/step-N on the
+# same rows with the same random numbers), OUT/table.md, OUT/report.html, and OUT/curve.png where gnuplot is installed. A line a minute
+# says what runs and what is left. Every run has the gate's micro-batch: on one machine two sweeps give the same numbers.
+#
+# Call it again after an interruption or a failure: what is done is kept, an unfinished run continues from its newest checkpoint. More
+# seeds or lambdas may be added later; another configuration or other flags need another OUT, because a table must not mix them.
+# Programs come from $NLA_BUILD, else build/, else the PATH.
+#
+# Exit 0: all done; 1: the gate or some run failed (named at the end; the table holds the others); 2: usage; 3: stopped by a signal,
+# which the programs get too, with their work saved; 128 + signal: ended at once. The last line is the command that continues it.
 set -u
 
-again=$0
-for word; do
-	case $word in
-	'' | *[!A-Za-z0-9%+,./:=@_-]*) again="$again '$(printf %s "$word" | sed "s/'/'\\\\''/g")'" ;;
-	*) again="$again $word" ;;
-	esac
-done
+quoted() { # WORD...: as a shell reads them back
+	words=
+	for word; do
+		case $word in
+		'' | *[!A-Za-z0-9%+,./:=@_-]*) words="$words '$(printf %s "$word" | sed "s/'/'\\\\''/g")'" ;;
+		*) words="$words $word" ;;
+		esac
+	done
+	echo "${words# }"
+}
+again=$(quoted "$0" "$@")
 
-seeds='0'
+seeds=0
 lambdas='0 0.001 0.002 0.006 0.015 0.03'
 out=runs/sweep
-config=
+slots='' samples=1 gate=-0.5 slurm='' part='' every=60 config=''
 root=$(cd "$(dirname "$0")/.." && pwd)
 
 usage_error() { echo "sweep: $*" >&2; exit 2; }
+say() { echo "sweep: $*" >&2; }
 
+job= # this call's words without --slurm and --part
 while [ $# -gt 0 ]; do
 	case $1 in
-	--seeds | --lambdas | --out)
+	--seeds | --lambdas | --out | --slots | --samples | --gate | --slurm | --part | --every)
 		[ $# -ge 2 ] || usage_error "$1 needs a value"
 		case $1 in
 		--seeds) seeds=$2 ;;
 		--lambdas) lambdas=$2 ;;
 		--out) out=$2 ;;
+		--slots) slots=$2 ;;
+		--samples) samples=$2 ;;
+		--gate) gate=$2 ;;
+		--slurm) slurm=$2 ;;
+		--part) part=$2 ;;
+		--every) every=$2 ;;
 		esac
+		[ "$1" = --slurm ] || [ "$1" = --part ] || job="$job $(quoted "$1" "$2")"
 		shift ;;
+	--resume) ;;
 	-h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
 	--) shift; break ;;
 	-*) usage_error "unknown option '$1' (flags for nla-train follow --)" ;;
@@ -47,6 +75,16 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$config" ] || usage_error "a configuration file is needed (--help)"
 [ -r "$config" ] || usage_error "cannot read '$config'"
+case $slots$samples$part$every in *[!0-9]*) usage_error "--slots, --samples, --part and --every want whole numbers" ;; esac
+case " $slots $samples " in *" 0 "* | *"  ") usage_error "--slots and --samples want at least 1" ;; esac
+case $gate in off) ;; *[!-0-9.]* | '') usage_error "--gate wants an FVE or off, not '$gate'" ;; esac
+job="$job $(quoted "$config" -- "$@")"
+run_of() { echo "$out/lambda-$1-seed-$2"; }
+wanted=0
+for seed in $seeds; do
+	for lambda in $lambdas; do wanted=$((wanted + 1)); done
+done
+[ "${part:-0}" -le $wanted ] || usage_error "--part $part: there are $wanted runs"
 
 program() { # NAME: its path
 	for folder in ${NLA_BUILD:+"$NLA_BUILD"} "$root/build"; do
@@ -55,13 +93,14 @@ program() { # NAME: its path
 			return
 		fi
 	done
-	command -v "$1" || { echo "sweep: no program '$1' in '$root/build' or on the PATH: run scripts/setup.sh" >&2; exit 1; }
+	command -v "$1" || { say "no program '$1' in '$root/build' or on the PATH: run scripts/setup.sh"; exit 1; }
 }
 train=$(program nla-train) || exit 1
 evaluate=$(program nla-eval) || exit 1
 
 mkdir -p "$out" || exit 1
 settings="$(cksum <"$config") $*"
+[ "$samples" = 1 ] || settings="$settings; $samples samples"
 if [ -e "$out/settings" ] && [ "$(cat "$out/settings")" != "$settings" ]; then
 	usage_error "'$out' holds runs of another configuration or other flags: give another --out"
 fi
@@ -69,120 +108,303 @@ if [ ! -e "$out/settings" ]; then # whole or not at all: other jobs may be readi
 	echo "$settings" >"$out/settings.$$" && mv "$out/settings.$$" "$out/settings" || exit 1
 fi
 
-exec 3>&2 # for what is said while a program writes to its log
-stopped() { # CODE
-	echo "sweep: stopped: $done_now of $wanted runs are done; to continue: $again" >&3
-	exit "$1"
-}
+# ---- as a job of Slurm: the gate, then the runs, then this script without --part, which finds what they left and does the rest ----
 
-# Runs a program in the background, so that a signal to this script alone reaches it too; where one stopped it, the sweep ends.
-child=
+submit() {
+	command -v sbatch >/dev/null || { say "no 'sbatch' here: call it where jobs are submitted"; exit 1; }
+	cat >"$out/sweep.sbatch" <<-SBATCH || exit 1
+		#!/bin/sh
+		#SBATCH --job-name=nla-sweep
+		#SBATCH --output=$out/slurm-%j.log
+		#SBATCH --open-mode=append
+		#SBATCH --requeue
+		#SBATCH --signal=B:USR1@180
+		cd $(quoted "$PWD") || exit 1
+		part=\${SLURM_ARRAY_TASK_ID:-\${1:-}}
+		trap 'cut=1; kill -USR1 \$!' USR1 TERM
+		sh $(quoted "$0") \${part:+--part "\$part"} $job &
+		cut=1
+		while [ -n "\$cut" ]; do
+			cut=
+			wait \$! && code=0 || code=\$?
+		done
+		[ \$code -ne 3 ] || scontrol requeue "\$SLURM_JOB_ID" # the time limit came, and the work is saved
+		exit \$code
+	SBATCH
+	# shellcheck disable=SC2086,SC2015  # options are words; any of the three may fail
+	gated=$(sbatch --parsable $slurm "$out/sweep.sbatch" 0) &&
+		runs=$(sbatch --parsable --dependency="afterok:${gated%%;*}" --kill-on-invalid-dep=yes --array="1-$wanted" $slurm "$out/sweep.sbatch") &&
+		last=$(sbatch --parsable --dependency="afterany:${runs%%;*}" $slurm "$out/sweep.sbatch") || { say "sbatch failed"; exit 1; }
+	say "submitted: the gate as job ${gated%%;*}, $wanted runs as ${runs%%;*}, controls, table and report as ${last%%;*}; logs in $out/slurm-*.log"
+}
+if [ -n "$slurm" ]; then
+	submit
+	exit
+fi
+
+# ---- what one slot does, in a shell of its own ----
+
+# A program runs in the background, so that a signal to this script alone reaches it too; a trap ends a wait early.
 run() { # PROGRAM ...
-	"$@" 3>&- &
+	code='' cut=1
+	"$@" &
 	child=$!
-	wait "$child" && code=0 || code=$?
+	while [ -n "$cut" ]; do
+		cut=
+		wait "$child" && now=0 || now=$?
+		[ "$now" = 127 ] && [ -n "$code" ] || code=$now
+	done
 	child=
-	case $code in 3 | 129 | 130 | 138 | 140 | 143) stopped "$code" ;; esac # HUP, INT, USR1, USR2, TERM; what crashed is a failure
+	case $code in 3 | 129 | 130 | 138 | 140 | 143) exit "$code" ;; esac # HUP, INT, USR1, USR2, TERM; what crashed is a failure
 	return "$code"
 }
-pass_on() {
-	code=3
-	[ -z "$child" ] || kill -TERM "$child" 2>/dev/null
-	while [ -n "$child" ] && kill -0 "$child" 2>/dev/null; do
-		wait "$child" && code=3 || code=$?
-	done
-	stopped "$([ "$code" -gt 128 ] && echo "$code" || echo 3)"
-}
-trap pass_on INT TERM USR1 USR2 HUP
+
+last_line() { tail -n 1 "$1" 2>/dev/null; }
 
 number() { # KEY FILE: the number at that key, or nan
 	awk -v key="\"$1\"" '{ text = text $0 " " } END {
 		if (!match(text, key "[ \t]*:[ \t]*-?[0-9][-+0-9.eE]*")) { print "nan"; exit }
-		value = substr(text, RSTART, RLENGTH); sub(/^"[^"]*"[ \t]*:[ \t]*/, "", value); print value }' "$2"
+		value = substr(text, RSTART, RLENGTH); sub(/^"[^"]*"[ \t]*:[ \t]*/, "", value); print value }' "$2" 2>/dev/null || echo nan
 }
 
-finished() { # RUN: its summary is there; where every row failed it has no FVE
-	[ -s "$1/eval/summary.json" ] || return 1
-	for key in response_tokens failed_rate; do
-		[ "$(number $key "$1/eval/summary.json")" != nan ] || return 1
+evaluation() { # RUN [NAME]: the folder of its newest checkpoint's
+	step=$(for folder in "$1"/checkpoints/step-*; do echo "${folder##*/step-}"; done | grep -v '[^0-9]' | sort -n | tail -n 1)
+	echo "$1/evaluations/step-${step:-none}${2:+-$2}"
+}
+
+evaluated() { # RUN [NAME]: its summary is there; where every row failed it has no FVE
+	summary=$(evaluation "$@")/summary.json
+	[ -s "$summary" ] && [ "$(number response_tokens "$summary")" != nan ] && [ "$(number failed_rate "$summary")" != nan ]
+}
+
+finished() { [ -e "$1/trained" ] && evaluated "$1"; }
+
+# A run counts as trained once nla-train has said so, by its code and then the file `trained`; nla-eval writes its summary whole and last.
+# After a kill of this script alone its program may be at work still: it is waited for.
+train_run() { # WHAT RUN FLAGS...
+	what=$1 folder=$2 waited=
+	shift 2
+	mkdir -p "$folder" || return 1
+	[ ! -e "$folder/trained" ] || return 0
+	say "$what: see $folder/train.log"
+	while ! run "$train" "$@" --out "$folder" --resume "$config" >>"$folder/train.log" 2>&1; do
+		case $(last_line "$folder/train.log") in
+		*"in use by another program") ;;
+		*) say "$what: nla-train failed: $(last_line "$folder/train.log")"; return 1 ;;
+		esac
+		[ -n "$waited" ] || say "$what: another program is at work in '$folder': waiting for it"
+		waited=1
+		run sleep 2
 	done
+	: >"$folder/trained"
+}
+
+evaluate_run() { # WHAT RUN [NAME FLAGS...]
+	what=$1 folder=$2 name=${3:-}
+	shift 2
+	[ $# -eq 0 ] || shift
+	! evaluated "$folder" "$name" || return 0
+	if ! run "$evaluate" "$folder" --overwrite --seed 0 ${name:+--name "$name"} --eval.samples "$samples" "$@" >"$folder/eval.log" 2>&1; then
+		say "$what: nla-eval failed: $(last_line "$folder/eval.log")"
+		return 1
+	fi
+	evaluated "$folder" "$name" || { say "$what: '$summary' has no number of tokens or failures"; return 1; }
+	say "$what: FVE $(number fve "$summary") with $(number response_tokens "$summary") tokens${name:+, $name}"
 }
 
 held_out() { # RUN: it has rows of its own to be evaluated on
 	! sed -n '/"eval": *{/,/}/p' "$1/config.json" | grep -q '"data": *""'
 }
 
-last_line() { tail -n 1 "$1" 2>/dev/null; }
-
-left() { # how long the runs that are left will take, from those that this start made
-	[ "$made" -gt 0 ] || return 0
-	seconds=$((($(date +%s) - began) * (unmade - made) / made))
-	[ $seconds -lt 7200 ] && time="$((seconds / 60)) min" || time="$((seconds / 3600)) h $((seconds / 60 % 60)) min"
-	echo ", $time left, until $(date -d "@$(($(date +%s) + seconds))" '+%a %H:%M')"
+# The warm start, as a run of no steps: what the gate judges, a row of the table, and the micro-batch of all runs.
+gate() { # [flags]
+	what='warm start'
+	train_run "$what" "$start" --lambda 0 --seed "${seeds%% *}" "$@" --steps 0 || return 1
+	held_out "$start" || { say "'eval.data' is not set: no held-out rows to evaluate on"; return 1; }
+	evaluate_run "$what" "$start" && evaluate_run "$what" "$start" another --eval.vectors another || return 1
+	own=$(number fve "$(evaluation "$start")/summary.json") other=$(number fve "$(evaluation "$start" another)/summary.json")
+	if [ "$gate" != off ] && ! awk -v own="$own" -v other="$other" -v floor="$gate" \
+		'BEGIN { exit own == "nan" || own < floor || (other != "nan" && own - other < 0.05) }'; then
+		say "the gate stays shut: the warm start's FVE is $own (want $gate), with another row's vector $other (want 0.05 less): AV or AR do not" \
+			"carry the vector yet. Train them longer, or give --gate off"
+		return 1
+	fi
+	say "gate: the warm start's FVE is $own, with another row's vector $other"
 }
 
-# A run counts as trained once nla-train has said so, by its code and then the file `trained`; nla-eval writes its summary whole and last.
-one_run() { # LAMBDA SEED RUN [flags]: 0 when its evaluation stands
-	lambda=$1 seed=$2 run=$3
-	shift 3
-	if finished "$run"; then
-		echo "sweep: lambda $lambda seed $seed: already done" >&2
-		return 0
-	fi
-	mkdir -p "$run" || return 1
-	if [ ! -e "$run/trained" ]; then
-		echo "sweep: lambda $lambda seed $seed: training (run $((done_now + 1)) of $wanted$(left)), see $run/train.log" >&2
-		if ! run "$train" --lambda "$lambda" --seed "$seed" --out "$run" --resume "$@" "$config" >>"$run/train.log" 2>&1; then
-			echo "sweep: lambda $lambda seed $seed: nla-train failed: $(last_line "$run/train.log")" >&2
-			return 1
+one_run() { # LAMBDA SEED [flags]
+	lambda=$1 seed=$2 run=$(run_of "$1" "$2")
+	shift 2
+	micro=$(number micro_batch "$start/checkpoints/step-0/state.json")
+	train_run "lambda $lambda seed $seed" "$run" --lambda "$lambda" --seed "$seed" --update.micro_batch "$micro" "$@" &&
+		evaluate_run "lambda $lambda seed $seed" "$run"
+}
+
+controls() { # LAMBDA SEED [flags]; of its first words those of the smallest lambda's run
+	run=$(run_of "$1" "$2")
+	[ "$1" != start ] || run=$start
+	finished "$run" || return 0 # it failed, and that has been said
+	set -- "$1" "$2" --base "$(run_of "$(echo "$lambdas" | tr ' ' '\n' | sort -g | head -n 1)" "$2")"
+	[ "$1" != start ] || set -- "$1" "$2"
+	what="lambda $1 seed $2"
+	shift 2
+	run "$control" "$run" "$@" >"$run/controls.log" 2>&1 && return
+	say "$what: nla-controls failed: $(last_line "$run/controls.log")"
+	return 1
+}
+
+# ---- the slots ----
+
+gpus() { # numbers of those to use, none where the device is the CPU
+	case " $* " in *" --device cpu "* | *" --device=cpu "*) return ;; esac
+	! grep -q '"device": *"cpu"' "$config" || return 0
+	[ -z "${CUDA_VISIBLE_DEVICES+set}" ] || { echo "$CUDA_VISIBLE_DEVICES" | tr , ' '; return; }
+	nvidia-smi -L 2>/dev/null | sed -n 's/^GPU \([0-9]*\):.*/\1/p' | tr '\n' ' '
+}
+cards=$(gpus "$@")
+n_cards=$(echo "$cards" | wc -w)
+[ -n "$slots" ] || slots=$((n_cards > 0 ? n_cards : 1))
+[ -z "$part" ] || slots=1
+cores=$(nproc)
+[ $((n_cards > 0 || slots == 1)) = 1 ] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > slots ? cores / slots : 1))}"
+
+stopping='' failures=''
+nl='
+'
+start_task() { # SLOT TASK [flags]: in a shell of its own
+	slot=$1 task=$2
+	shift 2
+	(
+		child='' cut=''
+		trap 'cut=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' INT TERM USR1 USR2 HUP
+		if [ "$n_cards" -gt 1 ]; then # of one nla-train finds the first by itself
+			CUDA_VISIBLE_DEVICES=$(echo "$cards" | tr -s ' ' '\n' | sed -n "$((slot % n_cards + 1))p")
+			export CUDA_VISIBLE_DEVICES
 		fi
-		: >"$run/trained"
-	fi
-	if ! held_out "$run"; then
-		echo "sweep: lambda $lambda seed $seed: 'eval.data' is not set: no held-out rows to evaluate on" >&2
-		return 1
-	fi
-	echo "sweep: lambda $lambda seed $seed: evaluating" >&2
-	if ! run "$evaluate" --overwrite --av "$run/checkpoints/latest/av" --ar "$run/checkpoints/latest/ar" --out "$run/eval" --seed 0 "$run/config.json" \
-		>"$run/eval.log" 2>&1; then
-		echo "sweep: lambda $lambda seed $seed: nla-eval failed: $(last_line "$run/eval.log")" >&2
-		return 1
-	fi
-	if ! finished "$run"; then
-		echo "sweep: lambda $lambda seed $seed: '$run/eval/summary.json' has no number of tokens or failures" >&2
-		return 1
-	fi
+		# shellcheck disable=SC2086  # kind, lambda, seed
+		set -- $task "$@"
+		"$@"
+	) &
+	eval "pid_$slot=$! task_$slot=\$task"
 }
 
-failures= wanted=0 unmade=0 made=0 done_now=0 began=$(date +%s)
+fraction() { # of a run's work, in per cent; its evaluation counts as a tenth
+	! finished "$1" || { echo 100; return; }
+	sed -n 's,^step \([0-9]*\)/\([0-9]*\) .*,\1 \2,p' "$1/train.log" 2>/dev/null | awk '{ done = 90 * $1 / $2 } END { print int(done) }'
+}
+
+made() { # hundredths of runs
+	sum=0
+	for seed in $seeds; do
+		for lambda in $lambdas; do sum=$((sum + $(fraction "$(run_of "$lambda" "$seed")"))); done
+	done
+	echo "$sum"
+}
+
+count_done() {
+	n=0
+	for seed in $seeds; do
+		for lambda in $lambdas; do ! finished "$(run_of "$lambda" "$seed")" || n=$((n + 1)); done
+	done
+	echo "$n"
+}
+
+progress() {
+	now=$(made) running=
+	for slot in $(seq 0 $((slots - 1))); do
+		eval "task=\${task_$slot:-}"
+		# shellcheck disable=SC2086
+		set -- $task
+		[ "${1:-}" != one_run ] || running="$running, lambda $2 seed $3 $(fraction "$(run_of "$2" "$3")") %"
+	done
+	left=
+	if [ "$now" -gt "$made_before" ]; then
+		seconds=$((($(date +%s) - began) * (100 * wanted - now) / (now - made_before)))
+		[ $seconds -lt 7200 ] && left="$(((seconds + 59) / 60)) min" || left="$((seconds / 3600)) h $((seconds / 60 % 60)) min"
+		left="; $left left, until $(date -d "@$(($(date +%s) + seconds))" '+%a %H:%M')"
+	fi
+	say "$(count_done) of $wanted runs done${running:+; ${running#, }}$left"
+}
+
+pass_on() {
+	stopping=${stopping:-3}
+	for slot in $(seq 0 $((slots - 1))); do
+		eval "pid=\${pid_$slot:-}"
+		[ -z "$pid" ] || kill -TERM "$pid" 2>/dev/null
+	done
+}
+trap pass_on INT TERM USR1 USR2 HUP
+
+fan_out() { # TASKS [flags]: a line each, in order, over the slots
+	queue=$1 said=$(date +%s) began=$(date +%s) made_before=$(made)
+	shift
+	while :; do
+		busy=
+		for slot in $(seq 0 $((slots - 1))); do
+			eval "pid=\${pid_$slot:-} task=\${task_$slot:-}"
+			if [ -n "$pid" ] && ! kill -0 "$pid" 2>/dev/null; then
+				wait "$pid" && code=0 || code=$?
+				eval "pid_$slot= task_$slot="
+				pid=
+				case $code in
+				0) ;;
+				3 | 129 | 130 | 138 | 140 | 143) stopping=$code ;;
+				*) failures="$failures $(echo "$task" | sed 's/^\(one_run\|controls\) \(.*\) \(.*\)/lambda-\2-seed-\3/')" ;;
+				esac
+			fi
+			if [ -z "$pid" ] && [ -n "$queue" ] && [ -z "$stopping" ]; then
+				task=${queue%%"$nl"*}
+				queue=${queue#*"$nl"}
+				start_task "$slot" "$task" "$@"
+				pid=$!
+			fi
+			busy=$busy$pid
+		done
+		[ -n "$busy" ] || break
+		sleep 0.3
+		[ $(($(date +%s) - said)) -lt "$every" ] || { said=$(date +%s); progress; }
+	done
+	[ -z "$stopping" ] || { say "stopped: $(count_done) of $wanted runs are done; to continue: $again"; exit "$stopping"; }
+}
+
+start=$out/start
+[ "${part:-0}" != 0 ] || fan_out "gate$nl" "$@"
+[ -z "$failures" ] || exit 1
+[ "$part" != 0 ] || exit 0
+tasks='' controlled="controls start ${seeds%% *}$nl" n=0
 for seed in $seeds; do
 	for lambda in $lambdas; do
-		wanted=$((wanted + 1))
-		finished "$out/lambda-$lambda-seed-$seed" || unmade=$((unmade + 1))
+		n=$((n + 1))
+		[ -z "$part" ] || [ "$part" = $n ] || continue
+		tasks="${tasks}one_run $lambda $seed$nl" controlled="${controlled}controls $lambda $seed$nl"
 	done
 done
-for seed in $seeds; do
-	for lambda in $lambdas; do
-		run=$out/lambda-$lambda-seed-$seed new=1
-		! finished "$run" || new=0
-		one_run "$lambda" "$seed" "$run" "$@" || failures="$failures lambda-$lambda-seed-$seed"
-		made=$((made + new)) done_now=$((done_now + 1))
-	done
-done
+fan_out "$tasks" "$@"
+if [ -n "$part" ]; then
+	[ -z "$failures" ]
+	exit
+fi
+command -v python3 >/dev/null && control=$(program nla-controls) && report=$(program nla-report) || report=
+[ -z "$report" ] || fan_out "$controlled" "$@"
+
+# ---- what came of it ----
 
 # One line a finished run: lambda, response tokens, fve, fve_meannorm, failed_rate, and the first three's errors over rows.
 # Both FVEs are 1 - mse / baseline with a fixed baseline, so the error of the second follows from the first's.
-for lambda in $lambdas; do
-	for seed in $seeds; do
-		summary=$out/lambda-$lambda-seed-$seed/eval/summary.json
-		finished "$out/lambda-$lambda-seed-$seed" || continue
-		line=$lambda
-		for key in response_tokens fve fve_meannorm failed_rate response_tokens_se fve_se; do
-			line="$line $(number $key "$summary")"
-		done
-		echo "$line"
+row() { # LABEL RUN
+	finished "$2" || return 0
+	summary=$(evaluation "$2")/summary.json line=$1
+	for key in response_tokens fve fve_meannorm failed_rate response_tokens_se fve_se; do
+		line="$line $(number $key "$summary")"
 	done
-done >"$out/runs.dat"
+	echo "$line"
+}
+{
+	row start "$start"
+	for lambda in $lambdas; do
+		for seed in $seeds; do row "$lambda" "$(run_of "$lambda" "$seed")"; done
+	done
+} >"$out/runs.dat"
 
 # Over seeds: mean and standard error; of a single seed: the standard error over rows, or nan where nla-eval gave none.
 awk '
@@ -207,7 +429,8 @@ awk '
 			}
 			printf " %.6f\n", sum[l, 5] / n[l]
 		}
-	}' "$out/runs.dat" >"$out/curve.dat"
+	}' "$out/runs.dat" >"$out/all.dat"
+grep -v '^start ' "$out/all.dat" >"$out/curve.dat"
 
 awk '
 	function cell(digits, mean, error, format) {
@@ -219,8 +442,9 @@ awk '
 		print "| lambda | seeds | response tokens | FVE (raw variance) | FVE (mean-normalised) | failures |"
 		print "|---|---|---|---|---|---|"
 	}
-	{ printf "| %s | %d | %s | %s | %s | %.1f %% |\n", $1, $2, cell(1, $3, $4), cell(3, $5, $6), cell(3, $7, $8), 100 * $9 }
-' "$out/curve.dat" >"$out/table.md"
+	{ start = $1 == "start"
+	  printf "| %s | %s | %s | %s | %s | %.1f %% |\n", start ? "warm start" : $1, start ? "" : $2, cell(1, $3, $4), cell(3, $5, $6), cell(3, $7, $8), 100 * $9 }
+' "$out/all.dat" >"$out/table.md"
 cat "$out/table.md"
 
 if [ -s "$out/curve.dat" ] && command -v gnuplot >/dev/null 2>&1; then
@@ -241,7 +465,8 @@ if [ -s "$out/curve.dat" ] && command -v gnuplot >/dev/null 2>&1; then
 	PLOT
 fi
 
+[ -z "$report" ] || run "$report" "$out" -o "$out/report.html" || failures="$failures nla-report"
 if [ -n "$failures" ]; then
-	echo "sweep: failed:$failures" >&2
+	say "failed:$failures"
 	exit 1
 fi

@@ -1,22 +1,34 @@
 #!/usr/bin/env bash
-# sweep.sh with stand-ins for nla-train and nla-eval: what it calls, skips, resumes, survives, and the arithmetic of its table.
+# sweep.sh with stand-ins for the programs and for Slurm: what it calls, skips, resumes, survives, runs at once, and its table's arithmetic.
 set -eu
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 fail() { echo "FAIL: $*"; exit 1; }
+unset OMP_NUM_THREADS CUDA_VISIBLE_DEVICES
 
 mkdir bin
 cat >bin/nla-train <<'SH'
 #!/bin/sh
 echo "train $*" >>calls
-while [ $# -gt 0 ]; do case $1 in --lambda) l=$2 ;; --seed) s=$2 ;; --out) o=$2 ;; esac; shift; done
-mkdir -p "$o/checkpoints/latest/av" "$o/checkpoints/latest/ar"
-echo '{"steps": 3}' >"$o/config.json"
+n=3
+while [ $# -gt 0 ]; do case $1 in --lambda) l=$2 ;; --seed) s=$2 ;; --out) o=$2 ;; --steps) n=$2 ;; esac; shift; done
+mkdir -p "$o/checkpoints/step-$n"
+echo '{"micro_batch": 16}' >"$o/checkpoints/step-$n/state.json"
+echo "{\"steps\": $n, \"eval\": {\"data\": \"$(cat held)\"}}" >"$o/config.json"
+echo "step 1/3  fve 0.5"
+[ "$n" != 0 ] || exit 0
+echo "$l $s threads ${OMP_NUM_THREADS-} card ${CUDA_VISIBLE_DEVICES-}" >>devices
+if [ -e together ]; then # as many at once as it says: waits for the others
+	: >"work-$l-$s"
+	until [ "$(ls work-* | wc -l)" -ge "$(cat together)" ]; do sleep 0.1; done
+fi
+while [ -e watched ] && ! grep -q ' 30 %' err; do sleep 0.1; done # until a line says that it runs
+if [ -e locked ]; then rm locked; echo "nla-train: '$o' is in use by another program" >&2; exit 1; fi
 if [ "$l" = 0.002 ] && [ "$s" = 0 ] && [ -e stopped ]; then exit "$(cat stopped)"; fi
 if [ -e signalled ]; then # the sweep alone gets a signal, and must pass it on
 	trap 'echo passed on >>calls; exit 3' TERM
-	kill -"$(cat signalled)" $PPID
+	kill -"$(cat signalled)" "$(cat sweep.pid)"
 	while :; do sleep 0.1; done
 fi
 if [ "$l" = 0.002 ] && [ "$s" = 1 ] && [ -e broken ]; then echo "nla-train: error: out of luck" >&2; exit 1; fi
@@ -24,50 +36,84 @@ SH
 cat >bin/nla-eval <<'SH'
 #!/bin/sh
 echo "eval $*" >>calls
-again=
-while [ $# -gt 0 ]; do case $1 in --av) av=$2 ;; --out) o=$2 ;; --overwrite) again=1 ;; esac; shift; done
-[ -d "$av" ] || exit 1
+run=$1 name= again=
+while [ $# -gt 0 ]; do case $1 in --name) name=-$2 ;; --overwrite) again=1 ;; esac; shift; done
+for at in "$run"/checkpoints/step-*; do o=$run/evaluations/${at##*/}$name; done
 [ -z "$again" ] && [ -e "$o/summary.json" ] && exit 2
 mkdir -p "$o"
-case $o in *lambda-0-seed-0*) f=0.6 t=100 ;; *lambda-0-seed-1*) f=0.7 t=110 ;; *seed-0*) f=0.5 t=40 ;; *) f=-1e-1 t=50 ;; esac
+case $o in
+*start*another) f=$(cat other) t=30 ;;
+*start*) f=0.25 t=30 ;;
+*lambda-0-seed-0*) f=0.6 t=100 ;;
+*lambda-0-seed-1*) f=0.7 t=110 ;;
+*seed-0*) f=0.5 t=40 ;;
+*) f=-1e-1 t=50 ;;
+esac
 printf '{\n\t"fve_se": 0.03,\n\t"fve": %s,\n\t"fve_meannorm":0.2, "response_tokens": %s, "failed_rate": 0.125,\n' $f $t >"$o/summary.json"
 printf '"response_tokens_se": 2.5, "rows": 64}\n' >>"$o/summary.json"
 SH
+for name in controls report; do # the first is of a run and its base
+	printf '#!/bin/sh\necho "%s $*" >>calls\n' $name >bin/nla-$name
+done
 chmod +x bin/*
 echo '{}' >c.json
+echo held >held
+echo -0.5 >other
 export NLA_BUILD=$work/bin
-sweep() { sh "$SOURCE_DIR/scripts/sweep.sh" --seeds "$seeds" --lambdas "0 0.002" --out out c.json -- --steps 3 "$@" >table 2>err; }
+lambdas="0 0.002"
+sweep() {
+	sh -c 'echo $$ >sweep.pid; exec sh "$@"' - "$SOURCE_DIR/scripts/sweep.sh" --seeds "$seeds" --lambdas "$lambdas" --out out c.json -- --steps 3 "$@" >table 2>err
+}
+
+# the gate: a warm start that says nothing of its vector ends the sweep before a run
+seeds="0 1"
+echo 0.24 >other
+sweep && fail "the gate must stay shut"
+grep -q "^sweep: the gate stays shut: the warm start's FVE is 0.25 (want -0.5), with another row's vector 0.24 (want 0.05 less)" err || fail "the gate says: $(cat err)"
+grep -q "lambda 0.002" calls && fail "runs were made: $(cat calls)"
+echo -0.5 >other
+rm -r out calls
+code=0
+sh "$SOURCE_DIR/scripts/sweep.sh" --gate 0.3 --out out c.json 2>err || code=$?
+[ $code = 1 ] && grep -q 'FVE is 0.25 (want 0.3)' err || fail "--gate 0.3 exits $code: $(cat err)"
+rm -r out calls
 
 touch broken
-seeds="0 1"
 sweep && fail "a failed run must make it exit 1"
-[ "$(grep -c ^train calls)" = 4 ] || fail "it must go on after a failure: $(cat calls)"
-[ "$(grep -c ^eval calls)" = 3 ] || fail "three runs can be evaluated: $(cat calls)"
+[ "$(grep -c ^train calls)" = 5 ] || fail "it must continue after a failure: $(cat calls)"
+[ "$(grep -c ^eval calls)" = 5 ] || fail "the start, twice, and three runs can be evaluated: $(cat calls)"
 grep -q "out of luck" err && grep -q "failed: lambda-0.002-seed-1" err || fail "the failure is not named: $(cat err)"
-grep -qx 'train --lambda 0 --seed 0 --out out/lambda-0-seed-0 --resume --steps 3 c.json' calls || fail "call of nla-train: $(cat calls)"
-grep -qx 'eval --overwrite --av out/lambda-0-seed-0/checkpoints/latest/av --ar out/lambda-0-seed-0/checkpoints/latest/ar --out out/lambda-0-seed-0/eval --seed 0 out/lambda-0-seed-0/config.json' calls ||
-	fail "call of nla-eval: $(cat calls)"
+grep -qx 'train --lambda 0 --seed 0 --steps 3 --steps 0 --out out/start --resume c.json' calls || fail "call for the start: $(cat calls)"
+grep -qx 'train --lambda 0 --seed 0 --update.micro_batch 16 --steps 3 --out out/lambda-0-seed-0 --resume c.json' calls ||
+	fail "call of nla-train: $(cat calls)"
+grep -qx 'eval out/lambda-0-seed-0 --overwrite --seed 0 --eval.samples 1' calls || fail "call of nla-eval: $(cat calls)"
+grep -qx 'eval out/start --overwrite --seed 0 --name another --eval.samples 1 --eval.vectors another' calls || fail "call for the gate: $(cat calls)"
+grep -qx 'controls out/lambda-0.002-seed-0 --base out/lambda-0-seed-0' calls && grep -qx 'controls out/start' calls || fail "controls: $(cat calls)"
+[ "$(grep -c ^controls calls)" = 4 ] || fail "controls of what was not evaluated: $(cat calls)"
+[ "$(tail -n 1 calls)" = "report out -o out/report.html" ] || fail "no report: $(cat calls)"
 # mean of .6 and .7, standard error .05; one seed: the rows' error, and .03 * (1 - .2) / (1 - .5) for the second FVE
 grep -qxF '| 0 | 2 | 105.0 ± 5.0 | 0.650 ± 0.050 | 0.200 ± 0.000 | 12.5 % |' table || fail "table: $(cat table)"
 grep -qxF '| 0.002 | 1 | 40.0 ± 2.5 | 0.500 ± 0.030 | 0.200 ± 0.048 | 12.5 % |' table || fail "table: $(cat table)"
+grep -qxF '| warm start |  | 30.0 ± 2.5 | 0.250 ± 0.030 | 0.200 ± 0.032 | 12.5 % |' table || fail "table: $(cat table)"
 cmp table out/table.md
+grep -q '^0 2 ' out/curve.dat && ! grep -q start out/curve.dat || fail "the curve is of the runs: $(cat out/curve.dat)"
 command -v gnuplot >/dev/null && { [ -s out/curve.png ] || fail "no curve: $(cat err out/gnuplot.log)"; }
 
 # every row failed: no FVE, and done all the same
 cp -r out hopeless
-sed -i 's/"fve_se": 0.03/"fve_se": null/; s/"fve": [^,]*/"fve": null/; s/"fve_meannorm":0.2/"fve_meannorm": null/' hopeless/lambda-0.002-seed-0/eval/summary.json
+sed -i 's/"fve_se": 0.03/"fve_se": null/; s/"fve": [^,]*/"fve": null/; s/"fve_meannorm":0.2/"fve_meannorm": null/' hopeless/lambda-0.002-seed-0/evaluations/step-3/summary.json
 mv out kept && mv hopeless out
-lambdas_kept=$seeds seeds=0
+seeds=0
 sweep || fail "a run whose rows all failed is finished: $(cat err)"
 grep -qxF '| 0.002 | 1 | 40.0 ± 2.5 | – | – | 12.5 % |' table || fail "table: $(cat table)"
-seeds=$lambdas_kept
+seeds="0 1"
 rm -r out && mv kept out
 
 # without held-out rows there is nothing to evaluate
-sed 's/{"steps": 3}/{"steps": 3, "eval": {"data": ""}}/' bin/nla-train >bin/train && chmod +x bin/train && cp bin/nla-train bin/kept && mv bin/train bin/nla-train
+: >held
 sh "$SOURCE_DIR/scripts/sweep.sh" --lambdas 0 --out unset c.json >table 2>err && fail "held-out rows are needed"
 grep -q "'eval.data' is not set" err || fail "eval.data is not named: $(cat err)"
-mv bin/kept bin/nla-train
+echo held >held
 
 rm broken calls
 rm -r out/lambda-0.002-seed-0
@@ -75,7 +121,7 @@ stops() { # CODE: with which it ends, and with the command that continues it
 	want=$1 code=0
 	sweep || code=$?
 	[ "$code" = "$want" ] || fail "stopped: exits $code, want $want: $(cat err)"
-	[ "$(tail -n 1 err)" = "sweep: stopped: 1 of 4 runs are done; to continue: $SOURCE_DIR/scripts/sweep.sh --seeds '0 1' --lambdas '0 0.002' --out out c.json -- --steps 3" ] ||
+	[ "$(tail -n 1 err)" = "sweep: stopped: 2 of 4 runs are done; to continue: $SOURCE_DIR/scripts/sweep.sh --seeds '0 1' --lambdas '0 0.002' --out out c.json -- --steps 3" ] ||
 		fail "the last line is: $(tail -n 1 err)"
 }
 for code in 3 130; do # a run that a signal stopped, and one that it ended at once
@@ -84,30 +130,81 @@ for code in 3 130; do # a run that a signal stopped, and one that it ended at on
 done
 echo 134 >stopped # one that crashed, by an assertion
 sweep && fail "a crash is a failure"
-grep -q "failed: lambda-0.002-seed-0$" err || fail "it must go on after a crash: $(cat err)"
+grep -q "failed: lambda-0.002-seed-0$" err || fail "it must continue after a crash: $(cat err)"
 rm stopped
+rm -r out/lambda-0.002-seed-0 out/lambda-0.002-seed-1
 for signal in TERM USR1; do
 	echo $signal >signalled
 	stops 3
 	[ "$(tail -n 1 calls)" = "passed on" ] || fail "$signal did not reach nla-train"
 done
 rm signalled calls
-rm -r out/lambda-0.002-seed-0
-rm -r out/lambda-0.002-seed-1
+touch locked # what an earlier, killed sweep left at work
 sweep || fail "the second call must finish: $(cat err)"
-grep -q 'lambda 0 seed 1: already done' err && grep -q 'lambda 0.002 seed 0: training (run 2 of 4), see' err || fail "what is done: $(cat err)"
-grep -q 'lambda 0.002 seed 1: training (run 4 of 4, 0 min left, until .* [0-9][0-9]:[0-9][0-9]), see' err || fail "no time left: $(cat err)"
-[ "$(grep -c . calls)" = 4 ] || fail "only two runs are left to do: $(cat calls)"
-grep -qx 'train --lambda 0.002 --seed 1 --out out/lambda-0.002-seed-1 --resume --steps 3 c.json' calls || fail "no resume: $(cat calls)"
+[ "$(grep -c ^train calls)" = 3 ] || fail "two runs are left to do, one is waited for: $(cat calls)"
+grep -q "lambda 0.002 seed 0: another program is at work in 'out/lambda-0.002-seed-0': waiting for it" err || fail "not waited for: $(cat err)"
+[ "$(grep -c ^eval calls)" = 2 ] || fail "finished evaluations are kept: $(cat calls)"
 grep -qxF '| 0.002 | 2 | 45.0 ± 5.0 | 0.200 ± 0.300 | 0.200 ± 0.000 | 12.5 % |' table || fail "table: $(cat table)"
+cp table plain
 
 rm calls
 sweep || fail "a third call: $(cat err)"
-[ ! -e calls ] || fail "nothing was left to do: $(cat calls)"
+! grep -q '^train\|^eval' calls || fail "nothing was left to do: $(cat calls)"
 set +e
 sweep --lr 1
 [ $? = 2 ] || fail "other flags in the same folder must be refused"
 echo '{"steps": 1}' >c.json
 sweep
 [ $? = 2 ] || fail "another configuration in the same folder must be refused"
+echo '{}' >c.json
+set -e
+
+# several at once: a card each, or slots that share the cores; a line says what runs
+mkdir path
+printf '#!/bin/sh\necho "GPU 0: NVIDIA (UUID: x)"\necho "GPU 1: NVIDIA (UUID: y)"\n' >path/nvidia-smi
+chmod +x path/nvidia-smi
+rm -rf out devices
+echo 2 >together
+PATH=$work/path:$PATH sweep || fail "over two cards: $(cat err)"
+[ "$(cut -d' ' -f5- devices | sort | uniq -c | tr -s ' ')" = " 2 card 0
+ 2 card 1" ] || fail "cards: $(cat devices)"
+cmp table plain
+rm -rf out devices together work-*
+touch watched
+sh "$SOURCE_DIR/scripts/sweep.sh" --slots 3 --every 0 --seeds "$seeds" --lambdas "$lambdas" --out out c.json -- --device cpu >table 2>err || fail "three slots: $(cat err)"
+grep -q "^0 0 threads $(($(nproc) > 3 ? $(nproc) / 3 : 1)) card" devices || fail "threads of a slot: $(cat devices)"
+grep -Eq '^sweep: 0 of 4 runs done; lambda [0-9.]+ seed [01] (0|30) %, ' err || fail "no line of what runs: $(head -n 20 err)"
+grep -Eq '^sweep: [1-4] of 4 runs done.* min left, until .* [0-9][0-9]:[0-9][0-9]$' err || fail "no time left: $(head -n 20 err)"
+cmp table plain
+rm watched
+
+# Slurm: the gate, an array, the rest; the stand-in does at once what a job would
+cat >path/sbatch <<'SH'
+#!/bin/sh
+echo "sbatch $*" >>calls
+array=0-0 words=
+for word; do case $word in --array=*) array=${word#--array=} ;; --*) ;; *) words="$words $word" ;; esac; done
+export SLURM_JOB_ID=$((100 + $(grep -c ^sbatch calls)))
+for i in $(seq ${array%-*} ${array#*-}); do
+	case $* in *--array*) export SLURM_ARRAY_TASK_ID=$i ;; esac
+	sh $words >>jobs 2>&1 || echo "exit $?" >>jobs
+done
+echo "$SLURM_JOB_ID;cluster"
+SH
+printf '#!/bin/sh\necho "scontrol $*" >>calls\n' >path/scontrol
+chmod +x path/*
+rm -rf out calls
+echo 3 >stopped
+PATH=$work/path:$PATH sh "$SOURCE_DIR/scripts/sweep.sh" --slurm "--gres=gpu:1 --time=1:00:00" --seeds "$seeds" --lambdas "$lambdas" --out out c.json -- --steps 3 2>err ||
+	fail "--slurm: $(cat err)"
+sed -i "s,$work/,," calls
+grep -q '^sbatch --parsable --gres=gpu:1 --time=1:00:00 out/sweep.sbatch 0$' calls &&
+	grep -q '^sbatch --parsable --dependency=afterok:101 --kill-on-invalid-dep=yes --array=1-4 --gres=gpu:1 --time=1:00:00 out/sweep.sbatch$' calls &&
+	grep -q '^sbatch --parsable --dependency=afterany:102 --gres=gpu:1 --time=1:00:00 out/sweep.sbatch$' calls || fail "submitted: $(grep ^sbatch calls)"
+[ "$(grep -c '^scontrol requeue 102$' calls)" = 1 ] || fail "a stopped run is queued again: $(cat calls)"
+grep -q "submitted: the gate as job 101, 4 runs as 102, controls, table and report as 103" err || fail "--slurm says: $(cat err)"
+[ "$(grep -c '^train.*out/start' calls)" = 1 ] || fail "the gate is done once: $(cat calls)"
+rm stopped
+sh out/sweep.sbatch >table 2>>jobs || fail "the last job: $(cat jobs)"
+cmp table plain
 echo "ok"

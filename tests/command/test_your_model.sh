@@ -25,7 +25,7 @@ common = {"threads": 1, "device": "cpu"}
 smaller("set", extract={"next": 3}, templates={"av": templates["av"], "ar": templates["ar"], "marker": templates["injection_char"]},
         teach={"prompt": "Explain in <explanation> tags the last words, what comes next and the facts so far.\n{text}",
                "explanation": "{answer}", "max_new_tokens": 60, "tries": 2}, **common)
-smaller("sft", steps=40, sft={"held_every": 20, "warmup": 4, "lr": 3e-3, "batch": 16}, **common)
+smaller("sft", steps=180, sft={"held_every": 20, "warmup": 4, "lr": 3e-3, "batch": 16}, **common)
 smaller("rl", steps=2, rollout={"prompts": 2, "group": 4, "max_new_tokens": 80}, **common)
 END
 cat >settings.sh <<END
@@ -67,6 +67,6 @@ assert held["av"][-1]["held_loss_other_vector"] > held["av"][-1]["held_loss"], h
 start = json.load(open("runs/mine/start/summary.json"))
 assert start["rows"] >= 50 and start["failed_rate"] < 0.9, start
 table = open("runs/mine/sweep/table.md").read().splitlines()
-assert [x.split(" | ")[0] for x in table[2:]] == ["| 0", "| 0.003", "| 0.01"] and "nan" not in " ".join(table), table
+assert [x.split(" | ")[0] for x in table[2:]] == ["| warm start", "| 0", "| 0.003", "| 0.01"] and "nan" not in " ".join(table), table
 END
 [ ! -e runs/mine/sweep/gnuplot.log ] || [ -s runs/mine/sweep/curve.png ] || fail "no curve"
