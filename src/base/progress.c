@@ -15,6 +15,7 @@
 
 static bool live; /* the cursor is at the end of a live line */
 static struct nla_log *tee;
+static bool quiet;
 
 static void clear_live(void)
 {
@@ -63,7 +64,7 @@ void nla_progress_step(struct nla_progress *p, int64_t done, const char *fmt, ..
 	NLA_AUTO(nla_str_release) struct nla_str line = NLA_STR_INIT;
 	double now = nla_seconds();
 	va_list ap;
-	if (now - p->shown < (p->tty ? 0.1 : 10))
+	if (quiet || now - p->shown < (p->tty ? 0.1 : 10))
 		return;
 	p->shown = now;
 	nla_str_addf(&line, "%s %lld", p->what, (long long)done);
@@ -106,6 +107,8 @@ void nla_progress_end(struct nla_progress *p, const char *fmt, ...)
 
 void nla_say_tee(struct nla_log *log) { tee = log; }
 
+void nla_say_quiet(bool on) { quiet = on; }
+
 /* A log that cannot be written is said once and let go: progress is no reason to stop a run. */
 void nla_say(const char *fmt, ...)
 {
@@ -117,7 +120,8 @@ void nla_say(const char *fmt, ...)
 	va_end(ap);
 	clear_live();
 	nla_str_addc(&line, '\n');
-	fputs(line.buf, stderr);
+	if (!quiet || nla_starts_with(line.buf, "warning"))
+		fputs(line.buf, stderr);
 	if (tee)
 		nla_log_add(tee, line.buf, line.len);
 	if (tee && nla_log_flush(tee, &err)) {

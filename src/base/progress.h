@@ -28,9 +28,11 @@ void nla_add_left(struct nla_str *s, double seconds);
 /* "0.731 +- 0.012", "0.731" where the error is NaN, "-" where there is no number; owned. */
 char *nla_figure(double x, double error, int digits);
 
-/* A plain line to stderr, clearing a live line first; with a tee: also to that log (log.txt) when set. */
+/* A plain line to stderr, clearing a live line first; with a tee: also to that log (log.txt) when set. Quiet: on stderr
+ * warnings alone, and no progress. */
 struct nla_log;
 void nla_say_tee(struct nla_log *log);
+void nla_say_quiet(bool on);
 void nla_say(const char *fmt, ...) NLA_PRINTF(1, 2);
 
 #endif

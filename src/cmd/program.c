@@ -65,7 +65,9 @@ int nla_program(const char *name, enum nla_command command, const char *purpose,
 		       command & (NLA_CMD_EVAL | NLA_CMD_EXPLAIN | NLA_CMD_EXPORT) ? ", or a run's folder" : "", purpose);
 		print_options(command, false);
 	} else if (!err.status) {
+		nla_say_quiet(cfg.quiet);
 		run(&cfg, &err);
+		nla_say_quiet(false);
 	}
 	nla_config_release(&cfg);
 	if (!err.status && fflush(stdout))

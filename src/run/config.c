@@ -63,6 +63,7 @@ const struct nla_option nla_config_table[] = {
 	BOOL(check, TRAIN | FREE,
 	     "load and verify all, print the memory plan (with memory: for a GPU of that size), try one prompt, write nothing"),
 	BOOL(profile, TRAIN | FREE, "print where the second step's time goes, and write it to trace-STEP.json in out"),
+	BOOL(quiet, ALL | FREE, "on stderr warnings and errors alone; log.txt has all"),
 	INT(steps, "250", 0, BIG, NULL, TRAIN | SFT | FREE, "number of updates; 0: evaluate and save the start"),
 	BOOL(resume, TRAIN | SFT | EXTRACT | TEACH | FREE, "resume from the newest checkpoint, or batch, in out"),
 	BOOL(overwrite, TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT | FREE, "replace what is in out"),

@@ -25,7 +25,7 @@ struct nla_config {
 	char *model, *av, *ar, *av_base, *ar_base, *ref, *data, *out, *device, *memory;
 	int dtype;
 	int64_t seed, threads, steps;
-	bool resume, overwrite, check, profile;
+	bool resume, overwrite, check, profile, quiet;
 	struct nla_chat_cfg chat;
 	struct { int64_t rank; double alpha; bool rslora; char *targets; } lora;
 	struct nla_rollout_cfg rollout;

@@ -171,6 +171,7 @@ static enum nla_status say_end(const struct nla_loop *l, struct nla_err *err)
 enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err)
 {
 	const int64_t steps = l->cfg->steps;
+	struct nla_progress p;
 	if (l->state.step >= steps && evaluated(l)) {
 		nla_say("nothing left to do: '%s' has made %lld steps, and %lld are asked for; %s", l->folder.path,
 			(long long)l->state.step, (long long)steps, l->more);
@@ -183,9 +184,14 @@ enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err)
 		return err->status;
 	l->started = nla_seconds();
 	l->from = l->state.step;
-	while (l->state.step < steps && !nla_stop_asked())
+	nla_progress_start(&p, "step", steps);
+	p.from = (double)l->from / (double)steps;
+	while (l->state.step < steps && !nla_stop_asked()) {
 		if (one_step(l, err))
 			return err->status;
+		if (p.tty) /* elsewhere the lines of log.every do */
+			nla_progress_step(&p, l->state.step, "%.2f s", l->step_seconds);
+	}
 	if (checkpoint(l, err) || (l->state.step >= steps && !evaluated(l) && evaluate(l, err)))
 		return err->status;
 	return say_end(l, err);

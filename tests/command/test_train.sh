@@ -14,6 +14,12 @@ one, other = ([json.loads(line) for line in open(sys.argv[1] + name)] for name i
 assert [r["ids"] for r in one] == [r["ids"] for r in other]
 END
 
+# --quiet: nothing but warnings and errors on stderr; log.txt has the rest.
+train --out "$work/quiet" --steps 1 --quiet
+[ ! -s "$work/stderr" ] || fail "--quiet says: $(cat "$work/stderr")"
+grep -q '^step 1/1 ' "$work/quiet/log.txt" && grep -q '^done: 1 steps' "$work/quiet/log.txt" || fail "log.txt of a quiet run: $(cat "$work/quiet/log.txt")"
+refused 1 "no_such_set" nla-train --quiet --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/no_such_set" --out "$work/none"
+
 train --out "$work/a" --steps 4 --checkpoint.every 2 --eval.data "$work/held" --rows 8 --log.samples_every 2 --lambda 0.002
 grep -q 'lambda 0.002 in units of fve a token' "$work/stderr" || fail "the unit of lambda is not said"
 grep -q '^FVE (raw variance)' "$work/stdout" || fail "no table of before and after"
