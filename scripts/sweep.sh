@@ -167,6 +167,8 @@ number() { # KEY FILE: the number at that key, or nan
 		value = substr(text, RSTART, RLENGTH); sub(/^"[^"]*"[ \t]*:[ \t]*/, "", value); print value }' "$2" 2>/dev/null || echo nan
 }
 
+rounded() { LC_ALL=C printf '%.3f' "$(number "$@")"; }
+
 evaluation() { # RUN [NAME]: the folder of its newest checkpoint's
 	step=$(for folder in "$1"/checkpoints/step-*; do echo "${folder##*/step-}"; done | grep -v '[^0-9]' | sort -n | tail -n 1)
 	echo "$1/evaluations/step-${step:-none}${2:+-$2}"
@@ -209,7 +211,7 @@ evaluate_run() { # WHAT RUN [NAME FLAGS...]
 		return 1
 	fi
 	evaluated "$folder" "$name" || { say "$what: '$summary' has no number of tokens or failures"; return 1; }
-	say "$what: FVE $(number fve "$summary") with $(number response_tokens "$summary") tokens${name:+, $name}"
+	say "$what: FVE $(rounded fve "$summary"), $(rounded response_tokens "$summary") tokens${name:+, of $name row's vectors}"
 }
 
 held_out() { # RUN: it has rows of its own to be evaluated on
@@ -222,7 +224,7 @@ gate() { # [flags]
 	train_run "$what" "$start" --lambda 0 --seed "${seeds%% *}" "$@" --steps 0 || return 1
 	held_out "$start" || { say "'eval.data' is not set: no held-out rows to evaluate on"; return 1; }
 	evaluate_run "$what" "$start" && evaluate_run "$what" "$start" another --eval.vectors another || return 1
-	own=$(number fve "$(evaluation "$start")/summary.json") other=$(number fve "$(evaluation "$start" another)/summary.json")
+	own=$(rounded fve "$(evaluation "$start")/summary.json") other=$(rounded fve "$(evaluation "$start" another)/summary.json")
 	if [ "$gate" != off ] && ! awk -v own="$own" -v other="$other" -v floor="$gate" \
 		'BEGIN { exit own == "nan" || own < floor || (other != "nan" && own - other < 0.05) }'; then
 		say "the gate stays shut: the warm start's FVE is $own (want $gate), with another row's vector $other (want 0.05 less): AV or AR do not" \

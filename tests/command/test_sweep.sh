@@ -69,13 +69,13 @@ sweep() {
 seeds="0 1"
 echo 0.24 >other
 sweep && fail "the gate must stay shut"
-grep -q "^sweep: the gate stays shut: the warm start's FVE is 0.25 (want -0.5), with another row's vector 0.24 (want 0.05 less)" err || fail "the gate says: $(cat err)"
+grep -q "^sweep: the gate stays shut: the warm start's FVE is 0.250 (want -0.5), with another row's vector 0.240 (want 0.05 less)" err || fail "the gate says: $(cat err)"
 grep -q "lambda 0.002" calls && fail "runs were made: $(cat calls)"
 echo -0.5 >other
 rm -r out calls
 code=0
 sh "$SOURCE_DIR/scripts/sweep.sh" --gate 0.3 --out out c.json 2>err || code=$?
-[ $code = 1 ] && grep -q 'FVE is 0.25 (want 0.3)' err || fail "--gate 0.3 exits $code: $(cat err)"
+[ $code = 1 ] && grep -q 'FVE is 0.250 (want 0.3)' err || fail "--gate 0.3 exits $code: $(cat err)"
 rm -r out calls
 
 touch broken
