@@ -23,13 +23,14 @@ static void print_options(enum nla_command command, bool markdown)
 	fputs(text.buf, stdout);
 }
 
-/* The command that continues this one: its words, quoted where a shell needs it, with --resume instead of --overwrite. */
-static void add_resume(struct nla_str *out, int argc, char **argv)
+/* The command that continues this one: its words, quoted where a shell needs it, with --resume instead of `overwrite`. */
+static void add_resume(struct nla_str *out, int argc, char **argv, bool overwrite)
 {
 	static const char plain[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz%+,-./:=@_";
 	for (int i = 0; i < argc; i++) {
 		const char *word = argv[i], *quote = *word && !word[strspn(word, plain)] ? "" : "'";
 		if (nla_starts_with(word, "--overwrite") || nla_starts_with(word, "--resume")) {
+			overwrite = overwrite && nla_starts_with(word, "--resume");
 			i += i + 1 < argc && (!strcmp(argv[i + 1], "true") || !strcmp(argv[i + 1], "false"));
 			continue;
 		}
@@ -38,7 +39,7 @@ static void add_resume(struct nla_str *out, int argc, char **argv)
 			nla_str_addf(out, *c == '\'' ? "'\\%c'" : "%c", *c);
 		nla_str_addf(out, "%s ", quote);
 	}
-	nla_str_add(out, "--resume");
+	nla_str_add(out, overwrite ? "--resume --overwrite false" : "--resume"); /* a file has it */
 }
 
 int nla_program(const char *name, enum nla_command command, const char *purpose, int argc, char **argv, nla_program_fn *run)
@@ -69,12 +70,13 @@ int nla_program(const char *name, enum nla_command command, const char *purpose,
 		run(&cfg, &err);
 		nla_say_quiet(false);
 	}
+	const bool overwrite = cfg.overwrite;
 	nla_config_release(&cfg);
 	if (!err.status && fflush(stdout))
 		nla_fail(&err, "cannot write to standard output");
 	if (err.status == NLA_STOPPED) {
 		nla_str_add(&again, "; to continue: ");
-		add_resume(&again, argc, argv);
+		add_resume(&again, argc, argv, overwrite);
 	}
 	if (err.status)
 		nla_say("%s: %s%s", name, err.text, again.buf);

@@ -76,6 +76,15 @@ set -- --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train
 stop TERM "$@"
 stop INT "$@"
 
+# Where a file asks to overwrite, the command takes that back.
+echo '{"overwrite": true}' >"$work/over.json"
+out=$work/over
+signalled metrics.jsonl 7 TERM nla-train "$@" --out "$out" "$work/over.json"
+sed -n 's/.*; to continue: //p' "$work/stderr" >"$work/again"
+grep -q ' --resume --overwrite false$' "$work/again" || fail "the command is: $(cat "$work/again")"
+go_on
+same_end $parts
+
 # A scheduler's signals: before its time is up; TERM twice; with CONT. A second one within two seconds is the first again.
 set -- "$@" --checkpoint.every 0
 for signals in USR1 USR2 HUP TERM,TERM TERM,INT,HUP,CONT; do
