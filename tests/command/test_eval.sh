@@ -167,7 +167,7 @@ import json, sys
 
 load = lambda path: [json.loads(line) for line in open(path)]
 own, again = load(sys.argv[1] + ".rows.jsonl"), load(sys.argv[2] + "/rows.jsonl")
-assert len(own) == len(again) == 16
+assert len(own) == len(again) == 16 and any(not row["failed"] for row in own)
 for a, b in zip(own, again):
     assert a == {key: b[key] for key in a}, (a, b)
 a, b = json.load(open(sys.argv[1] + ".json")), json.load(open(sys.argv[2] + "/summary.json"))
@@ -184,14 +184,35 @@ for kind in fp32 bf16 co whole; do
 	co) set -- --ar_update.enabled --ar_update.lr 1e-2 ;;
 	whole) set -- --av "$work/whole" ;;
 	esac
-	train --out "$own" --steps 3 --lr 1e-2 --eval.data "$work/held" --eval.rows 16 "$@"
+	train --out "$own" --steps 3 --lr 2e-3 --eval.data "$work/held" --eval.rows 16 "$@"
 	ok nla-eval "$own" ${NLA_TEST_DEVICE:+--dtype $dtype} # over the one that lib.sh gives on a device
 	as_the_run "$own" 3 step-3
 	! grep -q "rounds differently" "$work/stderr" || fail "$kind: $(cat "$work/stderr")"
 done
-head -n 1 "$work/stderr" | grep -q "^nla-eval: AV '$own/checkpoints/step-3/av' (step 3), AR '$own/checkpoints/step-3/ar' (step 3), 16 of 24 rows" ||
+# Texts are scored by the AR that the run began with too, where the run trained it, as --score does by that AR.
+eval_ --data "$work/held" --score "$work/own.co/evaluations/step-3/rows.jsonl" --out "$work/by-start"
+python3 - "$work/own.co/evaluations/step-3" "$work/by-start" "$work/own.fp32/evaluations/step-3" "$tiny/ar" <<'END'
+import json, os, sys
+
+load = lambda path: ([json.loads(line) for line in open(path + "/rows.jsonl")], json.load(open(path + "/summary.json")))
+(rows, summary), (again, by_start), (frozen, plain) = map(load, sys.argv[1:4])
+assert all(abs(a["mse_start_ar"] - b["mse"]) < 2e-5 for a, b in zip(rows, again)), "not what the first AR says"
+assert (gap := max(abs(a["mse_start_ar"] - a["mse"]) for a in rows)) > 1e-3, f"the AR was not trained: {gap}"
+for key in ("fve", "fve_se"):
+    assert abs(summary[key.replace("fve", "fve_start_ar")] - by_start[key]) < 5e-5, (key, summary, by_start)
+assert abs(summary["fve_start_ar_meannorm"] - by_start["fve_meannorm"]) < 5e-5 and os.path.samefile(summary["start_ar"], sys.argv[4])
+assert not any("start_ar" in key for key in (*plain, *frozen[0])), "a frozen AR is its own start"
+END
+cp -R "$work/own.co" "$work/gone"
+tool set "$work/gone/config.json" ar '"nowhere"'
+ok nla-eval "$work/gone" --name gone --rows 2
+grep -q "nowhere', the AR that the run began with, is not there: it scores nothing" "$work/stderr" || fail "no word of it: $(cat "$work/stderr")"
+own=$work/own.whole
+ok nla-eval "$own" --name start --eval.start_ar "$work/own.co" --rows 2 # any other AR will do
+tool get "$own/evaluations/step-3-start/summary.json" fve_start_ar >"$work/start"
+head -n 1 "$work/stderr" | grep -q "^nla-eval: AV '$own/checkpoints/step-3/av' (step 3), AR '$own/checkpoints/step-3/ar' (step 3), 2 of 24 rows" ||
 	fail "the first line does not say what is evaluated: $(cat "$work/stderr")"
-tail -n 1 "$work/stderr" | grep -q "written to '$own/evaluations/step-3'" || fail "where is it? $(cat "$work/stderr")"
+tail -n 1 "$work/stderr" | grep -q "written to '$own/evaluations/step-3-start'" || fail "where is it? $(cat "$work/stderr")"
 for dtype in fp32 bf16; do
 	cp -RL "$work/own.$dtype/checkpoints/latest" "$work/away.$dtype"
 	ok nla-eval --dtype $dtype --model "$tiny/model" --av "$work/away.$dtype" --ar "$work/away.$dtype" --data "$work/held" --rows 16 \
