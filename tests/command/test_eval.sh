@@ -292,8 +292,8 @@ assert len(probes) == 6 and all(s["failed"] and abs(s["fve"] - (1 - 2 / base)) <
 END
 [ "$(grep -c '^  \(before\|after \) (failed, [a-z_]*): .' "$work/stdout")" -eq 6 ] || fail "no texts of failures: $(cat "$work/stdout")"
 
-# Responses without ids are read as the tokenizer reads them; an explanation's whitespace goes; an empty one fails; a row may
-# come twice.
+# Responses without ids are read as the tokenizer reads them; an explanation's whitespace goes; a row may come twice. One
+# that was given is scored though it is empty; a response without one fails.
 cat >"$work/given.jsonl" <<'END'
 {"row": 5, "explanation": "the red fox"}
 {"row": 5, "explanation": " \n the red fox\t"}
@@ -303,6 +303,8 @@ cat >"$work/given.jsonl" <<'END'
 {"row": 2, "response": "<explanation></explanation>"}
 {"row": 2, "response": "<explanation>the red fox"}
 {"row": 2, "explanation": "the old mill"}
+{"row": 2, "explanation": ""}
+{"row": 5, "explanation": ""}
 END
 sed -i -e '1s/^/\xef\xbb\xbf/' -e 's/$/\r\n/' "$work/given.jsonl" # a byte order mark, CR LF and blank lines change nothing
 eval_ --data "$work/held" --score "$work/given.jsonl" --out "$work/given"
@@ -312,10 +314,11 @@ python3 - "$work/given" <<'END'
 import json, sys
 
 r = [json.loads(line) for line in open(sys.argv[1] + "/rows.jsonl")]
-assert [x["failed"] for x in r] == [None, None, None, None, "empty", "empty", "no_tags", None], [x["failed"] for x in r]
+assert [x["failed"] for x in r] == [None] * 5 + ["empty", "no_tags"] + [None] * 3, [x["failed"] for x in r]
 assert len({x["explanation"] for x in r[:4]}) == 1 and len({x["n_explanation"] for x in r[:4]}) == 1
 assert max(x["mse"] for x in r[:4]) - min(x["mse"] for x in r[:4]) < 2e-6
-assert all(x["mse"] == 2 for x in r[4:7])
+assert all(x["mse"] == 2 for x in r[5:7])
+assert r[4]["mse"] == r[8]["mse"] and len({x["mse"] for x in r[4:]}) == 4 and r[8]["explanation"] == "" and r[8]["n_explanation"] == 0
 assert r[2]["ids"] == r[3]["ids"] and r[2]["logprob"] == r[3]["logprob"] and len(r[2]["logprob"]) == r[2]["n_response"]
 assert "logprob" not in r[0] and "n_response" not in r[0] and r[0]["response"] is None
 assert json.load(open(sys.argv[1] + "/summary.json"))["seconds"] > 0
