@@ -25,6 +25,8 @@ static enum nla_status report(const struct nla_eval *e, const struct nla_config 
 	cJSON_AddItemToObject(json, "step", at < 0 ? cJSON_CreateNull() : cJSON_CreateNumber((double)at));
 	cJSON_AddStringToObject(json, "av", cfg->av);
 	cJSON_AddStringToObject(json, "ar", cfg->ar);
+	if (step->mse_start)
+		cJSON_AddStringToObject(json, "start_ar", cfg->eval.start_ar);
 	cJSON_AddStringToObject(json, "data", e->set.path);
 	if (nla_eval_write_rows(&e->rl, step, rows, err) || nla_json_write(summary, json, true, err))
 		cJSON_Delete(json);
@@ -40,13 +42,15 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	struct nla_eval e = { 0 };
 	NLA_AUTO(nla_step_release) struct nla_step step = { 0 };
 	nla_auto char *summary = nla_path_join(cfg->out, "summary.json");
+	const bool start_ar = *cfg->eval.start_ar && !nla_same_folder(cfg->eval.start_ar, cfg->ar);
 	if (*cfg->out && nla_exists(summary) && !cfg->overwrite)
 		nla_usage(err, "'%s' is there already: give --overwrite to replace it, or another --out or --name", summary);
 	else if (!nla_eval_open(&e, cfg, err) && !nla_mkdirs(cfg->out, err) &&
 		 !(*cfg->score ? nla_evaluate_given(&e.rl, cfg->score, &step, err)
 			       : nla_evaluate(&e.rl, e.rows, e.n, cfg->eval.batch, &step, err)) &&
 		 !logprob(&e, cfg, &step, err) &&
-		 !(cfg->eval.recovered_kl && nla_eval_recover(&e.rl, cfg->eval.batch, &step, err))) {
+		 !(cfg->eval.recovered_kl && nla_eval_recover(&e.rl, cfg->eval.batch, &step, err)) &&
+		 !(start_ar && nla_eval_start_ar(&e.models, cfg, &e.rl, &step, err))) {
 		nla_warn_failed(&step, NLA_ROW_OK);
 		report(&e, cfg, &step, summary, err);
 	}

@@ -59,6 +59,7 @@ struct nla_step {
 	struct nla_update_stats update;
 	/* an evaluation's: log-probabilities under policy and reference, or NULL */
 	float *logprob, *ref_logprob;    /* [B*G, T] */
+	float *mse_start;                /* [B*G] by the AR that the run began with, or NULL */
 	double *kl;                      /* [B*G, 2] of an evaluation: nats, of the reconstruction and of the mean vector */
 	double seconds[NLA_N_STAGES], lap;
 };

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/machine.h"
+#include "base/progress.h"
 #include "commit.h"
 #include "nla/half.h"
 #include "run/folder.h"
@@ -110,6 +111,8 @@ const struct nla_option nla_config_table[] = {
 	     "variance that FVE is of: the one stored with the evaluated set, or that of the evaluated rows"),
 	ENUM(eval.vectors, "own", "own|another", NULL, EVAL,
 	     "whose vector a row's explanation is of: its own; or, as a control, the next row's of another document"),
+	PATH(eval.start_ar, NULL, EVAL, "an AR that scores the same texts once more (fve_start_ar), if it is another than ar; "
+	     "empty: the one that the run began with, where the run trained it"),
 	STR(eval.name, "", "name", EVAL, "makes the folder of a run's evaluation evaluations/step-N-NAME; "
 	    "empty: another, with eval.vectors another"),
 	INT(eval.samples, "1", 1, 4096, NULL, EVAL | FREE, "explanations of each row; the first is that of 1"),
@@ -274,6 +277,10 @@ static enum nla_status from_run(const struct nla_args *args, void *config, struc
 	}
 	if (!run || !(who & reads) || nla_checkpoint_of(at, &checkpoint, err))
 		return err->status;
+	if (who == EVAL && cfg->ar_update.enabled && !*cfg->eval.start_ar && nla_is_dir(cfg->ar))
+		put(&cfg->eval.start_ar, nla_strdup(cfg->ar));
+	else if (who == EVAL && cfg->ar_update.enabled && !*cfg->eval.start_ar)
+		nla_say("'%s', the AR that the run began with, is not there: it scores nothing", cfg->ar);
 	cfg->explain.row = -1; /* a run explains nothing: what its file says is a default */
 	if (who == EXPORT) {
 		put(&cfg->av, nla_strdup(""));
@@ -287,7 +294,8 @@ static enum nla_status resolve(struct nla_config *cfg, unsigned who, struct nla_
 {
 	const struct { char **at; const char *part; } paths[] = {
 		{ &cfg->model, "model" }, { &cfg->av, "av" }, { &cfg->ar, "ar" },
-		{ &cfg->av_base, "av" }, { &cfg->ar_base, "ar" }, { &cfg->ref, "av" }, { &cfg->teach.model, "model" },
+		{ &cfg->av_base, "av" }, { &cfg->ar_base, "ar" }, { &cfg->eval.start_ar, "ar" }, { &cfg->ref, "av" },
+		{ &cfg->teach.model, "model" },
 	};
 	for (size_t i = 0; i < NLA_LEN(paths) && !err->status; i++)
 		take_part(paths[i].at, *paths[i].at, paths[i].part, true, err);

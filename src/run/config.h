@@ -38,7 +38,7 @@ struct nla_config {
 	} update;
 	struct { bool enabled, train_head; double lr; } ar_update;
 	struct {
-		char *data, *name;
+		char *data, *name, *start_ar;
 		int64_t rows, samples, every, batch;
 		int baseline, vectors; /* 0: data, own; 1: rows, another */
 		bool recovered_kl;

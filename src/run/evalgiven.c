@@ -44,7 +44,6 @@ static enum nla_status take_explanation(const struct nla_target *target, struct 
 	size_t n;
 	text = nla_utf8_strip(text, strlen(text), &n);
 	s->explanation[i] = nla_strndup(text, n);
-	s->failed[i] = n ? NLA_ROW_OK : NLA_ROW_EMPTY;
 	if (!nla_tokenizer_encode(target->tok, text, n, &ids, err))
 		s->n_explanation[i] = (int64_t)ids.n;
 	return err->status;

@@ -224,6 +224,31 @@ enum nla_status nla_eval_logprob(const struct nla_rl *rl, int64_t batch, struct 
 	return err->status;
 }
 
+enum nla_status nla_eval_start_ar(struct nla_models *m, const struct nla_config *cfg, struct nla_rl *rl, struct nla_step *s,
+				  struct nla_err *err)
+{
+	const char *ar = cfg->eval.start_ar;
+	nla_half_release(&m->ar);
+	if (nla_half_open(&m->ar, NLA_AR, &m->target, ar, cfg->ar_base, err) ||
+	    nla_contract_fits(&rl->set->meta, &m->target, &m->av.meta, &m->ar.meta, ar, err))
+		return err->status;
+	rl->ar_view = nla_half_view(&m->ar);
+	s->mse_start = nla_alloc((size_t)s->n, sizeof(*s->mse_start));
+	for (int64_t from = 0, n; from < s->n && !err->status; from += n) {
+		struct nla_step part;
+		n = NLA_MIN(cfg->eval.batch, s->n - from);
+		nla_step_start(&part, n, 1, rl->set->d);
+		for (int64_t i = 0; i < n; i++) {
+			part.explanation[i] = s->explanation[from + i] ? nla_strdup(s->explanation[from + i]) : NULL;
+			part.failed[i] = s->failed[from + i];
+		}
+		if (!nla_actset_vectors(rl->set, s->rows + from, (size_t)n, part.v, err) && !nla_score(rl, &part, err))
+			memcpy(s->mse_start + from, part.mse, (size_t)n * sizeof(*part.mse));
+		nla_step_release(&part);
+	}
+	return err->status;
+}
+
 enum nla_status nla_eval_write_rows(const struct nla_rl *rl, const struct nla_step *s, const char *path, struct nla_err *err)
 {
 	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;

@@ -33,6 +33,10 @@ enum nla_status nla_probe(const struct nla_rl *rl, const int64_t *rows, int64_t 
 enum nla_status nla_evaluate_given(struct nla_rl *rl, const char *path, struct nla_step *out, struct nla_err *err);
 /* Log-probabilities of the responses under policy and reference, at the sampling temperature. */
 enum nla_status nla_eval_logprob(const struct nla_rl *rl, int64_t batch, struct nla_step *s, struct nla_err *err);
+/* s->mse_start [n]: by the AR of eval.start_ar, which takes the other's place in `m` and `rl`, so that memory holds one. Texts
+ * that it alone cannot read have reward.fail_mse. */
+enum nla_status nla_eval_start_ar(struct nla_models *m, const struct nla_config *cfg, struct nla_rl *rl, struct nla_step *s,
+				  struct nla_err *err);
 /* s->kl [n, 2]: see nla/recover.h; NaN where a row's text is not the one that its vector is from. */
 enum nla_status nla_eval_recover(const struct nla_rl *rl, int64_t batch, struct nla_step *s, struct nla_err *err);
 /* rows.jsonl. */

@@ -85,6 +85,8 @@ static double standard_error(const struct moments *m, const struct nla_step *s, 
 
 static double valid_mse(const struct nla_step *s, int64_t i) { return s->failed[i] ? (double)NAN : s->mse[i]; }
 
+static double start_mse(const struct nla_step *s, int64_t i) { return s->failed[i] ? (double)NAN : s->mse_start[i]; }
+
 /* An explanation that was given has none. */
 static double response_tokens(const struct nla_step *s, int64_t i)
 {
@@ -106,7 +108,7 @@ static double unique_texts(char *const *all, int64_t n)
 
 /* What training and evaluation say of their samples alike. */
 struct numbers {
-	struct moments valid, all;            /* mse of the rows that did not fail, and of all */
+	struct moments valid, all, start;     /* mse of the rows that did not fail, and of all; mse_start */
 	struct moments response, explanation; /* tokens */
 	double p10, p50, p90;                 /* of response tokens */
 	double failed[NLA_N_FAILURES];        /* rows, by cause */
@@ -120,6 +122,8 @@ static struct numbers numbers_of(const struct nla_step *s)
 		add(&x.all, s->mse[i]);
 		if (!s->failed[i])
 			add(&x.valid, s->mse[i]);
+		if (!s->failed[i] && s->mse_start)
+			add(&x.start, s->mse_start[i]);
 		x.failed[s->failed[i]]++;
 		if (s->explanation[i])
 			add(&x.explanation, (double)s->n_explanation[i]);
@@ -317,6 +321,11 @@ static void put_eval(struct out *o, const struct nla_rl *rl, const struct nla_st
 	num(o, "rows", rows, "rows evaluated");
 	num(o, "samples", (double)s->n / rows, "of each row");
 	put_scores(o, &x, &rl->base, s);
+	if (o->markdown || s->mse_start) {
+		num(o, "fve_start_ar", nla_fve(mean(&x.start), rl->base.var), "fve by the AR of `eval.start_ar`");
+		num(o, "fve_start_ar_se", standard_error(&x.start, s, start_mse) / rl->base.var, "its standard error");
+		num(o, "fve_start_ar_meannorm", nla_fve(mean(&x.start), rl->base.mean), "the same, mean-normalised");
+	}
 	num(o, "response_tokens", mean(&x.response), "mean tokens of a response, the stop token included");
 	num(o, "response_tokens_se", standard_error(&x.response, s, response_tokens), "its standard error");
 	put_percentiles(o, &x);
@@ -359,6 +368,8 @@ static void put_row(struct out *o, const struct nla_rl *rl, const struct nla_ste
 	num(o, "cosine", (float)nla_cosine(s->mse[i]), "of prediction and vector");
 	num(o, "fve", nla_fve(s->mse[i], rl->base.var), "1 - mse / baseline_var");
 	num(o, "fve_meannorm", nla_fve(s->mse[i], rl->base.mean), "1 - mse / baseline_mean");
+	if (s->mse_start)
+		num(o, "mse_start_ar", s->mse_start[i], "mse by the AR of `eval.start_ar`");
 	if (s->kl) {
 		num(o, "kl_next", s->kl[2 * i], "KL of the target's next token, given the reconstruction");
 		num(o, "kl_next_mean", s->kl[2 * i + 1], "given the mean vector of the evaluated rows");
@@ -404,6 +415,7 @@ void nla_report_markdown(struct nla_str *out)
 	empty.logprob = nla_alloc(1, sizeof(float));
 	empty.ref_logprob = nla_alloc(1, sizeof(float));
 	empty.vector_of = nla_alloc(1, sizeof(*empty.vector_of));
+	empty.mse_start = nla_alloc(1, sizeof(*empty.mse_start));
 	empty.kl = nla_alloc(2, sizeof(double));
 	heading(out, "**metrics.jsonl** of `nla-train`, a line a step:");
 	put_step(&o, &rl, &empty, &state);

@@ -191,7 +191,7 @@ import json, sys
 
 load = lambda path: [json.loads(line) for line in open(path)]
 own, again = load(sys.argv[1] + ".rows.jsonl"), load(sys.argv[2] + "/rows.jsonl")
-assert len(own) == len(again) == 16
+assert len(own) == len(again) == 16 and any(not row["failed"] for row in own)
 for a, b in zip(own, again):
     assert a == {key: b[key] for key in a}, (a, b)
 a, b = json.load(open(sys.argv[1] + ".json")), json.load(open(sys.argv[2] + "/summary.json"))
@@ -208,14 +208,35 @@ for kind in fp32 bf16 co whole; do
 	co) set -- --ar_update.enabled --ar_update.lr 1e-2 ;;
 	whole) set -- --av "$work/whole" ;;
 	esac
-	train --out "$own" --steps 3 --lr 1e-2 --eval.data "$work/held" --eval.rows 16 "$@"
+	train --out "$own" --steps 3 --lr 2e-3 --eval.data "$work/held" --eval.rows 16 "$@"
 	ok nla-eval "$own" ${NLA_TEST_DEVICE:+--dtype $dtype} # over the one that lib.sh gives on a device
 	as_the_run "$own" 3 step-3
 	! grep -q "rounds differently" "$work/stderr" || fail "$kind: $(cat "$work/stderr")"
 done
-head -n 1 "$work/stderr" | grep -q "^nla-eval: AV '$own/checkpoints/step-3/av' (step 3), AR '$own/checkpoints/step-3/ar' (step 3), 16 of 24 rows" ||
+# Texts are scored by the AR that the run began with too, where the run trained it, as --score does by that AR.
+eval_ --data "$work/held" --score "$work/own.co/evaluations/step-3/rows.jsonl" --out "$work/by-start"
+python3 - "$work/own.co/evaluations/step-3" "$work/by-start" "$work/own.fp32/evaluations/step-3" "$tiny/ar" <<'END'
+import json, os, sys
+
+load = lambda path: ([json.loads(line) for line in open(path + "/rows.jsonl")], json.load(open(path + "/summary.json")))
+(rows, summary), (again, by_start), (frozen, plain) = map(load, sys.argv[1:4])
+assert all(abs(a["mse_start_ar"] - b["mse"]) < 2e-5 for a, b in zip(rows, again)), "not what the first AR says"
+assert (gap := max(abs(a["mse_start_ar"] - a["mse"]) for a in rows)) > 1e-3, f"the AR was not trained: {gap}"
+for key in ("fve", "fve_se"):
+    assert abs(summary[key.replace("fve", "fve_start_ar")] - by_start[key]) < 5e-5, (key, summary, by_start)
+assert abs(summary["fve_start_ar_meannorm"] - by_start["fve_meannorm"]) < 5e-5 and os.path.samefile(summary["start_ar"], sys.argv[4])
+assert not any("start_ar" in key for key in (*plain, *frozen[0])), "a frozen AR is its own start"
+END
+cp -R "$work/own.co" "$work/gone"
+tool set "$work/gone/config.json" ar '"nowhere"'
+ok nla-eval "$work/gone" --name gone --rows 2
+grep -q "nowhere', the AR that the run began with, is not there: it scores nothing" "$work/stderr" || fail "no word of it: $(cat "$work/stderr")"
+own=$work/own.whole
+ok nla-eval "$own" --name start --eval.start_ar "$work/own.co" --rows 2 # any other AR will do
+tool get "$own/evaluations/step-3-start/summary.json" fve_start_ar >"$work/start"
+head -n 1 "$work/stderr" | grep -q "^nla-eval: AV '$own/checkpoints/step-3/av' (step 3), AR '$own/checkpoints/step-3/ar' (step 3), 2 of 24 rows" ||
 	fail "the first line does not say what is evaluated: $(cat "$work/stderr")"
-tail -n 1 "$work/stderr" | grep -q "written to '$own/evaluations/step-3'" || fail "where is it? $(cat "$work/stderr")"
+tail -n 1 "$work/stderr" | grep -q "written to '$own/evaluations/step-3-start'" || fail "where is it? $(cat "$work/stderr")"
 for dtype in fp32 bf16; do
 	cp -RL "$work/own.$dtype/checkpoints/latest" "$work/away.$dtype"
 	ok nla-eval --dtype $dtype --model "$tiny/model" --av "$work/away.$dtype" --ar "$work/away.$dtype" --data "$work/held" --rows 16 \
@@ -295,8 +316,8 @@ assert len(probes) == 6 and all(s["failed"] and abs(s["fve"] - (1 - 2 / base)) <
 END
 [ "$(grep -c '^  \(before\|after \) (failed, [a-z_]*): .' "$work/stdout")" -eq 6 ] || fail "no texts of failures: $(cat "$work/stdout")"
 
-# Responses without ids are read as the tokenizer reads them; an explanation's whitespace goes; an empty one fails; a row may
-# come twice.
+# Responses without ids are read as the tokenizer reads them; an explanation's whitespace goes; a row may come twice. One
+# that was given is scored though it is empty; a response without one fails.
 cat >"$work/given.jsonl" <<'END'
 {"row": 5, "explanation": "the red fox"}
 {"row": 5, "explanation": " \n the red fox\t"}
@@ -306,6 +327,8 @@ cat >"$work/given.jsonl" <<'END'
 {"row": 2, "response": "<explanation></explanation>"}
 {"row": 2, "response": "<explanation>the red fox"}
 {"row": 2, "explanation": "the old mill"}
+{"row": 2, "explanation": ""}
+{"row": 5, "explanation": ""}
 END
 sed -i -e '1s/^/\xef\xbb\xbf/' -e 's/$/\r\n/' "$work/given.jsonl" # a byte order mark, CR LF and blank lines change nothing
 eval_ --data "$work/held" --score "$work/given.jsonl" --out "$work/given"
@@ -315,10 +338,11 @@ python3 - "$work/given" <<'END'
 import json, sys
 
 r = [json.loads(line) for line in open(sys.argv[1] + "/rows.jsonl")]
-assert [x["failed"] for x in r] == [None, None, None, None, "empty", "empty", "no_tags", None], [x["failed"] for x in r]
+assert [x["failed"] for x in r] == [None] * 5 + ["empty", "no_tags"] + [None] * 3, [x["failed"] for x in r]
 assert len({x["explanation"] for x in r[:4]}) == 1 and len({x["n_explanation"] for x in r[:4]}) == 1
 assert max(x["mse"] for x in r[:4]) - min(x["mse"] for x in r[:4]) < 2e-6
-assert all(x["mse"] == 2 for x in r[4:7])
+assert all(x["mse"] == 2 for x in r[5:7])
+assert r[4]["mse"] == r[8]["mse"] and len({x["mse"] for x in r[4:]}) == 4 and r[8]["explanation"] == "" and r[8]["n_explanation"] == 0
 assert r[2]["ids"] == r[3]["ids"] and r[2]["logprob"] == r[3]["logprob"] and len(r[2]["logprob"]) == r[2]["n_response"]
 assert "logprob" not in r[0] and "n_response" not in r[0] and r[0]["response"] is None
 assert json.load(open(sys.argv[1] + "/summary.json"))["seconds"] > 0
