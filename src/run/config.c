@@ -12,6 +12,7 @@
 #include "commit.h"
 #include "nla/half.h"
 #include "run/folder.h"
+#include "run/health.h"
 
 enum {
 	ALL = NLA_CMD_ALL, TRAIN = NLA_CMD_TRAIN, SFT = NLA_CMD_SFT, EXTRACT = NLA_CMD_EXTRACT, EVAL = NLA_CMD_EVAL,
@@ -64,6 +65,8 @@ const struct nla_option nla_config_table[] = {
 	BOOL(check, TRAIN | FREE,
 	     "load and verify all, print the memory plan (with memory: for a GPU of that size), try one prompt, write nothing"),
 	BOOL(profile, TRAIN | FREE, "print where the second step's time goes, and write it to trace-STEP.json in out"),
+	STR(guard, "", NULL, TRAIN | FREE,
+	    "warnings that end the run: entropy, kl, kl_clamped, length, groups_failed, groups_tied, sampler_gap, ar"),
 	BOOL(quiet, ALL | FREE, "on stderr warnings and errors alone; log.txt has all"),
 	INT(steps, "250", 0, BIG, NULL, TRAIN | SFT | FREE, "number of updates; 0: evaluate and save the start"),
 	BOOL(resume, TRAIN | SFT | EXTRACT | TEACH | FREE, "resume from the newest checkpoint, or batch, in out"),
@@ -122,6 +125,8 @@ const struct nla_option nla_config_table[] = {
 	INT(eval.batch, "128", 1, 65536, NULL, TRAIN | EVAL | FREE, "rows sampled at once"),
 	INT(checkpoint.every, "50", 0, BIG, NULL, TRAIN | SFT | FREE, "steps between checkpoints; 0: at the end only"),
 	INT(checkpoint.keep, "2", 1, BIG, NULL, TRAIN | SFT | FREE, "newest checkpoints to keep"),
+	BOOL(checkpoint.best, TRAIN | FREE,
+	     "keep the one of the best evaluation by reward too, as checkpoints/best; such an evaluation makes one"),
 	INT(log.every, "1", 1, BIG, NULL, TRAIN | SFT | FREE, "steps between lines on stderr; metrics.jsonl has all"),
 	INT(log.samples_every, "10", 1, BIG, NULL, TRAIN | FREE, "steps between samples; the first step has some too"),
 	INT(log.samples, "4", 0, BIG, NULL, TRAIN | FREE, "responses written to samples.jsonl each time, and a failed one"),
@@ -230,7 +235,7 @@ static enum nla_status check_rules(const struct nla_config *cfg, enum nla_comman
 	for (size_t i = 0; i < NLA_LEN(rules); i++)
 		if (rules[i].broken)
 			return nla_usage(err, "%s", rules[i].why);
-	return NLA_OK;
+	return nla_health_guard(cfg->guard, err);
 }
 
 /* ---- runs ---- */

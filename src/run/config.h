@@ -22,7 +22,7 @@ enum nla_dtype_choice { NLA_DTYPE_AUTO, NLA_DTYPE_FP32, NLA_DTYPE_BF16 };
 enum nla_role { NLA_ROLE_LM, NLA_ROLE_AV, NLA_ROLE_AR };
 
 struct nla_config {
-	char *model, *av, *ar, *av_base, *ar_base, *ref, *data, *out, *device, *memory;
+	char *model, *av, *ar, *av_base, *ar_base, *ref, *data, *out, *device, *memory, *guard;
 	int dtype;
 	int64_t seed, threads, steps;
 	bool resume, overwrite, check, profile, quiet;
@@ -43,7 +43,7 @@ struct nla_config {
 		int baseline, vectors; /* 0: data, own; 1: rows, another */
 		bool recovered_kl;
 	} eval;
-	struct { int64_t every, keep; } checkpoint;
+	struct { int64_t every, keep; bool best; } checkpoint;
 	struct { int64_t every, samples_every, samples, probe; } log;
 	struct {
 		int role, schedule; /* enum nla_role, enum nla_schedule */

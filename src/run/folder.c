@@ -167,12 +167,14 @@ static int64_t step_in(const char *state)
 static enum nla_status drop_old(const char *dir, int64_t newest, int64_t keep, struct nla_err *err)
 {
 	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
+	nla_auto char *link = nla_path_join(dir, "best"), *best = realpath(link, NULL);
 	nla_list_dir(dir, &names, err);
 	for (size_t i = 0; i < names.n; i++) { /* one that cannot be removed keeps no other */
 		int64_t step = step_of(names.data[i]), newer = 0;
 		for (size_t j = 0; j < names.n; j++)
 			newer += step_of(names.data[j]) > step && step_of(names.data[j]) <= newest;
-		const bool old = step >= 0 && step < newest && newer >= keep;
+		const bool old = step >= 0 && step < newest && newer >= keep &&
+				 !(best && !strcmp(nla_path_base(best), names.data[i]));
 		nla_auto char *path = nla_path_join(dir, names.data[i]);
 		nla_auto char *gone = nla_format("%s/.tmp-old-%lld", dir, (long long)step);
 		if (old && rename(path, gone))
@@ -197,9 +199,9 @@ static enum nla_status sync_tree(const char *path, struct nla_err *err)
 }
 
 /* A folder at its place is a link that was copied as what it pointed to: the run has resumed from it, or from a newer one. */
-static enum nla_status point_latest(const char *dir, int64_t step, struct nla_err *err)
+static enum nla_status point(const char *dir, const char *which, int64_t step, struct nla_err *err)
 {
-	nla_auto char *name = nla_format("step-%lld", (long long)step), *link = nla_path_join(dir, "latest");
+	nla_auto char *name = nla_format("step-%lld", (long long)step), *link = nla_path_join(dir, which);
 	nla_auto char *tmp = nla_path_join(dir, ".tmp-latest");
 	struct stat st;
 	if (!nla_rmtree(tmp, err) && !lstat(link, &st) && !S_ISLNK(st.st_mode))
@@ -227,7 +229,7 @@ enum nla_status nla_checkpoint_end(struct nla_folder *f, int64_t step, char *pat
 	if (!err->status && !sync_tree(path, err) && !nla_rmtree(final, err) && rename(path, final))
 		nla_fail(err, "cannot rename '%s' to '%s': %s", path, final, strerror(errno));
 	if (!err->status && !nla_sync(dir, err)) {
-		point_latest(dir, step, &latest);
+		point(dir, "latest", step, &latest);
 		warn_once(&f->warned_latest, &latest);
 		drop_old(dir, step, keep, &old);
 		warn_once(&f->warned_old, &old);
@@ -237,6 +239,14 @@ enum nla_status nla_checkpoint_end(struct nla_folder *f, int64_t step, char *pat
 	}
 	free(path);
 	return err->status;
+}
+
+void nla_checkpoint_best(struct nla_folder *f, int64_t step)
+{
+	nla_auto char *dir = nla_path_join(f->path, "checkpoints");
+	struct nla_err best = NLA_ERR_INIT;
+	point(dir, "best", step, &best);
+	warn_once(&f->warned_best, &best);
 }
 
 /* `latest` counts where it is a folder: a link is also there as what it points to, which comes later. */

@@ -20,7 +20,7 @@ struct nla_folder {
 	int lock; /* of the folder: one program at a time */
 	int64_t resumed; /* step of the checkpoint that the run resumes from, -1: a fresh run */
 	char *checkpoint; /* its folder, or NULL */
-	bool warned_latest, warned_old; /* housekeeping that failed */
+	bool warned_latest, warned_old, warned_best; /* housekeeping that failed */
 };
 
 /* fixed_steps: `steps` is part of what the run computes (a cosine schedule ends there), so it may not change on resume. */
@@ -39,6 +39,8 @@ enum nla_status nla_lock(int fd, const char *name, struct nla_err *err);
  * error it is removed. */
 char *nla_checkpoint_begin(const struct nla_folder *f, int64_t step, struct nla_err *err);
 enum nla_status nla_checkpoint_end(struct nla_folder *f, int64_t step, char *path, int64_t keep, struct nla_err *err);
+/* The link checkpoints/best points to that of `step` from now on, which no newer one replaces. */
+void nla_checkpoint_best(struct nla_folder *f, int64_t step);
 /* Newest whole checkpoint (has state.json): *path owned, NULL when there is none. */
 enum nla_status nla_checkpoint_find(const char *run, char **path, int64_t *step, struct nla_err *err);
 bool nla_is_run(const char *folder); /* did a run write there? */

@@ -79,13 +79,16 @@ static enum nla_status checkpoint(struct nla_loop *l, struct nla_err *err)
 {
 	const double started = nla_seconds();
 	const int64_t step = l->state.step;
-	if (l->saved == step)
-		return NLA_OK;
-	char *dir = nla_checkpoint_begin(&l->folder, step, err);
-	if (!err->status)
-		fill_checkpoint(l, dir, err);
-	if (!nla_checkpoint_end(&l->folder, step, dir, l->cfg->checkpoint.keep, err))
-		l->saved = step;
+	if (l->saved != step) {
+		char *dir = nla_checkpoint_begin(&l->folder, step, err);
+		if (!err->status)
+			fill_checkpoint(l, dir, err);
+		if (!nla_checkpoint_end(&l->folder, step, dir, l->cfg->checkpoint.keep, err))
+			l->saved = step;
+	}
+	if (!err->status && l->best)
+		nla_checkpoint_best(&l->folder, step);
+	l->best = false;
 	l->checkpoint_seconds += nla_seconds() - started;
 	return err->status;
 }
@@ -142,7 +145,7 @@ static enum nla_status one_step(struct nla_loop *l, struct nla_err *err)
 	if (l->log(l, err))
 		return err->status;
 	l->checkpoint_seconds = 0;
-	return guard(l, err) || !due(l, l->cfg->checkpoint.every) ? err->status : checkpoint(l, err);
+	return guard(l, err) || !(l->best || due(l, l->cfg->checkpoint.every)) ? err->status : checkpoint(l, err);
 }
 
 /* The evaluation of the step at hand stands, or none is wanted. */
@@ -180,7 +183,8 @@ enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err)
 	if (l->folder.resumed < 0 && l->begin(l, err))
 		return err->status;
 	/* an evaluation that was due when a signal came is made up for */
-	if ((l->state.step == 0 || (due(l, l->eval_every) && l->state.step < steps && !evaluated(l))) && evaluate(l, err))
+	if ((l->state.step == 0 || (due(l, l->eval_every) && l->state.step < steps && !evaluated(l))) &&
+	    (evaluate(l, err) || (l->best && checkpoint(l, err))))
 		return err->status;
 	l->started = nla_seconds();
 	l->from = l->state.step;
@@ -192,7 +196,8 @@ enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err)
 		if (p.tty) /* elsewhere the lines of log.every do */
 			nla_progress_step(&p, l->state.step, "%.2f s", l->step_seconds);
 	}
-	if (checkpoint(l, err) || (l->state.step >= steps && !evaluated(l) && evaluate(l, err)))
+	if (checkpoint(l, err) || (l->state.step >= steps && !evaluated(l) && evaluate(l, err)) ||
+	    (l->best && checkpoint(l, err)))
 		return err->status;
 	return say_end(l, err);
 }

@@ -177,6 +177,17 @@ static double groups_failed(const struct nla_step *s)
 	return n;
 }
 
+/* With valid rows, all of the same reward: it has no advantages. */
+static double groups_tied(const struct nla_step *s)
+{
+	double n = 0, mean, std;
+	for (int64_t from = 0; from < s->n; from += s->group) {
+		nla_mean_std(s->reward + from, s->group, &mean, &std);
+		n += std == 0 && !nla_group_failed(s->failed + from, s->group);
+	}
+	return n;
+}
+
 static double failed_rate(const struct numbers *x) { return (x->all.n - x->failed[NLA_ROW_OK]) / x->all.n; }
 
 /* ---- the fields ---- */
@@ -246,10 +257,12 @@ static void put_step(struct out *o, const struct nla_rl *rl, const struct nla_st
 		num(o, key, x.failed[cause] / x.all.n, nla_failures[cause].meaning);
 	}
 	num(o, "groups_failed", groups_failed(s), "groups without a valid row: their advantages are 0");
+	num(o, "groups_tied", groups_tied(s), "groups with valid rows whose rewards are all the same: their advantages are 0");
 	num(o, "unique_explanations", unique_texts(s->explanation, s->n), "different explanations of the step");
 	put_update(o, rl, s, state);
 	put_seconds(o, s);
 	num(o, "micro_batch", (double)rl->update.micro_batch, "responses a backward pass");
+	item(o, "warnings", cJSON_CreateArray(), "names of the warnings of the run's health that hold now (`guard`)");
 	num(o, "peak_memory_bytes", (double)peak, "most that tensors took of the device so far");
 }
 
@@ -425,7 +438,7 @@ void nla_report_markdown(struct nla_str *out)
 		     "step, with one that failed, if any did:");
 	put_sample(&o, &rl, &empty, 0, 0);
 	heading(out, "**Evaluation**, `summary.json` of `nla-eval` (which adds `step`, `av`, `ar` and `data`) and "
-		     "`eval-STEP.json` of a run:");
+		     "`eval-STEP.json` of a run (which adds `reward`, the mean of score less penalty, failed rows too):");
 	put_eval(&o, &rl, &empty);
 	heading(out, "**rows.jsonl** of `nla-eval`, `eval-STEP.rows.jsonl` of a run:");
 	put_row(&o, &rl, &empty, 0);

@@ -174,6 +174,21 @@ static enum nla_status step(struct nla_loop *loop, bool *skipped, struct nla_err
 	return err->status;
 }
 
+/* The best reward of the run's evaluations; -inf without one. */
+static double best_reward(const char *run, struct nla_err *err)
+{
+	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
+	double best = -(double)INFINITY;
+	nla_list_dir(run, &names, err);
+	for (size_t i = 0; i < names.n && !err->status; i++) {
+		nla_auto char *path = nla_path_join(run, names.data[i]);
+		nla_auto_json cJSON *json = NULL;
+		if (nla_starts_with(names.data[i], "eval-") && nla_ends_with(path, ".json") && !nla_json_read(path, &json, err))
+			best = fmax(best, nla_json_value(json, "reward"));
+	}
+	return best;
+}
+
 /* eval-STEP.json and eval-STEP.rows.jsonl, by the policy as it is. */
 static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 {
@@ -189,8 +204,13 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	rl.rng.stream = NLA_STREAM_EVAL;
 	rl.step = 0; /* the same random numbers in every evaluation */
 	rl.halved = t->eval_halved;
-	if (!nla_evaluate(&rl, rows, n, t->cfg->eval.batch, &s, err)) {
+	const double before = t->cfg->checkpoint.best ? best_reward(loop->folder.path, err) : (double)INFINITY;
+	if (!err->status && !nla_evaluate(&rl, rows, n, t->cfg->eval.batch, &s, err) && !nla_reward(&rl, &s, err)) {
+		double reward, spread;
+		nla_mean_std(s.reward, s.n, &reward, &spread);
+		loop->best = reward > before;
 		nla_auto_json cJSON *json = nla_report_eval(&rl, &s);
+		cJSON_AddNumberToObject(json, "reward", reward);
 		nla_auto char *fve = nla_figure(nla_json_value(json, "fve"), nla_json_value(json, "fve_se"), 4);
 		nla_auto char *meannorm = nla_figure(nla_json_value(json, "fve_meannorm"), (double)NAN, 4);
 		if (!nla_eval_write_rows(&rl, &s, lines, err) && !nla_json_write(summary, json, true, err))
@@ -218,25 +238,6 @@ static enum nla_status probe(struct nla_loop *loop, struct nla_err *err)
 	return t->cfg->log.probe ? nla_probe(&rl, rows, n, loop->state.step, &loop->folder, err) : NLA_OK;
 }
 
-#define FAILING_STEPS 10
-#define CLAMPED_SHARE 0.01
-
-/* What the numbers of a step say against the run. */
-static void warn(struct nla_train *t, const cJSON *line)
-{
-	const struct nla_step *s = &t->step;
-	t->failing = 2 * nla_json_value(line, "groups_failed") > (double)s->n_prompts ? t->failing + 1 : 0;
-	t->failed = nla_warn_failed(s, t->failed);
-	if (t->failing == FAILING_STEPS)
-		nla_say("warning: for %lld steps most groups had no valid row, and a group without one teaches nothing: "
-			"failed_* of metrics.jsonl says why they fail",
-			(long long)t->failing);
-	if (s->update.kl_clamped > CLAMPED_SHARE)
-		nla_say("warning: %.1f%% of the tokens are beyond the KL's clamp, where it does not hold the policy: lower "
-			"update.lr, or raise update.kl",
-			100 * s->update.kl_clamped);
-}
-
 /* The first responses of the step, and one that failed where none of them did. */
 static enum nla_status log_samples(struct nla_train *t, struct nla_err *err)
 {
@@ -259,6 +260,7 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 	const struct nla_config *cfg = t->cfg;
 	const struct nla_state *state = &loop->state;
 	struct nla_step *s = &t->step;
+	struct nla_err sick = NLA_ERR_INIT;
 	s->seconds[NLA_STAGE_EVAL] = loop->eval_seconds;
 	s->seconds[NLA_STAGE_CHECKPOINT] = loop->checkpoint_seconds;
 	nla_auto_json cJSON *line = nla_report_step(&t->rl, s, state);
@@ -272,8 +274,14 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 			100 * nla_json_value(line, "failed_rate"), kl, s->update.entropy, s->update.grad_norm,
 			nla_json_value(line, "seconds"), left, s->update.skipped ? "  (skipped: gradient not finite)" :
 			s->update.ar_skipped ? "  (AR skipped: its gradient not finite)" : "");
-	warn(t, line);
+	t->failed = nla_warn_failed(s, t->failed);
+	nla_health_check(&t->health, cfg, line, &sick);
 	nla_log_line(&loop->folder.metrics, line, err);
+	if (sick.status && !err->status) {
+		*err = sick;
+		nla_err_context(err, "step %lld, with the checkpoint of step %lld", (long long)state->step,
+				(long long)loop->saved);
+	}
 	const bool due = state->step % cfg->log.samples_every == 0;
 	if (!err->status && (due || state->step == 1))
 		log_samples(t, err);

@@ -18,6 +18,7 @@
 
 #include <stdio.h>
 
+#include "run/health.h"
 #include "run/loop.h"
 #include "run/models.h"
 
@@ -38,7 +39,7 @@ struct nla_train {
 	unsigned eval_halved;            /* rl.halved of evaluations */
 	FILE *out;                       /* gets the profile */
 	int64_t made;                    /* steps since the start */
-	int64_t failing;                 /* steps in a row in which most groups failed */
+	struct nla_health health;
 	enum nla_failure failed;         /* of nearly all responses of the newest step */
 	int64_t ar_tokens;               /* of the AR's prompt around an empty explanation */
 	int64_t room;                    /* bytes the plan may use */

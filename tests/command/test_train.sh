@@ -90,7 +90,7 @@ lines = [json.loads(line) for line in open(sys.argv[1])]
 assert [line["step"] for line in lines] == [1, 2, 3, 4]
 wanted = """step reward_mean reward_std fve fve_meannorm fve_all mse cosine response_tokens_mean response_tokens_p10
 response_tokens_p50 response_tokens_p90 explanation_tokens_mean penalty_mean score_within_std penalty_within_std failed_rate
-failed_no_tags failed_empty failed_truncated failed_over_long failed_merges groups_failed unique_explanations kl kl_clamped entropy
+failed_no_tags failed_empty failed_truncated failed_over_long failed_merges groups_failed groups_tied warnings unique_explanations kl kl_clamped entropy
  clip_frac sampler_gap loss
 grad_norm lr skipped_steps ar_loss seconds_rollout seconds_score seconds_update seconds_eval seconds_checkpoint seconds
 tokens_per_second peak_memory_bytes""".split()
@@ -131,7 +131,8 @@ train --out "$work/k" --steps 2 --update.kl 0
 [ "$(grep -c 'update.kl is 0: the reference does not run' "$work/stderr")" -eq 1 ] || fail "nothing said of update.kl 0"
 grep -q 'kl off' "$work/stderr" || fail "a number where there is no kl"
 train --out "$work/f" --steps 11 --max-new-tokens 3 --lambda 0.01 --update.kl 0
-[ "$(grep -c 'warning: for 10 steps most groups had no valid row' "$work/stderr")" -eq 1 ] || fail "no warning of failing groups"
+[ "$(grep -c 'warning: groups_failed: groups_failed has been above 0.5 for 10 steps, and is 1: a group without' "$work/stderr")" -eq 1 ] ||
+	fail "no warning of failing groups: $(grep warning "$work/stderr")"
 # At once, and once, with the cause that leads, what it is likely to come from, and a text; whose samples say it too.
 [ "$(grep -c 'warning: 100% of the responses failed' "$work/stderr")" -eq 1 ] || fail "failures are not said once: $(cat "$work/stderr")"
 grep -A 1 '^step 1/11 ' "$work/stderr" | grep -q 'most as truncated (no stop token .*: likely, rollout.max_new_tokens is too small.* One of them: .' ||
@@ -150,6 +151,30 @@ assert all(line["kl"] is None and line["kl_clamped"] is None and line["grad_norm
 for line in failing:
     assert line["groups_failed"] == 2 and line["failed_rate"] == 1 and line["fve"] is None
     assert line["grad_norm"] == 0 and line["loss"] == 0, (line["grad_norm"], line["loss"])
+END
+
+# Where `guard` names it, it ends the run after its line, and the newest checkpoint is from before.
+run nla-train --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 4 --max-new-tokens 3 --steps 14 \
+	--checkpoint.every 4 --guard kl,groups_failed --out "$work/guarded"
+[ "$code" -eq 1 ] || fail "a guard exits $code: $(tail -n 1 "$work/stderr")"
+said "step 10, with the checkpoint of step 8: guard groups_failed: groups_failed has been above 0.5 for 10 steps, and is 1: "
+tail -n 1 "$work/guarded/metrics.jsonl" | grep -q '"step":10,.*"warnings":\["entropy","length","groups_failed"\]' || fail "the last line: $(tail -n 1 "$work/guarded/metrics.jsonl")"
+[ "$(ls "$work/guarded/checkpoints" | tr '\n' ' ')" = "latest step-4 step-8 " ] || fail "checkpoints: $(ls "$work/guarded/checkpoints")"
+refused 2 "'guard' is 'kl,nothing': want some of entropy, kl, " nla-train --guard kl,nothing --check
+# The checkpoint of the best evaluation by reward stays, and is made where none is due.
+train --out "$work/best" --steps 6 --lr 0.003 --lambda 0.01 --eval.data "$work/held" --rows 12 --eval.every 1 --checkpoint.every 0 --checkpoint.keep 1 \
+	--checkpoint.best
+python3 - "$work/best" <<'END'
+import json, os, sys
+run = sys.argv[1]
+reward = [json.load(open(f"{run}/eval-{step}.json"))["reward"] for step in range(7)]
+best = reward.index(max(reward))
+assert os.readlink(run + "/checkpoints/best") == f"step-{best}", (reward, os.readlink(run + "/checkpoints/best"))
+assert sorted(os.listdir(run + "/checkpoints")) == sorted({"best", "latest", f"step-{best}", "step-6"})
+rows = [json.loads(line) for line in open(f"{run}/eval-{best}.rows.jsonl")]
+summary = json.load(open(f"{run}/eval-{best}.json"))
+assert abs(summary["reward"] - sum(r["fve"] - 0.01 * r["n_response"] for r in rows) / 12) < 1e-6
+assert best < 6, "the test needs a best that is not the newest"
 END
 
 # A frozen AR stays as it is, bit for bit; a co-trained one moves, its head only if told to.

@@ -16,6 +16,7 @@ static cJSON *evaluation(int64_t first, int64_t base)
 	nla_step_start(&s, N, 1, 1);
 	nla_decoded_init(&s.tokens, N, 1);
 	for (int64_t i = 0; i < N; i++) {
+		s.rows[i] = i;
 		s.response[i] = nla_strdup("x");
 		s.tokens.length[i] = i ? base + i % 2 : first;
 		s.mse[i] = (float)(1 + (double)(i % 2) * 0x1p-20);

@@ -1,0 +1,27 @@
+/*
+ * health - whether a run learns, by what its log lines say: each sickness of a table is warned of once, with what to do.
+ *
+ *	nla_health_check(&health, cfg, line, err);        after each step, of its line of metrics.jsonl
+ *
+ * A line gets the names of those that last, as `warnings`. One that `guard` names is an error: the run ends, and its newest
+ * checkpoint is from before.
+ */
+#ifndef NLA_HEALTH_H
+#define NLA_HEALTH_H
+
+#include <cjson/cJSON.h>
+
+#include "run/config.h"
+
+#define NLA_HEALTH_N 8
+
+struct nla_health {
+	int64_t steps[NLA_HEALTH_N]; /* in a row, of each */
+	bool said[NLA_HEALTH_N];
+};
+
+enum nla_status nla_health_check(struct nla_health *h, const struct nla_config *cfg, cJSON *line, struct nla_err *err);
+/* NLA_USAGE: `guard` names what is none. */
+enum nla_status nla_health_guard(const char *guard, struct nla_err *err);
+
+#endif
