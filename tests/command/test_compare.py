@@ -238,8 +238,17 @@ def test_controls(tmp):
     near(group["fve_start_ar"]["mean"], 1 - (0.5 + 0.8) / 2 / VAR, 1e-12, "by the first AR")
     assert len(result["groups"]) == 1 and own["explanation_tokens"] == (43 + 53) / 2 and empty["explanation_tokens"] == 0
     out = program(tmp / "sweep-c")[0]
+    start = tmp / "sweep-c" / "start"                                   # a run of no steps: the warm start
+    run(start, 0, 0, lines)
+    (start / "config.json").write_text('{"steps": 0, "reward": {"lambda": 0}}')
+    (start / "metrics.jsonl").write_text("")
+    (start / "evaluations" / "step-3").rename(start / "evaluations" / "step-0")
+    evaluation(start / "evaluations" / "step-0-empty", [{"row": r, "explanation": "", "n_explanation": 0, "failed": None, "mse": 1.2} for r in (0, 1)])
+    groups = json.loads(program("--json", tmp / "sweep-c")[0])["groups"]
+    assert [(g["label"], g["role"], len(g["controls"])) for g in groups] == [("warm start", "start", 2), ("λ 0", "lambda", 2)], groups
+    near(groups[0]["fve_start_ar"]["mean"], groups[0]["fve"]["mean"], 1e-12, "its AR is the first")
     assert "no words" in out and "FVE by the AR at the start" in out, out
-    assert next(csv.DictReader(io.StringIO(program("--csv", tmp / "sweep-c")[0])))["empty_fve"] == str(empty["fve"])
+    assert list(csv.DictReader(io.StringIO(program("--csv", tmp / "sweep-c")[0])))[1]["empty_fve"] == str(empty["fve"])
 
 
 def test_words():

@@ -124,9 +124,8 @@ inodes | diff "$work/before" - | sed -n 's,^> \./\(.*\)/rows.jsonl .*,\1,p' | so
 
 # An evaluation without a run, whose options follow --.
 ok nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" --rows 6 --max-new-tokens 40 --out "$work/lone"
-tool set "$work/lone/summary.json" model "\"$tiny/model\""
 # shellcheck disable=SC2086
-controls 0 --data "$work/held" --base "$work/runs/l0" "$work/lone" -- --model "$tiny/model" --max-new-tokens 40 $settings
+controls 0 --data "$work/held" --base "$work/runs/l0" "$work/lone" -- --max-new-tokens 40 $settings
 [ -e "$work/lone/controls/another/summary.json" ] && [ -e "$work/lone/controls/text/summary.json" ] || fail "no controls of a lone evaluation"
 controls 2
 controls 1 "$work/nowhere"
