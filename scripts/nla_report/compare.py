@@ -130,6 +130,7 @@ class Comparison:
             numbers = {key: stats.mean([stats.Column(getattr(t, of)).mean for t in tables if any(v is not None for v in getattr(t, of))])
                        for key, of in (("mse", "valid"), ("explanation_tokens", "written"))}
             return {"name": name, "label": label, "runs": len(pairs), "explanation_tokens": numbers["explanation_tokens"],
+                    "explanation_tokens_of": stats.mean([v for own, _ in pairs for v in self.tables[id(own)].written if v is not None]),
                     **{key: 1 - numbers["mse"] / b if b and numbers["mse"] is not None else None for key, b in (("fve", self.var), ("fve_meannorm", self.mean))},
                     "failed_rate": stats.mean([stats.mean(t.failed) for t in tables]), "difference": self.less(pairs, tables, base) if name else None}
         for name in controls.NAMES:

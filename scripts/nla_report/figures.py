@@ -31,11 +31,13 @@ def curve(result, colours):
     if not points:
         return ""
     main = [p for p in points if p[0]["role"] in ("lambda", "start")] or points
-    cut = cuts(main, key)
-    ends = [v for _, x, y, xs, ys in main for v in (ys or (y,))] + [y for _, _, y, _ in cut]
+    ends = [v for _, x, y, xs, ys in main for v in (ys or (y,))]
     low, high = min(ends), max(ends)                                    # a control that collapsed must not flatten the curve
-    below = [p for p in points if not low - (high - low) / 2 <= p[2] <= high + (high - low) / 2]
-    points = [p for p in points if p not in below]
+
+    def inside(p):
+        return low - (high - low) / 2 <= p[2] <= high + (high - low) / 2
+    below, points = [p for p in points if not inside(p)], [p for p in points if inside(p)]
+    cut = [p for p in cuts(main, key) if inside(p)]
     ends = [v for _, x, y, xs, ys in points for v in (ys or (y,))] + [y for _, _, y, _ in cut]
     across = [v for _, x, y, xs, ys in points for v in (xs or (x,))]
     both = result["baseline_var"] and result["baseline_mean"]
@@ -70,10 +72,9 @@ def cuts(points, key):
     """The first words of the base's explanations, as long as those of each of `points`."""
     out = []
     for g, x, *_ in points:
-        by_name = {c["name"]: c for c in g["controls"]}
-        first, own = by_name.get("first"), by_name.get("")
-        if first and first[key] is not None:
-            out.append((g, x + first["explanation_tokens"] - own["explanation_tokens"], first[key], first["label"]))
+        first = next((c for c in g["controls"] if c["name"] == "first" and c[key] is not None), None)
+        if first and None not in (first["explanation_tokens"], first["explanation_tokens_of"]):
+            out.append((g, x + first["explanation_tokens"] - first["explanation_tokens_of"], first[key], first["label"]))
     return out
 
 
@@ -82,7 +83,8 @@ def early(result, colours):
     key = "fve" if result["baseline_var"] else "fve_meannorm"
     lines = []
     for g in result["groups"]:
-        points = [(c["explanation_tokens"], c[key]) for c in g["controls"] if (c["name"] in controls.CUTS or not c["name"]) and c[key] is not None]
+        points = [(c["explanation_tokens"], c[key]) for c in g["controls"] if c["name"] in controls.CUTS or not c["name"]]
+        points = [p for p in points if None not in p]
         if len(points) > 1:
             lines.append((g, sorted(points)))
     if not lines:

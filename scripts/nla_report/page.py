@@ -58,9 +58,12 @@ def chart_head(result, colours):
         share = d["tokens"]["estimate"] / base["tokens"]["mean"]
         loss = excluded(fve)
         claim = "a loss is excluded" if loss == "any" else f"a loss {loss} is excluded"
+        first = next((c for c in g["controls"] if c["name"] == "first" and c["difference"]), None)
+        cut = (f' {escape(first["label"].capitalize())}, have {show(first["difference"]["estimate"], 3, True)} FVE next to it '
+               f'<span class=interval>{show_interval(widest(first["difference"]), 3)}</span>.' if first else "")
         out.append(f'<li>{key(g["label"], colours)} writes {g["tokens"]["mean"]:.1f} tokens instead of {base["tokens"]["mean"]:.1f} '
                    f'({show(100 * share, 0, True)} %); FVE changes by {show(fve["estimate"], 3, True)} '
-                   f'<span class=interval>{show_interval(widest(fve), 3)}</span>: {claim}.</li>')
+                   f'<span class=interval>{show_interval(widest(fve), 3)}</span>: {claim}.{cut}</li>')
     return f'<ul class="findings">{"".join(out)}</ul>' if out else ""
 
 
@@ -96,7 +99,7 @@ def tables(result, colours):
             ("First words", compare.early_rows, "")):
         head, rows = compare.said(*made(result))
         if rows:
-            out += f"<h2>{title}</h2>" + table(map(escape, head), swatch(rows), "named" if head[1] == "" else "") + (f'<p class="note">{note}</p>' if note else "")
+            out += f"<h2>{title}</h2>" + table(map(escape, ["", *head[1:]] if note else head), swatch(rows), "named" if note else "") + (f'<p class="note">{note}</p>' if note else "")
     head, rows = compare.said(*compare.wording_rows(result))
     labels = [g["label"] for g in result["groups"]]
     out += "<h2>Wording</h2>" + table(map(escape, head), [[key(label, colours) + escape(r[0].removeprefix(label)), *map(escape, r[1:])]

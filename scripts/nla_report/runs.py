@@ -191,6 +191,7 @@ class Run:
                 self.start = self.read(kind, path, "warm start")
                 if self.start:
                     self.start.step = 0
+                    by_start(self.start)
 
     def read(self, kind, path, name):
         if kind:

@@ -96,7 +96,8 @@ def make(tmp):
             recovered_kl=0.7)
     (sweep / "l0-0" / "evaluations" / "step-20" / "facts.json").write_text('{"explanations": 12, "facts_stated": 40, "facts_invented": 4}')
     run(tmp / "control", 0, 2, data, [line(r, 1.9, 50, "sat the") for r in range(12)])
-    shutil.copytree(tmp / "control" / "evaluations" / "step-20", sweep / "l0-0" / "evaluations" / "step-20-shuffled")
+    for name in ("shuffled", "first", "first-2"):
+        shutil.copytree(tmp / "control" / "evaluations" / "step-20", sweep / "l0-0" / "evaluations" / f"step-20-{name}")
     shutil.move(tmp / "control" / "evaluations" / "step-20", sweep / "l0-0" / "evaluations" / "step-20-garbled")
     return sweep
 
@@ -140,7 +141,7 @@ def test_controls(tmp, sweep):
     shutil.copytree(sweep, cut / "sweep")
     for name, add, tokens in (("another", 1.5, 40), ("first-2", 0.4, 3), ("first-4", 0.2, 6), ("first", 0.1, 13)):
         for run_ in (cut / "sweep").iterdir():
-            shutil.copytree(run_ / "evaluations" / "step-20", run_ / "evaluations" / f"step-20-{name}")
+            shutil.copytree(run_ / "evaluations" / "step-20", run_ / "evaluations" / f"step-20-{name}", dirs_exist_ok=True)
             path = run_ / "evaluations" / f"step-20-{name}" / "rows.jsonl"
             lines = [json.loads(x) for x in path.read_text().splitlines()]
             path.write_text("".join(json.dumps({**x, "mse": x["mse"] + add, "response": None, "n_response": None, "n_explanation": tokens}) + "\n" for x in lines))
