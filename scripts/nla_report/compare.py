@@ -5,11 +5,11 @@ import io
 import json
 import math
 
-from . import runs, stats, words
+from . import controls, runs, stats, words
 
-METRICS = ("fve", "fve_meannorm", "fve_all", "fve_all_meannorm")
+METRICS = ("fve", "fve_meannorm", "fve_all", "fve_all_meannorm", "fve_start_ar")
 NAMES = {"tokens": "response tokens", "fve": "FVE", "fve_meannorm": "FVE, mean-normalised", "fve_all": "FVE with failures",
-         "fve_all_meannorm": "FVE with failures, mean-normalised"}
+         "fve_all_meannorm": "FVE with failures, mean-normalised", "fve_start_ar": "FVE by the AR at the start"}
 
 
 def common_rows(groups, allow, notes):
@@ -54,11 +54,11 @@ class Table:
 
     def __init__(self, evaluation, rows):
         samples = [evaluation.rows[row] for row in rows]
-        def mean_of(key):
-            return [stats.mean([s[key] for s in one if s[key] is not None]) for one in samples]
+        def mean_of(key, failed=True):
+            return [stats.mean([s[key] for s in one if s[key] is not None and (failed or not s["failed"])]) for one in samples]
         self.tokens, self.payload = mean_of("tokens"), mean_of("explanation_tokens")
         self.all = mean_of("mse")
-        self.valid = [stats.mean([s["mse"] for s in one if not s["failed"]]) for one in samples]
+        self.valid, self.start, self.written = (mean_of(key, failed=False) for key in ("mse", "start", "explanation_tokens"))
         self.failed = [stats.mean([float(bool(s["failed"])) for s in one]) for one in samples]
         self.columns = {}
 
@@ -93,6 +93,7 @@ class Comparison:
         self.var, self.mean = baselines(groups, notes)
         self.boot = stats.Bootstrap(len(self.rows), resamples, seed)
         self.tables = {id(e): Table(e, self.rows) for g in groups for e in g.evaluations}
+        self.co_trained = any(t.start != t.valid and any(v is not None for v in t.start) for t in self.tables.values())
 
     def of(self, group):
         return [self.tables[id(e)] for e in group.evaluations]
@@ -118,7 +119,30 @@ class Comparison:
     def fve_columns(self):
         """A set may name one baseline only: the other FVE does not exist."""
         return (("fve", "valid", self.var), ("fve_meannorm", "valid", self.mean), ("fve_all", "all", self.var),
-                ("fve_all_meannorm", "all", self.mean))
+                ("fve_all_meannorm", "all", self.mean), ("fve_start_ar", "start", (self.var or self.mean) if self.co_trained else None))
+
+    def controls(self, group):
+        """The group itself and its controls: levels, and what each has less than the explanations that it is of, row by row."""
+        base, out = self.var or self.mean, []
+
+        def line(name, label, pairs):
+            tables = [Table(e, self.rows) for _, e in pairs]
+            numbers = {key: stats.mean([stats.Column(getattr(t, of)).mean for t in tables if any(v is not None for v in getattr(t, of))])
+                       for key, of in (("mse", "valid"), ("explanation_tokens", "written"))}
+            return {"name": name, "label": label, "runs": len(pairs), "explanation_tokens": numbers["explanation_tokens"],
+                    "explanation_tokens_of": stats.mean([v for own, _ in pairs for v in self.tables[id(own)].written if v is not None]),
+                    **{key: 1 - numbers["mse"] / b if b and numbers["mse"] is not None else None for key, b in (("fve", self.var), ("fve_meannorm", self.mean))},
+                    "failed_rate": stats.mean([stats.mean(t.failed) for t in tables]), "difference": self.less(pairs, tables, base) if name else None}
+        for name in controls.NAMES:
+            pairs = [(own, e) for own, e in group.controls.get(name, ()) if set(self.rows) <= set(e.rows)]
+            if pairs:
+                of = next((e.summary["control"]["of"] for _, e in pairs if runs.at(e.summary, "control.of")), "another run")
+                out.append(line(name, controls.NAMES[name].format(base=of), pairs))
+        return [line("", "its explanations", [(e, e) for e in group.evaluations]), *out] if out else []
+
+    def less(self, pairs, tables, base):
+        columns = [stats.Column([None if a is None or b is None else b - a for a, b in zip(self.tables[id(own)].valid, t.valid)]) for (own, _), t in zip(pairs, tables)]
+        return scaled(stats.difference(self.boot, [], columns, False), -1 / base)
 
     def difference(self, group):
         """Failures out: of the rows with a valid sample in every run of both groups."""
@@ -131,6 +155,8 @@ class Comparison:
         sides = [ordered(self.base), ordered(group)]
         mask = tuple(all(t.valid[i] is not None for side in sides for t in side) for i in range(len(self.rows)))
         names = {"tokens": ("tokens", None), "valid": ("valid", None if all(mask) else mask), "all": ("all", None)}
+        if self.co_trained:
+            names["start"] = ("start", names["valid"][1])
         plain = {key: stats.difference(self.boot, *([t.column(*name) for t in side] for side in sides), paired) for key, name in names.items()}
         out = {"to": self.base.label, "rows": len(self.rows), "valid_rows": sum(mask), "paired_seeds": paired, "tokens": plain["tokens"]}
         for key, name, base in self.fve_columns():
@@ -145,7 +171,7 @@ class Comparison:
                 "resamples": self.boot.resamples, "seed": self.boot.seed, "notes": self.notes,
                 "groups": [{"label": g.label, "role": g.role, "lambda": g.lambda_, "paths": [str(e.path) for e in g.evaluations],
                             "seeds": g.seeds(), **self.levels(g), "wording": wording[g.label],
-                            "difference": None if g is self.base else self.difference(g)} for g in self.groups]}
+                            "controls": self.controls(g), "difference": None if g is self.base else self.difference(g)} for g in self.groups]}
 
 
 def widest(d):
@@ -203,9 +229,33 @@ def said(head, rows):
 
 
 def level_rows(result):
-    head = ["", "runs", "response tokens", "of them explanation", "FVE", "FVE, mean-normalised", "FVE with failures", "failed"]
+    head = ["", "runs", "response tokens", "of them explanation", "FVE", "FVE, mean-normalised", "FVE by the AR at the start", "FVE with failures", "failed"]
     return head, [[g["label"], str(g["runs"]), show_level(g["tokens"], 1), show_level(g["explanation_tokens"], 1), show_level(g["fve"], 3),
-                   show_level(g["fve_meannorm"], 3), show_level(g["fve_all"] or g["fve_all_meannorm"], 3), percent(g["failed_rate"], 1)] for g in result["groups"]]
+                   show_level(g["fve_meannorm"], 3), show_level(g["fve_start_ar"], 3), show_level(g["fve_all"] or g["fve_all_meannorm"], 3),
+                   percent(g["failed_rate"], 1)] for g in result["groups"]]
+
+
+def control_rows(result):
+    head = ["controls", "", "explanation tokens", "FVE", "FVE, mean-normalised", "less its explanations", "95 % over rows", "over both", "failed"]
+    out = []
+    for g in result["groups"]:
+        for i, c in enumerate(c for c in g["controls"] if c["name"] not in controls.CUTS):
+            d = c["difference"] or {}
+            out.append([g["label"] if i == 0 else "", c["label"], show(c["explanation_tokens"], 1), show(c["fve"]), show(c["fve_meannorm"]),
+                        show(d.get("estimate"), 3, True), show_interval(d.get("over_rows"), 3), show_interval(d.get("both"), 3), percent(c["failed_rate"], 1)])
+    return head, out
+
+
+def early_rows(result):
+    """How early the information comes: FVE of the first words alone."""
+    kind = "fve" if result["baseline_var"] else "fve_meannorm"
+    names = [*controls.CUTS, ""]
+    out = []
+    for g in result["groups"]:
+        by_name = {c["name"]: c[kind] for c in g["controls"]}
+        if by_name.keys() & controls.CUTS.keys():
+            out.append([g["label"], "", *(show(by_name.get(name)) for name in names)])
+    return [f"{NAMES[kind]} of the first words", "", *map(str, controls.CUTS.values()), "all"], out
 
 
 def difference_rows(result, metrics=("tokens", *METRICS)):
@@ -231,8 +281,8 @@ def wording_rows(result):
 
 def tables(result):
     """Head and rows of each."""
-    found = [level_rows(result)] + ([difference_rows(result)] if len(result["groups"]) > 1 else []) + [wording_rows(result)]
-    return [said(*one) for one in found]
+    found = [level_rows(result)] + ([difference_rows(result)] if len(result["groups"]) > 1 else []) + [control_rows(result), early_rows(result), wording_rows(result)]
+    return [said(*one) for one in found if one[1]]
 
 
 def footing(result):
@@ -280,6 +330,9 @@ def as_csv(result):
             level = g[key] or {"mean": None, "se": None, "interval": None}
             line |= {key: level["mean"], f"{key}_se": level["se"], **ends(key, level["interval"])}
         line |= {k: v for k, v in g["wording"].items()}
+        for name in controls.NAMES:
+            c = next((c for c in g["controls"] if c["name"] == name), {"fve": None, "fve_meannorm": None, "difference": None})
+            line |= {f"{name}_{k}": c[k] for k in ("fve", "fve_meannorm")} | ends(f"{name}_difference_over_rows", (c["difference"] or {}).get("over_rows"))
         for key in ("tokens", *METRICS):
             d = (g["difference"] or {}).get(key) or {}
             line[f"{key}_difference"] = d.get("estimate")

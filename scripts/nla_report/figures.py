@@ -5,7 +5,7 @@ import math
 from html import escape
 from pathlib import Path
 
-from . import stats
+from . import controls, stats
 from .compare import METRICS, percent, show, show_interval, widest
 from .runs import number
 from .svg import Plot, padded
@@ -33,9 +33,12 @@ def curve(result, colours):
     main = [p for p in points if p[0]["role"] in ("lambda", "start")] or points
     ends = [v for _, x, y, xs, ys in main for v in (ys or (y,))]
     low, high = min(ends), max(ends)                                    # a control that collapsed must not flatten the curve
-    below = [p for p in points if not low - (high - low) / 2 <= p[2] <= high + (high - low) / 2]
-    points = [p for p in points if p not in below]
-    ends = [v for _, x, y, xs, ys in points for v in (ys or (y,))]
+
+    def inside(p):
+        return low - (high - low) / 2 <= p[2] <= high + (high - low) / 2
+    below, points = [p for p in points if not inside(p)], [p for p in points if inside(p)]
+    cut = [p for p in cuts(main, key) if inside(p)]
+    ends = [v for _, x, y, xs, ys in points for v in (ys or (y,))] + [y for _, _, y, _ in cut]
     across = [v for _, x, y, xs, ys in points for v in (xs or (x,))]
     both = result["baseline_var"] and result["baseline_mean"]
     ratio = result["baseline_var"] / result["baseline_mean"] if both else 1
@@ -47,6 +50,8 @@ def curve(result, colours):
     plot.block(line)
     for g, x, y, xs, ys in points:
         plot.cross(x, y, xs, ys, colours[g["label"]])
+    for g, x, y, _ in cut:
+        plot.dot(x, y, colours[g["label"]], 2.5, hollow=True)
     for g, x, y, xs, ys in points:
         plot.dot(x, y, colours[g["label"]], hollow=g["role"] != "lambda", square=g["role"] == "start",
                  title=f"{g['label']}: {x:.1f} tokens, FVE {y:.3f}")
@@ -57,9 +62,48 @@ def curve(result, colours):
     caption = ("<b>FVE against tokens.</b> Bars are 95 % intervals of each mean" + over(result) + "."
                + (" Both scales show the same points: they differ in the baseline alone." if both else "")
                + (" Square: the warm start, before RL." if "start" in kinds else "")
+               + (f" Small circles: {escape(cut[0][3])} as its explanations." if cut else "")
                + (" Hollow circles: controls and other evaluations." if kinds & {"named", "other"} else "")
                + (" Outside the frame: " + ", ".join(f"{escape(g['label'])} ({show(y, 3)})" for g, _, y, _, _ in below) + "." if below else ""))
     return figure(plot.render("curve", "FVE against response tokens", said), caption)
+
+
+def cuts(points, key):
+    """The first words of the base's explanations, as long as those of each of `points`."""
+    out = []
+    for g, x, *_ in points:
+        first = next((c for c in g["controls"] if c["name"] == "first" and c[key] is not None), None)
+        if first and None not in (first["explanation_tokens"], first["explanation_tokens_of"]):
+            out.append((g, x + first["explanation_tokens"] - first["explanation_tokens_of"], first[key], first["label"]))
+    return out
+
+
+def early(result, colours):
+    """FVE of the first 2, 4, .. words of every explanation, up to all of them."""
+    key = "fve" if result["baseline_var"] else "fve_meannorm"
+    lines = []
+    for g in result["groups"]:
+        points = [(c["explanation_tokens"], c[key]) for c in g["controls"] if c["name"] in controls.CUTS or not c["name"]]
+        points = [p for p in points if None not in p]
+        if len(points) > 1:
+            lines.append((g, sorted(points)))
+    if not lines:
+        return ""
+    plot = Plot(480, 340, padded([x for _, points in lines for x, _ in points], zero=True), padded([y for _, points in lines for _, y in points]), top=30)
+    plot.axes("explanation tokens, mean", "FVE, raw variance" if key == "fve" else "FVE, mean-normalised")
+    for g, points in lines:
+        plot.line(points, colours[g["label"]], 1.3)
+        plot.block(points)
+    for g, points in lines:
+        for x, y in points[:-1]:
+            plot.dot(x, y, colours[g["label"]], 2.5, hollow=True)
+        plot.dot(*points[-1], colours[g["label"]], square=g["role"] == "start", hollow=g["role"] != "lambda")
+    for g, points in lines:
+        plot.label(*points[-1], g["label"], colours[g["label"]])
+    said = "; ".join(f"{g['label']}: {', '.join(f'{x:.1f} tokens {show(y, 3)}' for x, y in points)}" for g, points in lines)
+    counts = ", ".join(map(str, controls.CUTS.values()))
+    return figure(plot.render("early", "FVE of the first words", said), f"<b>How early the information comes.</b> FVE of the first {counts} words of "
+                  "every explanation alone, and of all of it, against their mean tokens.")
 
 
 def over(result):

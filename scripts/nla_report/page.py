@@ -58,9 +58,12 @@ def chart_head(result, colours):
         share = d["tokens"]["estimate"] / base["tokens"]["mean"]
         loss = excluded(fve)
         claim = "a loss is excluded" if loss == "any" else f"a loss {loss} is excluded"
+        first = next((c for c in g["controls"] if c["name"] == "first" and c["difference"]), None)
+        cut = (f' {escape(first["label"].capitalize())}, have {show(first["difference"]["estimate"], 3, True)} FVE next to it '
+               f'<span class=interval>{show_interval(widest(first["difference"]), 3)}</span>.' if first else "")
         out.append(f'<li>{key(g["label"], colours)} writes {g["tokens"]["mean"]:.1f} tokens instead of {base["tokens"]["mean"]:.1f} '
                    f'({show(100 * share, 0, True)} %); FVE changes by {show(fve["estimate"], 3, True)} '
-                   f'<span class=interval>{show_interval(widest(fve), 3)}</span>: {claim}.</li>')
+                   f'<span class=interval>{show_interval(widest(fve), 3)}</span>: {claim}.{cut}</li>')
     return f'<ul class="findings">{"".join(out)}</ul>' if out else ""
 
 
@@ -90,6 +93,13 @@ def tables(result, colours):
                 "losses excluded", "with failures"]
         out += (f'<h2>Paired differences to {escape(base["label"])}</h2>' + table(head, body)
                 + '<p class="note">Thick: the interval over rows' + ("; thin: over rows and seeds" if several else "") + ".</p>")
+    for title, made, note in (
+            ("Controls", compare.control_rows, "Texts that the same AR read in place of the explanations. Another row's vector: the AV explained the vector of another document. "
+             "First words, as long: cut so that their mean tokens are those of the explanations, which they are compared with."),
+            ("First words", compare.early_rows, "")):
+        head, rows = compare.said(*made(result))
+        if rows:
+            out += f"<h2>{title}</h2>" + table(map(escape, ["", *head[1:]] if note else head), swatch(rows), "named" if note else "") + (f'<p class="note">{note}</p>' if note else "")
     head, rows = compare.said(*compare.wording_rows(result))
     labels = [g["label"] for g in result["groups"]]
     out += "<h2>Wording</h2>" + table(map(escape, head), [[key(label, colours) + escape(r[0].removeprefix(label)), *map(escape, r[1:])]
@@ -183,7 +193,7 @@ def run_table(runs):
         used = Path(r.evaluation.path).name if r.evaluation else "–"
         value = show(r.lambda_, 6).rstrip("0").rstrip(".") if r.kind == "train" and r.lambda_ is not None else "–"
         made = " ".join(str(at(r.config, f"_made_by.{k}") or "")[:12] for k in ("version", "commit")).strip() or "–"
-        body.append([escape(r.name), {"train": "nla-train", "sft": "nla-sft", "eval": "evaluation"}[r.kind], value, escape(str(r.seed if r.seed is not None else "–")),
+        body.append([escape(r.name), {"train": "nla-train", "start": "nla-train", "sft": "nla-sft", "eval": "evaluation"}[r.kind], value, escape(str(r.seed if r.seed is not None else "–")),
                      escape(done) if r.kind != "eval" else "–", show(hours, 2) if r.metrics else "–", escape(used), escape(made)])
     return "<h2>Runs</h2>" + table(["", "of", "lambda", "seed", "steps", "hours", "evaluation", "made by"], body)
 
@@ -225,7 +235,7 @@ def build(title, runs, comparison, result, texts, notes, rows=500, refresh=0, st
         body.append('<ul class="notes">' + "".join(f"<li>{escape(n)}</li>" for n in notes) + "</ul>")
     if comparison:
         evaluations = {g.label: g.evaluations for g in comparison.groups}
-        body += [chart_head(result, colours), '<div class="pair">', figures.curve(result, colours), figures.losses(result, colours),
+        body += [chart_head(result, colours), '<div class="pair">', figures.curve(result, colours), figures.losses(result, colours), figures.early(result, colours),
                  figures.extras(result, evaluations, colours), "</div>", tables(result, colours)]
     training = figures.training(runs, colour_of)
     if training:

@@ -11,6 +11,8 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
+from . import controls
+
 
 class Error(Exception):
     """One line for the user."""
@@ -70,7 +72,7 @@ class Evaluation:
     """A set of evaluated rows: rows[row] is a list of samples, each {tokens, explanation_tokens, mse, failed, explanation}."""
 
     def __init__(self, name, path, summary, lines, notes):
-        self.name, self.path, self.summary, self.facts = name, path, summary, {}
+        self.name, self.path, self.summary, self.facts, self.step = name, path, summary, {}, None
         self.var, self.mean = (v if v and v > 0 else None for v in (number(summary.get(k)) for k in ("baseline_var", "baseline_mean")))
         self.rows, wrong = {}, 0
         for line in lines:
@@ -80,7 +82,7 @@ class Evaluation:
                 continue
             failed, text = line.get("failed"), line.get("explanation")
             self.rows.setdefault(row, []).append({
-                "mse": mse, "failed": str(failed) if failed else None, "tokens": number(line.get("n_response")),
+                "mse": mse, "start": number(line.get("mse_start_ar")), "failed": str(failed) if failed else None, "tokens": number(line.get("n_response")),
                 "explanation_tokens": number(line.get("n_explanation")), "explanation": text if isinstance(text, str) else None,
                 "response": line["response"] if failed and isinstance(line.get("response"), str) else None})
             if self.var is None and self.mean is None:                  # a rows.jsonl alone: fve = 1 - mse / baseline
@@ -88,6 +90,13 @@ class Evaluation:
         self.given = all(s["tokens"] is None for samples in self.rows.values() for s in samples)    # nla-eval --score: nobody wrote them
         if wrong:
             notes.append(f"'{path}': {wrong} lines without row or mse left out")
+
+
+def by_start(evaluation):
+    """Its AR is the one that the run began with."""
+    for samples in evaluation.rows.values():
+        for s in samples:
+            s["start"] = s["mse"]
 
 
 def baseline(mse, fve):
@@ -108,7 +117,7 @@ def read_evaluation(folder, notes, name=None):
 
 
 class Run:
-    """kind: train, sft or eval (an evaluation without a run)."""
+    """kind: train, start (a run of no steps: the warm start), sft or eval (an evaluation without a run). controls: {name: evaluation}."""
 
     def __init__(self, path, notes):
         self.path, self.name, self.notes = Path(path), label_of(path), notes
@@ -118,16 +127,40 @@ class Run:
         self.kind = "sft" if sft else "train"
         self.lambda_, self.seed = number(at(self.config, "reward.lambda")), at(self.config, "seed")
         self.evaluation = self.start = None
-        self.named, self.held = {}, []
+        self.named, self.held, self.controls = {}, [], {}
         if self.kind == "train":
             self.read_evaluations()
+            if at(self.config, "steps") == 0 and self.start and not self.evaluation:
+                self.kind, self.evaluation = "start", self.start
+            self.take_controls()
+            if not at(self.config, "ar_update.enabled"):                # the AR is the one at the start
+                for e in (self.evaluation, *self.controls.values()) if self.evaluation else ():
+                    by_start(e)
 
     @classmethod
-    def of_evaluation(cls, evaluation):
+    def of_evaluation(cls, evaluation, notes):
         run = cls.__new__(cls)
         run.path, run.name, run.kind, run.config, run.metrics = Path(evaluation.path), label_of(evaluation.path), "eval", {}, []
-        run.lambda_, run.seed, run.evaluation, run.start, run.named, run.held = None, None, evaluation, None, {}, []
+        run.lambda_, run.seed, run.evaluation, run.start, run.held, run.notes = None, None, evaluation, None, [], notes
+        if "/checkpoints/" not in str(evaluation.summary.get("ar")):
+            by_start(evaluation)
+        run.named = {name: read_evaluation(run.control_folder(name), notes, name) for name in controls.NAMES}
+        run.take_controls()
         return run
+
+    def control_folder(self, name):
+        """Of the evaluation's control."""
+        if self.kind == "eval":
+            return self.path / "controls" / name
+        return self.path / "evaluations" / f"step-{self.evaluation.step}-{name}"
+
+    def take_controls(self):
+        """Of those that have a name, those that are controls of this evaluation."""
+        known = {name: e for name, e in self.named.items() if name in controls.NAMES}
+        self.named = {name: e for name, e in self.named.items() if e and name not in known}
+        own = self.evaluation
+        self.controls = {name: known[name] for name in controls.NAMES if own and known.get(name) and known[name].step == own.step
+                         and known[name].rows.keys() == own.rows.keys()}
 
     def read_evaluations(self):
         """evaluations/step-N[-name]/ of nla-eval, eval/ of scripts/sweep.sh, eval-N.json of the run itself; of the newest the largest
@@ -149,13 +182,16 @@ class Run:
             if name and name not in self.named:
                 evaluation = self.read(kind, path, name)
                 if evaluation:
-                    self.named[name] = evaluation
+                    self.named[name], evaluation.step = evaluation, step
             elif not name and step > 0 and step >= newest:
                 evaluation = self.read(kind, path, f"step {step}")
                 if evaluation and (not self.evaluation or len(evaluation.rows) > len(self.evaluation.rows)):
-                    self.evaluation, newest = evaluation, step
+                    self.evaluation, evaluation.step, newest = evaluation, step, step
             elif not name and step == 0 and not self.start:
                 self.start = self.read(kind, path, "warm start")
+                if self.start:
+                    self.start.step = 0
+                    by_start(self.start)
 
     def read(self, kind, path, name):
         if kind:
@@ -194,12 +230,12 @@ def find_runs(path, notes, depth=2):
         evaluation = Evaluation(path.name, str(path), {}, read_lines(path, notes), notes)
         if not evaluation.rows:
             raise Error(f"'{path}' holds no evaluated rows (lines with row and mse)")
-        return [Run.of_evaluation(evaluation)]
+        return [Run.of_evaluation(evaluation, notes)]
     if is_run(path):
         return [Run(path, notes)]
     if (path / "summary.json").exists():
         evaluation = read_evaluation(path, notes)
-        return [Run.of_evaluation(evaluation)] if evaluation else []
+        return [Run.of_evaluation(evaluation, notes)] if evaluation else []
     if not depth:
         return []
     skip = ("checkpoints", "reference", "eval", "evaluations")
@@ -261,6 +297,7 @@ class Group:
 
     def __init__(self, label, role, lambda_=None):
         self.label, self.role, self.lambda_, self.runs, self.evaluations = label, role, lambda_, [], []
+        self.controls = {}                                              # {name: [(evaluation, its control), ..]}
 
     def seeds(self):
         return [r.seed for r in self.runs]
@@ -293,9 +330,10 @@ def make_groups(runs, notes):
         g.evaluations = [r.evaluation for r in g.runs]
     begun = {os.path.realpath(r.config["av"]) for r in trained if isinstance(r.config.get("av"), str)}
     others = []
-    for r in (r for r in runs if r.kind == "eval" and r.evaluation):
+    for r in (r for r in runs if r.kind in ("eval", "start") and r.evaluation):
         av = r.evaluation.summary.get("av")
-        start = trained and not r.evaluation.given and (isinstance(av, str) and os.path.realpath(av) in begun or r.path.name in ("start", "warm-start"))
+        start = r.kind == "start" or trained and not r.evaluation.given and (
+            isinstance(av, str) and os.path.realpath(av) in begun or r.path.name in ("start", "warm-start"))
         group = Group("warm start" if start else r.name, "start" if start else "other")
         group.runs, group.evaluations = [r], [r.evaluation]
         others.append(group)
@@ -308,6 +346,10 @@ def make_groups(runs, notes):
                 group = Group(f"{g.label} {name}", "named", g.lambda_)
                 group.runs, group.evaluations = with_it, [r.named[name] for r in with_it]
                 others.append(group)
+    for g in found + others:
+        for r, e in zip(g.runs, g.evaluations):
+            for name, control in r.controls.items() if e is r.evaluation else ():
+                g.controls.setdefault(name, []).append((e, control))
     order = {"start": 0, "other": 2, "named": 3}
     return sorted(found + others, key=lambda g: order.get(g.role, 1))
 
@@ -325,8 +367,8 @@ def start_group(trained):
     return [group] if group.runs else []
 
 
-def texts_of(runs, rows, override, notes):
-    """{row: text} of these rows of the evaluated set: --data, else what the evaluations name."""
+def set_of(runs, override):
+    """The file of the evaluated set's rows: --data, else what the evaluations name; None where it is not here."""
     places = [override] if override else []
     for r in runs if not override else []:
         if r.evaluation:
@@ -336,7 +378,13 @@ def texts_of(runs, rows, override, notes):
             folder = base / place
             for path in (folder / "rows.jsonl.gz", folder / "rows.jsonl", folder):
                 if path.is_file():
-                    return {i: row["text"] for i, row in enumerate(read_lines(path, notes)) if i in rows and isinstance(row.get("text"), str)}
+                    return path
     if override:
         raise Error(f"'{override}' is no activation set: it holds no rows.jsonl.gz")
-    return {}
+    return None
+
+
+def texts_of(runs, rows, override, notes):
+    """{row: text} of these rows of the evaluated set."""
+    path = set_of(runs, override)
+    return {i: row["text"] for i, row in enumerate(read_lines(path, notes) if path else ()) if i in rows and isinstance(row.get("text"), str)}

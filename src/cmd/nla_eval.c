@@ -23,6 +23,7 @@ static enum nla_status report(const struct nla_eval *e, const struct nla_config 
 	cJSON *json = nla_report_eval(&e->rl, step);
 	const int64_t at = nla_checkpoint_step(cfg->av, NULL);
 	cJSON_AddItemToObject(json, "step", at < 0 ? cJSON_CreateNull() : cJSON_CreateNumber((double)at));
+	cJSON_AddStringToObject(json, "model", cfg->model);
 	cJSON_AddStringToObject(json, "av", cfg->av);
 	cJSON_AddStringToObject(json, "ar", cfg->ar);
 	if (step->mse_start)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 SOURCE = Path(os.environ.get("SOURCE_DIR", Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(SOURCE / "scripts"))
-from nla_report import compare, runs, stats, words  # noqa: E402
+from nla_report import compare, controls, runs, stats, words  # noqa: E402
 
 VAR, MEAN = 0.8, 1.25
 N = 240
@@ -186,16 +186,16 @@ def test_beside(tmp):
         for name, content in (("eval-0", [line(r, 0.4, 45, "a") for r in range(5)]), ("eval-3", lines)):
             (sweep / f"l{value}" / f"{name}.json").write_text(json.dumps({"baseline_var": VAR, "baseline_mean": MEAN}))
             (sweep / f"l{value}" / f"{name}.rows.jsonl").write_text("".join(json.dumps(x) + "\n" for x in content))
-    evaluation(sweep / "l0" / "evaluations" / "step-3-shuffled", [line(r, 0.6, 40, "b a") for r in range(5)])
+    evaluation(sweep / "l0" / "evaluations" / "step-3-odd", [line(r, 0.6, 40, "b a") for r in range(5)])
     evaluation(sweep / "l0" / "evaluations" / "step-3-few", lines[:2])
     few = (sweep / "l0" / "evaluations" / "step-3-few" / "rows.jsonl").read_text()
     (sweep / "l0" / "evaluations" / "step-3" / "rows.jsonl").write_text(few)    # a look at two rows, next to the run's own five
     out, said = program("--json", sweep)
     found = by_label(json.loads(out))
-    assert list(found) == ["warm start", "λ 0", "λ 0.01", "λ 0 shuffled"] and "λ 0 few is left out" in said, (list(found), said)
+    assert list(found) == ["warm start", "λ 0", "λ 0.01", "λ 0 odd"] and "λ 0 few is left out" in said, (list(found), said)
     assert found["warm start"]["runs"] == 1 and abs(found["warm start"]["fve"]["mean"] - 0.5) < 1e-12   # two runs share it
-    assert found["λ 0"]["paths"] == [str(sweep / "l0" / "eval-3.json")] and found["λ 0 shuffled"]["role"] == "named"
-    near(found["λ 0 shuffled"]["difference"]["fve"]["estimate"], -0.5, 1e-12, "control")
+    assert found["λ 0"]["paths"] == [str(sweep / "l0" / "eval-3.json")] and found["λ 0 odd"]["role"] == "named"
+    near(found["λ 0 odd"]["difference"]["fve"]["estimate"], -0.5, 1e-12, "control")
     evaluation(tmp / "begun", [line(r, 0.4, 45, "a") for r in range(5)], av=str(tmp / "av"))
     out = json.loads(program("--json", sweep, tmp / "begun")[0])
     assert [g["paths"] for g in out["groups"] if g["role"] == "start"] == [[str(tmp / "begun")]]
@@ -203,6 +203,52 @@ def test_beside(tmp):
     found = by_label(json.loads(program("--json", sweep, tmp / "given")[0]))
     assert found["given"]["role"] == "other" and found["given"]["tokens"] is None and found["given"]["difference"]["tokens"] is None
     near(found["given"]["explanation_tokens"]["mean"], 4, 1e-12, "tokens of given texts")
+
+
+def test_controls(tmp):
+    """Texts of two samples a row, one failed; a control's levels and what it has less, of rows valid in both; the AR at the start."""
+    lines = [line(0, 0.2, 50, "the cat sat\non it"), line(0, 0.4, 50, "a dog ran"), line(1, 2.0, 9, "", "truncated"), line(1, 0.6, 60, "one two three four five")]
+    for x in lines:
+        x["mse_start_ar"] = x["mse"] + 0.2
+    folder = tmp / "sweep-c" / "l0"
+    run(folder, 0, 0, lines, ar_update={"enabled": True})
+    found = runs.Run(folder, []).evaluation
+    made = controls.texts_of(found, {0: "text 0", 1: "text 1"})
+    assert list(made) == ["empty", "text", "shuffled", "first-2", "first-4"] and made["empty"] == [(0, "", None), (1, "", None)], list(made)
+    assert [t for _, t, _ in made["text"]] == ["text 0", "text 1"] and "text" not in controls.texts_of(found, {0: "text 0", 1: ""})
+    assert [(row, text, bool(failed)) for row, text, failed in made["first-4"]] == [(0, "the cat sat\non", False), (0, "a dog ran", False), (1, None, True),
+                                                                                  (1, "one two three four", False)], made["first-4"]
+    shuffled = [text for _, text, failed in made["shuffled"] if not failed]
+    assert [sorted(t.split()) for t in shuffled] == [sorted(x["explanation"].split()) for x in lines if not x["failed"]] and shuffled[0].count("\n") == 1
+    assert shuffled != [x["explanation"] for x in lines if not x["failed"]] and controls.texts_of(found, {})["shuffled"] == made["shuffled"]
+    near(controls.mean_tokens(found), (43 + 43 + 53) / 3, 1e-12, "mean tokens")
+    text = " ".join(f"w{i:02}" for i in range(40))                      # a word of 4 characters is 2 tokens, but for the first
+    for mean in (10, 33, 80):
+        cut = controls.cut([(text, 80), (text[:39], 20)], mean)
+        assert text.startswith(cut[0]) and abs(sum(len(c) / 2 for c in cut) / 2 - min(mean, 50)) < 1.1, (mean, cut)
+    assert controls.first("\u72ac\u304c \u8d70\u308b", 3) == "\u72ac\u304c \u8d70"
+    evaluation(folder / "evaluations" / "step-3-empty", [{"row": r, "explanation": "", "n_explanation": 0, "failed": None, "mse": mse} for r, mse in ((0, 1.3), (1, 1.1))],
+               control={"name": "empty"})
+    result = json.loads(program("--json", tmp / "sweep-c")[0])
+    group = by_label(result)["λ 0"]
+    own, empty = group["controls"]
+    near(own["fve"], 1 - (0.3 + 0.6) / 2 / VAR, 1e-12, "own")
+    near(empty["fve_meannorm"], 1 - 1.2 / MEAN, 1e-12, "empty")
+    near(empty["difference"]["estimate"], -(1.0 + 0.5) / 2 / VAR, 1e-12, "less")
+    near(group["fve_start_ar"]["mean"], 1 - (0.5 + 0.8) / 2 / VAR, 1e-12, "by the first AR")
+    assert len(result["groups"]) == 1 and own["explanation_tokens"] == (43 + 53) / 2 and empty["explanation_tokens"] == 0
+    out = program(tmp / "sweep-c")[0]
+    start = tmp / "sweep-c" / "start"                                   # a run of no steps: the warm start
+    run(start, 0, 0, lines)
+    (start / "config.json").write_text('{"steps": 0, "reward": {"lambda": 0}}')
+    (start / "metrics.jsonl").write_text("")
+    (start / "evaluations" / "step-3").rename(start / "evaluations" / "step-0")
+    evaluation(start / "evaluations" / "step-0-empty", [{"row": r, "explanation": "", "n_explanation": 0, "failed": None, "mse": 1.2} for r in (0, 1)])
+    groups = json.loads(program("--json", tmp / "sweep-c")[0])["groups"]
+    assert [(g["label"], g["role"], len(g["controls"])) for g in groups] == [("warm start", "start", 2), ("λ 0", "lambda", 2)], groups
+    near(groups[0]["fve_start_ar"]["mean"], groups[0]["fve"]["mean"], 1e-12, "its AR is the first")
+    assert "no words" in out and "FVE by the AR at the start" in out, out
+    assert list(csv.DictReader(io.StringIO(program("--csv", tmp / "sweep-c")[0])))[1]["empty_fve"] == str(empty["fve"])
 
 
 def test_words():
@@ -235,6 +281,7 @@ def main():
         test_refusals(tmp)
         test_groups(tmp)
         test_beside(tmp)
+        test_controls(tmp)
         test_files(tmp)
 
 

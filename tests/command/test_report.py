@@ -96,7 +96,9 @@ def make(tmp):
             recovered_kl=0.7)
     (sweep / "l0-0" / "evaluations" / "step-20" / "facts.json").write_text('{"explanations": 12, "facts_stated": 40, "facts_invented": 4}')
     run(tmp / "control", 0, 2, data, [line(r, 1.9, 50, "sat the") for r in range(12)])
-    shutil.move(tmp / "control" / "evaluations" / "step-20", sweep / "l0-0" / "evaluations" / "step-20-shuffled")
+    for name in ("shuffled", "first", "first-2"):
+        shutil.copytree(tmp / "control" / "evaluations" / "step-20", sweep / "l0-0" / "evaluations" / f"step-20-{name}")
+    shutil.move(tmp / "control" / "evaluations" / "step-20", sweep / "l0-0" / "evaluations" / "step-20-garbled")
     return sweep
 
 
@@ -114,7 +116,7 @@ def test_page(tmp, sweep):
     assert text.count("<mark>sat</mark>") == 12 and "<del>small</del>" in text
     assert "20.0 tokens instead of 50.0 (−60 %)" in page.text and "over rows and seeds" in page.text
     assert "Recovered KL" in text and "stated and true" in text and "Seconds a step" in text and "published sweep" in text
-    assert "Outside the frame: λ 0 shuffled" in page.text
+    assert "Outside the frame: λ 0 garbled" in page.text
     few, _ = program(tmp / "few.html", sweep, "--rows", 6)
     assert len(few.rows) == 5 and len(few.hidden) == 1 and "6 of 12 rows" in few.text
     assert "texts are not here" not in page.text
@@ -131,6 +133,24 @@ def test_tables(tmp, sweep):
         assert (tmp / "figures" / "curve.png").read_bytes().startswith(b"\x89PNG")
     said = program(tmp / "a.html", sweep, "--figures", tmp / "none", env={**os.environ, "PATH": ""})[1]
     assert "gnuplot is not installed" in said, said
+
+
+def test_controls(tmp, sweep):
+    """Controls stand in tables of their own, the first words in a figure, and no group is made of them."""
+    cut = tmp / "controls"
+    shutil.copytree(sweep, cut / "sweep")
+    for name, add, tokens in (("another", 1.5, 40), ("first-2", 0.4, 3), ("first-4", 0.2, 6), ("first", 0.1, 13)):
+        for run_ in (cut / "sweep").iterdir():
+            shutil.copytree(run_ / "evaluations" / "step-20", run_ / "evaluations" / f"step-20-{name}", dirs_exist_ok=True)
+            path = run_ / "evaluations" / f"step-20-{name}" / "rows.jsonl"
+            lines = [json.loads(x) for x in path.read_text().splitlines()]
+            path.write_text("".join(json.dumps({**x, "mse": x["mse"] + add, "response": None, "n_response": None, "n_explanation": tokens}) + "\n" for x in lines))
+            (path.parent / "summary.json").write_text('{"baseline_var": 0.8, "baseline_mean": 1.2, "control": {"of": "<b>λ 0"}}')
+    page, said = program(cut / "a.html", cut / "sweep")
+    text = (cut / "a.html").read_text("utf-8")
+    assert "How early the information comes" in text and "another row's vector" in page.text and "Controls" in page.text and "left out" not in said, said
+    assert "λ 0 another" not in page.text and "Small circles: first words of <b>λ 0, as long" in page.text and "−1.875" in page.text
+    assert "FVE of the first words24all" in page.text
 
 
 def test_unfinished(tmp, sweep):
@@ -234,7 +254,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         tmp = Path(folder)
         sweep = make(tmp)
-        for test in (test_page, test_tables, test_unfinished, test_installed, test_watch, test_mutated):
+        for test in (test_page, test_tables, test_controls, test_unfinished, test_installed, test_watch, test_mutated):
             test(tmp, sweep)
 
 

@@ -1,0 +1,132 @@
+# nla-controls: texts of every control, scored as nla-eval scores them alone, kept, made anew where the evaluation is another, whole or
+# not at all; the base's first words as long as a run's; what nla-compare makes of them.
+. "$SOURCE_DIR/tests/command/lib.sh"
+make_sets
+make_av
+for lambda in 0 0.5; do
+	train --out "$work/runs/l$lambda" --lambda $lambda --steps 1 --lr 1e-4 --ar_update.enabled --ar_update.lr 1e-2 --eval.data "$work/held" --eval.rows 8
+	ok nla-eval "$work/runs/l$lambda" --rows 8
+done
+python3 - "$work/runs" "$work/held" <<'END'
+import gzip, json, sys
+texts = [json.loads(line)["text"].split() for line in gzip.open(sys.argv[2] + "/rows.jsonl.gz", "rt")]
+for name, count, tokens in (("l0", 24, 50), ("l0.5", 9, 12)): # as if they had written more than letters, and one had failed
+    path = f"{sys.argv[1]}/{name}/evaluations/step-1/rows.jsonl"
+    lines = [json.loads(line) for line in open(path)]
+    for i, x in enumerate(lines):
+        x |= {"failed": None, "explanation": " ".join(texts[x["row"]][:count]), "n_explanation": tokens} if i != 3 else \
+            {"failed": "no_tags", "explanation": None, "n_explanation": 0, "mse": 2, "mse_start_ar": 2}
+    open(path, "w").write("".join(json.dumps(x) + "\n" for x in lines))
+END
+controls() { # CODE ARGUMENTS...
+	want=$1
+	shift
+	code=0
+	NLA_BUILD=${build:-$BUILD_DIR} python3 -B "$SOURCE_DIR/scripts/nla-controls" "$@" >"$work/stdout" 2>"$work/stderr" || code=$?
+	[ "$code" -eq "$want" ] && ! grep -q Traceback "$work/stderr" || fail "nla-controls $* exits $code, want $want: $(cat "$work/stderr")"
+}
+settings="--threads 1 $on"
+# shellcheck disable=SC2086
+controls 0 "$work/runs" -- $settings
+
+python3 - "$work/runs" "$work/held" "$SOURCE_DIR/scripts/nla-compare" <<'END'
+import gzip, json, os, subprocess, sys
+from statistics import mean
+
+runs, held, program = sys.argv[1:]
+rows_of = lambda path: [json.loads(line) for line in open(path + "/rows.jsonl")]
+load = lambda path: (rows_of(path), json.load(open(path + "/summary.json")))
+texts = [json.loads(line)["text"] for line in gzip.open(held + "/rows.jsonl.gz", "rt")]
+near = lambda a, b: abs(a - b) < 1e-6
+compared = {g["label"]: g for g in json.loads(subprocess.run([sys.executable, "-B", program, "--json", "--resamples", "100", runs], capture_output=True, text=True, check=True).stdout)["groups"]}
+for name, label in (("l0", "λ 0"), ("l0.5", "λ 0.5")):
+    own, summary = load(f"{runs}/{name}/evaluations/step-1")
+    ok = [r for r in own if not r["failed"]]
+    assert 1 < len(ok) < len(own), f"{len(ok)} of {len(own)}: the test needs failures, and more than one row without"
+    longest = max(len(r["explanation"].split()) for r in ok)
+    want = {"another", "empty", "text", "shuffled"} | {f"first-{k}" for k in (2, 4, 8, 16, 32) if k < longest} | ({"first"} if name != "l0" else set())
+    found = {p.removeprefix("step-1-") for p in os.listdir(f"{runs}/{name}/evaluations") if p.startswith("step-1-")}
+    assert found == want and not [p for p in os.listdir(f"{runs}/{name}/evaluations") if p.startswith(".")], (found, want)
+    shown = {c["name"]: c for c in compared[label]["controls"]}
+    assert shown.keys() == want | {""} and near(compared[label]["fve_start_ar"]["mean"], 1 - mean(r["mse_start_ar"] for r in ok) / summary["baseline_var"])
+    for control in sorted(want):
+        lines, s = load(f"{runs}/{name}/evaluations/step-1-{control}")
+        assert [x["row"] for x in lines] == [r["row"] for r in own] and s["rows"] == len(lines) and all("mse_start_ar" in x for x in lines)
+        good = [x for x in lines if not x["failed"]]
+        assert near(s["fve"], 1 - mean(x["mse"] for x in good) / s["baseline_var"]) and near(shown[control]["fve"], s["fve"]), control
+        pairs = [x["mse"] - r["mse"] for x, r in zip(lines, own) if not x["failed"] and not r["failed"]]
+        assert near(shown[control]["difference"]["estimate"], -mean(pairs) / s["baseline_var"]), control
+        if control == "another":
+            continue
+        assert near(s["fve_start_ar"], 1 - mean(x["mse_start_ar"] for x in good) / s["baseline_var"])
+        for x, r in zip(lines, own):
+            if control in ("empty", "text"):
+                assert x["failed"] is None and x["explanation"] == ("" if control == "empty" else texts[r["row"]].strip()), (control, x)
+            elif control != "first":
+                assert x["failed"] == r["failed"], (control, x, r)
+                if control == "shuffled" and not x["failed"]:
+                    assert sorted(x["explanation"].split()) == sorted(r["explanation"].split()), (x, r)
+                elif not x["failed"]:
+                    assert x["explanation"].split() == r["explanation"].split()[:int(control[6:])], (control, x, r)
+base = rows_of(f"{runs}/l0/evaluations/step-1")
+lines, s = load(f"{runs}/l0.5/evaluations/step-1-first")
+for x, r in zip(lines, base):
+    assert x["failed"] == r["failed"] and (x["failed"] or r["explanation"].startswith(x["explanation"]) and x["explanation"]), (x, r)
+assert abs(mean(x["n_explanation"] for x in lines if not x["failed"]) - 12) <= 0.5 and s["control"]["of"] == "λ 0", s
+assert any(x["explanation"] != r["explanation"] for x, r in zip(rows_of(f"{runs}/l0/evaluations/step-1-shuffled"), base) if not r["failed"])
+END
+
+# Every line of a control has the score of its own text, alone as among all the others.
+at=$work/runs/l0.5/evaluations/step-1
+for control in shuffled first; do
+	python3 - "$at-$control" alone >"$work/alone.jsonl" <<'END'
+import json, sys
+for line in map(json.loads, open(sys.argv[1] + "/rows.jsonl")):
+    if not line["failed"]:
+        print(json.dumps({"row": line["row"], "explanation": line["explanation"]}))
+END
+	ok nla-eval "$work/runs/l0.5" --score "$work/alone.jsonl" --out "$work/alone-$control"
+	python3 - "$at-$control" "$work/alone-$control" <<'END'
+import json, sys
+together, alone = ([x for x in map(json.loads, open(path + "/rows.jsonl")) if not x["failed"]] for path in sys.argv[1:])
+assert [x["row"] for x in together] == [x["row"] for x in alone]
+for a, b in zip(together, alone):
+    assert all(abs(a[key] - b[key]) < 2e-5 for key in ("mse", "mse_start_ar")) and a["n_explanation"] == b["n_explanation"], (a, b)
+END
+done
+
+# What stands is kept without a program; what is gone, or of another text, is made anew, and nothing else.
+mkdir "$work/fake"
+fake() { # CODE
+	printf '#!/bin/sh\nexit %s\n' "$1" >"$work/fake/nla-eval"
+	chmod +x "$work/fake/nla-eval"
+}
+fake 1
+inodes() { (cd "$work/runs" && stat -c '%n %i' ./*/evaluations/*/rows.jsonl); }
+inodes >"$work/before"
+build=$work/fake controls 0 "$work/runs"
+inodes >"$work/after"
+same "$work/before" "$work/after"
+rm -r "$at-shuffled"
+build=$work/fake controls 1 "$work/runs"
+said_last() { tail -n 1 "$work/stderr" | grep -Eq "$1" || fail "'$1' is not the last line: $(cat "$work/stderr")"; }
+said_last "^nla-controls: error: '$work/runs/l0.5': nla-eval failed with exit code 1, see above"
+fake 3
+build=$work/fake controls 3 "$work/runs"
+said_last "^nla-controls: stopped: what was made is kept; to continue: .*/nla-controls $work/runs"
+[ -z "$(find "$work/runs" -name '.controls*')" ] || fail "leftovers: $(find "$work/runs" -name '.controls*')"
+sed -i 's/"explanation": "\([^ "]*\) /"explanation": "other /' "$work/runs/l0.5/evaluations/step-1/rows.jsonl"
+# shellcheck disable=SC2086
+controls 0 "$work/runs" -- $settings
+inodes | diff "$work/before" - | sed -n 's,^> \./\(.*\)/rows.jsonl .*,\1,p' | sort >"$work/made"
+(cd "$work/runs" && ls -d l0.5/evaluations/step-1-shuffled l0.5/evaluations/step-1-first-2) | sort | comm -23 - "$work/made" >"$work/lacking"
+[ ! -s "$work/lacking" ] && ! grep -Eq '^l0/|another|empty|text|first$' "$work/made" || fail "made anew: $(cat "$work/made")"
+
+# An evaluation without a run, whose options follow --.
+ok nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" --rows 6 --max-new-tokens 40 --out "$work/lone"
+# shellcheck disable=SC2086
+controls 0 --data "$work/held" --base "$work/runs/l0" "$work/lone" -- --max-new-tokens 40 $settings
+[ -e "$work/lone/controls/another/summary.json" ] && [ -e "$work/lone/controls/text/summary.json" ] || fail "no controls of a lone evaluation"
+controls 2
+controls 1 "$work/nowhere"
+said_last "^nla-controls: error: there is no '$work/nowhere'"
