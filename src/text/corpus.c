@@ -86,7 +86,7 @@ static enum nla_status next_line(struct nla_corpus *c, const char **line, struct
 		return NLA_OK;
 	if (memchr(*line, '\0', l->line.len))
 		return nla_fail(err, "cannot read '%s': line %zu has a NUL byte", l->path, l->number);
-	if (!nla_utf8_valid(*line, l->line.len))
+	if (nla_utf8_valid(*line, l->line.len) < l->line.len)
 		return nla_fail(err, "cannot read '%s': line %zu is not valid UTF-8", l->path, l->number);
 	return NLA_OK;
 }
