@@ -305,12 +305,12 @@ static void add_explained(struct nla_str *rows, const char *line, size_t n, cons
 
 static enum nla_status write_rows(const struct nla_actset *set, const char *to, char *const *explanation, struct nla_err *err)
 {
-	char *from = nla_path_join(set->path, NLA_ACTSET_ROWS), *path = nla_path_join(to, NLA_ACTSET_ROWS);
-	struct nla_str rows = NLA_STR_INIT;
+	nla_auto char *from = nla_path_join(set->path, NLA_ACTSET_ROWS), *path = nla_path_join(to, NLA_ACTSET_ROWS);
+	NLA_AUTO(nla_str_release) struct nla_str rows = NLA_STR_INIT;
 	struct nla_lines lines;
 	const char *line;
 	if (nla_lines_open(&lines, from, err))
-		goto out;
+		return err->status;
 	for (int64_t i = 0; i < set->n && !err->status && (line = nla_lines_next_filled(&lines)); i++) {
 		if (explanation[i])
 			add_explained(&rows, line, lines.line.len, explanation[i], from, err);
@@ -320,10 +320,6 @@ static enum nla_status write_rows(const struct nla_actset *set, const char *to, 
 	}
 	if (!nla_lines_close(&lines, err) && !err->status)
 		nla_file_write(path, rows.buf, rows.len, true, err);
-out:
-	nla_str_release(&rows);
-	free(from);
-	free(path);
 	return err->status;
 }
 

@@ -16,7 +16,8 @@ enum nla_status nla_rollout_read(const struct nla_rl *rl, struct nla_step *step,
 	NLA_AUTO(nla_i32s_release) struct nla_i32s own = { 0 };
 	const char *start;
 	size_t length;
-	nla_tokenizer_decode(tok, step->tokens.ids + i * step->tokens.width, (size_t)(step->tokens.length[i] - stopped), false, &text);
+	nla_tokenizer_decode(tok, step->tokens.ids + i * step->tokens.width, (size_t)(step->tokens.length[i] - stopped), false,
+			     &text);
 	if (!nla_find_explanation(text.buf, text.len, &start, &length)) {
 		step->failed[i] = stopped ? NLA_ROW_NO_TAGS : NLA_ROW_TRUNCATED;
 	} else if (!nla_tokenizer_encode(tok, start, length, &own, err)) {
@@ -33,12 +34,11 @@ static enum nla_status decode_some(const struct nla_rl *rl, const struct nla_ste
 				   struct nla_decoded *part, struct nla_err *err)
 {
 	const struct nla_target *target = rl->av->target;
-	struct nla_pack pack;
+	NLA_AUTO(nla_pack_release) struct nla_pack pack = { 0 };
 	struct nla_inject inject;
 	int64_t first = step->prompt_of[from], n_prompts = step->prompt_of[to - 1] - first + 1;
-	int64_t *prompts = nla_alloc((size_t)n_prompts, sizeof(*prompts)),
-		*rows = nla_alloc((size_t)(to - from), sizeof(*rows));
-	nla_pack_init(&pack);
+	nla_auto int64_t *prompts = nla_alloc((size_t)n_prompts, sizeof(*prompts));
+	nla_auto int64_t *rows = nla_alloc((size_t)(to - from), sizeof(*rows));
 	nt_scope_push();
 	if (!nla_av_pack(rl->av, step->v + first * target->lm.arch.d_model, n_prompts, &pack, prompts, &inject, err) &&
 	    !nla_pack_ready(&pack, rl->sampler.lm, err)) {
@@ -52,9 +52,6 @@ static enum nla_status decode_some(const struct nla_rl *rl, const struct nla_ste
 		nla_decode(&d, part, err);
 	}
 	nt_scope_pop();
-	nla_pack_release(&pack);
-	free(prompts);
-	free(rows);
 	return err->status;
 }
 

@@ -271,8 +271,7 @@ static enum nla_status decode(const struct nla_teach *t, const struct nla_i32s *
 	struct nla_view view = { .lm = &t->teacher.lm };
 	nla_auto int64_t *at = nla_alloc((size_t)n, sizeof(*at));
 	nla_auto uint32_t *keys = nla_alloc((size_t)n, sizeof(*keys));
-	struct nla_pack pack;
-	nla_pack_init(&pack);
+	NLA_AUTO(nla_pack_release) struct nla_pack pack = { 0 };
 	nla_prompts_pack(&pack, prompts, n, at);
 	for (int64_t i = 0; i < n; i++)
 		keys[i] = (uint32_t)rows[i];
@@ -287,7 +286,6 @@ static enum nla_status decode(const struct nla_teach *t, const struct nla_i32s *
 		nla_decode(&d, out, err);
 	}
 	nt_scope_pop();
-	nla_pack_release(&pack);
 	return err->status;
 }
 

@@ -368,7 +368,8 @@ static void flush_bytes(struct nla_str *bytes, struct nla_str *out)
 	nla_str_reset(bytes);
 }
 
-void nla_tokenizer_decode(const struct nla_tokenizer *tok, const int32_t *ids, size_t n, bool skip_special, struct nla_str *out)
+void nla_tokenizer_decode(const struct nla_tokenizer *tok, const int32_t *ids, size_t n, bool skip_special,
+			  struct nla_str *out)
 {
 	NLA_AUTO(nla_str_release) struct nla_str bytes = NLA_STR_INIT, whole = NLA_STR_INIT;
 	for (size_t i = 0, length; i < n; i++) {

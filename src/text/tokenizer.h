@@ -48,7 +48,8 @@ enum nla_status nla_tokenizer_encode(const struct nla_tokenizer *tok, const char
 				     struct nla_err *err);
 /* Text of ids, appended to out. skip_special leaves out added tokens marked special. Bytes that are not valid UTF-8 (a
  * character cut between tokens) come out as U+FFFD, as in the reference, and so do ids without a token. */
-void nla_tokenizer_decode(const struct nla_tokenizer *tok, const int32_t *ids, size_t n, bool skip_special, struct nla_str *out);
+void nla_tokenizer_decode(const struct nla_tokenizer *tok, const int32_t *ids, size_t n, bool skip_special,
+			  struct nla_str *out);
 /* The text of one token as it stands in a text (for showing tokens one by one), appended raw: may be half a character. */
 void nla_tokenizer_piece(const struct nla_tokenizer *tok, int32_t id, struct nla_str *out);
 /* crc32 of everything that decides ids (vocabulary, merges, added tokens, normaliser, splits): tells tokenizer drift. */
