@@ -148,8 +148,8 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	    make(cfg, &target, &corpus, &meta, err) || nla_sidecar_read(&made, cfg->out, err))
 		return err->status;
 	if (made.layer != meta.layer) /* one that was whole before this start */
-		return nla_usage(err, "'%s' is a whole set of block %lld, and block %lld is asked for: give --overwrite to replace "
-			  "it, or another --out", cfg->out, (long long)made.layer, (long long)meta.layer);
+		return nla_usage(err, "'%s' is a whole set of block %lld, and block %lld is asked for: give --overwrite to "
+				 "replace it, or another --out", cfg->out, (long long)made.layer, (long long)meta.layer);
 	nla_say("next: nla-teach --model %s --data %s --out TAUGHT, or nla-train --data %s", cfg->model, cfg->out, cfg->out);
 	printf("{\"rows\": %lld, \"d_model\": %lld, \"layer\": %lld, \"baseline_var\": %.9g, \"baseline_mean\": %.9g}\n",
 	       (long long)made.n_rows, (long long)made.d_model, (long long)made.layer, made.baseline_var, made.baseline_mean);

@@ -62,7 +62,8 @@ nt_tensor *nla_av_logprob(const struct nla_half *av, const struct nla_view *view
 		return NULL;
 	nt_tensor *x = nla_recompute_forward(recompute, view, &pack, &inject, view->lm->arch.n_layers);
 	x = nla_final_norm(view, nt_rows(x, nt_i64(device, at.data, (int64_t)at.n)));
-	nt_tensor *logprob = nt_token_logprob(x, view->lm->head, nt_i64(device, ids.data, (int64_t)ids.n), temperature, entropy);
+	nt_tensor *next = nt_i64(device, ids.data, (int64_t)ids.n), *logprob;
+	logprob = nt_token_logprob(x, view->lm->head, next, temperature, entropy);
 	if (!logprob)
 		nla_nt_fail(err, "cannot compute log-probabilities");
 	return logprob;
