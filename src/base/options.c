@@ -188,16 +188,12 @@ static enum nla_status read_value(struct reading *r, const char *key, const cJSO
 enum nla_status nla_options_json(const struct nla_option *table, size_t n, void *cfg, const char *path, struct nla_err *err)
 {
 	struct reading r = { .table = table, .n = n, .cfg = cfg, .path = path };
-	cJSON *json;
+	nla_auto_json cJSON *json = NULL;
 	if (nla_json_read(path, &json, err))
 		return err->status = NLA_USAGE;
-	r.folder = nla_path_dir(path);
-	r.seen = nla_alloc(n, sizeof(*r.seen));
-	enum nla_status status = read_value(&r, NULL, json, err);
-	free(r.seen);
-	free(r.folder);
-	cJSON_Delete(json);
-	return status;
+	nla_auto char *folder = r.folder = nla_path_dir(path);
+	nla_auto bool *seen = r.seen = nla_alloc(n, sizeof(*seen));
+	return read_value(&r, NULL, json, err);
 }
 
 /* Short names may be shared by options of different commands: one that this command uses comes first. */

@@ -64,17 +64,12 @@ const char *nla_st_dtype_name(enum nla_st_dtype dtype);
 char *nla_st_shape_text(const int64_t *shape, int ndim);
 
 /* A file that appears under its name only when it is whole: a temporary name, fsync, rename. The entries say name, type and
- * shape; a first dimension of -1 (of a single entry) is counted at close. Has the metadata {"format": "pt"}, which transformers
- * and peft want. */
+ * shape. Has the metadata {"format": "pt"}, which transformers and peft want. */
 struct nla_st_writer;
 enum nla_status nla_st_writer_open(struct nla_st_writer **out, const char *path, const struct nla_st_entry *entries, size_t n,
 				   struct nla_err *err);
 enum nla_status nla_st_writer_add(struct nla_st_writer *w, const void *bytes, size_t n, struct nla_err *err);
-/* The next n bytes are in PATH.tmp, of a writer of counted rows that was aborted or killed. */
-enum nla_status nla_st_writer_keep(struct nla_st_writer *w, size_t n, struct nla_err *err);
-size_t nla_st_writer_header(const struct nla_st_writer *w); /* bytes before the data */
-enum nla_status nla_st_writer_flush(struct nla_st_writer *w, struct nla_err *err); /* what was added is with the system */
-/* Frees w. Where err holds a failure already, it stays, and nothing is left of the file; of counted rows, PATH.tmp is. */
+/* Frees w. Where err holds a failure already, it stays, and nothing is left of the file. */
 enum nla_status nla_st_writer_close(struct nla_st_writer *w, struct nla_err *err);
 void nla_st_writer_abort(struct nla_st_writer *w); /* NULL is fine */
 

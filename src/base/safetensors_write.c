@@ -1,6 +1,6 @@
 /*
  * safetensors - writing (see safetensors.h). Header, then the data as they come, into PATH.tmp; at close it is synced and
- * renamed. Rows that are counted at close have room for their number in the header: the format allows spaces behind the JSON.
+ * renamed.
  */
 #include "base/safetensors.h"
 
@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/json.h"
@@ -17,9 +16,7 @@
 struct nla_st_writer {
 	FILE *f;
 	char *path, *tmp;
-	uint64_t written, want;     /* bytes of data; want: of entries whose size is known */
-	struct nla_st_entry rows;   /* the entry whose rows are counted; without a name: none */
-	size_t row_bytes, reserved; /* of rows; of the header with its length */
+	uint64_t written, want; /* bytes of data */
 };
 
 static enum nla_status cannot_write(const struct nla_st_writer *w, struct nla_err *err)
@@ -35,13 +32,12 @@ static uint64_t bytes_of(const struct nla_st_entry *e)
 	return bytes;
 }
 
-/* 8 bytes of length and the JSON, with spaces to a multiple of 8 or to what is reserved. */
+/* 8 bytes of length and the JSON, with spaces to a multiple of 8. */
 static enum nla_status write_header(struct nla_st_writer *w, const struct nla_st_entry *entries, size_t n, struct nla_err *err)
 {
 	NLA_AUTO(nla_str_release) struct nla_str json = NLA_STR_INIT;
 	unsigned char length[8];
 	nla_str_add(&json, "{\"__metadata__\":{\"format\":\"pt\"}");
-	w->want = 0;
 	for (const struct nla_st_entry *e = entries; e < entries + n; e++) {
 		nla_auto char *shape = nla_st_shape_text(e->shape, e->ndim);
 		nla_str_addc(&json, ',');
@@ -51,9 +47,7 @@ static enum nla_status write_header(struct nla_st_writer *w, const struct nla_st
 		w->want += bytes_of(e);
 	}
 	nla_str_addc(&json, '}');
-	if (!w->reserved) /* two counts of at most 20 digits, where one digit each is now */
-		w->reserved = (8 + json.len + (w->rows.name ? 40 : 0) + 7) / 8 * 8;
-	while (8 + json.len < w->reserved)
+	while (json.len % 8)
 		nla_str_addc(&json, ' ');
 	for (int i = 0; i < 8; i++)
 		length[i] = (unsigned char)((uint64_t)json.len >> (8 * i));
@@ -70,16 +64,7 @@ enum nla_status nla_st_writer_open(struct nla_st_writer **out, const char *path,
 	*err = (struct nla_err)NLA_ERR_INIT;
 	w->path = nla_strdup(path);
 	w->tmp = nla_format("%s.tmp", path);
-	if (n == 1 && entries->ndim && entries->shape[0] < 0) {
-		w->rows = *entries;
-		w->rows.name = nla_strdup(entries->name);
-		w->rows.shape[0] = 1;
-		w->row_bytes = bytes_of(&w->rows);
-		w->rows.shape[0] = 0;
-		entries = &w->rows;
-	}
-	w->f = fopen(w->tmp, "r+b");
-	w->f = w->f ? w->f : fopen(w->tmp, "w+b");
+	w->f = fopen(w->tmp, "wb");
 	if (!w->f)
 		nla_fail(err, "cannot create '%s': %s", w->tmp, strerror(errno));
 	else if (!write_header(w, entries, n, err))
@@ -93,32 +78,12 @@ enum nla_status nla_st_writer_add(struct nla_st_writer *w, const void *bytes, si
 	return n && fwrite(bytes, 1, n, w->f) != n ? cannot_write(w, err) : NLA_OK;
 }
 
-enum nla_status nla_st_writer_keep(struct nla_st_writer *w, size_t n, struct nla_err *err)
-{
-	struct stat st;
-	if (fflush(w->f) || fstat(fileno(w->f), &st) || st.st_size < (off_t)(w->reserved + n))
-		return nla_fail(err, "'%s' is shorter than what was written to it", w->tmp);
-	w->written += n;
-	return fseeko(w->f, (off_t)n, SEEK_CUR) ? cannot_write(w, err) : NLA_OK;
-}
-
-size_t nla_st_writer_header(const struct nla_st_writer *w) { return w->reserved; }
-
-enum nla_status nla_st_writer_flush(struct nla_st_writer *w, struct nla_err *err)
-{
-	return fflush(w->f) ? cannot_write(w, err) : NLA_OK;
-}
-
 enum nla_status nla_st_writer_close(struct nla_st_writer *w, struct nla_err *err)
 {
 	nla_auto char *dir = nla_path_dir(w->path);
-	if (!err->status && w->rows.name) {
-		w->rows.shape[0] = (int64_t)(w->written / w->row_bytes);
-		fseeko(w->f, 0, SEEK_SET) ? cannot_write(w, err) : write_header(w, &w->rows, 1, err);
-	}
 	if (!err->status && w->written != w->want)
 		NLA_BUG("'%s' has %" PRIu64 " bytes of %" PRIu64, w->path, w->written, w->want);
-	if (!err->status && (fflush(w->f) || ftruncate(fileno(w->f), (off_t)(w->reserved + w->written)) || fsync(fileno(w->f))))
+	if (!err->status && (fflush(w->f) || fsync(fileno(w->f))))
 		cannot_write(w, err);
 	if (w->f && fclose(w->f) && !err->status)
 		cannot_write(w, err);
@@ -126,9 +91,8 @@ enum nla_status nla_st_writer_close(struct nla_st_writer *w, struct nla_err *err
 		nla_fail(err, "cannot rename '%s' to '%s': %s", w->tmp, w->path, strerror(errno));
 	if (!err->status)
 		nla_sync(dir, err);
-	else if (!w->rows.name)
+	else
 		unlink(w->tmp);
-	free(w->rows.name);
 	free(w->tmp);
 	free(w->path);
 	free(w);

@@ -1,6 +1,7 @@
 /* utf8 - strict decoding, and white space, of UTF-8. See utf8.h. */
 #include "base/utf8.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 int nla_utf8_length(const char *s, size_t n)
@@ -30,13 +31,21 @@ size_t nla_utf8_next(const char *s, size_t n, uint32_t *code)
 	return (size_t)length;
 }
 
-bool nla_utf8_valid(const char *s, size_t n)
+size_t nla_utf8_valid(const char *s, size_t n)
 {
-	uint32_t code;
-	for (size_t i = 0, len; i < n; i += len)
-		if (!(len = nla_utf8_next(s + i, n - i, &code)))
-			return false;
-	return true;
+	size_t i = 0;
+	for (int length; i < n && (length = nla_utf8_length(s + i, n - i)) > 0; i += (size_t)length)
+		;
+	return i;
+}
+
+void nla_utf8_add_lossy(struct nla_str *out, const char *s, size_t n)
+{
+	for (size_t i = 0; i < n;) {
+		int length = nla_utf8_length(s + i, n - i);
+		nla_str_addn(out, length > 0 ? s + i : NLA_UTF8_UNKNOWN, length > 0 ? (size_t)length : 3);
+		i += (size_t)abs(length);
+	}
 }
 
 bool nla_utf8_is_space(uint32_t code)

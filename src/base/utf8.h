@@ -11,7 +11,11 @@
 int nla_utf8_length(const char *s, size_t n);
 /* The code point at the start of s[0..n) and its length in bytes, 1 to 4; 0 when the bytes are not valid or n is 0. */
 size_t nla_utf8_next(const char *s, size_t n, uint32_t *code);
-bool nla_utf8_valid(const char *s, size_t n);
+/* Bytes before the first that is not valid: n when all is well. */
+size_t nla_utf8_valid(const char *s, size_t n);
+#define NLA_UTF8_UNKNOWN "\xef\xbf\xbd" /* U+FFFD, in the place of what is no text */
+/* Append, with one U+FFFD for what nla_utf8_length says is cut or wrong. */
+void nla_utf8_add_lossy(struct nla_str *out, const char *s, size_t n);
 /* White_Space of Unicode's PropList. */
 bool nla_utf8_is_space(uint32_t code);
 /* s[0..n) without its outer white space, as Python's str.strip() has it (White_Space and 0x1c to 0x1f): its start, and *length

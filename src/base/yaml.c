@@ -102,13 +102,13 @@ static bool is_too_deep(const struct nla_str *text)
 enum nla_status nla_yaml_read(const char *path, cJSON **out, struct nla_err *err)
 {
 	struct yaml y = { .path = path, .err = err };
-	struct nla_str text = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 	yaml_parser_t parser;
 	*out = NULL;
 	if (!nla_file_read(path, &text, err) && (text.len > MAX_BYTES || is_too_deep(&text)))
 		nla_fail(err, "cannot read '%s': %s", path, text.len > MAX_BYTES ? "larger than 4 MiB" : "nested too deeply");
 	if (err->status)
-		goto out;
+		return err->status;
 	if (!yaml_parser_initialize(&parser))
 		NLA_BUG("no memory for a YAML parser");
 	yaml_parser_set_input_string(&parser, (const unsigned char *)text.buf, text.len);
@@ -122,11 +122,9 @@ enum nla_status nla_yaml_read(const char *path, cJSON **out, struct nla_err *err
 	}
 	yaml_document_delete(&y.doc);
 	yaml_parser_delete(&parser);
-out:
 	if (err->status) {
 		cJSON_Delete(*out);
 		*out = NULL;
 	}
-	nla_str_release(&text);
 	return err->status;
 }

@@ -129,38 +129,31 @@ static enum nla_status print_sidecar(const char *folder, struct nla_err *err)
 
 static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 {
-	struct nla_target target = { 0 };
-	struct nla_sidecar meta, made;
-	struct nla_corpus corpus = { 0 };
+	NLA_AUTO(nla_target_close) struct nla_target target = { 0 };
+	NLA_AUTO(nla_sidecar_release) struct nla_sidecar meta, made;
+	NLA_AUTO(nla_corpus_close) struct nla_corpus corpus = { 0 };
 	int device;
 	nt_dtype dtype;
 	struct nla_chat_cfg chat = cfg->chat;
 	chat.like = cfg->extract.meta;
+	nla_sidecar_init(&meta);
+	nla_sidecar_init(&made);
 	if (cfg->extract.sidecar)
 		return nla_sidecar_make(cfg, err) || print_sidecar(cfg->out, err) ? err->status : NLA_OK;
 	nla_stop_catch();
-	nla_sidecar_init(&meta);
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->extract.corpus, "extract.corpus", err) ||
 	    nla_config_need(cfg->out, "out", err) || nla_config_device(cfg, &device, &dtype, err) ||
 	    nla_target_open(&target, cfg->model, &chat, device, dtype, -1, err) ||
 	    nla_newset_describe(&meta, &target, cfg, err) || nla_corpus_open(&corpus, cfg->extract.corpus, err) ||
 	    make(cfg, &target, &corpus, &meta, err) || nla_sidecar_read(&made, cfg->out, err))
-		goto out;
-	if (made.layer != meta.layer) { /* one that was whole before this start */
-		nla_usage(err, "'%s' is a whole set of block %lld, and block %lld is asked for: give --overwrite to replace "
-			  "it, or another --out", cfg->out, (long long)made.layer, (long long)meta.layer);
-		nla_sidecar_release(&made);
-		goto out;
-	}
+		return err->status;
+	if (made.layer != meta.layer) /* one that was whole before this start */
+		return nla_usage(err, "'%s' is a whole set of block %lld, and block %lld is asked for: give --overwrite to "
+				 "replace it, or another --out", cfg->out, (long long)made.layer, (long long)meta.layer);
 	nla_say("next: nla-teach --model %s --data %s --out TAUGHT, or nla-train --data %s", cfg->model, cfg->out, cfg->out);
 	printf("{\"rows\": %lld, \"d_model\": %lld, \"layer\": %lld, \"baseline_var\": %.9g, \"baseline_mean\": %.9g}\n",
 	       (long long)made.n_rows, (long long)made.d_model, (long long)made.layer, made.baseline_var, made.baseline_mean);
-	nla_sidecar_release(&made);
-out:
-	nla_corpus_close(&corpus);
-	nla_sidecar_release(&meta);
-	nla_target_close(&target);
-	return err->status;
+	return NLA_OK;
 }
 
 int main(int argc, char **argv)

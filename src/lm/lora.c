@@ -44,12 +44,11 @@ char *nla_lora_key(int64_t layer, enum nla_proj proj, int side)
 static nt_tensor *uniform(const struct nla_rng *rng, uint32_t tensor, int64_t rows, int64_t cols, int device)
 {
 	int64_t shape[2] = { rows, cols };
-	float bound = 1.0f / sqrtf((float)cols), *x = nla_alloc((size_t)(rows * cols), sizeof(float));
+	const float bound = 1.0f / sqrtf((float)cols);
+	nla_auto float *x = nla_alloc((size_t)(rows * cols), sizeof(float));
 	for (int64_t i = 0; i < rows * cols; i++)
 		x[i] = bound * (2 * nla_uniform(rng, tensor, (uint32_t)(i / cols), (uint32_t)(i % cols)) - 1);
-	nt_tensor *t = nt_own(nt_from_host(NT_F32, device, x, 2, shape));
-	free(x);
-	return t;
+	return nt_own(nt_from_host(NT_F32, device, x, 2, shape));
 }
 
 enum nla_status nla_adapter_init(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers,

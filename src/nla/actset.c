@@ -154,25 +154,21 @@ static enum nla_status read_row(struct nla_row *row, const char *line, size_t n,
 {
 	const char *doc_id, *text, *explanation;
 	const cJSON *next;
-	cJSON *json = NULL;
+	nla_auto_json cJSON *json = NULL;
 	if (nla_json_parse(line, n, name, &json, err) || nla_json_need_str(json, name, "doc_id", &doc_id, err) ||
 	    nla_json_int(json, name, "n_raw_tokens", -1, &row->n_raw_tokens, err) ||
 	    nla_json_str(json, name, "text", "", &text, err) ||
 	    nla_json_str(json, name, "explanation", NULL, &explanation, err))
-		goto out;
-	if (row->n_raw_tokens < 0 && cJSON_IsNumber(nla_json_at(json, "n_raw_tokens"))) {
-		nla_fail(err, "'%s': 'n_raw_tokens' is %" PRId64 ", want a count", name, row->n_raw_tokens);
-		goto out;
-	}
+		return err->status;
+	if (row->n_raw_tokens < 0 && cJSON_IsNumber(nla_json_at(json, "n_raw_tokens")))
+		return nla_fail(err, "'%s': 'n_raw_tokens' is %" PRId64 ", want a count", name, row->n_raw_tokens);
 	row->doc_id = nla_strdup(doc_id);
 	row->text = nla_strdup(text);
 	row->explanation = explanation && *explanation ? nla_strdup(explanation) : NULL;
 	cJSON_ArrayForEach(next, nla_json_at(json, "next"))
 		if (cJSON_IsString(next))
 			nla_strs_push(&row->next, next->valuestring);
-out:
-	cJSON_Delete(json);
-	return err->status;
+	return NLA_OK;
 }
 
 void nla_row_release(struct nla_row *row)
@@ -185,23 +181,20 @@ void nla_row_release(struct nla_row *row)
 
 static enum nla_status read_rows(struct nla_actset *set, struct nla_err *err)
 {
-	char *path = nla_path_join(set->path, NLA_ACTSET_ROWS);
+	nla_auto char *path = nla_path_join(set->path, NLA_ACTSET_ROWS);
 	struct nla_lines lines;
 	const char *line;
 	set->rows = nla_alloc((size_t)set->n, sizeof(*set->rows));
 	if (nla_lines_open(&lines, path, err))
-		goto out;
+		return err->status;
 	int64_t n = 0;
 	for (; !err->status && (line = nla_lines_next_filled(&lines)); n++) {
-		char *name = nla_format("%s:%zu", path, lines.number);
+		nla_auto char *name = nla_format("%s:%zu", path, lines.number);
 		if (n < set->n)
 			read_row(&set->rows[n], line, lines.line.len, name, err);
-		free(name);
 	}
 	if (!nla_lines_close(&lines, err) && !err->status && n != set->n)
 		nla_fail(err, "%" PRId64 " vectors, but %" PRId64 " lines in " NLA_ACTSET_ROWS, set->n, n);
-out:
-	free(path);
 	return err->status;
 }
 

@@ -1,9 +1,9 @@
 /*
  * actset_write - making and removing the files of an activation set.
  *
- * The writer streams vectors [N, D] and rows, as plain lines, into NLA_ACTSET_PART. finish makes a whole set there and moves
- * its files out, the sidecar last, so that a sidecar in OUT means a whole set. A set with other explanations is made in the
- * same order, every file replaced as a whole.
+ * The writer appends vectors [N, D], as stored, and rows, as plain lines, to files in NLA_ACTSET_PART. finish makes a set of
+ * them there and moves its files out, the sidecar last, so that a sidecar in OUT means a whole set. A set with other
+ * explanations is made in the same order, every file replaced as a whole.
  */
 #include "nla/actset.h"
 
@@ -19,6 +19,7 @@
 
 #define DATA_NAME "activations.safetensors"
 #define ROWS_PART "rows.jsonl"
+#define VECTORS_PART "vectors"
 
 /* In the order in which they get their places. */
 static const char *const files[] = { DATA_NAME ".index.json", DATA_NAME, NLA_ACTSET_ROWS, NLA_SIDECAR_NAME };
@@ -80,99 +81,72 @@ enum nla_status nla_actset_publish(const char *folder, struct nla_err *err)
 /* ---- writing ---- */
 
 struct nla_actset_writer {
-	char *folder, *data;
+	char *folder;
 	struct nla_sidecar meta;
 	enum nla_st_dtype dtype;
-	struct nla_st_writer *stream;
-	struct nla_log rows, marks;
+	struct nla_log vectors, rows, marks;
 	struct nla_str line;
 	uint16_t *half; /* [D] */
 	float *stored;  /* [D]: the vector as a reader will see it */
-	struct nla_baseline baseline;
 	int64_t n;
 };
+
+static size_t row_bytes(const struct nla_actset_writer *w) { return (size_t)w->meta.d_model * nla_st_dtype_size(w->dtype); }
 
 void nla_actset_abort(struct nla_actset_writer *w)
 {
 	struct nla_err ignored = NLA_ERR_INIT;
 	if (!w)
 		return;
-	nla_st_writer_abort(w->stream);
+	nla_log_close(&w->vectors, &ignored);
 	nla_log_close(&w->rows, &ignored);
 	nla_log_close(&w->marks, &ignored);
-	nla_baseline_release(&w->baseline);
 	nla_sidecar_release(&w->meta);
 	nla_str_release(&w->line);
-	void *const owned[] = { w->half, w->stored, w->folder, w->data, w };
+	void *const owned[] = { w->half, w->stored, w->folder, w };
 	for (size_t i = 0; i < NLA_LEN(owned); i++)
 		free(owned[i]);
 }
 
-/* The first n lines of the rows, cut there. */
-static enum nla_status keep_rows(struct nla_actset_writer *w, int64_t n, struct nla_err *err)
+/* What stands behind the first n rows is cut off. */
+static enum nla_status keep(struct nla_actset_writer *w, int64_t n, struct nla_err *err)
 {
+	const struct nla_log *const logs[] = { &w->rows, &w->vectors };
 	struct nla_map map;
 	if (nla_map_open(&map, w->rows.path, err))
 		return err->status;
-	size_t at = 0;
+	size_t at = 0, vectors = (size_t)n * row_bytes(w);
 	int64_t left = n;
 	for (; left && at < map.size; at++)
 		left -= ((const char *)map.data)[at] == '\n';
+	nla_map_close(&map);
 	if (left)
-		nla_fail(err, "'%s' has %" PRId64 " rows, want %" PRId64, w->rows.path, n - left, n);
-	else if (ftruncate(w->rows.fd, (off_t)at))
-		nla_fail(err, "cannot write '%s': %s", w->rows.path, strerror(errno));
-	nla_map_close(&map);
+		return nla_fail(err, "'%s' has %" PRId64 " rows, want %" PRId64, w->rows.path, n - left, n);
+	if (lseek(w->vectors.fd, 0, SEEK_END) < (off_t)vectors)
+		return nla_fail(err, "'%s' is shorter than what was written to it", w->vectors.path);
+	for (int i = 0; i < 2 && !err->status; i++)
+		if (ftruncate(logs[i]->fd, (off_t)(i ? vectors : at)))
+			nla_fail(err, "cannot write '%s': %s", logs[i]->path, strerror(errno));
 	return err->status;
-}
-
-/* The first n vectors; the baseline sees them again. */
-static enum nla_status keep_vectors(struct nla_actset_writer *w, int64_t n, struct nla_err *err)
-{
-	const size_t d = (size_t)w->meta.d_model, bytes = d * nla_st_dtype_size(w->dtype);
-	nla_auto char *tmp = nla_format("%s.tmp", w->data);
-	struct nla_map map;
-	if (nla_st_writer_keep(w->stream, (size_t)n * bytes, err) || nla_map_open(&map, tmp, err))
-		return err->status;
-	const char *first = (const char *)map.data + nla_st_writer_header(w->stream);
-	for (int64_t i = 0; i < NLA_MIN(n, NLA_BASELINE_ROWS); i++) {
-		if (w->dtype == NLA_ST_BF16)
-			nla_bf16_to_f32((const uint16_t *)(const void *)(first + (size_t)i * bytes), w->stored, d);
-		else
-			memcpy(w->stored, first + (size_t)i * bytes, bytes);
-		nla_baseline_add(&w->baseline, w->stored);
-	}
-	w->n = n;
-	nla_map_close(&map);
-	return NLA_OK;
 }
 
 enum nla_status nla_actset_create(struct nla_actset_writer **out, const char *folder, const struct nla_sidecar *meta,
 				  enum nla_st_dtype dtype, int64_t n, struct nla_err *err)
 {
 	const size_t d = (size_t)meta->d_model;
-	const struct nla_st_entry entry = { "activations", dtype, 2, .shape = { -1, meta->d_model } };
 	nla_auto char *part = nla_path_join(folder, NLA_ACTSET_PART);
 	*out = NULL;
-	if ((dtype != NLA_ST_F32 && dtype != NLA_ST_BF16) || meta->d_model < 1)
-		NLA_BUG("activation set of dtype %d, width %" PRId64, (int)dtype, meta->d_model);
 	if (check_folder(folder, err) || nla_mkdirs(part, err))
 		return err->status;
 	struct nla_actset_writer *w = nla_alloc(1, sizeof(*w));
-	*w = (struct nla_actset_writer){ .folder = nla_strdup(folder), .data = nla_path_join(part, DATA_NAME), .dtype = dtype,
-					 .line = NLA_STR_INIT, .half = nla_alloc(d, sizeof(*w->half)),
-					 .stored = nla_alloc(d, sizeof(*w->stored)) };
-	nla_auto char *tmp = nla_format("%s.tmp", w->data);
+	*w = (struct nla_actset_writer){ .folder = nla_strdup(folder), .dtype = dtype, .line = NLA_STR_INIT, .n = n,
+					 .half = nla_alloc(d, sizeof(*w->half)), .stored = nla_alloc(d, sizeof(*w->stored)) };
 	nla_sidecar_init(&w->meta);
 	nla_sidecar_copy(&w->meta, meta);
 	free(w->meta.kind);
 	w->meta.kind = nla_strdup("nla_dataset");
-	nla_baseline_init(&w->baseline, meta->d_model);
-	if (nla_exists(w->data) && rename(w->data, tmp)) /* of a finish that was killed */
-		nla_fail(err, "cannot rename '%s' to '%s': %s", w->data, tmp, strerror(errno));
-	if (err->status || nla_log_open_in(&w->rows, part, ROWS_PART, err) ||
-	    nla_log_open_in(&w->marks, part, NLA_ACTSET_MARKS, err) ||
-	    nla_st_writer_open(&w->stream, w->data, &entry, 1, err) || keep_rows(w, n, err) || keep_vectors(w, n, err))
+	if (nla_log_open_in(&w->vectors, part, VECTORS_PART, err) || nla_log_open_in(&w->rows, part, ROWS_PART, err) ||
+	    nla_log_open_in(&w->marks, part, NLA_ACTSET_MARKS, err) || keep(w, n, err))
 		nla_actset_abort(w);
 	else
 		*out = w;
@@ -181,23 +155,19 @@ enum nla_status nla_actset_create(struct nla_actset_writer **out, const char *fo
 
 static void add_line(struct nla_str *s, const struct nla_row *row)
 {
-	const char *text = row->text ? row->text : "";
-	nla_str_reset(s);
-	nla_str_add(s, "{\"doc_id\":");
-	nla_json_add_str(s, row->doc_id, strlen(row->doc_id));
+	nla_auto_json cJSON *json = cJSON_CreateObject(), *next = cJSON_CreateArray();
+	cJSON_AddStringToObject(json, "doc_id", row->doc_id);
 	if (row->n_raw_tokens >= 0)
-		nla_str_addf(s, ",\"n_raw_tokens\":%" PRId64, row->n_raw_tokens);
-	nla_str_add(s, ",\"text\":");
-	nla_json_add_str(s, text, strlen(text));
-	if (row->explanation) {
-		nla_str_add(s, ",\"explanation\":");
-		nla_json_add_str(s, row->explanation, strlen(row->explanation));
-	}
-	for (size_t i = 0; i < row->next.n; i++) {
-		nla_str_add(s, i ? "," : ",\"next\":[");
-		nla_json_add_str(s, row->next.data[i], strlen(row->next.data[i]));
-	}
-	nla_str_add(s, row->next.n ? "]}\n" : "}\n");
+		cJSON_AddNumberToObject(json, "n_raw_tokens", (double)row->n_raw_tokens);
+	cJSON_AddStringToObject(json, "text", row->text ? row->text : "");
+	if (row->explanation)
+		cJSON_AddStringToObject(json, "explanation", row->explanation);
+	for (size_t i = 0; i < row->next.n; i++)
+		cJSON_AddItemToArray(next, cJSON_CreateString(row->next.data[i]));
+	if (row->next.n)
+		cJSON_AddItemReferenceToObject(json, "next", next);
+	nla_json_add(s, json, false, 0);
+	nla_str_addc(s, '\n');
 }
 
 enum nla_status nla_actset_add(struct nla_actset_writer *w, const struct nla_row *row, const float *v, struct nla_err *err)
@@ -211,25 +181,24 @@ enum nla_status nla_actset_add(struct nla_actset_writer *w, const struct nla_row
 	}
 	if (nla_row_finite(w->stored, w->meta.d_model, w->n, row->doc_id, err))
 		return nla_err_context(err, "cannot write activation set '%s'", w->folder);
-	if (nla_st_writer_add(w->stream, bf16 ? (const void *)w->half : w->stored, d * nla_st_dtype_size(w->dtype), err))
-		return err->status;
+	nla_log_add(&w->vectors, bf16 ? (const char *)w->half : (const char *)w->stored, row_bytes(w));
+	nla_str_reset(&w->line);
 	add_line(&w->line, row);
 	nla_log_add(&w->rows, w->line.buf, w->line.len);
-	if (w->n++ < NLA_BASELINE_ROWS)
-		nla_baseline_add(&w->baseline, w->stored);
+	w->n++;
 	return NLA_OK;
 }
 
 enum nla_status nla_actset_mark(struct nla_actset_writer *w, const char *line, struct nla_err *err)
 {
-	if (nla_st_writer_flush(w->stream, err) || nla_log_flush(&w->rows, err))
+	if (nla_log_flush(&w->vectors, err) || nla_log_flush(&w->rows, err))
 		return err->status;
 	nla_log_add(&w->marks, line, strlen(line));
 	return nla_log_flush(&w->marks, err);
 }
 
 /* The lines, compressed. */
-static enum nla_status pack_rows(const struct nla_actset_writer *w, const char *part, struct nla_err *err)
+static enum nla_status pack_rows(const char *part, struct nla_err *err)
 {
 	nla_auto char *lines = nla_path_join(part, ROWS_PART), *rows = nla_path_join(part, NLA_ACTSET_ROWS);
 	struct nla_map map;
@@ -240,24 +209,43 @@ static enum nla_status pack_rows(const struct nla_actset_writer *w, const char *
 	return err->status;
 }
 
-static enum nla_status finish(struct nla_actset_writer *w, struct nla_err *err)
+/* The vectors as a tensor, and their baselines. */
+static enum nla_status pack_vectors(struct nla_actset_writer *w, const char *part, struct nla_err *err)
 {
-	struct nla_st_writer *stream = w->stream;
-	nla_auto char *part = nla_path_join(w->folder, NLA_ACTSET_PART);
-	if (!w->n)
-		return nla_fail(err, "cannot write activation set '%s': no rows", w->folder);
-	if (nla_log_close(&w->rows, err) || pack_rows(w, part, err))
+	const size_t d = (size_t)w->meta.d_model;
+	const struct nla_st_entry entry = { "activations", w->dtype, 2, .shape = { w->n, w->meta.d_model } };
+	nla_auto char *from = nla_path_join(part, VECTORS_PART), *to = nla_path_join(part, DATA_NAME);
+	struct nla_baseline baseline;
+	struct nla_st_writer *out;
+	struct nla_map map;
+	if (nla_map_open(&map, from, err))
 		return err->status;
-	w->stream = NULL;
-	nla_baseline_get(&w->baseline, &w->meta.baseline_var, &w->meta.baseline_mean);
-	w->meta.n_rows = w->n;
-	return nla_st_writer_close(stream, err) || nla_sidecar_write(&w->meta, part, err) ? err->status
-		: nla_actset_publish(w->folder, err);
+	nla_baseline_init(&baseline, w->meta.d_model);
+	for (int64_t i = 0; i < NLA_MIN(w->n, NLA_BASELINE_ROWS); i++) {
+		const void *row = (const char *)map.data + (size_t)i * row_bytes(w);
+		if (w->dtype == NLA_ST_BF16)
+			nla_bf16_to_f32(row, w->stored, d);
+		nla_baseline_add(&baseline, w->dtype == NLA_ST_BF16 ? w->stored : row);
+	}
+	nla_baseline_get(&baseline, &w->meta.baseline_var, &w->meta.baseline_mean);
+	nla_baseline_release(&baseline);
+	if (!nla_st_writer_open(&out, to, &entry, 1, err)) {
+		nla_st_writer_add(out, map.data, map.size, err);
+		nla_st_writer_close(out, err);
+	}
+	nla_map_close(&map);
+	return err->status;
 }
 
 enum nla_status nla_actset_finish(struct nla_actset_writer *w, struct nla_err *err)
 {
-	finish(w, err);
+	nla_auto char *part = nla_path_join(w->folder, NLA_ACTSET_PART);
+	w->meta.n_rows = w->n;
+	if (!w->n)
+		nla_fail(err, "cannot write activation set '%s': no rows", w->folder);
+	else if (!nla_log_close(&w->vectors, err) && !nla_log_close(&w->rows, err) && !pack_rows(part, err) &&
+		 !pack_vectors(w, part, err) && !nla_sidecar_write(&w->meta, part, err))
+		nla_actset_publish(w->folder, err);
 	nla_actset_abort(w);
 	return err->status;
 }
@@ -305,12 +293,12 @@ static void add_explained(struct nla_str *rows, const char *line, size_t n, cons
 
 static enum nla_status write_rows(const struct nla_actset *set, const char *to, char *const *explanation, struct nla_err *err)
 {
-	char *from = nla_path_join(set->path, NLA_ACTSET_ROWS), *path = nla_path_join(to, NLA_ACTSET_ROWS);
-	struct nla_str rows = NLA_STR_INIT;
+	nla_auto char *from = nla_path_join(set->path, NLA_ACTSET_ROWS), *path = nla_path_join(to, NLA_ACTSET_ROWS);
+	NLA_AUTO(nla_str_release) struct nla_str rows = NLA_STR_INIT;
 	struct nla_lines lines;
 	const char *line;
 	if (nla_lines_open(&lines, from, err))
-		goto out;
+		return err->status;
 	for (int64_t i = 0; i < set->n && !err->status && (line = nla_lines_next_filled(&lines)); i++) {
 		if (explanation[i])
 			add_explained(&rows, line, lines.line.len, explanation[i], from, err);
@@ -320,10 +308,6 @@ static enum nla_status write_rows(const struct nla_actset *set, const char *to, 
 	}
 	if (!nla_lines_close(&lines, err) && !err->status)
 		nla_file_write(path, rows.buf, rows.len, true, err);
-out:
-	nla_str_release(&rows);
-	free(from);
-	free(path);
 	return err->status;
 }
 

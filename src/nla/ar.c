@@ -42,16 +42,16 @@ void nla_ar_texts_release(struct nla_ar_texts *t)
 nt_tensor *nla_ar_read(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts, int64_t from,
 		       int64_t to, struct nla_recompute *recompute, struct nla_err *err)
 {
-	int64_t n = to - from, *at = nla_alloc((size_t)n, sizeof(*at));
+	const int64_t n = to - from;
+	nla_auto int64_t *at = nla_alloc((size_t)n, sizeof(*at));
 	nla_auto struct nla_i32s *prompts = nla_alloc((size_t)n, sizeof(*prompts));
-	struct nla_pack pack;
+	NLA_AUTO(nla_pack_release) struct nla_pack pack = { 0 };
 	nt_tensor *h = NULL;
 	for (int64_t i = 0; i < n; i++) {
 		int64_t start = texts->offset.data[from + i];
 		prompts[i] = (struct nla_i32s){ .data = texts->ids.data + start,
 						.n = (size_t)(texts->offset.data[from + i + 1] - start) };
 	}
-	nla_pack_init(&pack);
 	nla_prompts_pack(&pack, prompts, n, at);
 	for (int64_t i = 0; i < n; i++)
 		at[i] = nla_pack_last(&pack, at[i]);
@@ -63,8 +63,6 @@ nt_tensor *nla_ar_read(const struct nla_half *ar, const struct nla_view *view, c
 		if (!h)
 			nla_nt_fail(err, "cannot compute the reconstruction");
 	}
-	nla_pack_release(&pack);
-	free(at);
 	return h;
 }
 

@@ -50,28 +50,22 @@ static void add_responses(const struct nla_responses *r, struct nla_pack *pack, 
 nt_tensor *nla_av_logprob(const struct nla_half *av, const struct nla_view *view, const struct nla_responses *r,
 			  double temperature, nt_tensor **entropy, struct nla_recompute *recompute, struct nla_err *err)
 {
-	struct nla_pack pack;
+	NLA_AUTO(nla_pack_release) struct nla_pack pack = { 0 };
 	struct nla_inject inject;
-	struct nla_i64s at = { 0 }, ids = { 0 };
-	int64_t *rows = nla_alloc((size_t)r->n_prompts, sizeof(*rows));
-	nt_tensor *logprob = NULL;
+	NLA_AUTO(nla_i64s_release) struct nla_i64s at = { 0 }, ids = { 0 };
+	nla_auto int64_t *rows = nla_alloc((size_t)r->n_prompts, sizeof(*rows));
 	int device = av->target->lm.device;
-	nla_pack_init(&pack);
 	if (nla_av_pack(av, r->v, r->n_prompts, &pack, rows, &inject, err))
-		goto out;
+		return NULL;
 	add_responses(r, &pack, rows, &at, &ids);
 	if (nla_pack_ready(&pack, view->lm, err))
-		goto out;
+		return NULL;
 	nt_tensor *x = nla_recompute_forward(recompute, view, &pack, &inject, view->lm->arch.n_layers);
 	x = nla_final_norm(view, nt_rows(x, nt_i64(device, at.data, (int64_t)at.n)));
-	logprob = nt_token_logprob(x, view->lm->head, nt_i64(device, ids.data, (int64_t)ids.n), temperature, entropy);
+	nt_tensor *next = nt_i64(device, ids.data, (int64_t)ids.n), *logprob;
+	logprob = nt_token_logprob(x, view->lm->head, next, temperature, entropy);
 	if (!logprob)
 		nla_nt_fail(err, "cannot compute log-probabilities");
-out:
-	nla_pack_release(&pack);
-	nla_i64s_release(&at);
-	nla_i64s_release(&ids);
-	free(rows);
 	return logprob;
 }
 

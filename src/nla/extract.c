@@ -92,10 +92,8 @@ static enum nla_status compute(const struct nla_target *t, struct waiting *w, in
 static void add_next(const struct nla_target *t, struct nla_row *row, const int64_t *next, int64_t n)
 {
 	for (int64_t j = 0; j < n; j++) {
-		struct nla_err unknown = NLA_ERR_INIT;
 		NLA_AUTO(nla_str_release) struct nla_str word = NLA_STR_INIT;
-		if (nla_tokenizer_piece(t->tok, (int32_t)next[j], &word, &unknown)) /* a padded vocabulary's id without text */
-			nla_str_add(&word, "\xef\xbf\xbd");
+		nla_tokenizer_piece(t->tok, (int32_t)next[j], &word);
 		nla_strs_push(&row->next, word.buf);
 	}
 }
@@ -171,7 +169,7 @@ static enum nla_status add_some(const struct nla_target *t, struct waiting *w, c
 	for (int64_t i = 0; i < count && !err->status; i++) {
 		struct nla_str text = NLA_STR_INIT;
 		struct nla_row *row = add_row(w, pack_row, positions[i], doc);
-		nla_tokenizer_decode(t->tok, ids->data + front, (size_t)(row->n_raw_tokens - front), false, &text, err);
+		nla_tokenizer_decode(t->tok, ids->data + front, (size_t)(row->n_raw_tokens - front), false, &text);
 		row->text = nla_str_detach(&text);
 	}
 	free(positions);
@@ -259,6 +257,6 @@ enum nla_status nla_extract_one(const struct nla_target *t, const char *text, in
 	if (at < 0 || at >= n)
 		return nla_usage(err, "position %lld is outside the text's %zu tokens", (long long)position, ids.n);
 	if (!nla_extract_at(t, &ids, &at, 1, cfg->layer, v, err))
-		nla_tokenizer_decode(t->tok, ids.data + front, (size_t)NLA_MAX(at + 1 - front, 0), false, prefix, err);
+		nla_tokenizer_decode(t->tok, ids.data + front, (size_t)NLA_MAX(at + 1 - front, 0), false, prefix);
 	return err->status;
 }

@@ -238,12 +238,10 @@ enum nla_status nla_half_open(struct nla_half *h, enum nla_half_role role, const
 static nt_tensor *identity(int64_t d, int device)
 {
 	int64_t shape[2] = { d, d };
-	float *eye = nla_alloc((size_t)(d * d), sizeof(float));
+	nla_auto float *eye = nla_alloc((size_t)(d * d), sizeof(float));
 	for (int64_t i = 0; i < d; i++)
 		eye[i * d + i] = 1;
-	nt_tensor *head = nt_own(nt_from_host(NT_F32, device, eye, 2, shape));
-	free(eye);
-	return head;
+	return nt_own(nt_from_host(NT_F32, device, eye, 2, shape));
 }
 
 enum nla_status nla_half_new(struct nla_half *h, enum nla_half_role role, const struct nla_target *target,

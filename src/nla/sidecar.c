@@ -192,12 +192,10 @@ struct reader {
 /* The place of a word in a list of lower case; others write them in capitals too. */
 static int word_index(const char *words, const char *text)
 {
-	char *lower = nla_strdup(text);
+	nla_auto char *lower = nla_strdup(text);
 	for (char *c = lower; *c; c++)
 		*c = (char)tolower((unsigned char)*c);
-	int index = nla_word_index(words, lower);
-	free(lower);
-	return index;
+	return nla_word_index(words, lower);
 }
 
 /* A TEXT or a WORD. */
@@ -330,7 +328,7 @@ static enum nla_status check(struct reader *r, struct nla_sidecar *s)
 
 enum nla_status nla_sidecar_read(struct nla_sidecar *s, const char *folder, struct nla_err *err)
 {
-	char *path = nla_path_join(folder, NLA_SIDECAR_NAME);
+	nla_auto char *path = nla_path_join(folder, NLA_SIDECAR_NAME);
 	struct reader r = { .path = path, .err = err };
 	nla_sidecar_init(s);
 	*err = (struct nla_err)NLA_ERR_INIT;
@@ -344,7 +342,6 @@ enum nla_status nla_sidecar_read(struct nla_sidecar *s, const char *folder, stru
 	if (err->status || check(&r, s))
 		nla_sidecar_release(s);
 	cJSON_Delete(r.json);
-	free(path);
 	return err->status;
 }
 

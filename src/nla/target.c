@@ -102,9 +102,9 @@ enum nla_status nla_target_encode(const struct nla_target *t, bool special, cons
  * bytes. */
 static bool is_marker(const struct nla_target *t, int32_t id, const char *marker)
 {
-	struct nla_err ignored = NLA_ERR_INIT;
 	NLA_AUTO(nla_str_release) struct nla_str piece = NLA_STR_INIT;
-	return !nla_tokenizer_piece(t->tok, id, &piece, &ignored) && !strcmp(piece.buf, marker);
+	nla_tokenizer_piece(t->tok, id, &piece);
+	return !strcmp(piece.buf, marker);
 }
 
 /* The marker in the AV prompt: by the sidecar's id, else as the token of its text, alone or where it stands. */

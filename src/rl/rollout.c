@@ -7,36 +7,17 @@
 #define FAILURE_TEXT(id, name, meaning, likely) [id] = { name, meaning, likely },
 const struct nla_failure_text nla_failures[NLA_N_FAILURES] = { NLA_FAILURES(FAILURE_TEXT) };
 
-/* A model's vocabulary may be padded beyond the tokenizer's: an id without text, drawn nonetheless, shows as U+FFFD. */
-static enum nla_status decode_sampled(const struct nla_tokenizer *tok, const int32_t *ids, int64_t n, struct nla_str *text,
-				      struct nla_err *err)
-{
-	int64_t from = 0;
-	for (int64_t i = 0; i <= n && !err->status; i++) {
-		struct nla_err unknown = NLA_ERR_INIT;
-		NLA_AUTO(nla_str_release) struct nla_str piece = NLA_STR_INIT;
-		bool known = i < n && !nla_tokenizer_piece(tok, ids[i], &piece, &unknown);
-		if (known)
-			continue;
-		nla_tokenizer_decode(tok, ids + from, (size_t)(i - from), false, text, err);
-		if (i < n)
-			nla_str_add(text, "\xEF\xBF\xBD");
-		from = i + 1;
-	}
-	return err->status;
-}
-
 enum nla_status nla_rollout_read(const struct nla_rl *rl, struct nla_step *step, int64_t i, struct nla_err *err)
 {
 	const struct nla_tokenizer *tok = rl->av->target->tok;
 	const bool stopped = step->tokens.stopped[i],
 		   closed_is_enough = stopped || rl->rollout.truncated == NLA_TRUNCATED_SCORE;
-	struct nla_str text = NLA_STR_INIT;
-	struct nla_i32s own = { 0 };
+	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
+	NLA_AUTO(nla_i32s_release) struct nla_i32s own = { 0 };
 	const char *start;
 	size_t length;
-	if (decode_sampled(tok, step->tokens.ids + i * step->tokens.width, step->tokens.length[i] - stopped, &text, err))
-		goto out;
+	nla_tokenizer_decode(tok, step->tokens.ids + i * step->tokens.width, (size_t)(step->tokens.length[i] - stopped), false,
+			     &text);
 	if (!nla_find_explanation(text.buf, text.len, &start, &length)) {
 		step->failed[i] = stopped ? NLA_ROW_NO_TAGS : NLA_ROW_TRUNCATED;
 	} else if (!nla_tokenizer_encode(tok, start, length, &own, err)) {
@@ -45,9 +26,6 @@ enum nla_status nla_rollout_read(const struct nla_rl *rl, struct nla_step *step,
 		step->failed[i] = !closed_is_enough ? NLA_ROW_TRUNCATED : length ? NLA_ROW_OK : NLA_ROW_EMPTY;
 	}
 	step->response[i] = nla_str_detach(&text);
-out:
-	nla_str_release(&text);
-	nla_i32s_release(&own);
 	return err->status;
 }
 
@@ -56,12 +34,11 @@ static enum nla_status decode_some(const struct nla_rl *rl, const struct nla_ste
 				   struct nla_decoded *part, struct nla_err *err)
 {
 	const struct nla_target *target = rl->av->target;
-	struct nla_pack pack;
+	NLA_AUTO(nla_pack_release) struct nla_pack pack = { 0 };
 	struct nla_inject inject;
 	int64_t first = step->prompt_of[from], n_prompts = step->prompt_of[to - 1] - first + 1;
-	int64_t *prompts = nla_alloc((size_t)n_prompts, sizeof(*prompts)),
-		*rows = nla_alloc((size_t)(to - from), sizeof(*rows));
-	nla_pack_init(&pack);
+	nla_auto int64_t *prompts = nla_alloc((size_t)n_prompts, sizeof(*prompts));
+	nla_auto int64_t *rows = nla_alloc((size_t)(to - from), sizeof(*rows));
 	nt_scope_push();
 	if (!nla_av_pack(rl->av, step->v + first * target->lm.arch.d_model, n_prompts, &pack, prompts, &inject, err) &&
 	    !nla_pack_ready(&pack, rl->sampler.lm, err)) {
@@ -75,9 +52,6 @@ static enum nla_status decode_some(const struct nla_rl *rl, const struct nla_ste
 		nla_decode(&d, part, err);
 	}
 	nt_scope_pop();
-	nla_pack_release(&pack);
-	free(prompts);
-	free(rows);
 	return err->status;
 }
 

@@ -1,6 +1,6 @@
 /*
  * Score: see score.h. Texts are read in batches of NLA_SCORE_TOKENS; a row that cannot be scored becomes a failure. Equal texts
- * of one vector are read once: in bf16 the same text in two batches differs by rounding, and a group of one text would get
+ * of one prompt are read once: in bf16 the same text in two batches differs by rounding, and a group of one text would get
  * advantages of that noise.
  */
 #include "rl/step.h"
@@ -9,43 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct item {
-	const char *text;
-	const float *v; /* [d] */
-	size_t d;
-	int64_t i;
-};
-
-static int compare(const void *a, const void *b)
+/* The first sample of i's prompt that has its text, of those that have not failed. */
+static int64_t first_of(const struct nla_step *s, int64_t i)
 {
-	const struct item *x = a, *y = b;
-	int order = strcmp(x->text, y->text);
-	if (!order && x->v != y->v)
-		order = memcmp(x->v, y->v, x->d * sizeof(*x->v));
-	return order;
-}
-
-static int compare_all(const void *a, const void *b)
-{
-	const struct item *x = a, *y = b;
-	int order = compare(a, b);
-	return order ? order : (x->i > y->i) - (x->i < y->i);
-}
-
-/* first[i]: the first sample that has sample i's text and vector, of those that have not failed. */
-static void find_first(const struct nla_step *step, size_t d, int64_t *first)
-{
-	nla_auto struct item *items = nla_alloc((size_t)step->n, sizeof(*items));
-	size_t n = 0;
-	for (int64_t i = 0; i < step->n; i++) {
-		first[i] = i;
-		if (!step->failed[i])
-			items[n++] = (struct item){ step->explanation[i], step->v + (size_t)step->prompt_of[i] * d, d, i };
-	}
-	qsort(items, n, sizeof(*items), compare_all);
-	for (size_t j = 1; j < n; j++)
-		if (!compare(&items[j - 1], &items[j]))
-			first[items[j].i] = first[items[j - 1].i];
+	int64_t first = i - i % s->group;
+	while (first < i && (s->failed[i] || s->failed[first] || strcmp(s->explanation[first], s->explanation[i])))
+		first++;
+	return first;
 }
 
 enum nla_status nla_score_texts(const struct nla_rl *rl, struct nla_step *step, const int64_t *first,
@@ -73,24 +43,24 @@ enum nla_status nla_score_texts(const struct nla_rl *rl, struct nla_step *step, 
 
 enum nla_status nla_score(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
-	struct nla_ar_texts texts;
-	struct nla_f32s v = { 0 };
-	struct nla_i64s row = { 0 };
-	float *mse = NULL;
-	int64_t *first = nla_alloc((size_t)step->n, sizeof(*first));
-	find_first(step, (size_t)rl->ar->target->lm.arch.d_model, first);
+	NLA_AUTO(nla_ar_texts_release) struct nla_ar_texts texts;
+	NLA_AUTO(nla_f32s_release) struct nla_f32s v = { 0 };
+	NLA_AUTO(nla_i64s_release) struct nla_i64s row = { 0 };
+	nla_auto int64_t *first = nla_alloc((size_t)step->n, sizeof(*first));
+	nla_auto float *mse = nla_alloc((size_t)step->n, sizeof(*mse));
 	nla_ar_texts_start(&texts);
-	for (int64_t i = 0; i < step->n; i++)
+	for (int64_t i = 0; i < step->n; i++) {
+		first[i] = first_of(step, i);
 		step->mse[i] = (float)rl->reward.fail_mse;
+	}
 	if (nla_score_texts(rl, step, first, &texts, &v, &row, err))
-		goto out;
-	mse = nla_alloc(row.n, sizeof(*mse));
+		return err->status;
 	do
 		texts.max_tokens = rl->score_tokens ? rl->score_tokens : NLA_SCORE_TOKENS;
 	while (nla_ar_score(rl->ar, &rl->ar_view, &texts, v.data, mse, NULL, err) &&
 	       nla_halve(rl, NLA_STAGE_SCORE, &rl->score_tokens, NLA_MIN((int64_t)texts.ids.n, texts.max_tokens), err));
 	if (err->status)
-		goto out;
+		return err->status;
 	for (size_t j = 0; j < row.n; j++) {
 		if (isfinite(mse[j]))
 			step->mse[row.data[j]] = mse[j];
@@ -101,12 +71,6 @@ enum nla_status nla_score(struct nla_rl *rl, struct nla_step *step, struct nla_e
 		step->mse[i] = step->mse[first[i]];
 		step->failed[i] = step->failed[first[i]];
 	}
-out:
-	free(first);
-	free(mse);
-	nla_ar_texts_release(&texts);
-	nla_f32s_release(&v);
-	nla_i64s_release(&row);
 	nla_step_lap(step, NLA_STAGE_SCORE);
 	return err->status;
 }

@@ -194,13 +194,12 @@ enum nla_status nla_update_ar(struct nla_rl *rl, struct nla_step *step, const st
 /* The AR's step on this batch's explanations that could be scored. */
 static enum nla_status train_ar(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
-	struct nla_ar_texts texts;
+	NLA_AUTO(nla_ar_texts_release) struct nla_ar_texts texts;
 	NLA_AUTO(nla_f32s_release) struct nla_f32s v = { 0 };
 	NLA_AUTO(nla_i64s_release) struct nla_i64s row = { 0 };
 	nla_ar_texts_start(&texts);
 	if (!nla_score_texts(rl, step, NULL, &texts, &v, &row, err) && row.n)
 		nla_update_ar(rl, step, &texts, v.data, err);
-	nla_ar_texts_release(&texts);
 	return err->status;
 }
 

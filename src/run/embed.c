@@ -93,9 +93,10 @@ int nla_reconstruct(struct nla *nla, const char *text, float *v_hat, const float
 {
 	struct nla_err err = NLA_ERR_INIT;
 	struct nla_view view = nla_half_view(&nla->m.ar);
-	struct nla_ar_texts texts;
+	NLA_AUTO(nla_ar_texts_release) struct nla_ar_texts texts;
 	enum nla_ar_fit fit = NLA_AR_FITS;
-	float mse = 0, *zero = nla_alloc((size_t)nla_width(nla), sizeof(*zero));
+	float mse = 0;
+	nla_auto float *zero = nla_alloc((size_t)nla_width(nla), sizeof(*zero));
 	nla_ar_texts_start(&texts);
 	if (!nla_ar_encode(&nla->m.ar, text, strlen(text), &texts.ids, &fit, &err) && fit == NLA_AR_TOO_LONG)
 		nla_fail(&err, "the text and its template are longer than the %lld tokens the reconstructor reads",
@@ -106,7 +107,5 @@ int nla_reconstruct(struct nla *nla, const char *text, float *v_hat, const float
 	nla_i64s_push(&texts.offset, (int64_t)texts.ids.n);
 	if (!err.status && !nla_ar_score(&nla->m.ar, &view, &texts, v ? v : zero, &mse, v_hat, &err) && v && cosine)
 		*cosine = nla_cosine(mse);
-	nla_ar_texts_release(&texts);
-	free(zero);
 	return done(&err, message);
 }

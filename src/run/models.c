@@ -141,11 +141,12 @@ static void make_room(struct nla_subject *s, int64_t n, int64_t d)
 
 static void set_token(struct nla_subject *s, int64_t i, const struct nla_models *m, const struct nla_i32s *ids, int64_t at)
 {
-	struct nla_err unknown = NLA_ERR_INIT;
-	NLA_AUTO(nla_str_release) struct nla_str piece = NLA_STR_INIT;
+	struct nla_str piece = NLA_STR_INIT;
 	s->position[i] = at;
-	if (at >= 0 && at < (int64_t)ids->n && !nla_tokenizer_piece(m->target.tok, ids->data[at], &piece, &unknown))
-		s->token[i] = nla_strdup(piece.buf);
+	if (at < 0 || at >= (int64_t)ids->n)
+		return;
+	nla_tokenizer_piece(m->target.tok, ids->data[at], &piece);
+	s->token[i] = nla_str_detach(&piece);
 }
 
 /* "all", "every:N", or numbers (negative: from the end), of n tokens; the first `front` are none of the text's own. */

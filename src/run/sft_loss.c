@@ -16,10 +16,9 @@ static nt_tensor *lm_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 			  struct nla_err *err)
 {
 	struct nla_view view = { .lm = &s->target.lm };
-	struct nla_pack pack;
+	NLA_AUTO(nla_pack_release) struct nla_pack pack = { 0 };
 	NLA_AUTO(nla_i64s_release) struct nla_i64s ids = { 0 };
 	nt_tensor *loss = NULL;
-	nla_pack_init(&pack);
 	for (int64_t i = 0; i < n; i++) {
 		int64_t length = nla_sft_length(s, rows[i]);
 		nla_pack_add(&pack, sequence(s, rows[i]), length - 1, -1);
@@ -31,7 +30,6 @@ static nt_tensor *lm_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int
 		nt_tensor *next = nt_i64(view.lm->device, ids.data, (int64_t)ids.n);
 		loss = cross_entropy(nt_token_logprob(x, view.lm->head, next, 1, NULL), n_tokens);
 	}
-	nla_pack_release(&pack);
 	return loss;
 }
 
@@ -40,8 +38,7 @@ static nt_tensor *av_loss(struct nla_sft *s, const int64_t *rows, const int64_t 
 {
 	struct nla_view view = nla_half_view(&s->half);
 	int64_t width = 0;
-	struct nla_step step;
-	nt_tensor *loss = NULL;
+	NLA_AUTO(nla_step_release) struct nla_step step;
 	for (int64_t i = 0; i < n; i++)
 		width = NLA_MAX(width, nla_sft_length(s, rows[i]));
 	nla_step_start(&step, n, 1, s->set.d);
@@ -51,28 +48,23 @@ static nt_tensor *av_loss(struct nla_sft *s, const int64_t *rows, const int64_t 
 		memcpy(step.tokens.ids + i * width, sequence(s, rows[i]), (size_t)step.tokens.length[i] * sizeof(int32_t));
 	}
 	struct nla_responses r = nla_step_responses(&step, 0, n, s->set.d, step.prompt_of);
-	if (!nla_actset_vectors(&s->set, vectors, (size_t)n, step.v, err))
-		loss = cross_entropy(nla_av_logprob(&s->half, &view, &r, 1, NULL, re, err), n_tokens);
-	nla_step_release(&step);
-	return loss;
+	return nla_actset_vectors(&s->set, vectors, (size_t)n, step.v, err) ? NULL
+	     : cross_entropy(nla_av_logprob(&s->half, &view, &r, 1, NULL, re, err), n_tokens);
 }
 
 static nt_tensor *ar_loss(struct nla_sft *s, const int64_t *rows, int64_t n, int64_t n_all, struct nla_recompute *re,
 			  struct nla_err *err)
 {
 	struct nla_view view = nla_half_view(&s->half);
-	struct nla_ar_texts texts;
+	NLA_AUTO(nla_ar_texts_release) struct nla_ar_texts texts;
 	nla_auto float *v = nla_alloc((size_t)(n * s->set.d), sizeof(*v));
-	nt_tensor *loss = NULL;
 	nla_ar_texts_start(&texts);
 	for (int64_t i = 0; i < n; i++) {
 		nla_i32s_append(&texts.ids, sequence(s, rows[i]), (size_t)nla_sft_length(s, rows[i]));
 		nla_i64s_push(&texts.offset, (int64_t)texts.ids.n);
 	}
-	if (!nla_actset_vectors(&s->set, rows, (size_t)n, v, err))
-		loss = nla_ar_loss(nla_ar_predict(&s->half, &view, &texts, 0, n, re, err), v, n_all);
-	nla_ar_texts_release(&texts);
-	return loss;
+	return nla_actset_vectors(&s->set, rows, (size_t)n, v, err) ? NULL
+	     : nla_ar_loss(nla_ar_predict(&s->half, &view, &texts, 0, n, re, err), v, n_all);
 }
 
 int64_t nla_sft_weight(const struct nla_sft *s, const int64_t *rows, int64_t n)

@@ -243,7 +243,7 @@ static char *text_tail(const struct nla_teach *t, const char *text, struct nla_e
 	size_t start = 0, word;
 	if (!nla_tokenizer_encode(t->teacher.tok, text, strlen(text), &ids, err)) {
 		size_t n = NLA_MIN((size_t)t->cfg->teach.context, ids.n);
-		nla_tokenizer_decode(t->teacher.tok, ids.data + (ids.n - n), n, true, &tail, err);
+		nla_tokenizer_decode(t->teacher.tok, ids.data + (ids.n - n), n, true, &tail);
 		word = n < ids.n ? strcspn(tail.buf, " \n\t") : MOST_OF_A_WORD;
 		start = word < MOST_OF_A_WORD && word + 1 < tail.len ? word + 1 : 0;
 	}
@@ -271,8 +271,7 @@ static enum nla_status decode(const struct nla_teach *t, const struct nla_i32s *
 	struct nla_view view = { .lm = &t->teacher.lm };
 	nla_auto int64_t *at = nla_alloc((size_t)n, sizeof(*at));
 	nla_auto uint32_t *keys = nla_alloc((size_t)n, sizeof(*keys));
-	struct nla_pack pack;
-	nla_pack_init(&pack);
+	NLA_AUTO(nla_pack_release) struct nla_pack pack = { 0 };
 	nla_prompts_pack(&pack, prompts, n, at);
 	for (int64_t i = 0; i < n; i++)
 		keys[i] = (uint32_t)rows[i];
@@ -287,7 +286,6 @@ static enum nla_status decode(const struct nla_teach *t, const struct nla_i32s *
 		nla_decode(&d, out, err);
 	}
 	nt_scope_pop();
-	nla_pack_release(&pack);
 	return err->status;
 }
 
@@ -304,11 +302,8 @@ static enum nla_status take_answers(struct nla_teach *t, const int64_t *rows, in
 	NLA_AUTO(nla_str_release) struct nla_str lines = NLA_STR_INIT, text = NLA_STR_INIT;
 	for (int64_t i = 0; i < n; i++) {
 		struct answer a = { .row = rows[i], .try = t->rows[rows[i]].tries, .tokens = d->length[i], .left = n - 1 - i };
-		struct nla_err no_text = NLA_ERR_INIT; /* of an id that pads the vocabulary: that answer does not serve */
 		nla_str_reset(&text);
-		if (nla_tokenizer_decode(t->teacher.tok, d->ids + i * d->width, (size_t)(a.tokens - d->stopped[i]), true, &text,
-					 &no_text))
-			nla_str_reset(&text);
+		nla_tokenizer_decode(t->teacher.tok, d->ids + i * d->width, (size_t)(a.tokens - d->stopped[i]), true, &text);
 		a.unfit = nla_answer_clean(text.buf, d->stopped[i], &a.text);
 		add_line(&lines, &a);
 		take(t, &a);

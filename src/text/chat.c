@@ -129,10 +129,10 @@ static enum nla_status use_file(struct nla_chat *chat, const char *path, const s
 	static const char *const strips[] = { "none", "both", "end" };
 	const char *before, *after, *strip;
 	const cJSON *item;
-	cJSON *json = NULL;
+	nla_auto_json cJSON *json = NULL;
 	if (nla_json_read(path, &json, err) || nla_json_need_str(json, path, "before", &before, err) ||
 	    nla_json_need_str(json, path, "after", &after, err) || nla_json_need_str(json, path, "strip", &strip, err))
-		goto out;
+		return err->status;
 	while (chat->strip < NLA_LEN(strips) && strcmp(strip, strips[chat->strip]))
 		chat->strip++;
 	if (chat->strip == NLA_LEN(strips))
@@ -148,8 +148,6 @@ static enum nla_status use_file(struct nla_chat *chat, const char *path, const s
 		nla_fail(err, "'%s': 'stop' must be a list of tokens, the one that ends a response first", path);
 	chat->before = nla_strdup(before);
 	chat->after = nla_strdup(after);
-out:
-	cJSON_Delete(json);
 	return err->status;
 }
 

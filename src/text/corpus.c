@@ -61,15 +61,21 @@ double nla_corpus_share(const struct nla_corpus *c)
 	return NLA_MIN(1, (c->done + (c->open ? (double)nla_lines_at(&c->lines) : 0)) / NLA_MAX(c->bytes, 1));
 }
 
+static void clear_doc(struct nla_corpus *c)
+{
+	free(c->doc.id);
+	free(c->doc.text);
+	free(c->doc.explanation);
+	c->doc = (struct nla_doc){ .n_raw_tokens = -1 };
+}
+
 void nla_corpus_close(struct nla_corpus *c)
 {
 	struct nla_err ignored = NLA_ERR_INIT;
 	if (c->open)
 		nla_lines_close(&c->lines, &ignored);
 	nla_strs_release(&c->files);
-	free(c->doc.id);
-	free(c->doc.text);
-	free(c->doc.explanation);
+	clear_doc(c);
 	memset(c, 0, sizeof(*c));
 }
 
@@ -86,7 +92,7 @@ static enum nla_status next_line(struct nla_corpus *c, const char **line, struct
 		return NLA_OK;
 	if (memchr(*line, '\0', l->line.len))
 		return nla_fail(err, "cannot read '%s': line %zu has a NUL byte", l->path, l->number);
-	if (!nla_utf8_valid(*line, l->line.len))
+	if (nla_utf8_valid(*line, l->line.len) < l->line.len)
 		return nla_fail(err, "cannot read '%s': line %zu is not valid UTF-8", l->path, l->number);
 	return NLA_OK;
 }
@@ -103,17 +109,14 @@ static char *numbered_id(const struct nla_corpus *c)
 
 static enum nla_status read_json(struct nla_corpus *c, const char *line, struct nla_err *err)
 {
-	char *name = nla_format("%s:%zu", c->lines.path, c->lines.number);
-	const cJSON *id;
+	nla_auto char *name = nla_format("%s:%zu", c->lines.path, c->lines.number);
 	const char *text, *explanation;
-	cJSON *json;
-	if (nla_json_parse(line, c->lines.line.len, name, &json, err))
-		goto out;
-	id = nla_json_at(json, "doc_id");
-	if (nla_json_need_str(json, name, "text", &text, err) ||
+	nla_auto_json cJSON *json = NULL;
+	if (nla_json_parse(line, c->lines.line.len, name, &json, err) || nla_json_need_str(json, name, "text", &text, err) ||
 	    nla_json_str(json, name, "explanation", NULL, &explanation, err) ||
 	    nla_json_int(json, name, "n_raw_tokens", -1, &c->doc.n_raw_tokens, err))
-		goto parsed;
+		return err->status;
+	const cJSON *id = nla_json_at(json, "doc_id");
 	if (!id)
 		c->doc.id = numbered_id(c);
 	else if (cJSON_IsString(id))
@@ -124,10 +127,6 @@ static enum nla_status read_json(struct nla_corpus *c, const char *line, struct 
 		nla_fail(err, "'%s': 'doc_id' is neither a string nor a whole number", name);
 	c->doc.text = nla_strdup(text);
 	c->doc.explanation = explanation ? nla_strdup(explanation) : NULL;
-parsed:
-	cJSON_Delete(json);
-out:
-	free(name);
 	return err->status;
 }
 
@@ -147,14 +146,12 @@ static enum nla_status next_jsonl(struct nla_corpus *c, struct nla_err *err)
 
 static enum nla_status next_txt(struct nla_corpus *c, struct nla_err *err)
 {
-	struct nla_str text = NLA_STR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 	const char *line;
 	bool any = false;
 	for (;;) {
-		if (next_line(c, &line, err)) {
-			nla_str_release(&text);
+		if (next_line(c, &line, err))
 			return err->status;
-		}
 		if (!line || !strcmp(line, SEPARATOR))
 			break;
 		if (any)
@@ -162,24 +159,14 @@ static enum nla_status next_txt(struct nla_corpus *c, struct nla_err *err)
 		any = true;
 		nla_str_add(&text, line);
 	}
-	if (!line && !any) {
-		nla_str_release(&text);
+	if (!line && !any)
 		return NLA_OK;
-	}
 	while (text.len && (text.buf[text.len - 1] == '\n' || text.buf[text.len - 1] == '\r'))
 		text.buf[--text.len] = '\0';
 	c->n_in_file++;
 	c->doc.id = numbered_id(c);
 	c->doc.text = nla_str_detach(&text);
 	return NLA_OK;
-}
-
-static void clear_doc(struct nla_corpus *c)
-{
-	free(c->doc.id);
-	free(c->doc.text);
-	free(c->doc.explanation);
-	c->doc = (struct nla_doc){ .n_raw_tokens = -1 };
 }
 
 enum nla_status nla_corpus_next(struct nla_corpus *c, const struct nla_doc **doc, struct nla_err *err)

@@ -304,7 +304,7 @@ enum nla_status nla_tokenizer_encode(const struct nla_tokenizer *tok, const char
 				     struct nla_err *err)
 {
 	struct run r = { .tok = tok, .text = text, .ids = ids, .err = err, .mapped = NLA_STR_INIT, .normal = NLA_STR_INIT };
-	size_t valid = nla_tok_split_valid(text, n), before = ids->n;
+	size_t valid = nla_utf8_valid(text, n), before = ids->n;
 	enum nla_status status;
 	if (valid < n)
 		return nla_fail(err, "cannot tokenise a text of %zu bytes: byte %zu is not valid UTF-8", n, valid);
@@ -329,12 +329,17 @@ enum nla_status nla_tokenizer_encode(const struct nla_tokenizer *tok, const char
 
 /* ---- decode ---- */
 
-/* The bytes of one token, appended. A byte-level token with a character outside the alphabet is its own text. */
-static void add_piece(const struct nla_tokenizer *tok, int32_t id, struct nla_str *out)
+/* The bytes of one token, appended. A byte-level token with a character outside the alphabet is its own text; an id without a
+ * token, such as pads a vocabulary, is U+FFFD. */
+void nla_tokenizer_piece(const struct nla_tokenizer *tok, int32_t id, struct nla_str *out)
 {
 	size_t n = 0, before = out->len, length;
 	const char *text = nla_bpe_text(&tok->bpe, id, &n);
 	uint32_t code = 0;
+	if (!text) {
+		nla_str_add(out, NLA_UTF8_UNKNOWN);
+		return;
+	}
 	if (tok->bpe.tokens[id].flags & NLA_BPE_BYTE) {
 		nla_str_addc(out, (char)strtol(text + strlen("<0x"), NULL, 16));
 		return;
@@ -357,47 +362,26 @@ static void add_piece(const struct nla_tokenizer *tok, int32_t id, struct nla_st
 /* Byte tokens in a row: the text they are, or else one U+FFFD for each. */
 static void flush_bytes(struct nla_str *bytes, struct nla_str *out)
 {
-	bool valid = nla_utf8_valid(bytes->buf, bytes->len);
+	bool valid = nla_utf8_valid(bytes->buf, bytes->len) == bytes->len;
 	for (size_t i = 0; i < bytes->len; i++)
-		nla_str_addn(out, valid ? bytes->buf + i : "\xef\xbf\xbd", valid ? 1 : 3);
+		nla_str_addn(out, valid ? bytes->buf + i : NLA_UTF8_UNKNOWN, valid ? 1 : 3);
 	nla_str_reset(bytes);
 }
 
-static enum nla_status check_id(const struct nla_tokenizer *tok, int32_t id, struct nla_err *err)
-{
-	size_t n;
-	if (nla_bpe_text(&tok->bpe, id, &n))
-		return NLA_OK;
-	return nla_fail(err, "cannot decode id %d: '%s' has no such token (highest id %d)", id, tok->path,
-			nla_tokenizer_size(tok) - 1);
-}
-
-enum nla_status nla_tokenizer_decode(const struct nla_tokenizer *tok, const int32_t *ids, size_t n, bool skip_special,
-				     struct nla_str *out, struct nla_err *err)
+void nla_tokenizer_decode(const struct nla_tokenizer *tok, const int32_t *ids, size_t n, bool skip_special,
+			  struct nla_str *out)
 {
 	NLA_AUTO(nla_str_release) struct nla_str bytes = NLA_STR_INIT, whole = NLA_STR_INIT;
-	enum nla_status status = NLA_OK;
-	size_t skip;
-	for (size_t i = 0; i < n && !(status = check_id(tok, ids[i], err)); i++) {
-		uint8_t flags = tok->bpe.tokens[ids[i]].flags;
+	for (size_t i = 0, length; i < n; i++) {
+		uint8_t flags = nla_bpe_text(&tok->bpe, ids[i], &length) ? tok->bpe.tokens[ids[i]].flags : 0;
 		if (flags & NLA_BPE_BYTE) {
-			add_piece(tok, ids[i], &bytes);
+			nla_tokenizer_piece(tok, ids[i], &bytes);
 		} else if (!skip_special || !(flags & NLA_BPE_SPECIAL)) {
 			flush_bytes(&bytes, &whole);
-			add_piece(tok, ids[i], &whole);
+			nla_tokenizer_piece(tok, ids[i], &whole);
 		}
 	}
 	flush_bytes(&bytes, &whole);
-	skip = tok->strip_first && *whole.buf == ' ';
-	if (!status)
-		nla_tok_split_add_lossy(out, whole.buf + skip, whole.len - skip);
-	return status;
-}
-
-enum nla_status nla_tokenizer_piece(const struct nla_tokenizer *tok, int32_t id, struct nla_str *out, struct nla_err *err)
-{
-	if (check_id(tok, id, err))
-		return err->status;
-	add_piece(tok, id, out);
-	return NLA_OK;
+	size_t skip = tok->strip_first && *whole.buf == ' ';
+	nla_utf8_add_lossy(out, whole.buf + skip, whole.len - skip);
 }

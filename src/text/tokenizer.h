@@ -47,11 +47,11 @@ bool nla_tokenizer_behind(const struct nla_tokenizer *tok);
 enum nla_status nla_tokenizer_encode(const struct nla_tokenizer *tok, const char *text, size_t n, struct nla_i32s *ids,
 				     struct nla_err *err);
 /* Text of ids, appended to out. skip_special leaves out added tokens marked special. Bytes that are not valid UTF-8 (a
- * character cut between tokens) come out as U+FFFD, as in the reference. Ids outside the vocabulary are an error. */
-enum nla_status nla_tokenizer_decode(const struct nla_tokenizer *tok, const int32_t *ids, size_t n, bool skip_special,
-				     struct nla_str *out, struct nla_err *err);
+ * character cut between tokens) come out as U+FFFD, as in the reference, and so do ids without a token. */
+void nla_tokenizer_decode(const struct nla_tokenizer *tok, const int32_t *ids, size_t n, bool skip_special,
+			  struct nla_str *out);
 /* The text of one token as it stands in a text (for showing tokens one by one), appended raw: may be half a character. */
-enum nla_status nla_tokenizer_piece(const struct nla_tokenizer *tok, int32_t id, struct nla_str *out, struct nla_err *err);
+void nla_tokenizer_piece(const struct nla_tokenizer *tok, int32_t id, struct nla_str *out);
 /* crc32 of everything that decides ids (vocabulary, merges, added tokens, normaliser, splits): tells tokenizer drift. */
 uint32_t nla_tokenizer_crc(const struct nla_tokenizer *tok);
 

@@ -11,7 +11,6 @@
 
 #include <utf8proc.h>
 
-#include "base/utf8.h"
 #include "text/tokenizer_split.h"
 
 #define MATCH_LIMIT 1000000000 /* steps of the interpreter: minutes; only a hostile pattern comes near */
@@ -200,44 +199,4 @@ enum nla_status nla_tok_split_nfc(const char *text, size_t n, struct nla_str *ou
 		return nla_fail(err, "cannot normalise a text of %zu bytes: %s", n, utf8proc_errmsg(length));
 	nla_str_addn(out, composed, (size_t)length);
 	return NLA_OK;
-}
-
-size_t nla_tok_split_valid(const char *s, size_t n)
-{
-	size_t length, i = 0;
-	uint32_t cp;
-	while (i < n && (length = nla_utf8_next(s + i, n - i, &cp)) > 0)
-		i += length;
-	return i;
-}
-
-/* Length of the invalid bytes at s that one U+FFFD stands for: the longest start of any well-formed sequence (Unicode table
- * 3-7: the second byte's range depends on the first), at least 1. */
-static size_t invalid_length(const char *s, size_t n)
-{
-	const unsigned char *u = (const unsigned char *)s;
-	unsigned char lo = u[0] == 0xe0 ? 0xa0 : u[0] == 0xf0 ? 0x90 : 0x80;
-	unsigned char hi = u[0] == 0xed ? 0x9f : u[0] == 0xf4 ? 0x8f : 0xbf;
-	size_t want = u[0] < 0xe0 ? 2 : u[0] < 0xf0 ? 3 : 4, i = 1;
-	if (u[0] < 0xc2 || u[0] > 0xf4)
-		return 1;
-	for (; i < want && i < n && u[i] >= lo && u[i] <= hi; i++) {
-		lo = 0x80;
-		hi = 0xbf;
-	}
-	return i;
-}
-
-void nla_tok_split_add_lossy(struct nla_str *out, const char *s, size_t n)
-{
-	while (n) {
-		size_t skip = nla_tok_split_valid(s, n);
-		nla_str_addn(out, s, skip);
-		if (skip < n) {
-			nla_str_addn(out, "\xef\xbf\xbd", 3);
-			skip += invalid_length(s + skip, n - skip);
-		}
-		s += skip;
-		n -= skip;
-	}
 }

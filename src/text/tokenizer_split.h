@@ -1,6 +1,5 @@
 /*
- * tokenizer_split - the regexes that cut a text into pieces, normal form C, and UTF-8 that may be broken. Texts that go in are
- * valid UTF-8 unless something else is said.
+ * tokenizer_split - the regexes that cut a text into pieces, and normal form C. Texts that go in are valid UTF-8.
  */
 #ifndef NLA_TOKENIZER_SPLIT_H
 #define NLA_TOKENIZER_SPLIT_H
@@ -27,9 +26,5 @@ enum nla_status nla_tok_split_next(const struct nla_tok_split *split, pcre2_matc
 bool nla_tok_split_is_word(uint32_t code);
 /* Append in normal form C. */
 enum nla_status nla_tok_split_nfc(const char *text, size_t n, struct nla_str *out, struct nla_err *err);
-/* Bytes before the first that is not valid UTF-8: n when all is well. */
-size_t nla_tok_split_valid(const char *text, size_t n);
-/* Append, each invalid sequence as U+FFFD: one for each longest prefix of a valid sequence (Unicode 3.9, table 3-8). */
-void nla_tok_split_add_lossy(struct nla_str *out, const char *text, size_t n);
 
 #endif

@@ -20,7 +20,7 @@ static int answer(const struct nla_tokenizer *tok, const char *text, size_t n, b
 
 	*seconds += nla_seconds() - start;
 	if (!failed && decode)
-		failed = nla_tokenizer_decode(tok, ids.data, ids.n, false, &out, err);
+		nla_tokenizer_decode(tok, ids.data, ids.n, false, &out);
 	if (decode) {
 		printf("%zu\n", out.len);
 		fwrite(out.buf, 1, out.len, stdout);

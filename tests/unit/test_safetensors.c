@@ -183,30 +183,6 @@ static void test_writer(void **state)
 	assert_null(w);
 }
 
-/* Rows whose number is known at close. */
-static void test_rows(void **state)
-{
-	const float rows[6] = { 1, 2, 3, 4, 5, 6 };
-	const struct nla_st_entry entry = { "activations", NLA_ST_F32, 2, { -1, 2 }, NULL, 0 }, *e;
-	struct nla_st_writer *w;
-	struct nla_st st;
-
-	assert_ok(nla_st_writer_open(&w, in_scratch("s.safetensors"), &entry, 1, &err));
-	for (int i = 0; i < 1001; i++)
-		assert_ok(nla_st_writer_add(w, rows, sizeof(rows), &err));
-	assert_false(nla_exists(in_scratch("s.safetensors")));
-	assert_ok(nla_st_writer_close(w, &err));
-	assert_false(nla_exists(in_scratch("s.safetensors.tmp")));
-	assert_ok(nla_st_open(&st, in_scratch("s.safetensors"), &err));
-	e = nla_st_find(&st, "activations");
-	assert_int_equal(e->shape[0], 3003);
-	assert_int_equal(e->shape[1], 2);
-	assert_int_equal((uintptr_t)e->data % 8, 0);
-	for (int i = 0; i < 1001; i++)
-		assert_memory_equal((const char *)e->data + i * 24, rows, 24);
-	nla_st_close(&st);
-}
-
 static void test_half(void **state)
 {
 	static const struct {
@@ -243,7 +219,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_round_trip), cmocka_unit_test(test_broken_files), cmocka_unit_test(test_folder),
-		cmocka_unit_test(test_writer),     cmocka_unit_test(test_rows),         cmocka_unit_test(test_half),
+		cmocka_unit_test(test_writer),         cmocka_unit_test(test_half),
 	};
 
 	return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
