@@ -7,6 +7,7 @@
 #include "base/progress.h"
 
 const char *const nla_stage_names[NLA_N_STAGES] = { "rollout", "score", "update", "eval", "checkpoint" };
+const char *volatile nla_stage_now;
 
 void nla_step_start(struct nla_step *s, int64_t n_prompts, int64_t group, int64_t d)
 {
@@ -24,7 +25,7 @@ void nla_step_start(struct nla_step *s, int64_t n_prompts, int64_t group, int64_
 	s->penalty = nla_alloc(n, sizeof(*s->penalty));
 	s->reward = nla_alloc(n, sizeof(*s->reward));
 	s->advantage = nla_alloc(n, sizeof(*s->advantage));
-	nt_profile_stage(nla_stage_names[NLA_STAGE_ROLLOUT]);
+	nt_profile_stage(nla_stage_now = nla_stage_names[NLA_STAGE_ROLLOUT]);
 	for (size_t i = 0; i < n; i++) {
 		s->prompt_of[i] = (int64_t)i / group;
 		s->keys[i] = (uint32_t)i;
@@ -51,7 +52,7 @@ void nla_step_lap(struct nla_step *s, enum nla_stage stage)
 	const double now = nla_seconds();
 	s->seconds[stage] += now - s->lap;
 	s->lap = now;
-	nt_profile_stage(stage < NLA_STAGE_UPDATE ? nla_stage_names[stage + 1] : NULL);
+	nt_profile_stage(nla_stage_now = stage < NLA_STAGE_UPDATE ? nla_stage_names[stage + 1] : NULL);
 }
 
 bool nla_halve(struct nla_rl *rl, enum nla_stage stage, int64_t *batch, int64_t n, struct nla_err *err)

@@ -35,6 +35,7 @@
 enum nla_stage { NLA_STAGE_ROLLOUT, NLA_STAGE_SCORE, NLA_STAGE_UPDATE, NLA_STAGE_EVAL, NLA_STAGE_CHECKPOINT, NLA_N_STAGES };
 
 extern const char *const nla_stage_names[NLA_N_STAGES];
+extern const char *volatile nla_stage_now; /* its name, for a signal's handler; NULL: none has begun */
 
 struct nla_step {
 	int64_t n_prompts, group, n;     /* B, G, B*G */

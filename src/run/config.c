@@ -67,6 +67,8 @@ const struct nla_option nla_config_table[] = {
 	BOOL(profile, TRAIN | FREE, "print where the second step's time goes, and write it to trace-STEP.json in out"),
 	STR(guard, "", NULL, TRAIN | FREE,
 	    "warnings that end the run: entropy, kl, kl_clamped, length, groups_failed, groups_tied, sampler_gap, ar"),
+	INT(watchdog, "1800", 0, 1000000, NULL, TRAIN | SFT | FREE,
+	    "seconds after which a step, evaluation or checkpoint that has not ended is named; 0: never"),
 	BOOL(quiet, ALL | FREE, "on stderr warnings and errors alone; log.txt has all"),
 	INT(steps, "250", 0, BIG, NULL, TRAIN | SFT | FREE, "number of updates; 0: evaluate and save the start"),
 	BOOL(resume, TRAIN | SFT | EXTRACT | TEACH | FREE, "resume from the newest checkpoint, or batch, in out"),

@@ -24,7 +24,7 @@ enum nla_role { NLA_ROLE_LM, NLA_ROLE_AV, NLA_ROLE_AR };
 struct nla_config {
 	char *model, *av, *ar, *av_base, *ar_base, *ref, *data, *out, *device, *memory, *guard;
 	int dtype;
-	int64_t seed, threads, steps;
+	int64_t seed, threads, steps, watchdog;
 	bool resume, overwrite, check, profile, quiet;
 	struct nla_chat_cfg chat;
 	struct { int64_t rank; double alpha; bool rslora; char *targets; } lora;

@@ -79,6 +79,7 @@ static enum nla_status checkpoint(struct nla_loop *l, struct nla_err *err)
 {
 	const double started = nla_seconds();
 	const int64_t step = l->state.step;
+	nla_watch(l->cfg->watchdog, "the checkpoint of step", step);
 	if (l->saved != step) {
 		char *dir = nla_checkpoint_begin(&l->folder, step, err);
 		if (!err->status)
@@ -96,6 +97,7 @@ static enum nla_status checkpoint(struct nla_loop *l, struct nla_err *err)
 static enum nla_status evaluate(struct nla_loop *l, struct nla_err *err)
 {
 	const double started = nla_seconds();
+	nla_watch(l->cfg->watchdog, "the evaluation at step", l->state.step);
 	if (l->evaluate && l->evaluate(l, err) == NLA_STOPPED) { /* the run's work is saved all the same */
 		nla_say("evaluation at step %lld: %s", (long long)l->state.step, err->text);
 		*err = (struct nla_err)NLA_ERR_INIT;
@@ -132,6 +134,7 @@ static enum nla_status one_step(struct nla_loop *l, struct nla_err *err)
 	const double started = nla_seconds();
 	const clock_t processor = clock();
 	bool skipped = false;
+	nla_watch(l->cfg->watchdog, "step", l->state.step + 1);
 	if (l->step(l, &skipped, err))
 		return err->status;
 	l->step_seconds = nla_seconds() - started;
@@ -204,6 +207,7 @@ enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err)
 
 void nla_loop_close(struct nla_loop *l)
 {
+	nla_watch(0, "", 0);
 	nla_optim_release(&l->optim);
 	nla_optim_release(&l->ar_optim);
 	nla_cursor_release(&l->cursor);

@@ -4,10 +4,12 @@
 #include <errno.h>
 #include <signal.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "base/base.h"
+#include "rl/step.h"
 
 static volatile sig_atomic_t asked;
 static struct timespec first;
@@ -29,6 +31,28 @@ static void on_signal(int number)
 	errno = before;
 }
 
+static char watched[160];
+
+static void on_alarm(int number)
+{
+	const int before = errno;
+	const char *stage = nla_stage_now;
+	(void)number;
+	(void)!write(STDERR_FILENO, watched, strlen(watched));
+	if (stage)
+		(void)!(write(STDERR_FILENO, ", in stage ", 11) + write(STDERR_FILENO, stage, strlen(stage)));
+	(void)!write(STDERR_FILENO, "\n", 1);
+	errno = before;
+}
+
+void nla_watch(int64_t seconds, const char *what, int64_t step)
+{
+	alarm(0);
+	snprintf(watched, sizeof(watched), "warning: %s %lld has been at work for %lld s, and has not ended", what,
+		 (long long)step, (long long)seconds);
+	alarm((unsigned)seconds);
+}
+
 void nla_stop_catch(void)
 {
 	static const int caught[] = { SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGHUP };
@@ -36,6 +60,7 @@ void nla_stop_catch(void)
 	tty = isatty(STDERR_FILENO);
 	signal(SIGPIPE, SIG_IGN); /* who reads our lines may be gone: no reason to lose the work */
 	sigemptyset(&action.sa_mask);
+	sigaction(SIGALRM, &(struct sigaction){ .sa_handler = on_alarm, .sa_flags = SA_RESTART }, NULL);
 	for (size_t i = 0; i < NLA_LEN(caught); i++) /* each blocks the others: the handler is not interrupted */
 		sigaddset(&action.sa_mask, caught[i]);
 	for (size_t i = 0; i < NLA_LEN(caught); i++)

@@ -8,8 +8,13 @@
 #define NLA_STOP_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 void nla_stop_catch(void);
 bool nla_stop_asked(void);
+
+/* A watchdog: where the next call, or the end, is more than so many seconds away (0: none), a line says that `what` at that
+ * step hangs, and in which stage. */
+void nla_watch(int64_t seconds, const char *what, int64_t step);
 
 #endif

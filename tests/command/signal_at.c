@@ -17,7 +17,7 @@ static const struct {
 	const char *name;
 	int number;
 } known[] = { { "KILL", SIGKILL }, { "TERM", SIGTERM }, { "INT", SIGINT }, { "HUP", SIGHUP }, { "USR1", SIGUSR1 }, { "USR2", SIGUSR2 },
-	    { "CONT", SIGCONT } };
+	    { "CONT", SIGCONT }, { "ALRM", SIGALRM } };
 
 static void one_signal(const char *name)
 {

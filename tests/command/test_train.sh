@@ -177,6 +177,12 @@ assert abs(summary["reward"] - sum(r["fve"] - 0.01 * r["n_response"] for r in ro
 assert best < 6, "the test needs a best that is not the newest"
 END
 
+# The watchdog names what hangs, and for how long; here its alarm comes early, at a known point.
+signalled metrics.jsonl 3 ALRM nla-train --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 4 \
+	--max-new-tokens 8 --steps 4 --watchdog 900 --out "$work/watched"
+[ "$code" -eq 0 ] || fail "a watchdog ends the run: $code"
+grep -q '^warning: step 3 has been at work for 900 s, and has not ended$' "$work/stderr" || fail "the watchdog says: $(grep warning "$work/stderr")"
+
 # A frozen AR stays as it is, bit for bit; a co-trained one moves, its head only if told to.
 tool equal "$tiny/ar/value_head.safetensors" "$work/a/checkpoints/latest/ar/value_head.safetensors"
 tool equal "$tiny/ar/adapter_model.safetensors" "$work/a/checkpoints/latest/ar/adapter_model.safetensors"
