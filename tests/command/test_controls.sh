@@ -108,6 +108,7 @@ build=$work/fake controls 0 "$work/runs"
 inodes >"$work/after"
 same "$work/before" "$work/after"
 rm -r "$at-shuffled"
+mkdir -p "$work/runs/l0.5/evaluations/.controls/scored-1" # of one that was killed
 build=$work/fake controls 1 "$work/runs"
 said_last() { tail -n 1 "$work/stderr" | grep -Eq "$1" || fail "'$1' is not the last line: $(cat "$work/stderr")"; }
 said_last "^nla-controls: error: '$work/runs/l0.5': nla-eval failed with exit code 1, see above"
@@ -122,11 +123,15 @@ inodes | diff "$work/before" - | sed -n 's,^> \./\(.*\)/rows.jsonl .*,\1,p' | so
 (cd "$work/runs" && ls -d l0.5/evaluations/step-1-shuffled l0.5/evaluations/step-1-first-2) | sort | comm -23 - "$work/made" >"$work/lacking"
 [ ! -s "$work/lacking" ] && ! grep -Eq '^l0/|another|empty|text|first$' "$work/made" || fail "made anew: $(cat "$work/made")"
 
-# An evaluation without a run, whose options follow --.
-ok nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" --rows 6 --max-new-tokens 40 --out "$work/lone"
+# An evaluation without a run, whose options follow --. On the demo, too, another row's vector collapses.
+ok nla-eval "$SOURCE_DIR/demo/config.json" --rows 12 --out "$work/lone"
 # shellcheck disable=SC2086
-controls 0 --data "$work/held" --base "$work/runs/l0" "$work/lone" -- --max-new-tokens 40 $settings
-[ -e "$work/lone/controls/another/summary.json" ] && [ -e "$work/lone/controls/text/summary.json" ] || fail "no controls of a lone evaluation"
+controls 0 "$work/lone" -- "$SOURCE_DIR/demo/config.json" $settings
+python3 - "$work/lone" <<'END'
+import json, sys
+fve = {name: json.load(open(f"{sys.argv[1]}/{name}/summary.json"))["fve"] for name in (".", "controls/another", "controls/empty", "controls/first-8")}
+assert fve["controls/another"] < 0.05 < 0.5 < fve["."] and fve["controls/empty"] < fve["controls/first-8"] < fve["."], fve
+END
 controls 2
 controls 1 "$work/nowhere"
 said_last "^nla-controls: error: there is no '$work/nowhere'"
