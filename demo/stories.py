@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A little world of English stories with known facts: the demo's corpus, chats, explanations, tokenizer and checks.
+"""A little world of English stories with known facts: the demo's corpus, chats, explanations and tokenizer.
 
 A model of 1.5 million parameters learns this world in minutes, and because every fact of a story is known, what an explanation
 says can be checked. Every document depends on (seed, split, number) alone, so a longer corpus begins with the shorter one.
@@ -52,12 +52,6 @@ TIMES = ["morning", "evening", "day"]
 SPOTS = ["under a stone", "behind a tree", "in the grass", "beside the well", "near the fence", "on a branch"]
 VERBS = ["walked", "ran", "hurried", "went", "wandered", "marched"]
 SCENES = ["opening", "trouble", "journey", "meeting", "help", "return", "ending"]
-
-# The kinds of stated facts that `check` knows; every surface form belongs to one kind.
-KINDS = {"name": SHE + HE, "animal": list(FOODS), "place": list(PLACES), "object": OBJECTS, "colour": COLOURS,
-         "mood": list(MOODS) + list(MOODS.values()), "weather": list(WEATHERS), "trait": TRAITS, "time": TIMES,
-         "food": list(FOODS.values()), "scene": SCENES}
-KIND_OF = {word: kind for kind, words in KINDS.items() for word in words}
 
 MARKER = "\u320e"
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -482,76 +476,8 @@ def cmd_tokenizer(args):
     print(json.dumps(write_model_files(texts, args.vocab, SPECIALS, MARKER, args.out)))
 
 
-# ---- checking what explanations claim ----
-
-def claims(explanation):
-    """(last words or None, first next or None, [(kind, word)]): a quotation is named by the word before it, words outside
-    quotations may claim facts. An unclosed quotation counts as one."""
-    quoted, bare = {}, []
-    for before, quotation in re.findall(r'([^"]*)(?:"([^"]*)(?:"|$))?', explanation):
-        words = re.findall(r"[A-Za-z]+", before)
-        bare += words
-        if words and quotation:
-            quoted.setdefault(words[-1].lower(), quotation)
-    return quoted.get("ends"), quoted.get("next"), sorted({(KIND_OF[word], word) for word in bare if word in KIND_OF})
-
-
-def words_right(last, prefix):
-    """How many of the claimed last words agree with the text, counted from its end to the first that does not."""
-    right = 0
-    for said, true in zip(reversed(last.split()), reversed(prefix.split())):
-        if said.rstrip("-") != true:
-            break
-        right += 1
-    return right
-
-
-def check(rows, lines):
-    counts = {kind: [0, 0] for kind in KINDS}
-    seen = dict.fromkeys(("explanations", "empty", "with_ends", "last_word_right", "ends_words_right",
-                          "with_next", "next_known", "next_right"), 0)
-    for line in lines:
-        row, explanation = rows[line["row"]], line.get("explanation")
-        if not explanation:
-            seen["empty"] += 1
-            continue
-        last, following, stated = claims(explanation)
-        right = words_right(last, row["text"]) if last else 0
-        expected = shown_next(row.get("next", [])[:1], False)
-        seen["explanations"] += 1
-        seen["with_ends"] += last is not None
-        seen["last_word_right"] += right > 0
-        seen["ends_words_right"] += right
-        seen["with_next"] += following is not None
-        seen["next_known"] += following is not None and bool(expected)
-        seen["next_right"] += following is not None and following.lstrip("-") in expected
-        for kind, word in stated:
-            if kind == "scene" and "scene" not in row:
-                continue
-            counts[kind][0] += 1
-            counts[kind][1] += word != row["scene"] if kind == "scene" else not has_word(row["text"], word)
-    stated = sum(count[0] for count in counts.values())
-    invented = sum(count[1] for count in counts.values())
-    return {**seen, "facts_stated": stated, "facts_invented": invented,
-            "facts_per_explanation": stated / max(seen["explanations"], 1),
-            "confabulation_rate": invented / stated if stated else None,
-            "by_kind": {kind: {"stated": count[0], "invented": count[1]} for kind, count in counts.items() if count[0]}}
-
-
-def cmd_check(args):
-    rows = read_lines(args.rows)
-    if args.explanations == "-":
-        lines = [json.loads(line) for line in sys.stdin if line.strip()]
-    else:
-        lines = read_lines(args.explanations)
-    outside = [line["row"] for line in lines if not 0 <= line["row"] < len(rows)]
-    if outside:
-        sys.exit(f"stories.py: cannot check row {outside[0]}: '{args.rows}' has {len(rows)} rows")
-    print(json.dumps(check(rows, lines), indent=2))
-
-
 def parse_args(argv):
-    parser = argparse.ArgumentParser(prog="stories.py", description="The demo's stories: corpus, chats, explanations, checks.")
+    parser = argparse.ArgumentParser(prog="stories.py", description="The demo's stories: corpus, chats, explanations.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(name, run, text, *options):
@@ -570,8 +496,6 @@ def parse_args(argv):
     command("templates", cmd_templates, "print the templates as JSON")
     command("tokenizer", cmd_tokenizer, "train tokenizer.json and write the model's configuration beside it",
             ("--corpus", path), ("--chat", path), ("--out", path), ("--vocab", {"type": int, "default": 1536}))
-    command("check", cmd_check, "count stated and invented facts of explanations", ("--rows", path),
-            ("--explanations", {"default": "-", "help": "lines of {row, explanation}; standard input by default"}))
     return parser.parse_args(argv)
 
 

@@ -5,7 +5,7 @@ import io
 import json
 import math
 
-from . import controls, runs, stats, words
+from . import controls, facts, runs, stats, words
 
 METRICS = ("fve", "fve_meannorm", "fve_all", "fve_all_meannorm", "fve_start_ar")
 NAMES = {"tokens": "response tokens", "fve": "FVE", "fve_meannorm": "FVE, mean-normalised", "fve_all": "FVE with failures",
@@ -144,15 +144,20 @@ class Comparison:
         columns = [stats.Column([None if a is None or b is None else b - a for a, b in zip(self.tables[id(own)].valid, t.valid)]) for (own, _), t in zip(pairs, tables)]
         return scaled(stats.difference(self.boot, [], columns, False), -1 / base)
 
-    def difference(self, group):
-        """Failures out: of the rows with a valid sample in every run of both groups."""
+    def sides(self, group):
+        """The evaluations of the base and of the group, and whether their seeds make them pairs: then in the order of those."""
         seeds = [sorted(g.seeds(), key=str) for g in (self.base, group)]
         paired = len(seeds[0]) > 1 and seeds[0] == seeds[1] and None not in seeds[0] and len(set(map(str, seeds[0]))) == len(seeds[0])
 
         def ordered(g):
             places = sorted(range(len(g.evaluations)), key=lambda i: str(g.seeds()[i])) if paired else range(len(g.evaluations))
-            return [self.of(g)[i] for i in places]
-        sides = [ordered(self.base), ordered(group)]
+            return [g.evaluations[i] for i in places]
+        return [ordered(self.base), ordered(group)], paired
+
+    def difference(self, group):
+        """Failures out: of the rows with a valid sample in every run of both groups."""
+        both, paired = self.sides(group)
+        sides = [[self.tables[id(e)] for e in side] for side in both]
         mask = tuple(all(t.valid[i] is not None for side in sides for t in side) for i in range(len(self.rows)))
         names = {"tokens": ("tokens", None), "valid": ("valid", None if all(mask) else mask), "all": ("all", None)}
         if self.co_trained:
@@ -166,11 +171,11 @@ class Comparison:
         return out
 
     def result(self):
-        wording = words.wording(self.groups, self.base, self.rows)
+        wording, stated = words.wording(self.groups, self.base, self.rows), facts.Facts(self)
         return {"rows": len(self.rows), "baseline_var": self.var, "baseline_mean": self.mean, "base": self.base.label,
                 "resamples": self.boot.resamples, "seed": self.boot.seed, "notes": self.notes,
                 "groups": [{"label": g.label, "role": g.role, "lambda": g.lambda_, "paths": [str(e.path) for e in g.evaluations],
-                            "seeds": g.seeds(), **self.levels(g), "wording": wording[g.label],
+                            "seeds": g.seeds(), **self.levels(g), "wording": wording[g.label], "facts": stated.result(g),
                             "controls": self.controls(g), "difference": None if g is self.base else self.difference(g)} for g in self.groups]}
 
 
@@ -281,7 +286,8 @@ def wording_rows(result):
 
 def tables(result):
     """Head and rows of each."""
-    found = [level_rows(result)] + ([difference_rows(result)] if len(result["groups"]) > 1 else []) + [control_rows(result), early_rows(result), wording_rows(result)]
+    found = [level_rows(result)] + ([difference_rows(result)] if len(result["groups"]) > 1 else [])
+    found += [control_rows(result), early_rows(result), wording_rows(result), *facts.tables(result, show)]
     return [said(*one) for one in found if one[1]]
 
 
@@ -294,6 +300,9 @@ def footing(result):
     if differences:
         out.append(f"Intervals are the middle 95 % of {result['resamples']} bootstrap draws (seed {result['seed']}). "
                    "Losses excluded: those beyond the interval over both, of single runs over rows.")
+    if facts.with_facts(result):
+        out.append(f"Facts, of {min(facts.DRAWS, result['resamples'])} draws: recall is the share stated of those that a text has told, precision the share "
+                   "that is true of those stated, by chance what holds of another row's text. A word states a fact once; words of no fact are all others.")
     counts = {g["runs"] for g in result["groups"] if g["role"] == "lambda"}
     if 1 in counts and differences:
         out.append("Of a single run an interval over rows speaks of this run, not of its lambda: another seed may differ by more.")
@@ -338,9 +347,9 @@ def as_csv(result):
             line[f"{key}_difference"] = d.get("estimate")
             for k in ("over_rows", "over_seeds", "both", "t_over_seeds"):
                 line |= ends(f"{key}_difference_{k}", d.get(k))
-        lines.append(line)
+        lines.append(line | facts.as_columns(g["facts"] or {"kinds": {}}))
     out = io.StringIO()
-    writer = csv.DictWriter(out, lines[0], lineterminator="\n")
+    writer = csv.DictWriter(out, list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return out.getvalue()

@@ -5,7 +5,7 @@ import math
 from html import escape
 from pathlib import Path
 
-from . import controls, stats
+from . import controls, facts, stats
 from .compare import METRICS, percent, show, show_interval, widest
 from .runs import number
 from .svg import Plot, padded
@@ -172,50 +172,76 @@ def losses(result, colours):
 
 
 def extras(result, evaluations, colours):
-    """Recovered KL and facts against tokens, where evaluations have them: {label: [evaluation, ..]}."""
-    def values(label, read):
-        found = [v for v in (read(e) for e in evaluations[label]) if v is not None]
-        return stats.mean(found) if found else None
+    """Recovered KL against tokens, where evaluations have it: {label: [evaluation, ..]}; and what goes first of what explanations state."""
+    def recovered(g):
+        found = [v for v in (number(e.summary.get("recovered_kl")) for e in evaluations[g["label"]]) if v is not None]
+        return {"mean": stats.mean(found), "interval": None} if found else None
 
-    def facts(e, key):
-        stated, wrong, told = (number(e.facts.get(k)) for k in ("facts_stated", "facts_invented", "explanations"))
-        missing = number(e.facts.get("facts_missing"))
-        if not told or stated is None or wrong is None:
-            return None
-        return {"true": (stated - wrong) / told, "false": wrong / told, "missing": missing / told if missing is not None else None}[key]
-    out = ""
-    series = [("recovered KL", "", [(g, values(g["label"], lambda e: number(e.summary.get("recovered_kl")))) for g in result["groups"]])]
-    out += extra_plot("kl", "Recovered KL", "share of the KL recovered", series, colours,
-                      "<b>Recovered KL.</b> The share of the mean vector's KL that the reconstruction recovers, in the target's own next-token distribution.")
-    series = [(name, dash, [(g, values(g["label"], lambda e, key=key: facts(e, key))) for g in result["groups"]])
-              for key, name, dash in (("true", "stated and true", ""), ("false", "stated and false", "2 3"), ("missing", "missing", "6 3"))]
-    return out + extra_plot("facts", "Facts", "facts an explanation", series, colours,
-                            "<b>Facts.</b> What explanations state, checked against the world that the texts were written from.")
+    def left(g, key):
+        change = g["facts"] and g["facts"].get(f"{key}_change")
+        return {"mean": 100 + 100 * change["mean"], "interval": tuple(100 + 100 * v for v in change["interval"])} if change else \
+            {"mean": 100, "interval": None} if g["facts"] and not g["difference"] else None
+    out = extra_plot("kl", "Recovered KL", "share of the KL recovered", [("", "", [(g, recovered(g)) for g in result["groups"]])], colours,
+                     "<b>Recovered KL.</b> The share of the mean vector's KL that the reconstruction recovers, in the target's own next-token distribution.")
+    if not facts.with_facts(result):
+        return out
+    series = [(name, dash, [(g, left(g, key)) for g in result["groups"]])
+              for key, name, dash in (("true", "true facts", ""), ("false", "false facts", "2 3"), ("other_words", "words of no fact", "6 3"))]
+    return out + extra_plot("first", "What goes first", f"left of {result['base']}'s, %", series, colours,
+                            f"<b>What goes first</b>: the facts that an explanation states, true and false, and the words that state none, of {escape(result['base'])}'s, "
+                            f"with 95 % intervals{over(result)}.")
 
 
 def extra_plot(name, title, ylabel, series, colours, caption):
-    series = [(what, dash, [(g, g["tokens"]["mean"], y) for g, y in points if y is not None and g["tokens"] and g["role"] in ("lambda", "start")])
+    series = [(what, dash, [(g, g["tokens"]["mean"], y["mean"], y["interval"]) for g, y in points if y and g["tokens"] and g["role"] in ("lambda", "start")])
               for what, dash, points in series]
     series = [s for s in series if s[2]]
     if not series:
         return ""
     every = [p for _, _, points in series for p in points]
-    plot = Plot(480, 290, padded([x for _, x, _ in every]), padded([y for _, _, y in every], zero=True), top=30)
+    plot = Plot(480, 290, padded([p[1] for p in every]), padded([v for p in every for v in (p[2], *(p[3] or ()))], zero=True), top=30)
     plot.axes("response tokens, mean", ylabel)
     for _, dash, points in series:
-        line = sorted((x, y) for g, x, y in points if g["role"] == "lambda")
+        line = sorted((x, y) for g, x, y, _ in points if g["role"] == "lambda")
         plot.line(line, "faint", 1.2, f' stroke-dasharray="{dash}"' if dash else "")
         plot.block(line)
-        for g, x, y in points:
+        for g, x, y, interval in points:
+            plot.cross(x, y, None, interval, colours[g["label"]])
             plot.dot(x, y, colours[g["label"]], hollow=g["role"] != "lambda", square=g["role"] == "start")
     for i, (what, _, points) in enumerate(series):
-        for g, x, y in points if i == 0 else []:
+        for g, x, y, _ in points if i == 0 else []:
             plot.label(x, y, g["label"], colours[g["label"]])
-        if len(series) > 1:
-            g, x, y = max(points, key=lambda p: p[1])
-            plot.label(x, y, what, "quiet")
-    said = "; ".join(f"{what}, {g['label']}: {y:.3f}" for what, _, points in series for g, x, y in points)
+    for what, _, points in series if len(series) > 1 else []:
+        _, x, y, _ = min(points, key=lambda p: p[1])                    # where they are apart
+        plot.label(x, y, what, "quiet")
+    said = "; ".join(f"{what}, {g['label']}: {y:.3f}" for what, _, points in series for g, _, y, _ in points)
     return figure(plot.render(name, title, said), caption)
+
+
+def by_kind(result, colours, what, caption):
+    """A line a kind of fact, a dot a group: the share from 0 to 1, and by chance as a tick."""
+    groups = facts.with_facts(result, ("lambda", "start")) or facts.with_facts(result)[:1]
+    kinds = list(groups[0]["facts"]["kinds"])
+    step = 12 + 5 * len(groups)
+    plot = Plot(480, step * len(kinds) + 34, (0.0, 1.0), (len(kinds), 0.0), left=min(18 + 7 * max(map(len, kinds)), 160), top=8, bottom=26, right=12)
+    for v in (0, 0.25, 0.5, 0.75, 1):
+        plot.add(f'<path class="grid" d="M{plot.sx(v):.1f} {plot.box[1]}V{plot.box[3]}"/>')
+        plot.text(plot.sx(v), plot.height - 8, f"{v:g}", "tick", "middle")
+    said = []
+    for row, kind in enumerate(kinds):
+        plot.text(plot.box[0] - 12, plot.sy(row + 0.5) + 4, kind if len(kind) < 22 else kind[:20] + "…", "name", "end")
+        chance = groups[0]["facts"]["kinds"][kind][f"{what}_by_chance"]
+        if chance is not None:
+            plot.add(f'<path class="axis" d="M{plot.sx(chance):.1f} {plot.sy(row + 0.12):.1f}V{plot.sy(row + 0.88):.1f}"/>')
+        for i, g in enumerate(groups):
+            of = g["facts"]["kinds"][kind][what]
+            if of:
+                y = row + 0.5 + (i - (len(groups) - 1) / 2) * 5 / step
+                plot.cross(of["mean"], y, tuple(min(max(v, 0.0), 1.0) for v in of["interval"]), None, colours[g["label"]])
+                plot.dot(of["mean"], y, colours[g["label"]], 2.6, hollow=g["role"] != "lambda", square=g["role"] == "start",
+                         title=f"{kind}, {g['label']}: {show(of['mean'], 2)}")
+                said.append(f"{kind}, {g['label']}: {show(of['mean'], 2)}")
+    return figure(plot.render(what, f"{what} of facts by kind", "; ".join(said)), caption)
 
 
 def sketch(d, span, cls):

@@ -4,7 +4,7 @@ import re
 from html import escape
 from pathlib import Path
 
-from . import compare, figures, words
+from . import compare, facts, figures, words
 from .compare import excluded, percent, show, show_interval, show_level, widest
 from .runs import at, number
 
@@ -108,6 +108,33 @@ def tables(result, colours):
             "the share that an explanation of another row has. Found: the share of the shorter explanation's own words. Where everything was the same but the seed, "
             "the line of two seeds says what is kept.</p>")
     return out
+
+
+def facts_section(result, colours):
+    """What explanations state, where that was checked."""
+    found = facts.tables(result, show)
+    if not found:
+        return ""
+    claims = "".join(f"<li>{key(g['label'], colours)} changes the true facts that an explanation states by {changed(g, 'true')}, the false ones by {changed(g, 'false')}, "
+                     f"the words of no fact by {changed(g, 'other_words')}: {escape(first_gone(g['facts']['other_less_true']))}.</li>"
+                     for g in facts.with_facts(result, ("lambda",)) if g["facts"].get("other_less_true"))
+    swatches = [table(map(escape, head), [[key(r[0], colours) if r[0] in colours else escape(r[0]), *map(escape, r[1:])] for r in rows]) for head, rows in found]
+    legend = " ".join(key(g["label"], colours) for g in facts.with_facts(result, ("lambda", "start")))
+    return (f'<h2>Facts</h2><ul class="findings">{claims}</ul>{swatches[0]}<div class="pair">'
+            + figures.by_kind(result, colours, "recall", f"<b>Recall.</b> Of the facts that the text has told, the share that explanations state. The tick: by chance. {legend}")
+            + figures.by_kind(result, colours, "precision", "<b>Precision.</b> Of the facts that explanations state, the share that is true. The tick: by chance.")
+            + "</div>" + "".join(swatches[1:]))
+
+
+def changed(group, what):
+    return facts.cell(group["facts"].get(f"{what}_change"), show, 0, True, 100).split(" ")[0] + " %"
+
+
+def first_gone(d):
+    """Which goes faster, true facts or words that state none, if the interval tells them apart."""
+    low, high = d["interval"]
+    said = "the words go first" if high < 0 else "the facts go first" if low > 0 else "neither goes first"
+    return f"{said}, by {facts.cell(d, show, 0, True, 100)} points"
 
 
 # ---- the browser of explanations ----
@@ -236,7 +263,7 @@ def build(title, runs, comparison, result, texts, notes, rows=500, refresh=0, st
     if comparison:
         evaluations = {g.label: g.evaluations for g in comparison.groups}
         body += [chart_head(result, colours), '<div class="pair">', figures.curve(result, colours), figures.losses(result, colours), figures.early(result, colours),
-                 figures.extras(result, evaluations, colours), "</div>", tables(result, colours)]
+                 figures.extras(result, evaluations, colours), "</div>", tables(result, colours), facts_section(result, colours)]
     training = figures.training(runs, colour_of)
     if training:
         legend = " ".join(dict.fromkeys(f'<span class="key {colour_of(r)}">{escape(group_of.get(id(r)) or (f"λ {r.lambda_:g}" if r.lambda_ is not None else r.name))}</span>'

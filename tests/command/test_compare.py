@@ -13,7 +13,7 @@ from pathlib import Path
 
 SOURCE = Path(os.environ.get("SOURCE_DIR", Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(SOURCE / "scripts"))
-from nla_report import compare, controls, runs, stats, words  # noqa: E402
+from nla_report import compare, controls, facts, runs, stats, words  # noqa: E402
 
 VAR, MEAN = 0.8, 1.25
 N = 240
@@ -251,6 +251,47 @@ def test_controls(tmp):
     assert list(csv.DictReader(io.StringIO(program("--csv", tmp / "sweep-c")[0])))[1]["empty_fve"] == str(empty["fve"])
 
 
+def facts_json(folder, explanations, words, used, **kinds):
+    made = {kind: dict(zip(("true", "false", "missing", "by_chance"), columns)) for kind, columns in kinds.items()}
+    (folder / "facts.json").write_text(json.dumps({"row": [0, 1, 2, 3], "explanations": explanations, "words": words, "words_of_facts": used, "facts": made}))
+
+
+def test_facts(tmp):
+    """Shares of all that was counted, by hand; their draws are those of the ratio; what is no facts.json is left out and said."""
+    for name, mse in (("fa", 0.2), ("fb", 0.3)):
+        evaluation(tmp / name, [line(r, mse, 30, "x") for r in range(4)])
+    assert by_label(json.loads(program("--json", tmp / "fa", tmp / "fb")[0]))["fa"]["facts"] is None
+    facts_json(tmp / "fa", [1, 2, 1, 1], [10, 20, 10, 10], [4, 10, 4, 2], who=([1, 2, 1, 0], [1, 0, 1, 2], [1, 2, 1, 2], [0, 1, 1, 0]),
+               where=([0, 4, 0, 2], [0, 0, 1, 0], [1, 0, 1, 0]))
+    facts_json(tmp / "fb", [1, 1, 0, 1], [5, 6, 0, 4], [4, 4, 0, 2], who=([1, 1, 0, 0], [0, 0, 0, 1], [1, 1, 0, 2], [0, 0, 0, 0]),
+               where=([0, 2, 0, 0], [0, 0, 0, 0], [1, 0, 0, 2]))
+    out, _ = program("--json", tmp / "fa", tmp / "fb")
+    a, b = (by_label(json.loads(out))[name]["facts"] for name in ("fa", "fb"))
+    for got, want, what in ((a["kinds"]["who"]["recall"], 4 / 10, "recall"), (a["kinds"]["who"]["precision"], 4 / 8, "precision"), (a["kinds"]["where"]["recall"], 6 / 8, "where"),
+                            (a["kinds"]["all facts"]["recall"], 10 / 18, "all"), (b["kinds"]["who"]["recall_difference"], 2 / 6 - 4 / 10, "recall, less"),
+                            (b["kinds"]["where"]["precision_difference"], 1 - 6 / 7, "precision, less"), (a["true"], 10 / 5, "true"), (a["false"], 5 / 5, "false"),
+                            (a["other_words"], 30 / 5, "other words"), (b["other_words_share"], 5 / 15, "share"), (b["true_change"], (4 / 3) / 2 - 1, "true, change"),
+                            (b["false_change"], (1 / 3) / 1 - 1, "false, change"), (b["other_words_change"], (5 / 3) / 6 - 1, "other words, change"),
+                            (b["other_less_true"], (5 / 3) / 6 - (4 / 3) / 2, "the one less the other")):
+        near(got["mean"], want, 1e-12, what)
+        assert got["interval"][0] <= want <= got["interval"][1], (what, got)
+    near(a["kinds"]["who"]["recall_by_chance"], 2 / 10, 1e-12, "by chance")
+    assert "true_change" not in a and "recall_difference" not in a["kinds"]["who"]
+    assert "words of no fact" in program(tmp / "fa", tmp / "fb")[0]
+    csv_lines = list(csv.DictReader(io.StringIO(program("--csv", tmp / "fa", tmp / "fb")[0])))
+    assert float(csv_lines[1]["recall_who"]) == 2 / 6 and csv_lines[0]["true_change"] == "" and csv_lines[1]["true_change_low"]
+    tops, bottoms = [x * x for x in series(1, N)], [x + 0.5 for x in series(0, N)]
+    boot = stats.Bootstrap(N, 4000)
+    want = stats.interval([sum(rows(tops)) / sum(rows(bottoms)) for rows in boot.rows])
+    for got, end in zip(stats.interval(boot.over_rows(facts.ratio(tops, bottoms))), want):
+        near(got, end, 0.03 * (want[1] - want[0]), "draws of a ratio")
+    for broken in ({"row": [0, 1]}, {"row": [0], "explanations": [1], "words": [1], "words_of_facts": ["1"], "facts": {}}, {"x": 1},
+                   {"row": [[0]], "explanations": [1], "words": [1], "words_of_facts": [1], "facts": {}}):
+        (tmp / "fb" / "facts.json").write_text(json.dumps(broken))
+        out, said = program("--json", tmp / "fa", tmp / "fb")
+        assert by_label(json.loads(out))["fb"]["facts"] is None and "facts.json of" in said and "left out" in said, (broken, said)
+
+
 def test_words():
     assert words.words("Don't stop: 3 cats\u3002 \u72ac\u3068") == ["don't", "stop", "3", "cats", "\u72ac", "\u3068"]
     assert words.kept(["a", "a", "b"], ["a", "c"]) == 1 / 3 and words.kept([], ["a"]) is None
@@ -282,6 +323,7 @@ def main():
         test_groups(tmp)
         test_beside(tmp)
         test_controls(tmp)
+        test_facts(tmp)
         test_files(tmp)
 
 

@@ -94,7 +94,10 @@ def make(tmp):
         run(sweep / f"l0-{seed}", 0, seed, data, [line(r, 0.1 + 0.02 * r, 50, f"the small cat sat {r}") for r in range(12)], recovered_kl=0.9)
         run(sweep / f"l1-{seed}<i>", 0.01, seed, data, [line(r, 0.2 + 0.03 * r, 20, HOSTILE if r == 5 else "the cat", HOSTILE if r == 6 else None) for r in range(12)],
             recovered_kl=0.7)
-    (sweep / "l0-0" / "evaluations" / "step-20" / "facts.json").write_text('{"explanations": 12, "facts_stated": 40, "facts_invented": 4}')
+    for name, true in (("l0-0", 4), ("l0-1", 3), ("l1-0<i>", 2), ("l1-1<i>", 3)):
+        columns = {key: [value] * 12 for key, value in (("true", true), ("false", 2), ("missing", 1), ("by_chance", 1))}
+        (sweep / name / "evaluations" / "step-20" / "facts.json").write_text(json.dumps(
+            {"row": list(range(12)), "explanations": [1] * 12, "words": [(5 if name < "l1" else 3) * true] * 12, "words_of_facts": [true + 2] * 12, "facts": {HOSTILE: columns, "who": columns}}))
     run(tmp / "control", 0, 2, data, [line(r, 1.9, 50, "sat the") for r in range(12)])
     for name in ("shuffled", "first", "first-2"):
         shutil.copytree(tmp / "control" / "evaluations" / "step-20", sweep / "l0-0" / "evaluations" / f"step-20-{name}")
@@ -115,7 +118,9 @@ def test_page(tmp, sweep):
         assert abs(lost[1] - (0.1 + 0.01 * row) / 0.8) < 1e-4 and lost[0] == 0, (row, lost)
     assert text.count("<mark>sat</mark>") == 12 and "<del>small</del>" in text
     assert "20.0 tokens instead of 50.0 (−60 %)" in page.text and "over rows and seeds" in page.text
-    assert "Recovered KL" in text and "stated and true" in text and "Seconds a step" in text and "published sweep" in text
+    assert "changes the true facts that an explanation states by −29 %, the false ones by 0 %" in page.text and "What goes first" in page.text, page.text
+    assert page.text.count("Recall.") == 1 and "the words go first, by −" in page.text
+    assert "Recovered KL" in text and "Seconds a step" in text and "published sweep" in text
     assert "Outside the frame: λ 0 garbled" in page.text
     few, _ = program(tmp / "few.html", sweep, "--rows", 6)
     assert len(few.rows) == 5 and len(few.hidden) == 1 and "6 of 12 rows" in few.text

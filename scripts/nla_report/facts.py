@@ -1,0 +1,138 @@
+"""What explanations state, where an evaluation has a facts.json (docs/formats.md): recall and precision by kind of fact, and whether a
+penalty takes true facts first, or the words that state none."""
+
+from . import stats
+from .runs import number
+
+COUNTS = ("true", "false", "missing", "by_chance")
+ALL = "all facts"
+DRAWS = 1000                                                            # enough for two digits of many numbers
+
+
+def read(evaluation, notes):
+    """{kind: {row: its COUNTS}}, and under None {row: [explanations, words, words of facts]}; {} without a facts.json, or of one that is none."""
+    tree = evaluation.facts
+    try:
+        rows, kinds = tree.get("row"), tree.get("facts", {})
+        columns = {None: [tree[key] for key in ("explanations", "words", "words_of_facts")]} if tree else {}
+        columns |= {kind: [of.get(key, [0] * len(rows)) for key in COUNTS] for kind, of in kinds.items()}
+        for several in columns.values():
+            if any(len(one) != len(rows) or not all((number(v) or 0) >= 0 and number(v) is not None for v in one) for one in several):
+                raise ValueError
+        return {kind: dict(zip(rows, zip(*several))) for kind, several in columns.items()}
+    except (KeyError, TypeError, AttributeError, ValueError):
+        notes.append(f"facts.json of '{evaluation.path}' is left out: it wants numbers of facts, as many of each as it has rows")
+        return {}
+
+
+def ratio(tops, bottoms):
+    """A column whose mean is sum(tops) / sum(bottoms), and whose draws are that ratio's to first order; None where nothing is counted."""
+    total, n = sum(bottoms), len(bottoms)
+    r = sum(tops) / total if total else 0.0
+    return stats.Column([r + (a - r * b) * n / total for a, b in zip(tops, bottoms)]) if total else None
+
+
+def columns_of(facts, rows):
+    """{what, or (what, kind): column} of an evaluation over the compared rows."""
+    kinds = {kind: [list(one) for one in zip(*(of.get(row, [0] * len(COUNTS)) for row in rows))] for kind, of in facts.items() if kind is not None}
+    kinds = {ALL: [[sum(v) for v in zip(*one)] for one in zip(*kinds.values())]} | kinds if kinds else {}
+    explanations, words, used = zip(*(facts[None].get(row, [0] * 3) for row in rows))
+    other = [a - b for a, b in zip(words, used)]
+    columns = {"words": ratio(words, explanations), "other_words": ratio(other, explanations), "other_words_share": ratio(other, words)}
+    for kind, (true, false, missing, by_chance) in kinds.items():
+        stated, told = ([a + b for a, b in zip(true, more)] for more in (false, missing))
+        columns |= {("recall", kind): ratio(true, told), ("precision", kind): ratio(true, stated), ("recall_by_chance", kind): ratio(by_chance, told),
+                    ("precision_by_chance", kind): ratio(by_chance, stated)}
+        if kind == ALL:
+            columns |= {"true": ratio(true, explanations), "false": ratio(false, explanations)}
+    return columns
+
+
+class Facts:
+    """Of a Comparison."""
+
+    def __init__(self, comparison):
+        self.of, self.boot = comparison, stats.Bootstrap(len(comparison.rows), min(comparison.boot.resamples, DRAWS), comparison.boot.seed)
+        every = {id(e): read(e, comparison.notes) for g in comparison.groups for e in g.evaluations}
+        self.columns = {key: columns_of(facts, comparison.rows) for key, facts in every.items() if facts}
+        base = [self.columns.get(id(e), {}) for e in comparison.base.evaluations]
+        self.kinds = list(dict.fromkeys(key[1] for columns in base for key in columns if key[0] == "recall"))
+        self.zero = {key: stats.mean([c[key].mean for c in base]) for key in ("true", "false", "other_words") if all(c.get(key) for c in base)}
+        for columns in self.columns.values():                           # shares of what the base has: which of them goes first
+            both = [(columns.get(key), self.zero.get(key)) for key in ("other_words", "true")]
+            if all(c and zero for c, zero in both):
+                columns["other_less_true"] = stats.Column([a / both[0][1] - b / both[1][1] for a, b in zip(*(c.numbers for c, _ in both))])
+
+    def found(self, sides, paired, key, factor=1.0):
+        """Mean and interval over all that was drawn; of the second side less the first where there are two."""
+        columns = [[self.columns[id(e)].get(key) for e in side] for side in sides]
+        if None in [c for side in columns for c in side]:
+            return None
+        d = stats.difference(self.boot, *([[]] + columns)[-2:], paired)
+        return {"mean": factor * d["estimate"], "interval": tuple(factor * v for v in d["both"] or d["over_rows"])}
+
+    def result(self, group):
+        """None where an evaluation of the group or of the base has no facts.json."""
+        both, paired = self.of.sides(group)
+        if any(id(e) not in self.columns for side in both for e in side):
+            return None
+        level, kinds = {}, {kind: {} for kind in self.kinds}
+        for key in ("words", "true", "false", "other_words", "other_words_share"):
+            level[key] = self.found(both[1:], False, key)
+        for kind in kinds:
+            for what in ("recall", "precision"):
+                kinds[kind][what] = self.found(both[1:], False, (what, kind))
+                guessed = [self.columns[id(e)].get((f"{what}_by_chance", kind)) for e in both[1]]
+                kinds[kind][f"{what}_by_chance"] = stats.mean([c.mean for c in guessed if c])
+        if group is not self.of.base:
+            for key, zero in self.zero.items():
+                level[f"{key}_change"] = self.found(both, paired, key, 1 / zero) if zero else None
+            level["other_less_true"] = self.found(both, paired, "other_less_true")
+            for kind in kinds:
+                for what in ("recall", "precision"):
+                    kinds[kind][f"{what}_difference"] = self.found(both, paired, (what, kind))
+        return {**level, "kinds": kinds}
+
+
+# ---- what is shown ----
+
+def with_facts(result, roles=("lambda", "start", "other", "named")):
+    """The groups that have them, the base first; none where the base has none."""
+    groups = sorted((g for g in result["groups"] if g["facts"] and g["role"] in roles), key=lambda g: g["label"] != result["base"])
+    return groups if groups and groups[0]["label"] == result["base"] else []
+
+
+def cell(one, show, digits, change=False, factor=1):
+    if not one:
+        return "–"
+    mean, low, high = (show(factor * v, digits, change) for v in (one["mean"], *one["interval"]))
+    return f"{mean} [{low}, {high}]"
+
+
+def tables(result, show):
+    """What explanations are made of; recall and precision by kind of fact, without controls. Heads and rows."""
+    groups, out = with_facts(result), []
+    if not groups:
+        return out
+    head = ["what explanations state", "words", "true facts", "false facts", "words of no fact", "their share, %", "change of true facts, %",
+            "of false facts, %", "of words of no fact, %", "these less true facts"]
+    out.append((head, [[g["label"], show(g["facts"]["words"]["mean"], 1), *(cell(g["facts"][key], show, 1) for key in ("true", "false", "other_words")),
+                        cell(g["facts"]["other_words_share"], show, 0, factor=100),
+                        *(cell(g["facts"].get(key), show, 0, True, 100) for key in ("true_change", "false_change", "other_words_change", "other_less_true"))]
+                       for g in groups if g["facts"]["words"]]))
+    first, *others = with_facts(result, ("lambda", "start")) or groups[:1]
+    for what in ("recall", "precision"):
+        rows = [[kind, show(of[f"{what}_by_chance"], 2), cell(of[what], show, 2),
+                 *(cell(g["facts"]["kinds"][kind].get(f"{what}_difference"), show, 2, True) for g in others)] for kind, of in first["facts"]["kinds"].items()]
+        out.append(([f"{what} of facts", "by chance", first["label"], *(f"{g['label']}, less that" for g in others)], rows))
+    return out
+
+
+def as_columns(found):
+    """Of a line of CSV."""
+    line = {}
+    for key, one in {**found, **{f"{what} {kind}": v for kind, of in found["kinds"].items() for what, v in of.items()}}.items():
+        if key != "kinds":
+            name = key.replace(" ", "_")
+            line |= {name: one["mean"], f"{name}_low": one["interval"][0], f"{name}_high": one["interval"][1]} if isinstance(one, dict) else {name: one}
+    return line
