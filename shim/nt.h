@@ -234,17 +234,8 @@ void nt_graph_free(nt_graph *g); /* NULL is fine */
 nt_status nt_profile_start(int device);
 /* A stage of the profiled part begins, and the one before it ends; NULL: no other begins. Without a profile: nothing. */
 void nt_profile_stage(const char *name);
-struct nt_profile_row {
-	char stage[16], operation[48]; /* operation "": the stage as a whole, by the clock */
-	int64_t calls;
-	double seconds;                /* without those of operations inside this one */
-	double flops, bytes;           /* zero: not known */
-};
-/* Ends it, writes the trace for Perfetto or chrome://tracing, and gives a row an operation of a stage, to be freed by free().
- * kernels: the seconds are those of a GPU's kernels; else the host's. */
-nt_status nt_profile_stop(const char *trace, struct nt_profile_row **rows, int64_t *n, bool *kernels);
-/* What the device reaches: FLOP/s in a large product of that type, bytes/s read and written in a large copy. */
-nt_status nt_roofline(nt_dtype dtype, int device, double *flops, double *bytes);
+/* Ends it, and writes the trace for scripts/nla-profile, Perfetto or chrome://tracing. kernels: it has a GPU's kernels. */
+nt_status nt_profile_stop(const char *trace, bool *kernels);
 
 /* ---- actions on parameters ---- */
 nt_status nt_copy_into(nt_tensor *to, const nt_tensor *from);               /* shapes equal; converts */

@@ -2,7 +2,6 @@
 #include "run/train.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 #include "base/progress.h"
 #include "lm/selfcheck.h"
@@ -183,7 +182,7 @@ enum nla_status nla_check(const struct nla_config *cfg, nla_one_step_fn *one_ste
 {
 	struct nla_train t;
 	nt_peak_reset(NT_CPU); /* so that what is loaded counts when it is freed */
-	if (!nla_train_open(&t, cfg, one_step, out, err)) {
+	if (!nla_train_open(&t, cfg, one_step, err)) {
 		fprintf(out, "loaded: %s, AV %s, AR %s, %lld activations of block %lld\n", cfg->model, cfg->av, cfg->ar,
 			(long long)t.set.n, (long long)t.models.ar.depth - 1);
 		if (t.models.target.lm.device != NT_CPU)

@@ -2,7 +2,6 @@
 #include "run/train.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 #include "base/json.h"
 #include "base/progress.h"
@@ -300,11 +299,11 @@ static enum nla_status save(struct nla_loop *loop, const char *dir, struct nla_e
 	return err->status;
 }
 
-enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, nla_one_step_fn *one_step, FILE *out,
+enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, nla_one_step_fn *one_step,
 			       struct nla_err *err)
 {
 	struct nla_lora_spec spec;
-	*t = (struct nla_train){ .cfg = cfg, .one_step = one_step, .out = out };
+	*t = (struct nla_train){ .cfg = cfg, .one_step = one_step };
 	t->loop = (struct nla_loop){ .cfg = cfg, .name = "av", .eval_every = cfg->eval.every, .step = step, .begin = probe,
 				     .evaluate = *cfg->eval.data ? evaluate : NULL, .log = log_step, .save = save };
 	t->loop.next = "nla-explain %s --row 0";

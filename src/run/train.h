@@ -37,7 +37,6 @@ struct nla_train {
 	bool has_eval;
 	struct nla_step step;            /* the newest */
 	unsigned eval_halved;            /* rl.halved of evaluations */
-	FILE *out;                       /* gets the profile */
 	int64_t made;                    /* steps since the start */
 	struct nla_health health;
 	enum nla_failure failed;         /* of nearly all responses of the newest step */
@@ -47,13 +46,13 @@ struct nla_train {
 };
 
 /* cfg->check: without run folder and views. */
-enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, nla_one_step_fn *one_step, FILE *out,
+enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, nla_one_step_fn *one_step,
 			       struct nla_err *err);
 /* Makes the copies that the plan allows, and fills rl. */
 enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err);
 /* The sizes that its plan is made from. */
 struct nla_plan_in nla_train_sizes(const struct nla_train *t);
-/* A step under libtorch's profiler (profile.c): its table to t->out, its trace to OUT/trace-STEP.json. */
+/* A step under libtorch's profiler (profile.c): its trace to OUT/trace-STEP.json. */
 enum nla_status nla_profiled_step(struct nla_train *t, struct nla_err *err);
 /* The evaluations before and after, in words: a table and some explanations. Empty where they cannot be compared. */
 void nla_train_result(const struct nla_train *t, struct nla_str *out);

@@ -1,4 +1,4 @@
-# nla-train --profile: the table's FLOPs are those counted by hand from the model's shapes, its times fit into their stage, the
+# nla-train --profile and nla-profile: the table's FLOPs are those counted by hand from the model's shapes, its times fit into their stage, the
 # trace can be read, and the run's numbers are those of a run without it.
 . "$SOURCE_DIR/tests/command/lib.sh"
 make_set train 0 24
@@ -11,7 +11,10 @@ train --out "$work/b" --steps 3 $one --profile
 tool lines "$work/a/metrics.jsonl" "$work/b/metrics.jsonl"
 same "$work/a/checkpoints/latest/av/adapter_model.safetensors" "$work/b/checkpoints/latest/av/adapter_model.safetensors"
 [ "$(grep -c '^trace of step 2, .*/b/trace-2.json$' "$work/stderr")" -eq 1 ] || fail "the trace is not named: $(cat "$work/stderr")"
-cp "$work/stdout" "$work/table"
+[ ! -s "$work/stdout" ] || fail "a profile prints: $(cat "$work/stdout")"
+python3 "$SOURCE_DIR/scripts/nla-profile" "$work/b/trace-2.json" >"$work/table"
+! python3 "$SOURCE_DIR/scripts/nla-profile" "$work/b/config.json" 2>"$work/stderr" || fail "a table of no trace"
+said "nla-profile: cannot read '.*config.json'.* want a trace"
 
 python3 - "$work" "$tiny/model/config.json" <<'END_PY'
 import json, sys
@@ -23,7 +26,7 @@ H, KV = (c[key] * c["head_dim"] for key in ("num_attention_heads", "num_key_valu
 R, RANK = 3 * 4, 4  # q, k and v in one product; o
 
 table = open(f"{work}/table").read().splitlines()
-assert table[0].startswith("step 2 on "), table[0]
+assert table[0].startswith("times of the host; a large product reaches "), table[0]
 stages = []
 for line in table[2:]:
     seconds, flops = float(line[24:].split()[0]), float(line[24:].split()[3]) * 1e9
