@@ -69,6 +69,8 @@ enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t 
  * that programs here read: tensors, JSON, tokenizer, sidecar, rows, texts. A large file counts by its size, its first MiB (a
  * safetensors header) and 64 samples of the rest, its end among them. */
 char *nla_content(const char *path);
+/* What an option of these programs that may not change says, or what its path holds; owned by the caller. */
+cJSON *nla_same_describe(const struct nla_config *cfg, unsigned of);
 /* The value of a setting that a run in the file `path` began with (NULL: missing) and that of now: a difference is an error. */
 enum nla_status nla_same_setting(const char *key, const char *path, const cJSON *was, const cJSON *now, struct nla_err *err);
 /* A run folder's config.json and inputs.json ({"data": "9f3c...", ...}: what its paths held) against cfg, or written by it. of:

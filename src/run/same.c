@@ -1,7 +1,6 @@
 /* Hashes of files and folders (name, size and bytes of each file, in the order of their names), and the comparison of what a
  * run began with (folder.h). */
 #include <fnmatch.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -85,23 +84,34 @@ static bool is_fixed(const struct nla_option *o, unsigned of, bool fixed_steps)
 	return !may_change || (fixed_steps && !strcmp(o->key, "steps"));
 }
 
-static cJSON *list_inputs(const cJSON *config, unsigned of)
+/* What the paths hold; settings: and the values of all other options. */
+static cJSON *list_fixed(const cJSON *config, unsigned of, bool settings)
 {
-	cJSON *inputs = cJSON_CreateObject();
+	cJSON *fixed = cJSON_CreateObject();
 	for (size_t i = 0; i < nla_config_n; i++) {
 		const struct nla_option *o = &nla_config_table[i];
-		if (o->type != NLA_OPT_PATH || !is_fixed(o, of, false))
+		const cJSON *value = nla_json_at(config, o->key);
+		if (!is_fixed(o, of, false))
 			continue;
-		nla_auto char *content = nla_content(nla_json_at(config, o->key)->valuestring);
-		cJSON_AddStringToObject(inputs, o->key, content);
+		nla_auto char *content = o->type == NLA_OPT_PATH ? nla_content(value->valuestring) : NULL;
+		if (content)
+			cJSON_AddStringToObject(fixed, o->key, content);
+		else if (settings)
+			cJSON_AddItemToObject(fixed, o->key, cJSON_Duplicate(value, true));
 	}
-	return inputs;
+	return fixed;
+}
+
+cJSON *nla_same_describe(const struct nla_config *cfg, unsigned of)
+{
+	nla_auto_json cJSON *config = nla_options_dump(nla_config_table, nla_config_n, cfg);
+	return list_fixed(config, of, true);
 }
 
 enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, unsigned of, int device, struct nla_err *err)
 {
 	nla_auto char *inputs = nla_path_join(folder, "inputs.json");
-	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *held = list_inputs(now, of);
+	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *held = list_fixed(now, of, false);
 	if (!nla_config_write(cfg, device, folder, err) && !nla_exists(inputs))
 		nla_json_write(inputs, held, true, err);
 	return err->status;
@@ -125,7 +135,7 @@ enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, u
 	nla_options_defaults(nla_config_table, nla_config_n, &plain);
 	nla_auto char *config = nla_path_join(folder, "config.json"), *inputs = nla_path_join(folder, "inputs.json");
 	nla_auto_json cJSON *was = NULL, *had = NULL, *usual = nla_options_dump(nla_config_table, nla_config_n, &plain);
-	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *has = list_inputs(now, of);
+	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *has = list_fixed(now, of, false);
 	if (!nla_json_read(config, &was, err) && nla_exists(inputs))
 		nla_json_read(inputs, &had, err);
 	for (size_t i = 0; i < nla_config_n && !err->status; i++) {

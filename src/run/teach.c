@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include "base/json.h"
@@ -77,39 +76,6 @@ static enum nla_status take_line(struct nla_teach *t, const cJSON *json, const c
 	return NLA_OK;
 }
 
-/* Of all rows' documents and texts, wherever the set lies. */
-static char *texts_hash(const struct nla_actset *set)
-{
-	uint64_t of[3] = { 0 };
-	for (int64_t i = 0; i < set->n; i++) {
-		of[1] = nla_hash(set->rows[i].doc_id, strlen(set->rows[i].doc_id));
-		of[2] = nla_hash(set->rows[i].text, strlen(set->rows[i].text));
-		of[0] = nla_hash(of, sizeof(of));
-	}
-	return nla_format("%016llx", (unsigned long long)of[0]);
-}
-
-/* The first line: everything that the answers depend on. */
-static cJSON *describe(const struct nla_teach *t)
-{
-	const struct nla_config *cfg = t->cfg;
-	const struct nla_chat *chat = &t->teacher.chat;
-	nla_auto char *teacher = nla_content(t->teacher.folder), *texts = texts_hash(&t->set);
-	nla_auto char *turns = nla_format("%s{content}%s", chat->before, chat->after);
-	cJSON *json = cJSON_CreateObject();
-	cJSON_AddStringToObject(json, "content of the teacher", teacher);
-	cJSON_AddStringToObject(json, "texts of data", texts);
-	cJSON_AddStringToObject(json, "dtype", t->teacher.lm.dtype == NT_BF16 ? "bf16" : "fp32");
-	cJSON_AddNumberToObject(json, "seed", (double)cfg->seed);
-	cJSON_AddStringToObject(json, "teach.prompt", cfg->teach.prompt);
-	cJSON_AddStringToObject(json, "chat turns", turns);
-	cJSON_AddNumberToObject(json, "teach.context", (double)cfg->teach.context);
-	cJSON_AddNumberToObject(json, "teach.max_new_tokens", (double)cfg->teach.max_new_tokens);
-	cJSON_AddNumberToObject(json, "teach.temperature", cfg->teach.temperature);
-	cJSON_AddBoolToObject(json, "teach.again", cfg->teach.again);
-	return json;
-}
-
 /* What an older version's line lacks cannot be compared. */
 static enum nla_status same_question(const cJSON *then, const cJSON *now, const char *path, struct nla_err *err)
 {
@@ -136,7 +102,7 @@ static size_t whole_batches(const struct nla_str *log)
 static enum nla_status start_log(struct nla_teach *t, struct nla_err *err)
 {
 	NLA_AUTO(nla_str_release) struct nla_str log = NLA_STR_INIT;
-	nla_auto_json cJSON *now = describe(t);
+	nla_auto_json cJSON *now = nla_same_describe(t->cfg, NLA_CMD_TEACH);
 	cJSON *line;
 	size_t number = 0, whole = nla_file_read(t->log.path, &log, err) ? 0 : whole_batches(&log);
 	for (size_t at = 0, n; at < whole && !err->status; at += n + 1) {
