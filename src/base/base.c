@@ -178,14 +178,13 @@ bool nla_ends_with(const char *s, const char *suffix)
 	return n >= m && !memcmp(s + n - m, suffix, m);
 }
 
-const char *nla_word_at(const char *words, int index, size_t *length)
+char *nla_word_at(const char *words, int index)
 {
 	for (int i = 0; i < index && words; i++)
 		words = (words = strchr(words, '|')) ? words + 1 : NULL;
 	if (index < 0 || !words)
 		NLA_BUG("there is no choice %d", index);
-	*length = strcspn(words, "|");
-	return words;
+	return nla_strndup(words, strcspn(words, "|"));
 }
 
 int nla_word_index(const char *words, const char *word)

@@ -89,9 +89,9 @@ char *nla_str_detach(struct nla_str *s); /* hand over the buffer; caller frees *
 
 bool nla_starts_with(const char *s, const char *prefix);
 bool nla_ends_with(const char *s, const char *suffix);
-/* In a '|'-separated list: the place of word, -1 when it is not there; and the word (not terminated) at a place. */
+/* In a '|'-separated list: the place of word, -1 when it is not there; and the word at a place. */
 int nla_word_index(const char *words, const char *word);
-const char *nla_word_at(const char *words, int index, size_t *length);
+char *nla_word_at(const char *words, int index); /* owned by the caller */
 
 /* Growable arrays: struct nla_i32s ids = {0}; nla_i32s_push(&ids, 7); use ids.data[0..n); nla_i32s_release(&ids). */
 #define NLA_ARRAY(name, type)                          \

@@ -42,6 +42,35 @@ NLA_JSON_GETTERS(str, const char *);
 /* The value at a dotted key, or NULL when it is missing or null. */
 const cJSON *nla_json_at(const cJSON *json, const char *key);
 
+/*
+ * A JSON file of facts as a table: one row a field says its name, the values honoured and where the value goes.
+ *
+ *	static const struct nla_field fields[] = {
+ *		{ "hidden_size", NLA_WHOLE, offsetof(struct nla_arch, d_model), NLA_MUST, .low = 1, .high = 1e6 },
+ *		{ "hidden_act", NLA_ONLY, .want = "'silu'" },       another value is an error
+ *		{ .key = "use_cache|dtype" },                       changes nothing computed here
+ *	};
+ *	if (nla_fields_read(fields, NLA_LEN(fields), json, path, &arch, err)) ...
+ */
+#define NLA_MUST (-1e308) /* as a default: the field must be there */
+#define NLA_KEEP (-1e307) /* what is there stays */
+
+struct nla_field {
+	const char *key; /* NLA_ANY, NLA_ONLY: or several, separated by | */
+	enum { NLA_ANY, NLA_ONLY, NLA_WHOLE, NLA_REAL, NLA_FLAG } type; /* int64_t, double, bool */
+	size_t at;
+	double def, low, high; /* a default may be outside of the range */
+	const char *want;      /* NLA_ONLY: values as JSON, strings in single quotes, alternatives separated by | */
+	const char *why;       /* NLA_ONLY: said instead of "only ... is supported" */
+};
+
+/* Fields that are missing or null have their defaults. path: for messages. */
+enum nla_status nla_fields_read(const struct nla_field *fields, size_t n, const cJSON *json, const char *path, void *out,
+				struct nla_err *err);
+/* NLA_ONLY rows hold, and every field has a row; null, and names that begin with '_', pass. empty: false, [] and {} do too. */
+enum nla_status nla_fields_check(const struct nla_field *fields, size_t n, const cJSON *json, const char *path, bool empty,
+				 struct nla_err *err);
+
 /* Append a JSON string literal (quotes included, invalid UTF-8 replaced by U+FFFD) or a number (shortest form that reads back
  * to the same double; NaN and infinities become null) to s: for logs written a line at a time. */
 void nla_json_add_str(struct nla_str *s, const char *text, size_t n);

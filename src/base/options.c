@@ -80,16 +80,14 @@ static enum nla_status set_text(const struct nla_option *o, void *cfg, const cha
 	bool decimal = text[0] && !text[strspn(text, "+-.0123456789eE")];
 	char *end;
 	double x = strtod(text, &end);
-	cJSON *value;
+	nla_auto_json cJSON *value;
 	if (decimal && !*end && (o->type == NLA_OPT_INT || o->type == NLA_OPT_NUM))
 		value = cJSON_CreateNumber(x);
 	else if (o->type == NLA_OPT_BOOL && nla_word_index("true|false", text) >= 0)
 		value = cJSON_CreateBool(text[0] == 't');
 	else
 		value = cJSON_CreateString(text);
-	enum nla_status status = set(o, cfg, value, NULL, from, err);
-	cJSON_Delete(value);
-	return status;
+	return set(o, cfg, value, NULL, from, err);
 }
 
 static bool is_string(const struct nla_option *o) { return o->type == NLA_OPT_STR || o->type == NLA_OPT_PATH; }
@@ -291,23 +289,16 @@ static char *absolute(const char *path)
 static cJSON *dump_value(const struct nla_option *o, const void *cfg)
 {
 	const void *at = (const char *)cfg + o->offset;
-	size_t length;
-	char *text;
+	nla_auto char *text = NULL;
 	if (o->type == NLA_OPT_INT)
 		return cJSON_CreateNumber((double)*(const int64_t *)at);
 	if (o->type == NLA_OPT_NUM)
 		return cJSON_CreateNumber(*(const double *)at);
 	if (o->type == NLA_OPT_BOOL)
 		return cJSON_CreateBool(*(const bool *)at);
-	if (o->type == NLA_OPT_ENUM) {
-		const char *word = nla_word_at(o->choices, *(const int *)at, &length);
-		text = nla_strndup(word, length);
-	} else {
-		text = o->type == NLA_OPT_PATH ? absolute(*(char *const *)at) : nla_strdup(*(char *const *)at);
-	}
-	cJSON *value = cJSON_CreateString(text);
-	free(text);
-	return value;
+	text = o->type == NLA_OPT_ENUM ? nla_word_at(o->choices, *(const int *)at)
+	     : o->type == NLA_OPT_PATH ? absolute(*(char *const *)at) : nla_strdup(*(char *const *)at);
+	return cJSON_CreateString(text);
 }
 
 cJSON *nla_options_dump(const struct nla_option *table, size_t n, const void *cfg)

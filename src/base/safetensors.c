@@ -166,7 +166,7 @@ static enum nla_status read_entries(struct nla_st *st, const cJSON *header, cons
 static enum nla_status load_file(struct nla_st *st, const char *path, struct nla_err *err)
 {
 	uint64_t length = 0;
-	cJSON *header;
+	nla_auto_json cJSON *header = NULL;
 	st->maps = nla_realloc(st->maps, st->n_maps + 1, sizeof(*st->maps));
 	struct nla_map *map = &st->maps[st->n_maps];
 	if (nla_map_open(map, path, err))
@@ -177,9 +177,6 @@ static enum nla_status load_file(struct nla_st *st, const char *path, struct nla
 	const unsigned char *bytes = map->data;
 	for (int i = 7; i >= 0; i--)
 		length = length << 8 | bytes[i];
-	if (!memcmp(bytes, "version ", 8) && memmem(bytes, map->size, "git-lfs", 7))
-		return nla_fail(err, "cannot read '%s': it is a git-LFS pointer, not the weights: "
-				"run 'git lfs pull' in its folder", path);
 	if (length > map->size - 8)
 		return nla_fail(err, "cannot read '%s': header length %" PRIu64 " goes beyond the file (%zu bytes): "
 				"truncated by %" PRIu64 " bytes or not a safetensors file", path, length, map->size,
@@ -188,7 +185,6 @@ static enum nla_status load_file(struct nla_st *st, const char *path, struct nla
 		return err->status;
 	if (read_entries(st, header, (const char *)bytes + 8 + length, map->size - 8 - length, err))
 		nla_err_context(err, "cannot read '%s'", path);
-	cJSON_Delete(header);
 	return err->status;
 }
 
@@ -237,7 +233,7 @@ static enum nla_status load_index(struct nla_st *st, const char *index, struct n
 {
 	NLA_AUTO(nla_strs_release) struct nla_strs shards = { 0 };
 	const cJSON *item;
-	cJSON *json;
+	nla_auto_json cJSON *json = NULL;
 	if (nla_json_read(index, &json, err))
 		return err->status;
 	const cJSON *weight_map = nla_json_at(json, "weight_map");
@@ -258,26 +254,13 @@ static enum nla_status load_index(struct nla_st *st, const char *index, struct n
 		if (!err->status && !nla_st_find(st, item->string))
 			nla_fail(err, "cannot read '%s': tensor '%s' is not in its shard '%s'", index, item->string,
 				 item->valuestring);
-	cJSON_Delete(json);
 	return err->status;
-}
-
-/* Weights in another format than ours, for the message. */
-static const char *other_format(const char *folder)
-{
-	static const char *const names[] = { "pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin",
-		"consolidated.safetensors", "consolidated.00.pth", "tf_model.h5", "flax_model.msgpack" };
-	for (size_t i = 0; i < NLA_LEN(names); i++)
-		if (nla_exists_in(folder, names[i]))
-			return names[i];
-	return NULL;
 }
 
 enum nla_status nla_st_open_folder(struct nla_st *st, const char *folder, const char *stem, struct nla_err *err)
 {
 	nla_auto char *base = nla_path_join(folder, stem), *path = nla_format("%s.safetensors", base);
 	nla_auto char *index = nla_format("%s.index.json", path);
-	const char *other = other_format(folder);
 	*err = (struct nla_err)NLA_ERR_INIT;
 	*st = (struct nla_st){ .path = nla_strdup(folder) };
 	if (nla_exists(path))
@@ -285,9 +268,8 @@ enum nla_status nla_st_open_folder(struct nla_st *st, const char *folder, const 
 	else if (nla_exists(index))
 		load_index(st, index, err);
 	else
-		nla_fail(err, "cannot read '%s': it holds neither %s.safetensors nor %s.safetensors.index.json%s%s%s", folder,
-			 stem, stem, other ? ", only " : "", other ? other : "",
-			 other ? ": save it from Python as safetensors (save_pretrained)" : "");
+		nla_fail(err, "cannot read '%s': it holds neither %s.safetensors nor %s.safetensors.index.json", folder,
+			 stem, stem);
 	if (err->status)
 		nla_st_close(st);
 	return err->status;

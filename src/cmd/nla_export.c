@@ -1,6 +1,5 @@
 /* nla-export: an AV, an AR or both as whole checkpoints that transformers loads. */
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "base/file.h"
 #include "run/export.h"

@@ -1,11 +1,10 @@
 /* arch - config.json to the facts of an architecture; see arch.h. fields[] says what each of its fields does here. */
 #include "lm/arch.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
-#include "lm/fields.h"
+#include "base/json.h"
 
 /* One row a family: the facts that config.json does not state. */
 static const struct family {

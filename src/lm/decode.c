@@ -14,7 +14,6 @@
 #include <string.h>
 
 #include "base/progress.h"
-#include "lm/beside.h"
 
 #define WINDOW 8 /* a row wastes half of it at its end, and a look costs about a token's time */
 #define WORTH 16 /* tokens to come for which a graph is made: it costs about as much as three without */

@@ -6,8 +6,6 @@
 
 #include <math.h>
 
-#include "lm/beside.h"
-
 /* Of a stored matrix, or of its n parts in a mapped model; `first` is its first projection. */
 static nt_tensor *project(const struct nla_view *view, int64_t layer, enum nla_proj first, const nt_tensor *x,
 			  struct nt_projection p)
@@ -36,14 +34,6 @@ void nla_block_qkv(const struct nla_view *view, int64_t layer, const nt_tensor *
 	*q = heads(part[0], a->n_heads, a->head_dim);
 	*k = heads(part[1], a->n_kv_heads, a->head_dim);
 	*v = heads(part[2], a->n_kv_heads, a->head_dim);
-}
-
-void nla_block_rope(const struct nla_view *view, int64_t layer, const nt_tensor *cos, const nt_tensor *sin, nt_tensor **q,
-		    nt_tensor **k)
-{
-	const struct nla_block *b = &view->lm->blocks[layer];
-	*q = nt_qk_rope(*q, b->q_norm, view->lm->arch.rms_eps, cos, sin);
-	*k = nt_qk_rope(*k, b->k_norm, view->lm->arch.rms_eps, cos, sin);
 }
 
 nt_tensor *nla_block_finish(const struct nla_view *view, int64_t layer, const nt_tensor *x, const nt_tensor *attended)
@@ -81,10 +71,12 @@ nt_tensor *nla_forward_block(const struct nla_view *view, int64_t l, const struc
 			     const struct nla_inject *inject, const nt_tensor *x, const struct nla_tap *tap)
 {
 	const struct nla_arch *a = &view->lm->arch;
+	const struct nla_block *b = &view->lm->blocks[l];
 	nt_tensor *q, *k, *v, *y;
 	nt_scope_push(); /* a block's own intermediates end with it, unless a gradient needs them */
-	nla_block_qkv(view, l, nt_rms_norm(x, view->lm->blocks[l].attn_norm, a->rms_eps), &q, &k, &v);
-	nla_block_rope(view, l, pack->cos, pack->sin, &q, &k);
+	nla_block_qkv(view, l, nt_rms_norm(x, b->attn_norm, a->rms_eps), &q, &k, &v);
+	q = nt_qk_rope(q, b->q_norm, a->rms_eps, pack->cos, pack->sin);
+	k = nt_qk_rope(k, b->k_norm, a->rms_eps, pack->cos, pack->sin);
 	if (tap && tap->kv)
 		tap->kv(l, k, v, tap->arg);
 	y = nla_block_finish(view, l, x, nt_attention(q, k, v, pack->tree, 1 / sqrt((double)a->head_dim)));

@@ -37,8 +37,6 @@ nt_tensor *nla_forward_block(const struct nla_view *view, int64_t l, const struc
 
 /* Parts the decoder shares. x [n,D] after the norm -> q [n,Hq,d], k and v [n,Hkv,d]; v may be a view. */
 void nla_block_qkv(const struct nla_view *view, int64_t layer, const nt_tensor *x, nt_tensor **q, nt_tensor **k, nt_tensor **v);
-void nla_block_rope(const struct nla_view *view, int64_t layer, const nt_tensor *cos, const nt_tensor *sin, nt_tensor **q,
-		    nt_tensor **k);
 /* x + o(attended) and then x + mlp(x): attended [n,Hq,d] */
 nt_tensor *nla_block_finish(const struct nla_view *view, int64_t layer, const nt_tensor *x, const nt_tensor *attended);
 nt_tensor *nla_final_norm(const struct nla_view *view, const nt_tensor *x);

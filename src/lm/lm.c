@@ -238,13 +238,13 @@ static enum nla_status init_slot(struct nla_lm *lm, const struct nla_slot *s, co
 				 struct nla_err *err)
 {
 	int64_t n = s->shape[0] * s->shape[1], cols = s->shape[1];
-	float *x = nla_alloc((size_t)n, sizeof(float)), std = (float)lm->arch.init_std;
+	const float std = (float)lm->arch.init_std;
+	nla_auto float *x = nla_alloc((size_t)n, sizeof(*x));
 	for (int64_t i = 0; i < n && !s->bias; i++)
 		x[i] = s->ndim == 1 ? 1.0f : std * nla_normal(rng, tensor, (uint32_t)(i / cols), (uint32_t)(i % cols));
 	nt_scope_push();
 	nt_copy_into(room(lm, s), nt_borrow(NT_F32, x, s->ndim, s->shape));
 	nt_scope_pop();
-	free(x);
 	return nt_check() ? nla_nt_fail(err, "cannot initialise '%s'", s->name) : NLA_OK;
 }
 

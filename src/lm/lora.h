@@ -62,17 +62,28 @@ enum nla_status nla_adapter_train(struct nla_adapter *a, bool on, struct nla_err
  * What a forward pass reads: the base and up to two adapters over it. Switching adapters is making another view; the base is
  * never copied for it.
  */
-struct nla_beside;
 struct nla_view {
 	const struct nla_lm *lm;
 	const struct nla_adapter *adapters[2];
 	int n_adapters;
-	struct nla_beside *beside; /* NULL, or the adapters again, as a pass wants them (beside.h) */
+	struct nla_beside *beside; /* NULL, or the adapters again, as a pass wants them */
 };
 
 /* The first `depth` blocks of the view as weights with its adapters added in; what no adapter touches is shared. Again, when
  * the adapters have changed: nla_merge. */
 enum nla_status nla_merge_copy(struct nla_lm *lm, const struct nla_view *view, int64_t depth, struct nla_err *err);
 enum nla_status nla_merge(struct nla_lm *lm, const struct nla_view *view, struct nla_err *err);
+
+/* A view's adapters laid out for a pass: whatever several of them add to the projections of one stored matrix (q, k and v; gate
+ * and up) is one nt_lora, in the model's type. A snapshot: opened anew when an adapter has changed. */
+struct nla_beside {
+	struct nt_lora at[NLA_N_PROJ]; /* at the matrix's first projection (q, o, gate, down) */
+};
+
+/* The view with its adapters laid out; close frees them, after the pass and its backward pass. A failure shows in nt_check. */
+struct nla_view nla_beside_open(const struct nla_view *view);
+void nla_beside_close(struct nla_view *laid_out);
+/* Bytes of A and B of all layers, for adapters of such ranks, by arithmetic. */
+int64_t nla_beside_bytes(const struct nla_arch *arch, const struct nla_adapter *const *adapters, int n, int64_t element);
 
 #endif

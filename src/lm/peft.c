@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "base/progress.h"
-#include "lm/fields.h"
 #include "lm/lora.h"
 
 #define N_LISTED 4 /* keys named in a message before "..." */

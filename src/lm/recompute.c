@@ -3,8 +3,6 @@
 
 #include <stdlib.h>
 
-#include "lm/beside.h"
-
 /* The pass without gradients, keeping x_l: scope-owned handles move into r. */
 static nt_tensor *keep_inputs(struct nla_recompute *r)
 {

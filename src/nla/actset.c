@@ -214,12 +214,11 @@ enum nla_status nla_actset_baselines(const struct nla_actset *set, const int64_t
 				     struct nla_err *err)
 {
 	nla_auto float *v = nla_alloc((size_t)set->d, sizeof(*v));
-	struct nla_baseline b;
+	NLA_AUTO(nla_baseline_release) struct nla_baseline b;
 	nla_baseline_init(&b, set->d);
 	for (int64_t i = 0; i < n && !read_vector(set, rows ? rows[i] : i, v, err); i++)
 		nla_baseline_add(&b, v);
 	nla_baseline_get(&b, var, mean);
-	nla_baseline_release(&b);
 	return err->status;
 }
 

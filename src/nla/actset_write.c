@@ -201,11 +201,9 @@ enum nla_status nla_actset_mark(struct nla_actset_writer *w, const char *line, s
 static enum nla_status pack_rows(const char *part, struct nla_err *err)
 {
 	nla_auto char *lines = nla_path_join(part, ROWS_PART), *rows = nla_path_join(part, NLA_ACTSET_ROWS);
-	struct nla_map map;
-	if (nla_map_open(&map, lines, err))
-		return err->status;
-	nla_file_write(rows, map.data, map.size, true, err);
-	nla_map_close(&map);
+	NLA_AUTO(nla_map_close) struct nla_map map;
+	if (!nla_map_open(&map, lines, err))
+		nla_file_write(rows, map.data, map.size, true, err);
 	return err->status;
 }
 
@@ -215,9 +213,9 @@ static enum nla_status pack_vectors(struct nla_actset_writer *w, const char *par
 	const size_t d = (size_t)w->meta.d_model;
 	const struct nla_st_entry entry = { "activations", w->dtype, 2, .shape = { w->n, w->meta.d_model } };
 	nla_auto char *from = nla_path_join(part, VECTORS_PART), *to = nla_path_join(part, DATA_NAME);
-	struct nla_baseline baseline;
+	NLA_AUTO(nla_baseline_release) struct nla_baseline baseline = { 0 };
+	NLA_AUTO(nla_map_close) struct nla_map map = { 0 };
 	struct nla_st_writer *out;
-	struct nla_map map;
 	if (nla_map_open(&map, from, err))
 		return err->status;
 	nla_baseline_init(&baseline, w->meta.d_model);
@@ -228,12 +226,10 @@ static enum nla_status pack_vectors(struct nla_actset_writer *w, const char *par
 		nla_baseline_add(&baseline, w->dtype == NLA_ST_BF16 ? w->stored : row);
 	}
 	nla_baseline_get(&baseline, &w->meta.baseline_var, &w->meta.baseline_mean);
-	nla_baseline_release(&baseline);
 	if (!nla_st_writer_open(&out, to, &entry, 1, err)) {
 		nla_st_writer_add(out, map.data, map.size, err);
 		nla_st_writer_close(out, err);
 	}
-	nla_map_close(&map);
 	return err->status;
 }
 

@@ -4,7 +4,6 @@
  */
 #include "nla/ar.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/utf8.h"

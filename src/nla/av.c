@@ -3,7 +3,6 @@
  */
 #include "nla/av.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/utf8.h"

@@ -159,7 +159,8 @@ static enum nla_status add_some(const struct nla_target *t, struct waiting *w, c
 				const struct nla_i32s *ids, const struct nla_extract_cfg *cfg, int64_t rows_left,
 				struct nla_err *err)
 {
-	int64_t *positions = nla_alloc((size_t)cfg->per_doc, sizeof(*positions)), front = n_front(t, cfg);
+	nla_auto int64_t *positions = nla_alloc((size_t)cfg->per_doc, sizeof(*positions));
+	const int64_t front = n_front(t, cfg);
 	struct nla_extract_cfg own = *cfg;
 	own.min_position = NLA_MAX(cfg->min_position, front);
 	int64_t count =
@@ -172,7 +173,6 @@ static enum nla_status add_some(const struct nla_target *t, struct waiting *w, c
 		nla_tokenizer_decode(t->tok, ids->data + front, (size_t)(row->n_raw_tokens - front), false, &text);
 		row->text = nla_str_detach(&text);
 	}
-	free(positions);
 	return err->status;
 }
 

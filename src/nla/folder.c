@@ -2,7 +2,6 @@
 #include "nla/folder.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -47,7 +46,8 @@ static char *pointer_lead(const char *folder, const struct nla_strs *names)
 /* Where `want` is instead: in a checkpoint of a run, or one folder down. */
 static char *below_lead(const char *folder, const struct nla_strs *names, const char *want, const char *part)
 {
-	char *latest = part ? nla_format("checkpoints/latest/%s", part) : NULL, *text = NULL;
+	nla_auto char *latest = part ? nla_format("checkpoints/latest/%s", part) : NULL;
+	char *text = NULL;
 	const char *run[] = { latest, part };
 	for (size_t i = 0; part && i < NLA_LEN(run) && !text; i++)
 		if (holds(folder, run[i], want))
@@ -55,7 +55,6 @@ static char *below_lead(const char *folder, const struct nla_strs *names, const 
 	for (size_t i = 0; i < names->n && !text; i++)
 		if (holds(folder, names->data[i], want))
 			text = nla_format("'%s/%s' has %s: is that folder meant?", folder, names->data[i], want);
-	free(latest);
 	return text;
 }
 
@@ -81,7 +80,8 @@ static char *lead(const char *folder, const char *want, const char *part)
 {
 	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	struct nla_err ignored = NLA_ERR_INIT;
-	char *text = NULL, *snapshots = nla_path_join(folder, "snapshots");
+	nla_auto char *snapshots = nla_path_join(folder, "snapshots");
+	char *text = NULL;
 	if (nla_exists(folder) && !nla_is_dir(folder))
 		text = nla_format("'%s' is a file, want its folder", folder);
 	else if (!nla_exists(folder) && nla_is_hub_name(folder))
@@ -95,7 +95,6 @@ static char *lead(const char *folder, const char *want, const char *part)
 		if (!text)
 			text = torch_lead(folder, &names);
 	}
-	free(snapshots);
 	return text;
 }
 

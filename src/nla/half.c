@@ -148,22 +148,19 @@ static enum nla_status read_ar_meta(struct nla_sidecar *meta, const char *folder
 
 static enum nla_status prepare(struct nla_half *h, const char *path, struct nla_err *err)
 {
-	struct nla_prompts prompts = { 0 };
+	NLA_AUTO(nla_prompts_release) struct nla_prompts prompts = { 0 };
 	const int need = h->role == NLA_AR ? NLA_NEED_AR | NLA_NEED_BLOCK : NLA_NEED_AV;
 	if (nla_sidecar_need(&h->meta, NLA_NEED_ANY | need, path, err))
 		return err->status;
 	h->depth = h->role == NLA_AR ? nla_sidecar_block(&h->meta) + 1 : h->target->lm.arch.n_layers;
 	if (nla_contract_check(&h->meta, h->target, path, err) || h->role == NLA_AR)
 		return err->status;
-	if (nla_prompts_find(&prompts, &h->meta, h->target, err)) {
-		nla_prompts_release(&prompts);
+	if (nla_prompts_find(&prompts, &h->meta, h->target, err))
 		return err->status;
-	}
 	h->meta.marker_id = prompts.marker_id; /* the sidecar need not name it */
 	h->marker = prompts.at;
 	h->prompt = prompts.av;
-	nla_i32s_release(&prompts.ar);
-	nla_i32s_release(&prompts.suffix);
+	prompts.av = (struct nla_i32s){ 0 };
 	return prompts.right < 0 ? nla_fail(err, "'%s': the marker is the prompt's last token", path) : NLA_OK;
 }
 
@@ -278,7 +275,7 @@ enum nla_status nla_half_save(const struct nla_half *h, const struct nla_adapter
 	NLA_AUTO(nla_adapter_release) struct nla_adapter joined = { 0 };
 	nla_auto char *base = nla_half_base(h);
 	const struct nla_chat *chat = &h->target->chat;
-	struct nla_sidecar meta;
+	NLA_AUTO(nla_sidecar_release) struct nla_sidecar meta;
 	nla_sidecar_init(&meta);
 	nla_sidecar_copy(&meta, &h->meta);
 	if (h->role == NLA_AV)
@@ -296,7 +293,6 @@ enum nla_status nla_half_save(const struct nla_half *h, const struct nla_adapter
 	    (saved && nla_adapter_save(saved, folder, base, err)) ||
 	    (h->head && nla_ar_save_head(h->head, folder, err)) || nla_sidecar_write(&meta, folder, err))
 		nla_err_context(err, "cannot save %s '%s'", role_titles[h->role], folder);
-	nla_sidecar_release(&meta);
 	return err->status;
 }
 

@@ -5,7 +5,6 @@
 #include "nla/recover.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 #define TOKENS_A_BATCH 4096
 #define LOGITS_A_BATCH (16 << 20)

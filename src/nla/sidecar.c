@@ -13,7 +13,6 @@
 #include <ctype.h>
 #include <inttypes.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -202,8 +201,7 @@ static int word_index(const char *words, const char *text)
 static enum nla_status read_text(struct reader *r, const struct field *f, void *out)
 {
 	const char *text;
-	nla_auto char *filled = NULL;
-	size_t length;
+	nla_auto char *filled = NULL, *word = NULL;
 	if (nla_json_str(r->json, r->path, r->key, NULL, &text, r->err) || !text)
 		return r->err->status;
 	int index = f->words ? word_index(f->words, text) : 0;
@@ -215,9 +213,8 @@ static enum nla_status read_text(struct reader *r, const struct field *f, void *
 		*(int *)out = index;
 		return NLA_OK;
 	}
-	set_text(out, f->words ? nla_word_at(f->words, index, &length) : text);
-	if (f->words)
-		(*(char **)out)[length] = '\0';
+	word = f->words ? nla_word_at(f->words, index) : NULL;
+	set_text(out, word ? word : text);
 	return NLA_OK;
 }
 
@@ -382,14 +379,11 @@ static enum nla_status add_value(struct nla_str *out, const struct field *f, con
 	const struct nla_i32s *ids = at;
 	const struct nla_scale *scale = at;
 	int64_t n = f->type == INT ? *(const int64_t *)at : f->type == ID ? *(const int32_t *)at : -1;
-	const char *word;
-	size_t length;
-	if (f->type == CONST)
-		nla_str_add(out, f->words);
+	nla_auto char *word = f->type == WORD ? nla_word_at(f->words, *(const int *)at) : NULL;
+	if (word || f->type == CONST)
+		nla_str_add(out, word ? word : f->words);
 	else if (f->type == TEXT && *(char *const *)at)
 		return add_text(out, strrchr(f->key, '.') ? strrchr(f->key, '.') + 1 : f->key, *(char *const *)at, err);
-	else if (f->type == WORD && (word = nla_word_at(f->words, *(const int *)at, &length)))
-		nla_str_addn(out, word, length);
 	else if (n >= 0)
 		nla_str_addf(out, "%" PRId64, n);
 	else if (f->type == NUM && !isnan(*(const double *)at))

@@ -165,9 +165,9 @@ enum nla_status nla_prompts_find(struct nla_prompts *p, const struct nla_sidecar
 				 struct nla_err *err)
 {
 	*p = (struct nla_prompts){ .marker_id = -1, .left = -1, .right = -1 };
-	if ((meta->av_template && meta->marker && find_av(p, meta, t, err)) || (meta->ar_template && find_ar(p, meta, t, err)))
-		nla_prompts_release(p);
-	return err->status;
+	if (meta->av_template && meta->marker && find_av(p, meta, t, err))
+		return err->status;
+	return meta->ar_template ? find_ar(p, meta, t, err) : NLA_OK;
 }
 
 void nla_prompts_release(struct nla_prompts *p)
@@ -210,7 +210,7 @@ static enum nla_status check_suffix(const struct nla_i32s *want, const struct nl
 
 static enum nla_status check_prompts(const struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
 {
-	struct nla_prompts p;
+	NLA_AUTO(nla_prompts_release) struct nla_prompts p = { 0 };
 	if (nla_prompts_find(&p, meta, t, err))
 		return err->status;
 	if (p.av.n && ((meta->left_id >= 0 && p.left != meta->left_id) || (meta->right_id >= 0 && p.right != meta->right_id)))
@@ -218,7 +218,6 @@ static enum nla_status check_prompts(const struct nla_sidecar *meta, const struc
 			 "template?)", (int)p.left, (int)p.right, (int)meta->left_id, (int)meta->right_id);
 	else if (p.ar.n && meta->suffix.n)
 		check_suffix(&meta->suffix, &p.ar, err);
-	nla_prompts_release(&p);
 	return err->status;
 }
 
@@ -327,11 +326,9 @@ static const char *const apart[] = { "{injection_char}", "\n{injection_char}", "
 static bool serves(const char *marker, const char *template, const struct nla_target *t, struct nla_err *why)
 {
 	const struct nla_sidecar meta = { .marker = (char *)marker, .av_template = (char *)template, .marker_id = -1 };
-	struct nla_prompts p;
+	NLA_AUTO(nla_prompts_release) struct nla_prompts p = { 0 };
 	*why = (struct nla_err)NLA_ERR_INIT;
-	if (!nla_prompts_find(&p, &meta, t, why))
-		nla_prompts_release(&p);
-	return !why->status;
+	return !nla_prompts_find(&p, &meta, t, why);
 }
 
 enum nla_status nla_marker_choose(struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
@@ -372,7 +369,7 @@ enum nla_status nla_marker_choose(struct nla_sidecar *meta, const struct nla_tar
 
 enum nla_status nla_contract_make(struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
 {
-	struct nla_prompts p;
+	NLA_AUTO(nla_prompts_release) struct nla_prompts p = { 0 };
 	meta->marker_id = -1;
 	if (nla_prompts_find(&p, meta, t, err))
 		return err->status;
@@ -387,7 +384,6 @@ enum nla_status nla_contract_make(struct nla_sidecar *meta, const struct nla_tar
 	if (nla_target_has_special(t))
 		meta->add_special = nla_target_adds_special(t, meta);
 	meta->d_model = t->lm.arch.d_model;
-	nla_prompts_release(&p);
 	return err->status;
 }
 

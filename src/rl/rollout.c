@@ -2,8 +2,6 @@
  */
 #include "rl/step.h"
 
-#include <stdlib.h>
-
 #define FAILURE_TEXT(id, name, meaning, likely) [id] = { name, meaning, likely },
 const struct nla_failure_text nla_failures[NLA_N_FAILURES] = { NLA_FAILURES(FAILURE_TEXT) };
 

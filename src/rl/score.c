@@ -6,7 +6,6 @@
 #include "rl/step.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* The first sample of i's prompt that has its text, of those that have not failed. */

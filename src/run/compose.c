@@ -2,7 +2,6 @@
 #include "run/compose.h"
 
 #include <ctype.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/rng.h"

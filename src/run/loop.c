@@ -1,7 +1,6 @@
 /* The loop around a step, and its checkpoints; see loop.h. */
 #include "run/loop.h"
 
-#include <stdlib.h>
 #include <time.h>
 
 #include "base/progress.h"

@@ -110,7 +110,7 @@ char *nla_models_words(const struct nla_config *cfg)
 static enum nla_status from_file(struct nla_subject *s, const char *path, int64_t d, struct nla_err *err)
 {
 	static const nt_dtype types[] = { [NLA_ST_F32] = NT_F32, [NLA_ST_BF16] = NT_BF16, [NLA_ST_F16] = NT_F16 };
-	struct nla_st st;
+	NLA_AUTO(nla_st_close) struct nla_st st = { 0 };
 	if (nla_st_open(&st, path, err))
 		return err->status;
 	const struct nla_st_entry *e = st.n_entries == 1 ? &st.entries[0] : NULL;
@@ -123,7 +123,6 @@ static enum nla_status from_file(struct nla_subject *s, const char *path, int64_
 	for (int64_t i = 0; i < d && !err->status; i++)
 		if (!isfinite(s->v[i]))
 			nla_fail(err, "'%s': element %lld is not a finite number", path, (long long)i);
-	nla_st_close(&st);
 	return err->status;
 }
 
@@ -213,7 +212,7 @@ static enum nla_status from_text(struct nla_subject *s, const struct nla_models 
 static enum nla_status from_row(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg,
 				struct nla_err *err)
 {
-	struct nla_actset set;
+	NLA_AUTO(nla_actset_close) struct nla_actset set = { 0 };
 	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
 	if (nla_config_need(cfg->data, "data", err) || nla_actset_open(&set, cfg->data, m->target.lm.arch.d_model, err))
 		return err->status;
@@ -229,7 +228,6 @@ static enum nla_status from_row(struct nla_subject *s, const struct nla_models *
 		set_token(s, 0, m, &ids, (int64_t)ids.n - 1);
 	if (!err->status && set.rows[s->row].n_raw_tokens > 0) /* what the set says of the whole document */
 		s->position[0] = set.rows[s->row].n_raw_tokens - 1;
-	nla_actset_close(&set);
 	return err->status;
 }
 
@@ -278,7 +276,7 @@ static void take_templates(struct nla_sidecar *meta, const char *marker, const c
 static enum nla_status describe_like(struct nla_sidecar *meta, const struct nla_target *t, const char *path,
 				     struct nla_err *err)
 {
-	struct nla_sidecar like;
+	NLA_AUTO(nla_sidecar_release) struct nla_sidecar like;
 	if (!nla_sidecar_read(&like, path, err) &&
 	    !nla_sidecar_need(&like, NLA_NEED_ANY | NLA_NEED_AV | NLA_NEED_AR, path, err) &&
 	    !nla_contract_check(&like, t, path, err)) {
@@ -288,7 +286,6 @@ static enum nla_status describe_like(struct nla_sidecar *meta, const struct nla_
 		meta->layer = nla_sidecar_block(&like);
 		meta->add_special = like.add_special;
 	}
-	nla_sidecar_release(&like);
 	return err->status;
 }
 

@@ -5,9 +5,6 @@
  */
 #include "run/plan.h"
 
-#include <string.h>
-
-#include "lm/beside.h"
 #include "rl/score.h"
 
 #define MIB ((int64_t)1 << 20)

@@ -117,7 +117,8 @@ struct numbers {
 static struct numbers numbers_of(const struct nla_step *s)
 {
 	struct numbers x = { .p10 = (double)NAN, .p50 = (double)NAN, .p90 = (double)NAN };
-	int64_t *sorted = nla_alloc((size_t)s->n, sizeof(*sorted)), n = 0;
+	nla_auto int64_t *sorted = nla_alloc((size_t)s->n, sizeof(*sorted));
+	int64_t n = 0;
 	for (int64_t i = 0; i < s->n; i++) {
 		add(&x.all, s->mse[i]);
 		if (!s->failed[i])
@@ -138,7 +139,6 @@ static struct numbers numbers_of(const struct nla_step *s)
 		x.p50 = (double)sorted[(n - 1) / 2];
 		x.p90 = (double)sorted[(n - 1) * 9 / 10];
 	}
-	free(sorted);
 	return x;
 }
 
@@ -194,7 +194,8 @@ static double failed_rate(const struct numbers *x) { return (x->all.n - x->faile
 
 static void put_rewards(struct out *o, const struct nla_rl *rl, const struct nla_step *s)
 {
-	double reward, reward_std, penalty, penalty_std, *score = nla_alloc((size_t)s->n, sizeof(*score));
+	double reward, reward_std, penalty, penalty_std;
+	nla_auto double *score = nla_alloc((size_t)s->n, sizeof(*score));
 	for (int64_t i = 0; i < s->n; i++)
 		score[i] = s->reward[i] + s->penalty[i];
 	nla_mean_std(s->reward, s->n, &reward, &reward_std);
@@ -207,7 +208,6 @@ static void put_rewards(struct out *o, const struct nla_rl *rl, const struct nla
 	num(o, "penalty_within_std", nla_within_group_std(s->penalty, s->n_prompts, s->group), "the same of the penalty");
 	text(o, "lambda_unit", rl->reward.score == NLA_REWARD_FVE ? "fve" : "-mse",
 	     "what lambda is measured in: `fve` or `-mse`");
-	free(score);
 }
 
 static void put_update(struct out *o, const struct nla_rl *rl, const struct nla_step *s, const struct nla_state *state)

@@ -1,7 +1,5 @@
 /* The end of an RL run in words: the evaluations before and after as a table, and the first explanations of both. */
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "base/file.h"
 #include "base/json.h"

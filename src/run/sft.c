@@ -2,7 +2,6 @@
 #include "run/sft.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/json.h"
@@ -98,7 +97,8 @@ static void make_plan(struct nla_sft *s, int64_t room)
 static enum nla_status held_out(struct nla_sft *s, bool other, double *mean, struct nla_err *err)
 {
 	const int64_t *held = s->split.held, n = NLA_MIN(s->split.n_held, HELD_ROWS);
-	int64_t *vectors = nla_alloc((size_t)n, sizeof(*vectors)), weight = 0;
+	nla_auto int64_t *vectors = nla_alloc((size_t)n, sizeof(*vectors));
+	int64_t weight = 0;
 	double total = 0, loss;
 	bool can = n > 0;
 	for (int64_t i = 0; i < n; i++)
@@ -110,7 +110,6 @@ static enum nla_status held_out(struct nla_sft *s, bool other, double *mean, str
 		weight += w;
 	}
 	*mean = can ? total / (double)weight : (double)NAN;
-	free(vectors);
 	return err->status;
 }
 

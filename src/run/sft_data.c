@@ -1,6 +1,5 @@
 /* What a supervised run trains on: documents of a corpus cut into sequences, or rows of an activation set with their
  * explanations. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/progress.h"

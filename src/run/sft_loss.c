@@ -1,5 +1,4 @@
 /* The losses of the three roles over a batch of rows, in micro-batches that add up to the batch's mean. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "run/sft.h"

@@ -1,5 +1,4 @@
 /* tokenizer_place - an object of a tokenizer's file against the fields and values that are honoured; see tokenizer_read.h. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "text/tokenizer_read.h"
