@@ -21,8 +21,7 @@
  * libtorch operations, for all other devices and types, and everywhere after nt_plain(true). Tests compare both, forward and
  * backward.
  */
-#ifndef NT_H
-#define NT_H
+#pragma once
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -251,5 +250,4 @@ nt_status nt_adamw_step(nt_tensor *const *params, nt_tensor *const *m, nt_tensor
 
 #ifdef __cplusplus
 }
-#endif
 #endif

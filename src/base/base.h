@@ -9,8 +9,7 @@
  *
  * Libraries never print and never exit. A broken assumption of ours is NLA_BUG(); bad input is always an error.
  */
-#ifndef NLA_BASE_H
-#define NLA_BASE_H
+#pragma once
 
 #include <stdarg.h>
 #include <stdbool.h>
@@ -126,5 +125,3 @@ int nla_by_number(const void *a, const void *b);
 int nla_by_text(const void *a, const void *b);
 
 double nla_seconds(void); /* monotonic clock */
-
-#endif

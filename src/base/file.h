@@ -1,8 +1,7 @@
 /*
  * file - whole files, atomic writes, gzip, memory maps, folders. Errors name the path and the system's reason.
  */
-#ifndef NLA_FILE_H
-#define NLA_FILE_H
+#pragma once
 
 #include "base.h"
 
@@ -80,5 +79,3 @@ enum nla_status nla_log_close(struct nla_log *log, struct nla_err *err);
 
 /* Append one gzip member that holds bytes. The same bytes give the same member (no time stamp). */
 void nla_gzip(const void *bytes, size_t n, struct nla_str *out);
-
-#endif

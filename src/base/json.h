@@ -3,8 +3,7 @@
  *	'model/config.json': 'rope_scaling.factor' is a string, want a number
  * A getter with a default accepts a missing key or null; one without ("need") does not.
  */
-#ifndef NLA_JSON_H
-#define NLA_JSON_H
+#pragma once
 
 #include <cjson/cJSON.h>
 
@@ -82,5 +81,3 @@ const char *nla_json_type(const cJSON *json);
 
 /* A number of a log line, NaN when it is missing or no number. */
 double nla_json_value(const cJSON *json, const char *key);
-
-#endif

@@ -2,8 +2,7 @@
  * machine - the memory and the cores that this process may use: the least of the host, the scheduler's affinity and the limits
  * of every cgroup that holds it, of version 1 and 2. In a container the host's numbers are not ours.
  */
-#ifndef NLA_MACHINE_H
-#define NLA_MACHINE_H
+#pragma once
 
 #include "base/base.h"
 
@@ -14,5 +13,3 @@ struct nla_machine {
 
 /* root: where proc and sys are found; "" but in tests. */
 void nla_machine_read(struct nla_machine *m, const char *root);
-
-#endif

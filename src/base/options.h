@@ -9,8 +9,7 @@
  * same; a value that starts with two dashes needs the former. In a file null leaves the default, and a key that starts with an
  * underscore is a remark.
  */
-#ifndef NLA_OPTIONS_H
-#define NLA_OPTIONS_H
+#pragma once
 
 #include <cjson/cJSON.h>
 
@@ -65,5 +64,3 @@ void nla_option_want(const struct nla_option *o, struct nla_str *s);
 /* The resolved configuration, every key, as nla_options_json reads it (write it with nla_json_write: integers up to 2^53 stay
  * exact). Paths are made absolute. Owned by the caller. */
 cJSON *nla_options_dump(const struct nla_option *table, size_t n, const void *cfg);
-
-#endif

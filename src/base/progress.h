@@ -6,8 +6,7 @@
  *	nla_progress_step(&p, done, "12 rows/s");        on a terminal at most 10 times a second; else every 10 s
  *	nla_progress_end(&p, "1000 rows");
  */
-#ifndef NLA_PROGRESS_H
-#define NLA_PROGRESS_H
+#pragma once
 
 #include "base.h"
 
@@ -34,5 +33,3 @@ struct nla_log;
 void nla_say_tee(struct nla_log *log);
 void nla_say_quiet(bool on);
 void nla_say(const char *fmt, ...) NLA_PRINTF(1, 2);
-
-#endif

@@ -3,8 +3,7 @@
  * (step, row, index). A row's numbers depend neither on its batch nor on what was drawn before, and a resumed run draws what
  * the uninterrupted one would have drawn.
  */
-#ifndef NLA_RNG_H
-#define NLA_RNG_H
+#pragma once
 
 #include <stddef.h>
 #include <stdint.h>
@@ -38,5 +37,3 @@ uint64_t nla_below(const struct nla_rng *rng, uint32_t step, uint32_t row, uint3
 void nla_permutation(const struct nla_rng *rng, uint32_t step, int64_t *order, size_t n);
 /* 64-bit hash of bytes (FNV-1a with a final mix), stable across machines. */
 uint64_t nla_hash(const void *bytes, size_t n);
-
-#endif

@@ -22,8 +22,7 @@
  *		nla_st_writer_close(w, err);
  *	}
  */
-#ifndef NLA_SAFETENSORS_H
-#define NLA_SAFETENSORS_H
+#pragma once
 
 #include "base/base.h"
 #include "base/file.h"
@@ -76,5 +75,3 @@ void nla_st_writer_abort(struct nla_st_writer *w); /* NULL is fine */
 /* bf16 <-> fp32 on the host, round to nearest even. */
 void nla_bf16_to_f32(const uint16_t *in, float *out, size_t n);
 void nla_f32_to_bf16(const float *in, uint16_t *out, size_t n);
-
-#endif

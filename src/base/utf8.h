@@ -1,8 +1,7 @@
 /*
  * utf8 - one code point at a time, strict (RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF).
  */
-#ifndef NLA_UTF8_H
-#define NLA_UTF8_H
+#pragma once
 
 #include "base/base.h"
 
@@ -23,5 +22,3 @@ bool nla_utf8_is_space(uint32_t code);
 const char *nla_utf8_strip(const char *s, size_t n, size_t *length);
 /* On one line, owned: the last `most` bytes from a character's start on, with "..." in front where that is not all. */
 char *nla_utf8_end(const char *text, size_t most);
-
-#endif

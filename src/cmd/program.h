@@ -6,8 +6,7 @@
  * run does the work; stdout is its result. Exit codes: 0 all was done, 1 failed, 2 usage, 3 stopped by a signal with the work
  * saved (the last line ends in the command that continues it), 128 + signal ended at once.
  */
-#ifndef NLA_PROGRAM_H
-#define NLA_PROGRAM_H
+#pragma once
 
 #include "run/config.h"
 
@@ -15,5 +14,3 @@ typedef enum nla_status nla_program_fn(const struct nla_config *cfg, struct nla_
 int nla_program(const char *name, enum nla_command command, const char *purpose, int argc, char **argv, nla_program_fn *run);
 /* A JSON value, which is freed, and a line's end on stdout; pretty: indented. */
 void nla_program_print(cJSON *json, bool pretty);
-
-#endif

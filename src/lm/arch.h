@@ -4,8 +4,7 @@
  * Qwen2 and 2.5 have biases on q, k and v, Llama (2, 3, SmolLM2) has neither. A field that changes the mathematics, or that is
  * not known, is an error naming it, never a guess.
  */
-#ifndef NLA_ARCH_H
-#define NLA_ARCH_H
+#pragma once
 
 #include "base/base.h"
 
@@ -26,5 +25,3 @@ struct nla_arch {
 enum nla_status nla_arch_read(struct nla_arch *arch, const char *folder, struct nla_err *err);
 /* Is `what` among arch->with? */
 bool nla_arch_has(const struct nla_arch *arch, const char *what);
-
-#endif

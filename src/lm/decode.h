@@ -5,8 +5,7 @@
  *
  * Which token is drawn depends on the row's own uniform numbers (seed, stream, step, row, token), never on its batch.
  */
-#ifndef NLA_DECODE_H
-#define NLA_DECODE_H
+#pragma once
 
 #include "base/rng.h"
 #include "lm/forward.h"
@@ -42,5 +41,3 @@ enum nla_status nla_decode(const struct nla_decode *d, struct nla_decoded *out, 
 void nla_decoded_init(struct nla_decoded *out, int64_t n, int64_t width);
 void nla_decoded_put(struct nla_decoded *to, int64_t at, const struct nla_decoded *part);
 void nla_decoded_release(struct nla_decoded *out);
-
-#endif

@@ -3,8 +3,7 @@
  *
  *	x = embedding;  for each block: x += o(attention(norm x));  x += down(swiglu(gate_up(norm x)))
  */
-#ifndef NLA_FORWARD_H
-#define NLA_FORWARD_H
+#pragma once
 
 #include "lm/lora.h"
 #include "lm/pack.h"
@@ -40,5 +39,3 @@ void nla_block_qkv(const struct nla_view *view, int64_t layer, const nt_tensor *
 /* x + o(attended) and then x + mlp(x): attended [n,Hq,d] */
 nt_tensor *nla_block_finish(const struct nla_view *view, int64_t layer, const nt_tensor *x, const nt_tensor *attended);
 nt_tensor *nla_final_norm(const struct nla_view *view, const nt_tensor *x);
-
-#endif

@@ -9,8 +9,7 @@
  * apart, under Hugging Face's names. A model that would fill much of the memory is not copied: on the CPU, when the file's type
  * is the one asked for, its matrices stay in the mapped file (and apart). All tensors are owned by the struct.
  */
-#ifndef NLA_LM_H
-#define NLA_LM_H
+#pragma once
 
 #include "lm/arch.h"
 #include "lm/tensors.h"
@@ -106,5 +105,3 @@ int64_t nla_proj_in(const struct nla_arch *a, enum nla_proj proj);
 int64_t nla_proj_out(const struct nla_arch *a, enum nla_proj proj);
 void nla_proj_slot(const struct nla_lm *lm, int64_t layer, enum nla_proj proj, struct nla_slot *slot);
 nt_tensor *nla_lm_proj(const struct nla_lm *lm, int64_t layer, enum nla_proj proj);
-
-#endif

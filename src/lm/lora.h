@@ -7,8 +7,7 @@
  * that name the adapter (`lora_A.default.weight`), and nanoNLA's AR (ar_meta.json and ar_lora_value_head.safetensors, whose
  * keys begin with `backbone.model.`). An adapter that was only read is written in the type that its file had, bit for bit.
  */
-#ifndef NLA_LORA_H
-#define NLA_LORA_H
+#pragma once
 
 #include "lm/lm.h"
 
@@ -85,5 +84,3 @@ struct nla_view nla_beside_open(const struct nla_view *view);
 void nla_beside_close(struct nla_view *laid_out);
 /* Bytes of A and B of all layers, for adapters of such ranks, by arithmetic. */
 int64_t nla_beside_bytes(const struct nla_arch *arch, const struct nla_adapter *const *adapters, int n, int64_t element);
-
-#endif

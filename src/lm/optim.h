@@ -7,8 +7,7 @@
  *	if (nla_optim_step(&opt, lr, 1.0, &norm, &skipped, err)) ...  clips, steps, clears the gradients
  *	nla_optim_release(&opt);
  */
-#ifndef NLA_OPTIM_H
-#define NLA_OPTIM_H
+#pragma once
 
 #include "lm/tensors.h"
 
@@ -37,5 +36,3 @@ enum nla_schedule { NLA_SCHEDULE_CONSTANT, NLA_SCHEDULE_COSINE };
 /* Learning rate of update `step` (from 0) of `total`: linear warm-up over `warmup` updates, then constant, or a cosine down to
  * floor * lr at the last update. Pure. */
 double nla_schedule_lr(enum nla_schedule kind, double lr, int64_t step, int64_t total, int64_t warmup, double floor);
-
-#endif

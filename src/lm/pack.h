@@ -10,8 +10,7 @@
  *	hidden row of the last token of a: nla_pack_last(&p, a)
  *	nla_pack_release(&p);
  */
-#ifndef NLA_PACK_H
-#define NLA_PACK_H
+#pragma once
 
 #include "lm/lm.h"
 
@@ -33,5 +32,3 @@ int64_t nla_pack_last(const struct nla_pack *p, int64_t row);
 int64_t nla_pack_end(const struct nla_pack *p, int64_t row);
 enum nla_status nla_pack_ready(struct nla_pack *p, const struct nla_lm *lm, struct nla_err *err);
 void nla_pack_release(struct nla_pack *p);
-
-#endif

@@ -19,8 +19,7 @@
  * The pack moves into r when it is on (what is left may be released as ever). view's model and inject's tensors stay the
  * caller's and must be there until the backward pass is done.
  */
-#ifndef NLA_RECOMPUTE_H
-#define NLA_RECOMPUTE_H
+#pragma once
 
 #include "lm/forward.h"
 
@@ -43,5 +42,3 @@ nt_tensor *nla_recompute_forward(struct nla_recompute *r, const struct nla_view 
 enum nla_status nla_recompute_backward(struct nla_recompute *r, nt_tensor *loss, struct nla_err *err);
 /* Frees what is kept; on stays, for the next one. */
 void nla_recompute_release(struct nla_recompute *r);
-
-#endif

@@ -3,8 +3,7 @@
  * forward and backward. Both are compared with the plain twin in fp32; a fast version that is further from it than twice the
  * plain one, and a rounding of the type, is switched off, with a warning.
  */
-#ifndef NLA_SELFCHECK_H
-#define NLA_SELFCHECK_H
+#pragma once
 
 #include <stdio.h>
 
@@ -13,5 +12,3 @@
 /* table: a line an operation, with both differences (as a part of the largest number) and times; or NULL. A failure to run
  * shows in nt_check. */
 void nla_selfcheck(const struct nla_lm *lm, FILE *table);
-
-#endif

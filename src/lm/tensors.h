@@ -6,8 +6,7 @@
  *	nla_tensors_write(&list, path, NT_F32, err);
  *	nla_tensors_release(&list);
  */
-#ifndef NLA_TENSORS_H
-#define NLA_TENSORS_H
+#pragma once
 
 #include "base/safetensors.h"
 #include "shim/nt.h"
@@ -35,5 +34,3 @@ nt_tensor *nla_tensor_read(const struct nla_st *st, const char *name, int64_t ro
 
 /* Turn the shim's error into ours, with context. */
 enum nla_status nla_nt_fail(struct nla_err *err, const char *fmt, ...) NLA_PRINTF(2, 3);
-
-#endif

@@ -14,8 +14,7 @@
  * Checked at open: widths, row counts, finite values (all rows when N*D is at most 64 Mi, else the first and last 1024 rows; a
  * row is always checked when it is read).
  */
-#ifndef NLA_ACTSET_H
-#define NLA_ACTSET_H
+#pragma once
 
 #include "base/safetensors.h"
 #include "nla/sidecar.h"
@@ -101,5 +100,3 @@ void nla_baseline_release(struct nla_baseline *b);
 /* Those of n rows of a set; rows NULL: the first ones. */
 enum nla_status nla_actset_baselines(const struct nla_actset *set, const int64_t *rows, int64_t n, double *var, double *mean,
 				     struct nla_err *err);
-
-#endif

@@ -5,8 +5,7 @@
  *	v_hat = n(W n(h)),  n(x) = x sqrt(D) / max(|x|, eps), fp32
  *	mse = mean over D of (v_hat - n(v))^2 = 2 (1 - cos)                 in [0, 4]
  */
-#ifndef NLA_AR_H
-#define NLA_AR_H
+#pragma once
 
 #include "lm/recompute.h"
 #include "nla/half.h"
@@ -45,5 +44,3 @@ nt_tensor *nla_ar_loss(const nt_tensor *v_hat, const float *v, int64_t n_all);
 /* The mse [n] of all texts against v [n, D] (raw, host), a batch at a time; v_hat [n, D] or NULL. */
 enum nla_status nla_ar_score(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts,
 			     const float *v, float *mse, float *v_hat, struct nla_err *err);
-
-#endif

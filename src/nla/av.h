@@ -4,8 +4,7 @@
  * A response is every token it emits, tags and stop token included; the explanation is what stands between <explanation> and
  * </explanation>, whitespace stripped. Only the marker of the prompt is injected: responses are other rows of the pack.
  */
-#ifndef NLA_AV_H
-#define NLA_AV_H
+#pragma once
 
 #include "lm/decode.h"
 #include "lm/recompute.h"
@@ -38,5 +37,3 @@ enum nla_status nla_logprob_check(const float *logprob, int64_t n, struct nla_er
 
 /* The explanation in a response of n bytes: false when there are no closed tags. An empty one is found with length 0. */
 bool nla_find_explanation(const char *response, size_t n, const char **start, size_t *length);
-
-#endif

@@ -5,8 +5,7 @@
  * Split: a document is held out when its hash, keyed by the seed, falls below the fraction; all rows of a document go the same
  * way. Order: epoch e visits the rows in permutation(seed, e); the cursor is the count of rows handed out since the start.
  */
-#ifndef NLA_BATCH_H
-#define NLA_BATCH_H
+#pragma once
 
 #include "nla/actset.h"
 
@@ -32,5 +31,3 @@ void nla_cursor_init(struct nla_cursor *c, uint64_t seed, int64_t n);
 void nla_cursor_release(struct nla_cursor *c);
 /* The next `count` indices in [0, n), across epochs. */
 void nla_cursor_next(struct nla_cursor *c, int64_t count, int64_t *out);
-
-#endif

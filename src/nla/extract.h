@@ -7,8 +7,7 @@
  * `last` is for sets that hold texts and no vectors: each text is a row, taken at its last token, and keeps its explanation,
  * text and n_raw_tokens. A text of more than max_tokens gives no row: cut, it would end in another token.
  */
-#ifndef NLA_EXTRACT_H
-#define NLA_EXTRACT_H
+#pragma once
 
 #include "nla/actset.h"
 #include "text/corpus.h"
@@ -43,5 +42,3 @@ enum nla_status nla_extract_at(const struct nla_target *t, const struct nla_i32s
 /* The activation [D] of one text at one token (negative: from the end); prefix receives the text up to it. */
 enum nla_status nla_extract_one(const struct nla_target *t, const char *text, int64_t position,
 				const struct nla_extract_cfg *cfg, float *v, struct nla_str *prefix, struct nla_err *err);
-
-#endif

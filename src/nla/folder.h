@@ -1,8 +1,7 @@
 /*
  * folder - a folder that a user named could not be opened: what it is instead, and what to do.
  */
-#ifndef NLA_FOLDER_H
-#define NLA_FOLDER_H
+#pragma once
 
 #include "base/base.h"
 
@@ -14,5 +13,3 @@
 enum nla_status nla_folder_lead(struct nla_err *err, const char *folder, const char *want, const char *part);
 
 bool nla_is_hub_name(const char *s); /* "Qwen/Qwen3-8B": an owner, a slash, a name */
-
-#endif

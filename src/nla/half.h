@@ -12,8 +12,7 @@
  * adapter_config.json's base_model_name_or_path when that is a whole checkpoint with a sidecar here, else the target. A base
  * that is the target's own folder is the target: nothing is loaded twice.
  */
-#ifndef NLA_HALF_H
-#define NLA_HALF_H
+#pragma once
 
 #include "nla/target.h"
 
@@ -59,5 +58,3 @@ struct nla_view nla_half_view(const struct nla_half *half);
 bool nla_is_whole(const char *folder);              /* config.json and weights? */
 bool nla_same_folder(const char *a, const char *b); /* two names of one folder that exists? */
 enum nla_status nla_ar_save_head(const nt_tensor *head, const char *folder, struct nla_err *err);
-
-#endif

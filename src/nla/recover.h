@@ -9,13 +9,10 @@
  *
  * as dictionaries are judged by the loss that they recover (Bricken et al. 2023, "Towards Monosemanticity").
  */
-#ifndef NLA_RECOVER_H
-#define NLA_RECOVER_H
+#pragma once
 
 #include "nla/ar.h"
 
 /* kl [n, m] of n texts and m vectors x [n, m, D] for each, as they are to stand after `block`. */
 enum nla_status nla_recover(const struct nla_lm *lm, int64_t block, const struct nla_ar_texts *texts, const float *x, int64_t m,
 			    double *kl, struct nla_err *err);
-
-#endif

@@ -6,8 +6,7 @@
  * Unknown keys are kept out of the way silently (other stacks add their own); a known key of the wrong type is an error naming
  * file and key. What must be there depends on the use: nla_sidecar_need.
  */
-#ifndef NLA_SIDECAR_H
-#define NLA_SIDECAR_H
+#pragma once
 
 #include "base/base.h"
 
@@ -69,5 +68,3 @@ int64_t nla_sidecar_block(const struct nla_sidecar *s);
 double nla_scale_value(const struct nla_scale *scale, int64_t d);
 /* Replace the one occurrence of "{key}" in a template; an error when it does not occur exactly once. Owned by the caller. */
 enum nla_status nla_template_fill(const char *tmpl, const char *key, const char *value, char **out, struct nla_err *err);
-
-#endif

@@ -1,8 +1,7 @@
 /*
  * target - the language model being explained, with its tokenizer and chat format: held once, shared by AV, reference and AR.
  */
-#ifndef NLA_TARGET_H
-#define NLA_TARGET_H
+#pragma once
 
 #include "nla/actset.h"
 #include "text/chat.h"
@@ -71,5 +70,3 @@ enum nla_status nla_contract_make(struct nla_sidecar *meta, const struct nla_tar
  * NULL. */
 extern const char *const nla_beside[]; /* their names; NULL at the end */
 enum nla_status nla_copy_beside(const char *from, const char *to, const char *skip, struct nla_err *err);
-
-#endif

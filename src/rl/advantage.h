@@ -6,8 +6,7 @@
  * So does a group without a valid row: its rewards differ by length alone, and the division by std would make any lambda,
  * however small, pull at full strength towards the shortest failure.
  */
-#ifndef NLA_ADVANTAGE_H
-#define NLA_ADVANTAGE_H
+#pragma once
 
 #include "rl/rollout.h"
 
@@ -24,5 +23,3 @@ bool nla_group_failed(const enum nla_failure *failed, int64_t group);
 void nla_mean_std(const double *x, int64_t n, double *mean, double *std);
 /* Mean over groups of the standard deviation of x within a group. */
 double nla_within_group_std(const double *x, int64_t n_prompts, int64_t group);
-
-#endif

@@ -8,8 +8,7 @@
  * is the response's: at equal length failing never costs less than explaining. (A lambda so large that the shortest explanation
  * costs more than it earns still makes failing at once the better choice; see docs/mathematics.md.)
  */
-#ifndef NLA_REWARD_H
-#define NLA_REWARD_H
+#pragma once
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -34,5 +33,3 @@ struct nla_reward_row {
 /* Pure. */
 double nla_reward_penalty(const struct nla_reward_row *row, const struct nla_reward_cfg *cfg);
 double nla_reward_value(const struct nla_reward_row *row, double baseline_var, const struct nla_reward_cfg *cfg);
-
-#endif

@@ -5,8 +5,7 @@
  * Temperature is the only thing between the model and the sample: no top_p, top_k or penalty, in training or evaluation.
  * Lengths are counted to each row's own first stop token, which counts.
  */
-#ifndef NLA_ROLLOUT_H
-#define NLA_ROLLOUT_H
+#pragma once
 
 #include "base/base.h"
 
@@ -40,5 +39,3 @@ enum nla_failure { NLA_ROW_OK, NLA_FAILURES(NLA_FAILURE_ENUM) NLA_N_FAILURES };
 extern const struct nla_failure_text {
 	const char *name, *meaning, *likely;
 } nla_failures[NLA_N_FAILURES]; /* those of NLA_ROW_OK are NULL */
-
-#endif

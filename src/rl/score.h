@@ -5,8 +5,7 @@
  *
  * A failed row scores fail_mse (2: a prediction at a right angle).
  */
-#ifndef NLA_SCORE_H
-#define NLA_SCORE_H
+#pragma once
 
 #define NLA_SCORE_TOKENS 8192 /* of a batch that the AR reads at once, at most */
 
@@ -17,5 +16,3 @@ struct nla_baselines {
 
 static inline double nla_fve(double mse, double baseline) { return 1 - mse / baseline; }
 static inline double nla_cosine(double mse) { return 1 - mse / 2; }
-
-#endif

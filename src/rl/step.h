@@ -19,8 +19,7 @@
  *		use(step.explanation[0], step.mse[0]);
  *	nla_step_release(&step);
  */
-#ifndef NLA_STEP_H
-#define NLA_STEP_H
+#pragma once
 
 #include "lm/optim.h"
 #include "nla/ar.h"
@@ -120,5 +119,3 @@ enum nla_status nla_update_gradient(struct nla_rl *rl, struct nla_step *step, st
 /* One step of the AR on mean mse of (text, v) pairs. */
 enum nla_status nla_update_ar(struct nla_rl *rl, struct nla_step *step, const struct nla_ar_texts *texts, const float *v,
 			      struct nla_err *err);
-
-#endif

@@ -9,8 +9,7 @@
  * the ratio is 1 and its gradient is what matters; nothing is computed twice. ref is the AV as it was at the start. Failed rows
  * are trained on, and every mean divides by the samples drawn.
  */
-#ifndef NLA_UPDATE_H
-#define NLA_UPDATE_H
+#pragma once
 
 #include <math.h>
 #include <stdbool.h>
@@ -39,5 +38,3 @@ struct nla_update_stats {
 	double ar_loss, ar_grad_norm;        /* the AR's mean mse before its step; NaN: no step */
 	bool ar_skipped;
 };
-
-#endif

@@ -10,8 +10,7 @@
  * How much of the end and of the next tokens an explanation quotes is drawn from 1 to the most, by (seed, row): an AV that has
  * read short and long explanations of one kind can be brought from one to the other by degrees.
  */
-#ifndef NLA_COMPOSE_H
-#define NLA_COMPOSE_H
+#pragma once
 
 #include "nla/actset.h"
 
@@ -38,5 +37,3 @@ enum nla_unfit nla_answer_clean(const char *answer, bool stopped, char **out);
 /* Bytes up to the end of the last whole sentence; 0: there is none. */
 size_t nla_last_sentence(const char *text);
 bool nla_has_tag(const char *text); /* one of those around an explanation */
-
-#endif

@@ -2,8 +2,7 @@
  * config - every option of every command, one table row each (base/options.h). The resolved configuration of a run is written
  * to its config.json, and one file serves all commands.
  */
-#ifndef NLA_CONFIG_H
-#define NLA_CONFIG_H
+#pragma once
 
 #include "base/options.h"
 #include "text/chat.h"
@@ -96,5 +95,3 @@ enum nla_status nla_config_room(const struct nla_config *cfg, int device, int64_
 void nla_config_threads(const struct nla_config *cfg);
 /* Opens the device, sets threads, decides the type. */
 enum nla_status nla_config_device(const struct nla_config *cfg, int *device, nt_dtype *dtype, struct nla_err *err);
-
-#endif

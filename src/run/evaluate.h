@@ -10,8 +10,7 @@
  *		nla_eval_write_rows(&rl, &step, path, err);
  *	nla_step_release(&step);
  */
-#ifndef NLA_EVALUATE_H
-#define NLA_EVALUATE_H
+#pragma once
 
 #include "run/folder.h"
 #include "run/models.h"
@@ -62,5 +61,3 @@ struct nla_eval {
 };
 enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, struct nla_err *err);
 void nla_eval_close(struct nla_eval *e);
-
-#endif

@@ -6,13 +6,10 @@
  *	AR  the same cut after block K, without lm_head and final norm, and value_head.safetensors (kitft's layout); an AR that
  * was trained with the final norm has it, and an ar_meta.json that says so
  */
-#ifndef NLA_EXPORT_H
-#define NLA_EXPORT_H
+#pragma once
 
 #include "nla/half.h"
 #include "run/config.h"
 
 /* cfg->av or cfg->ar, by role, into the folder out. */
 enum nla_status nla_export(const struct nla_config *cfg, enum nla_half_role role, const char *out, struct nla_err *err);
-
-#endif

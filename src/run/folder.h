@@ -8,8 +8,7 @@
  *
  * A checkpoint is written to checkpoints/.tmp-N, synced, renamed to step-N; a crash or a full disk leaves the former one whole.
  */
-#ifndef NLA_FOLDER_H
-#define NLA_FOLDER_H
+#pragma once
 
 #include "base/file.h"
 #include "run/config.h"
@@ -78,5 +77,3 @@ enum nla_status nla_same_setting(const char *key, const char *path, const cJSON 
 enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, unsigned of, bool fixed_steps, bool own,
 			     struct nla_err *err);
 enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, unsigned of, int device, struct nla_err *err);
-
-#endif

@@ -6,8 +6,7 @@
  * A line gets the names of those that last, as `warnings`. One that `guard` names is an error: the run ends, and its newest
  * checkpoint is from before.
  */
-#ifndef NLA_HEALTH_H
-#define NLA_HEALTH_H
+#pragma once
 
 #include <cjson/cJSON.h>
 
@@ -23,5 +22,3 @@ struct nla_health {
 enum nla_status nla_health_check(struct nla_health *h, const struct nla_config *cfg, cJSON *line, struct nla_err *err);
 /* NLA_USAGE: `guard` names what is none. */
 enum nla_status nla_health_guard(const char *guard, struct nla_err *err);
-
-#endif

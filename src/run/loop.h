@@ -10,8 +10,7 @@
  * A run embeds a struct nla_loop as its first member, which its five functions cast back. Checkpoints hold what the loop itself
  * holds (counters, data cursor, optimizers) and what `save` adds.
  */
-#ifndef NLA_LOOP_H
-#define NLA_LOOP_H
+#pragma once
 
 #include "lm/optim.h"
 #include "nla/batch.h"
@@ -50,5 +49,3 @@ enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err);
 /* "  3 min 20 s left, until 14:32", for a step's line; owned. */
 char *nla_loop_left(const struct nla_loop *l);
 void nla_loop_close(struct nla_loop *l);
-
-#endif

@@ -2,8 +2,7 @@
  * models - what the commands make of a configuration before their work begins: target, verbalizer and reconstructor opened
  * together, the one activation that it points to, and the sidecar of the activation set that it asks for.
  */
-#ifndef NLA_MODELS_H
-#define NLA_MODELS_H
+#pragma once
 
 #include "rl/step.h"
 #include "run/config.h"
@@ -56,5 +55,3 @@ enum nla_status nla_newset_describe(struct nla_sidecar *meta, const struct nla_t
 				    struct nla_err *err);
 /* The sidecar of the AV, AR or set in cfg->out, made elsewhere, from the same; what it then is must load. */
 enum nla_status nla_sidecar_make(const struct nla_config *cfg, struct nla_err *err);
-
-#endif

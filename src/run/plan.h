@@ -13,8 +13,7 @@
  * else, which pad rows and keep fp32 copies of what they normalise. A test holds the formulas against the bytes that tensors
  * really took.
  */
-#ifndef NLA_PLAN_H
-#define NLA_PLAN_H
+#pragma once
 
 #include "nla/ar.h"
 #include "nla/av.h"
@@ -78,5 +77,3 @@ int64_t nla_plan_update(const struct nla_plan_in *in, int64_t micro_batch, bool 
 /* Rollout stage: cache and intermediates of so many rows. */
 int64_t nla_plan_cache(const struct nla_plan_in *in, int64_t rows);
 int64_t nla_plan_decoding(const struct nla_plan_in *in, int64_t rows);
-
-#endif

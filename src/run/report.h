@@ -3,8 +3,7 @@
  * meaning. The same rows make the lines and their documentation (docs/formats.md holds what nla_report_markdown writes; a test
  * compares).
  */
-#ifndef NLA_REPORT_H
-#define NLA_REPORT_H
+#pragma once
 
 #include <cjson/cJSON.h>
 
@@ -31,5 +30,3 @@ cJSON *nla_report_eval(const struct nla_rl *rl, const struct nla_step *s);
 cJSON *nla_report_row(const struct nla_rl *rl, const struct nla_step *s, int64_t i);
 /* The tables of docs/formats.md. */
 void nla_report_markdown(struct nla_str *out);
-
-#endif

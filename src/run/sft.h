@@ -9,8 +9,7 @@
  * another row's vector: the difference is what it reads from the vector; and its explanations of a few rows (log.probe).
  * Checkpoints hold model/, av/ or ar/ next to optimizer and counters.
  */
-#ifndef NLA_SFT_H
-#define NLA_SFT_H
+#pragma once
 
 #include "run/loop.h"
 #include "run/report.h"
@@ -44,5 +43,3 @@ enum nla_status nla_sft_loss(struct nla_sft *s, const int64_t *rows, const int64
 			     double *loss, struct nla_err *err);
 /* What that mean divides by: predicted tokens, or rows (role ar). */
 int64_t nla_sft_weight(const struct nla_sft *s, const int64_t *rows, int64_t n);
-
-#endif

@@ -4,8 +4,7 @@
  * Job schedulers repeat themselves, so a second one within two seconds is the first again; after that it ends the program at
  * once, with exit code 128 + its number.
  */
-#ifndef NLA_STOP_H
-#define NLA_STOP_H
+#pragma once
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -16,5 +15,3 @@ bool nla_stop_asked(void);
 /* A watchdog: where the next call, or the end, is more than so many seconds away (0: none), a line says that `what` at that
  * step hangs, and in which stage. */
 void nla_watch(int64_t seconds, const char *what, int64_t step);
-
-#endif

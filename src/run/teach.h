@@ -14,8 +14,7 @@
  *
  * OUT is an activation set only at the end; the source set is never written to.
  */
-#ifndef NLA_TEACH_H
-#define NLA_TEACH_H
+#pragma once
 
 #include "base/file.h"
 #include "lm/decode.h"
@@ -51,5 +50,3 @@ enum nla_status nla_teach_batch(struct nla_teach *t, const int64_t *rows, int64_
 enum nla_status nla_teach_finish(struct nla_teach *t, struct nla_err *err);
 /* The summary; owned by the caller. */
 cJSON *nla_teach_summary(const struct nla_teach *t);
-
-#endif

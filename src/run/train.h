@@ -13,8 +13,7 @@
  * base of policy, sampler and reference), `reader` (AR, while it is frozen), and in fp32, where merging is exact to rounding,
  * `merged` (the policy, for decoding).
  */
-#ifndef NLA_TRAIN_H
-#define NLA_TRAIN_H
+#pragma once
 
 #include <stdio.h>
 
@@ -65,5 +64,3 @@ void nla_train_close(struct nla_train *t);
  * fit; the others are those of loading.
  */
 enum nla_status nla_check(const struct nla_config *cfg, nla_one_step_fn *one_step, FILE *out, struct nla_err *err);
-
-#endif

@@ -15,8 +15,7 @@
  *	                    mentions none. One line on stderr says what is used.
  *	no template         the tokenizer's tokens tell ChatML and Llama 3; the same line
  */
-#ifndef NLA_CHAT_H
-#define NLA_CHAT_H
+#pragma once
 
 #include "text/tokenizer.h"
 
@@ -54,5 +53,3 @@ bool nla_chat_is_stop(const struct nla_chat *chat, int32_t id);
 /* Ids of the prompt, appended. Tokenised as one text. */
 enum nla_status nla_chat_prompt(const struct nla_chat *chat, const struct nla_tokenizer *tok, const char *content,
 				struct nla_i32s *ids, struct nla_err *err);
-
-#endif

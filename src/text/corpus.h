@@ -10,8 +10,7 @@
  *	while (!nla_corpus_next(&c, &doc, err) && doc) ...
  *	nla_corpus_close(&c);
  */
-#ifndef NLA_CORPUS_H
-#define NLA_CORPUS_H
+#pragma once
 
 #include "base/base.h"
 #include "base/file.h"
@@ -42,5 +41,3 @@ enum nla_status nla_corpus_open(struct nla_corpus *c, const char *path, struct n
 enum nla_status nla_corpus_next(struct nla_corpus *c, const struct nla_doc **doc, struct nla_err *err);
 double nla_corpus_share(const struct nla_corpus *c); /* of its bytes: what was read so far */
 void nla_corpus_close(struct nla_corpus *c);
-
-#endif

@@ -17,8 +17,7 @@
  *
  * A loaded tokenizer never changes: any number of threads may encode and decode with it at once.
  */
-#ifndef NLA_TOKENIZER_H
-#define NLA_TOKENIZER_H
+#pragma once
 
 #include "base/base.h"
 
@@ -54,5 +53,3 @@ void nla_tokenizer_decode(const struct nla_tokenizer *tok, const int32_t *ids, s
 void nla_tokenizer_piece(const struct nla_tokenizer *tok, int32_t id, struct nla_str *out);
 /* crc32 of everything that decides ids (vocabulary, merges, added tokens, normaliser, splits): tells tokenizer drift. */
 uint32_t nla_tokenizer_crc(const struct nla_tokenizer *tok);
-
-#endif

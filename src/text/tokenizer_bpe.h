@@ -7,8 +7,7 @@
  *	nla_bpe_work_add(&work, id); ...                                      the symbols of a piece: bytes or characters
  *	nla_bpe_merge(&bpe, &work, &ids);                                     its tokens
  */
-#ifndef NLA_TOKENIZER_BPE_H
-#define NLA_TOKENIZER_BPE_H
+#pragma once
 
 #include <stdatomic.h>
 
@@ -61,5 +60,3 @@ void nla_bpe_merge(const struct nla_bpe *bpe, struct nla_bpe_work *work, struct 
 /* GPT-2's alphabet: a printable character for each of the 256 bytes (bytes_to_unicode of openai/gpt-2, src/encoder.py). */
 uint32_t nla_bpe_letter(unsigned char byte);
 int nla_bpe_byte(uint32_t letter); /* -1: no letter of it */
-
-#endif

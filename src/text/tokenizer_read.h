@@ -2,8 +2,7 @@
  * tokenizer_read - a tokenizer as its files describe it: what tokenizer_json.c and tokenizer_model.c read, and tokenizer.c
  * runs.
  */
-#ifndef NLA_TOKENIZER_READ_H
-#define NLA_TOKENIZER_READ_H
+#pragma once
 
 #include "base/json.h"
 #include "shim/sp.h"
@@ -78,5 +77,3 @@ enum nla_status nla_tokenizer_read_added(struct nla_tokenizer *tok, const struct
 enum nla_status nla_tokenizer_find_bytes(struct nla_tokenizer *tok, bool *complete, struct nla_err *err);
 /* merges: pairs of ids in order. */
 uint32_t nla_tokenizer_find_crc(const struct nla_tokenizer *tok, const struct nla_i32s *merges);
-
-#endif

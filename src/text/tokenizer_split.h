@@ -1,8 +1,7 @@
 /*
  * tokenizer_split - the regexes that cut a text into pieces, and normal form C. Texts that go in are valid UTF-8.
  */
-#ifndef NLA_TOKENIZER_SPLIT_H
-#define NLA_TOKENIZER_SPLIT_H
+#pragma once
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -26,5 +25,3 @@ enum nla_status nla_tok_split_next(const struct nla_tok_split *split, pcre2_matc
 bool nla_tok_split_is_word(uint32_t code);
 /* Append in normal form C. */
 enum nla_status nla_tok_split_nfc(const char *text, size_t n, struct nla_str *out, struct nla_err *err);
-
-#endif
