@@ -76,22 +76,26 @@ enum nla_status nla_score(struct nla_rl *rl, struct nla_step *step, struct nla_e
 	struct nla_ar_texts texts;
 	struct nla_f32s v = { 0 };
 	struct nla_i64s row = { 0 };
-	float *mse = NULL;
+	float *mse = NULL, *hat = NULL;
+	const size_t d = (size_t)rl->ar->target->lm.arch.d_model;
 	int64_t *first = nla_alloc((size_t)step->n, sizeof(*first));
-	find_first(step, (size_t)rl->ar->target->lm.arch.d_model, first);
+	find_first(step, d, first);
 	nla_ar_texts_start(&texts);
 	for (int64_t i = 0; i < step->n; i++)
 		step->mse[i] = (float)rl->reward.fail_mse;
 	if (nla_score_texts(rl, step, first, &texts, &v, &row, err))
 		goto out;
 	mse = nla_alloc(row.n, sizeof(*mse));
+	hat = step->v_hat ? nla_alloc(row.n * d, sizeof(*hat)) : NULL;
 	do
 		texts.max_tokens = rl->score_tokens ? rl->score_tokens : NLA_SCORE_TOKENS;
-	while (nla_ar_score(rl->ar, &rl->ar_view, &texts, v.data, mse, NULL, err) &&
+	while (nla_ar_score(rl->ar, &rl->ar_view, &texts, v.data, mse, hat, err) &&
 	       nla_halve(rl, NLA_STAGE_SCORE, &rl->score_tokens, NLA_MIN((int64_t)texts.ids.n, texts.max_tokens), err));
 	if (err->status)
 		goto out;
 	for (size_t j = 0; j < row.n; j++) {
+		if (hat)
+			memcpy(step->v_hat + (size_t)row.data[j] * d, hat + j * d, d * sizeof(*hat));
 		if (isfinite(mse[j]))
 			step->mse[row.data[j]] = mse[j];
 		else
@@ -100,10 +104,13 @@ enum nla_status nla_score(struct nla_rl *rl, struct nla_step *step, struct nla_e
 	for (int64_t i = 0; i < step->n; i++) {
 		step->mse[i] = step->mse[first[i]];
 		step->failed[i] = step->failed[first[i]];
+		if (hat)
+			memmove(step->v_hat + (size_t)i * d, step->v_hat + (size_t)first[i] * d, d * sizeof(*hat));
 	}
 out:
 	free(first);
 	free(mse);
+	free(hat);
 	nla_ar_texts_release(&texts);
 	nla_f32s_release(&v);
 	nla_i64s_release(&row);

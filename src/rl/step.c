@@ -34,7 +34,8 @@ void nla_step_start(struct nla_step *s, int64_t n_prompts, int64_t group, int64_
 void nla_step_release(struct nla_step *s)
 {
 	void *arrays[] = { s->rows,   s->v,   s->prompt_of, s->keys,   s->response,  s->explanation, s->n_explanation,
-			   s->failed, s->mse, s->penalty,   s->reward, s->advantage, s->logprob,     s->ref_logprob,   s->kl };
+			   s->failed, s->mse, s->penalty,   s->reward, s->advantage, s->logprob,     s->ref_logprob,   s->kl,
+			   s->v_hat };
 	for (int64_t i = 0; i < s->n; i++) {
 		free(s->response[i]);
 		free(s->explanation[i]);
