@@ -57,6 +57,18 @@ def read_lines(path, notes):
     return rows
 
 
+def write(path, text):
+    """Whole or not at all: a browser may be reading."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, "utf-8", "replace")
+        part.replace(path)
+    except OSError as e:
+        raise Error(f"cannot write '{path}': {e.strerror}") from e
+
+
 def number(value):
     """A float that can be squared, or None."""
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e100 else None

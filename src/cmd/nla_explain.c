@@ -18,10 +18,27 @@
 
 static cJSON *string(const char *s) { return s ? cJSON_CreateString(s) : cJSON_CreateNull(); }
 
+/* Mean cosine between the reconstructions of two samples of a prompt; NaN of fewer than two that have not failed. */
+static double agreement(const struct nla_step *r, int64_t prompt, int64_t d)
+{
+	double squares = 0, n = 0;
+	const int64_t from = prompt * r->group, to = from + r->group;
+	for (int64_t i = from; i < to; i++)
+		n += !r->failed[i];
+	for (int64_t j = 0; j < d; j++) {
+		double sum = 0;
+		for (int64_t i = from; i < to; i++)
+			sum += r->failed[i] ? 0 : r->v_hat[i * d + j];
+		squares += sum * sum / (double)d;
+	}
+	return n > 1 ? (squares - n) / (n * (n - 1)) : (double)NAN;
+}
+
 /* Response i of activation `of`. */
 static void print_one(const struct nla_step *r, const struct nla_subject *s, int64_t of, int64_t i)
 {
 	cJSON *json = cJSON_CreateObject();
+	const double agree = agreement(r, r->prompt_of[i], s->d);
 	double norm = 0;
 	for (int64_t j = of * s->d; j < (of + 1) * s->d; j++)
 		norm += (double)s->v[j] * s->v[j];
@@ -39,6 +56,8 @@ static void print_one(const struct nla_step *r, const struct nla_subject *s, int
 	cJSON_AddNumberToObject(json, "response_tokens", (double)r->tokens.length[i]);
 	cJSON_AddNumberToObject(json, "mse", r->mse[i]);
 	cJSON_AddNumberToObject(json, "cosine", (float)nla_cosine(r->mse[i]));
+	if (!isnan(agree))
+		cJSON_AddNumberToObject(json, "agreement", (float)agree);
 	cJSON_AddNumberToObject(json, "norm", (float)sqrt(norm));
 	if (s->base.var > 0) {
 		cJSON_AddNumberToObject(json, "fve", (float)nla_fve(r->mse[i], s->base.var));
@@ -68,6 +87,7 @@ static enum nla_status explain(struct nla_rl *rl, const struct nla_subject *s, i
 	const int64_t d = s->d;
 	NLA_AUTO(nla_step_release) struct nla_step step = { 0 };
 	nla_step_start(&step, to - from, samples, d);
+	step.v_hat = nla_alloc((size_t)(step.n * d), sizeof(*step.v_hat));
 	memcpy(step.v, s->v + from * d, (size_t)((to - from) * d) * sizeof(*s->v));
 	for (int64_t i = 0; i < step.n; i++)
 		step.keys[i] = (uint32_t)(i % samples);

@@ -42,11 +42,12 @@ enum nla_status nla_score_texts(const struct nla_rl *rl, struct nla_step *step, 
 
 enum nla_status nla_score(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
+	const size_t d = (size_t)rl->ar->target->lm.arch.d_model;
 	NLA_AUTO(nla_ar_texts_release) struct nla_ar_texts texts;
 	NLA_AUTO(nla_f32s_release) struct nla_f32s v = { 0 };
 	NLA_AUTO(nla_i64s_release) struct nla_i64s row = { 0 };
 	nla_auto int64_t *first = nla_alloc((size_t)step->n, sizeof(*first));
-	nla_auto float *mse = nla_alloc((size_t)step->n, sizeof(*mse));
+	nla_auto float *mse = nla_alloc((size_t)step->n, sizeof(*mse)), *hat = NULL;
 	nla_ar_texts_start(&texts);
 	for (int64_t i = 0; i < step->n; i++) {
 		first[i] = first_of(step, i);
@@ -54,13 +55,16 @@ enum nla_status nla_score(struct nla_rl *rl, struct nla_step *step, struct nla_e
 	}
 	if (nla_score_texts(rl, step, first, &texts, &v, &row, err))
 		return err->status;
+	hat = step->v_hat ? nla_alloc(row.n * d, sizeof(*hat)) : NULL;
 	do
 		texts.max_tokens = rl->score_tokens ? rl->score_tokens : NLA_SCORE_TOKENS;
-	while (nla_ar_score(rl->ar, &rl->ar_view, &texts, v.data, mse, NULL, err) &&
+	while (nla_ar_score(rl->ar, &rl->ar_view, &texts, v.data, mse, hat, err) &&
 	       nla_halve(rl, NLA_STAGE_SCORE, &rl->score_tokens, NLA_MIN((int64_t)texts.ids.n, texts.max_tokens), err));
 	if (err->status)
 		return err->status;
 	for (size_t j = 0; j < row.n; j++) {
+		if (hat)
+			memcpy(step->v_hat + (size_t)row.data[j] * d, hat + j * d, d * sizeof(*hat));
 		if (isfinite(mse[j]))
 			step->mse[row.data[j]] = mse[j];
 		else
@@ -69,6 +73,8 @@ enum nla_status nla_score(struct nla_rl *rl, struct nla_step *step, struct nla_e
 	for (int64_t i = 0; i < step->n; i++) {
 		step->mse[i] = step->mse[first[i]];
 		step->failed[i] = step->failed[first[i]];
+		if (hat)
+			memmove(step->v_hat + (size_t)i * d, step->v_hat + (size_t)first[i] * d, d * sizeof(*hat));
 	}
 	nla_step_lap(step, NLA_STAGE_SCORE);
 	return err->status;

@@ -36,7 +36,7 @@ void nla_step_release(struct nla_step *s)
 {
 	void *arrays[] = { s->rows,   s->v,   s->prompt_of, s->keys,   s->response,  s->explanation, s->n_explanation,
 			   s->failed, s->mse, s->penalty,   s->reward, s->advantage, s->logprob,     s->ref_logprob,   s->kl,
-			   s->mse_start, s->vector_of };
+			   s->mse_start, s->vector_of, s->v_hat };
 	for (int64_t i = 0; i < s->n; i++) {
 		free(s->response[i]);
 		free(s->explanation[i]);

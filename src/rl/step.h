@@ -52,6 +52,7 @@ struct nla_step {
 	enum nla_failure *failed;        /* [B*G]; score may turn NLA_ROW_OK into a failure */
 	/* score */
 	float *mse;                      /* [B*G] */
+	float *v_hat;                    /* [B*G, D] normalised, where its owner made room for it; NULL */
 	/* reward, advantage */
 	double *penalty, *reward, *advantage; /* [B*G] */
 	/* update */

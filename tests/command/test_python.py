@@ -58,8 +58,15 @@ def main():
             line = json.loads(program("nla-explain", "--text", TEXT, *(x for k, y in more.items() for x in (f"--{k}", str(y)))))
             text = nla.explain(v, max_new_tokens=120, **more)
             assert text == line["explanation"], (text, line)
+            assert "agreement" not in line
             assert abs(nla.score(text, v) - line["cosine"]) < 1e-5
         assert nla.explain(v, seed=3) != nla.explain(v, seed=4)
+
+        # how much samples of one vector agree: the mean cosine of two of their reconstructions
+        samples = [json.loads(x) for x in program("nla-explain", "--text", TEXT, "--samples", "5").splitlines()]
+        hats = nla.reconstruct([s["explanation"] for s in samples if not s["failed"]])
+        pairs = [a @ b / 128 for i, a in enumerate(hats) for b in hats[:i]]
+        assert len(pairs) > 2 and min(pairs) < 0.99 and {round(s["agreement"] - sum(pairs) / len(pairs), 4) for s in samples} == {0}, (pairs, samples)
 
         # many: a row's greedy text does not depend on its batch; scores and reconstructions are those of one by one
         texts = nla.explain(both, temperature=0)
