@@ -10,12 +10,11 @@
 
 #include <algorithm>
 #include <chrono>
-#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
+#include <future>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 
@@ -49,31 +48,21 @@ double waited(std::map<std::string, double> &sums)
 }
 
 // The second team, of as many threads as exceed the processors. OpenMP ends it with the thread that began it.
-class Sleepers {
-      public:
+struct Sleepers {
 	explicit Sleepers(int n)
 		: owner([this, n] {
 #pragma omp parallel num_threads(n)
 			  omp_get_thread_num();
-			  std::unique_lock<std::mutex> hold(lock);
-			  changed.wait(hold, [this] { return over; });
+			  over.get_future().wait();
 		  })
 	{
 	}
 	~Sleepers()
 	{
-		{
-			std::lock_guard<std::mutex> hold(lock);
-			over = true;
-		}
-		changed.notify_one();
+		over.set_value();
 		owner.join();
 	}
-
-      private:
-	std::mutex lock;
-	std::condition_variable changed;
-	bool over = false;
+	std::promise<void> over;
 	std::thread owner;
 };
 

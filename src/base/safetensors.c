@@ -95,9 +95,8 @@ static enum nla_status read_span(const cJSON *item, struct nla_st_entry *e, stru
 	if (to - from == e->nbytes)
 		return NLA_OK;
 	nla_auto char *shape = nla_st_shape_text(e->shape, e->ndim);
-	nla_fail(err, "tensor '%s' has %" PRIu64 " bytes, but %s of %s needs %zu", e->name, to - from, shape,
+	return nla_fail(err, "tensor '%s' has %" PRIu64 " bytes, but %s of %s needs %zu", e->name, to - from, shape,
 		 dtypes[e->dtype].name, e->nbytes);
-	return err->status;
 }
 
 static int by_span(const void *a, const void *b)

@@ -110,8 +110,7 @@ enum nla_status nla_ar_save_head(const nt_tensor *head, const char *folder, stru
 	NLA_AUTO(nla_tensors_release) struct nla_tensors out = { 0 };
 	nla_auto char *path = nla_path_join(folder, HEAD_FILE);
 	nla_tensors_add(&out, "weight", head);
-	nla_tensors_write(&out, path, NT_F32, err);
-	return err->status;
+	return nla_tensors_write(&out, path, NT_F32, err);
 }
 
 /* What nanoNLA's ar_meta.json adds to the sidecar. An absent final_norm_stripped means kept: files older than that key were

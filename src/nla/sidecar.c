@@ -25,7 +25,6 @@ enum type {
 	TEXT,  /* char *                                 */
 	WORD,  /* int: index into words                  */
 	INT,   /* int64_t, -1 when absent                */
-	ID,    /* int32_t, a token; -1 when absent       */
 	NUM,   /* double, NaN when absent                */
 	BOOL,  /* bool, written when true                */
 	MAYBE, /* int: 0, 1, -1 when absent              */
@@ -61,9 +60,9 @@ static const struct field fields[] = {
 	ROW("extraction.mse_scale", SCALE, mse_scale),
 	ROW("extraction.injection_mode", WORD, inject, .words = "residual_add|embed_replace"),
 	ROW("tokens.injection_char", TEXT, marker, .need = NLA_NEED_AV),
-	ROW("tokens.injection_token_id", ID, marker_id, .max = INT32_MAX),
-	ROW("tokens.injection_left_neighbor_id", ID, left_id, .max = INT32_MAX),
-	ROW("tokens.injection_right_neighbor_id", ID, right_id, .max = INT32_MAX),
+	ROW("tokens.injection_token_id", INT, marker_id, .max = INT32_MAX),
+	ROW("tokens.injection_left_neighbor_id", INT, left_id, .max = INT32_MAX),
+	ROW("tokens.injection_right_neighbor_id", INT, right_id, .max = INT32_MAX),
 	ROW("tokens.critic_suffix_ids", IDS, suffix),
 	ROW("tokens.tokenizer_crc", INT, tokenizer_crc),
 	ROW("tokens.add_special", MAYBE, add_special),
@@ -266,7 +265,6 @@ static enum nla_status read_ids(struct reader *r, struct nla_i32s *out)
 static enum nla_status read_field(struct reader *r, const struct field *f, struct nla_sidecar *s)
 {
 	void *at = (char *)s + f->at;
-	int64_t id;
 	bool yes;
 	r->key = f->also && !nla_json_at(r->json, f->key) && nla_json_at(r->json, f->also) ? f->also : f->key;
 	switch (f->type) {
@@ -277,11 +275,6 @@ static enum nla_status read_field(struct reader *r, const struct field *f, struc
 		return read_text(r, f, at);
 	case INT:
 		return read_int(r, f, at);
-	case ID:
-		id = *(int32_t *)at;
-		if (!read_int(r, f, &id))
-			*(int32_t *)at = (int32_t)id;
-		break;
 	case NUM:
 		nla_json_num(r->json, r->path, r->key, *(double *)at, at, r->err);
 		break;
@@ -378,7 +371,7 @@ static enum nla_status add_value(struct nla_str *out, const struct field *f, con
 	const void *at = (const char *)s + f->at;
 	const struct nla_i32s *ids = at;
 	const struct nla_scale *scale = at;
-	int64_t n = f->type == INT ? *(const int64_t *)at : f->type == ID ? *(const int32_t *)at : -1;
+	const int64_t n = f->type == INT ? *(const int64_t *)at : -1;
 	nla_auto char *word = f->type == WORD ? nla_word_at(f->words, *(const int *)at) : NULL;
 	if (word || f->type == CONST)
 		nla_str_add(out, word ? word : f->words);

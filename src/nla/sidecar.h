@@ -34,7 +34,7 @@ struct nla_sidecar {
 	struct nla_scale mse_scale;  /* absent: sqrt_d_model */
 	enum nla_inject_mode inject; /* ours; absent: embed_replace if there is an injection_scale, else residual_add */
 	char *marker;                /* tokens.injection_char */
-	int32_t marker_id, left_id, right_id; /* -1 when absent */
+	int64_t marker_id, left_id, right_id; /* tokens; -1 when absent */
 	struct nla_i32s suffix;      /* tokens.critic_suffix_ids */
 	int add_special; /* tokens.add_special: texts have the tokenizer's special tokens in front; 0, 1, -1 when absent */
 	char *av_template;           /* with {injection_char}; NULL when absent */

@@ -203,9 +203,8 @@ static enum nla_status check_suffix(const struct nla_i32s *want, const struct nl
 		nla_str_addf(&wanted, " %d", (int)want->data[i]);
 	for (size_t i = from; i < ar->n; i++)
 		nla_str_addf(&have, " %d", (int)ar->data[i]);
-	nla_fail(err, "the AR prompt ends in ids%s, critic_suffix_ids says%s (another tokenizer or template?)", have.buf,
+	return nla_fail(err, "the AR prompt ends in ids%s, critic_suffix_ids says%s (another tokenizer or template?)", have.buf,
 		 wanted.buf);
-	return err->status;
 }
 
 static enum nla_status check_prompts(const struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)

@@ -360,8 +360,7 @@ enum nla_status nla_config_write(const struct nla_config *cfg, int device, const
 	nla_auto_json cJSON *json = nla_options_dump(nla_config_table, nla_config_n, &lasting);
 	nla_auto char *path = nla_path_join(folder, "config.json");
 	cJSON_AddItemToObject(json, "_made_by", nla_made_by(device));
-	nla_json_write(path, json, true, err);
-	return err->status;
+	return nla_json_write(path, json, true, err);
 }
 
 enum nla_status nla_config_need(const char *value, const char *key, struct nla_err *err)

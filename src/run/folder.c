@@ -308,8 +308,7 @@ enum nla_status nla_state_write(const struct nla_state *s, const char *folder, s
 	for (size_t i = 0; i < NLA_LEN(counters); i++)
 		cJSON_AddNumberToObject(json, counters[i].key,
 					(double)*(const int64_t *)((const char *)s + counters[i].offset));
-	nla_json_write(path, json, true, err);
-	return err->status;
+	return nla_json_write(path, json, true, err);
 }
 
 enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t rows, struct nla_err *err)
