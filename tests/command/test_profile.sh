@@ -1,5 +1,5 @@
-# nla-train --profile and nla-profile: the table's FLOPs are those counted by hand from the model's shapes, its times fit into their stage, the
-# trace can be read, and the run's numbers are those of a run without it.
+# nla-train --profile and nla-profile: the table's FLOPs are those counted by hand from the model's shapes, its times fit into
+# their stage, the trace can be read, and the run's numbers are those of a run without it.
 . "$SOURCE_DIR/tests/command/lib.sh"
 make_set train 0 24
 av=$tiny/av
@@ -14,7 +14,8 @@ same "$work/a/checkpoints/latest/av/adapter_model.safetensors" "$work/b/checkpoi
 [ ! -s "$work/stdout" ] || fail "a profile prints: $(cat "$work/stdout")"
 python3 "$SOURCE_DIR/scripts/nla-profile" "$work/b/trace-2.json" >"$work/table"
 ! python3 "$SOURCE_DIR/scripts/nla-profile" "$work/b/config.json" 2>"$work/stderr" || fail "a table of no trace"
-said "nla-profile: cannot read '.*config.json'.* want a trace"
+grep -q "^nla-profile: cannot read '.*config.json'.* want a trace" "$work/stderr" ||
+	fail "of no trace it says: $(cat "$work/stderr")"
 
 python3 - "$work" "$tiny/model/config.json" <<'END_PY'
 import json, sys
