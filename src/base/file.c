@@ -238,12 +238,15 @@ enum nla_status nla_mkdirs(const char *path, struct nla_err *err)
 	while (status == NLA_OK && *end) {
 		end = strchrnul(end + 1, '/');
 		*end = '\0';
-		int why = mkdir(part, 0777) ? errno : 0;
-		if (why && nla_is_dir(part)) /* EEXIST; or EROFS and EACCES, which come for folders that are there, too */
-			why = 0;
-		if (why == EEXIST)
+		nla_auto char *above = nla_path_dir(part);
+		const int why = mkdir(part, 0777) ? errno : 0;
+		if (!why)
+			status = nla_sync(above, err);
+		else if (nla_is_dir(part)) /* EROFS and EACCES come for folders that are there, too */
+			status = NLA_OK;
+		else if (why == EEXIST)
 			status = nla_fail(err, "cannot make folder '%s': '%s' is not a folder", path, part);
-		else if (why)
+		else
 			status = nla_fail(err, "cannot make folder '%s': %s", path, strerror(why));
 		*end = path[end - part];
 	}

@@ -116,7 +116,11 @@ enum nla_status nla_log_open(struct nla_log *log, const char *path, struct nla_e
 	if (log->fd < 0)
 		return nla_fail(err, "cannot write '%s': %s", path, strerror(errno));
 	log->path = nla_strdup(path);
-	return NLA_OK;
+	nla_auto char *dir = nla_path_dir(path);
+	const enum nla_status status = nla_sync(dir, err);
+	if (status)
+		nla_log_close(log, err);
+	return status;
 }
 
 enum nla_status nla_log_open_in(struct nla_log *log, const char *folder, const char *name, struct nla_err *err)
@@ -142,6 +146,15 @@ enum nla_status nla_log_flush(struct nla_log *log, struct nla_err *err)
 	}
 	nla_str_reset(&log->pending);
 	return NLA_OK;
+}
+
+enum nla_status nla_log_sync(struct nla_log *log, struct nla_err *err)
+{
+	if (!log->path)
+		return NLA_OK;
+	if (nla_log_flush(log, err))
+		return err->status;
+	return fsync(log->fd) && errno != EINVAL ? nla_fail(err, "cannot sync '%s': %s", log->path, strerror(errno)) : NLA_OK;
 }
 
 enum nla_status nla_log_close(struct nla_log *log, struct nla_err *err)

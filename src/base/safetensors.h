@@ -73,7 +73,7 @@ enum nla_status nla_st_writer_add(struct nla_st_writer *w, const void *bytes, si
 /* The next n bytes are in PATH.tmp, of a writer of counted rows that was aborted or killed. */
 enum nla_status nla_st_writer_keep(struct nla_st_writer *w, size_t n, struct nla_err *err);
 size_t nla_st_writer_header(const struct nla_st_writer *w); /* bytes before the data */
-enum nla_status nla_st_writer_flush(struct nla_st_writer *w, struct nla_err *err); /* what was added is with the system */
+enum nla_status nla_st_writer_sync(struct nla_st_writer *w, struct nla_err *err); /* what was added is on the disk */
 /* Frees w. Where err holds a failure already, it stays, and nothing is left of the file; of counted rows, PATH.tmp is. */
 enum nla_status nla_st_writer_close(struct nla_st_writer *w, struct nla_err *err);
 void nla_st_writer_abort(struct nla_st_writer *w); /* NULL is fine */

@@ -96,7 +96,9 @@ enum nla_status nla_st_writer_add(struct nla_st_writer *w, const void *bytes, si
 enum nla_status nla_st_writer_keep(struct nla_st_writer *w, size_t n, struct nla_err *err)
 {
 	struct stat st;
-	if (fflush(w->f) || fstat(fileno(w->f), &st) || st.st_size < (off_t)(w->reserved + n))
+	if (fflush(w->f) || fstat(fileno(w->f), &st))
+		return cannot_write(w, err);
+	if (st.st_size < (off_t)(w->reserved + n))
 		return nla_fail(err, "'%s' is shorter than what was written to it", w->tmp);
 	w->written += n;
 	return fseeko(w->f, (off_t)n, SEEK_CUR) ? cannot_write(w, err) : NLA_OK;
@@ -104,9 +106,9 @@ enum nla_status nla_st_writer_keep(struct nla_st_writer *w, size_t n, struct nla
 
 size_t nla_st_writer_header(const struct nla_st_writer *w) { return w->reserved; }
 
-enum nla_status nla_st_writer_flush(struct nla_st_writer *w, struct nla_err *err)
+enum nla_status nla_st_writer_sync(struct nla_st_writer *w, struct nla_err *err)
 {
-	return fflush(w->f) ? cannot_write(w, err) : NLA_OK;
+	return fflush(w->f) || fsync(fileno(w->f)) ? cannot_write(w, err) : NLA_OK;
 }
 
 enum nla_status nla_st_writer_close(struct nla_st_writer *w, struct nla_err *err)

@@ -63,10 +63,10 @@ enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t 
  * a link, a copy and a moved folder are the same, another set at the same path is not.
  */
 
-/* What a file or folder holds, as 16 hexadecimal digits, owned; "" when there is nothing to read. Of a folder the files count
- * that programs here read: tensors, JSON, tokenizer, sidecar, rows, texts. A large file counts by its size, its first MiB (a
- * safetensors header) and 64 samples of the rest, its end among them. */
-char *nla_content(const char *path);
+/* What a file or folder holds, as 16 hexadecimal digits, owned; "" when there is nothing to read; an error where it
+ * cannot be read. Of a folder the files count that programs here read: tensors, JSON, tokenizer, sidecar, rows, texts. A large
+ * file counts by its size, its first MiB (a safetensors header) and 64 samples of the rest, its end among them. */
+char *nla_content(const char *path, struct nla_err *err);
 /* The value of a setting that a run in the file `path` began with (NULL: missing) and that of now: a difference is an error. */
 enum nla_status nla_same_setting(const char *key, const char *path, const cJSON *was, const cJSON *now, struct nla_err *err);
 /* A run folder's config.json and inputs.json ({"data": "9f3c...", ...}: what its paths held) against cfg, or written by it. of:

@@ -90,11 +90,11 @@ static char *texts_hash(const struct nla_actset *set)
 }
 
 /* The first line: everything that the answers depend on. */
-static cJSON *describe(const struct nla_teach *t)
+static cJSON *describe(const struct nla_teach *t, struct nla_err *err)
 {
 	const struct nla_config *cfg = t->cfg;
 	const struct nla_chat *chat = &t->teacher.chat;
-	nla_auto char *teacher = nla_content(t->teacher.folder), *texts = texts_hash(&t->set);
+	nla_auto char *teacher = nla_content(t->teacher.folder, err), *texts = texts_hash(&t->set);
 	nla_auto char *turns = nla_format("%s{content}%s", chat->before, chat->after);
 	cJSON *json = cJSON_CreateObject();
 	cJSON_AddStringToObject(json, "content of the teacher", teacher);
@@ -136,9 +136,9 @@ static size_t whole_batches(const struct nla_str *log)
 static enum nla_status start_log(struct nla_teach *t, struct nla_err *err)
 {
 	NLA_AUTO(nla_str_release) struct nla_str log = NLA_STR_INIT;
-	nla_auto_json cJSON *now = describe(t);
+	nla_auto_json cJSON *now = describe(t, err);
 	cJSON *line;
-	size_t number = 0, whole = nla_file_read(t->log.path, &log, err) ? 0 : whole_batches(&log);
+	size_t number = 0, whole = err->status || nla_file_read(t->log.path, &log, err) ? 0 : whole_batches(&log);
 	for (size_t at = 0, n; at < whole && !err->status; at += n + 1) {
 		n = (size_t)((char *)memchr(log.buf + at, '\n', whole - at) - (log.buf + at));
 		if (!nla_json_parse(log.buf + at, n, t->log.path, &line, err)) {
@@ -318,7 +318,7 @@ static enum nla_status take_answers(struct nla_teach *t, const int64_t *rows, in
 		free(a.text);
 	}
 	nla_log_add(&t->log, lines.buf, lines.len);
-	return nla_log_flush(&t->log, err);
+	return nla_log_sync(&t->log, err);
 }
 
 enum nla_status nla_teach_batch(struct nla_teach *t, const int64_t *rows, int64_t n, struct nla_err *err)
@@ -367,8 +367,7 @@ enum nla_status nla_teach_finish(struct nla_teach *t, struct nla_err *err)
 	}
 	if (n_tags)
 		nla_say("%lld rows stay without explanation: their own texts hold explanation tags", (long long)n_tags);
-	if (!nla_sync(t->log.path, err))
-		nla_actset_explain(&t->set, cfg->out, whole, err);
+	nla_actset_explain(&t->set, cfg->out, whole, err);
 	for (int64_t i = 0; i < t->set.n; i++)
 		free(whole[i]);
 	return err->status;
