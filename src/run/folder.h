@@ -39,6 +39,8 @@ enum nla_status nla_lock(int fd, const char *name, struct nla_err *err);
  * error it is removed. */
 char *nla_checkpoint_begin(const struct nla_folder *f, int64_t step, struct nla_err *err);
 enum nla_status nla_checkpoint_end(struct nla_folder *f, int64_t step, char *path, int64_t keep, struct nla_err *err);
+/* `latest` and the removal of old ones alone: what a kill behind a checkpoint left undone. */
+void nla_checkpoint_tidy(struct nla_folder *f, int64_t step, int64_t keep);
 /* Newest whole checkpoint (has state.json): *path owned, NULL when there is none. */
 enum nla_status nla_checkpoint_find(const char *run, char **path, int64_t *step, struct nla_err *err);
 bool nla_is_run(const char *folder); /* did a run write there? */
