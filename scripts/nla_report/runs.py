@@ -3,6 +3,7 @@
 A run that is going on has torn last lines and no evaluation yet; what cannot be read becomes a line of `notes`, never a traceback.
 """
 
+import contextlib
 import gzip
 import json
 import os
@@ -66,6 +67,8 @@ def write(path, text):
         part.write_text(text, "utf-8", "replace")
         part.replace(path)
     except OSError as e:
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise Error(f"cannot write '{path}': {e.strerror}") from e
 
 

@@ -238,12 +238,15 @@ enum nla_status nla_mkdirs(const char *path, struct nla_err *err)
 	while (status == NLA_OK && *end) {
 		end = strchrnul(end + 1, '/');
 		*end = '\0';
-		int why = mkdir(part, 0777) ? errno : 0;
-		if (why && nla_is_dir(part)) /* EEXIST; or EROFS and EACCES, which come for folders that are there, too */
-			why = 0;
-		if (why == EEXIST)
+		nla_auto char *above = nla_path_dir(part);
+		const int why = mkdir(part, 0777) ? errno : 0;
+		if (!why)
+			status = nla_sync(above, err);
+		else if (nla_is_dir(part)) /* EROFS and EACCES come for folders that are there, too */
+			status = NLA_OK;
+		else if (why == EEXIST)
 			status = nla_fail(err, "cannot make folder '%s': '%s' is not a folder", path, part);
-		else if (why)
+		else
 			status = nla_fail(err, "cannot make folder '%s': %s", path, strerror(why));
 		*end = path[end - part];
 	}
@@ -372,7 +375,11 @@ enum nla_status nla_log_open(struct nla_log *log, const char *path, struct nla_e
 	if (log->fd < 0)
 		return nla_fail(err, "cannot write '%s': %s", path, strerror(errno));
 	log->path = nla_strdup(path);
-	return NLA_OK;
+	nla_auto char *dir = nla_path_dir(path);
+	const enum nla_status status = nla_sync(dir, err);
+	if (status)
+		nla_log_close(log, err);
+	return status;
 }
 
 enum nla_status nla_log_open_in(struct nla_log *log, const char *folder, const char *name, struct nla_err *err)
@@ -398,6 +405,15 @@ enum nla_status nla_log_flush(struct nla_log *log, struct nla_err *err)
 	}
 	nla_str_reset(&log->pending);
 	return NLA_OK;
+}
+
+enum nla_status nla_log_sync(struct nla_log *log, struct nla_err *err)
+{
+	if (!log->path)
+		return NLA_OK;
+	if (nla_log_flush(log, err))
+		return err->status;
+	return fsync(log->fd) && errno != EINVAL ? nla_fail(err, "cannot sync '%s': %s", log->path, strerror(errno)) : NLA_OK;
 }
 
 enum nla_status nla_log_close(struct nla_log *log, struct nla_err *err)

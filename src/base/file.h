@@ -20,6 +20,7 @@ enum nla_status nla_file_read(const char *path, struct nla_str *s, struct nla_er
  * gz: compress. What exists and is no regular file (/dev/null) is an error: a rename would replace it. */
 enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bool gz, struct nla_err *err);
 enum nla_status nla_copy_file(const char *from, const char *to, struct nla_err *err);
+/* Each folder that is made is synced into the one above it. */
 enum nla_status nla_mkdirs(const char *path, struct nla_err *err);
 /* Remove a file, or a folder and everything below it; a missing one is no error. Symbolic links are removed, not followed. */
 enum nla_status nla_rmtree(const char *path, struct nla_err *err);
@@ -64,7 +65,8 @@ enum nla_status nla_lines_close(struct nla_lines *l, struct nla_err *err);
 
 /*
  * Append-only writer. flush pushes to the system; when it fails the file is cut back to what it was and the text kept, so that
- * a later flush may try again. close flushes, is idempotent, and keeps an error that err already has.
+ * a later flush may try again. sync flushes, and to the disk; of a log that is not open it does nothing. close flushes, is
+ * idempotent, and keeps an error that err already has. The name of a new log is synced when it is opened.
  */
 struct nla_log {
 	int fd;
@@ -75,6 +77,7 @@ enum nla_status nla_log_open(struct nla_log *log, const char *path, struct nla_e
 enum nla_status nla_log_open_in(struct nla_log *log, const char *folder, const char *name, struct nla_err *err);
 void nla_log_add(struct nla_log *log, const char *text, size_t n);
 enum nla_status nla_log_flush(struct nla_log *log, struct nla_err *err);
+enum nla_status nla_log_sync(struct nla_log *log, struct nla_err *err);
 enum nla_status nla_log_close(struct nla_log *log, struct nla_err *err);
 
 /* Append one gzip member that holds bytes. The same bytes give the same member (no time stamp). */

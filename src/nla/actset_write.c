@@ -191,10 +191,10 @@ enum nla_status nla_actset_add(struct nla_actset_writer *w, const struct nla_row
 
 enum nla_status nla_actset_mark(struct nla_actset_writer *w, const char *line, struct nla_err *err)
 {
-	if (nla_log_flush(&w->vectors, err) || nla_log_flush(&w->rows, err))
+	if (nla_log_sync(&w->vectors, err) || nla_log_sync(&w->rows, err))
 		return err->status;
 	nla_log_add(&w->marks, line, strlen(line));
-	return nla_log_flush(&w->marks, err);
+	return nla_log_sync(&w->marks, err);
 }
 
 /* The lines, compressed. */

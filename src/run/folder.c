@@ -185,19 +185,6 @@ static enum nla_status drop_old(const char *dir, int64_t newest, int64_t keep, s
 	return err->status;
 }
 
-/* Files and folders below path, deepest first, and path itself. */
-static enum nla_status sync_tree(const char *path, struct nla_err *err)
-{
-	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
-	if (nla_is_dir(path))
-		nla_list_dir(path, &names, err);
-	for (size_t i = 0; i < names.n && !err->status; i++) {
-		nla_auto char *below = nla_path_join(path, names.data[i]);
-		sync_tree(below, err);
-	}
-	return err->status || nla_sync(path, err) ? err->status : NLA_OK;
-}
-
 /* A folder at its place is a link that was copied as what it pointed to: the run has resumed from it, or from a newer one. */
 static enum nla_status point(const char *dir, const char *which, int64_t step, struct nla_err *err)
 {
@@ -222,17 +209,28 @@ static void warn_once(bool *warned, const struct nla_err *err)
 	*warned = *warned || err->status;
 }
 
+void nla_checkpoint_tidy(struct nla_folder *f, int64_t step, int64_t keep)
+{
+	nla_auto char *dir = nla_path_join(f->path, "checkpoints"), *own = nla_format("%s/step-%lld", dir, (long long)step);
+	struct nla_err latest = NLA_ERR_INIT, old = NLA_ERR_INIT;
+	if (!nla_is_dir(own)) /* `latest` is a folder, and all there is */
+		return;
+	point(dir, "latest", step, &latest);
+	warn_once(&f->warned_latest, &latest);
+	drop_old(dir, step, keep, &old);
+	warn_once(&f->warned_old, &old);
+}
+
+/* Every file and folder of it was synced when it was written; the lines up to it are, first. */
 enum nla_status nla_checkpoint_end(struct nla_folder *f, int64_t step, char *path, int64_t keep, struct nla_err *err)
 {
 	nla_auto char *dir = nla_path_join(f->path, "checkpoints"), *final = nla_format("%s/step-%lld", dir, (long long)step);
-	struct nla_err latest = NLA_ERR_INIT, old = NLA_ERR_INIT, ignored = NLA_ERR_INIT;
-	if (!err->status && !sync_tree(path, err) && !nla_rmtree(final, err) && rename(path, final))
+	struct nla_err ignored = NLA_ERR_INIT;
+	if (!err->status && !nla_log_sync(&f->metrics, err) && !nla_log_sync(&f->samples, err) && !nla_rmtree(final, err) &&
+	    rename(path, final))
 		nla_fail(err, "cannot rename '%s' to '%s': %s", path, final, strerror(errno));
 	if (!err->status && !nla_sync(dir, err)) {
-		point(dir, "latest", step, &latest);
-		warn_once(&f->warned_latest, &latest);
-		drop_old(dir, step, keep, &old);
-		warn_once(&f->warned_old, &old);
+		nla_checkpoint_tidy(f, step, keep);
 	} else {
 		nla_err_context(err, "cannot write checkpoint %lld, the former one is whole", (long long)step);
 		nla_rmtree(path, &ignored);

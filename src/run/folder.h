@@ -40,6 +40,8 @@ char *nla_checkpoint_begin(const struct nla_folder *f, int64_t step, struct nla_
 enum nla_status nla_checkpoint_end(struct nla_folder *f, int64_t step, char *path, int64_t keep, struct nla_err *err);
 /* The link checkpoints/best points to that of `step` from now on, which no newer one replaces. */
 void nla_checkpoint_best(struct nla_folder *f, int64_t step);
+/* `latest` and the removal of old ones alone: what a kill behind a checkpoint left undone. */
+void nla_checkpoint_tidy(struct nla_folder *f, int64_t step, int64_t keep);
 /* Newest whole checkpoint (has state.json): *path owned, NULL when there is none. */
 enum nla_status nla_checkpoint_find(const char *run, char **path, int64_t *step, struct nla_err *err);
 bool nla_is_run(const char *folder); /* did a run write there? */
@@ -64,12 +66,12 @@ enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t 
  * a link, a copy and a moved folder are the same, another set at the same path is not.
  */
 
-/* What a file or folder holds, as 16 hexadecimal digits, owned; "" when there is nothing to read. Of a folder the files count
- * that programs here read: tensors, JSON, tokenizer, sidecar, rows, texts. A large file counts by its size, its first MiB (a
- * safetensors header) and 64 samples of the rest, its end among them. */
-char *nla_content(const char *path);
+/* What a file or folder holds, as 16 hexadecimal digits, owned; "" when there is nothing to read; an error where it
+ * cannot be read. Of a folder the files count that programs here read: tensors, JSON, tokenizer, sidecar, rows, texts. A large
+ * file counts by its size, its first MiB (a safetensors header) and 64 samples of the rest, its end among them. */
+char *nla_content(const char *path, struct nla_err *err);
 /* What an option of these programs that may not change says, or what its path holds; owned by the caller. */
-cJSON *nla_same_describe(const struct nla_config *cfg, unsigned of);
+cJSON *nla_same_describe(const struct nla_config *cfg, unsigned of, struct nla_err *err);
 /* The value of a setting that a run in the file `path` began with (NULL: missing) and that of now: a difference is an error. */
 enum nla_status nla_same_setting(const char *key, const char *path, const cJSON *was, const cJSON *now, struct nla_err *err);
 /* A run folder's config.json and inputs.json ({"data": "9f3c...", ...}: what its paths held) against cfg, or written by it. of:

@@ -19,6 +19,8 @@ static enum nla_status restore(struct nla_loop *l, struct nla_err *err)
 		l->ar_optim.step = l->state.ar_updates;
 		l->cursor.position = l->state.cursor;
 		l->saved = l->state.step;
+		if (!err->status)
+			nla_checkpoint_tidy(&l->folder, l->state.step, l->cfg->checkpoint.keep);
 		nla_say("resuming from step %lld: %s", (long long)l->state.step, l->folder.checkpoint);
 	}
 	return err->status;

@@ -30,12 +30,11 @@ static void add(uint64_t *hash, const void *bytes, size_t n)
 	*hash = nla_hash(both, sizeof(both));
 }
 
-static void add_file(uint64_t *hash, const char *path)
+static void add_file(uint64_t *hash, const char *path, struct nla_err *err)
 {
-	struct nla_err ignored = NLA_ERR_INIT;
 	struct nla_map map;
 	struct stat st;
-	if (stat(path, &st) || !S_ISREG(st.st_mode) || nla_map_open(&map, path, &ignored))
+	if (stat(path, &st) || !S_ISREG(st.st_mode) || nla_map_open(&map, path, err))
 		return;
 	add(hash, &map.size, sizeof(map.size));
 	add(hash, map.data, map.size <= WHOLE ? map.size : HEAD);
@@ -46,19 +45,18 @@ static void add_file(uint64_t *hash, const char *path)
 	nla_map_close(&map);
 }
 
-char *nla_content(const char *path)
+char *nla_content(const char *path, struct nla_err *err)
 {
-	struct nla_err ignored = NLA_ERR_INIT;
 	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	uint64_t hash = 0;
 	if (!nla_is_dir(path))
-		add_file(&hash, path);
-	else if (!nla_list_dir(path, &names, &ignored))
-		for (size_t i = 0; i < names.n; i++)
+		add_file(&hash, path, err);
+	else if (!nla_list_dir(path, &names, err))
+		for (size_t i = 0; i < names.n && !err->status; i++)
 			if (counts(names.data[i])) {
 				nla_auto char *file = nla_path_join(path, names.data[i]);
 				add(&hash, names.data[i], strlen(names.data[i]));
-				add_file(&hash, file);
+				add_file(&hash, file, err);
 			}
 	return hash ? nla_format("%016llx", (unsigned long long)hash) : nla_strdup("");
 }
@@ -85,7 +83,7 @@ static bool is_fixed(const struct nla_option *o, unsigned of, bool fixed_steps)
 }
 
 /* What the paths hold; settings: and the values of all other options. */
-static cJSON *list_fixed(const cJSON *config, unsigned of, bool settings)
+static cJSON *list_fixed(const cJSON *config, unsigned of, bool settings, struct nla_err *err)
 {
 	cJSON *fixed = cJSON_CreateObject();
 	for (size_t i = 0; i < nla_config_n; i++) {
@@ -93,7 +91,7 @@ static cJSON *list_fixed(const cJSON *config, unsigned of, bool settings)
 		const cJSON *value = nla_json_at(config, o->key);
 		if (!is_fixed(o, of, false))
 			continue;
-		nla_auto char *content = o->type == NLA_OPT_PATH ? nla_content(value->valuestring) : NULL;
+		nla_auto char *content = o->type == NLA_OPT_PATH ? nla_content(value->valuestring, err) : NULL;
 		if (content)
 			cJSON_AddStringToObject(fixed, o->key, content);
 		else if (settings)
@@ -102,17 +100,17 @@ static cJSON *list_fixed(const cJSON *config, unsigned of, bool settings)
 	return fixed;
 }
 
-cJSON *nla_same_describe(const struct nla_config *cfg, unsigned of)
+cJSON *nla_same_describe(const struct nla_config *cfg, unsigned of, struct nla_err *err)
 {
 	nla_auto_json cJSON *config = nla_options_dump(nla_config_table, nla_config_n, cfg);
-	return list_fixed(config, of, true);
+	return list_fixed(config, of, true, err);
 }
 
 enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, unsigned of, int device, struct nla_err *err)
 {
 	nla_auto char *inputs = nla_path_join(folder, "inputs.json");
-	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *held = list_fixed(now, of, false);
-	if (!nla_config_write(cfg, device, folder, err) && !nla_exists(inputs))
+	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *held = list_fixed(now, of, false, err);
+	if (!err->status && !nla_config_write(cfg, device, folder, err) && !nla_exists(inputs))
 		nla_json_write(inputs, held, true, err);
 	return err->status;
 }
@@ -135,8 +133,8 @@ enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, u
 	nla_options_defaults(nla_config_table, nla_config_n, &plain);
 	nla_auto char *config = nla_path_join(folder, "config.json"), *inputs = nla_path_join(folder, "inputs.json");
 	nla_auto_json cJSON *was = NULL, *had = NULL, *usual = nla_options_dump(nla_config_table, nla_config_n, &plain);
-	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *has = list_fixed(now, of, false);
-	if (!nla_json_read(config, &was, err) && nla_exists(inputs))
+	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *has = list_fixed(now, of, false, err);
+	if (!err->status && !nla_json_read(config, &was, err) && nla_exists(inputs))
 		nla_json_read(inputs, &had, err);
 	for (size_t i = 0; i < nla_config_n && !err->status; i++) {
 		const char *key = nla_config_table[i].key;

@@ -102,9 +102,9 @@ static size_t whole_batches(const struct nla_str *log)
 static enum nla_status start_log(struct nla_teach *t, struct nla_err *err)
 {
 	NLA_AUTO(nla_str_release) struct nla_str log = NLA_STR_INIT;
-	nla_auto_json cJSON *now = nla_same_describe(t->cfg, NLA_CMD_TEACH);
+	nla_auto_json cJSON *now = nla_same_describe(t->cfg, NLA_CMD_TEACH, err);
 	cJSON *line;
-	size_t number = 0, whole = nla_file_read(t->log.path, &log, err) ? 0 : whole_batches(&log);
+	size_t number = 0, whole = err->status || nla_file_read(t->log.path, &log, err) ? 0 : whole_batches(&log);
 	for (size_t at = 0, n; at < whole && !err->status; at += n + 1) {
 		n = (size_t)((char *)memchr(log.buf + at, '\n', whole - at) - (log.buf + at));
 		if (!nla_json_parse(log.buf + at, n, t->log.path, &line, err)) {
@@ -279,7 +279,7 @@ static enum nla_status take_answers(struct nla_teach *t, const int64_t *rows, in
 		free(a.text);
 	}
 	nla_log_add(&t->log, lines.buf, lines.len);
-	return nla_log_flush(&t->log, err);
+	return nla_log_sync(&t->log, err);
 }
 
 enum nla_status nla_teach_batch(struct nla_teach *t, const int64_t *rows, int64_t n, struct nla_err *err)
@@ -328,8 +328,7 @@ enum nla_status nla_teach_finish(struct nla_teach *t, struct nla_err *err)
 	}
 	if (n_tags)
 		nla_say("%lld rows stay without explanation: their own texts hold explanation tags", (long long)n_tags);
-	if (!nla_sync(t->log.path, err))
-		nla_actset_explain(&t->set, cfg->out, whole, err);
+	nla_actset_explain(&t->set, cfg->out, whole, err);
 	for (int64_t i = 0; i < t->set.n; i++)
 		free(whole[i]);
 	return err->status;

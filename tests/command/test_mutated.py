@@ -21,6 +21,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 import tool
+from faults import Server
 
 BUILD, SOURCE = Path(os.environ["BUILD_DIR"]), Path(os.environ["SOURCE_DIR"])
 TINY = SOURCE / "tests" / "data" / "tiny"
@@ -174,12 +175,12 @@ def make_originals(work):
 
 
 def judge(code, text):
-    last = text.rstrip(b"\n").rpartition(b"\n")[2]
+    last = text.rstrip("\n").rpartition("\n")[2]
     if code not in (0, 1, 2):
         return f"ends with {code}"
-    if code and not last.startswith(b"nla-train: "):
+    if code and not last.startswith("nla-train: "):
         return f"exits {code} and its last line is {last[:200]!r}"
-    if code and text.count(b"nla-train: ") != 1:
+    if code and text.count("nla-train: ") != 1:
         return "says more than one line"
     return None
 
@@ -197,15 +198,13 @@ def run_case(work, server, number):
             if f"{part}/{file.name}" != name and (file.name != "nla_chat.json" or name.endswith("nla_chat.json")):
                 (case / part / file.name).symlink_to(file)
     (case / name).write_bytes(data)
-    args = [work / "said", "--check", "--threads", "1", "--device", "cpu", "--model", case / "model", "--av", case / "av", "--ar", case / "ar",
+    args = ["nla-train", "--check", "--threads", "1", "--device", "cpu", "--model", case / "model", "--av", case / "av", "--ar", case / "ar",
             "--data", case / "train", "--out", work / "out", "--prompts", "2", "--group", "2", "--max-new-tokens", "4"]
-    server.stdin.write("\t".join(map(str, args)) + "\n")
-    server.stdin.flush()
-    code = int(server.stdout.readline())
-    wrong = judge(code, (work / "said").read_bytes())
+    code, said = server.run(args)
+    wrong = judge(code, said)
     if wrong and os.environ.get("NLA_KEEP"):
         shutil.copytree(case, Path(os.environ["NLA_KEEP"]) / f"case-{number}", dirs_exist_ok=True)
-        shutil.copy(work / "said", Path(os.environ["NLA_KEEP"]) / f"case-{number}" / "said")
+        (Path(os.environ["NLA_KEEP"]) / f"case-{number}" / "said").write_text(said, "utf-8")
     return wrong and f"case {number}, {name}: {wrong}", code
 
 
@@ -215,17 +214,16 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         make_originals(work)
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        with subprocess.Popen([BUILD / "tests" / "train_cases"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as server:
-            for number in range(first, first + count):
-                found, code = run_case(work, server, number)
-                codes[code] = codes.get(code, 0) + 1
-                if number % 100 == 99:
-                    print(f"{number + 1} cases: {codes}", flush=True)
-                if found:
-                    print(found, flush=True)
-                    wrong.append(found)
-            server.stdin.close()
+        server = Server("nla-train", work)
+        for number in range(first, first + count):
+            found, code = run_case(work, server, number)
+            codes[code] = codes.get(code, 0) + 1
+            if number % 100 == 99:
+                print(f"{number + 1} cases: {codes}", flush=True)
+            if found:
+                print(found, flush=True)
+                wrong.append(found)
+        server.close()
     print(f"{count} mutated files: exit codes {dict(sorted(codes.items()))}, {len(wrong)} wrong")
     return bool(wrong)
 
