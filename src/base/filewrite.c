@@ -78,7 +78,7 @@ enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bo
 		n = packed.len;
 	}
 	nla_auto char *tmp = nla_format("%s.tmp", path), *dir = nla_path_dir(path);
-	int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666); /* a link could lead anywhere */
 	int why = fd < 0 ? errno : write_all(fd, bytes, n);
 	if (!why && fsync(fd))
 		why = errno;
@@ -112,7 +112,7 @@ enum nla_status nla_sync(const char *path, struct nla_err *err)
 enum nla_status nla_log_open(struct nla_log *log, const char *path, struct nla_err *err)
 {
 	*log = (struct nla_log){ .pending = NLA_STR_INIT };
-	log->fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+	log->fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0666);
 	if (log->fd < 0)
 		return nla_fail(err, "cannot write '%s': %s", path, strerror(errno));
 	log->path = nla_strdup(path);

@@ -22,6 +22,8 @@ static const struct {
 	[NLA_ST_I64] = { "I64", 8 }, [NLA_ST_I32] = { "I32", 4 },   [NLA_ST_U8] = { "U8", 1 },
 };
 
+#define MAX_HEADER 100000000 /* the format's own limit */
+
 size_t nla_st_dtype_size(enum nla_st_dtype dtype) { return dtypes[dtype].size; }
 
 const char *nla_st_dtype_name(enum nla_st_dtype dtype) { return dtypes[dtype].name; }
@@ -180,6 +182,9 @@ static enum nla_status load_file(struct nla_st *st, const char *path, struct nla
 	if (!memcmp(bytes, "version ", 8) && memmem(bytes, map->size, "git-lfs", 7))
 		return nla_fail(err, "cannot read '%s': it is a git-LFS pointer, not the weights: "
 				"run 'git lfs pull' in its folder", path);
+	if (length > MAX_HEADER && length <= map->size - 8)
+		return nla_fail(err, "cannot read '%s': a header of %" PRIu64 " bytes, want at most %d", path, length,
+				MAX_HEADER);
 	if (length > map->size - 8)
 		return nla_fail(err, "cannot read '%s': header length %" PRIu64 " goes beyond the file (%zu bytes): "
 				"truncated by %" PRIu64 " bytes or not a safetensors file", path, length, map->size,

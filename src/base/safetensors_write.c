@@ -5,6 +5,7 @@
 #include "base/safetensors.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,8 +79,8 @@ enum nla_status nla_st_writer_open(struct nla_st_writer **out, const char *path,
 		w->rows.shape[0] = 0;
 		entries = &w->rows;
 	}
-	w->f = fopen(w->tmp, "r+b");
-	w->f = w->f ? w->f : fopen(w->tmp, "w+b");
+	int fd = open(w->tmp, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+	w->f = fd < 0 ? NULL : fdopen(fd, "r+b");
 	if (!w->f)
 		nla_fail(err, "cannot create '%s': %s", w->tmp, strerror(errno));
 	else if (!write_header(w, entries, n, err))
