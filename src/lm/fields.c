@@ -44,7 +44,7 @@ enum nla_status nla_fields_check(const struct nla_field *fields, size_t n, const
 		const struct nla_field *f = fields, *end = fields + n;
 		while (f < end && nla_word_index(f->key, field->string) < 0)
 			f++;
-		if (cJSON_GetObjectItemCaseSensitive(json, field->string) != field) /* other readers take the last */
+		if (f < end && cJSON_GetObjectItemCaseSensitive(json, field->string) != field) /* other readers take the last */
 			return nla_fail(err, "cannot load '%s': '%s' is there twice", path, field->string);
 		if (cJSON_IsNull(field) || *field->string == '_' || (f < end && f->type != NLA_ONLY))
 			continue;

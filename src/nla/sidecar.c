@@ -393,7 +393,7 @@ static enum nla_status add_value(struct nla_str *out, const struct field *f, con
 		return add_text(out, strrchr(f->key, '.') ? strrchr(f->key, '.') + 1 : f->key, *(char *const *)at, err);
 	else if (f->type == WORD && (word = nla_word_at(f->words, *(const int *)at, &length)))
 		nla_str_addn(out, word, length);
-	else if (n >= 0)
+	else if (n >= f->min)
 		nla_str_addf(out, "%" PRId64, n);
 	else if (f->type == NUM && !isnan(*(const double *)at))
 		add_num(out, *(const double *)at);
