@@ -22,6 +22,8 @@
 /* A small gzip file can hold what fills the memory. */
 #define MAX_FILE ((size_t)2 << 30)
 enum { CHUNK = 1 << 16, MAX_LINE = 64 << 20 };
+/* Text shrinks to a third or a tenth, rows that repeat each other to a hundredth. */
+enum { MAX_RATIO = 250, ANY_RATIO = 256 << 20 };
 
 bool nla_exists(const char *path)
 {
@@ -95,8 +97,11 @@ static bool fill(struct nla_lines *l)
 	if (n <= 0) {
 		gzerror(l->gz, &code);
 		l->failed = n < 0 || code < 0;
+	} else if (!gzdirect(l->gz) && gztell(l->gz) > ANY_RATIO) {
+		const int64_t packed = gzoffset(l->gz); /* below 0: of a pipe */
+		l->failed = l->bomb = packed > 0 && gztell(l->gz) / MAX_RATIO > packed;
 	}
-	return n > 0;
+	return n > 0 && !l->failed;
 }
 
 const char *nla_lines_next(struct nla_lines *l)
@@ -148,6 +153,9 @@ static enum nla_status read_error(const struct nla_lines *l, struct nla_err *err
 	if (l->too_long)
 		return nla_fail(err, "cannot read '%s': line %zu is longer than %d MiB", l->path, l->number + 1,
 				MAX_LINE >> 20);
+	if (l->bomb)
+		return nla_fail(err, "cannot read '%s': its gzip holds more than %d times its size, which no text does",
+				l->path, MAX_RATIO);
 	if (!strncmp(why, l->path, n) && !strncmp(why + n, ": ", 2)) /* zlib's text starts with the path it was given */
 		why += n + 2;
 	return nla_fail(err, "cannot read '%s': %s%s", l->path,
@@ -187,7 +195,7 @@ enum nla_status nla_file_read(const char *path, struct nla_str *s, struct nla_er
 
 enum nla_status nla_map_open(struct nla_map *m, const char *path, struct nla_err *err)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* waits for no pipe */
 	enum nla_status status = NLA_OK;
 	struct stat st;
 	void *data = NULL; /* a map of no bytes is an error of the system's; an empty file is none of ours */
@@ -339,7 +347,7 @@ enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bo
 		n = packed.len;
 	}
 	nla_auto char *tmp = nla_format("%s.tmp", path), *dir = nla_path_dir(path);
-	int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666); /* a link could lead anywhere */
 	int why = fd < 0 ? errno : write_all(fd, bytes, n);
 	if (!why && fsync(fd))
 		why = errno;
@@ -371,7 +379,7 @@ enum nla_status nla_sync(const char *path, struct nla_err *err)
 enum nla_status nla_log_open(struct nla_log *log, const char *path, struct nla_err *err)
 {
 	*log = (struct nla_log){ .pending = NLA_STR_INIT };
-	log->fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+	log->fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0666);
 	if (log->fd < 0)
 		return nla_fail(err, "cannot write '%s': %s", path, strerror(errno));
 	log->path = nla_strdup(path);

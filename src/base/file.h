@@ -17,7 +17,8 @@ const char *nla_path_base(const char *path);             /* borrowed from path: 
 /* Read a whole file (plain or gzip, by its magic bytes) of at most 2 GiB into s, appended. */
 enum nla_status nla_file_read(const char *path, struct nla_str *s, struct nla_err *err);
 /* Write through PATH.tmp, fsync, rename: the former file stays whole until the new one is, and a failure leaves no PATH.tmp.
- * gz: compress. What exists and is no regular file (/dev/null) is an error: a rename would replace it. */
+ * gz: compress. What exists and is no regular file (/dev/null) is an error: a rename would replace it. So is a link in the
+ * place of PATH.tmp, of the tensors' as well, or of a log: what is written stays in its folder. */
 enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bool gz, struct nla_err *err);
 enum nla_status nla_copy_file(const char *from, const char *to, struct nla_err *err);
 /* Each folder that is made is synced into the one above it. */
@@ -39,7 +40,7 @@ void nla_map_close(struct nla_map *m);
 
 /*
  * Line reader over a plain or gzip file; a line comes without its newline (LF or CR LF), the first without a byte order mark.
- * One of more than 64 MiB is an error.
+ * One of more than 64 MiB is an error, and a gzip file that unpacks to more than 256 MiB and 250 times its size.
  *
  *	struct nla_lines l;
  *	if (nla_lines_open(&l, path, err)) return err->status;
@@ -55,7 +56,7 @@ struct nla_lines {
 	size_t at, n; /* of the chunk: read so far, held */
 	struct nla_str line;
 	size_t number; /* of the line last returned, from 1 */
-	bool failed, too_long;
+	bool failed, too_long, bomb;
 };
 enum nla_status nla_lines_open(struct nla_lines *l, const char *path, struct nla_err *err);
 const char *nla_lines_next(struct nla_lines *l);

@@ -15,6 +15,9 @@
 #include "base/file.h"
 #include "base/utf8.h"
 
+/* The tree of a file takes up to forty times its size. */
+#define MAX_JSON (64 << 20)
+
 /* The text with \ufffd for each escape \u0000 (which a backslash escaped before u0000 is not). */
 static void replace_nul_escapes(const char *text, size_t n, struct nla_str *out)
 {
@@ -65,6 +68,8 @@ enum nla_status nla_json_read(const char *path, cJSON **out, struct nla_err *err
 	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 	*out = NULL;
 	enum nla_status status = nla_file_read(path, &text, err);
+	if (!status && text.len > MAX_JSON)
+		return nla_fail(err, "cannot read '%s': it holds more than %d MiB", path, MAX_JSON >> 20);
 	if (!status)
 		status = nla_json_parse(text.buf, text.len, path, out, err);
 	return status;
@@ -252,7 +257,7 @@ enum nla_status nla_fields_check(const struct nla_field *fields, size_t n, const
 		const struct nla_field *f = fields, *end = fields + n;
 		while (f < end && nla_word_index(f->key, field->string) < 0)
 			f++;
-		if (cJSON_GetObjectItemCaseSensitive(json, field->string) != field) /* other readers take the last */
+		if (f < end && cJSON_GetObjectItemCaseSensitive(json, field->string) != field) /* other readers take the last */
 			return nla_fail(err, "cannot load '%s': '%s' is there twice", path, field->string);
 		if (cJSON_IsNull(field) || *field->string == '_' || (f < end && f->type != NLA_ONLY))
 			continue;

@@ -13,8 +13,8 @@
 #define nla_auto_json NLA_AUTO(nla_json_free_at)
 void nla_json_free_at(cJSON **json);
 
-/* Parse text (error gives line and column) or a file (plain or gzip). The caller frees with cJSON_Delete. name: for messages.
- * The escape \u0000 in a string reads as U+FFFD, since C strings end at NUL. */
+/* Parse text (error gives line and column) or a file (plain or gzip, of at most 64 MiB). The caller frees with cJSON_Delete.
+ * name: for messages. The escape \u0000 in a string reads as U+FFFD, since C strings end at NUL. */
 enum nla_status nla_json_parse(const char *text, size_t n, const char *name, cJSON **out, struct nla_err *err);
 enum nla_status nla_json_read(const char *path, cJSON **out, struct nla_err *err);
 /* A YAML file as the same tree. A scalar that is a number, true, false or (unquoted) null becomes one, and keeps its

@@ -22,6 +22,8 @@ static const struct {
 	[NLA_ST_I64] = { "I64", 8 }, [NLA_ST_I32] = { "I32", 4 },   [NLA_ST_U8] = { "U8", 1 },
 };
 
+#define MAX_HEADER 100000000 /* the format's own limit */
+
 size_t nla_st_dtype_size(enum nla_st_dtype dtype) { return dtypes[dtype].size; }
 
 const char *nla_st_dtype_name(enum nla_st_dtype dtype) { return dtypes[dtype].name; }
@@ -176,6 +178,9 @@ static enum nla_status load_file(struct nla_st *st, const char *path, struct nla
 	const unsigned char *bytes = map->data;
 	for (int i = 7; i >= 0; i--)
 		length = length << 8 | bytes[i];
+	if (length > MAX_HEADER && length <= map->size - 8)
+		return nla_fail(err, "cannot read '%s': a header of %" PRIu64 " bytes, want at most %d", path, length,
+				MAX_HEADER);
 	if (length > map->size - 8)
 		return nla_fail(err, "cannot read '%s': header length %" PRIu64 " goes beyond the file (%zu bytes): "
 				"truncated by %" PRIu64 " bytes or not a safetensors file", path, length, map->size,

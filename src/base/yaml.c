@@ -2,7 +2,8 @@
  * yaml - nla_yaml_read of json.h: libyaml's document as a tree of cJSON.
  *
  * An alias reads as what its anchor holds. It can make a loop, or unfold a few lines to millions of nodes: depth and number of
- * nodes are bounded. libyaml's time grows with the square of open brackets, so those are counted before.
+ * nodes are bounded. libyaml's time grows with the square of open brackets and of anchors: the former are counted before, and
+ * a small file has few of the latter.
  */
 #include "base/json.h"
 
@@ -12,7 +13,7 @@
 
 #include "base/file.h"
 
-enum { MAX_DEPTH = 64, MAX_NODES = 1 << 14, MAX_OPEN = 512, MAX_BYTES = 4 << 20 };
+enum { MAX_DEPTH = 64, MAX_NODES = 1 << 14, MAX_OPEN = 512, MAX_BYTES = 256 << 10 };
 
 struct yaml {
 	yaml_document_t doc;
@@ -106,7 +107,7 @@ enum nla_status nla_yaml_read(const char *path, cJSON **out, struct nla_err *err
 	yaml_parser_t parser;
 	*out = NULL;
 	if (!nla_file_read(path, &text, err) && (text.len > MAX_BYTES || is_too_deep(&text)))
-		nla_fail(err, "cannot read '%s': %s", path, text.len > MAX_BYTES ? "larger than 4 MiB" : "nested too deeply");
+		nla_fail(err, "cannot read '%s': %s", path, text.len > MAX_BYTES ? "larger than 256 KiB" : "nested too deeply");
 	if (err->status)
 		return err->status;
 	if (!yaml_parser_initialize(&parser))

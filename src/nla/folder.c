@@ -101,8 +101,7 @@ static char *lead(const char *folder, const char *want, const char *part)
 enum nla_status nla_folder_lead(struct nla_err *err, const char *folder, const char *want, const char *part)
 {
 	nla_auto char *text = err->status ? lead(folder, want, part) : NULL;
-	size_t n = strlen(err->text);
 	if (text && !strstr(err->text, text))
-		snprintf(err->text + n, sizeof(err->text) - n, "; %s", text);
+		nla_err_set(err, err->status, "%s; %s", err->text, text);
 	return err->status;
 }

@@ -377,7 +377,7 @@ static enum nla_status add_value(struct nla_str *out, const struct field *f, con
 		nla_str_add(out, word ? word : f->words);
 	else if (f->type == TEXT && *(char *const *)at)
 		return add_text(out, strrchr(f->key, '.') ? strrchr(f->key, '.') + 1 : f->key, *(char *const *)at, err);
-	else if (n >= 0)
+	else if (n >= f->min)
 		nla_str_addf(out, "%" PRId64, n);
 	else if (f->type == NUM && !isnan(*(const double *)at))
 		add_num(out, *(const double *)at);

@@ -96,6 +96,9 @@ static enum nla_status take_responses(const struct nla_rl *rl, struct nla_step *
 	int64_t width = 1;
 	for (int64_t i = 0; i < s->n; i++)
 		width = NLA_MAX(width, offset[i + 1] - offset[i]);
+	if (width > INT32_MAX / s->n)
+		return nla_fail(err, "%lld responses, the longest of %lld tokens, are too many at once: score them in parts",
+				(long long)s->n, (long long)width);
 	nla_decoded_init(&s->tokens, s->n, width);
 	for (int64_t i = 0; i < s->n && !err->status; i++) {
 		int64_t n = s->tokens.length[i] = offset[i + 1] - offset[i];

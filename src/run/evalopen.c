@@ -10,7 +10,7 @@
 static int64_t counter(const cJSON *state, const char *key)
 {
 	const double x = nla_json_value(state, key);
-	return x > 0 ? (int64_t)x : 0;
+	return x > 0 && x < 0x1p53 ? (int64_t)x : 0;
 }
 
 /* A checkpoint has the adapter that its run trained next to the joined one: over the AV at the run's start (`start`, or NULL)

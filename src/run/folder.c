@@ -160,7 +160,7 @@ static int64_t step_in(const char *state)
 	struct nla_err ignored = NLA_ERR_INIT;
 	nla_auto_json cJSON *json = NULL;
 	double step = nla_exists(state) && !nla_json_read(state, &json, &ignored) ? nla_json_value(json, "step") : -1;
-	return step >= 0 ? (int64_t)step : -1;
+	return step >= 0 && step < 0x1p53 ? (int64_t)step : -1;
 }
 
 /* Beyond `keep` ones, and what a killed program left half-made. One that is removed has no checkpoint's name any more. */
@@ -314,9 +314,12 @@ enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t 
 	nla_auto char *path = nla_path_join(folder, "state.json");
 	nla_auto_json cJSON *json = NULL;
 	nla_json_read(path, &json, err);
-	for (size_t i = 0; i < NLA_LEN(counters) && !err->status; i++)
-		if (counters[i].offset < offsetof(struct nla_state, micro_batch) || nla_json_at(json, counters[i].key))
-			nla_json_need_int(json, path, counters[i].key, (int64_t *)((char *)s + counters[i].offset), err);
+	for (size_t i = 0; i < NLA_LEN(counters) && !err->status; i++) {
+		int64_t *n = (int64_t *)((char *)s + counters[i].offset);
+		if ((counters[i].offset < offsetof(struct nla_state, micro_batch) || nla_json_at(json, counters[i].key)) &&
+		    !nla_json_need_int(json, path, counters[i].key, n, err) && *n < 0)
+			nla_fail(err, "'%s': '%s' is %lld, want a count", path, counters[i].key, (long long)*n);
+	}
 	if (!err->status && s->rows && s->rows != rows)
 		nla_usage(err, "cannot resume: the data had %lld rows to train on at '%s' and has %lld now: another set?",
 			  (long long)s->rows, path, (long long)rows);

@@ -25,8 +25,9 @@ struct wire {
 	const unsigned char *at, *end;
 	bool broken;
 };
+enum wire_type { VARINT = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5 };
 struct field {
-	unsigned number;
+	uint64_t number, type;
 	uint64_t value;    /* of a number; the length of bytes */
 	struct wire bytes;
 };
@@ -45,16 +46,16 @@ static uint64_t read_varint(struct wire *w)
 
 static bool next_field(struct wire *w, struct field *f)
 {
-	static const uint8_t fixed[8] = { [1] = 8, [5] = 4 };
+	static const uint8_t fixed[8] = { [FIXED64] = 8, [FIXED32] = 4 };
 	uint64_t tag, type, n;
 	if (w->broken || w->at == w->end)
 		return false;
 	tag = read_varint(w);
 	type = tag & 7;
-	n = type == 0 || type == 2 ? read_varint(w) : fixed[type];
-	*f = (struct field){ .number = (unsigned)(tag >> 3), .value = fixed[type] ? 0 : n };
-	n = type == 0 ? 0 : n;
-	w->broken |= (uint64_t)(w->end - w->at) < n || (type != 0 && type != 2 && !fixed[type]);
+	n = type == VARINT || type == BYTES ? read_varint(w) : fixed[type];
+	*f = (struct field){ .number = tag >> 3, .type = type, .value = fixed[type] ? 0 : n };
+	n = type == VARINT ? 0 : n;
+	w->broken |= (uint64_t)(w->end - w->at) < n || (type != VARINT && type != BYTES && !fixed[type]);
 	if (w->broken)
 		return false;
 	f->bytes = (struct wire){ w->at, w->at + n, false };
@@ -64,13 +65,28 @@ static bool next_field(struct wire *w, struct field *f)
 	return true;
 }
 
-/* The last field of a number, which is the one that counts. Its bytes are marked broken when the message is damaged. */
-static struct field last_field(struct wire w, unsigned number, uint64_t unsaid)
+/* The last field of a number, which is the one that counts; one of another type does not. Its bytes are marked broken when the
+ * message is damaged. */
+static struct field last_field(struct wire w, unsigned number, enum wire_type type, uint64_t unsaid)
 {
 	struct field f, last = { .value = unsaid };
 	while (next_field(&w, &f))
-		last = f.number == number ? f : last;
+		last = f.number == number && f.type == type ? f : last;
 	last.bytes.broken = w.broken;
+	return last;
+}
+
+/* The same of a message inside, of which protobuf reads several as one. */
+static struct field last_inside(struct wire w, unsigned message, unsigned number, enum wire_type type, uint64_t unsaid)
+{
+	struct field f, last = { .value = unsaid };
+	bool broken = false;
+	while (next_field(&w, &f))
+		if (f.number == message && f.type == BYTES) {
+			last = last_field(f.bytes, number, type, last.value);
+			broken |= last.bytes.broken;
+		}
+	last.bytes.broken = broken || w.broken;
 	return last;
 }
 
@@ -81,9 +97,9 @@ static enum nla_status read_piece(struct nla_tokenizer *tok, struct wire w, int3
 {
 	static const uint8_t flags[] = { [TYPE_NORMAL] = NLA_BPE_MODEL, [TYPE_UNKNOWN] = NLA_BPE_SPECIAL,
 					 [TYPE_CONTROL] = NLA_BPE_SPECIAL, [TYPE_BYTE] = NLA_BPE_BYTE };
-	struct wire text = last_field(w, 1, 0).bytes;
-	uint32_t bits = (uint32_t)last_field(w, 2, 0).value;
-	uint64_t type = last_field(w, 3, TYPE_NORMAL).value;
+	struct wire text = last_field(w, 1, BYTES, 0).bytes;
+	uint32_t bits = (uint32_t)last_field(w, 2, FIXED32, 0).value;
+	uint64_t type = last_field(w, 3, VARINT, TYPE_NORMAL).value;
 	bool normal = type == TYPE_NORMAL;
 	struct nla_added mark = { .id = id };
 	enum nla_status status;
@@ -110,16 +126,17 @@ static enum nla_status check_specs(const struct nla_tokenizer *tok, struct wire 
 {
 	static const struct {
 		unsigned spec, number;
+		enum wire_type type;
 		uint64_t unsaid, want;
 		const char *wrong;
-	} facts[] = { { TRAINER, 3, 1, 2, "'trainer_spec.model_type' is not BPE" },
-		      { TRAINER, 24, 0, 0, "'trainer_spec.treat_whitespace_as_suffix' is set, want it false" },
-		      { NORMALIZER, 2, 0, 0, "'normalizer_spec.precompiled_charsmap' is set, want the identity" },
-		      { NORMALIZER, 4, 1, 0, "'normalizer_spec.remove_extra_whitespaces' is true, want false" },
-		      { NORMALIZER, 5, 1, 1, "'normalizer_spec.escape_whitespaces' is false, want true" } };
+	} facts[] = { { TRAINER, 3, VARINT, 1, 2, "'trainer_spec.model_type' is not BPE" },
+		      { TRAINER, 24, VARINT, 0, 0, "'trainer_spec.treat_whitespace_as_suffix' is set, want it false" },
+		      { NORMALIZER, 2, BYTES, 0, 0, "'normalizer_spec.precompiled_charsmap' is set, want the identity" },
+		      { NORMALIZER, 4, VARINT, 1, 0, "'normalizer_spec.remove_extra_whitespaces' is true, want false" },
+		      { NORMALIZER, 5, VARINT, 1, 1, "'normalizer_spec.escape_whitespaces' is false, want true" } };
 
 	for (size_t i = 0; i < NLA_LEN(facts); i++) {
-		struct field f = last_field(last_field(w, facts[i].spec, 0).bytes, facts[i].number, facts[i].unsaid);
+		struct field f = last_inside(w, facts[i].spec, facts[i].number, facts[i].type, facts[i].unsaid);
 		if (f.bytes.broken || f.value != facts[i].want)
 			return nla_fail(err, "cannot load '%s': %s", tok->path,
 					f.bytes.broken ? "it is damaged" : facts[i].wrong);
@@ -133,7 +150,7 @@ static enum nla_status read_pieces(struct nla_tokenizer *tok, struct wire w, str
 	struct field f;
 	int32_t id = 0;
 	while (next_field(&w, &f))
-		if (f.number == PIECE && read_piece(tok, f.bytes, id++, &last, err))
+		if (f.number == PIECE && f.type == BYTES && read_piece(tok, f.bytes, id++, &last, err))
 			return err->status;
 	if (w.broken || !id)
 		return nla_fail(err, "cannot load '%s': it is no sentencepiece model, or damaged", tok->path);

@@ -235,6 +235,11 @@ score 1 "given.jsonl' line 2: has neither 'explanation' nor 'response'" '{"row":
 score 1 "given.jsonl' line 1.*'explanation' is a number" '{"row": 0, "explanation": 3}'
 score 1 "given.jsonl' line 1.*'row' is" '{"row": 0.5, "explanation": "a"}'
 score 1 "given.jsonl' line 1: 'ids' has what is no token id" '{"row": 0, "response": "a", "ids": [1, 99999]}'
+{
+	seq 140000 | sed 's/.*/{"row": 0, "response": ""}/'
+	echo "{\"row\": 0, \"response\": \"\", \"ids\": [$(seq 16384 | sed 's/.*/5/' | paste -sd ,)]}"
+} >given.jsonl
+late_eval 1 "140001 responses, the longest of 16384 tokens, are too many at once" --score given.jsonl
 : >given.jsonl
 late_eval 1 "'given.jsonl' holds no line to score" --score given.jsonl
 late_eval 1 "nowhere.jsonl" --score nowhere.jsonl

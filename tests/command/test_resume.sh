@@ -189,6 +189,11 @@ same "$work/straight/checkpoints/latest/av/adapter_model.safetensors" "$work/cha
 tool set "$work/changed/checkpoints/latest/state.json" decode_rows 5
 ok nla-train "$@" --out "$work/changed" --steps 5 --resume
 [ "$(tool get "$work/changed/checkpoints/step-5/state.json" decode_rows)" = 5 ] || fail "other rows decode at once"
+# A counter below 0 would be a row before the first.
+cp -R "$work/changed" "$work/below" && tool set "$work/below/checkpoints/step-5/state.json" cursor -15
+run nla-train "$@" --out "$work/below" --steps 6 --resume
+[ "$code" -eq 1 ] || fail "a cursor below 0: exits $code"
+said "step-5/state.json': 'cursor' is -15, want a count"
 
 # Another set at the same path: what the checkpoint knows of its data means nothing there.
 mv "$work/train" "$work/train.kept"

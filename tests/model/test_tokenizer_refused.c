@@ -217,6 +217,9 @@ static void test_native_refused(void **state)
 		{ "\x12\x02\x18\x01", 4, "'trainer_spec.model_type' is not BPE" },
 		{ "\x12\x05\x18\x02\xc0\x01\x01", 7, "'trainer_spec.treat_whitespace_as_suffix' is set" },
 		{ "\x1a\x05\x12\x01x\x20\x00", 7, "'normalizer_spec.precompiled_charsmap' is set" },
+		/* two messages are read as one; a field of another wire type is none */
+		{ "\x1a\x05\x12\x01x\x20\x00\x1a\x02\x20\x00", 11, "'normalizer_spec.precompiled_charsmap' is set" },
+		{ "\x1a\x07\x12\x01x\x10\x00\x20\x00", 9, "'normalizer_spec.precompiled_charsmap' is set" },
 		{ "\x1a\x02\x20\x01", 4, "'normalizer_spec.remove_extra_whitespaces' is true, want false" },
 		{ "\x1a\x04\x20\x00\x28\x00", 6, "'normalizer_spec.escape_whitespaces' is false" },
 		{ "\x0a\x00", 2, "piece 700 is damaged" },

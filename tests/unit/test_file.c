@@ -1,11 +1,14 @@
 /* Whole files, folders, maps, lines and logs; a full disk when this user may mount a small one. */
 #include "scratch.h"
 
+#include "base/safetensors.h"
+
 #include <errno.h>
 #include <sys/mount.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <zlib.h>
 
 static void test_paths(void **state)
 {
@@ -195,6 +198,8 @@ static void test_map(void **state)
 	assert_ok(nla_map_open(&m, put("map", "", 0, false), &err));
 	assert_true(!m.data && !m.size);
 	nla_map_close(&m);
+	assert_int_equal(mkfifo(in_scratch("pipe"), 0600), 0); /* nobody writes: it would wait for ever */
+	assert_fails(nla_map_open(&m, in_scratch("pipe"), &err), "pipe': it is no regular file");
 }
 
 static void test_lines(void **state)
@@ -279,6 +284,24 @@ static void test_log(void **state)
 	assert_content(path, "one\ntwo\nthree\nfour\n");
 }
 
+/* A link in a folder that came from elsewhere could lead to any file. */
+static void test_links(void **state)
+{
+	struct nla_err err;
+	struct nla_log log;
+	struct nla_st_writer *w;
+	const char *victim = put("victim", "mine", 4, false);
+
+	assert_int_equal(symlink(victim, in_scratch("out.tmp")), 0);
+	assert_fails(nla_file_write(in_scratch("out"), "x", 1, false, &err), "out': Too many levels of symbolic links");
+	assert_fails(nla_log_open(&log, in_scratch("out.tmp"), &err), "out.tmp': Too many levels of symbolic links");
+	assert_fails(nla_st_writer_open(&w, in_scratch("out"), NULL, 0, &err), "out.tmp': Too many levels of symbolic links");
+	assert_int_equal(symlink(victim, in_scratch("out")), 0);
+	assert_ok(nla_file_write(in_scratch("out"), "x", 1, false, &err)); /* takes the link's place */
+	assert_content(in_scratch("out"), "x");
+	assert_content(victim, "mine");
+}
+
 static void test_full_disk(void **state)
 {
 	struct nla_err err;
@@ -347,6 +370,31 @@ static void test_line_too_long(void **state)
 	free(text);
 }
 
+/* 300 MiB of long lines, which are 300 kB: neither a reader of lines nor one of whole files takes them all. */
+static void test_bomb(void **state)
+{
+	struct nla_err err;
+	struct nla_str all = NLA_STR_INIT;
+	struct nla_lines l;
+	const char *path = in_scratch("bomb.gz");
+	char piece[1 << 16];
+	gzFile gz = gzopen(path, "wb6");
+	size_t n = 0;
+
+	memset(piece, 'a', sizeof(piece));
+	piece[0] = '\n';
+	for (int i = 0; i < 300 << 4; i++)
+		assert_int_equal(gzwrite(gz, piece, sizeof(piece)), sizeof(piece));
+	assert_int_equal(gzclose(gz), Z_OK);
+	assert_ok(nla_lines_open(&l, path, &err));
+	while (nla_lines_next(&l))
+		n++;
+	assert_true(n > 200 << 4 && n < 270 << 4);
+	assert_fails(nla_lines_close(&l, &err), "bomb.gz': its gzip holds more than 250 times its size");
+	assert_fails(nla_file_read(path, &all, &err), "bomb.gz': its gzip holds more than 250 times its size");
+	nla_str_release(&all);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -354,8 +402,8 @@ int main(void)
 		cmocka_unit_test(test_bad_gzip),  cmocka_unit_test(test_errors_name_path_and_reason),
 		cmocka_unit_test(test_folders),   cmocka_unit_test(test_map),
 		cmocka_unit_test(test_lines),     cmocka_unit_test(test_log),
-		cmocka_unit_test(test_full_disk),
-		cmocka_unit_test(test_line_too_long), cmocka_unit_test(test_folder_without_reading),
+		cmocka_unit_test(test_full_disk), cmocka_unit_test(test_links),
+		cmocka_unit_test(test_line_too_long), cmocka_unit_test(test_bomb), cmocka_unit_test(test_folder_without_reading),
 	};
 
 	return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);

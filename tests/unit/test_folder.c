@@ -71,6 +71,9 @@ static void test_files(void **state)
 	      "it holds 'pytorch_model-00001-of-00002.bin', want safetensors: load it with transformers");
 	file("torch/model.safetensors", "x");
 	leads("torch", "config.json", "model", "");
+	file("lines/a\nb.bin", "x");
+	file("lines/model\n.pt", "x"); /* a message is one line */
+	leads("lines", "config.json", "model", "it holds 'model .pt', want safetensors");
 }
 
 int main(void)

@@ -214,11 +214,28 @@ static void test_write(void **state)
 	nla_str_release(&s);
 }
 
+/* 64 MiB, which a small gzip file may hold, would be gigabytes of tree. */
+static void test_too_large(void **state)
+{
+	const size_t n = (64 << 20) + 1;
+	nla_auto char *text = nla_alloc(n, 1);
+	struct nla_err err;
+	cJSON *json;
+
+	memset(text, ' ', n);
+	text[0] = '1';
+	assert_fails(nla_json_read(put("large.json", text, n, true), &json, &err), "large.json': it holds more than 64 MiB");
+	assert_null(json);
+	assert_ok(nla_json_read(put("large.json", text, n - 1, true), &json, &err));
+	cJSON_Delete(json);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_getters), cmocka_unit_test(test_bad_text), cmocka_unit_test(test_nul_escape),
 		cmocka_unit_test(test_numbers), cmocka_unit_test(test_strings),  cmocka_unit_test(test_write),
+		cmocka_unit_test(test_too_large),
 	};
 
 	return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);

@@ -109,11 +109,15 @@ static void test_broken_files(void **state)
 	}
 	assert_fails(nla_st_open(&st, put("bad.safetensors", "abc", 3, false), &err), "3 bytes are too few");
 	assert_fails(nla_st_open(&st, put("bad.safetensors", "", 0, false), &err), "0 bytes are too few");
+	/* as the format has it; the file is sparse */
+	assert_int_equal(truncate(make("huge.safetensors", "{}", 0, 100000001), 100000100), 0);
+	assert_fails(nla_st_open(&st, in_scratch("huge.safetensors"), &err), "a header of 100000001 bytes, want at most 100000000");
 	assert_fails(nla_st_open(&st, in_scratch("missing.safetensors"), &err), "missing.safetensors");
 }
 
 static void test_folder(void **state)
 {
+	static const char *const outside[] = { "../one.safetensors", "/etc/passwd", "x/../../one.safetensors", "..", "." };
 	struct nla_st st;
 	char dir[512];
 
@@ -135,8 +139,12 @@ static void test_folder(void **state)
 	assert_fails(nla_st_open_folder(&st, dir, "model", &err), "shard 'three.safetensors' of tensor 'a' is missing");
 	put_text("m/model.safetensors.index.json", "{\"weight_map\":{\"b\":\"one.safetensors\",\"a\":\"one.safetensors\"}}");
 	assert_fails(nla_st_open_folder(&st, dir, "model", &err), "tensor 'a' is not in its shard 'one.safetensors'");
-	put_text("m/model.safetensors.index.json", "{\"weight_map\":{\"b\":\"../one.safetensors\"}}");
-	assert_fails(nla_st_open_folder(&st, dir, "model", &err), "the shard of tensor 'b' is not a file name");
+	for (size_t i = 0; i < NLA_LEN(outside); i++) {
+		nla_auto char *index = nla_format("{\"weight_map\":{\"b\":\"%s\"}}", outside[i]);
+		put_text("m/model.safetensors.index.json", index);
+		assert_fails(nla_st_open_folder(&st, dir, "model", &err),
+			     strchr(outside[i], '/') ? "the shard of tensor 'b' is not a file name" : "it is a folder");
+	}
 	put_text("m/model.safetensors.index.json", "{\"weight_map\":{\"b\":1}}");
 	assert_fails(nla_st_open_folder(&st, dir, "model", &err), "the shard of tensor 'b' is not a file name");
 	put_text("m/model.safetensors.index.json", "{\"weights\":{}}");

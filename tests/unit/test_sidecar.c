@@ -224,11 +224,16 @@ static void test_wrong(void **state)
 
 	for (size_t i = 0; i < NLA_LEN(deep); i++) { /* at once: libyaml alone takes minutes */
 		struct nla_str text = NLA_STR_INIT;
-		for (int n = 0; n < 100000; n++)
+		for (int n = 0; n < 60000; n++)
 			nla_str_add(&text, deep[i]);
 		assert_fails(parse(&s, text.buf), "nested too deeply");
 		nla_str_release(&text);
 	}
+	struct nla_str anchors = NLA_STR_INIT; /* so it does with these */
+	for (int n = 0; n < 400000; n++)
+		nla_str_addf(&anchors, "- &a%d x\n", n);
+	assert_fails(parse(&s, anchors.buf), "larger than 256 KiB");
+	nla_str_release(&anchors);
 	for (size_t i = 0; i < NLA_LEN(cases); i++) {
 		assert_fails(parse(&s, cases[i][0]), cases[i][1]);
 		assert_non_null(strstr(err.text, "nla_meta.yaml"));
@@ -308,6 +313,17 @@ static void assert_same(const struct nla_sidecar *a, const struct nla_sidecar *b
 	assert_true(a->n_rows == b->n_rows && a->tokenizer_crc == b->tokenizer_crc);
 }
 
+/* What is absent is not written as what a reader refuses. */
+static void test_almost_empty(void **state)
+{
+	struct nla_sidecar a, b;
+	nla_sidecar_init(&a);
+	assert_ok(nla_sidecar_write(&a, scratch, &err));
+	assert_ok(nla_sidecar_read(&b, scratch, &err));
+	assert_true(b.d_model == 0 && b.layer == -1 && b.n_rows == -1 && b.marker_id == -1 && !b.kind);
+	nla_sidecar_release(&b);
+}
+
 static void test_round_trip(void **state)
 {
 	struct nla_sidecar a, b, c;
@@ -372,7 +388,7 @@ int main(void)
 		cmocka_unit_test(test_spellings),
 		cmocka_unit_test(test_wrong),
 		cmocka_unit_test(test_need),
-		cmocka_unit_test(test_round_trip),
+		cmocka_unit_test(test_almost_empty), cmocka_unit_test(test_round_trip),
 		cmocka_unit_test(test_template),
 	};
 
