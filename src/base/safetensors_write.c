@@ -65,7 +65,8 @@ enum nla_status nla_st_writer_open(struct nla_st_writer **out, const char *path,
 	*err = (struct nla_err)NLA_ERR_INIT;
 	w->path = nla_strdup(path);
 	w->tmp = nla_format("%s.tmp", path);
-	const int fd = open(w->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666); /* a link could lead anywhere */
+	/* a link could lead anywhere */
+	const int fd = open(w->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
 	w->f = fd < 0 ? NULL : fdopen(fd, "wb");
 	if (!w->f)
 		nla_fail(err, "cannot create '%s': %s", w->tmp, strerror(errno));

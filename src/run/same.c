@@ -109,7 +109,8 @@ cJSON *nla_same_describe(const struct nla_config *cfg, unsigned of, struct nla_e
 enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, unsigned of, int device, struct nla_err *err)
 {
 	nla_auto char *inputs = nla_path_join(folder, "inputs.json");
-	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *held = list_fixed(now, of, false, err);
+	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg);
+	nla_auto_json cJSON *held = list_fixed(now, of, false, err);
 	if (!err->status && !nla_config_write(cfg, device, folder, err) && !nla_exists(inputs))
 		nla_json_write(inputs, held, true, err);
 	return err->status;
@@ -133,7 +134,8 @@ enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, u
 	nla_options_defaults(nla_config_table, nla_config_n, &plain);
 	nla_auto char *config = nla_path_join(folder, "config.json"), *inputs = nla_path_join(folder, "inputs.json");
 	nla_auto_json cJSON *was = NULL, *had = NULL, *usual = nla_options_dump(nla_config_table, nla_config_n, &plain);
-	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *has = list_fixed(now, of, false, err);
+	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg);
+	nla_auto_json cJSON *has = list_fixed(now, of, false, err);
 	if (!err->status && !nla_json_read(config, &was, err) && nla_exists(inputs))
 		nla_json_read(inputs, &had, err);
 	for (size_t i = 0; i < nla_config_n && !err->status; i++) {
