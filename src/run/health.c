@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "base/progress.h"
 
@@ -56,16 +57,39 @@ enum nla_status nla_health_guard(const char *guard, struct nla_err *err)
 	return known == words ? NLA_OK : nla_usage(err, "'guard' is '%s': want some of %s, with commas", guard, all.buf);
 }
 
+/* Counts a step; true where it has been sick for long enough. *x: its number. */
+static bool lasts(struct nla_health *h, size_t i, const struct nla_config *cfg, const cJSON *line, double *x)
+{
+	const struct sickness *t = &table[i];
+	const bool counts = t->of != OF_TRAINED_AR || cfg->ar_update.enabled;
+	*x = nla_json_value(line, t->key) / (t->of == OF_GROUPS ? (double)cfg->rollout.prompts : 1);
+	h->steps[i] = counts && (t->below ? *x < t->limit : *x > t->limit) ? h->steps[i] + 1 : 0; /* NaN is beyond no limit */
+	return h->steps[i] >= t->steps;
+}
+
+enum nla_status nla_health_resume(struct nla_health *h, const struct nla_config *cfg, const char *metrics, struct nla_err *err)
+{
+	struct nla_lines in;
+	const char *text;
+	double x;
+	if (nla_lines_open(&in, metrics, err))
+		return err->status;
+	while (!err->status && (text = nla_lines_next_filled(&in))) {
+		nla_auto_json cJSON *line = NULL;
+		nla_json_parse(text, strlen(text), metrics, &line, err);
+		for (size_t i = 0; i < NLA_HEALTH_N && !err->status; i++)
+			h->said[i] = lasts(h, i, cfg, line, &x) || h->said[i];
+	}
+	return nla_lines_close(&in, err);
+}
+
 enum nla_status nla_health_check(struct nla_health *h, const struct nla_config *cfg, cJSON *line, struct nla_err *err)
 {
 	cJSON *warnings = cJSON_GetObjectItem(line, "warnings");
 	for (size_t i = 0; i < NLA_HEALTH_N && !err->status; i++) {
 		const struct sickness *t = &table[i];
-		const double share = t->of == OF_GROUPS ? (double)cfg->rollout.prompts : 1;
-		const double x = nla_json_value(line, t->key) / share; /* NaN: no number, which is beyond no limit */
-		const bool counts = t->of != OF_TRAINED_AR || cfg->ar_update.enabled;
-		h->steps[i] = counts && (t->below ? x < t->limit : x > t->limit) ? h->steps[i] + 1 : 0;
-		if (h->steps[i] < t->steps)
+		double x;
+		if (!lasts(h, i, cfg, line, &x))
 			continue;
 		cJSON_AddItemToArray(warnings, cJSON_CreateString(t->name));
 		if (named(cfg->guard, t->name))

@@ -20,5 +20,8 @@ struct nla_health {
 };
 
 enum nla_status nla_health_check(struct nla_health *h, const struct nla_config *cfg, cJSON *line, struct nla_err *err);
+/* What the lines of a run's metrics.jsonl so far have counted and warned of: a resumed run continues as one that never
+ * stopped. */
+enum nla_status nla_health_resume(struct nla_health *h, const struct nla_config *cfg, const char *metrics, struct nla_err *err);
 /* NLA_USAGE: `guard` names what is none. */
 enum nla_status nla_health_guard(const char *guard, struct nla_err *err);

@@ -318,7 +318,9 @@ enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg
 	if (cfg->check) /* which writes nothing, and makes copies only for what it tries */
 		return make_plan(t, err);
 	t->loop.device = t->models.target.lm.device;
-	if (nla_loop_open(&t->loop, false, err) || keep_reference(t, err) || make_plan(t, err) || nla_train_views(t, err))
+	if (nla_loop_open(&t->loop, false, err) ||
+	    (t->loop.folder.checkpoint && nla_health_resume(&t->health, cfg, t->loop.folder.metrics.path, err)) ||
+	    keep_reference(t, err) || make_plan(t, err) || nla_train_views(t, err))
 		return err->status;
 	say_what(t);
 	return NLA_OK;

@@ -4,7 +4,7 @@ A fault at every system call, and a power cut behind every one, of each program 
 names the file, and the program, started again, ends as one that nothing disturbed, bit for bit.
 
     test_faults.py [EVERY [PROGRAM ...]]    every EVERY-th call meets one of its faults in turn, and every EVERY-th change a power cut
-                                            (default: 60; 1: each, as tests/slow/test_faults.sh; 0: all faults at each call)
+                                            (default: 60; tests/slow/test_faults.sh: 10; 1: each; 0: all faults at each call)
 
 Prints a line a program and call, and every case that went wrong. A failing case keeps its folder in NLA_KEEP, when that names one.
 """
