@@ -33,7 +33,7 @@ def read_groups(folder):
         value = None if start else float(tag[1:])
         group = runs.Group("warm start" if start else runs.lambda_text(value), "start" if start else "lambda", value)
         group.evaluations = [runs.Evaluation(tag, tag, {"baseline_mean": BASELINE}, rows, [])]
-        group.runs = [runs.Run.of_evaluation(group.evaluations[0])]
+        group.runs = [runs.Run.of_evaluation(group.evaluations[0], [])]
         groups.append(group)
     return groups
 
