@@ -13,6 +13,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/utf8.h"
 
 /* from: a file, or the flag as it was spelled when that is not the key itself; NULL: neither. */
 static enum nla_status refuse(const struct nla_option *o, const cJSON *value, const char *from, struct nla_err *err)
@@ -55,8 +56,11 @@ static enum nla_status set(const struct nla_option *o, void *cfg, const cJSON *v
 			   struct nla_err *err)
 {
 	void *at = (char *)cfg + o->offset;
+	const char *text = cJSON_IsString(value) ? value->valuestring : "";
 	if (!is_fine(o, value))
 		return refuse(o, value, from, err);
+	if (nla_utf8_valid(text, strlen(text)) < strlen(text)) /* a run's config.json could not hold it */
+		return nla_usage(err, "%s%s'%s' is not valid UTF-8", from ? from : "", from ? ": " : "", o->key);
 	if (o->type == NLA_OPT_INT) {
 		*(int64_t *)at = (int64_t)value->valuedouble;
 	} else if (o->type == NLA_OPT_NUM) {
@@ -67,9 +71,9 @@ static enum nla_status set(const struct nla_option *o, void *cfg, const cJSON *v
 		*(int *)at = nla_word_index(o->choices, value->valuestring);
 	} else {
 		bool join = o->type == NLA_OPT_PATH && value->valuestring[0] && folder && strcmp(folder, ".");
-		char *text = join ? nla_path_join(folder, value->valuestring) : nla_strdup(value->valuestring);
+		char *own = join ? nla_path_join(folder, text) : nla_strdup(text);
 		free(*(char **)at);
-		*(char **)at = text;
+		*(char **)at = own;
 	}
 	return NLA_OK;
 }
