@@ -34,11 +34,10 @@ static double agreement(const struct nla_step *r, int64_t prompt, int64_t d)
 	return n > 1 ? (squares - n) / (n * (n - 1)) : (double)NAN;
 }
 
-/* Response i of activation `of`. */
-static void print_one(const struct nla_step *r, const struct nla_subject *s, int64_t of, int64_t i)
+/* Response i of activation `of`; agree: of all of its responses. */
+static void print_one(const struct nla_step *r, const struct nla_subject *s, int64_t of, int64_t i, double agree)
 {
 	cJSON *json = cJSON_CreateObject();
-	const double agree = agreement(r, r->prompt_of[i], s->d);
 	double norm = 0;
 	for (int64_t j = of * s->d; j < (of + 1) * s->d; j++)
 		norm += (double)s->v[j] * s->v[j];
@@ -87,14 +86,16 @@ static enum nla_status explain(struct nla_rl *rl, const struct nla_subject *s, i
 	const int64_t d = s->d;
 	NLA_AUTO(nla_step_release) struct nla_step step = { 0 };
 	nla_step_start(&step, to - from, samples, d);
-	step.v_hat = nla_alloc((size_t)(step.n * d), sizeof(*step.v_hat));
 	memcpy(step.v, s->v + from * d, (size_t)((to - from) * d) * sizeof(*s->v));
 	for (int64_t i = 0; i < step.n; i++)
 		step.keys[i] = (uint32_t)(i % samples);
 	if (nla_rollout(rl, &step, err) || nla_score(rl, &step, err))
 		return err->status;
-	for (int64_t i = 0; i < step.n; i++)
-		print_one(&step, s, from + step.prompt_of[i], i);
+	for (int64_t p = 0; p < step.n_prompts; p++) {
+		const double agree = agreement(&step, p, d);
+		for (int64_t i = p * samples; i < (p + 1) * samples; i++)
+			print_one(&step, s, from + p, i, agree);
+	}
 	fflush(stdout);
 	if (from == 0)
 		nla_warn_failed(&step, NLA_ROW_OK);
@@ -108,6 +109,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	NLA_AUTO(nla_subject_release) struct nla_subject s = { 0 };
 	if (!nla_models_open(&m, cfg, cfg->av, NULL, err) && !nla_subject_find(&s, &m, cfg, err)) {
 		struct nla_rl rl = nla_models_rl(&m, cfg);
+		rl.keep_v_hat = true;
 		const int64_t each = NLA_MAX(AT_ONCE / cfg->explain.samples, 1);
 		say_what(cfg, &s);
 		nla_progress_start(&p, "explain", s.n);

@@ -55,7 +55,10 @@ enum nla_status nla_score(struct nla_rl *rl, struct nla_step *step, struct nla_e
 	}
 	if (nla_score_texts(rl, step, first, &texts, &v, &row, err))
 		return err->status;
-	hat = step->v_hat ? nla_alloc(row.n * d, sizeof(*hat)) : NULL;
+	if (rl->keep_v_hat) {
+		hat = nla_alloc(row.n * d, sizeof(*hat));
+		step->v_hat = nla_alloc((size_t)step->n * d, sizeof(*step->v_hat));
+	}
 	do
 		texts.max_tokens = rl->score_tokens ? rl->score_tokens : NLA_SCORE_TOKENS;
 	while (nla_ar_score(rl->ar, &rl->ar_view, &texts, v.data, mse, hat, err) &&

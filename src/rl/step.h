@@ -52,7 +52,7 @@ struct nla_step {
 	enum nla_failure *failed;        /* [B*G]; score may turn NLA_ROW_OK into a failure */
 	/* score */
 	float *mse;                      /* [B*G] */
-	float *v_hat;                    /* [B*G, D] normalised, where its owner made room for it; NULL */
+	float *v_hat;                    /* [B*G, D] normalised, of rows that did not fail; NULL unless rl->keep_v_hat */
 	/* reward, advantage */
 	double *penalty, *reward, *advantage; /* [B*G] */
 	/* update */
@@ -82,6 +82,7 @@ struct nla_rl {
 	const struct nla_actset *set;
 	struct nla_cursor *cursor;
 	struct nla_baselines base;       /* of the set, or of the rows evaluated: */
+	bool keep_v_hat;                 /* score keeps what the AR predicts */
 	bool another;                    /* an evaluation explains other rows' vectors: nla_actset_another */
 	bool own_baseline;               /* an evaluation is measured by its rows' variance, not by its set's */
 	struct nla_rng rng;

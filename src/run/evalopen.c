@@ -64,7 +64,7 @@ static enum nla_status plan(struct nla_eval *e, const struct nla_config *cfg, in
 	const struct nla_adapter *trained = e->adapter.layers ? &e->adapter : NULL;
 	in.trained = trained;
 	in.prompts = in.group = 1;
-	in.eval_rows = NLA_MIN(cfg->eval.batch, e->n);
+	in.eval_rows = NLA_MIN(cfg->eval.batch, e->n * cfg->eval.samples);
 	in.copies = e->run ? (int)e->copies : NLA_PLAN_DECODER;
 	in.copies &= (in.dtype == NT_F32 ? NLA_PLAN_ALL_COPIES : NLA_PLAN_ANCHOR) & ~(*cfg->score ? NLA_PLAN_DECODER : 0);
 	const int64_t most = e->decode_rows ? NLA_MIN(e->decode_rows, in.eval_rows) : in.eval_rows;
@@ -88,8 +88,7 @@ static void say_what(const struct nla_eval *e, const struct nla_config *cfg)
 	const int64_t each = cfg->eval.samples;
 	nla_auto char *samples = each > 1 ? nla_format(", %lld samples each,", (long long)each) : nla_strdup("");
 	nla_auto char *rows = *cfg->score ? nla_format("the texts of '%s' on rows", cfg->score)
-					  : nla_format("%lld of %lld rows%s", (long long)(e->n / each),
-						       (long long)e->set.n, samples);
+					  : nla_format("%lld of %lld rows%s", (long long)e->n, (long long)e->set.n, samples);
 	nla_auto char *base = cfg->eval.baseline ? nla_strdup("of these rows") : nla_format(
 		"of the set: raw variance %.4f, mean-normalised %.4f", meta->baseline_var, meta->baseline_mean);
 	nla_say("nla-eval: %s, %s of '%s' on %s; baselines %s", models, rows, e->set.path,
@@ -97,17 +96,6 @@ static void say_what(const struct nla_eval *e, const struct nla_config *cfg)
 	if (e->joined)
 		nla_say("'%s' is away from its run's reference/: its joined adapter rounds differently than the run, and some "
 			"texts may differ", cfg->av);
-}
-
-/* [*n] -> [*n * samples], those of a row adjacent. */
-static int64_t *repeated(int64_t *rows, int64_t *n, int64_t samples)
-{
-	int64_t *all = nla_alloc((size_t)(*n * samples), sizeof(*all));
-	for (int64_t i = 0; i < *n * samples; i++)
-		all[i] = rows[i / samples];
-	free(rows);
-	*n *= samples;
-	return all;
 }
 
 enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, struct nla_err *err)
@@ -126,7 +114,8 @@ enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, 
 	e->rl = nla_models_rl(m, cfg);
 	e->rl.set = &e->set;
 	e->rl.another = cfg->eval.vectors;
-	e->rows = repeated(nla_eval_rows(&e->set, cfg->eval.rows, &e->n), &e->n, cfg->eval.samples);
+	e->rows = nla_eval_rows(&e->set, cfg->eval.rows, &e->n);
+	e->rl.keep_v_hat = cfg->eval.recovered_kl;
 	if (!plan(e, cfg, room, err) && !open_reference(e, cfg, start, err))
 		say_what(e, cfg);
 	return err->status;

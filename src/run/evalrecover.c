@@ -58,34 +58,22 @@ static enum nla_status encode(const struct nla_rl *rl, const struct nla_step *s,
 static enum nla_status place(const struct nla_rl *rl, const struct nla_step *s, const struct nla_i64s *at, const float *mean,
 			     float *x, struct nla_err *err)
 {
-	const int64_t d = rl->set->d, n = (int64_t)at->n;
-	NLA_AUTO(nla_i64s_release) struct nla_i64s read = { 0 };
-	nla_auto float *v = nla_alloc((size_t)(n * d), sizeof(*v)), *hat = nla_alloc((size_t)(n * d), sizeof(*hat));
-	nla_auto float *mse = nla_alloc((size_t)n, sizeof(*mse));
-	struct nla_ar_texts texts;
-	nla_ar_texts_start(&texts);
-	texts.max_tokens = NLA_SCORE_TOKENS;
-	for (int64_t k = 0; k < n && !err->status; k++) {
-		const char *explanation = s->explanation[at->data[k]];
-		enum nla_ar_fit fit;
-		memcpy(x + 2 * k * d, mean, (size_t)d * sizeof(*x));
-		memcpy(x + (2 * k + 1) * d, mean, (size_t)d * sizeof(*x));
-		if (s->failed[at->data[k]] || nla_ar_encode(rl->ar, explanation, strlen(explanation), &texts.ids, &fit, err) ||
-		    nla_actset_vectors(rl->set, &s->rows[at->data[k]], 1, v + (int64_t)read.n * d, err))
+	const int64_t d = rl->set->d;
+	nla_auto float *v = nla_alloc((size_t)d, sizeof(*v));
+	for (size_t k = 0; k < at->n; k++) {
+		const float *hat = s->v_hat + at->data[k] * d;
+		float *own = x + 2 * (int64_t)k * d;
+		memcpy(own, mean, (size_t)d * sizeof(*x));
+		memcpy(own + d, mean, (size_t)d * sizeof(*x));
+		if (s->failed[at->data[k]])
 			continue;
-		nla_i64s_push(&texts.offset, (int64_t)texts.ids.n);
-		nla_i64s_push(&read, k);
-	}
-	if (!err->status && read.n)
-		nla_ar_score(rl->ar, &rl->ar_view, &texts, v, mse, hat, err);
-	for (size_t r = 0; r < read.n && !err->status; r++) {
-		const float *from = hat + (int64_t)r * d;
-		const double scale = length_of(v + (int64_t)r * d, d) / length_of(from, d);
+		if (nla_actset_vectors(rl->set, &s->rows[at->data[k]], 1, v, err))
+			return err->status;
+		const double scale = length_of(v, d) / length_of(hat, d);
 		for (int64_t j = 0; j < d; j++)
-			x[2 * read.data[r] * d + j] = (float)(scale * from[j]);
+			own[j] = (float)(scale * hat[j]);
 	}
-	nla_ar_texts_release(&texts);
-	return err->status;
+	return NLA_OK;
 }
 
 enum nla_status nla_eval_recover(const struct nla_rl *rl, int64_t batch, struct nla_step *s, struct nla_err *err)

@@ -58,9 +58,13 @@ enum nla_failure nla_warn_failed(const struct nla_step *s, enum nla_failure said
 }
 
 /* Samples of `part` become those from `at` on. */
-static void take(struct nla_step *out, int64_t at, struct nla_step *part)
+static void take(struct nla_step *out, int64_t at, struct nla_step *part, int64_t d)
 {
 	const size_t n = (size_t)part->n;
+	if (part->v_hat && !out->v_hat)
+		out->v_hat = nla_alloc((size_t)(out->n * d), sizeof(*out->v_hat));
+	if (part->v_hat)
+		memcpy(out->v_hat + at * d, part->v_hat, n * (size_t)d * sizeof(*out->v_hat));
 	nla_decoded_put(&out->tokens, at, &part->tokens);
 	memcpy(out->response + at, part->response, n * sizeof(*part->response));
 	memcpy(out->explanation + at, part->explanation, n * sizeof(*part->explanation));
@@ -69,15 +73,6 @@ static void take(struct nla_step *out, int64_t at, struct nla_step *part)
 	memcpy(out->mse + at, part->mse, n * sizeof(*part->mse));
 	memset(part->response, 0, n * sizeof(*part->response)); /* the texts have moved */
 	memset(part->explanation, 0, n * sizeof(*part->explanation));
-}
-
-/* By its row, and which of the row's samples it is: alone of its batch and of how many samples there are. */
-static uint32_t sample_key(const struct nla_rl *rl, const int64_t *rows, int64_t at)
-{
-	int64_t which = 0;
-	while (which < at && rows[at - which - 1] == rows[at])
-		which++;
-	return (uint32_t)(rows[at] + which * rl->set->n);
 }
 
 static const int64_t *explained(const struct nla_step *s) { return s->vector_of ? s->vector_of : s->rows; }
@@ -91,38 +86,45 @@ static enum nla_status find_another(const struct nla_actset *set, struct nla_ste
 	return err->status;
 }
 
-/* The AV reads the vectors to explain, the AR's prediction is compared with the rows' own. */
-static enum nla_status evaluate_batch(struct nla_rl *rl, struct nla_step *out, int64_t from, int64_t n, struct nla_err *err)
+/* n rows with their samples, which are a group: a prompt is computed once, and equal texts are scored once. The AV reads the
+ * vectors to explain, the AR's prediction is compared with the rows' own. */
+static enum nla_status evaluate_batch(struct nla_rl *rl, struct nla_step *out, int64_t samples, int64_t from, int64_t n,
+				      struct nla_err *err)
 {
-	struct nla_step part;
-	nla_step_start(&part, n, 1, rl->set->d);
-	for (int64_t i = 0; i < n; i++)
-		part.keys[i] = sample_key(rl, out->rows, from + i);
-	if (!nla_actset_vectors(rl->set, explained(out) + from, (size_t)n, part.v, err) && !nla_rollout(rl, &part, err) &&
-	    !nla_actset_vectors(rl->set, out->rows + from, (size_t)n, part.v, err) && !nla_score(rl, &part, err))
-		take(out, from, &part);
-	nla_step_release(&part);
+	NLA_AUTO(nla_step_release) struct nla_step part;
+	nla_auto int64_t *of = nla_alloc((size_t)n, sizeof(*of));
+	nla_step_start(&part, n, samples, rl->set->d);
+	for (int64_t i = 0; i < part.n; i++) {
+		part.rows[i / samples] = out->rows[from * samples + i];
+		of[i / samples] = explained(out)[from * samples + i];
+		part.keys[i] = (uint32_t)(part.rows[i / samples] + i % samples * rl->set->n);
+	}
+	if (!nla_actset_vectors(rl->set, of, (size_t)n, part.v, err) && !nla_rollout(rl, &part, err) &&
+	    !nla_actset_vectors(rl->set, part.rows, (size_t)n, part.v, err) && !nla_score(rl, &part, err))
+		take(out, from * samples, &part, rl->set->d);
 	return err->status;
 }
 
-enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, int64_t batch, struct nla_step *out,
-			     struct nla_err *err)
+enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, int64_t samples, int64_t batch,
+			     struct nla_step *out, struct nla_err *err)
 {
 	struct nla_progress p;
-	nla_step_start(out, n, 1, 0);
-	nla_decoded_init(&out->tokens, n, rl->rollout.max_new_tokens);
-	memcpy(out->rows, rows, (size_t)n * sizeof(*rows));
+	const int64_t at_once = NLA_MAX(batch / samples, 1);
+	nla_step_start(out, n * samples, 1, 0);
+	nla_decoded_init(&out->tokens, out->n, rl->rollout.max_new_tokens);
+	for (int64_t i = 0; i < out->n; i++)
+		out->rows[i] = rows[i / samples];
 	nla_progress_start(&p, "evaluate", n);
 	if (!nla_eval_baselines(rl, rows, n, err) && rl->another)
 		find_another(rl->set, out, err);
-	for (int64_t from = 0; from < n && !err->status; from += batch) {
-		int64_t m = NLA_MIN(batch, n - from);
+	for (int64_t from = 0; from < n && !err->status; from += at_once) {
+		int64_t m = NLA_MIN(at_once, n - from);
 		if (nla_stop_asked()) {
 			nla_err_set(err, NLA_STOPPED, "stopped after %lld of %lld rows: this evaluation writes nothing",
 				    (long long)from, (long long)n);
 			break;
 		}
-		if (!evaluate_batch(rl, out, from, m, err))
+		if (!evaluate_batch(rl, out, samples, from, m, err))
 			nla_progress_step(&p, from + m, "rows");
 		rl->merged = NULL; /* once is enough: the policy stays as it is */
 	}

@@ -6,7 +6,7 @@
  * rl.another that is not its own (nla_actset_another), while the score is by its own: what the texts get without the vector.
  *
  *	int64_t n, *rows = nla_eval_rows(rl.set, cfg->eval.rows, &n);
- *	if (!nla_evaluate(&rl, rows, n, cfg->eval.batch, &step, err))
+ *	if (!nla_evaluate(&rl, rows, n, 1, cfg->eval.batch, &step, err))
  *		nla_eval_write_rows(&rl, &step, path, err);
  *	nla_step_release(&step);
  */
@@ -18,10 +18,10 @@
 /* Row numbers: `count` of the set's (0: all), chosen by a permutation that depends on the set's size only; ascending, owned. */
 int64_t *nla_eval_rows(const struct nla_actset *set, int64_t count, int64_t *n);
 
-/* Samples a response for each row, `batch` at a time, and scores it; a row that is there k times has k samples, and must be
- * adjacent. A signal ends it between two batches: NLA_STOPPED. */
-enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, int64_t batch, struct nla_step *out,
-			     struct nla_err *err);
+/* Samples so many responses for each row, `batch` at a time, and scores them: out has n * samples rows, those of one adjacent.
+ * A signal ends it between two batches: NLA_STOPPED. */
+enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, int64_t samples, int64_t batch,
+			     struct nla_step *out, struct nla_err *err);
 /* The explanations of a run's probe rows at step `at`, greedy, so that one can see them change: into its samples.jsonl, and
  * said. rl->ar NULL: without scores. */
 enum nla_status nla_probe(const struct nla_rl *rl, const int64_t *rows, int64_t n, int64_t at, struct nla_folder *folder,
@@ -36,7 +36,7 @@ enum nla_status nla_eval_logprob(const struct nla_rl *rl, int64_t batch, struct 
  * that it alone cannot read have reward.fail_mse. */
 enum nla_status nla_eval_start_ar(struct nla_models *m, const struct nla_config *cfg, struct nla_rl *rl, struct nla_step *s,
 				  struct nla_err *err);
-/* s->kl [n, 2]: see nla/recover.h; NaN where a row's text is not the one that its vector is from. */
+/* s->kl [n, 2] of s->v_hat: see nla/recover.h; NaN where a row's text is not the one that its vector is from. */
 enum nla_status nla_eval_recover(const struct nla_rl *rl, int64_t batch, struct nla_step *s, struct nla_err *err);
 /* rows.jsonl. */
 enum nla_status nla_eval_write_rows(const struct nla_rl *rl, const struct nla_step *s, const char *path, struct nla_err *err);
