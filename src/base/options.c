@@ -59,8 +59,10 @@ static enum nla_status set(const struct nla_option *o, void *cfg, const cJSON *v
 	const char *text = cJSON_IsString(value) ? value->valuestring : "";
 	if (!is_fine(o, value))
 		return refuse(o, value, from, err);
-	if (nla_utf8_valid(text, strlen(text)) < strlen(text)) /* a run's config.json could not hold it */
-		return nla_usage(err, "%s%s'%s' is not valid UTF-8", from ? from : "", from ? ": " : "", o->key);
+	if (nla_utf8_valid(text, strlen(text)) < strlen(text)) { /* a run's config.json could not hold it */
+		nla_usage(err, "'%s' is not valid UTF-8", o->key);
+		return from ? nla_err_context(err, "'%s'", from) : err->status;
+	}
 	if (o->type == NLA_OPT_INT) {
 		*(int64_t *)at = (int64_t)value->valuedouble;
 	} else if (o->type == NLA_OPT_NUM) {

@@ -46,15 +46,13 @@ static bool named(const char *list, const char *name)
 
 enum nla_status nla_health_guard(const char *guard, struct nla_err *err)
 {
-	NLA_AUTO(nla_str_release) struct nla_str all = NLA_STR_INIT;
 	size_t known = 0, words = *guard != 0;
 	for (const char *c = guard; *c; c++)
 		words += *c == ',';
-	for (size_t i = 0; i < NLA_HEALTH_N; i++) {
+	for (size_t i = 0; i < NLA_HEALTH_N; i++)
 		known += named(guard, table[i].name);
-		nla_str_addf(&all, "%s%s", i ? ", " : "", table[i].name);
-	}
-	return known == words ? NLA_OK : nla_usage(err, "'guard' is '%s': want some of %s, with commas", guard, all.buf);
+	return known == words ? NLA_OK
+	     : nla_usage(err, "'guard' is '%s': want some of " NLA_HEALTH_NAMES ", with commas", guard);
 }
 
 /* Counts a step; true where it has been sick for long enough. *x: its number. */

@@ -13,6 +13,7 @@
 #include "run/config.h"
 
 #define NLA_HEALTH_N 8
+#define NLA_HEALTH_NAMES "entropy, kl, kl_clamped, length, groups_failed, groups_tied, sampler_gap, ar"
 
 struct nla_health {
 	int64_t steps[NLA_HEALTH_N]; /* in a row, of each */

@@ -28,7 +28,7 @@ static enum nla_status restore(struct nla_loop *l, struct nla_err *err)
 
 enum nla_status nla_loop_open(struct nla_loop *l, bool fixed_steps, struct nla_err *err)
 {
-	l->saved = -1;
+	l->saved = l->evaluated = -1;
 	l->state.rows = l->cursor.n;
 	if (!nla_folder_open(&l->folder, l->cfg, l->device, fixed_steps, err) && l->folder.checkpoint)
 		restore(l, err);
@@ -103,6 +103,7 @@ static enum nla_status evaluate(struct nla_loop *l, struct nla_err *err)
 		nla_say("evaluation at step %lld: %s", (long long)l->state.step, err->text);
 		*err = (struct nla_err)NLA_ERR_INIT;
 	}
+	l->evaluated = l->state.step;
 	l->eval_last = l->eval_seconds = nla_seconds() - started;
 	return err->status;
 }
@@ -200,7 +201,7 @@ enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err)
 		if (p.tty) /* elsewhere the lines of log.every do */
 			nla_progress_step(&p, l->state.step, "%.2f s", l->step_seconds);
 	}
-	if (checkpoint(l, err) || (l->state.step >= steps && !evaluated(l) && evaluate(l, err)) ||
+	if (checkpoint(l, err) || (l->state.step >= steps && l->evaluated != l->state.step && evaluate(l, err)) ||
 	    (l->best && checkpoint(l, err)))
 		return err->status;
 	return say_end(l, err);

@@ -34,7 +34,7 @@ struct nla_loop {
 	struct nla_folder folder;
 	struct nla_state state;
 	bool best;                       /* the newest evaluation is the best: its step gets a checkpoint that stays */
-	int64_t saved;                   /* step of the newest checkpoint, -1: none */
+	int64_t saved, evaluated;        /* step of the newest checkpoint, and of this start's newest evaluation; -1: none */
 	double step_seconds, eval_seconds, checkpoint_seconds; /* of this step; of checkpoints since the last line */
 	double started, eval_last;       /* the first step of this start; an evaluation's seconds */
 	int64_t from;                    /* steps made before this start */

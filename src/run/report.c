@@ -44,18 +44,14 @@ static void floats(struct out *o, const char *key, const float *x, int64_t n, co
 
 /* ---- what the rows are computed from ---- */
 
-/* sq: of the deviations from the mean so far (Welford 1962). Sums of squares around zero would cancel where numbers are nearly
- * equal. */
 struct moments {
-	double n, sum, sq;
+	double n, sum;
 };
 
 static void add(struct moments *m, double x)
 {
-	const double off = m->n ? x - m->sum / m->n : 0;
 	m->n++;
 	m->sum += x;
-	m->sq += off * (x - m->sum / m->n);
 }
 
 /* NaN without numbers. */
@@ -180,10 +176,12 @@ static double groups_failed(const struct nla_step *s)
 /* With valid rows, all of the same reward: it has no advantages. */
 static double groups_tied(const struct nla_step *s)
 {
-	double n = 0, mean, std;
+	double n = 0;
 	for (int64_t from = 0; from < s->n; from += s->group) {
-		nla_mean_std(s->reward + from, s->group, &mean, &std);
-		n += std == 0 && !nla_group_failed(s->failed + from, s->group);
+		int64_t equal = 1;
+		while (equal < s->group && s->reward[from + equal] == s->reward[from])
+			equal++;
+		n += equal == s->group && !nla_group_failed(s->failed + from, s->group);
 	}
 	return n;
 }

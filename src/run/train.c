@@ -173,8 +173,8 @@ static enum nla_status step(struct nla_loop *loop, bool *skipped, struct nla_err
 	return err->status;
 }
 
-/* The best reward of the run's evaluations; -inf without one. */
-static double best_reward(const char *run, struct nla_err *err)
+/* The best reward of the run's evaluations before that step, -inf without one: a run that was killed may have later ones. */
+static double best_reward(const char *run, int64_t step, struct nla_err *err)
 {
 	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	double best = -(double)INFINITY;
@@ -182,7 +182,9 @@ static double best_reward(const char *run, struct nla_err *err)
 	for (size_t i = 0; i < names.n && !err->status; i++) {
 		nla_auto char *path = nla_path_join(run, names.data[i]);
 		nla_auto_json cJSON *json = NULL;
-		if (nla_starts_with(names.data[i], "eval-") && nla_ends_with(path, ".json") && !nla_json_read(path, &json, err))
+		long long at;
+		if (sscanf(names.data[i], "eval-%lld", &at) == 1 && at < step && nla_ends_with(path, ".json") &&
+		    !nla_json_read(path, &json, err))
 			best = fmax(best, nla_json_value(json, "reward"));
 	}
 	return best;
@@ -203,8 +205,8 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	rl.rng.stream = NLA_STREAM_EVAL;
 	rl.step = 0; /* the same random numbers in every evaluation */
 	rl.halved = t->eval_halved;
-	const double before = t->cfg->checkpoint.best ? best_reward(loop->folder.path, err) : (double)INFINITY;
-	if (!err->status && !nla_evaluate(&rl, rows, n, t->cfg->eval.batch, &s, err) && !nla_reward(&rl, &s, err)) {
+	const double before = t->cfg->checkpoint.best ? best_reward(loop->folder.path, at, err) : (double)INFINITY;
+	if (!err->status && !nla_evaluate(&rl, rows, n, 1, t->cfg->eval.batch, &s, err) && !nla_reward(&rl, &s, err)) {
 		double reward, spread;
 		nla_mean_std(s.reward, s.n, &reward, &spread);
 		loop->best = reward > before;

@@ -18,7 +18,7 @@
  *	time    SIGKILL, wherever it is then, after N microseconds of processor time
  *
  * CALLS, where it is not empty, gets a line a call: name, result, path, other path, number (open: its flags; write: where;
- * ftruncate: the length), bytes that were written; and behind the line those bytes. What is printed for a case is the exit code,
+ * ftruncate: the length), bytes that were written; and after the line those bytes. What is printed for a case is the exit code,
  * or minus the signal. A child has 20 s of processor time, 120 s in all, and 4 GiB of address space more than is mapped.
  *
  * The calls are caught by the kernel (seccomp), below libc and whatever else asks for them; those of the handler itself have a

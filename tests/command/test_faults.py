@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """
-A fault at every system call, and a power cut behind every one, of each program that writes: what has its name is whole, the message
+A fault at every system call, and a power cut after every one, of each program that writes: what has its name is whole, the message
 names the file, and the program, started again, ends as one that nothing disturbed, bit for bit.
 
     test_faults.py [EVERY [PROGRAM ...]]    every EVERY-th call meets one of its faults in turn, and every EVERY-th change a power cut
@@ -208,7 +208,7 @@ class Cases:
     # ---- a power cut ----
 
     def cut(self, disk, choose, at_end):
-        """What is wrong behind a power cut, or None: at the end nothing may be lost, before that one interval."""
+        """What is wrong after a power cut, or None: at the end nothing may be lost, before that one interval."""
         disk.survive(self.out, disk.everything)
         before = progress(self.out)
         disk.survive(self.out, choose)
@@ -227,7 +227,7 @@ class Cases:
     # ---- planted defects, each of which must be seen ----
 
     def without(self, synced):
-        """A program that leaves out some of its syncs: what is wrong behind a power cut at its end."""
+        """A program that leaves out some of its syncs: what is wrong after a power cut at its end."""
         faults.restore(self.out, self.program.start)
         disk = Disk(self.work)
         for call in self.calls:
@@ -250,7 +250,7 @@ class Cases:
 
 
 def stop(server, program, work):
-    """A run that was killed behind the line of its second step, before that step's checkpoint."""
+    """A run that was killed after the line of its second step, before that step's checkpoint."""
     faults.restore(work / "out", None)
     calls = server.record(program.argv, work)
     at = [n for n, call in enumerate(calls, 1) if call.name == "write" and call.path.endswith("/metrics.jsonl")][1]

@@ -161,7 +161,10 @@ said "step 10, with the checkpoint of step 8: guard groups_failed: groups_failed
 tail -n 1 "$work/guarded/metrics.jsonl" | grep -q '"step":10,.*"warnings":\["entropy","length","groups_failed"\]' || fail "the last line: $(tail -n 1 "$work/guarded/metrics.jsonl")"
 [ "$(ls "$work/guarded/checkpoints" | tr '\n' ' ')" = "latest step-4 step-8 " ] || fail "checkpoints: $(ls "$work/guarded/checkpoints")"
 refused 2 "'guard' is 'kl,nothing': want some of entropy, kl, " nla-train --guard kl,nothing --check
-# The checkpoint of the best evaluation by reward stays, and is made where none is due.
+# The checkpoint of the best evaluation by reward stays, and is made where none is due. Evaluations of its step and of later ones, which a
+# killed run may have left, do not count.
+mkdir "$work/best"
+for step in 0 1 2 3 4 5 6; do echo '{"reward": 1000}' >"$work/best/eval-$step.json"; done
 train --out "$work/best" --steps 6 --lr 0.003 --lambda 0.01 --eval.data "$work/held" --rows 12 --eval.every 1 --checkpoint.every 0 --checkpoint.keep 1 \
 	--checkpoint.best
 python3 - "$work/best" <<'END'

@@ -77,8 +77,12 @@ static void test_guard(void **state)
 	err = (struct nla_err)NLA_ERR_INIT;
 	assert_string_equal(warned(&h, &cfg, "kl_clamped", 1), "kl_clamped"); /* no part of the name of another */
 	assert_int_equal(err.status, NLA_OK);
-	for (size_t i = 0; i < NLA_LEN(kinds); i++)
+	NLA_AUTO(nla_str_release) struct nla_str names = NLA_STR_INIT;
+	for (size_t i = 0; i < NLA_LEN(kinds); i++) {
 		assert_int_equal(nla_health_guard(kinds[i].name, &err), NLA_OK);
+		nla_str_addf(&names, "%s%s", i ? ", " : "", kinds[i].name);
+	}
+	assert_string_equal(names.buf, NLA_HEALTH_NAMES);
 	static const char *const wrong[] = { "groups", "kl,", "kl,,entropy", "KL", "kl_", "entropy kl" };
 	for (size_t i = 0; i < NLA_LEN(wrong); i++) {
 		assert_int_equal(nla_health_guard(wrong[i], &err), NLA_USAGE);

@@ -1,4 +1,4 @@
-/* report: standard errors of numbers that are nearly equal, where sums of squares around zero lose all digits. */
+/* report: standard errors of numbers that are nearly equal, where sums of squares around zero lose all digits; groups that tie. */
 #include <math.h>
 
 #include "unit/scratch.h"
@@ -45,8 +45,30 @@ static void test_standard_error(void **state)
 	cJSON_Delete(outlier);
 }
 
+/* Three times 0.1 have a mean that is not 0.1, and are equal all the same; a group without a valid row is no tie. */
+static void test_groups_tied(void **state)
+{
+	static const double reward[] = { 0.1, 0.1, 0.1, 0.1, 0.1, 0.2, 0.1, 0.1, 0.1 };
+	struct nla_rl rl = { .base = { 1, 1 } };
+	struct nla_state counters = { 0 };
+	struct nla_step s;
+	(void)state;
+	nla_step_start(&s, 3, 3, 1);
+	nla_decoded_init(&s.tokens, 9, 1);
+	for (int64_t i = 0; i < 9; i++) {
+		s.response[i] = nla_strdup("x");
+		s.reward[i] = reward[i];
+		s.failed[i] = i < 6 ? NLA_ROW_OK : NLA_ROW_EMPTY;
+	}
+	cJSON *json = nla_report_step(&rl, &s, &counters);
+	expect(json, "groups_tied", 1);
+	expect(json, "groups_failed", 1);
+	cJSON_Delete(json);
+	nla_step_release(&s);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_standard_error) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_standard_error), cmocka_unit_test(test_groups_tied) };
 	return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

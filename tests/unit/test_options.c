@@ -212,7 +212,7 @@ static void test_json_errors(void **state)
 		{ "{\"resume\": \"true\"}", "'resume' is \"true\": want true or false" },
 		{ "{\"model\": true}", "'model' is true: want a path" },
 		{ "{\"device\": [1]}", "'device' is an array: want a string" },
-		{ "{\"device\": \"a\xae\"}", "c.json: 'device' is not valid UTF-8" },
+		{ "{\"device\": \"a\xae\"}", "c.json': 'device' is not valid UTF-8" },
 		{ "{\"steps\": 1, \"steps\": 2}", "'steps' is given twice" },
 		{ "{\"reward\": {\"lambda\": 1}, \"reward\": {\"lambda\": 1}}", "'reward.lambda' is given twice" },
 		{ "[1]", "c.json': is an array: want an object" },
