@@ -108,7 +108,7 @@ void nla_actset_abort(struct nla_actset_writer *w)
 		free(owned[i]);
 }
 
-/* What stands behind the first n rows is cut off. */
+/* Cuts off what follows the first n rows. */
 static enum nla_status keep(struct nla_actset_writer *w, int64_t n, struct nla_err *err)
 {
 	const struct nla_log *const logs[] = { &w->rows, &w->vectors };

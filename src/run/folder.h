@@ -40,7 +40,7 @@ char *nla_checkpoint_begin(const struct nla_folder *f, int64_t step, struct nla_
 enum nla_status nla_checkpoint_end(struct nla_folder *f, int64_t step, char *path, int64_t keep, struct nla_err *err);
 /* The link checkpoints/best points to that of `step` from now on, which no newer one replaces. */
 void nla_checkpoint_best(struct nla_folder *f, int64_t step);
-/* `latest` and the removal of old ones alone: what a kill behind a checkpoint left undone. */
+/* `latest` and the removal of old ones alone: what a kill after a checkpoint left undone. */
 void nla_checkpoint_tidy(struct nla_folder *f, int64_t step, int64_t keep);
 /* Newest whole checkpoint (has state.json): *path owned, NULL when there is none. */
 enum nla_status nla_checkpoint_find(const char *run, char **path, int64_t *step, struct nla_err *err);
