@@ -2,8 +2,13 @@
 #include "shim/nt_internal.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstdio>
 #include <cstring>
+#include <new>
 #include <vector>
+
+#include <unistd.h>
 
 namespace
 {
@@ -19,6 +24,13 @@ struct GradOff { // gradients are recorded only when asked for
 	GradOff() { c10::GradMode::set_enabled(false); }
 };
 thread_local GradOff grad_off;
+
+// Handles and scopes, whose loss would be noticed nowhere, and whatever else is small: without memory for them the process ends, as
+// the C side's does. A tensor's memory is not asked for by `new`, and is an error that a program may recover from.
+const std::new_handler on_no_memory = std::set_new_handler([] {
+	fprintf(stderr, "%s: out of memory\n", program_invocation_short_name);
+	_exit(1);
+});
 
 void drop(nt_tensor *t)
 {
@@ -92,8 +104,6 @@ nt_status caught(const char *op, Handles in)
 			      why.find("not enough memory") != std::string::npos ||
 			      why.find("can't allocate memory") != std::string::npos;
 		return record(memory ? NT_OUT_OF_MEMORY : NT_FAILED, op, in, why);
-	} catch (const std::bad_alloc &) {
-		return record(NT_OUT_OF_MEMORY, op, in, "out of memory");
 	} catch (const std::exception &e) {
 		return record(NT_FAILED, op, in, e.what());
 	} catch (...) {

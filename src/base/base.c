@@ -6,10 +6,12 @@
  */
 #include "base/base.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 char nla_str_empty[1];
 
@@ -68,11 +70,17 @@ _Noreturn void nla_bug(const char *file, int line, const char *fmt, ...)
 
 void nla_free_at(void *pointer) { free(*(void **)pointer); }
 
+static _Noreturn void out_of_memory(size_t n, size_t size)
+{
+	fprintf(stderr, "%s: out of memory: cannot allocate %zu times %zu bytes\n", program_invocation_short_name, n, size);
+	_exit(1);
+}
+
 void *nla_alloc(size_t n, size_t size)
 {
 	void *p = calloc(NLA_MAX(n, 1), NLA_MAX(size, 1));
 	if (!p)
-		NLA_BUG("out of host memory: wanted %zu times %zu bytes", n, size);
+		out_of_memory(n, size);
 	return p;
 }
 
@@ -80,7 +88,7 @@ void *nla_realloc(void *p, size_t n, size_t size)
 {
 	size_t bytes;
 	if (__builtin_mul_overflow(NLA_MAX(n, 1), NLA_MAX(size, 1), &bytes) || !(p = realloc(p, bytes)))
-		NLA_BUG("out of host memory: wanted %zu times %zu bytes", n, size);
+		out_of_memory(n, size);
 	return p;
 }
 

@@ -54,7 +54,7 @@ _Noreturn void nla_bug(const char *file, int line, const char *fmt, ...) NLA_PRI
 #define nla_auto NLA_AUTO(nla_free_at)
 void nla_free_at(void *pointer); /* the address of what free() takes */
 
-/* Memory: never NULL (host memory running out aborts through NLA_BUG). nla_alloc zeroes. */
+/* Memory: never NULL; when the host's runs out, the process says so and exits with 1. nla_alloc zeroes. */
 void *nla_alloc(size_t n, size_t size);
 void *nla_realloc(void *p, size_t n, size_t size);
 char *nla_strdup(const char *s);

@@ -18,6 +18,11 @@
 /* The tree of a file takes up to forty times its size. */
 #define MAX_JSON (64 << 20)
 
+/* cJSON leaves out what it has no memory for, and most of its callers could not see that: like ours, its allocations do not fail. */
+static void *allocate(size_t n) { return nla_alloc(n, 1); }
+
+__attribute__((constructor)) static void set_hooks(void) { cJSON_InitHooks(&(cJSON_Hooks){ allocate, free }); }
+
 /* The text with \ufffd for each escape \u0000 (which a backslash escaped before u0000 is not). */
 static void replace_nul_escapes(const char *text, size_t n, struct nla_str *out)
 {
