@@ -175,7 +175,7 @@ static enum nla_status absorb(struct state *s, int64_t t, int64_t tokens, struct
 	int64_t n = d->n, n_all = tokens * n;
 	nla_auto int64_t *id = nla_alloc((size_t)n_all, sizeof(*id));
 	nla_auto float *lp = nla_alloc((size_t)n_all, sizeof(*lp));
-	if (nt_to_host_i64(nt_narrow(s->ids, 0, t, tokens), id, (size_t)n_all) ||
+	if (nt_check() || nt_to_host_i64(nt_narrow(s->ids, 0, t, tokens), id, (size_t)n_all) ||
 	    nt_to_host_f32(nt_narrow(s->logprob, 0, t, tokens), lp, (size_t)n_all))
 		return NLA_OK; /* said by nla_decode */
 	for (int64_t k = 0; k < n_all; k++) {

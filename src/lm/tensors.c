@@ -16,6 +16,10 @@ enum nla_status nla_nt_fail(struct nla_err *err, const char *fmt, ...)
 	vsnprintf(what, sizeof(what), fmt, ap);
 	va_end(ap);
 	nt_status status = nt_check();
+	if (err->status) { /* what fails after a failure is its consequence */
+		nt_clear();
+		return err->status;
+	}
 	nla_fail(err, "%s: %s%s", what,
 		 status == NT_OUT_OF_MEMORY ? "out of memory, lower the program's batch (rollout.prompts, "
 					      "update.micro_batch, eval.batch, sft.batch or teach.batch): "

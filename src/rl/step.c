@@ -65,6 +65,7 @@ bool nla_halve(struct nla_rl *rl, enum nla_stage stage, int64_t *batch, int64_t 
 	rl->halved |= 1u << stage;
 	*batch = (now + 1) / 2;
 	*err = (struct nla_err)NLA_ERR_INIT;
+	nt_clear(); /* of what came after the failure */
 	nla_say("out of memory, once more with half: %s, from %lld to %lld", what[stage], (long long)now,
 		(long long)*batch);
 	return true;
