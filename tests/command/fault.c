@@ -16,6 +16,8 @@
  *	full    this call and every later one that needs room on the disk: ENOSPC
  *	dead    this call and every later one: EIO
  *	time    SIGKILL, wherever it is then, after N microseconds of processor time
+ *	memory  the N-th allocation that the program's own code makes (libraries' not; `new`, too) finds no memory
+ *	sites   none; CALLS gets a number of 8 bytes for each such allocation, the same for those of one place
  *
  * CALLS, where it is not empty, gets a line a call: name, result, path, other path, number (open: its flags; write: where;
  * ftruncate: the length), bytes that were written; and after the line those bytes. What is printed for a case is the exit code,
@@ -26,13 +28,16 @@
  */
 #include <dlfcn.h>
 #include <errno.h>
+#include <execinfo.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <link.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -173,6 +178,78 @@ static void catch_calls(void)
 	}
 }
 
+/* ---- allocations ---- */
+
+static enum { NOT_WATCHED, FAIL, SITES } watched;
+static uintptr_t code[2]; /* of the program, without its libraries */
+static FILE *sites;
+
+static bool is_own(const void *caller) { return (uintptr_t)caller - code[0] < code[1] - code[0]; }
+
+static int find_code(struct dl_phdr_info *info, size_t size, void *arg)
+{
+	(void)size, (void)arg;
+	for (int i = 0; i < info->dlpi_phnum; i++)
+		if (info->dlpi_phdr[i].p_type == PT_LOAD && info->dlpi_phdr[i].p_flags & PF_X) {
+			code[0] = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
+			code[1] = code[0] + info->dlpi_phdr[i].p_memsz;
+		}
+	return 1; /* the first is the program */
+}
+
+/* Where an allocation is made: the addresses of its innermost callers. */
+static void note_site(void)
+{
+	void *frames[8];
+	uint64_t site = 0;
+
+	watched = NOT_WATCHED;
+	for (int i = backtrace(frames, 8); i--;)
+		site = (site + (is_own(frames[i]) ? (uintptr_t)frames[i] : 0)) * 0x9e3779b97f4a7c15;
+	fwrite(&site, sizeof(site), 1, sites);
+	watched = SITES;
+}
+
+/* Is this the allocation that fails? */
+static bool no_memory(const void *caller)
+{
+	if (!watched || !is_own(caller))
+		return false;
+	if (watched == SITES)
+		note_site();
+	return ++count == at && watched == FAIL;
+}
+
+void *__libc_malloc(size_t n);
+void *__libc_calloc(size_t n, size_t size);
+void *__libc_realloc(void *p, size_t n);
+
+void *malloc(size_t n) { return no_memory(__builtin_return_address(0)) ? NULL : __libc_malloc(n); }
+
+void *calloc(size_t n, size_t size) { return no_memory(__builtin_return_address(0)) ? NULL : __libc_calloc(n, size); }
+
+void *realloc(void *p, size_t n) { return no_memory(__builtin_return_address(0)) ? NULL : __libc_realloc(p, n); }
+
+/* operator new(size_t) */
+void *_Znwm(size_t n)
+{
+	static void *(*next)(size_t);
+
+	if (!next)
+		*(void **)&next = dlsym(RTLD_NEXT, "_Znwm");
+	return next(no_memory(__builtin_return_address(0)) ? (size_t)1 << 62 : n);
+}
+
+static void watch_allocations(void)
+{
+	void *frame;
+
+	backtrace(&frame, 1); /* loads a library, once */
+	dl_iterate_phdr(find_code, NULL);
+	sites = strcmp(kind, "sites") ? NULL : fdopen(record, "w");
+	watched = sites ? SITES : FAIL;
+}
+
 /* ---- cases ---- */
 
 static int (*program)(int, char **, char **);
@@ -230,6 +307,8 @@ static void child(char *line)
 		catch_calls();
 	if (!strcmp(kind, "time"))
 		kill_after(at);
+	if (!strcmp(kind, "memory") || !strcmp(kind, "sites"))
+		watch_allocations();
 	n = program(n - 5, argv, environ);
 	fflush(NULL);
 	_exit(n); /* libtorch takes longer to put itself away than a run takes */

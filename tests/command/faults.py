@@ -3,6 +3,7 @@ What the tests of faults share: programs that run many times with a fault each (
 that forgets what was not synced.
 """
 
+import array
 import errno
 import json
 import os
@@ -49,6 +50,15 @@ class Server:
         code, said = self.run(argv, folder, self.calls)
         assert code == 0, said
         return list(read_calls(self.calls))
+
+    def allocations(self, argv):
+        """Numbers of the first, a middle and the last allocation that each place of a program's code makes."""
+        code, said = self.run(argv, "", self.calls, 0, "sites")
+        assert code == 0, said
+        places = {}
+        for n, place in enumerate(array.array("Q", self.calls.read_bytes()), 1):
+            places.setdefault(place, []).append(n)
+        return sorted({at[i] for at in places.values() for i in (0, len(at) // 2, -1)})
 
     def close(self):
         self.process.stdin.close()

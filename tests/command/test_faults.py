@@ -205,6 +205,18 @@ class Cases:
             for kind in [kinds[n % len(kinds)]] if every else kinds:
                 self.fault(at, kind)
 
+    def all_allocations(self, every, offset):
+        """No memory for a place's first, a middle and its last allocation."""
+        for at in self.server.allocations(self.program.argv)[offset % (every or 1)::every or 1]:
+            faults.restore(self.out, self.program.start)
+            code, said = self.server.run(self.program.argv, "", "", at, "memory")
+            last = said.rstrip("\n").rpartition("\n")[2]
+            wrong = None if code == 0 or code == 1 and "memory" in last else f"exits {code}: {last}"
+            halves = None if wrong else list(self.halves())
+            if halves:
+                wrong = f"not whole: {halves}"
+            self.report("allocation", f"no memory at allocation {at}", wrong or self.resumed())
+
     # ---- a power cut ----
 
     def cut(self, disk, choose, at_end):
@@ -277,6 +289,8 @@ def main():
             cases = Cases(p, work, server)
             cases.all_faults(every, n)
             cases.all_cuts(every)
+            if not p.folder:
+                cases.all_allocations(every * 2, n)
             if p.name == "nla-train":
                 cases.planted()
                 cases.handles()
