@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""
+A long run: from its first quarter to its end the resident memory, the open handles and the files on the disk stay what they were, with
+evaluations, samples and checkpoints all the way. A run that leaks a handle, or 64 KiB, at each checkpoint must be seen.
+
+    test_soak.py                          400 steps of the tiny model, and the two that leak
+    test_soak.py STEPS nla-train ARG ...  of a run of one's own, whose --out is OUT below; prints the curve, a line a tenth
+
+NLA_TEST_DEVICE names the device of the first form (default: cpu).
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "command"))
+import faults
+import test_faults
+
+GROWTH = 4 << 20      # bytes that malloc's arenas and libtorch's caches may differ by between two moments
+KEEPS = 10            # moments a quarter, at least
+
+
+def look(pid, out):
+    """(steps done, resident bytes, handles, files but for results of evaluations), or None when the program has ended"""
+    try:
+        resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+        handles = len(os.listdir(f"/proc/{pid}/fd"))
+        steps = (out / "metrics.jsonl").read_bytes().count(b"\n")
+    except OSError:
+        return None
+    files = sum(not name.startswith("eval-") for _, _, names in os.walk(out) for name in names)
+    return (steps, resident, handles, files) if resident and steps else None
+
+
+def soak(argv, out, steps, env):
+    """The moments of a run, one a percent of its steps at most."""
+    seen, shown = [], 0
+    said = tempfile.TemporaryFile("w+")
+    process = subprocess.Popen(list(map(str, argv)), env=os.environ | env, stdout=said, stderr=said)
+    while process.poll() is None:
+        now = look(process.pid, out)
+        if now and (not seen or now[0] - seen[-1][0] >= steps / 100):
+            seen.append(now)
+            if now[0] >= shown * steps / 10:
+                print(f"step {now[0]}: {now[1] / 2**20:.1f} MiB, {now[2]} handles, {now[3]} files", flush=True)
+                shown += 1
+        time.sleep(0.01)
+    said.seek(0)
+    assert process.returncode == 0, said.read()[-2000:]
+    return seen
+
+
+def grown(seen, steps):
+    """What is more in the last quarter than in the second: of each the least, so that it does not matter what is open at a moment."""
+    early, late = ([s for s in seen if steps * a <= s[0] <= steps * b] for a, b in ((0.25, 0.5), (0.75, 1)))
+    assert min(len(early), len(late)) >= KEEPS, f"{len(early)} and {len(late)} moments were seen: more steps are needed"
+    more = {name: min(s[i] for s in late) - min(s[i] for s in early) for i, name in ((1, "memory"), (2, "handle"), (3, "file"))}
+    print("from the second quarter to the last: " + ", ".join(f"{name} {value:+d}" for name, value in more.items()), flush=True)
+    return {name for name, value in more.items() if value > (GROWTH if name == "memory" else 0)}
+
+
+def main():
+    if len(sys.argv) > 2:
+        argv = [faults.BUILD / sys.argv[2], *sys.argv[3:], "--steps", sys.argv[1]]
+        return bool(grown(soak(argv, Path(sys.argv[sys.argv.index("--out") + 1]), int(sys.argv[1]), {}), int(sys.argv[1])))
+    with tempfile.TemporaryDirectory(dir=test_faults.fast_folder()) as name:
+        work = Path(name, "work")
+        work.mkdir()
+        test_faults.make_inputs(work / "in")
+        program = test_faults.programs(work)[1]     # trains the AR, too
+        argv = [faults.BUILD / program.argv[0], *program.argv[1:], "--steps", 400, "--eval.every", 20, "--device", os.environ.get("NLA_TEST_DEVICE", "cpu")]
+        for leak in ("", "handle", "memory"):
+            faults.restore(work / "out", None)
+            found = grown(soak(argv, work / "out", 400, {"OMP_NUM_THREADS": "1", "NLA_LEAK": leak, "LD_PRELOAD": str(faults.BUILD / "tests" / "libleak.so")}), 400)
+            assert found == {leak} - {""}, f"{leak or 'no'} leak: {found or 'nothing'} grows"
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
