@@ -25,8 +25,8 @@ struct GradOff { // gradients are recorded only when asked for
 };
 thread_local GradOff grad_off;
 
-// Handles and scopes, whose loss would be noticed nowhere, and whatever else is small: without memory for them the process ends, as
-// the C side's does. A tensor's memory is not asked for by `new`, and is an error that a program may recover from.
+// Handles and scopes, whose loss would be noticed nowhere, and whatever else is small: without memory for them the process
+// ends, as the C side's does. A tensor's memory is not asked for by `new`, and is an error that a program may recover from.
 const std::new_handler on_no_memory = std::set_new_handler([] {
 	fprintf(stderr, "%s: out of memory\n", program_invocation_short_name);
 	_exit(1);

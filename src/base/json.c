@@ -18,7 +18,7 @@
 /* The tree of a file takes up to forty times its size. */
 #define MAX_JSON (64 << 20)
 
-/* cJSON leaves out what it has no memory for, and most of its callers could not see that: like ours, its allocations do not fail. */
+/* cJSON leaves out what it has no memory for, and most of its callers could not see that: its allocations, too, do not fail. */
 static void *allocate(size_t n) { return nla_alloc(n, 1); }
 
 __attribute__((constructor)) static void set_hooks(void) { cJSON_InitHooks(&(cJSON_Hooks){ allocate, free }); }
