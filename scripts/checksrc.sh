@@ -1,7 +1,7 @@
 #!/bin/sh
 # The rules of the house that a machine can check, over src, include, shim and tests: banned functions, assert in src, long files,
 # wide lines, many parameters, files without an opening comment, prints below src/cmd, includes upwards or in a circle, trailing
-# whitespace, paths of one machine. Prints FILE:LINE: what, and exits 1 when there is anything to say.
+# whitespace, paths of one machine, and, where it is installed, what shellcheck finds in scripts. Prints FILE:LINE: what, and exits 1 when there is anything to say.
 #
 #	scripts/checksrc.sh [ROOT]
 # shellcheck disable=SC2086,SC2046  # lists of names without spaces
@@ -76,6 +76,14 @@ grep -nE '^#include "' /dev/null $(printf '%s\n' $code | grep '^src/') | awk -F 
 		if (sub(/\.h$/, "", $1))
 			print $1, "src/" substr(target, 1, length(target) - 2)
 	}' found="$found" | tsort 2>&1 >/dev/null | sed -n 's/^tsort: \(src.*\)/\1.h:1: in a circle of includes/p' >>"$found"
+
+# Scripts are portable, and quote what they must.
+scripts=$(find scripts .ci -name '*.sh' -o -name run 2>/dev/null)
+if command -v shellcheck >/dev/null; then
+	[ -z "$scripts" ] || shellcheck -f gcc $scripts >>"$found"
+else
+	echo "skipped: shellcheck, which is not installed" >&2
+fi
 
 sort -t: -k1,1 -k2,2n "$found"
 [ ! -s "$found" ]

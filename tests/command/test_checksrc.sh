@@ -13,6 +13,12 @@ found() { # PATTERN
 	[ "$code" -eq 1 ] && grep -qE -- "$1" said || fail "exits $code, '$(cat said)' does not match '$1'"
 	rm -f src/base/bad.* src/base/worse.*
 }
+if command -v shellcheck >/dev/null; then
+	mkdir scripts
+	printf '#!/bin/sh\necho -s $1\n' >scripts/bad.sh
+	found '^scripts/bad.sh:2:.*SC2086'
+	rm -r scripts
+fi
 printf 'int x;\n' >src/base/bad.c
 found '^src/base/bad.c:1: no comment'
 printf '/* x */\nint f(int a, int b, int c, int d, int e, int f, int g,\n      int h);\n' >src/base/bad.h
