@@ -142,6 +142,26 @@ if [ -n "$slurm" ]; then
 	exit
 fi
 
+# ---- one call at a time ----
+
+# What this call starts keeps its locks too: after a kill of this script alone its programs may be at work still. A part of an array
+# job excludes itself and calls without a part.
+lock() { # FILE FLAG: at most one that has it as -x, or any number as -s
+	exec 9>>"$1"
+	flock -n "$2" 9 && return
+	say "another call is at work in '$out', or programs of one that was killed: waiting for it ($1)"
+	flock "$2" 9 || say "'$1' cannot be locked: nothing keeps two calls apart"
+}
+if ! command -v flock >/dev/null; then
+	say "no program 'flock' here: nothing keeps two calls apart"
+elif [ -z "$part" ]; then
+	lock "$out/lock" -x
+else
+	lock "$out/lock" -s
+	exec 8>&9
+	lock "$out/lock-$part" -x
+fi
+
 # ---- what one slot does, in a shell of its own ----
 
 # A program runs in the background, so that a signal to this script alone reaches it too; a trap ends a wait early.
@@ -182,22 +202,16 @@ evaluated() { # RUN [NAME]: its summary is there; where every row failed it has 
 finished() { [ -e "$1/trained" ] && evaluated "$1"; }
 
 # A run counts as trained once nla-train has said so, by its code and then the file `trained`; nla-eval writes its summary whole and last.
-# After a kill of this script alone its program may be at work still: it is waited for.
 train_run() { # WHAT RUN FLAGS...
-	what=$1 folder=$2 waited=
+	what=$1 folder=$2
 	shift 2
 	mkdir -p "$folder" || return 1
 	[ ! -e "$folder/trained" ] || return 0
 	say "$what: see $folder/train.log"
-	while ! run "$train" "$@" --out "$folder" --resume "$config" >>"$folder/train.log" 2>&1; do
-		case $(last_line "$folder/train.log") in
-		*"in use by another program") ;;
-		*) say "$what: nla-train failed: $(last_line "$folder/train.log")"; return 1 ;;
-		esac
-		[ -n "$waited" ] || say "$what: another program is at work in '$folder': waiting for it"
-		waited=1
-		run sleep 2
-	done
+	if ! run "$train" "$@" --out "$folder" --resume "$config" >>"$folder/train.log" 2>&1; then
+		say "$what: nla-train failed: $(last_line "$folder/train.log")"
+		return 1
+	fi
 	: >"$folder/trained"
 }
 
@@ -211,7 +225,7 @@ evaluate_run() { # WHAT RUN [NAME FLAGS...]
 		return 1
 	fi
 	evaluated "$folder" "$name" || { say "$what: '$summary' has no number of tokens or failures"; return 1; }
-	say "$what: FVE $(rounded fve "$summary"), $(rounded response_tokens "$summary") tokens${name:+, of $name row's vectors}"
+	say "$what: FVE $(rounded fve "$summary"), $(rounded response_tokens "$summary") tokens${name:+ with the vectors of $name row}"
 }
 
 held_out() { # RUN: it has rows of its own to be evaluated on
