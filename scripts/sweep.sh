@@ -15,7 +15,7 @@
 #	--part N                 only the gate (0) or the Nth run: what a task of that array calls
 #
 # Writes OUT/start (the warm start, as a run of no steps), OUT/lambda-L-seed-S (run folders, evaluated in evaluations/step-N on the
-# same rows with the same random numbers), OUT/table.md, OUT/report.html, and OUT/curve.png where gnuplot is installed. A line a minute
+# same rows with the same random numbers), OUT/table.md, OUT/report.html, and, where gnuplot is installed, OUT/figures. A line a minute
 # says what runs and what is left. Every run has the gate's micro-batch: on one machine two sweeps give the same numbers.
 #
 # Call it again after an interruption or a failure: what is done is kept, an unfinished run continues from its newest checkpoint. More
@@ -405,83 +405,13 @@ command -v python3 >/dev/null && control=$(program nla-controls) && report=$(pro
 
 # ---- what came of it ----
 
-# One line a finished run: lambda, response tokens, fve, fve_meannorm, failed_rate, and the first three's errors over rows.
-# Both FVEs are 1 - mse / baseline with a fixed baseline, so the error of the second follows from the first's.
-row() { # LABEL RUN
-	finished "$2" || return 0
-	summary=$(evaluation "$2")/summary.json line=$1
-	for key in response_tokens fve fve_meannorm failed_rate response_tokens_se fve_se; do
-		line="$line $(number $key "$summary")"
-	done
-	echo "$line"
-}
-{
-	row start "$start"
-	for lambda in $lambdas; do
-		for seed in $seeds; do row "$lambda" "$(run_of "$lambda" "$seed")"; done
-	done
-} >"$out/runs.dat"
-
-# Over seeds: mean and standard error; of a single seed: the standard error over rows, or nan where nla-eval gave none.
-awk '
-	function spread(sum, squares, n, v) { v = (squares - sum * sum / n) / (n - 1); return v > 0 ? sqrt(v / n) : 0 }
-	{
-		if (!($1 in n)) order[++lambdas] = $1
-		n[$1]++
-		for (i = 2; i <= 5; i++)
-			if ($i != "nan") { known[$1, i]++; sum[$1, i] += $i; squares[$1, i] += $i * $i }
-		row_error[$1, 2] = $6
-		row_error[$1, 3] = $7
-		row_error[$1, 4] = $7 == "nan" || $3 == 1 ? "nan" : $7 * (1 - $4) / (1 - $3)
-	}
-	END {
-		for (k = 1; k <= lambdas; k++) {
-			l = order[k]
-			printf "%s %d", l, n[l]
-			for (i = 2; i <= 4; i++) {
-				if (!known[l, i]) { printf " nan nan"; continue } # every row of every seed failed
-				error = known[l, i] > 1 ? spread(sum[l, i], squares[l, i], known[l, i]) : row_error[l, i]
-				printf " %.6f %s", sum[l, i] / known[l, i], error
-			}
-			printf " %.6f\n", sum[l, 5] / n[l]
-		}
-	}' "$out/runs.dat" >"$out/all.dat"
-grep -v '^start ' "$out/all.dat" >"$out/curve.dat"
-
-awk '
-	function cell(digits, mean, error, format) {
-		format = "%." digits "f"
-		if (mean == "nan") return "–"
-		return sprintf(format, mean) (error == "nan" ? "" : " ± " sprintf(format, error))
-	}
-	BEGIN {
-		print "| lambda | seeds | response tokens | FVE (raw variance) | FVE (mean-normalised) | failures |"
-		print "|---|---|---|---|---|---|"
-	}
-	{ start = $1 == "start"
-	  printf "| %s | %s | %s | %s | %s | %.1f %% |\n", start ? "warm start" : $1, start ? "" : $2, cell(1, $3, $4), cell(3, $5, $6), cell(3, $7, $8), 100 * $9 }
-' "$out/all.dat" >"$out/table.md"
-cat "$out/table.md"
-
-if [ -s "$out/curve.dat" ] && command -v gnuplot >/dev/null 2>&1; then
-	gnuplot >"$out/gnuplot.log" 2>&1 <<-PLOT || echo "sweep: no curve: gnuplot says: $(last_line "$out/gnuplot.log")" >&2
-		set encoding utf8
-		set terminal pngcairo size 900,600 font "sans,12"
-		set output "$out/curve.png"
-		set xlabel "response tokens"
-		set ylabel "fraction of variance explained"
-		set key bottom right
-		set grid
-		set offsets graph 0.08, graph 0.08, graph 0.08, graph 0.08
-		plot "$out/curve.dat" using 3:5:4:6 with xyerrorbars linetype 1 notitle, \
-			"" using 3:5 with linespoints linetype 1 pointtype 7 title "raw variance", \
-			"" using 3:7:4:8 with xyerrorbars linetype 2 notitle, \
-			"" using 3:7 with linespoints linetype 2 pointtype 5 title "mean-normalised", \
-			"" using 3:5:(sprintf(" λ %s", strcol(1))) with labels left offset 0.4,-0.7 font "sans,9" notitle
-	PLOT
+if [ -z "$report" ]; then
+	say "no python3 here, so no controls, table or report: 'nla-report $out' makes them where there is one"
+elif run "$report" "$out" -o "$out/report.html" --markdown "$out/table.md" --figures "$out/figures"; then
+	sed '/^$/q' "$out/table.md"
+else
+	failures="$failures nla-report"
 fi
-
-[ -z "$report" ] || run "$report" "$out" -o "$out/report.html" || failures="$failures nla-report"
 if [ -n "$failures" ]; then
 	say "failed:$failures"
 	exit 1

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# sweep.sh with stand-ins for the programs and for Slurm: what it calls, skips, resumes, survives, runs at once, and its table's arithmetic.
+# sweep.sh with stand-ins for the programs and for Slurm: what it calls, skips, resumes, survives, runs at once, prints.
 set -eu
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -51,9 +51,12 @@ esac
 printf '{\n\t"fve_se": 0.03,\n\t"fve": %s,\n\t"fve_meannorm":0.2, "response_tokens": %s, "failed_rate": 0.125,\n' $f $t >"$o/summary.json"
 printf '"response_tokens_se": 2.5, "rows": 64}\n' >>"$o/summary.json"
 SH
-for name in controls report; do # the first is of a run and its base
-	printf '#!/bin/sh\necho "%s $*" >>calls\n' $name >bin/nla-$name
-done
+printf '#!/bin/sh\necho "controls $*" >>calls\n' >bin/nla-controls # of a run and its base
+cat >bin/nla-report <<'SH'
+#!/bin/sh
+echo "report $*" >>calls
+{ cat "$1"/*/evaluations/*/summary.json | cksum; printf '\nanother table\n'; } >"$5"
+SH
 chmod +x bin/*
 echo '{}' >c.json
 echo held >held
@@ -89,14 +92,8 @@ grep -qx 'eval out/lambda-0-seed-0 --overwrite --seed 0 --eval.samples 1' calls 
 grep -qx 'eval out/start --overwrite --seed 0 --name another --eval.samples 1 --eval.vectors another' calls || fail "call for the gate: $(cat calls)"
 grep -qx 'controls out/lambda-0.002-seed-0 --base out/lambda-0-seed-0' calls && grep -qx 'controls out/start' calls || fail "controls: $(cat calls)"
 [ "$(grep -c ^controls calls)" = 4 ] || fail "controls of what was not evaluated: $(cat calls)"
-[ "$(tail -n 1 calls)" = "report out -o out/report.html" ] || fail "no report: $(cat calls)"
-# mean of .6 and .7, standard error .05; one seed: the rows' error, and .03 * (1 - .2) / (1 - .5) for the second FVE
-grep -qxF '| 0 | 2 | 105.0 ± 5.0 | 0.650 ± 0.050 | 0.200 ± 0.000 | 12.5 % |' table || fail "table: $(cat table)"
-grep -qxF '| 0.002 | 1 | 40.0 ± 2.5 | 0.500 ± 0.030 | 0.200 ± 0.048 | 12.5 % |' table || fail "table: $(cat table)"
-grep -qxF '| warm start |  | 30.0 ± 2.5 | 0.250 ± 0.030 | 0.200 ± 0.032 | 12.5 % |' table || fail "table: $(cat table)"
-cmp table out/table.md
-grep -q '^0 2 ' out/curve.dat && ! grep -q start out/curve.dat || fail "the curve is of the runs: $(cat out/curve.dat)"
-command -v gnuplot >/dev/null && { [ -s out/curve.png ] || fail "no curve: $(cat err out/gnuplot.log)"; }
+[ "$(tail -n 1 calls)" = "report out -o out/report.html --markdown out/table.md --figures out/figures" ] || fail "no report: $(cat calls)"
+[ "$(cat table)" = "$(cat out/*/evaluations/*/summary.json | cksum)" ] || fail "the first table is printed, not: $(cat table)"
 
 # every row failed: no FVE, and done all the same
 cp -r out hopeless
@@ -104,7 +101,6 @@ sed -i 's/"fve_se": 0.03/"fve_se": null/; s/"fve": [^,]*/"fve": null/; s/"fve_me
 mv out kept && mv hopeless out
 seeds=0
 sweep || fail "a run whose rows all failed is finished: $(cat err)"
-grep -qxF '| 0.002 | 1 | 40.0 ± 2.5 | – | – | 12.5 % |' table || fail "table: $(cat table)"
 seeds="0 1"
 rm -r out && mv kept out
 
@@ -144,7 +140,6 @@ sweep || fail "the second call must finish: $(cat err)"
 [ "$(grep -c ^train calls)" = 2 ] || fail "two runs are left to do: $(cat calls)"
 grep -q "^sweep: another call is at work in 'out', or programs of one that was killed: waiting for it" err && [ ! -e locked ] || fail "not waited for: $(cat err)"
 [ "$(grep -c ^eval calls)" = 2 ] || fail "finished evaluations are kept: $(cat calls)"
-grep -qxF '| 0.002 | 2 | 45.0 ± 5.0 | 0.200 ± 0.300 | 0.200 ± 0.000 | 12.5 % |' table || fail "table: $(cat table)"
 cp table plain
 
 rm calls

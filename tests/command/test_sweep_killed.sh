@@ -26,6 +26,8 @@ wait $pid && fail "the sweep was not killed"
 sweep "$work/cut" || fail "the second call exits $?: $(tail -n 3 "$work/cut.err")"
 
 same "$work/whole/table.md" "$work/cut/table.md"
+[ "$(sed -n '3,/^$/s/^| \([^|]*\) | \([0-9]*\) | .*/\1: \2/p' "$work/whole/table.md" | tr '\n' ',')" = "warm start: 1,λ 0: 2,λ 0.002: 2," ] ||
+	fail "the table has other runs: $(cat "$work/whole/table.md")"
 for run in start lambda-0-seed-3 lambda-0-seed-4 lambda-0.002-seed-3 lambda-0.002-seed-4; do
 	[ $run = start ] || tool lines "$work/whole/$run/metrics.jsonl" "$work/cut/$run/metrics.jsonl"
 	for file in "$work/whole/$run"/checkpoints/latest/*/*.safetensors "$work/whole/$run"/evaluations/*/rows.jsonl; do
