@@ -207,6 +207,7 @@ class Cases:
 
     def all_allocations(self, every, offset):
         """No memory for a place's first, a middle and its last allocation."""
+        faults.restore(self.out, self.program.start)
         for at in self.server.allocations(self.program.argv)[offset % (every or 1)::every or 1]:
             faults.restore(self.out, self.program.start)
             code, said = self.server.run(self.program.argv, "", "", at, "memory")
