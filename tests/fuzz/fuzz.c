@@ -31,11 +31,20 @@ static char *folder, *file;
 
 /* ---- what is done with a file ---- */
 
+/* What follows the file in its last page can be read without a fault. */
+static bool is_in_file(const struct nla_st *st, const struct nla_st_entry *e)
+{
+	size_t i = 0;
+	while (i < st->n_maps && (size_t)((const char *)e->data - (const char *)st->maps[i].data) > st->maps[i].size)
+		i++;
+	return i < st->n_maps && e->nbytes <= st->maps[i].size - (size_t)((const char *)e->data - (const char *)st->maps[i].data);
+}
+
 static void use_tensors(struct nla_st *st, struct nla_err *err)
 {
 	for (size_t i = 0; i < st->n_entries && !err->status; i++) {
 		const struct nla_st_entry *e = &st->entries[i];
-		CHECK(nla_st_find(st, e->name) == e);
+		CHECK(nla_st_find(st, e->name) == e && is_in_file(st, e));
 		CHECK(e->nbytes == 0 || ((const char *)e->data)[0] + ((const char *)e->data)[e->nbytes - 1] < 1000);
 		if (e->dtype <= NLA_ST_F16)
 			CHECK(nla_st_not_finite(e) < (int64_t)e->nbytes);
