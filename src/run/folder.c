@@ -239,12 +239,14 @@ enum nla_status nla_checkpoint_end(struct nla_folder *f, int64_t step, char *pat
 	return err->status;
 }
 
-void nla_checkpoint_best(struct nla_folder *f, int64_t step)
+void nla_checkpoint_best(struct nla_folder *f, int64_t step, int64_t keep)
 {
 	nla_auto char *dir = nla_path_join(f->path, "checkpoints");
-	struct nla_err best = NLA_ERR_INIT;
+	struct nla_err best = NLA_ERR_INIT, old = NLA_ERR_INIT;
 	point(dir, "best", step, &best);
 	warn_once(&f->warned_best, &best);
+	drop_old(dir, step, keep, &old);
+	warn_once(&f->warned_old, &old);
 }
 
 /* `latest` counts where it is a folder: a link is also there as what it points to, which comes later. */

@@ -89,7 +89,7 @@ static enum nla_status checkpoint(struct nla_loop *l, struct nla_err *err)
 			l->saved = step;
 	}
 	if (!err->status && l->best)
-		nla_checkpoint_best(&l->folder, step);
+		nla_checkpoint_best(&l->folder, step, l->cfg->checkpoint.keep);
 	l->best = false;
 	l->checkpoint_seconds += nla_seconds() - started;
 	return err->status;

@@ -163,22 +163,27 @@ tail -n 1 "$work/guarded/metrics.jsonl" | grep -q '"step":10,.*"warnings":\["ent
 refused 2 "'guard' is 'kl,nothing': want some of entropy, kl, " nla-train --guard kl,nothing --check
 # The checkpoint of the best evaluation by reward stays, and is made where none is due. Evaluations of its step and of later ones, which a
 # killed run may have left, do not count.
-mkdir "$work/best"
-for step in 0 1 2 3 4 5 6; do echo '{"reward": 1000}' >"$work/best/eval-$step.json"; done
-train --out "$work/best" --steps 6 --lr 0.003 --lambda 0.01 --eval.data "$work/held" --rows 12 --eval.every 1 --checkpoint.every 0 --checkpoint.keep 1 \
-	--checkpoint.best
-python3 - "$work/best" <<'END'
+best() { # FLAG...: evaluated at each step
+	rm -rf "$work/best"
+	mkdir "$work/best"
+	for step in 0 1 2 3 4 5 6; do echo '{"reward": 1000}' >"$work/best/eval-$step.json"; done
+	train --out "$work/best" --steps 6 --lambda 0.01 --eval.data "$work/held" --rows 12 --eval.every 1 --checkpoint.every 0 --checkpoint.keep 1 \
+		--checkpoint.best "$@"
+	python3 - "$work/best" <<'END'
 import json, os, sys
 run = sys.argv[1]
 reward = [json.load(open(f"{run}/eval-{step}.json"))["reward"] for step in range(7)]
 best = reward.index(max(reward))
 assert os.readlink(run + "/checkpoints/best") == f"step-{best}", (reward, os.readlink(run + "/checkpoints/best"))
-assert sorted(os.listdir(run + "/checkpoints")) == sorted({"best", "latest", f"step-{best}", "step-6"})
+assert set(os.listdir(run + "/checkpoints")) == {"best", "latest", f"step-{best}", "step-6"}, (best, os.listdir(run + "/checkpoints"))
 rows = [json.loads(line) for line in open(f"{run}/eval-{best}.rows.jsonl")]
 summary = json.load(open(f"{run}/eval-{best}.json"))
 assert abs(summary["reward"] - sum(r["fve"] - 0.01 * r["n_response"] for r in rows) / 12) < 1e-6
-assert best < 6, "the test needs a best that is not the newest"
+print(best)
 END
+}
+best --lr 0.003 # which is best depends on the processor
+[ "$(best --lr 10 | tail -n 1)" -lt 6 ] || fail "what such steps leave is not worse than what was before"
 
 # The watchdog names what hangs, and for how long; here its alarm comes early, at a known point.
 signalled metrics.jsonl 3 ALRM nla-train --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 4 \
