@@ -158,7 +158,8 @@ static void test_nearest(void **state)
 	nla_strs_release(&names);
 }
 
-static void bug_in_child(void (*call)(void), const char *says)
+/* `code`: of its exit, 0: it aborts. */
+static void ends_in_child(void (*call)(void), int code, const char *says)
 {
 	char text[512] = "";
 	int out[2], status;
@@ -177,7 +178,7 @@ static void bug_in_child(void (*call)(void), const char *says)
 			break;
 	close(out[0]);
 	assert_int_equal(waitpid(child, &status, 0), child);
-	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+	assert_true(code ? WIFEXITED(status) && WEXITSTATUS(status) == code : WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
 	if (!strstr(text, says))
 		fail_msg("'%s', want '%s'", text, says);
 }
@@ -199,12 +200,12 @@ static void no_error(void)
 	nla_err_context(&err, "reading");
 }
 
-static void test_bugs_abort(void **state)
+static void test_bugs_and_memory(void **state)
 {
-	bug_in_child(bug, "row 3 is lost");
-	bug_in_child(bug, "test_base.c");
-	bug_in_child(too_much, "out of host memory");
-	bug_in_child(no_error, "no error");
+	ends_in_child(bug, 0, "row 3 is lost");
+	ends_in_child(bug, 0, "test_base.c");
+	ends_in_child(no_error, 0, "no error");
+	ends_in_child(too_much, 1, ": out of memory: cannot allocate 9223372036854775807 times 4 bytes\n");
 }
 
 static void assert_text(char *got, const char *want)
@@ -257,7 +258,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_error_text), cmocka_unit_test(test_strip), cmocka_unit_test(test_error_too_long), cmocka_unit_test(test_str),
 		cmocka_unit_test(test_copies),     cmocka_unit_test(test_arrays),         cmocka_unit_test(test_nearest),
-		cmocka_unit_test(test_bugs_abort), cmocka_unit_test(test_words),          cmocka_unit_test(test_clock),
+		cmocka_unit_test(test_bugs_and_memory), cmocka_unit_test(test_words),          cmocka_unit_test(test_clock),
 	};
 
 	return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
