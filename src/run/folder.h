@@ -38,7 +38,7 @@ enum nla_status nla_lock(int fd, const char *name, struct nla_err *err);
  * error it is removed. */
 char *nla_checkpoint_begin(const struct nla_folder *f, int64_t step, struct nla_err *err);
 enum nla_status nla_checkpoint_end(struct nla_folder *f, int64_t step, char *path, int64_t keep, struct nla_err *err);
-/* The link checkpoints/best points to that of `step` from now on, which no newer one replaces; the former one may be dropped. */
+/* The link checkpoints/best points to that of `step` from now on, which no newer one replaces; the former one may go. */
 void nla_checkpoint_best(struct nla_folder *f, int64_t step, int64_t keep);
 /* `latest` and the removal of old ones alone: what a kill after a checkpoint left undone. */
 void nla_checkpoint_tidy(struct nla_folder *f, int64_t step, int64_t keep);
