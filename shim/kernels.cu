@@ -43,15 +43,15 @@ template <class T> __device__ inline float inverse_norm(const T *x, int d, float
 
 // o = the rotation of x r w
 template <class T>
-__device__ inline void turn(const T *x, const T *w, const float *cos, const float *sin, T *o, int d, float eps)
+__device__ inline void turn(const T *x, const float *w, const float *cos, const float *sin, T *o, int d, float eps)
 {
 	int half = d / 2;
 	float r = w ? inverse_norm(x, d, eps) : 1;
 	for (int j = threadIdx.x; j < half; j += 32) {
 		float a = up(x[j]) * r, b = up(x[half + j]) * r;
 		if (w) {
-			a *= up(w[j]);
-			b *= up(w[half + j]);
+			a *= w[j];
+			b *= w[half + j];
 		}
 		down(o + j, a * cos[j] - b * sin[j]);
 		down(o + half + j, b * cos[j] + a * sin[j]);
@@ -59,15 +59,15 @@ __device__ inline void turn(const T *x, const T *w, const float *cos, const floa
 }
 
 // grid (rows, heads): y [rows, heads, d]
-template <class T> __device__ void qk_rope_head(const T *x, i64 stride, const T *w, const float *cos, const float *sin, T *y,
-						int d, float eps)
+template <class T>
+__device__ void qk_rope_head(const T *x, i64 stride, const float *w, const float *cos, const float *sin, T *y, int d, float eps)
 {
 	i64 row = blockIdx.x, h = blockIdx.y, t = row * (d / 2);
 	turn(x + row * stride + h * d, w, cos + t, sin + t, y + (row * gridDim.y + h) * d, d, eps);
 }
 
 // With g = the rotation of dy back: dx = g, or r (w g - x r^2 mean(w g x)).
-template <class T> __device__ void qk_rope_back_head(const T *dy, const T *x, i64 stride, const T *w, const float *cos,
+template <class T> __device__ void qk_rope_back_head(const T *dy, const T *x, i64 stride, const float *w, const float *cos,
 						     const float *sin, T *dx, int d, float eps)
 {
 	int half = d / 2;
@@ -80,23 +80,23 @@ template <class T> __device__ void qk_rope_back_head(const T *dy, const T *x, i6
 	float r = w ? inverse_norm(x, d, eps) : 1, m = 0;
 	for (int j = threadIdx.x; w && j < half; j += 32) {
 		float a = up(dy[j]), b = up(dy[half + j]);
-		m += (a * cos[j] + b * sin[j]) * up(w[j]) * up(x[j]);
-		m += (b * cos[j] - a * sin[j]) * up(w[half + j]) * up(x[half + j]);
+		m += (a * cos[j] + b * sin[j]) * w[j] * up(x[j]);
+		m += (b * cos[j] - a * sin[j]) * w[half + j] * up(x[half + j]);
 	}
 	m = w ? warp_sum(m) * r * r / d : 0;
 	for (int j = threadIdx.x; j < half; j += 32) {
 		float a = up(dy[j]), b = up(dy[half + j]), g = a * cos[j] + b * sin[j], n = b * cos[j] - a * sin[j];
-		down(dx + j, w ? r * (up(w[j]) * g - up(x[j]) * m) : g);
-		down(dx + half + j, w ? r * (up(w[half + j]) * n - up(x[half + j]) * m) : n);
+		down(dx + j, w ? r * (w[j] * g - up(x[j]) * m) : g);
+		down(dx + half + j, w ? r * (w[half + j] * n - up(x[half + j]) * m) : n);
 	}
 }
 
 // ---- a new token's heads: the keys and values straight into the cache ----
 
-// grid (Hq + 2 Hkv, rows), a warp each. q, k, v: rows of `stride` numbers; w: norms [d] or NULL; cos, sin [rows, d/2];
+// grid (Hq + 2 Hkv, rows), a warp each. q, k, v: rows of `stride` numbers; w: norms [d] fp32 or NULL; cos, sin [rows, d/2];
 // out [rows, Hq, d]; caches [slots, positions, Hkv, d].
 template <class T> __device__ void rope_cached_head(const T *q, const T *k, const T *v, i64 q_stride, i64 k_stride,
-						    i64 v_stride, const T *q_norm, const T *k_norm, const float *cos,
+						    i64 v_stride, const float *q_norm, const float *k_norm, const float *cos,
 						    const float *sin, T *out, T *k_cache, T *v_cache, const i64 *slot,
 						    const i64 *position, i64 positions, int hq, int hkv, int d, float eps)
 {
@@ -112,25 +112,34 @@ template <class T> __device__ void rope_cached_head(const T *q, const T *k, cons
 		o[j] = a[j];
 }
 
-// ---- SwiGLU: gate_up [rows, 2f], gate first -> y [rows, f]; grid (rows, parts of a row) ----
+// ---- SwiGLU and GeGLU: gate_up [rows, 2f], gate first -> y [rows, f]; grid (rows, parts of a row) ----
 
-template <class T> __device__ void swiglu_row(const T *gate_up, T *y, int f)
+// A gate g is g sigmoid(z): z = g, and with gelu 2 sqrt(2/pi) (g + 0.044715 g^3), since 1 + tanh(x) = 2 sigmoid(2x).
+#define GELU 1.5957691216f
+#define GELU_CUBE (0.044715f * GELU)
+__device__ inline float glu_sigmoid(float g, int gelu)
+{
+	return 1.0f / (1.0f + expf(gelu ? -g * (GELU + GELU_CUBE * g * g) : -g));
+}
+
+template <class T> __device__ void glu_row(const T *gate_up, T *y, int f, int gelu)
 {
 	const T *gate = gate_up + (i64)blockIdx.x * 2 * f;
 	for (int j = blockIdx.y * blockDim.x + threadIdx.x; j < f; j += gridDim.y * blockDim.x) {
 		float g = up(gate[j]);
-		down(y + (i64)blockIdx.x * f + j, g / (1.0f + expf(-g)) * up(gate[f + j]));
+		down(y + (i64)blockIdx.x * f + j, g * glu_sigmoid(g, gelu) * up(gate[f + j]));
 	}
 }
 
 // d: the gradient of gate_up
-template <class T> __device__ void swiglu_back_row(const T *dy, const T *gate_up, T *d, int f)
+template <class T> __device__ void glu_back_row(const T *dy, const T *gate_up, T *d, int f, int gelu)
 {
 	const T *gate = gate_up + (i64)blockIdx.x * 2 * f;
 	d += (i64)blockIdx.x * 2 * f;
 	for (int j = blockIdx.y * blockDim.x + threadIdx.x; j < f; j += gridDim.y * blockDim.x) {
-		float g = up(gate[j]), u = up(gate[f + j]), sig = 1.0f / (1.0f + expf(-g)), y = up(dy[(i64)blockIdx.x * f + j]);
-		down(d + j, y * u * sig * (1.0f + g * (1.0f - sig)));
+		float g = up(gate[j]), u = up(gate[f + j]), sig = glu_sigmoid(g, gelu), y = up(dy[(i64)blockIdx.x * f + j]);
+		float slope = gelu ? GELU + 3 * GELU_CUBE * g * g : 1.0f; // of z
+		down(d + j, y * u * sig * (1.0f + g * slope * (1.0f - sig)));
 		down(d + f + j, y * g * sig);
 	}
 }
@@ -151,7 +160,7 @@ __device__ void key_sum_row(const T *dk, const T *dv, const int *start, const in
 	}
 }
 
-// ---- attention of one token a row over the first length[row] positions of its slab ----
+// ---- attention of one token a row over the first length[row] positions of its slab, the last `window` of them ----
 
 #ifdef HEAD
 #define WARPS 4
@@ -173,14 +182,15 @@ template <class T> __device__ inline void load(float *to, const T *from, int lan
 // grid (splits, Hkv, rows), WARPS warps, of which each takes every WARPS-th key. A split leaves its largest score, its sum
 // and its weighted values in part [rows, Hkv, splits, GROUP, HEAD + 2].
 template <class T> __device__ void decode_split(const T *q, const T *k, const T *v, const i64 *slot, const i64 *length,
-						float *part, i64 positions, int hkv, float scale)
+						float *part, i64 positions, i64 window, int hkv, float scale)
 {
 	SHARED(float, value, WARPS *GROUP *HEAD);
 	SHARED(float, most, WARPS *GROUP);
 	SHARED(float, total, WARPS *GROUP);
 	int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, h = blockIdx.y;
-	i64 row = blockIdx.z, n = length[row], each = (n + gridDim.x - 1) / gridDim.x;
-	i64 from = blockIdx.x * each, to = from + each < n ? from + each : n;
+	i64 row = blockIdx.z, n = length[row], first = n > window ? n - window : 0;
+	i64 each = (n - first + gridDim.x - 1) / gridDim.x;
+	i64 from = first + blockIdx.x * each, to = from + each < n ? from + each : n;
 	float qs[GROUP][PER], acc[GROUP][PER], m[GROUP], l[GROUP], kx[PER], vx[PER];
 	for (int g = 0; g < GROUP; g++) {
 		m[g] = NEGATIVE_INFINITY;
@@ -349,20 +359,20 @@ __device__ void sample_row(const float *logits, const float *u, i64 *ids, float 
 
 #define FOR_TYPE(T)                                                                                                            \
 	KERNEL(rope_cached_##T)                                                                                                \
-	(const T *q, const T *k, const T *v, i64 q_stride, i64 k_stride, i64 v_stride, const T *q_norm, const T *k_norm,       \
-	 const float *cos, const float *sin, T *out, T *k_cache, T *v_cache, const i64 *slot, const i64 *position,             \
-	 i64 positions, int hq, int hkv, int d, float eps)                                                                     \
+	(const T *q, const T *k, const T *v, i64 q_stride, i64 k_stride, i64 v_stride, const float *q_norm,                    \
+	 const float *k_norm, const float *cos, const float *sin, T *out, T *k_cache, T *v_cache, const i64 *slot,             \
+	 const i64 *position, i64 positions, int hq, int hkv, int d, float eps)                                                \
 	{                                                                                                                      \
 		rope_cached_head(q, k, v, q_stride, k_stride, v_stride, q_norm, k_norm, cos, sin, out, k_cache, v_cache, slot, \
 				 position, positions, hq, hkv, d, eps);                                                        \
 	}                                                                                                                      \
 	KERNEL(qk_rope_##T)                                                                                                    \
-	(const T *x, i64 stride, const T *w, const float *cos, const float *sin, T *y, int d, float eps)                       \
+	(const T *x, i64 stride, const float *w, const float *cos, const float *sin, T *y, int d, float eps)                   \
 	{                                                                                                                      \
 		qk_rope_head(x, stride, w, cos, sin, y, d, eps);                                                               \
 	}                                                                                                                      \
 	KERNEL(qk_rope_back_##T)                                                                                               \
-	(const T *dy, const T *x, i64 stride, const T *w, const float *cos, const float *sin, T *dx, int d, float eps)         \
+	(const T *dy, const T *x, i64 stride, const float *w, const float *cos, const float *sin, T *dx, int d, float eps)     \
 	{                                                                                                                      \
 		qk_rope_back_head(dy, x, stride, w, cos, sin, dx, d, eps);                                                     \
 	}                                                                                                                      \
@@ -371,8 +381,9 @@ __device__ void sample_row(const float *logits, const float *u, i64 *ids, float 
 	{                                                                                                                      \
 		key_sum_row(dk, dv, start, place, k, v, width);                                                                \
 	}                                                                                                                      \
-	KERNEL(swiglu_##T)(const T *gate_up, T *y, int f) { swiglu_row(gate_up, y, f); }                                       \
-	KERNEL(swiglu_back_##T)(const T *dy, const T *gate_up, T *d, int f) { swiglu_back_row(dy, gate_up, d, f); }
+	KERNEL(glu_##T)(const T *gate_up, T *y, int f, int gelu) { glu_row(gate_up, y, f, gelu); }                             \
+	KERNEL(glu_back_##T)                                                                                                   \
+	(const T *dy, const T *gate_up, T *d, int f, int gelu) { glu_back_row(dy, gate_up, d, f, gelu); }
 FOR_TYPE(bf16)
 FOR_TYPE(float)
 KERNEL(sample)
@@ -381,13 +392,13 @@ KERNEL(sample)
 	sample_row(logits, u, ids, logprob, v, temperature);
 }
 #ifdef HEAD
-#define FOR_HEAD(T)                                                                                                   \
-	KERNEL(decode_split_##T)                                                                                      \
-	(const T *q, const T *k, const T *v, const i64 *slot, const i64 *length, float *part, i64 positions, int hkv, \
-	 float scale)                                                                                                 \
-	{                                                                                                             \
-		decode_split(q, k, v, slot, length, part, positions, hkv, scale);                                     \
-	}                                                                                                             \
+#define FOR_HEAD(T)                                                                                             \
+	KERNEL(decode_split_##T)                                                                                \
+	(const T *q, const T *k, const T *v, const i64 *slot, const i64 *length, float *part, i64 positions,    \
+	 i64 window, int hkv, float scale)                                                                      \
+	{                                                                                                       \
+		decode_split(q, k, v, slot, length, part, positions, window, hkv, scale);                       \
+	}                                                                                                       \
 	KERNEL(decode_join_##T)(const float *part, T *o, int splits) { decode_join(part, o, splits); }
 FOR_HEAD(bf16)
 FOR_HEAD(float)

@@ -16,9 +16,9 @@
  * On the CPU weights [O,I] may be stored in bf16: with an fp32 x everything is computed in fp32 (nt_linear, nt_project,
  * nt_logits, nt_token_logprob), and nt_embedding gives fp32.
  *
- * Fast versions stand behind one semantic call (nt_rms_norm, nt_qk_rope, nt_swiglu, nt_attention, nt_token_logprob, nt_sample;
- * in decoding nt_linear and nt_project too): for fp32 on the CPU, and on a GPU (kernels.cu). Each has a plain twin of
- * libtorch operations, for all other devices and types, and everywhere after nt_plain(true). Tests compare both, forward and
+ * Fast versions stand behind one semantic call (nt_rms_norm, nt_qk_rope, nt_swiglu, nt_geglu, nt_attention, nt_token_logprob,
+ * nt_sample; in decoding nt_linear and nt_project too): for fp32 on the CPU, and on a GPU (kernels.cu). Each has a plain twin
+ * of libtorch operations, for all other devices and types, and everywhere after nt_plain(true). Tests compare both, forward and
  * backward.
  */
 #pragma once
@@ -159,11 +159,14 @@ struct nt_projection {
 };
 nt_tensor *nt_project(const nt_tensor *x, const struct nt_projection *p); /* x [n,I] */
 nt_tensor *nt_embedding(const nt_tensor *w, const nt_tensor *ids);                    /* w [V,D], ids [n] -> [n,D] */
-nt_tensor *nt_rms_norm(const nt_tensor *x, const nt_tensor *w, double eps);           /* x [..,D], w [D]; statistics in fp32 */
-/* Rotary embedding, rotate-half layout (Su et al. 2021), after a per-head RMS norm when w is not NULL: x [n,H,d], w [d],
- * cos, sin [n,d/2] fp32. */
+/* x [..,D], w [D] of x's type, or fp32, and then all of it is computed in fp32; statistics always are. */
+nt_tensor *nt_rms_norm(const nt_tensor *x, const nt_tensor *w, double eps);
+/* Rotary embedding, rotate-half layout (Su et al. 2021), after a per-head RMS norm when w is not NULL: x [n,H,d], w [d] as of
+ * nt_rms_norm, cos, sin [n,d/2] fp32. */
 nt_tensor *nt_qk_rope(const nt_tensor *x, const nt_tensor *w, double eps, const nt_tensor *cos, const nt_tensor *sin);
-nt_tensor *nt_swiglu(const nt_tensor *gate_up); /* [n,2F], gate first -> silu(gate)*up [n,F] */
+/* gate_up [n,2F], gate first -> silu(gate)*up [n,F]; nt_geglu: gelu(gate)*up, by its approximation with tanh (Shazeer 2020) */
+nt_tensor *nt_swiglu(const nt_tensor *gate_up);
+nt_tensor *nt_geglu(const nt_tensor *gate_up);
 nt_tensor *nt_normalize(const nt_tensor *x);    /* x [..,D] -> x sqrt(D) / max(|x|, 1e-12), fp32 */
 /* h [n,D], sites [s] rows of h, v [s,D] -> h with h' = h + |h| v / (|v| + 1e-9) at the sites; norms fp32; no gradient to v. */
 nt_tensor *nt_inject_add(const nt_tensor *h, const nt_tensor *sites, const nt_tensor *v);
@@ -181,8 +184,10 @@ nt_tensor *nt_inject_add(const nt_tensor *h, const nt_tensor *sites, const nt_te
 typedef struct nt_tree nt_tree;
 nt_tree *nt_tree_new(const int64_t *length, const int64_t *parent, int64_t n_rows, int device); /* NULL: error */
 void nt_tree_free(nt_tree *tree);
-/* q [n,Hq,d], k v [n,Hkv,d], Hq a multiple of Hkv -> [n,Hq,d] */
-nt_tensor *nt_attention(const nt_tensor *q, const nt_tensor *k, const nt_tensor *v, const nt_tree *tree, double scale);
+/* q [n,Hq,d], k v [n,Hkv,d], Hq a multiple of Hkv -> [n,Hq,d]. window: a token sees itself and the window - 1 before it on its
+ * way from the root; 0: all. */
+nt_tensor *nt_attention(const nt_tensor *q, const nt_tensor *k, const nt_tensor *v, const nt_tree *tree, int64_t window,
+			double scale);
 
 /*
  * log softmax(h head^T / temperature)[ids], fp32 [n]: h [n,D], head [V,D], ids [n]. Computed in chunks of rows and again in the
@@ -211,9 +216,10 @@ struct nt_heads {
 /* nt_qk_rope of q, returned, and of k, which goes with v into the caches, as nt_cache_put. */
 nt_tensor *nt_rope_cached(const struct nt_heads *x, nt_tensor *k_cache, nt_tensor *v_cache, const nt_tensor *slot,
 			  const nt_tensor *at);
-/* q [n,Hq,d]; row i attends to the first length[i] positions of slab slot[i] of k, v [N,S,Hkv,d] -> [n,Hq,d] */
+/* q [n,Hq,d]; row i attends to the first length[i] positions of slab slot[i] of k, v [N,S,Hkv,d], or to the last `window` of
+ * them -> [n,Hq,d] */
 nt_tensor *nt_attention_cached(const nt_tensor *q, const nt_tensor *k, const nt_tensor *v, const nt_tensor *slot,
-			       const nt_tensor *length, double scale);
+			       const nt_tensor *length, int64_t window, double scale);
 nt_tensor *nt_logits(const nt_tensor *h, const nt_tensor *head); /* [n,D] [V,D] -> [n,V]; fp32 where the device can */
 /* Inverse-CDF sampling from softmax(logits / temperature): logits [n,V], u [n] uniform in (0,1) -> ids [n] int64; logprob
  * (when not NULL) [n] fp32 of what was drawn, at that temperature. temperature 0: the largest logit, logprob at 1. */

@@ -13,6 +13,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <numeric>
 
@@ -43,7 +44,8 @@ struct Tree {
 	std::vector<Row> rows;
 	int64_t n = 0, n_shared = 0, max_q = 0, max_k = 0;
 	double pairs = 0; // of a token and a key that it sees
-	at::Tensor q_index, k_index, mask, back; // of the plain version, made when first needed
+	at::Tensor q_index, k_index, last, back; // of the plain version, made when first needed
+	std::map<int64_t, at::Tensor> masks;     // by window
 	nt::gpu::Sequences sequences;            // of flash attention, likewise
 	at::Device device = at::kCPU;
 };
@@ -56,6 +58,12 @@ void gemm(char ta, char tb, int64_t m, int64_t n, int64_t k, const float *a, int
 	sgemm_(&ta, &tb, &im, &in, &ik, &one, a, &ia, b, &ib, &beta, c, &ic);
 }
 
+// How far a query sees, and the scale of its scores.
+struct Scope {
+	int64_t window;
+	double scale;
+};
+
 // The stride of one token alone is any number.
 int64_t step(const at::Tensor &x) { return x.size(0) > 1 ? x.stride(0) : x.size(1) * x.size(2); }
 
@@ -63,7 +71,7 @@ int64_t step(const at::Tensor &x) { return x.size(0) > 1 ? x.stride(0) : x.size(
 struct Call {
 	const Tree &tree;
 	float scale;
-	int64_t hq, hkv, d, group, sq, sk, sv, tasks;
+	int64_t window, hq, hkv, d, group, sq, sk, sv, tasks;
 	const float *q, *k, *v;
 	float *o, *lse;		     // [n, hq, d], [hq, n]
 	const float *dout = nullptr; // backward only, contiguous
@@ -85,18 +93,12 @@ struct Call {
 	}
 };
 
-Call call(const Tree &tree, double scale, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const at::Tensor &o,
+Call call(const Tree &tree, Scope scope, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const at::Tensor &o,
 	  const at::Tensor &lse)
 {
 	int64_t hq = q.size(1), hkv = k.size(1), tasks = static_cast<int64_t>(tree.rows.size()) * hkv;
-	return {tree,	   static_cast<float>(scale),
-		hq,	   hkv,
-		q.size(2), hq / hkv,
-		step(q),   step(k),
-		step(v),   tasks,
-		ptr(q),	   ptr(k),
-		ptr(v),	   out(o),
-		out(lse)};
+	return {tree,	 static_cast<float>(scope.scale), scope.window, hq,	hkv,	q.size(2), hq / hkv, step(q),
+		step(k), step(v),			  tasks,	ptr(q), ptr(k), ptr(v),	   out(o),   out(lse)};
 }
 
 void forward_task(const Call &c, const Row &r, int64_t kv_head, std::vector<float> &scratch)
@@ -105,7 +107,8 @@ void forward_task(const Call &c, const Row &r, int64_t kv_head, std::vector<floa
 	scratch.resize(static_cast<size_t>(r.length * cols));
 	for (int64_t h = kv_head * c.group; h < (kv_head + 1) * c.group; h++) {
 		c.scores(r, h, scratch.data());
-		nt::cpu::causal_softmax(scratch.data(), c.lse + h * c.tree.n + r.start, r.length, cols, r.before, c.scale);
+		nt::cpu::causal_softmax(scratch.data(), c.lse + h * c.tree.n + r.start, r.length, cols, r.before, c.window,
+					c.scale);
 		for (const Stretch &p : r.keys)
 			gemm('N', 'N', c.d, r.length, p.length, c.v + p.start * c.sv + kv_head * c.d, c.sv,
 			     scratch.data() + p.before, cols, p.before ? 1.0f : 0.0f, c.o + (r.start * c.hq + h) * c.d,
@@ -113,12 +116,12 @@ void forward_task(const Call &c, const Row &r, int64_t kv_head, std::vector<floa
 	}
 }
 
-at::Tensor attention_forward(const Tree &tree, double scale, at::TensorList in, Tensors &keep)
+at::Tensor attention_forward(const Tree &tree, Scope scope, at::TensorList in, Tensors &keep)
 {
 	const at::Tensor &q = in[0];
 	nt::attention_cost(tree.pairs, q, in[1], 2, 1);
 	at::Tensor o = at::empty(q.sizes(), q.options()), lse = at::empty({q.size(1), tree.n}, q.options());
-	Call c = call(tree, scale, q, in[1], in[2], o, lse);
+	Call c = call(tree, scope, q, in[1], in[2], o, lse);
 	at::parallel_for(0, c.tasks, 1, [&](int64_t a, int64_t b) {
 		std::vector<float> scratch;
 		for (int64_t i = a; i < b; i++)
@@ -138,7 +141,7 @@ void backward_task(const Call &c, const Row &r, int64_t kv_head, float *dk_buffe
 		int64_t at = r.start * wq + h * c.d;
 		const float *q = c.q + r.start * c.sq + h * c.d, *dout = c.dout + at, *o = c.o + at;
 		c.scores(r, h, p);
-		nt::cpu::causal_softmax_again(p, c.lse + h * c.tree.n + r.start, r.length, cols, r.before, c.scale);
+		nt::cpu::causal_softmax_again(p, c.lse + h * c.tree.n + r.start, r.length, cols, r.before, c.window, c.scale);
 		for (int64_t t = 0; t < r.length; t++) {
 			float sum = 0;
 			for (int64_t j = 0; j < c.d; j++)
@@ -184,12 +187,12 @@ void run_backward(const Call &c)
 		}
 }
 
-Tensors attention_backward(const Tree &tree, double scale, const Tensors &s, const at::Tensor &dout)
+Tensors attention_backward(const Tree &tree, Scope scope, const Tensors &s, const at::Tensor &dout)
 {
 	at::Tensor dq = at::empty(s[0].sizes(), dout.options()), dk = at::zeros(s[1].sizes(), dout.options()),
 		   dv = at::zeros_like(dk);
 	nt::attention_cost(tree.pairs, s[0], s[1], 5, 2);
-	Call c = call(tree, scale, s[0], s[1], s[2], s[3], s[4]);
+	Call c = call(tree, scope, s[0], s[1], s[2], s[3], s[4]);
 	c.dout = ptr(dout);
 	c.dq = out(dq);
 	c.dk = out(dk);
@@ -251,7 +254,7 @@ void plan_plain(Tree &tree)
 	at::Tensor t = at::arange(tree.max_q);
 	tree.q_index = (start + t).clamp_max(tree.n - 1).to(tree.device);
 	tree.k_index = k.to(tree.device);
-	tree.mask = at::arange(tree.max_k).le(before + t.view({1, 1, -1, 1})).to(tree.device); // [rows, 1, max_q, max_k]
+	tree.last = (before + t.view({1, 1, -1, 1})).clamp_max(tree.max_k - 1).to(tree.device); // [rows, 1, max_q, 1] key seen
 	tree.back = back.to(tree.device);
 }
 
@@ -262,23 +265,29 @@ at::Tensor gather(const at::Tensor &x, const at::Tensor &index, int64_t repeat)
 	return repeat == 1 ? y : y.repeat_interleave(repeat, 1);
 }
 
-at::Tensor attention_plain(Tree &tree, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, double scale)
+at::Tensor attention_plain(Tree &tree, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, Scope scope)
 {
 	if (!tree.q_index.defined())
 		plan_plain(tree);
 	int64_t group = q.size(1) / k.size(1);
+	at::Tensor &mask = tree.masks[std::min(scope.window, tree.max_k)]; // [rows, 1, max_q, max_k]
+	if (!mask.defined()) {
+		at::Tensor key = at::arange(tree.max_k, tree.last.options());
+		mask = key.le(tree.last).logical_and_(key.gt(tree.last - scope.window));
+	}
 	at::Tensor o = at::scaled_dot_product_attention(gather(q, tree.q_index, 1), gather(k, tree.k_index, group),
-							gather(v, tree.k_index, group), tree.mask, 0.0, false, scale);
+							gather(v, tree.k_index, group), mask, 0.0, false, scope.scale);
 	return o.transpose(1, 2).reshape({-1, q.size(1), q.size(2)}).index_select(0, tree.back);
 }
 
 at::Tensor cached_plain(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const at::Tensor &slot,
-			const at::Tensor &length, double scale)
+			const at::Tensor &length, Scope scope)
 {
 	int64_t group = q.size(1) / k.size(2);
 	auto slabs = [&](const at::Tensor &c) { return c.index_select(0, slot).transpose(1, 2).repeat_interleave(group, 1); };
-	at::Tensor mask = at::arange(k.size(1), slot.options()).unsqueeze(0).lt(length.unsqueeze(1)).unsqueeze(1).unsqueeze(1);
-	return at::scaled_dot_product_attention(q.unsqueeze(2), slabs(k), slabs(v), mask, 0.0, false, scale).squeeze(2);
+	at::Tensor at = at::arange(k.size(1), slot.options()).unsqueeze(0), n = length.unsqueeze(1);
+	at::Tensor mask = at.lt(n).logical_and_(at.ge(n - scope.window)).unsqueeze(1).unsqueeze(1);
+	return at::scaled_dot_product_attention(q.unsqueeze(2), slabs(k), slabs(v), mask, 0.0, false, scope.scale).squeeze(2);
 }
 
 } // namespace
@@ -332,7 +341,8 @@ static void check_heads(const at::Tensor &q, const at::Tensor &k, const at::Tens
 	TORCH_CHECK(hkv > 0 && hq % hkv == 0, "query heads are no multiple of key heads");
 }
 
-nt_tensor *nt_attention(const nt_tensor *q, const nt_tensor *k, const nt_tensor *v, const nt_tree *tree, double scale)
+nt_tensor *nt_attention(const nt_tensor *q, const nt_tensor *k, const nt_tensor *v, const nt_tree *tree, int64_t window,
+			double scale)
 {
 	return expr("attention", {q, k, v}, [&] {
 		TORCH_CHECK(tree && q->t.dim() == 3 && k->t.dim() == 3 && q->t.size(0) == tree->tree->n &&
@@ -340,18 +350,20 @@ nt_tensor *nt_attention(const nt_tensor *q, const nt_tensor *k, const nt_tensor 
 			    "the tree has another number of tokens");
 		check_heads(q->t, k->t, v->t, q->t.size(1), k->t.size(1));
 		auto t = tree->tree; // the backward pass may come after the handle's end
+		const Scope scope = {window ? window : t->max_k, scale};
 		if (nt::gpu::flash_takes(q->t, k->t, v->t)) {
 			if (!t->sequences.from_q.defined())
 				plan_flash(*t);
-			return nt::gpu::flash_attention(t->sequences, straight(q->t), straight(k->t), straight(v->t), scale);
+			return nt::gpu::flash_attention(t->sequences, straight(q->t), straight(k->t), straight(v->t),
+							window && window < t->max_k ? window : 0, scale);
 		}
 		if (!nt::fast({q->t, k->t, v->t}))
-			return attention_plain(*t, q->t, k->t, v->t, scale);
+			return attention_plain(*t, q->t, k->t, v->t, scope);
 		return nt::fused(
 			{straight(q->t), straight(k->t), straight(v->t)},
-			[=](at::TensorList in, Tensors &keep) { return attention_forward(*t, scale, in, keep); },
+			[=](at::TensorList in, Tensors &keep) { return attention_forward(*t, scope, in, keep); },
 			[=](const Tensors &saved, const at::Tensor &dout) {
-				return attention_backward(*t, scale, saved, dout);
+				return attention_backward(*t, scope, saved, dout);
 			});
 	});
 }
@@ -375,8 +387,10 @@ nt_tensor *nt_rope_cached(const struct nt_heads *x, nt_tensor *k_cache, nt_tenso
 		auto rows = [](const at::Tensor &t) { return t.stride(2) == 1 && t.stride(1) == t.size(2); };
 		nt::gpu::Rope r = {x->q->t, x->k->t, x->v->t, x->q_norm ? x->q_norm->t : at::Tensor(),
 				   x->k_norm ? x->k_norm->t : at::Tensor(), x->cos->t, x->sin->t, x->eps};
+		auto exact = [](const at::Tensor &w) { return !w.defined() || w.scalar_type() == at::kFloat; };
 		if (nt::gpu::takes(NT_FAST_DECODING, {k_cache->t, v_cache->t}) &&
 		    nt::gpu::takes(NT_FAST_DECODING, {r.cos, r.sin}) && rows(r.q) && rows(r.k) && rows(r.v) &&
+		    exact(r.q_norm) && exact(r.k_norm) &&
 		    places_fit(slot->t, at->t, r.q.size(0)) && r.q.scalar_type() == k_cache->t.scalar_type())
 			q = nt::wrap(nt::gpu::rope_cached(r, k_cache->t, v_cache->t, slot->t, at->t));
 	});
@@ -390,7 +404,7 @@ nt_tensor *nt_rope_cached(const struct nt_heads *x, nt_tensor *k_cache, nt_tenso
 }
 
 nt_tensor *nt_attention_cached(const nt_tensor *q, const nt_tensor *k, const nt_tensor *v, const nt_tensor *slot,
-			       const nt_tensor *length, double scale)
+			       const nt_tensor *length, int64_t window, double scale)
 {
 	return expr("attention_cached", {q, k, v, slot, length}, [&] {
 		TORCH_CHECK(q->t.dim() == 3 && k->t.dim() == 4 && slot->t.numel() == q->t.size(0) &&
@@ -398,11 +412,12 @@ nt_tensor *nt_attention_cached(const nt_tensor *q, const nt_tensor *k, const nt_
 			    "rows, slots and lengths do not fit");
 		check_heads(q->t, k->t, v->t, q->t.size(1), k->t.size(2));
 		int64_t n_rows = q->t.size(0), shared = q->t.size(1) / k->t.size(2);
+		const Scope scope = {window ? window : k->t.size(1), scale};
 		if (nt::gpu::takes(NT_FAST_DECODING, {q->t, k->t, v->t}) && nt::gpu::takes_heads(q->t.size(2), shared) &&
 		    places_fit(slot->t, length->t, n_rows))
-			return nt::gpu::attention_cached(q->t, k->t, v->t, slot->t, length->t, scale);
+			return nt::gpu::attention_cached(q->t, k->t, v->t, slot->t, length->t, scope.window, scale);
 		if (!nt::fast({q->t, k->t, v->t}) || !slabs_lie_flat(k->t) || k->t.strides() != v->t.strides())
-			return cached_plain(q->t, k->t, v->t, slot->t, length->t, scale);
+			return cached_plain(q->t, k->t, v->t, slot->t, length->t, scope);
 		at::Tensor qs = q->t.contiguous(), o = at::empty_like(qs);
 		int64_t n = qs.size(0), hkv = k->t.size(2), d = qs.size(2), group = qs.size(1) / hkv, slab = k->t.stride(0),
 			stride = hkv * d;
@@ -411,15 +426,19 @@ nt_tensor *nt_attention_cached(const nt_tensor *q, const nt_tensor *k, const nt_
 		for (int64_t i = 0; i < n; i++)
 			TORCH_CHECK(sl[i] >= 0 && sl[i] < k->t.size(0) && len[i] > 0 && len[i] <= k->t.size(1), "row ", i,
 				    " has slot ", sl[i], " and length ", len[i]);
-		double keys = double(std::accumulate(len, len + n, int64_t(0)) * d);
+		auto seen = [=](int64_t i) { return std::min(len[i], scope.window); };
+		double keys = 0;
+		for (int64_t i = 0; i < n; i++)
+			keys += double(seen(i) * d);
 		nt::cost(4 * keys * double(hkv * group), 8 * keys * double(hkv) + 8 * double(qs.numel()));
 		at::parallel_for(0, n * hkv, 1, [&](int64_t from, int64_t to) {
 			std::vector<float> scratch;
 			for (int64_t i = from; i < to; i++) {
-				int64_t row = i / hkv, at = sl[row] * slab + i % hkv * d;
-				scratch.resize(static_cast<size_t>(group * len[row]));
+				int64_t row = i / hkv, from = len[row] - seen(row);
+				int64_t at = sl[row] * slab + from * stride + i % hkv * d;
+				scratch.resize(static_cast<size_t>(group * seen(row)));
 				nt::cpu::decode_row(ptr(qs) + i * group * d, ptr(k->t) + at, ptr(v->t) + at,
-						    out(o) + i * group * d, scratch.data(), len[row], stride, group, d,
+						    out(o) + i * group * d, scratch.data(), seen(row), stride, group, d,
 						    static_cast<float>(scale));
 			}
 		});

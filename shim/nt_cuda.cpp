@@ -203,28 +203,29 @@ static unsigned threads_for(int64_t n, int64_t each, int64_t most)
 	return static_cast<unsigned>(std::clamp<int64_t>((n / each + 31) / 32 * 32, 32, most));
 }
 
-static Grid swiglu_grid(const at::Tensor &gate_up)
+static Grid glu_grid(const at::Tensor &gate_up)
 {
 	int64_t f = gate_up.size(-1) / 2;
 	return {gate_up.numel() / (2 * f), (f + 2047) / 2048};
 }
 
-at::Tensor swiglu(const at::Tensor &gate_up)
+at::Tensor glu(bool gelu, const at::Tensor &gate_up)
 {
-	static Kernel kernel[2] = KERNELS("swiglu");
+	static Kernel kernel[2] = KERNELS("glu");
 	auto shape = gate_up.sizes().vec();
 	shape.back() /= 2;
 	at::Tensor y = at::empty(shape, gate_up.options());
-	launch(typed(kernel, y), swiglu_grid(gate_up), 256, gate_up.data_ptr(), y.data_ptr(), static_cast<int>(shape.back()));
+	launch(typed(kernel, y), glu_grid(gate_up), 256, gate_up.data_ptr(), y.data_ptr(), static_cast<int>(shape.back()),
+	       static_cast<int>(gelu));
 	return y;
 }
 
-at::Tensor swiglu_back(const at::Tensor &dy, const at::Tensor &gate_up)
+at::Tensor glu_back(bool gelu, const at::Tensor &dy, const at::Tensor &gate_up)
 {
-	static Kernel kernel[2] = KERNELS("swiglu_back");
+	static Kernel kernel[2] = KERNELS("glu_back");
 	at::Tensor d = at::empty_like(gate_up);
-	launch(typed(kernel, d), swiglu_grid(gate_up), 256, dy.data_ptr(), gate_up.data_ptr(), d.data_ptr(),
-	       static_cast<int>(dy.size(-1)));
+	launch(typed(kernel, d), glu_grid(gate_up), 256, dy.data_ptr(), gate_up.data_ptr(), d.data_ptr(),
+	       static_cast<int>(dy.size(-1)), static_cast<int>(gelu));
 	return d;
 }
 
@@ -280,16 +281,16 @@ bool takes_heads(int64_t head, int64_t group)
 }
 
 at::Tensor attention_cached(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const at::Tensor &slot,
-			    const at::Tensor &length, double scale)
+			    const at::Tensor &length, int64_t window, double scale)
 {
 	static Kernel split[2] = KERNELS("decode_split");
 	static Kernel join[2] = KERNELS("decode_join");
 	int64_t n = q.size(0), hkv = k.size(2), head = q.size(2), group = q.size(1) / hkv;
 	// As many splits as fill a large card, by the cache's size: the same for every token.
-	int64_t splits = std::clamp<int64_t>(std::min<int64_t>(1024 / (n * hkv), k.size(1) / 64), 1, 32);
+	int64_t splits = std::clamp<int64_t>(std::min<int64_t>(1024 / (n * hkv), std::min(window, k.size(1)) / 64), 1, 32);
 	at::Tensor o = at::empty_like(q), part = at::empty({n, hkv, splits, group, head + 2}, q.options().dtype(at::kFloat));
 	launch(typed(split, q, head, group), {splits, hkv, n}, 128, q.data_ptr(), k.data_ptr(), v.data_ptr(),
-	       slot.data_ptr(), length.data_ptr(), part.data_ptr(), k.size(1), static_cast<int>(hkv),
+	       slot.data_ptr(), length.data_ptr(), part.data_ptr(), k.size(1), window, static_cast<int>(hkv),
 	       static_cast<float>(scale));
 	launch(typed(join, q, head, group), {q.size(1), n}, static_cast<unsigned>(std::max<int64_t>(head, 32)),
 	       part.data_ptr(), o.data_ptr(), static_cast<int>(splits));

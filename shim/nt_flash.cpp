@@ -29,22 +29,27 @@ at::Tensor summed(const Sequences &s, const at::Tensor &g)
 	return at::zeros(shape, g.options().dtype(at::kFloat)).index_add_(0, s.keys, g.to(at::kFloat)).to(g.scalar_type());
 }
 
-at::Tensor forward(const Sequences &s, at::TensorList in, double scale, Tensors &keep)
+// Keys in front of a query that it sees.
+std::optional<int64_t> left(int64_t window) { return window ? std::optional<int64_t>(window - 1) : std::nullopt; }
+
+at::Tensor forward(const Sequences &s, at::TensorList in, int64_t window, double scale, Tensors &keep)
 {
 	attention_cost(s.pairs, in[0], in[1], 2, 1);
 	auto [o, lse, seed, unused, mask] = at::_flash_attention_forward(
-		in[0], laid_out(s, in[1]), laid_out(s, in[2]), s.from_q, s.from_k, s.max_q, s.max_k, 0.0, true, false, scale);
+		in[0], laid_out(s, in[1]), laid_out(s, in[2]), s.from_q, s.from_k, s.max_q, s.max_k, 0.0, true, false, scale,
+		left(window));
 	keep = {o, lse, seed, unused};
 	return o;
 }
 
-Tensors backward(const Sequences &s, const Tensors &saved, const at::Tensor &dy, double scale)
+Tensors backward(const Sequences &s, const Tensors &saved, const at::Tensor &dy, int64_t window, double scale)
 {
 	Deterministic on;
 	attention_cost(s.pairs, saved[0], saved[1], 5, 2);
 	auto [dq, dk, dv] =
 		at::_flash_attention_backward(dy, saved[0], laid_out(s, saved[1]), laid_out(s, saved[2]), saved[3], saved[4],
-					      s.from_q, s.from_k, s.max_q, s.max_k, 0.0, true, saved[5], saved[6], scale);
+					      s.from_q, s.from_k, s.max_q, s.max_k, 0.0, true, saved[5], saved[6], scale,
+					      left(window));
 	if (!s.keys.defined())
 		return {dq, dk, dv};
 	if (!takes(NT_FAST_ATTENTION, {dk, dv}))
@@ -60,14 +65,15 @@ bool flash_takes(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v)
 	auto type = q.scalar_type();
 	bool same = k.scalar_type() == type && v.scalar_type() == type;
 	return fast(NT_FAST_ATTENTION) && !q.is_cpu() && (type == at::kBFloat16 || type == at::kHalf) && same &&
-	       q.size(2) % 8 == 0 && q.size(2) <= 192;
+	       q.size(2) % 8 == 0 && q.size(2) <= 256;
 }
 
-at::Tensor flash_attention(const Sequences &tree, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, double scale)
+at::Tensor flash_attention(const Sequences &tree, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, int64_t window,
+			   double scale)
 {
 	return fused(
-		{q, k, v}, [=](at::TensorList in, Tensors &keep) { return forward(tree, in, scale, keep); },
-		[=](const Tensors &saved, const at::Tensor &dy) { return backward(tree, saved, dy, scale); });
+		{q, k, v}, [=](at::TensorList in, Tensors &keep) { return forward(tree, in, window, scale, keep); },
+		[=](const Tensors &saved, const at::Tensor &dy) { return backward(tree, saved, dy, window, scale); });
 }
 
 } // namespace nt::gpu

@@ -1,4 +1,4 @@
-// Operations with a fast CPU version and a plain one: norms, rotary embedding, SwiGLU, token log-probabilities, sampling.
+// Operations with a fast CPU version and a plain one: norms, rotary embedding, gates, token log-probabilities, sampling.
 #include "shim/nt_gpu.h"
 
 #include <ATen/Parallel.h>
@@ -154,6 +154,12 @@ at::Tensor norm_rope(const NormRope &a, at::TensorList in)
 		[a](const Tensors &saved, const at::Tensor &dy) { return norm_rope_backward(a, saved, dy); });
 }
 
+// In the type of w, when that is another one.
+at::Tensor norm_plain(const at::Tensor &x, const at::Tensor &w, double eps)
+{
+	return at::rms_norm(x.to(w.scalar_type()), {x.size(-1)}, w, eps).to(x.scalar_type());
+}
+
 at::Tensor rope_plain(const at::Tensor &x, const at::Tensor &cos, const at::Tensor &sin)
 {
 	at::Tensor c = at::cat({cos, cos}, -1).unsqueeze(1).to(x.scalar_type()),
@@ -172,29 +178,44 @@ at::Tensor qk_rope_gpu(const at::Tensor &x, const at::Tensor &w, double eps, con
 		});
 }
 
-// ---- SwiGLU: gate_up [.., 2f], gate first ----
+// ---- SwiGLU and GeGLU: gate_up [.., 2f], gate first ----
 
-at::Tensor swiglu_forward(at::TensorList in, Tensors &)
+at::Tensor glu_forward(bool gelu, const at::Tensor &gu)
 {
-	const at::Tensor &gu = in[0];
 	int64_t f = gu.size(-1) / 2, rows = gu.numel() / (2 * f);
 	auto shape = gu.sizes().vec();
 	shape.back() = f;
 	at::Tensor y = at::empty(shape, gu.options());
 	at::parallel_for(0, rows, rows_grain(2 * f),
-			 [&](int64_t a, int64_t b) { nt::cpu::swiglu(ptr(gu) + a * 2 * f, out(y) + a * f, b - a, f); });
+			 [&](int64_t a, int64_t b) { nt::cpu::glu(gelu, ptr(gu) + a * 2 * f, out(y) + a * f, b - a, f); });
 	return y;
 }
 
-Tensors swiglu_backward(const Tensors &saved, const at::Tensor &dy)
+at::Tensor glu_backward(bool gelu, const at::Tensor &dy, const at::Tensor &gu)
 {
-	const at::Tensor &gu = saved[0];
 	at::Tensor d = at::empty_like(gu);
 	int64_t f = gu.size(-1) / 2, rows = gu.numel() / (2 * f);
 	at::parallel_for(0, rows, rows_grain(2 * f), [&](int64_t a, int64_t b) {
-		nt::cpu::swiglu_back(ptr(dy) + a * f, ptr(gu) + a * 2 * f, out(d) + a * 2 * f, b - a, f);
+		nt::cpu::glu_back(gelu, ptr(dy) + a * f, ptr(gu) + a * 2 * f, out(d) + a * 2 * f, b - a, f);
 	});
-	return {d};
+	return d;
+}
+
+nt_tensor *glu(const char *op, bool gelu, const nt_tensor *gate_up)
+{
+	return expr(op, {gate_up}, [&] {
+		TORCH_CHECK(gate_up->t.size(-1) % 2 == 0, "the width is odd");
+		bool cpu = nt::fast({gate_up->t});
+		if (cpu || nt::gpu::takes(NT_FAST_SWIGLU, {gate_up->t}))
+			return nt::fused(
+				{gate_up->t.contiguous()},
+				[=](at::TensorList in, Tensors &) { return (cpu ? glu_forward : nt::gpu::glu)(gelu, in[0]); },
+				[=](const Tensors &saved, const at::Tensor &dy) -> Tensors {
+					return {(cpu ? glu_backward : nt::gpu::glu_back)(gelu, dy, saved[0])};
+				});
+		auto parts = gate_up->t.chunk(2, -1);
+		return (gelu ? at::gelu(parts[0], "tanh") : at::silu(parts[0])) * parts[1];
+	});
 }
 
 // ---- token log-probabilities in chunks: h [n, D], head [v, D], ids [n] ----
@@ -313,7 +334,7 @@ nt_tensor *nt_rms_norm(const nt_tensor *x, const nt_tensor *w, double eps)
 	return expr("rms_norm", {x, w}, [&] {
 		TORCH_CHECK(w->t.numel() == x->t.size(-1), "widths differ");
 		if (!nt::fast({x->t, w->t}))
-			return at::rms_norm(x->t, {x->t.size(-1)}, w->t, eps);
+			return norm_plain(x->t, w->t, eps);
 		return norm_rope({true, false, eps}, {x->t.contiguous(), w->t.contiguous()});
 	});
 }
@@ -328,9 +349,9 @@ nt_tensor *nt_qk_rope(const nt_tensor *x, const nt_tensor *w, double eps, const 
 		TORCH_CHECK(!w || w->t.numel() == in.size(2), "widths differ");
 		bool gpu = nt::gpu::takes(NT_FAST_ROPE, {c, s}) && nt::gpu::takes_type(in);
 		if (w)
-			gpu = gpu && !w->t.requires_grad() && w->t.is_contiguous() && w->t.scalar_type() == in.scalar_type();
+			gpu = gpu && !w->t.requires_grad() && w->t.is_contiguous() && w->t.scalar_type() == at::kFloat;
 		if (!gpu && !nt::fast({in, w ? w->t : c, c, s}))
-			return rope_plain(w ? at::rms_norm(in, {in.size(2)}, w->t, eps) : in, c, s);
+			return rope_plain(w ? norm_plain(in, w->t, eps) : in, c, s);
 		if (in.stride(2) != 1 || in.stride(1) != in.size(2))
 			in = in.contiguous();
 		if (gpu)
@@ -340,22 +361,8 @@ nt_tensor *nt_qk_rope(const nt_tensor *x, const nt_tensor *w, double eps, const 
 	});
 }
 
-nt_tensor *nt_swiglu(const nt_tensor *gate_up)
-{
-	return expr("swiglu", {gate_up}, [&] {
-		TORCH_CHECK(gate_up->t.size(-1) % 2 == 0, "the width is odd");
-		if (nt::fast({gate_up->t}))
-			return nt::fused({gate_up->t.contiguous()}, swiglu_forward, swiglu_backward);
-		if (nt::gpu::takes(NT_FAST_SWIGLU, {gate_up->t}))
-			return nt::fused(
-				{gate_up->t}, [](at::TensorList in, Tensors &) { return nt::gpu::swiglu(in[0]); },
-				[](const Tensors &saved, const at::Tensor &dy) -> Tensors {
-					return {nt::gpu::swiglu_back(dy, saved[0])};
-				});
-		auto parts = gate_up->t.chunk(2, -1);
-		return at::silu(parts[0]) * parts[1];
-	});
-}
+nt_tensor *nt_swiglu(const nt_tensor *gate_up) { return glu("swiglu", false, gate_up); }
+nt_tensor *nt_geglu(const nt_tensor *gate_up) { return glu("geglu", true, gate_up); }
 
 void nt_logprob_chunk(int64_t bytes) { chunk_bytes = bytes; }
 

@@ -64,18 +64,19 @@ struct Sequences {
 	double pairs; // of a token and a key that it sees
 };
 bool flash_takes(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v);
-// q [n,Hq,d], k, v [n,Hkv,d], whose tokens may lie apart -> [n,Hq,d], with gradients (nt_flash.cpp)
-at::Tensor flash_attention(const Sequences &tree, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, double scale);
+// q [n,Hq,d], k, v [n,Hkv,d], whose tokens may lie apart -> [n,Hq,d], with gradients (nt_flash.cpp); window 0: none
+at::Tensor flash_attention(const Sequences &tree, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, int64_t window,
+			   double scale);
 
-// What the heads of a new token come from: q [n,Hq,d], k, v [n,Hkv,d], whose tokens may lie apart; norms [d] or undefined.
+// What the heads of a new token come from: q [n,Hq,d], k, v [n,Hkv,d], whose tokens may lie apart; norms [d] fp32 or undefined.
 struct Rope {
 	at::Tensor q, k, v, q_norm, k_norm, cos, sin;
 	double eps;
 };
 
-at::Tensor swiglu(const at::Tensor &gate_up);
-at::Tensor swiglu_back(const at::Tensor &dy, const at::Tensor &gate_up);
-// x [n,H,d], whose tokens may lie apart; w [d] or undefined; cos, sin [n,d/2].
+at::Tensor glu(bool gelu, const at::Tensor &gate_up);
+at::Tensor glu_back(bool gelu, const at::Tensor &dy, const at::Tensor &gate_up);
+// x [n,H,d], whose tokens may lie apart; w [d] fp32 or undefined; cos, sin [n,d/2].
 at::Tensor qk_rope(const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos, const at::Tensor &sin);
 at::Tensor qk_rope_back(const at::Tensor &dy, const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos,
 			const at::Tensor &sin);
@@ -85,7 +86,7 @@ std::pair<at::Tensor, at::Tensor> key_sum(const at::Tensor &dk, const at::Tensor
 at::Tensor rope_cached(const Rope &a, const at::Tensor &k_cache, const at::Tensor &v_cache, const at::Tensor &slot,
 		       const at::Tensor &at);
 at::Tensor attention_cached(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const at::Tensor &slot,
-			    const at::Tensor &length, double scale);
+			    const at::Tensor &length, int64_t window, double scale);
 at::Tensor sample(const at::Tensor &z, const at::Tensor &u, double temperature, const at::Tensor &lp);
 
 } // namespace nt::gpu

@@ -90,10 +90,10 @@ void norm_rope(const float *x, int64_t x_stride, const float *w, const float *co
 	       int64_t n, int64_t h, int64_t d, float eps);
 void norm_rope_back(const float *dy, const float *x, int64_t x_stride, const float *w, const float *cos, const float *sin,
 		    const float *inv, float *dx, float *dw, int64_t n, int64_t h, int64_t d);
-void swiglu(const float *gu, float *y, int64_t rows, int64_t f);
-void swiglu_back(const float *dy, const float *gu, float *dgu, int64_t rows, int64_t f);
-void causal_softmax(float *s, float *lse, int64_t rows, int64_t cols, int64_t before, float scale);
-void causal_softmax_again(float *s, const float *lse, int64_t rows, int64_t cols, int64_t before, float scale);
+void glu(bool gelu, const float *gu, float *y, int64_t rows, int64_t f);
+void glu_back(bool gelu, const float *dy, const float *gu, float *dgu, int64_t rows, int64_t f);
+void causal_softmax(float *s, float *lse, int64_t rows, int64_t cols, int64_t before, int64_t window, float scale);
+void causal_softmax_again(float *s, const float *lse, int64_t rows, int64_t cols, int64_t before, int64_t window, float scale);
 void softmax_back(float *ds, const float *p, const float *delta, int64_t rows, int64_t cols, float scale);
 void decode_row(const float *q, const float *k, const float *v, float *o, float *s, int64_t length, int64_t stride,
 		int64_t group, int64_t d, float scale);

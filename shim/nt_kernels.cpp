@@ -123,35 +123,62 @@ CLONES void norm_rope_back(const float *RESTRICT dy, const float *RESTRICT x, in
 	}
 }
 
-CLONES void swiglu(const float *RESTRICT gu, float *RESTRICT y, int64_t rows, int64_t f)
+// A gate g is g sigmoid(z): z = g in SwiGLU, and in GeGLU 2 sqrt(2/pi) (g + 0.044715 g^3), since 1 + tanh(x) = 2 sigmoid(2x).
+#define GELU 1.5957691216f
+#define GELU_CUBE (0.044715f * GELU)
+
+template <bool gelu> INLINE void glu_rows(const float *RESTRICT gu, float *RESTRICT y, int64_t rows, int64_t f)
 {
 	for (int64_t i = 0; i < rows; i++, gu += 2 * f, y += f)
-		for (int64_t j = 0; j < f; j++)
-			y[j] = gu[j] / (1.0f + fexp(-gu[j])) * gu[f + j];
+		for (int64_t j = 0; j < f; j++) {
+			float g = gu[j], z = gelu ? g * (GELU + GELU_CUBE * g * g) : g;
+			y[j] = g / (1.0f + fexp(-z)) * gu[f + j];
+		}
 }
 
-CLONES void swiglu_back(const float *RESTRICT dy, const float *RESTRICT gu, float *RESTRICT dgu, int64_t rows, int64_t f)
+template <bool gelu>
+INLINE void glu_rows_back(const float *RESTRICT dy, const float *RESTRICT gu, float *RESTRICT dgu, int64_t rows, int64_t f)
 {
 	for (int64_t i = 0; i < rows; i++, gu += 2 * f, dgu += 2 * f, dy += f)
 		for (int64_t j = 0; j < f; j++) {
-			float g = gu[j], u = gu[f + j], sig = 1.0f / (1.0f + fexp(-g));
-			dgu[j] = dy[j] * u * sig * (1.0f + g * (1.0f - sig));
+			float g = gu[j], z = gelu ? g * (GELU + GELU_CUBE * g * g) : g;
+			float sig = 1.0f / (1.0f + fexp(-z)), slope = gelu ? GELU + 3 * GELU_CUBE * g * g : 1.0f;
+			dgu[j] = dy[j] * gu[f + j] * sig * (1.0f + g * slope * (1.0f - sig));
 			dgu[f + j] = dy[j] * g * sig;
 		}
 }
 
-// Row t of s [rows, cols] becomes softmax(scale s) over its first before+t+1 columns, zero behind; lse is the log of the sum.
-CLONES void causal_softmax(float *s, float *lse, int64_t rows, int64_t cols, int64_t before, float scale)
+CLONES void glu(bool gelu, const float *gu, float *y, int64_t rows, int64_t f)
+{
+	if (gelu)
+		glu_rows<true>(gu, y, rows, f);
+	else
+		glu_rows<false>(gu, y, rows, f);
+}
+
+CLONES void glu_back(bool gelu, const float *dy, const float *gu, float *dgu, int64_t rows, int64_t f)
+{
+	if (gelu)
+		glu_rows_back<true>(dy, gu, dgu, rows, f);
+	else
+		glu_rows_back<false>(dy, gu, dgu, rows, f);
+}
+
+// Row t of s [rows, cols] becomes softmax(scale s) over its columns up to before+t, the last `window` of them, zero elsewhere;
+// lse is the log of the sum.
+CLONES void causal_softmax(float *s, float *lse, int64_t rows, int64_t cols, int64_t before, int64_t window, float scale)
 {
 	for (int64_t t = 0; t < rows; t++, s += cols) {
-		int64_t n = before + t + 1;
-		float m = row_max(s, n), sum = 0;
-		for (int64_t j = 0; j < n; j++) {
+		int64_t n = before + t + 1, from = n > window ? n - window : 0;
+		float m = row_max(s + from, n - from), sum = 0;
+		for (int64_t j = 0; j < from; j++)
+			s[j] = 0;
+		for (int64_t j = from; j < n; j++) {
 			s[j] = fexp((s[j] - m) * scale);
 			sum += s[j];
 		}
 		float inv = 1.0f / sum;
-		for (int64_t j = 0; j < n; j++)
+		for (int64_t j = from; j < n; j++)
 			s[j] *= inv;
 		for (int64_t j = n; j < cols; j++)
 			s[j] = 0;
@@ -159,12 +186,15 @@ CLONES void causal_softmax(float *s, float *lse, int64_t rows, int64_t cols, int
 	}
 }
 
-CLONES void causal_softmax_again(float *s, const float *lse, int64_t rows, int64_t cols, int64_t before, float scale)
+CLONES void causal_softmax_again(float *s, const float *lse, int64_t rows, int64_t cols, int64_t before, int64_t window,
+				 float scale)
 {
 	for (int64_t t = 0; t < rows; t++, s += cols) {
-		int64_t n = before + t + 1;
+		int64_t n = before + t + 1, from = n > window ? n - window : 0;
 		float l = lse[t];
-		for (int64_t j = 0; j < n; j++)
+		for (int64_t j = 0; j < from; j++)
+			s[j] = 0;
+		for (int64_t j = from; j < n; j++)
 			s[j] = fexp(s[j] * scale - l);
 		for (int64_t j = n; j < cols; j++)
 			s[j] = 0;

@@ -207,7 +207,7 @@ static nt_tensor *advance(const struct state *s, const nt_tensor *next)
 		nla_block_qkv(view, l, nt_rms_norm(x, b->attn_norm, lm->arch.rms_eps), &q, &k, &v);
 		q = nt_rope_cached(&(struct nt_heads){ q, k, v, b->q_norm, b->k_norm, lm->arch.rms_eps, cos, sin }, s->k[l],
 				   s->v[l], s->row, position);
-		q = nt_attention_cached(q, s->k[l], s->v[l], s->row, length, 1 / sqrt((double)lm->arch.head_dim));
+		q = nt_attention_cached(q, s->k[l], s->v[l], s->row, length, 0, 1 / sqrt((double)lm->arch.head_dim));
 		x = nt_scope_pop_with(nla_block_finish(view, l, x, q));
 	}
 	return x;

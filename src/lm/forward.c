@@ -79,7 +79,7 @@ nt_tensor *nla_forward_block(const struct nla_view *view, int64_t l, const struc
 	k = nt_qk_rope(k, b->k_norm, a->rms_eps, pack->cos, pack->sin);
 	if (tap && tap->kv)
 		tap->kv(l, k, v, tap->arg);
-	y = nla_block_finish(view, l, x, nt_attention(q, k, v, pack->tree, 1 / sqrt((double)a->head_dim)));
+	y = nla_block_finish(view, l, x, nt_attention(q, k, v, pack->tree, 0, 1 / sqrt((double)a->head_dim)));
 	if (inject && inject->at == NLA_INJECT_AT_BLOCK && inject->block == l)
 		y = nt_inject_add(y, inject->sites, inject->v);
 	else if (inject && inject->at == NLA_INJECT_REPLACE && inject->block == l)

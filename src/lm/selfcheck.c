@@ -40,7 +40,7 @@ static nt_tensor *rotation(const struct given *g, const nt_tensor *x)
 {
 	nt_tensor *qkv[3];
 	split(g, x, qkv);
-	return nt_qk_rope(qkv[0], in_type_of(x, g->lm->blocks[0].q_norm), g->lm->arch.rms_eps, g->cos, g->sin);
+	return nt_qk_rope(qkv[0], g->lm->blocks[0].q_norm, g->lm->arch.rms_eps, g->cos, g->sin);
 }
 
 static nt_tensor *swiglu(const struct given *g, const nt_tensor *x)
@@ -53,7 +53,7 @@ static nt_tensor *attention(const struct given *g, const nt_tensor *x)
 {
 	nt_tensor *qkv[3];
 	split(g, x, qkv);
-	return nt_attention(qkv[0], qkv[1], qkv[2], g->tree, 1 / sqrt((double)g->lm->arch.head_dim));
+	return nt_attention(qkv[0], qkv[1], qkv[2], g->tree, 0, 1 / sqrt((double)g->lm->arch.head_dim));
 }
 
 /* Token N - ROWS + i is the next of row i, behind i + 1 to N - ROWS others. */
@@ -76,10 +76,10 @@ static nt_tensor *decoding(const struct given *g, const nt_tensor *x)
 	for (int i = 0; i < 3; i++)
 		part[i] = nt_narrow(qkv[i], 0, N - ROWS, ROWS);
 	nt_tensor *slots = nt_i64(g->lm->device, slot, ROWS), *places = nt_i64(g->lm->device, at, ROWS);
-	const struct nt_heads new = { part[0], part[1], part[2], in_type_of(x, b->q_norm), in_type_of(x, b->k_norm), a->rms_eps,
+	const struct nt_heads new = { part[0], part[1], part[2], b->q_norm, b->k_norm, a->rms_eps,
 				      nt_narrow(g->cos, 0, 0, ROWS), nt_narrow(g->sin, 0, 0, ROWS) };
 	nt_tensor *q = nt_rope_cached(&new, k, v, slots, places);
-	return nt_attention_cached(q, k, v, slots, nt_add_scalar(places, 1), 1 / sqrt((double)a->head_dim));
+	return nt_attention_cached(q, k, v, slots, nt_add_scalar(places, 1), 0, 1 / sqrt((double)a->head_dim));
 }
 
 /* Log-probabilities of what is drawn; from the same logits, so that the same tokens are. */

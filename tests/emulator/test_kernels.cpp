@@ -102,14 +102,15 @@ template <class T> static std::vector<double> wide_of(const T *x, int n)
 template <class T, class F, class B> static void check_turn(F &&forward, B &&backward, bool norm, int d)
 {
 	const int n = small ? 2 : 5, h = 3, stride = (h + 2) * d;
-	auto x = normal<T>(n * stride), w = normal<T>(d), dy = normal<T>(n * h * d);
+	auto x = normal<T>(n * stride), dy = normal<T>(n * h * d);
+	auto w = normal<float>(d);
 	std::vector<T> y(dy.size()), dx(dy.size());
 	std::vector<float> c(n * d / 2), s(c.size());
 	for (size_t i = 0; i < c.size(); i++) {
 		c[i] = cosf(0.3f * float(i));
 		s[i] = sinf(0.3f * float(i));
 	}
-	const T *at = norm ? w.data() : nullptr;
+	const float *at = norm ? w.data() : nullptr;
 	emu::launch(dim3(n, h), 32, [&] { forward(x.data(), stride, at, c.data(), s.data(), y.data(), d, 1e-6f); });
 	emu::launch(dim3(n, h), 32, [&] { backward(dy.data(), x.data(), stride, at, c.data(), s.data(), dx.data(), d, 1e-6f); });
 	auto ws = wide_of(w.data(), d);
@@ -150,7 +151,8 @@ template <class T, class F> static void check_key_sum(F &&kernel)
 template <class T, class F> static void check_rope(F &&kernel, bool norm, int d)
 {
 	const int n = 3, hq = 4, hkv = 2, slots = 4, positions = 5, wide = (hq + 2 * hkv) * d;
-	auto all = normal<T>(n * wide), wq = normal<T>(d), wk = normal<T>(d), kc = normal<T>(slots * positions * hkv * d);
+	auto all = normal<T>(n * wide), kc = normal<T>(slots * positions * hkv * d);
+	auto wq = normal<float>(d), wk = normal<float>(d);
 	std::vector<T> vc = kc, before = kc, out(n * hq * d);
 	std::vector<float> c(n * d / 2), s(c.size());
 	std::vector<i64> slot = {2, 0, 3}, position = {4, 0, 2};
@@ -164,13 +166,13 @@ template <class T, class F> static void check_rope(F &&kernel, bool norm, int d)
 		       kc.data(), vc.data(), slot.data(), position.data(), positions, hq, hkv, d, 1e-6f);
 	});
 	std::vector<bool> written(kc.size());
-	auto check = [&](const T *x, const T *w, int row, const T *got) {
+	auto check = [&](const T *x, const float *w, int row, const T *got) {
 		double sum = 0;
 		for (int j = 0; j < d; j++)
 			sum += double(up(x[j])) * up(x[j]);
 		double r = norm ? 1 / sqrt(sum / d + 1e-6) : 1;
 		for (int j = 0; j < d / 2; j++) {
-			double a = up(x[j]) * r * (norm ? up(w[j]) : 1), b = up(x[d / 2 + j]) * r * (norm ? up(w[d / 2 + j]) : 1);
+			double a = up(x[j]) * r * (norm ? w[j] : 1), b = up(x[d / 2 + j]) * r * (norm ? w[d / 2 + j] : 1);
 			double cj = c[row * d / 2 + j], sj = s[row * d / 2 + j];
 			within("rope_cached", off(a * cj - b * sj, up(got[j])), 2 * precision<T>());
 			within("rope_cached", off(b * cj + a * sj, up(got[d / 2 + j])), 2 * precision<T>());
@@ -195,25 +197,28 @@ template <class T, class F> static void check_rope(F &&kernel, bool norm, int d)
 	note(out.data(), out.size() * sizeof(T));
 }
 
-template <class T, class F, class B> static void check_swiglu(F &&forward, B &&backward, int rows, int f)
+// The gate's derivative from its value a little to both sides.
+template <class T, class F, class B> static void check_glu(F &&forward, B &&backward, int gelu, int rows, int f)
 {
+	auto gate = [=](double g) { return gelu ? g / 2 * (1 + tanh(sqrt(2 / M_PI) * (g + 0.044715 * g * g * g))) : g / (1 + exp(-g)); };
 	auto gu = normal<T>(size_t(rows) * 2 * f, 3), dy = normal<T>(size_t(rows) * f);
 	std::vector<T> y(dy.size()), d(gu.size());
-	emu::launch(dim3(rows, 2), 32, [&] { forward(gu.data(), y.data(), f); });
-	emu::launch(dim3(rows, 2), 32, [&] { backward(dy.data(), gu.data(), d.data(), f); });
+	emu::launch(dim3(rows, 2), 32, [&] { forward(gu.data(), y.data(), f, gelu); });
+	emu::launch(dim3(rows, 2), 32, [&] { backward(dy.data(), gu.data(), d.data(), f, gelu); });
 	for (int i = 0; i < rows * f; i++) {
 		int at = i / f * 2 * f + i % f;
-		double g = up(gu[at]), u = up(gu[at + f]), sig = 1 / (1 + exp(-g)), by = up(dy[i]);
-		within("swiglu", off(g * sig * u, up(y[i])), precision<T>());
-		within("swiglu_back", off(by * u * sig * (1 + g * (1 - sig)), up(d[at])), precision<T>());
-		within("swiglu_back", off(by * g * sig, up(d[at + f])), precision<T>());
+		double g = up(gu[at]), u = up(gu[at + f]), by = up(dy[i]), slope = (gate(g + 1e-5) - gate(g - 1e-5)) / 2e-5;
+		within("glu", off(gate(g) * u, up(y[i])), precision<T>());
+		within("glu_back", off(by * u * slope, up(d[at])), precision<T>());
+		within("glu_back", off(by * gate(g), up(d[at + f])), precision<T>());
 	}
 	note(y.data(), y.size() * sizeof(T));
 	note(d.data(), d.size() * sizeof(T));
 }
 
-// Ragged rows in slabs of their own; NaN stands where no row may look.
-template <class T, class S, class J> static void check_attention(S &&split, J &&join, int head, int group, int positions, int splits)
+// Ragged rows in slabs of their own; NaN stands where no row may look, also in front of the window.
+template <class T, class S, class J>
+static void check_attention(S &&split, J &&join, int head, int group, int positions, int splits, int window = 1000)
 {
 	const int rows = small ? 2 : 5, hkv = 2, slots = rows + 1;
 	auto q = normal<T>(size_t(rows) * hkv * group * head), k = normal<T>(size_t(slots) * positions * hkv * head), v = k;
@@ -223,20 +228,23 @@ template <class T, class S, class J> static void check_attention(S &&split, J &&
 		length[i] = i == 0 ? 1 : 1 + i * (positions - 1) / (rows - 1);
 		for (i64 e = (slot[i] * positions + length[i]) * hkv * head; e < (slot[i] + 1) * positions * hkv * head; e++)
 			down(&k[e], NAN), down(&v[e], NAN);
+		for (i64 e = slot[i] * positions * hkv * head; e < (slot[i] * positions + length[i] - window) * hkv * head; e++)
+			down(&k[e], NAN), down(&v[e], NAN);
 	}
 	std::vector<float> part(size_t(rows) * hkv * splits * group * (head + 2), NAN);
 	std::vector<T> o(q.size());
 	float scale = 1 / sqrtf(float(head));
 	emu::launch(dim3(splits, hkv, rows), 128, [&] {
-		split(q.data(), k.data(), v.data(), slot.data(), length.data(), part.data(), positions, hkv, scale);
+		split(q.data(), k.data(), v.data(), slot.data(), length.data(), part.data(), positions, window, hkv, scale);
 	});
 	emu::launch(dim3(hkv * group, rows), std::max(head, 32), [&] { join(part.data(), o.data(), splits); });
 	for (int i = 0; i < rows; i++)
 		for (int h = 0; h < hkv * group; h++) {
-			std::vector<double> w(length[i]);
+			i64 n = std::min<i64>(length[i], window);
+			std::vector<double> w(n);
 			double most = -INFINITY, sum = 0;
-			auto at = [&](i64 j) { return ((slot[i] * positions + j) * hkv + h / group) * head; };
-			for (i64 j = 0; j < length[i]; j++) {
+			auto at = [&](i64 j) { return ((slot[i] * positions + length[i] - n + j) * hkv + h / group) * head; };
+			for (i64 j = 0; j < n; j++) {
 				for (int e = 0; e < head; e++)
 					w[j] += double(up(q[(i * hkv * group + h) * head + e])) * up(k[at(j) + e]) * scale;
 				most = std::max(most, w[j]);
@@ -245,7 +253,7 @@ template <class T, class S, class J> static void check_attention(S &&split, J &&
 				sum += x = exp(x - most);
 			for (int e = 0; e < head; e++) {
 				double want = 0;
-				for (i64 j = 0; j < length[i]; j++)
+				for (i64 j = 0; j < n; j++)
 					want += w[j] / sum * up(v[at(j) + e]);
 				within("attention", off(want, up(o[(i * hkv * group + h) * head + e])), 2 * precision<T>());
 			}
@@ -294,13 +302,17 @@ static uint64_t round_of(const char *order)
 	}
 	check_key_sum<bf16>(wide::key_sum_bf16);
 	check_key_sum<float>(wide::key_sum_float);
-	check_swiglu<bf16>(wide::swiglu_bf16, wide::swiglu_back_bf16, 5, 80);
-	check_swiglu<float>(wide::swiglu_float, wide::swiglu_back_float, 5, 81);
+	for (int gelu : {0, 1}) {
+		check_glu<bf16>(wide::glu_bf16, wide::glu_back_bf16, gelu, 5, 80);
+		check_glu<float>(wide::glu_float, wide::glu_back_float, gelu, 5, 81);
+	}
 	check_attention<bf16>(wide::decode_split_bf16, wide::decode_join_bf16, 128, 4, small ? 9 : 150, small ? 2 : 4);
 	check_attention<float>(wide::decode_split_float, wide::decode_join_float, 128, 4, small ? 9 : 40, 1);
 	check_attention<bf16>(narrow::decode_split_bf16, narrow::decode_join_bf16, 16, 3, small ? 9 : 70, 2);
 	check_attention<float>(narrow::decode_split_float, narrow::decode_join_float, 16, 3, small ? 9 : 70, 3);
 	check_attention<bf16>(odd::decode_split_bf16, odd::decode_join_bf16, 96, 2, small ? 9 : 70, 2);
+	for (int window : {1, 4, small ? 8 : 33})
+		check_attention<float>(narrow::decode_split_float, narrow::decode_join_float, 16, 3, small ? 9 : 70, 3, window);
 	for (float temperature : {0.0f, 1.0f, 0.7f})
 		{
 		check_sample(small ? 70 : 380, temperature);

@@ -91,7 +91,7 @@ void sim_launch(nt::gpu::Kernel &k, const unsigned *grid, unsigned threads, void
 		      named(name, #kernel "_float", kernel##_float, grid, threads, args))
 	bool ran = head == 16 ? h16_3::run(name, grid, threads, args) : head == 32 ? h32_2::run(name, grid, threads, args) :
 		   head == 64 ? h64_3::run(name, grid, threads, args) :
-		   BOTH(rope_cached) || BOTH(qk_rope) || BOTH(qk_rope_back) || BOTH(key_sum) || BOTH(swiglu) || BOTH(swiglu_back) ||
+		   BOTH(rope_cached) || BOTH(qk_rope) || BOTH(qk_rope_back) || BOTH(key_sum) || BOTH(glu) || BOTH(glu_back) ||
 		   named(name, "sample", sample, grid, threads, args);
 	if (!ran)
 		emu::die("no kernel of that name");

@@ -37,15 +37,16 @@ struct Attention {
 	int64_t hq, hkv, d;
 	double scale;
 	bool causal;
+	int64_t window; // keys that a query sees at most; 0: no window
 
 	Attention(const Tensor &query, const Tensor &key, const Tensor &value, const Maybe &cum_q, const Maybe &cum_k, const Maybe &used_k,
 		  double dropout, bool is_causal, std::optional<double> factor, std::optional<int64_t> left, std::optional<int64_t> right)
 		: q(doubles(query)), k(doubles(key)), v(doubles(value)), hq(query.size(-2)), hkv(key.size(-2)), d(query.size(-1)),
-		  scale(factor.value_or(1 / std::sqrt(static_cast<double>(query.size(-1))))), causal(is_causal)
+		  scale(factor.value_or(1 / std::sqrt(static_cast<double>(query.size(-1))))), causal(is_causal), window(left.value_or(-1) + 1)
 	{
 		check_type("flash attention", query);
 		TORCH_CHECK(query.scalar_type() == key.scalar_type() && query.scalar_type() == value.scalar_type(), "sim: types differ");
-		TORCH_CHECK(dropout == 0 && left.value_or(-1) < 0 && right.value_or(-1) < 0, "sim: no dropout, no window");
+		TORCH_CHECK(dropout == 0 && right.value_or(-1) < 0 && (causal || !window), "sim: no dropout, no window to the right");
 		TORCH_CHECK(hq % hkv == 0 && key.sizes() == value.sizes() && key.size(-1) == d && d <= 256, "sim: shapes of attention");
 		bool packed = cum_q && cum_q->defined();
 		TORCH_CHECK(query.dim() == (packed ? 3 : 4) && key.dim() == query.dim() && packed == (cum_k && cum_k->defined()),
@@ -86,10 +87,12 @@ struct Attention {
 	template <class F> void rows(const F &f) const
 	{
 		for (size_t s = 0; s < used.size(); s++)
-			for (int64_t i = from_q[s]; i < from_q[s + 1]; i++)
+			for (int64_t i = from_q[s]; i < from_q[s + 1]; i++) {
+				int64_t to = causal ? std::max<int64_t>(used[s] - (from_q[s + 1] - i) + 1, 0) : used[s];
+				int64_t from = window ? std::max<int64_t>(to - window, 0) : 0;
 				for (int64_t h = 0; h < hq; h++)
-					f(i, from_k[s], causal ? std::max<int64_t>(used[s] - (from_q[s + 1] - i) + 1, 0) : used[s], h,
-					  h / (hq / hkv));
+					f(i, from_k[s] + from, to - from, h, h / (hq / hkv));
+			}
 	}
 
 	double *row(const Tensor &t, int64_t i, int64_t h, int64_t heads) const { return t.mutable_data_ptr<double>() + (i * heads + h) * d; }

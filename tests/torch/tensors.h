@@ -176,7 +176,7 @@ struct attention_case {
 	int64_t n_rows, length[40], parent[40], hq, hkv, d;
 	bool fused; /* q, k, v are stretches of in[0] */
 	nt_tree *tree;
-	int64_t n;
+	int64_t n, window;
 };
 
 static inline nt_tensor *attention(nt_tensor *const *in, const void *arg)
@@ -189,7 +189,7 @@ static inline nt_tensor *attention(nt_tensor *const *in, const void *arg)
 		k = nt_reshape(nt_narrow(in[0], 1, c->hq * c->d, c->hkv * c->d), DIMS(c->n, c->hkv, c->d));
 		v = nt_reshape(nt_narrow(in[0], 1, (c->hq + c->hkv) * c->d, c->hkv * c->d), DIMS(c->n, c->hkv, c->d));
 	}
-	return nt_attention(q, k, v, c->tree, 1 / sqrt((double)c->d));
+	return nt_attention(q, k, v, c->tree, c->window, 1 / sqrt((double)c->d));
 }
 
 static inline void open_tree(struct attention_case *c)

@@ -1,5 +1,5 @@
-/* Attention over token trees and over a cache: the fast versions against the plain one, forward and backward, over many trees;
- * against sums written out in double; flash attention's bf16 against fp32. */
+/* Attention over token trees and over a cache: the fast versions against the plain one, forward and backward, over many trees and
+ * windows; against sums written out in double; flash attention's bf16 against fp32. */
 #include "tensors.h"
 
 /* Three generations: a common head, prompts under it, responses under them, and rows that stand alone between. */
@@ -24,25 +24,28 @@ static void fill_forest(struct attention_case *c)
 }
 
 static struct attention_case attention_cases[] = {
-	{ 1, { 1 }, { -1 }, 1, 1, 4, false, NULL, 0 },
-	{ 1, { 1 }, { -1 }, 4, 2, 8, true, NULL, 0 },
-	{ 1, { 7 }, { -1 }, 3, 3, 5, false, NULL, 0 },
-	{ 1, { 33 }, { -1 }, 4, 1, 16, true, NULL, 0 },
-	{ 5, { 1, 1, 1, 1, 1 }, { -1, -1, 0, 0, 2 }, 4, 2, 8, true, NULL, 0 },
-	{ 6, { 5, 3, 4, 1, 6, 2 }, { -1, 0, 1, 1, 0, 4 }, 4, 2, 16, true, NULL, 0 },
-	{ 6, { 5, 3, 4, 1, 6, 2 }, { -1, 0, 1, 1, 0, 4 }, 6, 3, 7, false, NULL, 0 },
-	{ 3, { 200, 120, 40 }, { -1, 0, 0 }, 4, 2, 32, true, NULL, 0 },
-	{ 1, { 300 }, { -1 }, 2, 1, 64, false, NULL, 0 },
-	{ 0, { 0 }, { 0 }, 4, 2, 32, true, NULL, 0 }, /* the forest */
-	{ 0, { 0 }, { 0 }, 9, 3, 64, false, NULL, 0 },
+	{ 1, { 1 }, { -1 }, 1, 1, 4, false, NULL, 0, 0 },
+	{ 1, { 1 }, { -1 }, 4, 2, 8, true, NULL, 0, 0 },
+	{ 1, { 7 }, { -1 }, 3, 3, 5, false, NULL, 0, 0 },
+	{ 1, { 33 }, { -1 }, 4, 1, 16, true, NULL, 0, 0 },
+	{ 5, { 1, 1, 1, 1, 1 }, { -1, -1, 0, 0, 2 }, 4, 2, 8, true, NULL, 0, 0 },
+	{ 6, { 5, 3, 4, 1, 6, 2 }, { -1, 0, 1, 1, 0, 4 }, 4, 2, 16, true, NULL, 0, 0 },
+	{ 6, { 5, 3, 4, 1, 6, 2 }, { -1, 0, 1, 1, 0, 4 }, 6, 3, 7, false, NULL, 0, 0 },
+	{ 3, { 200, 120, 40 }, { -1, 0, 0 }, 4, 2, 32, true, NULL, 0, 0 },
+	{ 1, { 300 }, { -1 }, 2, 1, 64, false, NULL, 0, 0 },
+	{ 0, { 0 }, { 0 }, 4, 2, 32, true, NULL, 0, 0 }, /* the forest */
+	{ 0, { 0 }, { 0 }, 9, 3, 64, false, NULL, 0, 0 },
 };
+
+static const int64_t windows[] = { 0, 2, 3, 8, 40 }; /* seeing itself alone, a token has no gradient but rounding */
 
 static void test_attention(void **state)
 {
 	struct twins all = { 0, 0 };
 
-	for (size_t i = 0; i < NLA_LEN(attention_cases); i++) {
-		struct attention_case *c = &attention_cases[i];
+	for (size_t i = 0; i < NLA_LEN(attention_cases) * NLA_LEN(windows); i++) {
+		struct attention_case *c = &attention_cases[i / NLA_LEN(windows)];
+		c->window = windows[i % NLA_LEN(windows)];
 		if (!c->n_rows)
 			fill_forest(c);
 		open_tree(c);
@@ -50,7 +53,7 @@ static void test_attention(void **state)
 					gauss(1, DIMS(c->n, c->hkv, c->d)) };
 		nt_tensor *fused[1] = { gauss(1.5, DIMS(c->n, (c->hq + 2 * c->hkv) * c->d)) };
 		widen(&all, compare(attention, c, c->fused ? fused : apart, c->fused ? 1 : 3, 0));
-		if (!c->fused)
+		if (!c->fused && !c->window)
 			for (unsigned frozen = 1; frozen < 7; frozen++)
 				widen(&all, compare(attention, c, apart, 3, frozen));
 		nt_tree_free(c->tree);
@@ -63,11 +66,12 @@ static void test_attention_bf16(void **state)
 {
 	struct twins all = { 0, 0 };
 
-	for (size_t i = 0; i < NLA_LEN(attention_cases); i++) {
+	for (size_t i = 0; i < NLA_LEN(attention_cases) * NLA_LEN(windows); i++) {
 		struct attention_case *c = &(struct attention_case){ 0 };
 		nt_tensor *leaf[3][3], *y[3], *toward = NULL; /* fp32, bf16, bf16 again */
-		*c = attention_cases[i];
+		*c = attention_cases[i / NLA_LEN(windows)];
 		c->fused = false;
+		c->window = windows[i % NLA_LEN(windows)];
 		if (c->d % 8)
 			continue;
 		if (!c->n_rows)
@@ -100,13 +104,13 @@ static void test_attention_bf16(void **state)
 /* One token alone, out of a wider array: what it sees is its own value. */
 static void test_attention_of_one_token(void **state)
 {
-	struct attention_case c = { 1, { 1 }, { -1 }, 2, 1, 8, false, NULL, 0 };
+	struct attention_case c = { 1, { 1 }, { -1 }, 2, 1, 8, false, NULL, 0, 0 };
 
 	open_tree(&c);
 	nt_tensor *wide = gauss(1, DIMS(3, 64));
 	nt_tensor *q = nt_reshape(nt_narrow(nt_narrow(wide, 0, 1, 1), 1, 8, 16), DIMS(1, 2, 8));
 	nt_tensor *k = nt_reshape(nt_narrow(nt_narrow(wide, 0, 1, 1), 1, 24, 8), DIMS(1, 1, 8));
-	nt_tensor *o = nt_attention(q, k, k, c.tree, 0.3);
+	nt_tensor *o = nt_attention(q, k, k, c.tree, 0, 0.3);
 	float *got = host(o), *want = host(k);
 	for (int i = 0; i < 16; i++)
 		assert_true(fabs(got[i] - want[i % 8]) < 1e-6);
@@ -115,20 +119,27 @@ static void test_attention_of_one_token(void **state)
 	nt_tree_free(c.tree);
 }
 
-/* What the header says, in double: tokens see their ancestors' tokens and their own row's, causally. */
+/* What the header says, in double: tokens see their ancestors' tokens and their own row's, causally, the last `window` of them. */
 static void test_attention_written_out(void **state)
 {
-	struct attention_case c = { 6, { 5, 3, 4, 1, 6, 2 }, { -1, 0, 1, 1, 0, 4 }, 4, 2, 16, false, NULL, 0 };
-	int64_t row_of[64], n = 0;
+	struct attention_case c = { 6, { 5, 3, 4, 1, 6, 2 }, { -1, 0, 1, 1, 0, 4 }, 4, 2, 16, false, NULL, 0, 0 };
+	int64_t row_of[64], place[64], n = 0;
 	double worst[2] = { 0, 0 };
 
 	open_tree(&c);
 	for (int64_t i = 0; i < c.n_rows; i++)
-		for (int64_t j = 0; j < c.length[i]; j++)
-			row_of[n++] = i;
+		for (int64_t j = 0; j < c.length[i]; j++) {
+			place[n] = j;
+			row_of[n] = i;
+			for (int64_t a = c.parent[i]; a >= 0; a = c.parent[a])
+				place[n] += c.length[a];
+			n++;
+		}
 	nt_tensor *in[3] = { gauss(1, DIMS(n, 4, 16)), gauss(1, DIMS(n, 2, 16)), gauss(1, DIMS(n, 2, 16)) };
 	float *q = host(in[0]), *k = host(in[1]), *v = host(in[2]);
-	for (int plain = 0; plain < 2; plain++) {
+	for (size_t w = 0; w < 2 * NLA_LEN(windows); w++) {
+		int plain = w % 2;
+		c.window = windows[w / 2];
 		nt_plain(plain);
 		float *o = host(attention(in, &c));
 		for (int64_t t = 0; t < n; t++)
@@ -137,7 +148,7 @@ static void test_attention_written_out(void **state)
 				for (int64_t s = 0; s <= t; s++) {
 					bool sees = false;
 					for (int64_t a = row_of[t]; a >= 0; a = c.parent[a])
-						sees |= a == row_of[s];
+						sees |= a == row_of[s] && (!c.window || place[s] > place[t] - c.window);
 					if (!sees)
 						continue;
 					double z = 0;
@@ -168,9 +179,9 @@ static void test_attention_cached(void **state)
 	static const int64_t dims[] = { 5, 32, 64, 128 }, length[4] = { 1, 9, 30, 17 }, slot[4] = { 3, 0, 4, 1 };
 	double worst = 0, twin = 0, once = 0;
 
-	for (size_t i = 0; i < NLA_LEN(dims); i++)
+	for (size_t i = 0; i < NLA_LEN(dims) * NLA_LEN(windows); i++)
 		for (int64_t hq = 2; hq <= 8; hq *= 2) {
-			int64_t d = dims[i];
+			int64_t d = dims[i % NLA_LEN(dims)], window = windows[i / NLA_LEN(dims)];
 			nt_tensor *kc = nt_zeros(NT_F32, DEVICE, DIMS(5, 32, 2, d)),
 				  *vc = nt_zeros(NT_F32, DEVICE, DIMS(5, 32, 2, d));
 			nt_tensor *q = gauss(1, DIMS(4, hq, d)), *want[4];
@@ -187,20 +198,20 @@ static void test_attention_cached(void **state)
 				nt_tensor *parts[2] = { n > 1 ? nt_zeros(NT_F32, DEVICE, DIMS(n - 1, hq, d)) : NULL,
 							nt_narrow(q, 0, r, 1) };
 				nt_tensor *all = n > 1 ? nt_cat(parts, 2, 0) : parts[1];
-				want[r] = nt_narrow(nt_attention(all, k, v, tree, 0.2), 0, n - 1, 1);
+				want[r] = nt_narrow(nt_attention(all, k, v, tree, window, 0.2), 0, n - 1, 1);
 				nt_tree_free(tree);
 			}
 			nt_tensor *slots = nt_i64(DEVICE, slot, 4), *lengths = nt_i64(DEVICE, length, 4),
 				  *w = nt_cat(want, 4, 0);
-			nt_tensor *fast = nt_attention_cached(q, kc, vc, slots, lengths, 0.2);
+			nt_tensor *fast = nt_attention_cached(q, kc, vc, slots, lengths, window, 0.2);
 			worst = fmax(worst, difference(fast, w));
 			nt_plain(true);
-			twin = fmax(twin, difference(fast, nt_attention_cached(q, kc, vc, slots, lengths, 0.2)));
+			twin = fmax(twin, difference(fast, nt_attention_cached(q, kc, vc, slots, lengths, window, 0.2)));
 			nt_plain(false);
 			for (int64_t r = 0; r < 4; r++)
 				once = fmax(once, difference(nt_attention_cached(nt_narrow(q, 0, r, 1), kc, vc,
 										 nt_narrow(slots, 0, r, 1),
-										 nt_narrow(lengths, 0, r, 1), 0.2),
+										 nt_narrow(lengths, 0, r, 1), window, 0.2),
 							     nt_narrow(fast, 0, r, 1)));
 		}
 	printf("attention_cached             packed %.2g, plain %.2g, row alone %.2g\n", worst, twin, once);

@@ -23,9 +23,9 @@ static nt_tensor *rope(nt_tensor *const *in, const void *arg)
 	return c->norm ? nt_qk_rope(x, in[3], 1e-6, in[1], in[2]) : nt_qk_rope(x, NULL, 1e-6, in[1], in[2]);
 }
 
-static nt_tensor *swiglu(nt_tensor *const *in, const void *arg)
+static nt_tensor *glu(nt_tensor *const *in, const void *gelu)
 {
-	return nt_swiglu(in[0]);
+	return gelu ? nt_geglu(in[0]) : nt_swiglu(in[0]);
 }
 
 
@@ -89,17 +89,18 @@ static void test_qk_rope(void **state)
 	assert_twins("qk_rope", all, 3e-6);
 }
 
-static void test_swiglu(void **state)
+static void test_glu(void **state)
 {
 	static const int64_t shapes[][2] = { { 1, 2 }, { 1, 14 }, { 3, 10 }, { 17, 254 }, { 128, 768 } };
-	struct twins all = { 0, 0 };
-
-	for (size_t i = 0; i < NLA_LEN(shapes); i++)
-		for (double scale = 0.1; scale < 200; scale *= 10) {
-			nt_tensor *in[1] = { gauss(scale, 2, shapes[i]) };
-			widen(&all, compare(swiglu, NULL, in, 1, 0));
-		}
-	assert_twins("swiglu", all, 3e-6);
+	for (int gelu = 0; gelu < 2; gelu++) {
+		struct twins all = { 0, 0 };
+		for (size_t i = 0; i < NLA_LEN(shapes); i++)
+			for (double scale = 0.1; scale < 200; scale *= 10) {
+				nt_tensor *in[1] = { gauss(scale, 2, shapes[i]) };
+				widen(&all, compare(glu, gelu ? shapes : NULL, in, 1, 0));
+			}
+		assert_twins(gelu ? "geglu" : "swiglu", all, 3e-6);
+	}
 }
 
 static void test_token_logprob(void **state)
@@ -164,9 +165,9 @@ static void test_token_logprob_written_out(void **state)
 
 static void test_bf16_keeps_its_type(void **state)
 {
-	struct attention_case c = { 3, { 4, 3, 2 }, { -1, 0, 0 }, 4, 2, 8, false, NULL, 0 };
+	struct attention_case c = { 3, { 4, 3, 2 }, { -1, 0, 0 }, 4, 2, 8, false, NULL, 0, 0 };
 	static const int64_t ids[9] = { 0, 1, 2, 3, 4, 5, 6, 7, 8 };
-	nt_tensor *made[2][5];
+	nt_tensor *made[2][6];
 
 	open_tree(&c);
 	nt_tensor *x = nt_to(gauss(1, DIMS(9, 32)), NT_BF16), *w = nt_to(gauss(1, DIMS(32)), NT_BF16);
@@ -176,14 +177,15 @@ static void test_bf16_keeps_its_type(void **state)
 	for (int plain = 0; plain < 2; plain++) {
 		nt_plain(plain);
 		made[plain][0] = nt_rms_norm(x, w, 1e-6);
-		made[plain][1] = nt_qk_rope(q, nt_narrow(w, 0, 0, 8), 1e-6, cos, cos);
+		made[plain][1] = nt_qk_rope(q, nt_narrow(nt_to(w, NT_F32), 0, 0, 8), 1e-6, cos, cos);
 		made[plain][2] = nt_swiglu(x);
-		made[plain][3] = nt_attention(q, k, k, c.tree, 0.3);
-		made[plain][4] = nt_token_logprob(x, head, nt_i64(DEVICE, ids, 9), 1, NULL);
+		made[plain][3] = nt_attention(q, k, k, c.tree, 0, 0.3);
+		made[plain][4] = nt_rms_norm(x, nt_to(w, NT_F32), 1e-6);
+		made[plain][5] = nt_token_logprob(x, head, nt_i64(DEVICE, ids, 9), 1, NULL);
 	}
-	for (int i = 0; i < 5; i++) {
+	for (int i = 0; i < 6; i++) {
 		assert_made(made[0][i]);
-		assert_int_equal(nt_dtype_of(made[0][i]), i < 4 ? NT_BF16 : NT_F32);
+		assert_int_equal(nt_dtype_of(made[0][i]), i < 5 ? NT_BF16 : NT_F32);
 		assert_true(difference(made[0][i], made[1][i]) <= (DEVICE == NT_CPU ? 0 : 0.008));
 	}
 	nt_tree_free(c.tree);
@@ -204,7 +206,7 @@ static int64_t count_nan(const nt_tensor *t, int64_t from, int64_t n)
 static void test_nan_stays_in_its_row(void **state)
 {
 	static const int64_t ids[4] = { 1, 2, 3, 4 };
-	struct attention_case tree = { 4, { 1, 1, 1, 1 }, { -1, -1, -1, -1 }, 4, 2, 8, false, NULL, 0 };
+	struct attention_case tree = { 4, { 1, 1, 1, 1 }, { -1, -1, -1, -1 }, 4, 2, 8, false, NULL, 0, 0 };
 	struct rope_case turn = { 4, 4, 8, 0, true };
 	struct logprob_case lp = { nt_i64(DEVICE, ids, 4), 1 };
 	static const struct {
@@ -214,7 +216,7 @@ static void test_nan_stays_in_its_row(void **state)
 		int64_t mixed; /* numbers of a result row that must be NaN */
 	} cases[] = { { "rms_norm", rms, 2, 32 },
 		      { "rope", rope, 4, 8 },
-		      { "swiglu", swiglu, 1, 1 },
+		      { "swiglu", glu, 1, 1 },
 		      { "attention", attention, 3, 8 },
 		      { "token_logprob", logprob, 2, 1 } };
 	float bad[4 * 32] = { 0 };
@@ -234,7 +236,7 @@ static void test_nan_stays_in_its_row(void **state)
 		} else if (i == 4) {
 			in[1] = gauss(1, DIMS(70, 32));
 		}
-		const void *arg = i == 1 ? (void *)&turn : i == 3 ? (void *)&tree : &lp;
+		const void *arg = i == 1 ? (void *)&turn : i == 3 ? (void *)&tree : i == 4 ? (void *)&lp : NULL;
 		nt_requires_grad(in[0], true);
 		nt_grad_push(true);
 		nt_tensor *y = cases[i].f(in, arg);
@@ -259,12 +261,12 @@ static void test_large_numbers(void **state)
 {
 	static const int64_t ids[3] = { 0, 1, 4 };
 	static const float gates[16] = { 1e4f, -1e4f, 88, -88, 90, -90, 1e20f, -1e20f, 1, 2, 3, 4, 5, 6, 1, 1 };
-	struct attention_case c = { 2, { 3, 3 }, { -1, 0 }, 2, 1, 4, false, NULL, 0 };
+	struct attention_case c = { 2, { 3, 3 }, { -1, 0 }, 2, 1, 4, false, NULL, 0, 0 };
 	struct logprob_case lp = { nt_i64(DEVICE, ids, 3), 1 };
 	nt_tensor *entropy;
 
 	nt_tensor *gate[1] = { nt_from_host(NT_F32, DEVICE, gates, DIMS(1, 16)) };
-	struct twins d = compare(swiglu, NULL, gate, 1, 0);
+	struct twins d = compare(glu, NULL, gate, 1, 0);
 	float *y = host(nt_swiglu(gate[0]));
 	assert_true(y[0] == 1e4f && y[1] == 0 && y[6] == 1e20f && y[7] == 0);
 	free(y);
@@ -307,7 +309,7 @@ static nt_tensor *composed(nt_tensor *const *p, const struct attention_case *c, 
 	nt_tensor *k = nt_reshape(nt_narrow(qkv, 1, HEADS * DEEP, KV * DEEP), DIMS(TOKENS, KV, DEEP));
 	nt_tensor *v = nt_reshape(nt_narrow(qkv, 1, (HEADS + KV) * DEEP, KV * DEEP), DIMS(TOKENS, KV, DEEP));
 	nt_tensor *o = nt_attention(nt_qk_rope(q, p[3], 1e-6, fixed[1], fixed[2]), nt_qk_rope(k, NULL, 0, fixed[1], fixed[2]),
-				    v, c->tree, 0.5);
+				    v, c->tree, 0, 0.5);
 	x = nt_add(x, nt_linear(nt_reshape(o, DIMS(TOKENS, WIDE)), p[4], NULL));
 	x = nt_add(x, nt_linear(nt_swiglu(nt_linear(x, p[5], NULL)), p[6], NULL));
 	return nt_dot(nt_token_logprob(x, p[7], fixed[0], 0.9, NULL), fixed[3]);
@@ -329,7 +331,7 @@ static double loss_at(nt_tensor *const *p, int moved, const nt_tensor *way, doub
 
 static void test_gradients_by_differences(void **state)
 {
-	struct attention_case c = { 4, { 3, 2, 1, 3 }, { -1, 0, 1, 1 }, HEADS, KV, DEEP, false, NULL, 0 };
+	struct attention_case c = { 4, { 3, 2, 1, 3 }, { -1, 0, 1, 1 }, HEADS, KV, DEEP, false, NULL, 0, 0 };
 	static const int64_t ids[TOKENS] = { 3, 30, 0, 7, 7, 12, 1, 3, 29 };
 	nt_tensor *p[PARAMS] = { gauss(1, DIMS(VOCABULARY, WIDE)),
 				 gauss(1, DIMS(WIDE)),
@@ -375,7 +377,7 @@ int main(void)
 		TEST(test_rms_norm),
 		TEST(test_rms_norm_of_views),
 		TEST(test_qk_rope),
-		TEST(test_swiglu),
+		TEST(test_glu),
 		TEST(test_token_logprob),
 		TEST(test_token_logprob_written_out),
 		TEST(test_bf16_keeps_its_type),

@@ -187,9 +187,9 @@ static void test_null_in_null_out(void **state)
 	assert_int_equal(nt_split(NULL, 1, (int64_t[]){ 1 }, &none), NT_FAILED);
 	assert_null(nt_rms_norm(NULL, x, 1e-6));
 	assert_null(nt_qk_rope(x, NULL, 1e-6, NULL, x));
-	assert_null(nt_attention(x, NULL, x, tree, 1));
-	assert_null(nt_attention(x, x, x, NULL, 1));
-	assert_null(nt_attention_cached(x, x, x, NULL, ids, 1));
+	assert_null(nt_attention(x, NULL, x, tree, 0, 1));
+	assert_null(nt_attention(x, x, x, NULL, 0, 1));
+	assert_null(nt_attention_cached(x, x, x, NULL, ids, 0, 1));
 	assert_null(nt_inject_add(x, ids, NULL));
 	assert_null(nt_put_rows(x, ids, NULL));
 	assert_null(nt_cat(two, 2, 0));
@@ -230,13 +230,13 @@ static void test_ids_out_of_range(void **state)
 			assert_error(nt_cache_put(cache, id, zero, q), "cache_put");
 			assert_error(nt_cache_put(cache, zero, id, q), "cache_put");
 		}
-		assert_error(nt_attention_cached(q, cache, cache, id, nt_i64(DEVICE, (int64_t[]){ 1 }, 1), 1),
+		assert_error(nt_attention_cached(q, cache, cache, id, nt_i64(DEVICE, (int64_t[]){ 1 }, 1), 0, 1),
 			     "attention_cached");
 	}
 	nt_plain(false);
 	if (DEVICE == NT_CPU) { /* nor are lengths */
-		assert_error(nt_attention_cached(q, cache, cache, zero, nt_i64(DEVICE, (int64_t[]){ 5 }, 1), 1), "length 5");
-		assert_error(nt_attention_cached(q, cache, cache, zero, zero, 1), "length 0");
+		assert_error(nt_attention_cached(q, cache, cache, zero, nt_i64(DEVICE, (int64_t[]){ 5 }, 1), 0, 1), "length 5");
+		assert_error(nt_attention_cached(q, cache, cache, zero, zero, 0, 1), "length 0");
 	}
 	assert_true(item(nt_sum(cache)) == 0);
 }
@@ -251,19 +251,19 @@ static void test_shapes_that_do_not_fit(void **state)
 
 	for (int plain = 0; plain < 2; plain++) {
 		nt_plain(plain);
-		assert_non_null(nt_attention(q, k, k, tree, 1));
-		assert_error(nt_attention(q, k, nt_narrow(k, 0, 0, 2), tree, 1),
+		assert_non_null(nt_attention(q, k, k, tree, 0, 1));
+		assert_error(nt_attention(q, k, nt_narrow(k, 0, 0, 2), tree, 0, 1),
 			     "attention Float[3,4,8] Float[3,2,8] Float[2,2,8]: ");
-		assert_error(nt_attention(q, k, nt_narrow(k, 1, 0, 1), tree, 1), "attention");
-		assert_error(nt_attention(q, nt_narrow(k, 2, 0, 4), nt_narrow(k, 2, 0, 4), tree, 1), "attention");
-		assert_error(nt_attention(nt_narrow(q, 1, 0, 3), k, k, tree, 1), "multiple");
-		assert_error(nt_attention(nt_narrow(q, 0, 0, 2), nt_narrow(k, 0, 0, 2), nt_narrow(k, 0, 0, 2), tree, 1),
+		assert_error(nt_attention(q, k, nt_narrow(k, 1, 0, 1), tree, 0, 1), "attention");
+		assert_error(nt_attention(q, nt_narrow(k, 2, 0, 4), nt_narrow(k, 2, 0, 4), tree, 0, 1), "attention");
+		assert_error(nt_attention(nt_narrow(q, 1, 0, 3), k, k, tree, 0, 1), "multiple");
+		assert_error(nt_attention(nt_narrow(q, 0, 0, 2), nt_narrow(k, 0, 0, 2), nt_narrow(k, 0, 0, 2), tree, 0, 1),
 			     "tokens");
-		assert_error(nt_attention(x, x, x, tree, 1), "attention");
-		assert_non_null(nt_attention_cached(q, cache, cache, ids, ids, 1));
-		assert_error(nt_attention_cached(q, cache, nt_narrow(cache, 1, 0, 4), ids, ids, 1), "attention_cached");
-		assert_error(nt_attention_cached(q, cache, cache, nt_narrow(ids, 0, 0, 2), ids, 1), "attention_cached");
-		assert_error(nt_attention_cached(nt_narrow(q, 2, 0, 4), cache, cache, ids, ids, 1), "attention_cached");
+		assert_error(nt_attention(x, x, x, tree, 0, 1), "attention");
+		assert_non_null(nt_attention_cached(q, cache, cache, ids, ids, 0, 1));
+		assert_error(nt_attention_cached(q, cache, nt_narrow(cache, 1, 0, 4), ids, ids, 0, 1), "attention_cached");
+		assert_error(nt_attention_cached(q, cache, cache, nt_narrow(ids, 0, 0, 2), ids, 0, 1), "attention_cached");
+		assert_error(nt_attention_cached(nt_narrow(q, 2, 0, 4), cache, cache, ids, ids, 0, 1), "attention_cached");
 		assert_error(nt_rms_norm(q, cos, 1e-6), "rms_norm");
 		assert_error(nt_qk_rope(q, NULL, 1e-6, nt_narrow(cos, 0, 0, 2), cos), "qk_rope");
 		assert_error(nt_qk_rope(q, NULL, 1e-6, cos, nt_narrow(cos, 0, 0, 2)), "qk_rope");
@@ -332,7 +332,7 @@ static void test_backward_after_the_scope(void **state)
 	nt_scope_push();
 	nt_grad_push(true);
 	k = nt_reshape(nt_rms_norm(x, w, 1e-6), DIMS(5, 2, 4));
-	nt_tensor *loss = nt_scope_pop_with(nt_dot(nt_attention(k, k, k, tree, 1), nt_attention(k, k, k, tree, 0.5)));
+	nt_tensor *loss = nt_scope_pop_with(nt_dot(nt_attention(k, k, k, tree, 0, 1), nt_attention(k, k, k, tree, 0, 0.5)));
 	nt_grad_pop();
 	nt_tree_free(tree);
 	assert_int_equal(nt_backward(loss), NT_OK);
@@ -356,7 +356,7 @@ static void test_gradients_repeat(void **state)
 		nt_set_threads(run < 5 ? 3 : 1);
 		nt_grad_push(true);
 		nt_tensor *k = nt_qk_rope(nt_reshape(nt_rms_norm(x, w, 1e-6), DIMS(N, 4, 16)), gain, 1e-6, turn, turn);
-		nt_tensor *o = nt_attention(k, k, k, tree, 0.25), *loss = nt_dot(o, k);
+		nt_tensor *o = nt_attention(k, k, k, tree, 0, 0.25), *loss = nt_dot(o, k);
 		nt_grad_pop();
 		assert_int_equal(nt_backward(loss), NT_OK);
 		for (int i = 0; i < 3; i++) {
