@@ -75,7 +75,7 @@ static void state_release(struct state *s)
 static enum nla_status make_cache(struct state *s, struct nla_err *err)
 {
 	const struct nla_decode *d = s->d;
-	int64_t longest = 0, positions = nt_size(s->lm->cos, 0);
+	int64_t longest = 0, positions = nt_size(s->lm->cos[0], 0);
 	for (int64_t i = 0; i < d->n; i++)
 		longest = NLA_MAX(longest, nla_pack_end(d->prompts, d->prompt_row[i]));
 	if (longest + d->max_new_tokens - 1 > positions)
@@ -199,15 +199,21 @@ static nt_tensor *advance(const struct state *s, const nt_tensor *next)
 	const struct nla_view *view = &s->view;
 	const struct nla_lm *lm = s->lm;
 	nt_tensor *position = nt_narrow(s->at, 0, 0, s->n_batch), *length = nt_narrow(next, 0, 0, s->n_batch);
-	nt_tensor *cos = nt_rows(lm->cos, position), *sin = nt_rows(lm->sin, position), *x = nt_embedding(lm->embed, s->token);
+	nt_tensor *cos[2], *sin[2], *x = nla_embed(lm, s->token);
+	for (int i = 0; i < 2 && lm->cos[i]; i++) {
+		cos[i] = nt_rows(lm->cos[i], position);
+		sin[i] = nt_rows(lm->sin[i], position);
+	}
 	for (int64_t l = 0; l < s->n_layers; l++) {
 		const struct nla_block *b = &lm->blocks[l];
+		const bool local = nla_arch_local(&lm->arch, l);
 		nt_tensor *q, *k, *v;
 		nt_scope_push();
 		nla_block_qkv(view, l, nt_rms_norm(x, b->attn_norm, lm->arch.rms_eps), &q, &k, &v);
-		q = nt_rope_cached(&(struct nt_heads){ q, k, v, b->q_norm, b->k_norm, lm->arch.rms_eps, cos, sin }, s->k[l],
-				   s->v[l], s->row, position);
-		q = nt_attention_cached(q, s->k[l], s->v[l], s->row, length, 0, 1 / sqrt((double)lm->arch.head_dim));
+		const struct nt_heads heads = { q, k, v, b->q_norm, b->k_norm, lm->arch.rms_eps, cos[local], sin[local] };
+		q = nt_rope_cached(&heads, s->k[l], s->v[l], s->row, position);
+		q = nt_attention_cached(q, s->k[l], s->v[l], s->row, length, nla_window(&lm->arch, l),
+					nla_score_scale(&lm->arch));
 		x = nt_scope_pop_with(nla_block_finish(view, l, x, q));
 	}
 	return x;

@@ -1,6 +1,6 @@
 /*
  * The transformer over a pack, see forward.h: embedding [n, D]; blocks (norm, q k v, rotary embedding, attention over the tree,
- * o; norm, SwiGLU); a vector added to the residual stream at its marker. Training and decoding share the parts of a block.
+ * o; norm, gated MLP); a vector added to the residual stream at its marker. Training and decoding share the parts of a block.
  */
 #include "lm/forward.h"
 
@@ -36,16 +36,46 @@ void nla_block_qkv(const struct nla_view *view, int64_t layer, const nt_tensor *
 	*v = heads(part[2], a->n_kv_heads, a->head_dim);
 }
 
+nt_tensor *nla_embed(const struct nla_lm *lm, const nt_tensor *ids)
+{
+	nt_tensor *x = nt_embedding(lm->embed, ids);
+	float scale = sqrtf((float)lm->arch.d_model);
+	uint16_t half;
+	if (nla_compute_dtype(lm) != NT_F32) { /* the reference has it in the weights' type */
+		nla_f32_to_bf16(&scale, &half, 1);
+		nla_bf16_to_f32(&half, &scale, 1);
+	}
+	return nla_arch_has(&lm->arch, "embed_scale") ? nt_scale(x, (double)scale) : x;
+}
+
+nt_tensor *nla_glu(const struct nla_arch *arch, const nt_tensor *gate_up)
+{
+	return nla_arch_has(arch, "gelu") ? nt_geglu(gate_up) : nt_swiglu(gate_up);
+}
+
+double nla_score_scale(const struct nla_arch *arch) { return 1 / sqrt(arch->query_scalar); }
+
+int64_t nla_window(const struct nla_arch *arch, int64_t l) { return nla_arch_local(arch, l) ? arch->window : 0; }
+
+/* x + a projection of h to the residual stream, or + the norm of it. */
+static nt_tensor *add(const struct nla_view *view, int64_t layer, enum nla_proj proj, nt_tensor *const *w, const nt_tensor *h,
+		      const nt_tensor *norm, const nt_tensor *x)
+{
+	struct nt_projection p = { .w = w, .n_w = 1, .residual = norm ? NULL : x };
+	nt_tensor *y = project(view, layer, proj, h, p);
+	return norm ? nt_add(x, nt_rms_norm(y, norm, view->lm->arch.rms_eps)) : y;
+}
+
 nt_tensor *nla_block_finish(const struct nla_view *view, int64_t layer, const nt_tensor *x, const nt_tensor *attended)
 {
 	const struct nla_arch *a = &view->lm->arch;
 	const struct nla_block *b = &view->lm->blocks[layer];
 	int64_t flat[2] = { attended ? nt_size(attended, 0) : 0, a->n_heads * a->head_dim };
 	attended = nt_reshape(attended, 2, flat);
-	x = project(view, layer, NLA_O, attended, (struct nt_projection){ .w = &b->o, .n_w = 1, .residual = x });
+	x = add(view, layer, NLA_O, &b->o, attended, b->attn_out_norm, x);
 	nt_tensor *h = project(view, layer, NLA_GATE, nt_rms_norm(x, b->mlp_norm, a->rms_eps),
 			       (struct nt_projection){ .w = b->gate_up, .n_w = 2 });
-	return project(view, layer, NLA_DOWN, nt_swiglu(h), (struct nt_projection){ .w = &b->down, .n_w = 1, .residual = x });
+	return add(view, layer, NLA_DOWN, &b->down, nla_glu(a, h), b->mlp_out_norm, x);
 }
 
 nt_tensor *nla_final_norm(const struct nla_view *view, const nt_tensor *x)
@@ -63,7 +93,7 @@ static nt_tensor *inject_embedding(const nt_tensor *x, const struct nla_inject *
 
 nt_tensor *nla_forward_start(const struct nla_view *view, const struct nla_pack *pack, const struct nla_inject *inject)
 {
-	nt_tensor *x = nt_embedding(view->lm->embed, pack->ids_t);
+	nt_tensor *x = nla_embed(view->lm, pack->ids_t);
 	return inject && inject->at == NLA_INJECT_AT_EMBEDDING ? inject_embedding(x, inject) : x;
 }
 
@@ -72,14 +102,15 @@ nt_tensor *nla_forward_block(const struct nla_view *view, int64_t l, const struc
 {
 	const struct nla_arch *a = &view->lm->arch;
 	const struct nla_block *b = &view->lm->blocks[l];
+	const bool local = nla_arch_local(a, l);
 	nt_tensor *q, *k, *v, *y;
 	nt_scope_push(); /* a block's own intermediates end with it, unless a gradient needs them */
 	nla_block_qkv(view, l, nt_rms_norm(x, b->attn_norm, a->rms_eps), &q, &k, &v);
-	q = nt_qk_rope(q, b->q_norm, a->rms_eps, pack->cos, pack->sin);
-	k = nt_qk_rope(k, b->k_norm, a->rms_eps, pack->cos, pack->sin);
+	q = nt_qk_rope(q, b->q_norm, a->rms_eps, pack->cos[local], pack->sin[local]);
+	k = nt_qk_rope(k, b->k_norm, a->rms_eps, pack->cos[local], pack->sin[local]);
 	if (tap && tap->kv)
 		tap->kv(l, k, v, tap->arg);
-	y = nla_block_finish(view, l, x, nt_attention(q, k, v, pack->tree, 0, 1 / sqrt((double)a->head_dim)));
+	y = nla_block_finish(view, l, x, nt_attention(q, k, v, pack->tree, nla_window(a, l), nla_score_scale(a)));
 	if (inject && inject->at == NLA_INJECT_AT_BLOCK && inject->block == l)
 		y = nt_inject_add(y, inject->sites, inject->v);
 	else if (inject && inject->at == NLA_INJECT_REPLACE && inject->block == l)

@@ -1,7 +1,9 @@
 /*
  * forward - the transformer over a packed batch (nla_pack), with or without gradients.
  *
- *	x = embedding;  for each block: x += o(attention(norm x));  x += down(swiglu(gate_up(norm x)))
+ *	x = embedding;  for each block: x += o(attention(norm x));  x += down(glu(gate_up(norm x)))
+ *
+ * In families with out_norm (arch.c) what is added is normed first; with embed_scale x begins as sqrt(D) times the embedding.
  */
 #pragma once
 
@@ -34,7 +36,13 @@ nt_tensor *nla_forward_start(const struct nla_view *view, const struct nla_pack 
 nt_tensor *nla_forward_block(const struct nla_view *view, int64_t l, const struct nla_pack *pack,
 			     const struct nla_inject *inject, const nt_tensor *x, const struct nla_tap *tap);
 
-/* Parts the decoder shares. x [n,D] after the norm -> q [n,Hq,d], k and v [n,Hkv,d]; v may be a view. */
+/* Parts the decoder shares. ids [n] -> x [n,D] */
+nt_tensor *nla_embed(const struct nla_lm *lm, const nt_tensor *ids);
+/* The gate of the family; what scores of q and k are multiplied by; tokens that block l sees, 0: all. */
+nt_tensor *nla_glu(const struct nla_arch *arch, const nt_tensor *gate_up);
+double nla_score_scale(const struct nla_arch *arch);
+int64_t nla_window(const struct nla_arch *arch, int64_t l);
+/* x [n,D] after the norm -> q [n,Hq,d], k and v [n,Hkv,d]; v may be a view. */
 void nla_block_qkv(const struct nla_view *view, int64_t layer, const nt_tensor *x, nt_tensor **q, nt_tensor **k, nt_tensor **v);
 /* x + o(attended) and then x + mlp(x): attended [n,Hq,d] */
 nt_tensor *nla_block_finish(const struct nla_view *view, int64_t layer, const nt_tensor *x, const nt_tensor *attended);

@@ -20,7 +20,7 @@ static const struct tensor {
 	int kind;
 	enum dim out, in; /* in: of matrices alone */
 	bool below;       /* its rows come below those of the tensor before, except in a mapped matrix */
-	const char *only; /* in families that have it alone (arch.c) */
+	const char *only; /* in families that have it alone (arch.c), or with ! those that have not */
 } tensors[] = {
 #define L(field) offsetof(struct nla_lm, field)
 #define B(field) offsetof(struct nla_block, field)
@@ -35,10 +35,13 @@ static const struct tensor {
 	{ "self_attn.q_norm", B(q_norm), NORM, HEAD, .only = "qk_norm" },
 	{ "self_attn.k_norm", B(k_norm), NORM, HEAD, .only = "qk_norm" },
 	{ "self_attn.o_proj", B(o), PROJ + NLA_O, .out = D, .in = Q },
-	{ "post_attention_layernorm", B(mlp_norm), NORM, .out = D },
+	{ "post_attention_layernorm", B(mlp_norm), NORM, .out = D, .only = "!out_norm" },
+	{ "post_attention_layernorm", B(attn_out_norm), NORM, .out = D, .only = "out_norm" },
+	{ "pre_feedforward_layernorm", B(mlp_norm), NORM, .out = D, .only = "out_norm" },
 	{ "mlp.gate_proj", B(gate_up[0]), PROJ + NLA_GATE, .out = F, .in = D },
 	{ "mlp.up_proj", B(gate_up[1]), PROJ + NLA_UP, F, D, .below = true },
 	{ "mlp.down_proj", B(down), PROJ + NLA_DOWN, .out = D, .in = F },
+	{ "post_feedforward_layernorm", B(mlp_out_norm), NORM, .out = D, .only = "out_norm" },
 	{ "model.norm", L(norm), NORM, .out = D },
 	{ "lm_head", L(head), TABLE, .out = VOCAB, .in = D },
 };
@@ -69,6 +72,8 @@ static void advance(const struct nla_lm *lm, const struct tensor *t, struct nla_
 	s->shape[1] = size_of(&lm->arch, t->in);
 	s->ndim = matrix ? 2 : 1;
 	s->bias = t->kind == BIAS;
+	s->less = t->kind == NORM && nla_arch_has(&lm->arch, "norm_plus_one") ? 1 : 0;
+	s->exact = s->less > 0 || t->out == HEAD; /* of heads: so their kernels read them */
 	s->proj = t->kind >= PROJ ? t->kind - PROJ : -1;
 	s->rows = s->row + s->shape[0];
 	while (!apart && t < head && (++t)->below)
@@ -79,7 +84,8 @@ static bool has(const struct nla_arch *a, const struct tensor *t)
 {
 	if (t == final_norm || t == head)
 		return t == head ? !a->tied : !a->bare;
-	return !t->only || nla_arch_has(a, t->only);
+	const bool not = t->only && *t->only == '!';
+	return !t->only || nla_arch_has(a, t->only + not) != not;
 }
 
 bool nla_lm_next(const struct nla_lm *lm, struct nla_slot *s)

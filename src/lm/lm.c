@@ -34,13 +34,16 @@ nt_tensor *nla_lm_proj(const struct nla_lm *lm, int64_t layer, enum nla_proj pro
 
 /* ---- making ---- */
 
-/* Llama 3.1's stretched waves: those much shorter than what the model was trained on stay, those much longer are slowed by the
- * factor, and between the two it is interpolated linearly (in the frequency; all in fp32, as the reference has it). */
+/* Waves slowed by a factor: all of them, or as Llama 3.1 has it: those much shorter than what the model was trained on stay,
+ * those much longer are slowed, and between the two it is interpolated linearly (in the frequency; all in fp32, as the
+ * reference has it). */
 static float stretch(const struct nla_arch *a, float inv)
 {
 	float wave = 6.283185307179586f / inv, original = (float)a->rope_original;
 	float low = original / (float)a->rope_low, high = original / (float)a->rope_high;
-	if (!a->rope_llama3 || wave < high)
+	if (!a->rope_llama3)
+		return a->rope_factor > 0 ? inv / (float)a->rope_factor : inv;
+	if (wave < high)
 		return inv;
 	if (wave > low)
 		return inv / (float)a->rope_factor;
@@ -48,22 +51,23 @@ static float stretch(const struct nla_arch *a, float inv)
 	return (1 - smooth) * inv / (float)a->rope_factor + smooth * inv;
 }
 
-static void make_tables(struct nla_lm *lm)
+static void make_table(struct nla_lm *lm, bool local)
 {
 	int64_t n = NLA_MIN(lm->arch.max_position, NLA_MAX_POSITIONS), half = lm->arch.head_dim / 2, shape[2] = { n, half };
 	nla_auto float *c = nla_alloc((size_t)(n * half), sizeof(float)), *s = nla_alloc((size_t)(n * half), sizeof(float));
 	for (int64_t j = 0; j < half; j++) {
 		/* inv_freq in fp32 and the angle as an fp32 product, as the reference has them */
-		float inv = stretch(&lm->arch,
-				    (float)(1.0 / pow(lm->arch.rope_theta, (double)(2 * j) / (double)lm->arch.head_dim)));
+		const double theta = local ? lm->arch.rope_local : lm->arch.rope_theta;
+		float inv = (float)(1.0 / pow(theta, (double)(2 * j) / (double)lm->arch.head_dim));
+		inv = local ? inv : stretch(&lm->arch, inv);
 		for (int64_t p = 0; p < n; p++) {
 			float angle = (float)p * inv;
 			c[p * half + j] = (float)cos(angle);
 			s[p * half + j] = (float)sin(angle);
 		}
 	}
-	lm->cos = nt_own(nt_from_host(NT_F32, lm->device, c, 2, shape));
-	lm->sin = nt_own(nt_from_host(NT_F32, lm->device, s, 2, shape));
+	lm->cos[local] = nt_own(nt_from_host(NT_F32, lm->device, c, 2, shape));
+	lm->sin[local] = nt_own(nt_from_host(NT_F32, lm->device, s, 2, shape));
 }
 
 enum nla_status nla_lm_describe(struct nla_lm *lm, const char *folder, const struct nla_lm_part *part, struct nla_err *err)
@@ -84,7 +88,8 @@ enum nla_status nla_lm_describe(struct nla_lm *lm, const char *folder, const str
 static void begin(struct nla_lm *lm)
 {
 	lm->blocks = nla_alloc((size_t)lm->arch.n_layers, sizeof(*lm->blocks));
-	make_tables(lm);
+	for (int local = 0; local <= (lm->arch.pattern > 1); local++)
+		make_table(lm, local);
 }
 
 /* After all slots. Whatever failed releases the model. */
@@ -101,7 +106,7 @@ static enum nla_status finish(struct nla_lm *lm, const char *what, struct nla_er
 
 static nt_dtype type_of(const struct nla_lm *lm, const struct nla_slot *s)
 {
-	return s->ndim == 2 ? lm->dtype : nla_compute_dtype(lm);
+	return s->ndim == 2 ? lm->dtype : s->exact ? NT_F32 : nla_compute_dtype(lm);
 }
 
 /* The slot's view, whose stored tensor is made at its first. */
@@ -114,6 +119,40 @@ static nt_tensor *room(const struct nla_lm *lm, const struct nla_slot *s)
 }
 
 /* ---- loading ---- */
+
+static bool of_others(const char *name)
+{
+	const char *bare = nla_starts_with(name, "model.") ? name + strlen("model.") : name;
+	return nla_starts_with(bare, "vision_tower.") || nla_starts_with(bare, "multi_modal_projector.");
+}
+
+enum nla_status nla_lm_open(struct nla_st *st, const char *folder, struct nla_err *err)
+{
+	static const char *const names[][2] = { { "language_model.model.", "model." }, { "model.language_model.", "model." },
+						{ "language_model.lm_head.", "lm_head." } };
+	bool inside = false;
+	size_t n = 0;
+	if (nla_st_open_folder(st, folder, "model", err))
+		return err->status;
+	for (size_t i = 0; i < st->n_entries * NLA_LEN(names); i++) {
+		struct nla_st_entry *e = &st->entries[i / NLA_LEN(names)];
+		const char *const *name = names[i % NLA_LEN(names)];
+		if (!nla_starts_with(e->name, name[0]))
+			continue;
+		nla_auto char *old = e->name;
+		e->name = nla_format("%s%s", name[1], old + strlen(name[0]));
+		inside = true;
+	}
+	for (size_t i = 0; i < st->n_entries; i++) {
+		if (!inside || !of_others(st->entries[i].name))
+			st->entries[n++] = st->entries[i];
+		else
+			free(st->entries[i].name);
+	}
+	st->n_entries = n;
+	qsort(st->entries, n, sizeof(*st->entries), nla_by_text);
+	return NLA_OK;
+}
 
 /* Of the model's type, and where it can be read as it is? */
 static bool fits(const struct nla_lm *lm, const struct nla_st_entry *e)
@@ -138,6 +177,8 @@ static enum nla_status load_slot(struct nla_lm *lm, const struct nla_slot *s, co
 	} else {
 		*handle(lm, s) = nt_own(nla_tensor_borrow(e));
 	}
+	if (s->less > 0 && !err->status)
+		nt_copy_into(*handle(lm, s), nt_add_scalar(*handle(lm, s), s->less));
 	nt_scope_pop();
 	return !err->status && nt_check() ? nla_nt_fail(err, "cannot load tensor '%s'", s->name) : err->status;
 }
@@ -214,7 +255,7 @@ enum nla_status nla_lm_load(struct nla_lm *lm, const char *folder, const struct 
 			    enum nla_lm_how how, struct nla_err *err)
 {
 	struct nla_st st;
-	if (nla_lm_describe(lm, folder, part, err) || nla_st_open_folder(&st, folder, "model", err))
+	if (nla_lm_describe(lm, folder, part, err) || nla_lm_open(&st, folder, err))
 		return err->status;
 	lm->device = device;
 	lm->dtype = dtype;
@@ -271,7 +312,7 @@ enum nla_status nla_lm_save(const struct nla_lm *lm, const char *folder, nt_dtyp
 	nla_auto char *path = nla_path_join(folder, "model.safetensors");
 	nt_scope_push();
 	for (struct nla_slot s = { 0 }; !err->status && nla_lm_next(lm, &s);) {
-		nla_tensors_add(&out, s.name, view_of(lm, &s));
+		nla_tensors_add(&out, s.name, s.less > 0 ? nt_add_scalar(view_of(lm, &s), -s.less) : view_of(lm, &s));
 		if (nt_check())
 			nla_nt_fail(err, "cannot save '%s'", s.name);
 	}
@@ -296,8 +337,10 @@ enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, int64_
 {
 	*lm = (struct nla_lm){ .arch = from->arch, .device = from->device, .dtype = from->dtype, .mapped = from->mapped };
 	lm->arch.n_layers = depth;
-	lm->cos = nt_own(nt_share(from->cos));
-	lm->sin = nt_own(nt_share(from->sin));
+	for (int i = 0; i < 2 && from->cos[i]; i++) {
+		lm->cos[i] = nt_own(nt_share(from->cos[i]));
+		lm->sin[i] = nt_own(nt_share(from->sin[i]));
+	}
 	lm->blocks = nla_alloc((size_t)depth, sizeof(*lm->blocks));
 	for (struct nla_slot s = { 0 }; nla_lm_next(lm, &s);) {
 		nt_scope_push();
@@ -326,7 +369,7 @@ int nla_lm_params(const struct nla_lm *lm, nt_tensor **list)
 
 void nla_lm_release(struct nla_lm *lm)
 {
-	nt_tensor *top[] = { lm->embed, lm->norm, lm->head, lm->cos, lm->sin };
+	nt_tensor *top[] = { lm->embed, lm->norm, lm->head, lm->cos[0], lm->sin[0], lm->cos[1], lm->sin[1] };
 	for (struct nla_slot s = { 0 }; lm->blocks && nla_lm_next(lm, &s);)
 		if (!s.row && s.layer >= 0)
 			nt_free(*handle(lm, &s));

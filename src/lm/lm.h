@@ -27,6 +27,7 @@ struct nla_block {
 	nt_tensor *q_norm;    /* [d] or NULL */
 	nt_tensor *k_norm;    /* [d] or NULL */
 	nt_tensor *o;         /* [D, Hq d] */
+	nt_tensor *attn_out_norm, *mlp_out_norm; /* [D] or NULL */
 	nt_tensor *mlp_norm;  /* [D] */
 	nt_tensor *gate_up[2]; /* [2F, D]; mapped: gate and up [F, D] */
 	nt_tensor *down;      /* [D, F] */
@@ -39,7 +40,7 @@ struct nla_lm {
 	nt_tensor *embed; /* [V, D] */
 	nt_tensor *norm;  /* [D]; NULL: a reconstructor without one */
 	nt_tensor *head;  /* [V, D]; a second handle of embed when tied */
-	nt_tensor *cos, *sin; /* [positions, d/2] fp32 */
+	nt_tensor *cos[2], *sin[2]; /* [positions, d/2] fp32, by nla_arch_local; [1] NULL: no block has a window */
 	struct nla_block *blocks; /* [n_layers] */
 	struct nla_st map; /* the open file of a mapped model */
 	bool mapped;
@@ -87,12 +88,16 @@ struct nla_slot {
 	int64_t layer;     /* -1: not of a block */
 	int proj;          /* enum nla_proj, -1: not a projection */
 	bool bias;
+	bool exact;        /* fp32 everywhere */
+	double less;       /* files hold so much less */
 	size_t at;         /* of the stored tensor's handle, in struct nla_block or nla_lm */
 	int64_t row, rows; /* its first row there, and the rows there are */
 	int64_t n_seen;    /* how far nla_lm_next has come */
 };
 /* Step to the next tensor, in the order of a saved file: for (struct nla_slot s = { 0 }; nla_lm_next(lm, &s);) ... */
 bool nla_lm_next(const struct nla_lm *lm, struct nla_slot *slot);
+/* A folder's weights, without those of other modalities: its text model's names are those of one that is alone. */
+enum nla_status nla_lm_open(struct nla_st *st, const char *folder, struct nla_err *err);
 /* The architecture of a folder, or of a part of it; no weights. */
 enum nla_status nla_lm_describe(struct nla_lm *lm, const char *folder, const struct nla_lm_part *part, struct nla_err *err);
 /* Has the file what the model needs, and (whole) nothing else? */

@@ -35,10 +35,10 @@ double nla_lora_scale(const struct nla_adapter *a, enum nla_proj proj)
 	return a->alpha[proj] / (a->rslora ? sqrt(r) : r);
 }
 
-char *nla_lora_key(int64_t layer, enum nla_proj proj, int side)
+char *nla_lora_key(const struct nla_adapter *a, int64_t layer, enum nla_proj proj, int side)
 {
-	return nla_format("base_model.model.model.layers.%lld.%s.lora_%c.weight", (long long)layer, nla_proj_path(proj),
-			  "AB"[side]);
+	return nla_format("base_model.model.model.%slayers.%lld.%s.lora_%c.weight", a->inside ? "language_model." : "",
+			  (long long)layer, nla_proj_path(proj), "AB"[side]);
 }
 
 static nt_tensor *uniform(const struct nla_rng *rng, uint32_t tensor, int64_t rows, int64_t cols, int device)
@@ -55,7 +55,7 @@ enum nla_status nla_adapter_init(struct nla_adapter *a, const struct nla_arch *a
 				 const struct nla_lora_spec *spec, uint64_t seed, int device, struct nla_err *err)
 {
 	struct nla_rng rng = { seed, NLA_STREAM_INIT };
-	*a = (struct nla_adapter){ .n_layers = n_layers, .rslora = spec->rslora };
+	*a = (struct nla_adapter){ .n_layers = n_layers, .inside = arch->inside, .rslora = spec->rslora };
 	a->layers = nla_alloc((size_t)n_layers, sizeof(*a->layers));
 	for (int p = 0; p < NLA_N_PROJ; p++) {
 		if (!(spec->targets & 1u << p))
@@ -88,7 +88,8 @@ enum nla_status nla_adapter_join(struct nla_adapter *to, const struct nla_adapte
 				 struct nla_err *err)
 {
 	const struct nla_adapter *const from[2] = { a, b };
-	*to = (struct nla_adapter){ .n_layers = NLA_MAX(a ? a->n_layers : 0, b ? b->n_layers : 0) };
+	*to = (struct nla_adapter){ .n_layers = NLA_MAX(a ? a->n_layers : 0, b ? b->n_layers : 0),
+				    .inside = a ? a->inside : b && b->inside };
 	to->layers = nla_alloc((size_t)to->n_layers, sizeof(*to->layers));
 	nt_scope_push();
 	for (int p = 0; p < NLA_N_PROJ; p++) {
@@ -123,7 +124,7 @@ int nla_adapter_params(const struct nla_adapter *a, nt_tensor **list, struct nla
 					list[n] = pair[i];
 				if (!names)
 					continue;
-				nla_auto char *name = nla_lora_key(l, p, i);
+				nla_auto char *name = nla_lora_key(a, l, p, i);
 				nla_strs_push(names, name);
 			}
 		}

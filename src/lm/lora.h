@@ -3,7 +3,8 @@
  * Kalajdzievski 2023) or alpha/r. Fresh: A uniform in +-1/sqrt(in), B zero.
  *
  * On disk a PEFT folder: adapter_config.json and adapter_model.safetensors with keys such as
- * `base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight`. Also read: a bare backbone's keys (one `model.` less), keys
+ * `base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight`; of a base inside a folder with other modalities they have
+ * `model.language_model.layers`. Also read: `language_model.model.layers`, a bare backbone's keys (one `model.` less), keys
  * that name the adapter (`lora_A.default.weight`), and nanoNLA's AR (ar_meta.json and ar_lora_value_head.safetensors, whose
  * keys begin with `backbone.model.`). An adapter that was only read is written in the type that its file had, bit for bit.
  */
@@ -25,6 +26,7 @@ struct nla_lora {
 
 struct nla_adapter {
 	int64_t n_layers;
+	bool inside; /* its base is a part of a folder with other modalities: arch.inside */
 	bool rslora;
 	nt_dtype stored;           /* of the file it came from; fp32 for what was trained or computed here */
 	int64_t rank[NLA_N_PROJ];  /* 0: not a target */
@@ -33,7 +35,7 @@ struct nla_adapter {
 };
 
 /* "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", owned by the caller; side: 0 A, 1 B. */
-char *nla_lora_key(int64_t layer, enum nla_proj proj, int side);
+char *nla_lora_key(const struct nla_adapter *a, int64_t layer, enum nla_proj proj, int side);
 /* Names as in a configuration: "q,k,v,o,gate,up,down" or PEFT's "q_proj". Error on an unknown one. */
 enum nla_status nla_lora_targets(const char *list, unsigned *targets, struct nla_err *err);
 /* NULL: that projection of that block has none. */

@@ -34,9 +34,9 @@ static enum nla_status check(const struct nla_pack *p, const struct nla_lm *lm, 
 		if (p->ids.data[i] < 0 || p->ids.data[i] >= lm->arch.vocab)
 			return nla_fail(err, "token id %lld is outside the model's vocabulary of %lld",
 					(long long)p->ids.data[i], (long long)lm->arch.vocab);
-		if (p->positions.data[i] >= nt_size(lm->cos, 0))
+		if (p->positions.data[i] >= nt_size(lm->cos[0], 0))
 			return nla_fail(err, "a text of more than %lld tokens is longer than the model's positions",
-					(long long)nt_size(lm->cos, 0));
+					(long long)nt_size(lm->cos[0], 0));
 	}
 	return NLA_OK;
 }
@@ -48,8 +48,10 @@ enum nla_status nla_pack_ready(struct nla_pack *p, const struct nla_lm *lm, stru
 	nt_scope_push();
 	nt_tensor *at = nt_i64(lm->device, p->positions.data, p->n);
 	p->ids_t = nt_own(nt_i64(lm->device, p->ids.data, p->n));
-	p->cos = nt_own(nt_rows(lm->cos, at));
-	p->sin = nt_own(nt_rows(lm->sin, at));
+	for (int i = 0; i < 2 && lm->cos[i]; i++) {
+		p->cos[i] = nt_own(nt_rows(lm->cos[i], at));
+		p->sin[i] = nt_own(nt_rows(lm->sin[i], at));
+	}
 	p->tree = nt_tree_new(p->length.data, p->parent.data, p->n_rows, lm->device);
 	nt_scope_pop();
 	return nt_check() ? nla_nt_fail(err, "cannot lay out a batch of %lld tokens", (long long)p->n) : NLA_OK;
@@ -63,8 +65,10 @@ void nla_pack_release(struct nla_pack *p)
 	nla_i64s_release(&p->length);
 	nla_i64s_release(&p->parent);
 	nt_free(p->ids_t);
-	nt_free(p->cos);
-	nt_free(p->sin);
+	for (int i = 0; i < 2; i++) {
+		nt_free(p->cos[i]);
+		nt_free(p->sin[i]);
+	}
 	nt_tree_free(p->tree);
 	nla_pack_init(p);
 }

@@ -20,7 +20,7 @@ struct nla_pack {
 	int64_t n, n_rows;
 	/* made by nla_pack_ready, owned: */
 	nt_tensor *ids_t;     /* [n] */
-	nt_tensor *cos, *sin; /* [n, d/2] */
+	nt_tensor *cos[2], *sin[2]; /* [n, d/2], as in struct nla_lm */
 	nt_tree *tree;
 };
 

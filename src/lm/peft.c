@@ -51,14 +51,15 @@ static bool holds_number(const cJSON *list, int64_t x)
 }
 
 /* Does the configuration name this projection without doubt? What a regular expression names is left to the keys. */
-static bool named(const cJSON *json, int64_t layer, enum nla_proj proj)
+static bool named(const cJSON *json, bool inside, int64_t layer, enum nla_proj proj)
 {
 	const cJSON *targets = nla_json_at(json, "target_modules"), *layers = nla_json_at(json, "layers_to_transform");
 	const char *all = cJSON_GetStringValue(targets);
 	bool found = all && !strcmp(all, "all-linear");
 	if (nla_json_at(json, "exclude_modules") || (layers && !holds_number(layers, layer)))
 		return false;
-	nla_auto char *name = nla_format(".model.layers.%lld.%s", (long long)layer, nla_proj_path(proj));
+	nla_auto char *name = nla_format(".model.%slayers.%lld.%s", inside ? "language_model." : "", (long long)layer,
+				      nla_proj_path(proj));
 	for (const cJSON *t = cJSON_IsArray(targets) ? targets->child : NULL; t && !found; t = t->next) {
 		size_t n = cJSON_IsString(t) ? strlen(t->valuestring) : 0;
 		found = n && n < strlen(name) && name[strlen(name) - n - 1] == '.' && nla_ends_with(name, t->valuestring);
@@ -129,7 +130,9 @@ typedef const struct nla_st_entry *nla_pairs[NLA_N_PROJ][2]; /* A and B of a blo
 static bool take_apart(const char *key, int64_t *layer, int *proj, int *side)
 {
 	static const char *const prefixes[] = { "base_model.model.model.layers.", "base_model.model.layers.",
-						"backbone.model.layers." };
+						"base_model.model.model.language_model.layers.",
+						"base_model.model.language_model.model.layers.",
+						"base_model.model.language_model.layers.", "backbone.model.layers." };
 	static const char *const ends[] = { "lora_A.weight", "lora_B.weight", "lora_A.default.weight",
 					    "lora_B.default.weight" };
 	char number[32];
@@ -169,7 +172,7 @@ static enum nla_status find_all(const struct nla_adapter *a, const struct nla_st
 				nla_pairs *found, struct nla_err *err)
 {
 	NLA_AUTO(nla_str_release) struct nla_str missing = NLA_STR_INIT, extra = NLA_STR_INIT;
-	size_t n_missing = 0, n_extra = 0, n_found = 0, n_deeper = 0;
+	size_t n_missing = 0, n_extra = 0, n_found = 0, n_deeper = 0, n_others = 0;
 	int64_t l;
 	int p, side;
 	for (size_t i = 0; i < st->n_entries; i++) {
@@ -179,6 +182,8 @@ static enum nla_status find_all(const struct nla_adapter *a, const struct nla_st
 			found[l][p][side] = &st->entries[i];
 		else if (ours && l >= a->n_layers && cut)
 			n_deeper++;
+		else if (a->inside && strstr(key, ".vision_tower."))
+			n_others++;
 		else if (strcmp(key, "value_head.weight")) /* nanoNLA keeps the AR's head here */
 			list_key(&extra, n_extra++, key);
 	}
@@ -187,9 +192,9 @@ static enum nla_status find_all(const struct nla_adapter *a, const struct nla_st
 		p = (int)(i / 2 % NLA_N_PROJ);
 		side = (int)(i % 2);
 		n_found += found[l][p][side] != NULL;
-		if (found[l][p][side] || (!found[l][p][!side] && !named(json, l, p)))
+		if (found[l][p][side] || (!found[l][p][!side] && !named(json, a->inside, l, p)))
 			continue;
-		nla_auto char *key = nla_lora_key(l, p, side);
+		nla_auto char *key = nla_lora_key(a, l, p, side);
 		list_key(&missing, n_missing++, key);
 	}
 	if (n_missing || n_extra)
@@ -198,7 +203,9 @@ static enum nla_status find_all(const struct nla_adapter *a, const struct nla_st
 	else if (!n_found)
 		nla_fail(err, "cannot load adapter '%s': no key of it is of blocks 0 to %lld", st->path,
 			 (long long)a->n_layers - 1);
-	else if (n_deeper)
+	else if (n_others)
+		nla_say("adapter '%s': %zu of its tensors are of the vision tower and are not read", st->path, n_others);
+	if (!err->status && n_deeper)
 		nla_say("adapter '%s': %zu of its tensors are of blocks after %lld and are not read", st->path, n_deeper,
 			(long long)a->n_layers - 1);
 	return err->status;
@@ -248,7 +255,8 @@ enum nla_status nla_adapter_load(struct nla_adapter *a, const struct nla_arch *a
 	nla_auto nla_pairs *found = nla_alloc((size_t)n_layers, sizeof(*found));
 	NLA_AUTO(nla_st_close) struct nla_st st = { 0 };
 	nla_auto_json cJSON *json = NULL;
-	*a = (struct nla_adapter){ .n_layers = n_layers, .layers = nla_alloc((size_t)n_layers, sizeof(*a->layers)) };
+	*a = (struct nla_adapter){ .n_layers = n_layers, .inside = arch->inside,
+				   .layers = nla_alloc((size_t)n_layers, sizeof(*a->layers)) };
 	if (read_config(a, nano ? meta : config, nano, &json, err) ||
 	    nla_st_open_folder(&st, folder, nano ? "ar_lora_value_head" : "adapter_model", err) ||
 	    find_all(a, &st, json, cut, found, err) || read_tensors(a, arch, &st, found, device, err))
@@ -285,6 +293,8 @@ static cJSON *config_json(const struct nla_adapter *a, const char *base_name)
 	cJSON_AddBoolToObject(json, "fan_in_fan_out", false);
 	cJSON_AddBoolToObject(json, "inference_mode", true);
 	cJSON_AddItemToObject(json, "target_modules", targets);
+	if (a->inside)
+		cJSON_AddStringToObject(json, "exclude_modules", ".*vision_tower.*");
 	cJSON_AddItemToObject(json, "rank_pattern", ranks);
 	cJSON_AddItemToObject(json, "alpha_pattern", alphas);
 	return json;

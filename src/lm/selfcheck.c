@@ -9,6 +9,7 @@
 
 #include "base/progress.h"
 #include "base/rng.h"
+#include "lm/forward.h"
 
 enum { N = 96, HEAD = 24, PROMPT = 24, VOCABULARY = 8192, ROWS = 8, ROUNDS = 3 };
 
@@ -43,17 +44,13 @@ static nt_tensor *rotation(const struct given *g, const nt_tensor *x)
 	return nt_qk_rope(qkv[0], g->lm->blocks[0].q_norm, g->lm->arch.rms_eps, g->cos, g->sin);
 }
 
-static nt_tensor *swiglu(const struct given *g, const nt_tensor *x)
-{
-	(void)g;
-	return nt_swiglu(x);
-}
+static nt_tensor *gate(const struct given *g, const nt_tensor *x) { return nla_glu(&g->lm->arch, x); }
 
 static nt_tensor *attention(const struct given *g, const nt_tensor *x)
 {
 	nt_tensor *qkv[3];
 	split(g, x, qkv);
-	return nt_attention(qkv[0], qkv[1], qkv[2], g->tree, 0, 1 / sqrt((double)g->lm->arch.head_dim));
+	return nt_attention(qkv[0], qkv[1], qkv[2], g->tree, nla_window(&g->lm->arch, 0), nla_score_scale(&g->lm->arch));
 }
 
 /* Token N - ROWS + i is the next of row i, behind i + 1 to N - ROWS others. */
@@ -79,7 +76,7 @@ static nt_tensor *decoding(const struct given *g, const nt_tensor *x)
 	const struct nt_heads new = { part[0], part[1], part[2], b->q_norm, b->k_norm, a->rms_eps,
 				      nt_narrow(g->cos, 0, 0, ROWS), nt_narrow(g->sin, 0, 0, ROWS) };
 	nt_tensor *q = nt_rope_cached(&new, k, v, slots, places);
-	return nt_attention_cached(q, k, v, slots, nt_add_scalar(places, 1), 0, 1 / sqrt((double)a->head_dim));
+	return nt_attention_cached(q, k, v, slots, nt_add_scalar(places, 1), nla_window(a, 0), nla_score_scale(a));
 }
 
 /* Log-probabilities of what is drawn; from the same logits, so that the same tokens are. */
@@ -106,7 +103,7 @@ static const struct operation {
 	enum nt_fast fast;
 } operations[] = {
 	{ "rotation with norm", rotation, HEADS, true, NT_FAST_ROPE },
-	{ "SwiGLU", swiglu, MLP, true, NT_FAST_SWIGLU },
+	{ "gated MLP", gate, MLP, true, NT_FAST_SWIGLU },
 	{ "attention", attention, HEADS, true, NT_FAST_ATTENTION },
 	{ "log-probabilities", logprob, RESIDUAL, true, NT_FAST_PRODUCT },
 	{ "attention, decoding", decoding, HEADS, false, NT_FAST_DECODING },
@@ -210,12 +207,12 @@ void nla_selfcheck(const struct nla_lm *lm, FILE *table)
 	float u[N];
 	for (int i = 0; i < N; i++) {
 		ids[i] = i * 37 % NLA_MIN(lm->arch.vocab, VOCABULARY);
-		place[i] = i % nt_size(lm->cos, 0);
+		place[i] = i % nt_size(lm->cos[0], 0);
 		u[i] = ((float)i + 0.5f) / N;
 	}
 	nt_scope_push();
 	nt_tensor *at = nt_i64(lm->device, place, N);
-	struct given g = { lm, nt_tree_new(length, parent, 4, lm->device), nt_rows(lm->cos, at), nt_rows(lm->sin, at),
+	struct given g = { lm, nt_tree_new(length, parent, 4, lm->device), nt_rows(lm->cos[0], at), nt_rows(lm->sin[0], at),
 			   nt_i64(lm->device, ids, N), nt_f32(lm->device, u, N) };
 	if (table)
 		fprintf(table, "this GPU's fast operations against plain ones, forward and backward, %d rows\n"

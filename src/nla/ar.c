@@ -8,7 +8,7 @@
 
 #include "base/utf8.h"
 
-int64_t nla_ar_max_ids(const struct nla_half *ar) { return NLA_MIN(NLA_AR_MAX_IDS, nt_size(nla_half_lm(ar)->cos, 0)); }
+int64_t nla_ar_max_ids(const struct nla_half *ar) { return NLA_MIN(NLA_AR_MAX_IDS, nt_size(nla_half_lm(ar)->cos[0], 0)); }
 
 enum nla_status nla_ar_encode(const struct nla_half *ar, const char *explanation, size_t length, struct nla_i32s *ids,
 			      enum nla_ar_fit *fit, struct nla_err *err)

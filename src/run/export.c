@@ -55,7 +55,7 @@ static int by_name(const void *a, const void *b)
 /* Nothing of the architecture may be missing: who loads the export would fail, or worse, draw it at random. */
 static enum nla_status list_tensors(struct export *x, struct nla_err *err)
 {
-	if (nla_st_open_folder(&x->in, x->source, "model", err) || nla_lm_check_file(&x->lm, &x->in, !x->half.head, err))
+	if (nla_lm_open(&x->in, x->source, err) || nla_lm_check_file(&x->lm, &x->in, !x->half.head, err))
 		return err->status;
 	for (struct nla_slot s = { 0 }; nla_lm_next(&x->lm, &s);) {
 		x->slots = nla_realloc(x->slots, x->n + 1, sizeof(*x->slots));
@@ -177,6 +177,11 @@ static enum nla_status write_config(const struct export *x, const char *out, str
 	nla_json_read(in, &json, err);
 	if (err->status)
 		return err->status;
+	cJSON *text = x->lm.arch.inside ? cJSON_DetachItemFromObjectCaseSensitive(json, "text_config") : NULL;
+	if (text) { /* what is written is a model alone */
+		cJSON_Delete(json);
+		json = text;
+	}
 	cJSON *types = cJSON_GetObjectItemCaseSensitive(json, "layer_types");
 	replace(json, cJSON_HasObjectItem(json, "dtype") ? "dtype" : "torch_dtype",
 		cJSON_CreateString(x->dtype == NT_F32 ? "float32" : "bfloat16"));

@@ -69,7 +69,7 @@ enum { NO_EXPLANATION = NLA_AR_MERGES + 1, N_FATES };
 /* The most ids that the model reads: an AV's whole text, or an AR's prompt. */
 static int64_t most_ids(const struct nla_sft *s)
 {
-	return s->half.role == NLA_AV ? nt_size(nla_half_lm(&s->half)->cos, 0) : nla_ar_max_ids(&s->half);
+	return s->half.role == NLA_AV ? nt_size(nla_half_lm(&s->half)->cos[0], 0) : nla_ar_max_ids(&s->half);
 }
 
 /* A response is encoded apart from the prompt, as generation emits it; its last token predicts nothing. */

@@ -220,7 +220,7 @@ static enum nla_status make_prompt(const struct nla_teach *t, int64_t row, struc
 {
 	nla_auto char *text = text_tail(t, t->set.rows[row].text, err);
 	nla_auto char *content = nla_compose_prompt(t->cfg->teach.prompt, &t->set.rows[row], text);
-	int64_t room = nt_size(t->teacher.lm.cos, 0), most = t->cfg->teach.max_new_tokens;
+	int64_t room = nt_size(t->teacher.lm.cos[0], 0), most = t->cfg->teach.max_new_tokens;
 	if (!err->status && !nla_chat_prompt(&t->teacher.chat, t->teacher.tok, content, ids, err) &&
 	    (int64_t)ids->n + most > room)
 		nla_fail(err, "a prompt of %zu tokens and an answer of %lld are more than the teacher's %lld positions: lower "

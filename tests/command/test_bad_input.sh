@@ -84,8 +84,8 @@ field hidden_size '"48"' "'hidden_size' is a string, want"
 copy "$model" m && tool drop-key m/config.json rope_parameters
 tool set m/config.json rope_scaling '{"rope_type": "yarn", "factor": 4}'
 bad_train 1 "rope_scaling': 'rope_type' is 'yarn'" --model m
-tool set m/config.json rope_scaling '{"type": "linear", "factor": 2}'
-bad_train 1 "rope_scaling': '(rope_)?type' is 'linear'" --model m
+tool set m/config.json rope_scaling '{"type": "dynamic", "factor": 2}'
+bad_train 1 "rope_scaling': '(rope_)?type' is 'dynamic'" --model m
 copy "$model" m && tool set m/config.json vocab_size 300
 bad_train 1 "ids, the model 300|shape" --model m
 

@@ -7,13 +7,13 @@ export SIM_KERNELS=1
 train() { ok nla-train --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 2 --max-new-tokens 8 --steps 1 "$@"; }
 
 train --check
-for operation in 'rotation with norm' SwiGLU attention log-probabilities 'attention, decoding' sampling; do
+for operation in 'rotation with norm' 'gated MLP' attention log-probabilities 'attention, decoding' sampling; do
 	grep -Eq "^  $operation +[0-9.e-]+ +[0-9.e-]+ +[0-9]+ +[0-9]+ *$" "$work/stdout" || fail "no clean row of $operation: $(cat "$work/stdout")"
 done
 train --out "$work/right"
 ! grep -q 'warning: on this GPU' "$work/stderr" || fail "$(cat "$work/stderr")"
 
-for kernel in glu_float:SwiGLU qk_rope_back_float:rotation decode_join_float:'attention, decoding'; do
+for kernel in glu_float:'gated MLP' qk_rope_back_float:rotation decode_join_float:'attention, decoding'; do
 	export SIM_WRONG=${kernel%:*}
 	train --out "$work/$SIM_WRONG"
 	[ "$(grep -c 'warning: on this GPU' "$work/stderr")" -eq 1 ] || fail "$SIM_WRONG: $(cat "$work/stderr")"

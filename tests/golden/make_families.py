@@ -28,6 +28,10 @@ N, PROMPT, MARKER_AT, RESPONSE = 3, 9, 5, 24
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 64}
+GEMMA3 = {"num_key_value_heads": 2, "head_dim": 16, "query_pre_attn_scalar": 12, "rms_norm_eps": 1e-6, "pad_token_id": 0}
+GEMMA3_ROPE = {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 100000.0},
+               "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0}}
+VISION = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 28, "patch_size": 14}
 # name: (config class, fields, how its config.json is written, targets of its adapters, rsLoRA)
 FAMILIES = {
     "qwen3": (transformers.Qwen3Config, {"num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": False}, "new", SEVEN, True),
@@ -37,6 +41,12 @@ FAMILIES = {
                ["q_proj", "v_proj", "down_proj"], False),
     "llama3": (transformers.LlamaConfig, {"num_key_value_heads": 2, "tie_word_embeddings": False, "rope_parameters": LLAMA3}, "old",
                SEVEN, True),
+    "gemma3": (transformers.Gemma3TextConfig, {**GEMMA3, "sliding_window": 8, "sliding_window_pattern": 2, "rope_parameters": GEMMA3_ROPE},
+               "gemma", SEVEN, True),
+    "gemma3long": (transformers.Gemma3TextConfig, {**GEMMA3, "sliding_window": 64, "sliding_window_pattern": 3, "head_dim": 8}, "new",
+                   ["q_proj", "up_proj"], False),
+    "gemma3mm": (transformers.Gemma3Config, {**GEMMA3, "sliding_window": 8, "sliding_window_pattern": 3, "rope_parameters": GEMMA3_ROPE},
+                 "gemma", SEVEN, True),
     "smollm2": (transformers.LlamaConfig, {"num_key_value_heads": 1, "tie_word_embeddings": True,
                                            "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0}}, "smollm",
                 ["k_proj", "o_proj", "gate_proj", "up_proj"], True),
@@ -64,7 +74,14 @@ def rewrite_config(folder, style):
     """config.json as the family's published files have it: rope_theta at the top and rope_scaling, where 5.x has rope_parameters."""
     path = folder / "config.json"
     config = json.loads(path.read_text())
-    if style != "new":
+    if style == "gemma":
+        text = config.get("text_config", config)
+        rope = text.pop("rope_parameters")
+        text.update(rope_theta=rope["full_attention"].pop("rope_theta"), rope_local_base_freq=rope["sliding_attention"]["rope_theta"],
+                    rope_scaling=rope["full_attention"], sliding_window_pattern=text.pop("_sliding_window_pattern"))
+        text.pop("layer_types")
+        config["torch_dtype"] = config.pop("dtype")
+    elif style != "new":
         rope = config.pop("rope_parameters")
         config["rope_theta"] = rope.pop("rope_theta")
         config["rope_scaling"] = rope if rope.get("rope_type", "default") != "default" else None
@@ -78,15 +95,19 @@ def rewrite_config(folder, style):
 
 def make_model(name, folder):
     kind, fields, style, _, _ = FAMILIES[name]
-    config = kind(vocab_size=V, hidden_size=D, intermediate_size=F, num_hidden_layers=BLOCKS, num_attention_heads=4,
-                  max_position_embeddings=256, hidden_act="silu", dtype="float32", bos_token_id=None, eos_token_id=1, **fields)
+    sizes = {"vocab_size": V, "hidden_size": D, "intermediate_size": F, "num_hidden_layers": BLOCKS, "num_attention_heads": 4,
+             "max_position_embeddings": 256, "bos_token_id": None, "eos_token_id": 1, **fields}
+    if kind is transformers.Gemma3Config:
+        config = kind(text_config={**sizes, "model_type": "gemma3_text"}, vision_config=VISION, mm_tokens_per_image=1, dtype="float32")
+    else:
+        config = kind(dtype="float32", **sizes, **({} if name.startswith("gemma") else {"hidden_act": "silu"}))
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     for p_name, p in model.named_parameters():
         x = normal(f"{name}.{p_name}", *p.shape)
         if p_name.endswith("bias"):
             p.data = 0.5 * x
         elif p.dim() == 1:
-            p.data = 1 + 0.2 * x
+            p.data = 0.2 * x if name.startswith("gemma") else 1 + 0.2 * x
         else:
             p.data = (0.25 if "embed" in p_name or "lm_head" in p_name else 0.17) * x
     model.save_pretrained(folder)
@@ -97,7 +118,7 @@ def make_model(name, folder):
 def make_adapter(name, folder, model, role):
     _, _, _, targets, rslora = FAMILIES[name]
     config = peft.LoraConfig(r=3, lora_alpha=5, use_rslora=rslora, target_modules=targets, lora_dropout=0.0, bias="none",
-                             task_type="CAUSAL_LM")
+                             task_type="CAUSAL_LM", exclude_modules=".*vision_tower.*" if (name, role) == ("gemma3mm", "ar") else None)
     wrapped = peft.get_peft_model(model, config)
     for p_name, p in wrapped.named_parameters():
         if "lora_" in p_name:
@@ -141,11 +162,20 @@ def kl(model, rows, vectors):
                 x = h[0] if isinstance(h, tuple) else h
                 if v is not None:
                     x[:, -1] = v.to(x.dtype)
-            hook = model.model.layers[K].register_forward_hook(put)
+            hook = ref.decoder(model).layers[K].register_forward_hook(put)
             log_p.append(model(input_ids=ids, use_cache=False).logits[0, -1].double().log_softmax(-1))
             hook.remove()
         out[n] = torch.stack([(log_p[0].exp() * (log_p[0] - q)).sum() for q in log_p[1:]])
     return out
+
+
+def gradient(model, rows, vectors):
+    """Of the sum of all log-probabilities, with vectors added: of every A and B, flat, by block and projection."""
+    named = {n: p.requires_grad_() for n, p in model.named_parameters() if "lora_" in n and "vision_tower" not in n}
+    with torch.enable_grad():
+        logprobs(model, rows, vectors, "residual_add").sum().backward()
+    order = [n for block in range(BLOCKS) for p in SEVEN for side in "AB" for n in named if f".{block}." in n and f".{p}.lora_{side}." in n]
+    return torch.cat([named[n].grad.flatten().float() for n in order])
 
 
 def golden(out, name, dtype):
@@ -162,14 +192,15 @@ def golden(out, name, dtype):
          "bare.embed_replace": logprobs(bare, rows, vectors, "embed_replace", 4.0),
          "adapter.embed_replace": logprobs(adapted, rows, vectors, "embed_replace", 4.0),
          "ar": torch.stack([ref.reconstruct(reader, head, K, row)[1] for row in rows]),
-         "ar.kept": torch.stack([ref.reconstruct(reader, head, K, row, bare.model.norm)[1] for row in rows])}
+         "ar.kept": torch.stack([ref.reconstruct(reader, head, K, row, ref.decoder(bare).norm)[1] for row in rows])}
     t["kl"] = kl(bare, rows, vectors)
+    t["gradient"] = gradient(adapted, rows, vectors)
     return t, head
 
 
 def tell(name, t):
     """Each known slip must move these numbers by far more than rounding."""
-    names = [n for n in t if not n.startswith(("ar", "kl"))]
+    names = [n for n in t if not n.startswith(("ar", "kl", "gradient"))]
     check((t["ar"] - t["ar.kept"]).abs().mean() > 0.01, f"{name}: the AR's final norm does not matter")
     check(t["kl"].min() > 0.1 and (t["kl"][:, 0] - t["kl"][:, 1]).abs().min() > 0.01, f"{name}: a replaced vector does not matter")
     for i, a in enumerate(names):
@@ -205,9 +236,17 @@ def main():
             tell(name, exact)
             if name == "llama3":
                 without(out, name, "rope_parameters", {"rope_type": "default", "rope_theta": 10000.0}, exact)
+            if name == "gemma3":
+                for field, value in (("sliding_window", 7), ("sliding_window", 64), ("query_pre_attn_scalar", 16),
+                                     ("layer_types", ["full_attention"] * BLOCKS), ("hidden_activation", "silu"),
+                                     ("rope_parameters", {**GEMMA3_ROPE, "full_attention": {"rope_type": "default", "rope_theta": 100000.0}}),
+                                     ("rope_parameters", {**GEMMA3_ROPE, "sliding_attention": {"rope_type": "default", "rope_theta": 100000.0}})):
+                    without(out, name, field, value, exact)
         tensors[f"{name}.head"] = head
         for what, x in exact.items():
             tensors[f"{name}.{what}"] = x
+            if what == "gradient":
+                continue
             tensors[f"{name}.{what}.bf16"] = coarse[what]
             print(f"{name} {what}: transformers' bf16 is off by at most {(coarse[what] - x).abs().max():.3f}, mean {(coarse[what] - x).abs().mean():.4f}")
     save_file({n: x.detach().clone().contiguous() for n, x in sorted(tensors.items())}, out / "golden.safetensors",

@@ -40,14 +40,15 @@ def chat_text(content):
     return f"<|im_start|>user\n{content}<|im_end|>\n<|im_start|>assistant\n"
 
 
-def encode(tokenizer, text):
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+def encode(tokenizer, text, special=False):
+    return tokenizer(text, add_special_tokens=special)["input_ids"]
 
 
 def av_prompt(tokenizer, meta):
     """Ids of the AV prompt and the marker's position, checked against the sidecar."""
     tokens = meta["tokens"]
-    ids = encode(tokenizer, chat_text(meta["av_template"].replace("{injection_char}", tokens["injection_char"])))
+    content, chat = meta["av_template"].replace("{injection_char}", tokens["injection_char"]), meta.get("chat") or {}
+    ids = encode(tokenizer, chat["before"] + content.strip() + chat["after"] if chat.get("format") == "gemma" else chat_text(content))
     marker = tokens["injection_token_id"]
     if ids.count(marker) != 1:
         raise ValueError(f"marker id {marker} occurs {ids.count(marker)} times in the AV prompt {ids}")
@@ -59,7 +60,7 @@ def av_prompt(tokenizer, meta):
 
 
 def ar_prompt(tokenizer, meta, explanation):
-    ids = encode(tokenizer, meta["ar_template"].replace("{explanation}", explanation))
+    ids = encode(tokenizer, meta["ar_template"].replace("{explanation}", explanation), bool(meta["tokens"].get("add_special")))
     suffix = meta["tokens"]["critic_suffix_ids"]
     if ids[-len(suffix):] != list(suffix):
         raise ValueError(f"AR prompt ends with {ids[-len(suffix):]}, want {suffix}")
@@ -94,7 +95,7 @@ def stop_ids(model, tokenizer):
     """Every id that ends a response; the first is the end of a turn."""
     eos = model.generation_config.eos_token_id
     eos = [eos] if isinstance(eos, int) else list(eos or [])
-    end_of_turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    end_of_turn = next(i for token, i in tokenizer.get_vocab().items() if token in ("<|im_end|>", "<end_of_turn>"))
     return [end_of_turn] + [i for i in eos if i != end_of_turn]
 
 
@@ -102,8 +103,9 @@ def load_base(model_folder, n_blocks=None, attention="eager", dtype=torch.float3
     """The target, frozen; n_blocks keeps only the first of them (an AR)."""
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=dtype, attn_implementation=attention)
     if n_blocks is not None:
-        model.model.layers = model.model.layers[:n_blocks]
-        model.config.num_hidden_layers = n_blocks
+        body = decoder(model)
+        body.layers = body.layers[:n_blocks]
+        body.config.num_hidden_layers = n_blocks
     return model.requires_grad_(False).eval()
 
 
@@ -127,9 +129,9 @@ def with_adapters(model, folders, merge=False):
 
 
 def decoder(model):
-    """The module that holds embed_tokens and layers, under PEFT or not."""
+    """The module that holds embed_tokens and layers, under PEFT or not, of a model with other modalities or not."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return inner.model
+    return getattr(inner.model, "language_model", inner.model)
 
 
 def load_head(ar_folder, d):
