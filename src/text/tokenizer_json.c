@@ -187,6 +187,7 @@ static const struct {
 	{ NORMALIZER, 'N', "NFC", "type" },
 	{ NORMALIZER, 'P', "Prepend", "type;prepend=" SPACE },
 	{ NORMALIZER, 'R', "Replace", "type;pattern={\"String\":\" \"};content=" SPACE },
+	{ PRE_TOKENIZER, 'W', "Split", "type;pattern={\"String\":\" \"};behavior=\"MergedWithPrevious\";invert=false|null" },
 	{ PRE_TOKENIZER, 'S', "Split", "type;pattern;behavior=\"Isolated\";invert=false|null" },
 	{ PRE_TOKENIZER, 'D', "Digits", "type;individual_digits" NLA_PLACE_BOOL },
 	{ PRE_TOKENIZER, 'B', "ByteLevel", "type;add_prefix_space=false;trim_offsets;use_regex" NLA_PLACE_BOOL },
@@ -218,6 +219,8 @@ static enum nla_status add_pre_tokenizer(struct nla_tokenizer *tok, const struct
 	switch (letter) {
 	case 'S':
 		return regex ? add_split(tok, regex, err) : nla_place_fail(p, "pattern", "{\"Regex\": ...}", err);
+	case 'W':
+		return NLA_OK;
 	case 'D':
 		return add_split(tok, nla_place_true(p, "individual_digits") ? "\\p{N}" : "\\p{N}+", err);
 	case 'B':
@@ -265,7 +268,8 @@ static enum nla_status add_template(struct nla_tokenizer *tok, const struct nla_
 static enum nla_status read_stage(struct nla_tokenizer *tok, const struct nla_place *p, int stage, struct nla_str *letters,
 				  struct nla_err *err)
 {
-	const char *type = get_string(p, "type");
+	const char *type = get_string(p, "type"), *behavior = get_string(p, "behavior");
+	const bool merges = behavior && !strcmp(behavior, "MergedWithPrevious");
 	const cJSON *child;
 	int n = 0;
 	if (type && !strcmp(type, "Sequence")) {
@@ -280,7 +284,7 @@ static enum nla_status read_stage(struct nla_tokenizer *tok, const struct nla_pl
 		return NLA_OK;
 	}
 	for (size_t i = 0; type && i < NLA_LEN(steps); i++) {
-		if (steps[i].stage != stage || strcmp(steps[i].type, type))
+		if (steps[i].stage != stage || strcmp(steps[i].type, type) || (steps[i].letter == 'W' && !merges))
 			continue;
 		nla_str_addc(letters, steps[i].letter);
 		if (nla_place_check(p, steps[i].rules, err))
@@ -303,7 +307,7 @@ static enum nla_status read_named_stage(struct nla_tokenizer *tok, const struct 
 
 /*
  * Two orders of steps are honoured. Byte-level: NFC or none; splits, then ByteLevel. Metaspace: spaces are replaced by the
- * normaliser (transformers 4) or by the pre-tokeniser (transformers 5).
+ * normaliser (transformers 4, and Gemma, which then splits at them) or by the pre-tokeniser (transformers 5).
  */
 static enum nla_status read_stages(struct nla_tokenizer *tok, const struct nla_place *root, struct nla_err *err)
 {
@@ -316,6 +320,8 @@ static enum nla_status read_stages(struct nla_tokenizer *tok, const struct nla_p
 	if (tok->metaspace) {
 		if (*norm && strcmp(norm, "R") && strcmp(norm, "PR"))
 			want[NORMALIZER] = "null, or Prepend and Replace of U+2581";
+		if (*norm && !strcmp(pre, "W"))
+			pre = ""; /* a split at spaces, of which none are left */
 		if (strcmp(pre, *norm ? "" : "M"))
 			want[PRE_TOKENIZER] =
 				*norm ? "null behind that normaliser" : "Metaspace, or a normaliser that replaces spaces";

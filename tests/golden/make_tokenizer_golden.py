@@ -12,6 +12,8 @@ the repository) holds qwen3/. Folders:
     native      a sentencepiece model with byte fallback and symbols of its own, as transformers' LlamaTokenizer runs it
     llama2      Llama 2's: sentencepiece with split digits; "legacy": the same with "legacy": true in tokenizer_config.json
     llama2json  the same model as transformers 4 has converted it: merges, and a normaliser that prepends a space
+    gemma       Gemma 3's: spaces replaced by the normaliser and a split at them that finds none, byte fallback, runs of line breaks and
+                spaces as added tokens, a BOS in front
     qwen3       no tokenizer here: ids of the real one, and chat prompts by transformers
 
 golden.json of each: {"encode": [[text, ids]], "decode": [[ids, text, text without special tokens]], "chat": [[content, ids]]}.
@@ -268,6 +270,48 @@ def llama2():
     write("llama2json", {"encode": encodings(tokenizer, 150), "decode": metaspace_decodings(tokenizer, random.Random(16))})
 
 
+def gemma(texts, size, characters):
+    """tokenizer.json in the shape of google/gemma-3-*: trained where words begin with U+2581, which no merge of it crosses."""
+    specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "[multimodal]", "<unused0>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>"]
+    plain = ["\n" * n for n in range(2, 9)] + ["\u2581" * n for n in range(2, 9)] + ["<table>", "</b>"]
+    learner = Tokenizer(models.BPE())
+    learner.normalizer = normalizers.Replace(" ", "\u2581")
+    learner.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")
+    learner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, limit_alphabet=characters, show_progress=False))
+    learnt = json.loads(learner.to_str())["model"]
+    tokens = specials + plain + [f"<0x{byte:02X}>" for byte in range(256)] + sorted(learnt["vocab"], key=learnt["vocab"].get)
+    vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    runs = [["\n" * (n - 1), "\n"] for n in range(2, 9)] + [["\u2581" * (n - 1), "\u2581"] for n in range(2, 9)]
+    merges = runs + [m for m in learnt["merges"] if m not in runs]
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[tuple(m) for m in merges], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos>:0 $A:0", pair="<bos>:0 $A:0 <bos>:1 $B:1", special_tokens=[("<bos>", 2)])
+    tokenizer.add_special_tokens([special(t) for t in specials])
+    tokenizer.add_tokens([AddedToken(t, normalized=False) for t in plain])
+    tokenizer.add_special_tokens([special("<image_soft_token>")])
+    return json.loads(tokenizer.to_str())
+
+
+GEMMA_CONFIG = {"tokenizer_class": "GemmaTokenizer", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>",
+                "add_bos_token": True, "add_eos_token": False, "image_token": "<image_soft_token>", "processor_class": "Gemma3Processor",
+                "clean_up_tokenization_spaces": False, "extra_special_tokens": {"image_token": "<image_soft_token>"}}
+
+
+def gemma3():
+    from transformers import AutoTokenizer
+
+    (OUT / "gemma").mkdir(parents=True, exist_ok=True)
+    (OUT / "gemma" / "tokenizer.json").write_text(json.dumps(gemma(corpus(), 420, 120), ensure_ascii=False, separators=(",", ":")) + "\n")
+    (OUT / "gemma" / "tokenizer_config.json").write_text(json.dumps(GEMMA_CONFIG, indent=1) + "\n")
+    tokenizer = Tokenizer.from_file(str(OUT / "gemma" / "tokenizer.json"))
+    golden = {"encode": encodings(tokenizer, 150), "decode": metaspace_decodings(tokenizer, random.Random(17))}
+    loaded = AutoTokenizer.from_pretrained(str(OUT / "gemma"))
+    assert encodings(loaded.backend_tokenizer, 150) == golden["encode"] and loaded("x")["input_ids"][0] == 2
+    write("gemma", golden)
+
+
 def chat_format():
     spec = importlib.util.spec_from_file_location("chat_format", REPOSITORY / "scripts" / "chat-format.py")
     module = importlib.util.module_from_spec(spec)
@@ -325,6 +369,7 @@ def main():
         byte_level(name, make())
     native()
     llama2()
+    gemma3()
     chat_prompts()
     qwen3()
     print(sum(p.stat().st_size for p in OUT.rglob("*") if p.is_file()), "bytes in", OUT)

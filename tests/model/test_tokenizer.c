@@ -67,6 +67,7 @@ static void test_flags(void **state) { check_folder(TOKENIZERS "flags", "flags")
 static void test_native(void **state) { check_folder(TOKENIZERS "native", "native"); }
 static void test_llama2(void **state) { check_folder(TOKENIZERS "llama2", "llama2"); }
 static void test_llama2_json(void **state) { check_folder(TOKENIZERS "llama2json", "llama2json"); }
+static void test_gemma(void **state) { check_folder(TOKENIZERS "gemma", "gemma"); }
 
 /* "legacy" in tokenizer_config.json decides where a space is put in front, for a .model and for a tokenizer.json alike. */
 static void test_llama2_config(void **state)
@@ -446,7 +447,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_small), cmocka_unit_test(test_llama), cmocka_unit_test(test_smollm), cmocka_unit_test(test_flags),
-		cmocka_unit_test(test_native), cmocka_unit_test(test_llama2), cmocka_unit_test(test_llama2_json),
+		cmocka_unit_test(test_native), cmocka_unit_test(test_llama2), cmocka_unit_test(test_llama2_json), cmocka_unit_test(test_gemma),
 		cmocka_unit_test(test_llama2_config), cmocka_unit_test(test_native_added), cmocka_unit_test(test_accepted),
 		cmocka_unit_test(test_qwen3), cmocka_unit_test(test_ids), cmocka_unit_test(test_bytes), cmocka_unit_test(test_native_pieces),
 		cmocka_unit_test(test_metaspace_merges), cmocka_unit_test(test_crc),
