@@ -24,6 +24,7 @@ static const struct format_row {
 	bool tokens;            /* each marker is a token, and all of them tell the format */
 	bool strip;             /* a message's white space is stripped                   */
 	bool system_in_user;    /* the system text is the beginning of the user's message */
+	bool strip_all;         /* and is stripped with it                               */
 } formats[] = {
 	[NLA_CHAT_CHATML] = { "chatml", "ChatML",
 			      "",
@@ -50,7 +51,18 @@ static const struct format_row {
 			      "</s>",
 			      { "[INST]", "[/INST]", "<<SYS>>" },
 			      .strip = true,
-			      .system_in_user = true },
+			      .system_in_user = true,
+			      .strip_all = true },
+	[NLA_CHAT_GEMMA] = { "gemma", "Gemma",
+			     "<bos>",
+			     { "", "\n\n" },
+			     "<start_of_turn>user\n",
+			     "<end_of_turn>\n<start_of_turn>model\n",
+			     "<end_of_turn>",
+			     { "<start_of_turn>", "<end_of_turn>" },
+			     .tokens = true,
+			     .strip = true,
+			     .system_in_user = true },
 };
 
 /* A template by crc32 and length of its text, without a newline at its end: jinja drops that one. */
@@ -109,6 +121,7 @@ static enum nla_status read_stops(struct nla_chat *chat, const char *folder, con
 		if (nla_exists(path))
 			nla_json_read(path, &json, err);
 		eos = nla_json_at(json, "eos_token_id");
+		eos = eos ? eos : nla_json_at(json, "text_config.eos_token_id");
 		found = eos != NULL;
 		for (item = cJSON_IsArray(eos) ? eos->child : eos; item; item = item == eos ? NULL : item->next) {
 			double id = cJSON_IsNumber(item) ? item->valuedouble : -1;
@@ -240,7 +253,7 @@ static enum nla_status choose_format(struct nla_chat *chat, const struct templat
 			err, "cannot tell the chat format of '%s': %s; run scripts/chat-format.py, or set 'chat.format'",
 			t->path ? t->path : folder,
 			t->path ? "its template is not a known one, and does not have the turn markers of exactly one format"
-				: "it has no chat template, and its tokenizer neither ChatML's nor Llama 3's tokens");
+				: "it has no chat template, and its tokenizer not ChatML's, Llama 3's or Gemma's tokens");
 	missing = lacking(&formats[chat->format], tok);
 	if (missing)
 		return nla_fail(err, "cannot use the %s chat format with '%s': its tokenizer has no token '%s'",
@@ -290,9 +303,9 @@ static enum nla_status compose(struct nla_chat *chat, const struct template *t, 
 	chat->before =
 		nla_format("%s%s%s", bos, row->system_in_user ? row->before : turn, row->system_in_user ? turn : row->before);
 	chat->after = nla_strdup(row->after);
-	chat->strip = !row->strip		      ? NLA_CHAT_STRIP_NONE
-		      : row->system_in_user && system ? NLA_CHAT_STRIP_END
-						      : NLA_CHAT_STRIP_BOTH;
+	chat->strip = !row->strip		 ? NLA_CHAT_STRIP_NONE
+		      : row->strip_all && system ? NLA_CHAT_STRIP_END
+						 : NLA_CHAT_STRIP_BOTH;
 	if (cfg->format == NLA_CHAT_AUTO && !known)
 		nla_say("chat format %s, recognised by its %s, %s%s%s; %s", row->name,
 			of_format ? "template's turn markers" : "tokens", system ? "system turn '" : "no system turn",

@@ -6,6 +6,7 @@
  *	llama3  <|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n SYSTEM <|eot_id|> .. the same for user ..
  *	        <|start_header_id|>assistant<|end_header_id|>\n\n
  *	llama2  <s>[INST] <<SYS>>\n SYSTEM \n<</SYS>>\n\n CONTENT [/INST]
+ *	gemma   <bos><start_of_turn>user\n SYSTEM \n\n CONTENT <end_of_turn>\n<start_of_turn>model\n
  *
  * No jinja is run here. The first of these that a checkpoint has decides:
  *
@@ -13,14 +14,14 @@
  *	a known template    by its checksum (chat_known.h): format, default system turn, dates
  *	turn markers        of exactly one format; only where the system turn is known: set by `chat.system`, or a template that
  *	                    mentions none. One line on stderr says what is used.
- *	no template         the tokenizer's tokens tell ChatML and Llama 3; the same line
+ *	no template         the tokenizer's tokens tell ChatML, Llama 3 and Gemma; the same line
  */
 #pragma once
 
 #include "text/tokenizer.h"
 
-enum nla_chat_format { NLA_CHAT_AUTO, NLA_CHAT_CHATML, NLA_CHAT_LLAMA3, NLA_CHAT_LLAMA2 };
-#define NLA_CHAT_FORMATS "auto|chatml|llama3|llama2"
+enum nla_chat_format { NLA_CHAT_AUTO, NLA_CHAT_CHATML, NLA_CHAT_LLAMA3, NLA_CHAT_LLAMA2, NLA_CHAT_GEMMA };
+#define NLA_CHAT_FORMATS "auto|chatml|llama3|llama2|gemma"
 
 /* What a user may set. NULL for the whole stands for auto. */
 struct nla_chat_cfg {

