@@ -24,7 +24,9 @@ static int64_t kv_width(const struct nla_arch *a) { return a->n_kv_heads * a->he
 
 int64_t nla_plan_weights(const struct nla_arch *arch, nt_dtype dtype)
 {
-	return nla_arch_n_params(arch) * size_of(dtype) + NLA_MIN(arch->max_position, NLA_MAX_POSITIONS) * arch->head_dim * 4;
+	int64_t tables = arch->pattern > 1 ? 2 : 1;
+	return nla_arch_n_params(arch) * size_of(dtype) +
+	       tables * NLA_MIN(arch->max_position, NLA_MAX_POSITIONS) * arch->head_dim * 4;
 }
 
 int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_half *av, const struct nla_half *ar)
@@ -97,6 +99,15 @@ static struct who policy(const struct nla_plan_in *in, int copies)
 
 /* ---- a block ---- */
 
+/* Norms of what attention and MLP add: each makes a sum and a norm where there was a projection alone. */
+static int64_t out_norms(const struct nla_arch *a) { return nla_arch_has(a, "out_norm") ? 2 : 0; }
+
+/* Numbers in fp32 for one that a norm reads, where it computes in another type than the rest. */
+static int64_t norm_copies(const struct nla_plan_in *in)
+{
+	return nla_arch_has(in->arch, "norm_plus_one") && element(in) < 4 ? 4 / element(in) : 0;
+}
+
 /* What attention needs for itself. Over padded rows: queries, keys and values of all query heads, its output, the mask. Flash
  * attention: keys and values of each row; backward their gradients too, for all query heads first, and the queries' in fp32. */
 static int64_t attention(const struct nla_plan_in *in, const struct shape *s, bool backward)
@@ -115,7 +126,8 @@ static int64_t block_scope(const struct nla_plan_in *in, const struct shape *s)
 {
 	const struct nla_arch *a = in->arch;
 	int64_t d = a->d_model, q = q_width(a), kv = kv_width(a), f = a->d_ff;
-	int64_t half = 2 * d + (q + 2 * kv) + (q + kv) + q, mlp = d + 2 * f + f + d, inside = in->plain ? f : d;
+	int64_t half = (2 + out_norms(a)) * d + (q + 2 * kv) + (q + kv) + q, mlp = (2 + out_norms(a)) * d + 3 * f;
+	int64_t inside = NLA_MAX(in->plain ? f : d, 2 * norm_copies(in) * d);
 	return s->tokens * element(in) * half + NLA_MAX(attention(in, s, false), s->tokens * element(in) * (mlp + inside));
 }
 
@@ -129,7 +141,7 @@ static int64_t block_saved(const struct nla_plan_in *in, const struct who *w, co
 	for (int i = 0; i < w->n; i++)
 		for (int p = 0; p < NLA_N_PROJ; p++)
 			ranks += w->adapters[i]->rank[p];
-	int64_t read = 2 * d + (q + 2 * kv) + (q + kv) + q + 2 * f;
+	int64_t read = (2 + out_norms(a)) * NLA_MAX(norm_copies(in), 1) * d + (q + 2 * kv) + (q + kv) + q + 2 * f;
 	int64_t trained = (qkv ? d : 0) + (gate_up ? d : 0) + (trains(w, NLA_DOWN) ? f : 0) + (w->trained ? ranks : 0);
 	int64_t sums = 4 * (2 * a->n_heads + a->n_kv_heads + 2);
 	return s->tokens * (e * (read + trained + (in->plain ? f : 0)) + sums) + (pads(in) ? attention(in, s, false) : 0);
@@ -139,8 +151,9 @@ static int64_t block_saved(const struct nla_plan_in *in, const struct who *w, co
 static int64_t block_gradients(const struct nla_plan_in *in, const struct shape *s)
 {
 	const struct nla_arch *a = in->arch;
-	int64_t e = element(in), d = a->d_model, mlp = (in->plain ? 4 : 3) * a->d_ff + 3 * d;
-	int64_t heads = 2 * (q_width(a) + 2 * kv_width(a)) + 3 * d - (in->plain ? 3 : 2) * a->d_ff;
+	int64_t e = element(in), stream = (3 + out_norms(a) / 2 + 2 * norm_copies(in)) * a->d_model;
+	int64_t mlp = (in->plain ? 4 : 3) * a->d_ff + stream;
+	int64_t heads = 2 * (q_width(a) + 2 * kv_width(a)) + stream - (in->plain ? 3 : 2) * a->d_ff;
 	return NLA_MAX(s->tokens * mlp * e, attention(in, s, true) + s->tokens * heads * e);
 }
 

@@ -1,7 +1,7 @@
 /*
  * The memory plan against the bytes that tensors take, on the demo's model: the update kept and recomputed, the rollout, with the
- * CPU's operations over weights in fp32 and bf16 and libtorch's in fp32; on a device with libtorch's, all that it has. And what it says of
- * Qwen3-8B on a card of 24 GB.
+ * CPU's operations over weights in fp32 and bf16 and libtorch's in fp32; on a device with libtorch's, all that it has; and the same of a
+ * Gemma 3 of its sizes. And what it says of Qwen3-8B on a card of 24 GB.
  */
 #include "device/device.h"
 #include "unit/scratch.h"
@@ -17,6 +17,8 @@
 enum { PROMPTS = 4, GROUP = 4, N = PROMPTS * GROUP, NEW = 40 };
 
 static struct nla_err err;
+static const char *model = DEMO "/model"; /* with its weights, or random ones */
+static int64_t random_seed = -1;
 
 struct demo {
 	struct nla_target target;
@@ -33,7 +35,7 @@ static void open_demo(struct demo *d, nt_dtype dtype)
 	struct nla_rng rng = { 1, NLA_STREAM_INIT };
 	memset(d, 0, sizeof(*d));
 	nt_peak_reset(DEVICE); /* from the first tensor on */
-	assert_ok(nla_target_open(&d->target, DEMO "/model", NULL, DEVICE, dtype, -1, &err));
+	assert_ok(nla_target_open(&d->target, model, NULL, DEVICE, dtype, random_seed, &err));
 	assert_ok(nla_half_open(&d->av, NLA_AV, &d->target, DEMO "/av", NULL, &err));
 	const struct nla_arch *a = &d->target.lm.arch;
 	assert_ok(nla_adapter_init(&d->trained, a, a->n_layers, &spec, 1, DEVICE, &err));
@@ -165,6 +167,24 @@ static void test_bf16(void **state)
 	if (DEVICE != NT_CPU)
 		skip();
 	check_all("bf16", NT_BF16, false);
+}
+
+/* The same sizes with a window in most blocks, four norms a block and another gate. */
+static void test_gemma(void **state)
+{
+	static const char config[] = "{\"model_type\": \"gemma3_text\", \"vocab_size\": 1536, \"hidden_size\": 128, \"intermediate_size\": 384, "
+		"\"num_hidden_layers\": 6, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"head_dim\": 32, \"sliding_window\": 16, "
+		"\"max_position_embeddings\": 512, \"sliding_window_pattern\": 3}";
+	(void)state;
+	assert_ok(nla_copy_beside(model, scratch, "config.json", &err));
+	assert_ok(nla_file_write(in_scratch("config.json"), config, strlen(config), false, &err));
+	model = scratch;
+	random_seed = 1;
+	check_all("Gemma 3 in fp32", NT_F32, false);
+	if (DEVICE == NT_CPU)
+		check_all("Gemma 3 in fp32, libtorch's operations", NT_F32, true);
+	model = DEMO "/model";
+	random_seed = -1;
 }
 
 static int64_t held(void)
@@ -303,9 +323,9 @@ static void test_qwen3_8b(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_fast), cmocka_unit_test(test_plain), cmocka_unit_test(test_bf16),
+		cmocka_unit_test(test_fast), cmocka_unit_test(test_plain), cmocka_unit_test(test_bf16), cmocka_unit_test(test_gemma),
 		cmocka_unit_test(test_rows), cmocka_unit_test(test_copies), cmocka_unit_test(test_qwen3_8b),
 	};
 	nt_set_threads(1);
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }
