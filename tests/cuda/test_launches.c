@@ -20,12 +20,12 @@ struct model {
 	struct nla_view base, beside; /* with nothing to add; with the warm start and the trained adapter beside */
 };
 
-static int model_open(void **state)
+static int open_folder(void **state, const char *folder, int64_t random_seed)
 {
 	struct model *m = nla_alloc(1, sizeof(*m));
 	int device;
 	assert_int_equal(nt_device_open("cuda", &device), NT_OK);
-	assert_ok(nla_target_open(&m->target, TINY "/model", NULL, device, NT_BF16, -1, &err));
+	assert_ok(nla_target_open(&m->target, folder, NULL, device, NT_BF16, random_seed, &err));
 	assert_ok(nla_half_open(&m->av, NLA_AV, &m->target, TINY "/av", NULL, &err));
 	assert_ok(nla_adapter_load(&m->rl, &m->target.lm.arch, m->target.lm.arch.n_layers, TINY "/rl", device, &err));
 	m->base = (struct nla_view){ .lm = &m->target.lm };
@@ -33,6 +33,19 @@ static int model_open(void **state)
 	m->beside.adapters[m->beside.n_adapters++] = &m->rl;
 	*state = m;
 	return 0;
+}
+
+static int model_open(void **state) { return open_folder(state, TINY "/model", -1); }
+
+/* A Gemma 3 of those sizes: windows shorter than what is decoded. */
+static int gemma_open(void **state)
+{
+	static const char config[] = "{\"model_type\": \"gemma3_text\", \"vocab_size\": 380, \"hidden_size\": 48, \"intermediate_size\": 80, "
+		"\"num_hidden_layers\": 5, \"num_attention_heads\": 6, \"num_key_value_heads\": 2, \"head_dim\": 16, "
+		"\"sliding_window\": 12, \"sliding_window_pattern\": 3, \"max_position_embeddings\": 512}";
+	assert_ok(nla_copy_beside(TINY "/model", scratch, "config.json", &err));
+	assert_ok(nla_file_write(in_scratch("config.json"), config, strlen(config), false, &err));
+	return open_folder(state, scratch, 1);
 }
 
 static int model_close(void **state)
@@ -149,6 +162,18 @@ static void test_token(void **state)
 	token_costs(m, &m->beside, "two adapters beside", (8 + 12) * BLOCKS + 12 + 1);
 }
 
+/* Blocks with windows and four norms, which compute in fp32: one graph as well. */
+static void test_gemma(void **state)
+{
+	const struct model *m = *state;
+	token_costs(m, &m->base, "Gemma 3", (18 + 4) * BLOCKS + 17 + 1);
+	token_costs(m, &m->beside, "Gemma 3, two adapters beside", (18 + 12) * BLOCKS + 17 + 1);
+	assert_ok(nla_adapter_train(&((struct model *)m)->rl, true, &err));
+	train(m, &m->beside, 5);
+	struct fake_cuda few = train(m, &m->beside, 2), many = train(m, &m->beside, 4);
+	assert_int_equal(many.to_device + many.to_host + many.waits, few.to_device + few.to_host + few.waits);
+}
+
 static void reads_a_number(void *x)
 {
 	double number;
@@ -224,6 +249,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_token, model_open, model_close),
+		cmocka_unit_test_setup_teardown(test_gemma, gemma_open, model_close),
 		cmocka_unit_test_setup_teardown(test_forbidden, model_open, model_close),
 		cmocka_unit_test_setup_teardown(test_memory, model_open, model_close),
 		cmocka_unit_test_setup_teardown(test_block, model_open, model_close),

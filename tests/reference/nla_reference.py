@@ -95,7 +95,8 @@ def stop_ids(model, tokenizer):
     """Every id that ends a response; the first is the end of a turn."""
     eos = model.generation_config.eos_token_id
     eos = [eos] if isinstance(eos, int) else list(eos or [])
-    end_of_turn = next(i for token, i in tokenizer.get_vocab().items() if token in ("<|im_end|>", "<end_of_turn>"))
+    vocab = tokenizer.get_vocab()
+    end_of_turn = vocab.get("<end_of_turn>", vocab.get("<|im_end|>"))
     return [end_of_turn] + [i for i in eos if i != end_of_turn]
 
 
