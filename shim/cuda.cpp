@@ -10,6 +10,18 @@
 
 #include <exception>
 
+// NCCL, which comes with libtorch_cuda; its header does not.
+extern "C" {
+struct ncclUniqueId {
+	char internal[128];
+};
+int ncclGetUniqueId(ncclUniqueId *id);
+int ncclCommInitRank(void **comm, int size, ncclUniqueId id, int rank);
+int ncclAllReduce(const void *from, void *to, size_t n, int type, int op, void *comm, cudaStream_t stream);
+int ncclCommDestroy(void *comm);
+const char *ncclGetErrorString(int rc);
+}
+
 namespace
 {
 
@@ -89,6 +101,38 @@ void replay(void *graph)
 
 void drop(void *graph) { delete static_cast<Graph *>(graph); }
 
+void nccl(int rc) { TORCH_CHECK(rc == 0, "NCCL: ", ncclGetErrorString(rc)); }
+
+struct Ranks {
+	void *comm = nullptr;
+	c10::DeviceIndex card;
+};
+
+void ranks_id(void *id) { nccl(ncclGetUniqueId(static_cast<ncclUniqueId *>(id))); }
+
+void *ranks_join(int device, int rank, int size, const void *id)
+{
+	auto r = std::make_unique<Ranks>();
+	r->card = static_cast<c10::DeviceIndex>(device);
+	nccl(ncclCommInitRank(&r->comm, size, *static_cast<const ncclUniqueId *>(id), rank));
+	return r.release();
+}
+
+void ranks_sum(void *ranks, void *data, int64_t n)
+{
+	auto *r = static_cast<Ranks *>(ranks);
+	auto stream = c10::cuda::getCurrentCUDAStream(r->card);
+	nccl(ncclAllReduce(data, data, static_cast<size_t>(n), 7, 0, r->comm, stream)); // ncclFloat32, ncclSum
+	stream.synchronize();
+}
+
+void ranks_leave(void *ranks)
+{
+	std::unique_ptr<Ranks> r(static_cast<Ranks *>(ranks));
+	nccl(ncclCommDestroy(r->comm));
+}
+
 } // namespace
 
-extern "C" const nt::gpu::Plugin nla_plugin = {at::kCUDA, count, open, limit, capture, replay, drop, nullptr, nullptr};
+extern "C" const nt::gpu::Plugin nla_plugin = {at::kCUDA, count,    open,       limit,     capture,    replay, drop,
+					       nullptr,   nullptr,  ranks_id,   ranks_join, ranks_sum, ranks_leave};

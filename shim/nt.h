@@ -242,6 +242,35 @@ void nt_profile_stage(const char *name);
 /* Ends it, and writes the trace for scripts/nla-profile, Perfetto or chrome://tracing. kernels: it has a GPU's kernels. */
 nt_status nt_profile_stop(const char *trace, bool *kernels);
 
+/*
+ * ---- ranks: the processes of one run, over PyTorch's c10d: Gloo in the host's memory, NCCL on CUDA cards ----
+ *
+ * A process that opened nothing is alone, and the calls do nothing. All ranks make the same calls in the same order. A call
+ * that cannot be completed does not return: when a rank is gone, hangs or fails, the others end within `timeout`, with exit
+ * code 1, after `over` (which any thread may call, and which says the line) where it is this rank's turn to say why.
+ */
+struct nt_ranks {
+	int rank, size;
+	int local, here;                   /* made by open: its number on its host, its GPU's; how many are there */
+	const char *address;               /* of rank 0, which holds the store */
+	int port;
+	bool served;                       /* somebody else holds it there: torchrun's agent */
+	const char *run, *log;             /* what this start's keys begin with; a file for what c10d prints, or NULL */
+	double timeout;                    /* seconds */
+	void (*over)(const char *line);
+};
+nt_status nt_ranks_open(struct nt_ranks *r);                    /* the strings outlive the ranks */
+bool nt_ranks_fail(const struct nt_ranks *r, const char *text); /* ends the others too; true: this process is to say it */
+void nt_ranks_close(void);                                      /* waits for all */
+nt_status nt_all_reduce(nt_tensor *t);                          /* sums it, in place: the same bits on all ranks */
+nt_status nt_broadcast(nt_tensor *t);                           /* on the CPU: becomes that of rank 0 */
+struct nt_reduced {
+	double waited, seconds; /* for other ranks, since the sum before; of the sum */
+	int64_t bytes;
+};
+/* Sums the gradients, in one flat fp32 array of which they become views; a missing one counts zero. */
+nt_status nt_reduce_grads(nt_tensor *const *params, int n, struct nt_reduced *r);
+
 /* ---- actions on parameters ---- */
 nt_status nt_copy_into(nt_tensor *to, const nt_tensor *from);               /* shapes equal; converts */
 nt_status nt_add_into(nt_tensor *to, const nt_tensor *x, double c);         /* to += c x */

@@ -12,7 +12,8 @@
 #include <memory>
 #include <string>
 
-static const nt::gpu::Plugin *plugin; // the GPU's, once one was asked for
+const nt::gpu::Plugin *nt::gpu::plugin;
+using nt::gpu::plugin;
 
 static at::DeviceType gpu_type(void) { return plugin ? plugin->type : at::kCUDA; }
 
@@ -67,7 +68,7 @@ static std::string too_old(int index)
 nt_status nt_device_open(const char *name, int *out)
 {
 	std::string asked = name, kind = asked.substr(0, asked.find(':'));
-	std::string number = kind == asked ? "0" : asked.substr(kind.size() + 1);
+	std::string number = kind == asked ? std::to_string(nt::local_rank()) : asked.substr(kind.size() + 1);
 	*out = NT_CPU;
 	if (asked == "cpu")
 		return NT_OK;
@@ -81,8 +82,11 @@ nt_status nt_device_open(const char *name, int *out)
 			lacks = load("libnla_sim.so") ? "" : "there is no simulated GPU here";
 		else
 			lacks = cuda_lacks();
+		if (lacks.empty() && kind == asked && (plugin->count() == 1 || kind == "sim"))
+			index %= std::max(plugin->count(), 1); // the one that this rank was given
 		if (lacks.empty() && index >= plugin->count())
-			lacks = "there is no GPU of that number";
+			lacks = kind == asked ? "there are more ranks on this machine than GPUs"
+					      : "there is no GPU of that number";
 		if (lacks.empty() && kind != "sim")
 			lacks = too_old(index);
 	});

@@ -37,7 +37,13 @@ struct Plugin {
 	void (*drop)(void *graph);
 	Launcher launcher; // NULL: the driver
 	bool (*has_heads)(int head, int group);
+	// Sums over ranks, in fp32; NULL: they go through the host. An id is 128 bytes, made by one for all.
+	void (*ranks_id)(void *id);
+	void *(*ranks_join)(int device, int rank, int size, const void *id);
+	void (*ranks_sum)(void *ranks, void *data, int64_t n); // in place; returns when it is there
+	void (*ranks_leave)(void *ranks);
 };
+extern const Plugin *plugin; // the GPU's, once one was asked for
 
 extern std::string off; // why there are no kernels; empty: there are
 

@@ -30,6 +30,7 @@ nt_status caught(const char *op, Handles in);                                   
 bool given(const char *op, Handles in);                                                  // a NULL among them is a failure
 
 at::Device device(int index);
+int local_rank(); // on this host
 at::ScalarType scalar(nt_dtype dtype);
 
 // In a profile (nt_profile.cpp): names what runs while f lives; what that costs, where tensors' shapes do not say it.

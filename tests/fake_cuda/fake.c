@@ -487,7 +487,7 @@ API cudaError_t cudaGraphLaunch(cudaGraphExec_t e UNUSED, cudaStream_t s UNUSED)
 	return cudaSuccess;
 }
 
-/* ---- cuBLAS ---- */
+/* ---- cuBLAS and NCCL ---- */
 
 static int made(void **p)
 {
@@ -529,6 +529,8 @@ EXPORT(int, cublasSgemm_v2, void) { return multiplied(); }
 EXPORT(int, cublasSgemmEx, void) { return multiplied(); }
 EXPORT(int, cublasSgemmStridedBatched, void) { return multiplied(); }
 EXPORT(int, cublasLtMatmul, void) { return multiplied(); }
+EXPORT(int, ncclCommInitRank, void **c) { return made(c); }
+EXPORT(int, ncclAllReduce, const void *from) { return on_device(from) ? done(&counts.sums) : 4; /* ncclInvalidArgument */ }
 
 /* ---- the driver, as far as it is asked for by name ---- */
 
@@ -592,7 +594,7 @@ __attribute__((destructor)) static void say(void)
 	fprintf(f, "{\"launches\": %lld, \"products\": %lld, \"to_device\": %lld, \"to_host\": %lld, \"waits\": %lld, ",
 		(long long)counts.launches, (long long)counts.products, (long long)counts.to_device, (long long)counts.to_host,
 		(long long)counts.waits);
-	fprintf(f, "\"graphs\": %lld, \"refused\": %lld, \"peak\": %lld}\n", (long long)counts.graphs, (long long)counts.refused,
-		(long long)counts.peak);
+	fprintf(f, "\"graphs\": %lld, \"refused\": %lld, \"sums\": %lld, \"peak\": %lld}\n", (long long)counts.graphs,
+		(long long)counts.refused, (long long)counts.sums, (long long)counts.peak);
 	fclose(f);
 }

@@ -12,6 +12,7 @@ struct fake_cuda {
 	int64_t captured;  /* kernels and products of the last graph */
 	int64_t graphs;    /* launched */
 	int64_t refused;   /* what a capture forbids */
+	int64_t sums;      /* of NCCL */
 	int64_t bytes, peak; /* taken from the card by libtorch's allocator */
 };
 __attribute__((visibility("default"))) struct fake_cuda fake_cuda_counts(void);

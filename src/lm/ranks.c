@@ -1,0 +1,103 @@
+/* Sums, copies and gathered bytes over ranks, all made of the shim's sum and broadcast; see ranks.h. */
+#include "lm/ranks.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const struct nt_ranks *ranks;
+
+int64_t nla_rank(void) { return ranks ? ranks->rank : 0; }
+int64_t nla_n_ranks(void) { return ranks ? ranks->size : 1; }
+void nla_ranks_set(const struct nt_ranks *r) { ranks = r; }
+
+void nla_share(int64_t n, int64_t rank, int64_t *from, int64_t *to)
+{
+	*from = n * rank / nla_n_ranks();
+	*to = n * (rank + 1) / nla_n_ranks();
+}
+
+/* Bytes, by the sum or by the broadcast. */
+static void all(void *x, size_t bytes, nt_status act(nt_tensor *))
+{
+	const int64_t n = (int64_t)bytes;
+	nt_scope_push();
+	if (n && act(nt_borrow(NT_U8, x, 1, &n)))
+		NLA_BUG("%s", nt_error());
+	nt_scope_pop();
+}
+
+/* Each rank's own stand at its place in x [ranks][each] bytes, between zeros: the sum is all of them. */
+static void put_together(void *x, size_t each)
+{
+	char *mine = (char *)x + (size_t)nla_rank() * each, *end = (char *)x + (size_t)nla_n_ranks() * each;
+	memset(x, 0, (size_t)(mine - (char *)x));
+	memset(mine + each, 0, (size_t)(end - mine - (ptrdiff_t)each));
+	all(x, (size_t)nla_n_ranks() * each, nt_all_reduce);
+}
+
+void nla_ranks_sum(double *x, int64_t n)
+{
+	nla_auto double *each = nla_alloc((size_t)(n * nla_n_ranks()), sizeof(*each));
+	if (!ranks)
+		return;
+	memcpy(each + nla_rank() * n, x, (size_t)n * sizeof(*x));
+	put_together(each, (size_t)n * sizeof(*x));
+	memset(x, 0, (size_t)n * sizeof(*x));
+	for (int64_t i = 0; i < n * nla_n_ranks(); i++)
+		x[i % n] += each[i];
+}
+
+bool nla_ranks_any(bool x)
+{
+	double n = x;
+	nla_ranks_sum(&n, 1);
+	return n > 0;
+}
+
+void nla_ranks_copy(void *x, size_t bytes)
+{
+	if (ranks)
+		all(x, bytes, nt_broadcast);
+}
+
+void nla_ranks_copy_str(struct nla_str *s)
+{
+	size_t n = s->len;
+	nla_ranks_copy(&n, sizeof(n));
+	nla_auto char *text = nla_alloc(n + 1, 1);
+	memcpy(text, s->buf, NLA_MIN(n, s->len));
+	nla_ranks_copy(text, n);
+	nla_str_reset(s);
+	nla_str_addn(s, text, n);
+}
+
+void nla_ranks_gather(struct nla_str *s, size_t *start)
+{
+	const size_t n = (size_t)nla_n_ranks(), me = (size_t)nla_rank();
+	nla_auto size_t *from = nla_alloc(n + 1, sizeof(*from));
+	struct nla_str whole = NLA_STR_INIT;
+	from[me + 1] = s->len;
+	if (ranks)
+		put_together(from + 1, sizeof(*from));
+	for (size_t i = 0; i < n; i++)
+		from[i + 1] += from[i];
+	if (start)
+		memcpy(start, from, (n + 1) * sizeof(*from));
+	if (!ranks)
+		return;
+	nla_auto char *zeros = nla_alloc(from[n] + 1, 1);
+	memcpy(zeros + from[me], s->buf, s->len);
+	all(zeros, from[n], nt_all_reduce);
+	nla_str_addn(&whole, zeros, from[n]);
+	nla_str_release(s);
+	*s = whole;
+}
+
+void nla_ranks_gather_i64(struct nla_i64s *a)
+{
+	NLA_AUTO(nla_str_release) struct nla_str s = NLA_STR_INIT;
+	nla_str_addn(&s, a->data, a->n * sizeof(*a->data));
+	nla_ranks_gather(&s, NULL);
+	a->n = 0;
+	nla_i64s_append(a, (const int64_t *)(const void *)s.buf, s.len / sizeof(*a->data));
+}
