@@ -14,7 +14,7 @@
 
 static bool live; /* the cursor is at the end of a live line */
 static struct nla_log *tee;
-static bool quiet;
+static enum nla_say_level quiet;
 
 static void clear_live(void)
 {
@@ -106,7 +106,7 @@ void nla_progress_end(struct nla_progress *p, const char *fmt, ...)
 
 void nla_say_tee(struct nla_log *log) { tee = log; }
 
-void nla_say_quiet(bool on) { quiet = on; }
+void nla_say_quiet(enum nla_say_level level) { quiet = level; }
 
 /* A log that cannot be written is said once and let go: progress is no reason to stop a run. */
 void nla_say(const char *fmt, ...)
@@ -119,7 +119,7 @@ void nla_say(const char *fmt, ...)
 	va_end(ap);
 	clear_live();
 	nla_str_addc(&line, '\n');
-	if (!quiet || nla_starts_with(line.buf, "warning"))
+	if (!quiet || (quiet == NLA_SAY_WARNINGS && nla_starts_with(line.buf, "warning")))
 		fputs(line.buf, stderr);
 	if (tee)
 		nla_log_add(tee, line.buf, line.len);

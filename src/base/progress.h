@@ -28,8 +28,9 @@ void nla_add_left(struct nla_str *s, double seconds);
 char *nla_figure(double x, double error, int digits);
 
 /* A plain line to stderr, clearing a live line first; with a tee: also to that log (log.txt) when set. Quiet: on stderr
- * warnings alone, and no progress. */
+ * warnings alone, or not even these, and no progress. */
 struct nla_log;
 void nla_say_tee(struct nla_log *log);
-void nla_say_quiet(bool on);
+enum nla_say_level { NLA_SAY_ALL, NLA_SAY_WARNINGS, NLA_SAY_NOTHING };
+void nla_say_quiet(enum nla_say_level level);
 void nla_say(const char *fmt, ...) NLA_PRINTF(1, 2);

@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "base/progress.h"
+#include "run/launch.h"
 
 void nla_program_print(cJSON *json, bool pretty)
 {
@@ -66,10 +67,12 @@ int nla_program(const char *name, enum nla_command command, const char *purpose,
 		       command & (NLA_CMD_EVAL | NLA_CMD_EXPLAIN | NLA_CMD_EXPORT) ? ", or a run's folder" : "", purpose);
 		print_options(command, false);
 	} else if (!err.status) {
-		nla_say_quiet(cfg.quiet);
-		run(&cfg, &err);
-		nla_say_quiet(false);
+		nla_say_quiet(cfg.quiet ? NLA_SAY_WARNINGS : NLA_SAY_ALL);
+		if (!nla_launch(&cfg, command, &err))
+			run(&cfg, &err);
+		nla_say_quiet(NLA_SAY_ALL);
 	}
+	const bool says = nla_launch_end(&err);
 	const bool overwrite = cfg.overwrite;
 	nla_config_release(&cfg);
 	if (!err.status && fflush(stdout))
@@ -78,7 +81,7 @@ int nla_program(const char *name, enum nla_command command, const char *purpose,
 		nla_str_add(&again, "; to continue: ");
 		add_resume(&again, argc, argv, overwrite);
 	}
-	if (err.status)
+	if (err.status && says)
 		nla_say("%s: %s%s", name, err.text, again.buf);
 	nla_str_release(&again);
 	if (nt_live()) /* after a failure too: every path releases what it made */

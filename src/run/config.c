@@ -13,6 +13,7 @@
 #include "nla/half.h"
 #include "run/folder.h"
 #include "run/health.h"
+#include "run/launch.h"
 
 enum {
 	ALL = NLA_CMD_ALL, TRAIN = NLA_CMD_TRAIN, SFT = NLA_CMD_SFT, EXTRACT = NLA_CMD_EXTRACT, EVAL = NLA_CMD_EVAL,
@@ -187,6 +188,8 @@ const struct nla_option nla_config_table[] = {
 	INT(explain.samples, "1", 1, 4096, "samples", EXPLAIN, "explanations to write"),
 	ENUM(export.dtype, "bf16", "bf16|fp32", NULL, EXPORT, "type of the written weights"),
 	NUM(export.shard, "5", 0.0001, 1e6, NULL, EXPORT, "most GB in a file, unless one tensor is larger"),
+	NUM(dist.timeout, "600", 4, 1e6, NULL, (ALL & ~(EXPLAIN | EXPORT)) | FREE,
+	    "seconds after which several ranks end when one of them is gone or hangs, or a rank is not there at the start"),
 	PATH(score, NULL, EVAL, "score the texts of this .jsonl (row, and explanation or response) instead of sampling"),
 };
 /* clang-format on */
@@ -401,8 +404,9 @@ void nla_config_threads(const struct nla_config *cfg)
 {
 	struct nla_machine machine;
 	nla_machine_read(&machine, "");
-	if (cfg->threads || nt_threads() > machine.cores)
-		nt_set_threads(cfg->threads ? (int)cfg->threads : machine.cores);
+	const int cores = NLA_MAX(machine.cores / (int)nla_launch_here(), 1);
+	if (cfg->threads || nt_threads() > cores)
+		nt_set_threads(cfg->threads ? (int)cfg->threads : cores);
 	nt_wait_politely();
 }
 
@@ -430,7 +434,7 @@ enum nla_status nla_config_room(const struct nla_config *cfg, int device, int64_
 	if (device == NT_CPU) {
 		struct nla_machine machine;
 		nla_machine_read(&machine, "");
-		*room = NLA_MIN(*room, machine.free);
+		*room = NLA_MIN(*room, machine.free / nla_launch_here());
 	}
 	*room += context;
 	if (!limit || (cfg->check && device == NT_CPU)) /* that memory is another device's */

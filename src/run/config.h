@@ -67,6 +67,7 @@ struct nla_config {
 	} teach;
 	struct { int64_t row, position, samples; char *vector, *text, *positions; } explain;
 	struct { int dtype; double shard; } export; /* dtype 0: bf16, 1: fp32 */
+	struct { double timeout; } dist;
 	char *score; /* nla-eval --score FILE */
 };
 

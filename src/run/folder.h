@@ -4,7 +4,7 @@
  *
  * An existing run is overwritten only when the configuration says so. On resume the configuration must be the one the run began
  * with (same.c), save for what does not change the mathematics (steps, logs, checkpoints, evaluation, threads). A folder that
- * another program writes is refused.
+ * another program writes is refused. Of ranks the first opens it, and the others find the checkpoint in it.
  *
  * A checkpoint is written to checkpoints/.tmp-N, synced, renamed to step-N; a crash or a full disk leaves the former one whole.
  */
@@ -26,7 +26,7 @@ struct nla_folder {
 enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, int device, bool fixed_steps,
 				struct nla_err *err);
 void nla_folder_close(struct nla_folder *f);
-/* One line into a log of the folder, or another, flushed. */
+/* One line into a log of the folder, or another, flushed; of ranks the first one writes. */
 enum nla_status nla_log_line(struct nla_log *log, const cJSON *line, struct nla_err *err);
 /* One into samples.jsonl, which is made with the first. */
 enum nla_status nla_folder_sample(struct nla_folder *f, const cJSON *sample, struct nla_err *err);
@@ -72,6 +72,8 @@ enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t 
 char *nla_content(const char *path, struct nla_err *err);
 /* What an option of these programs that may not change says, or what its path holds; owned by the caller. */
 cJSON *nla_same_describe(const struct nla_config *cfg, unsigned of, struct nla_err *err);
+/* The same of all that ranks must agree on, in this program. */
+cJSON *nla_same_ranks(const struct nla_config *cfg, enum nla_command command, struct nla_err *err);
 /* The value of a setting that a run in the file `path` began with (NULL: missing) and that of now: a difference is an error. */
 enum nla_status nla_same_setting(const char *key, const char *path, const cJSON *was, const cJSON *now, struct nla_err *err);
 /* A run folder's config.json and inputs.json ({"data": "9f3c...", ...}: what its paths held) against cfg, or written by it. of:

@@ -106,6 +106,24 @@ cJSON *nla_same_describe(const struct nla_config *cfg, unsigned of, struct nla_e
 	return list_fixed(config, of, true, err);
 }
 
+/* A rank's machine is its own, and files may be elsewhere there. */
+cJSON *nla_same_ranks(const struct nla_config *cfg, enum nla_command command, struct nla_err *err)
+{
+	static const char own[] = "out|device|threads|memory|quiet|watchdog";
+	nla_auto_json cJSON *config = nla_options_dump(nla_config_table, nla_config_n, cfg);
+	cJSON *same = cJSON_CreateObject();
+	cJSON_AddItemToObject(same, "program", nla_made_by(NT_CPU));
+	for (size_t i = 0; i < nla_config_n && !err->status; i++) {
+		const struct nla_option *o = &nla_config_table[i];
+		const cJSON *value = nla_json_at(config, o->key);
+		if (!(o->commands & command) || nla_word_index(own, o->key) >= 0)
+			continue;
+		nla_auto char *content = o->type == NLA_OPT_PATH ? nla_content(value->valuestring, err) : NULL;
+		cJSON_AddItemToObject(same, o->key, content ? cJSON_CreateString(content) : cJSON_Duplicate(value, true));
+	}
+	return same;
+}
+
 enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, unsigned of, int device, struct nla_err *err)
 {
 	nla_auto char *inputs = nla_path_join(folder, "inputs.json");

@@ -9,11 +9,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "lm/ranks.h"
 #include "rl/step.h"
 
 static volatile sig_atomic_t asked;
 static struct timespec first;
-static bool tty;
+static bool tty, others; /* are ranks, the first of which says it */
 
 static void on_signal(int number)
 {
@@ -24,7 +25,8 @@ static void on_signal(int number)
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	if (!asked) {
 		first = now;
-		(void)!write(STDERR_FILENO, word + !tty, sizeof(word) - 1 - !tty); /* on a terminal behind its ^C */
+		if (!others)
+			(void)!write(STDERR_FILENO, word + !tty, sizeof(word) - 1 - !tty); /* on a terminal behind its ^C */
 	} else if ((double)(now.tv_sec - first.tv_sec) + 1e-9 * (double)(now.tv_nsec - first.tv_nsec) > 2)
 		_exit(128 + number);
 	asked = 1;
@@ -58,6 +60,7 @@ void nla_stop_catch(void)
 	static const int caught[] = { SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGHUP };
 	struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART }, before;
 	tty = isatty(STDERR_FILENO);
+	others = nla_rank() > 0;
 	signal(SIGPIPE, SIG_IGN); /* who reads our lines may be gone: no reason to lose the work */
 	sigemptyset(&action.sa_mask);
 	sigaction(SIGALRM, &(struct sigaction){ .sa_handler = on_alarm, .sa_flags = SA_RESTART }, NULL);
