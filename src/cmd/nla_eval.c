@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/progress.h"
 #include "cmd/program.h"
+#include "lm/ranks.h"
 #include "run/evaluate.h"
 #include "run/report.h"
 
@@ -52,8 +53,10 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 		 !logprob(&e, cfg, &step, err) &&
 		 !(cfg->eval.recovered_kl && nla_eval_recover(&e.rl, cfg->eval.batch, &step, err)) &&
 		 !(start_ar && nla_eval_start_ar(&e.models, cfg, &e.rl, &step, err))) {
+		nla_step_join(&step);
 		nla_warn_failed(&step, NLA_ROW_OK);
-		report(&e, cfg, &step, summary, err);
+		if (!nla_rank())
+			report(&e, cfg, &step, summary, err);
 	}
 	nla_eval_close(&e);
 	return err->status;

@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "cmd/program.h"
+#include "lm/ranks.h"
 #include "run/stop.h"
 #include "run/train.h"
 
@@ -24,7 +25,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	if (cfg->check)
 		return nla_check(cfg, one_step, stdout, err);
 	nla_stop_catch();
-	if (!nla_train_open(&train, cfg, one_step, err) && !nla_loop_run(&train.loop, err))
+	if (!nla_train_open(&train, cfg, one_step, err) && !nla_loop_run(&train.loop, err) && !nla_rank())
 		nla_train_result(&train, &result);
 	fputs(result.buf, stdout);
 	nla_train_close(&train);

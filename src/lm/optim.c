@@ -37,7 +37,7 @@ void nla_optim_release(struct nla_optim *o)
 enum nla_status nla_optim_step(struct nla_optim *o, double lr, double grad_clip, double *norm, bool *skipped,
 			       struct nla_err *err)
 {
-	if (nt_grad_norm(o->state, o->n, norm))
+	if (nt_reduce_grads(o->state, o->n, &o->reduced) || nt_grad_norm(o->state, o->n, norm))
 		return nla_nt_fail(err, "cannot take the gradient's norm");
 	*skipped = !isfinite(*norm);
 	if (!*skipped) {

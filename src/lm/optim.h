@@ -16,14 +16,16 @@ struct nla_optim {
 	int n;
 	int64_t step; /* updates made */
 	struct nt_adamw hyper;
+	struct nt_reduced reduced; /* over ranks, in the last step */
 };
 
 /* Defaults: betas 0.9, 0.95, eps 1e-8, no weight decay. */
 enum nla_status nla_optim_init(struct nla_optim *o, nt_tensor *const *params, int n, struct nla_err *err);
 void nla_optim_release(struct nla_optim *o);
 void nla_optim_zero_grad(const struct nla_optim *o);
-/* Gradient norm first: non-finite -> gradients are cleared, nothing else changes, *skipped is set. Else clip to grad_clip (0:
- * off) as torch's clip_grad_norm_ (c / (norm + 1e-6), at most 1), AdamW, clear. */
+/* Ranks sum their gradients and then do the same. Gradient norm first: non-finite -> gradients are cleared, nothing else
+ * changes, *skipped is set. Else clip to grad_clip (0: off) as torch's clip_grad_norm_ (c / (norm + 1e-6), at most 1), AdamW,
+ * clear. */
 enum nla_status nla_optim_step(struct nla_optim *o, double lr, double grad_clip, double *norm, bool *skipped,
 			       struct nla_err *err);
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/progress.h"
+#include "lm/ranks.h"
 
 const char *const nla_stage_names[NLA_N_STAGES] = { "rollout", "score", "update", "eval", "checkpoint" };
 const char *volatile nla_stage_now;
@@ -13,6 +14,7 @@ void nla_step_start(struct nla_step *s, int64_t n_prompts, int64_t group, int64_
 {
 	const size_t n = (size_t)(n_prompts * group);
 	*s = (struct nla_step){ .n_prompts = n_prompts, .group = group, .n = (int64_t)n, .lap = nla_seconds() };
+	s->n_all = s->n;
 	s->rows = nla_alloc((size_t)n_prompts, sizeof(*s->rows));
 	s->v = nla_alloc((size_t)(n_prompts * d), sizeof(*s->v));
 	s->prompt_of = nla_alloc(n, sizeof(*s->prompt_of));
@@ -45,6 +47,102 @@ void nla_step_release(struct nla_step *s)
 		free(arrays[i]);
 	nla_decoded_release(&s->tokens);
 	memset(s, 0, sizeof(*s));
+}
+
+/* ---- over ranks ---- */
+
+struct part {
+	void *at; /* NULL: it is not there */
+	size_t size; /* bytes a prompt */
+};
+enum { N_PARTS = 15 };
+
+static void parts_of(const struct nla_step *s, struct part *parts)
+{
+	const size_t g = (size_t)s->group, row = g * (size_t)s->tokens.width * sizeof(float);
+	const struct part all[N_PARTS] = {
+		{ s->rows, sizeof(*s->rows) }, { s->vector_of, sizeof(*s->vector_of) }, { s->keys, g * sizeof(*s->keys) },
+		{ s->n_explanation, g * sizeof(*s->n_explanation) }, { s->failed, g * sizeof(*s->failed) },
+		{ s->mse, g * sizeof(*s->mse) }, { s->penalty, g * sizeof(*s->penalty) }, { s->reward, g * sizeof(*s->reward) },
+		{ s->advantage, g * sizeof(*s->advantage) }, { s->tokens.length, g * sizeof(*s->tokens.length) },
+		{ s->tokens.ids, row }, { s->logprob, row }, { s->ref_logprob, row },
+		{ s->mse_start, g * sizeof(*s->mse_start) }, { s->kl, 2 * g * sizeof(*s->kl) },
+	};
+	memcpy(parts, all, sizeof(all));
+}
+
+static void add_texts(struct nla_str *out, char *const *texts, int64_t n)
+{
+	for (int64_t i = 0; i < n; i++) {
+		nla_str_addc(out, texts[i] ? '+' : '-');
+		if (texts[i])
+			nla_str_addn(out, texts[i], strlen(texts[i]) + 1);
+	}
+}
+
+static const char *take_texts(const char *from, char **texts, int64_t n)
+{
+	for (int64_t i = 0; i < n; i++)
+		if (*from++ == '+') {
+			texts[i] = nla_strdup(from);
+			from += strlen(from) + 1;
+		}
+	return from;
+}
+
+/* The samples that a rank has sent become those from prompt `at` on. */
+static void take(struct nla_step *s, int64_t at, const char *from, int64_t n)
+{
+	struct part parts[N_PARTS];
+	parts_of(s, parts);
+	for (int i = 0; i < N_PARTS; i++) {
+		const size_t bytes = parts[i].at ? (size_t)n * parts[i].size : 0;
+		if (bytes)
+			memcpy((char *)parts[i].at + (size_t)at * parts[i].size, from, bytes);
+		from += bytes;
+	}
+	from = take_texts(from, s->response + at * s->group, n * s->group);
+	take_texts(from, s->explanation + at * s->group, n * s->group);
+}
+
+void nla_step_join(struct nla_step *s)
+{
+	NLA_AUTO(nla_str_release) struct nla_str sent = NLA_STR_INIT;
+	const int64_t ranks = nla_n_ranks();
+	nla_auto size_t *start = nla_alloc((size_t)ranks + 1, sizeof(*start));
+	nla_auto int64_t *n = nla_alloc((size_t)ranks, sizeof(*n));
+	struct part parts[N_PARTS];
+	struct nla_step all;
+	int64_t total = 0;
+	if (ranks == 1)
+		return;
+	parts_of(s, parts);
+	nla_str_addn(&sent, &s->n_prompts, sizeof(s->n_prompts));
+	for (int i = 0; i < N_PARTS; i++)
+		if (parts[i].at)
+			nla_str_addn(&sent, parts[i].at, (size_t)s->n_prompts * parts[i].size);
+	add_texts(&sent, s->response, s->n);
+	add_texts(&sent, s->explanation, s->n);
+	nla_ranks_gather(&sent, start);
+	for (int64_t r = 0; r < ranks; r++) {
+		memcpy(&n[r], sent.buf + start[r], sizeof(*n));
+		total += n[r];
+	}
+	nla_step_start(&all, total, s->group, 0);
+	nla_decoded_init(&all.tokens, all.n, s->tokens.width);
+	const size_t cells = (size_t)(all.n * s->tokens.width);
+	all.vector_of = s->vector_of ? nla_alloc((size_t)total, sizeof(*s->vector_of)) : NULL;
+	all.logprob = s->logprob ? nla_alloc(cells, sizeof(*s->logprob)) : NULL;
+	all.ref_logprob = s->ref_logprob ? nla_alloc(cells, sizeof(*s->ref_logprob)) : NULL;
+	all.mse_start = s->mse_start ? nla_alloc((size_t)all.n, sizeof(*s->mse_start)) : NULL;
+	all.kl = s->kl ? nla_alloc((size_t)all.n * 2, sizeof(*s->kl)) : NULL;
+	for (int64_t r = 0, at = 0; r < ranks; at += n[r++])
+		take(&all, at, sent.buf + start[r] + sizeof(*n), n[r]);
+	all.update = s->update;
+	memcpy(all.seconds, s->seconds, sizeof(s->seconds));
+	nla_step_release(s);
+	*s = all;
+	nla_stage_now = NULL;
 }
 
 void nla_step_lap(struct nla_step *s, enum nla_stage stage)

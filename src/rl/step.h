@@ -37,7 +37,8 @@ extern const char *const nla_stage_names[NLA_N_STAGES];
 extern const char *volatile nla_stage_now; /* its name, for a signal's handler; NULL: none has begun */
 
 struct nla_step {
-	int64_t n_prompts, group, n;     /* B, G, B*G */
+	int64_t n_prompts, group, n;     /* B, G, B*G: of this rank */
+	int64_t n_all;                   /* samples of all ranks */
 	/* batch */
 	int64_t *rows;                   /* [B] of the activation set */
 	int64_t *vector_of;              /* [B] an evaluation's: whose vectors the AV explains; NULL: the rows' own */
@@ -102,6 +103,8 @@ enum nla_status nla_update(struct nla_rl *rl, struct nla_step *step, struct nla_
 /* Room for B prompts of width d and their G samples each. */
 void nla_step_start(struct nla_step *s, int64_t n_prompts, int64_t group, int64_t d);
 void nla_step_release(struct nla_step *s);
+/* Of a finished step or evaluation: the samples of all ranks, in their order, without the vectors. */
+void nla_step_join(struct nla_step *s);
 /* The time since the last call was this stage's; in a profile, the next begins. */
 void nla_step_lap(struct nla_step *s, enum nla_stage stage);
 /* After a stage of batches of *batch (0: all of n): true when it ran out of memory, for the first time. Then its batches are

@@ -1,7 +1,7 @@
 /*
  * Update: tokens [B*G, T] and advantage [B*G] -> gradients of the policy's adapter, one AdamW step; see update.h. The samples
  * go through forward and backward passes in micro-batches of whole prompts, and a token's share of the loss is its weight 1 /
- * (samples * own tokens), so that micro-batches add up to the batch's mean. A co-trained AR then makes its own step.
+ * (samples * own tokens), so that micro-batches and ranks add up to the batch's mean. A co-trained AR then makes its own step.
  */
 #include "rl/step.h"
 
@@ -9,10 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Sums over tokens, gathered over micro-batches. */
+#include "lm/ranks.h"
+
+/* Sums over tokens, gathered over micro-batches and ranks. */
 struct sums {
-	double kl, clamped, entropy, clipped, gap, loss;
-	int64_t tokens;
+	double kl, clamped, entropy, clipped, gap, loss, tokens;
 };
 
 /* One micro-batch on the host, packed token by token: samples [from, to). */
@@ -40,7 +41,7 @@ static void tokens_init(struct tokens *t, const struct nla_step *s, int64_t from
 	for (int64_t i = from; i < to; i++)
 		for (int64_t j = 0; j < s->tokens.length[i]; j++, k++) {
 			t->advantage[k] = (float)s->advantage[i];
-			t->weight[k] = (float)(1.0 / ((double)s->n * (double)s->tokens.length[i]));
+			t->weight[k] = (float)(1.0 / ((double)s->n_all * (double)s->tokens.length[i]));
 			if (s->old)
 				t->old[k] = s->old[i * s->tokens.width + j];
 		}
@@ -75,7 +76,7 @@ static void add_stats(struct sums *sum, const struct tokens *t, const struct nla
 			if (s->tokens.logprob)
 				sum->gap += fabs((double)t->old[k] - s->tokens.logprob[i * s->tokens.width + j]);
 		}
-	sum->tokens += k;
+	sum->tokens += (double)k;
 }
 
 /* The reference's log-probabilities, without gradients; its intermediates are gone before the policy's begin. */
@@ -133,7 +134,10 @@ enum nla_status nla_update_gradient(struct nla_rl *rl, struct nla_step *step, st
 		micro(rl, step, &t, &sum, err);
 		free(t.advantage); /* the block's first */
 	}
-	double n = (double)sum.tokens, n_ref = rl->update.kl > 0 ? n : (double)NAN;
+	if (err->status)
+		return err->status;
+	nla_ranks_sum(&sum.kl, sizeof(sum) / sizeof(double));
+	double n = sum.tokens, n_ref = rl->update.kl > 0 ? n : (double)NAN;
 	step->update = (struct nla_update_stats){ .loss = sum.loss,
 						  .kl = sum.kl / n_ref,
 						  .kl_clamped = sum.clamped / n_ref,
@@ -146,17 +150,21 @@ enum nla_status nla_update_gradient(struct nla_rl *rl, struct nla_step *step, st
 
 /* ---- the AR ---- */
 
+/* Of the texts of all ranks. */
+struct ar_loss {
+	double n, mean;
+};
+
 static enum nla_status ar_micro(const struct nla_rl *rl, const struct nla_ar_texts *texts, const float *v, int64_t from,
-				int64_t to, double *loss, struct nla_err *err)
+				int64_t to, struct ar_loss *loss, struct nla_err *err)
 {
-	int64_t n = (int64_t)texts->offset.n - 1;
 	struct nla_recompute re = { .on = rl->update.recompute };
 	double value = 0;
 	nt_scope_push();
 	nt_grad_push(true);
 	nt_tensor *hat = nla_ar_predict(rl->ar, &rl->ar_view, texts, from, to, &re, err);
 	if (hat) {
-		nt_tensor *mean = nla_ar_loss(hat, v + from * rl->ar->target->lm.arch.d_model, n);
+		nt_tensor *mean = nla_ar_loss(hat, v + from * rl->ar->target->lm.arch.d_model, (int64_t)loss->n);
 		nla_recompute_backward(&re, mean, err);
 		nt_item(mean, &value);
 		if (nt_check())
@@ -165,15 +173,15 @@ static enum nla_status ar_micro(const struct nla_rl *rl, const struct nla_ar_tex
 	nla_recompute_release(&re);
 	nt_grad_pop();
 	nt_scope_pop();
-	*loss += value;
+	loss->mean += value;
 	return err->status;
 }
 
-static enum nla_status ar_gradient(const struct nla_rl *rl, const struct nla_ar_texts *texts, const float *v, double *loss,
-				   struct nla_err *err)
+static enum nla_status ar_gradient(const struct nla_rl *rl, const struct nla_ar_texts *texts, const float *v,
+				   struct ar_loss *loss, struct nla_err *err)
 {
 	int64_t n = (int64_t)texts->offset.n - 1, m = rl->update.micro_batch > 0 ? rl->update.micro_batch : n;
-	*loss = 0;
+	loss->mean = 0;
 	for (int64_t from = 0; from < n; from += m)
 		if (ar_micro(rl, texts, v, from, NLA_MIN(from + m, n), loss, err))
 			return err->status;
@@ -184,11 +192,18 @@ enum nla_status nla_update_ar(struct nla_rl *rl, struct nla_step *step, const st
 			      struct nla_err *err)
 {
 	struct nla_update_stats *u = &step->update;
-	while (ar_gradient(rl, texts, v, &u->ar_loss, err) &&
+	struct ar_loss loss = { .n = (double)texts->offset.n - 1 };
+	nla_ranks_sum(&loss.n, 1);
+	if (loss.n == 0)
+		return NLA_OK;
+	while (ar_gradient(rl, texts, v, &loss, err) &&
 	       nla_halve(rl, NLA_STAGE_UPDATE, &rl->update.micro_batch, (int64_t)texts->offset.n - 1, err))
 		nla_optim_zero_grad(rl->ar_optim);
-	return err->status ? err->status : nla_optim_step(rl->ar_optim, rl->update.ar_lr, rl->update.grad_clip,
-							  &u->ar_grad_norm, &u->ar_skipped, err);
+	if (err->status)
+		return err->status;
+	nla_ranks_sum(&loss.mean, 1);
+	u->ar_loss = loss.mean;
+	return nla_optim_step(rl->ar_optim, rl->update.ar_lr, rl->update.grad_clip, &u->ar_grad_norm, &u->ar_skipped, err);
 }
 
 /* The AR's step on this batch's explanations that could be scored. */
@@ -198,7 +213,7 @@ static enum nla_status train_ar(struct nla_rl *rl, struct nla_step *step, struct
 	NLA_AUTO(nla_f32s_release) struct nla_f32s v = { 0 };
 	NLA_AUTO(nla_i64s_release) struct nla_i64s row = { 0 };
 	nla_ar_texts_start(&texts);
-	if (!nla_score_texts(rl, step, NULL, &texts, &v, &row, err) && row.n)
+	if (!nla_score_texts(rl, step, NULL, &texts, &v, &row, err))
 		nla_update_ar(rl, step, &texts, v.data, err);
 	return err->status;
 }
@@ -212,6 +227,12 @@ enum nla_status nla_update(struct nla_rl *rl, struct nla_step *step, struct nla_
 	if (!err->status &&
 	    !nla_optim_step(rl->optim, rl->update.lr, rl->update.grad_clip, &u->grad_norm, &u->skipped, err) && rl->ar_optim)
 		train_ar(rl, step, err);
+	for (struct nla_optim *o = rl->optim; !err->status && o; o = o == rl->optim ? rl->ar_optim : NULL) {
+		u->reduced.bytes += o->reduced.bytes;
+		u->reduced.seconds += o->reduced.seconds;
+		u->reduced.waited += o->reduced.waited;
+		o->reduced = (struct nt_reduced){ 0 };
+	}
 	nla_step_lap(step, NLA_STAGE_UPDATE);
 	return err->status;
 }

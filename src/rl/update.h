@@ -15,6 +15,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "shim/nt.h"
+
 #define NLA_KL_MAX_D 12
 /* k3 of a token, whose d is ref - logp. */
 static inline double nla_k3(double d)
@@ -37,4 +39,5 @@ struct nla_update_stats {
 	bool skipped;                        /* non-finite gradient: nothing was changed */
 	double ar_loss, ar_grad_norm;        /* the AR's mean mse before its step; NaN: no step */
 	bool ar_skipped;
+	struct nt_reduced reduced;           /* gradients over ranks, the AR's too */
 };

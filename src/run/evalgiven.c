@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/utf8.h"
+#include "lm/ranks.h"
 #include "run/evaluate.h"
 
 /* Ids of a whole response as generation would have emitted them: the end-of-turn token follows unless the text ends in a stop
@@ -96,6 +97,9 @@ static enum nla_status take_responses(const struct nla_rl *rl, struct nla_step *
 	int64_t width = 1;
 	for (int64_t i = 0; i < s->n; i++)
 		width = NLA_MAX(width, offset[i + 1] - offset[i]);
+	NLA_AUTO(nla_i64s_release) struct nla_i64s widths = nla_eval_all_rows(&width, 1); /* all ranks have the same */
+	for (size_t r = 0; r < widths.n; r++)
+		width = NLA_MAX(width, widths.data[r]);
 	if (width > INT32_MAX / s->n)
 		return nla_fail(err, "%lld responses, the longest of %lld tokens, are too many at once: score them in parts",
 				(long long)s->n, (long long)width);
@@ -117,14 +121,17 @@ enum nla_status nla_evaluate_given(struct nla_rl *rl, const char *path, struct n
 	NLA_AUTO(nla_i64s_release) struct nla_i64s offset = { 0 };
 	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	nla_auto_json cJSON *list = cJSON_CreateArray();
+	int64_t from, to, at = 0;
 	memset(out, 0, sizeof(*out));
-	if (read_lines(path, list, &names, err))
+	if (read_lines(path, list, &names, err) || nla_eval_need((int64_t)names.n, err))
 		return err->status;
-	nla_step_start(out, (int64_t)names.n, 1, rl->set->d);
+	nla_share((int64_t)names.n, nla_rank(), &from, &to);
+	nla_step_start(out, to - from, 1, rl->set->d);
 	nla_i64s_push(&offset, 0);
-	for (const cJSON *json = list->child; json && !err->status; json = json->next) {
-		const int64_t i = (int64_t)offset.n - 1;
-		take_line(rl, json, names.data[i], out, i, &ids, err);
+	for (const cJSON *json = list->child; json && at < to && !err->status; json = json->next, at++) {
+		if (at < from)
+			continue;
+		take_line(rl, json, names.data[at], out, at - from, &ids, err);
 		nla_i64s_push(&offset, (int64_t)ids.n);
 	}
 	if (!err->status && !take_responses(rl, out, ids.data, offset.data, err) &&

@@ -22,13 +22,14 @@ static double length_of(const float *v, int64_t d)
 static enum nla_status find_mean(const struct nla_rl *rl, const struct nla_step *s, float *mean, struct nla_err *err)
 {
 	const int64_t d = rl->set->d;
+	NLA_AUTO(nla_i64s_release) struct nla_i64s rows = nla_eval_all_rows(s->rows, s->n);
 	nla_auto float *v = nla_alloc((size_t)d, sizeof(*v));
 	nla_auto double *sum = nla_alloc((size_t)d, sizeof(*sum));
-	for (int64_t i = 0; i < s->n && !nla_actset_vectors(rl->set, &s->rows[i], 1, v, err); i++)
+	for (size_t i = 0; i < rows.n && !nla_actset_vectors(rl->set, &rows.data[i], 1, v, err); i++)
 		for (int64_t j = 0; j < d; j++)
 			sum[j] += v[j];
 	for (int64_t j = 0; j < d; j++)
-		mean[j] = (float)(sum[j] / (double)s->n);
+		mean[j] = (float)(sum[j] / (double)rows.n);
 	return err->status;
 }
 

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/progress.h"
 #include "base/utf8.h"
+#include "lm/ranks.h"
 #include "run/report.h"
 #include "run/stop.h"
 
@@ -25,15 +26,31 @@ int64_t *nla_eval_rows(const struct nla_actset *set, int64_t count, int64_t *n)
 	return rows;
 }
 
+struct nla_i64s nla_eval_all_rows(const int64_t *rows, int64_t n)
+{
+	struct nla_i64s all = { 0 };
+	nla_i64s_append(&all, rows, (size_t)n);
+	nla_ranks_gather_i64(&all);
+	return all;
+}
+
+enum nla_status nla_eval_need(int64_t n, struct nla_err *err)
+{
+	return n >= nla_n_ranks() ? NLA_OK
+	     : nla_usage(err, "%lld rows to evaluate are fewer than the %lld ranks", (long long)n, (long long)nla_n_ranks());
+}
+
 enum nla_status nla_eval_baselines(struct nla_rl *rl, const int64_t *rows, int64_t n, struct nla_err *err)
 {
 	const struct nla_actset *set = rl->set;
+	NLA_AUTO(nla_i64s_release) struct nla_i64s all = nla_eval_all_rows(rows, n);
+	n = (int64_t)all.n;
 	rl->base = (struct nla_baselines){ set->meta.baseline_var, set->meta.baseline_mean };
 	if (rl->own_baseline && n < FEW_ROWS)
 		nla_say("warning: eval.baseline is rows, and %lld rows are few: their variance says little of the data's",
 			(long long)n);
 	if (rl->own_baseline)
-		nla_actset_baselines(set, rows, n, &rl->base.var, &rl->base.mean, err);
+		nla_actset_baselines(set, all.data, n, &rl->base.var, &rl->base.mean, err);
 	return err->status || rl->base.var > 0 ? err->status
 	       : nla_fail(err, "'%s': the rows of the baseline do not vary: FVE means nothing by them", set->path);
 }
@@ -77,11 +94,13 @@ static void take(struct nla_step *out, int64_t at, struct nla_step *part, int64_
 
 static const int64_t *explained(const struct nla_step *s) { return s->vector_of ? s->vector_of : s->rows; }
 
-static enum nla_status find_another(const struct nla_actset *set, struct nla_step *s, struct nla_err *err)
+/* Of the rows of all ranks, those of this one from `first` on. */
+static enum nla_status find_another(const struct nla_actset *set, struct nla_step *s, int64_t first, struct nla_err *err)
 {
+	NLA_AUTO(nla_i64s_release) struct nla_i64s all = nla_eval_all_rows(s->rows, s->n);
 	s->vector_of = nla_alloc((size_t)s->n, sizeof(*s->vector_of));
 	for (int64_t i = 0; i < s->n && !err->status; i++)
-		if ((s->vector_of[i] = nla_actset_another(set, s->rows, s->n, i)) < 0)
+		if ((s->vector_of[i] = nla_actset_another(set, all.data, (int64_t)all.n, first + i)) < 0)
 			nla_fail(err, "'%s': eval.vectors is another, and all rows evaluated are of one document", set->path);
 	return err->status;
 }
@@ -109,22 +128,29 @@ enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, 
 			     struct nla_step *out, struct nla_err *err)
 {
 	struct nla_progress p;
-	const int64_t at_once = NLA_MAX(batch / samples, 1);
+	const int64_t at_once = NLA_MAX(batch / samples, 1), most = nla_most(n);
+	int64_t first, end;
+	memset(out, 0, sizeof(*out));
+	if (nla_eval_need(n, err))
+		return err->status;
+	nla_share(n, nla_rank(), &first, &end);
+	rows += first;
+	n = end - first;
 	nla_step_start(out, n * samples, 1, 0);
 	nla_decoded_init(&out->tokens, out->n, rl->rollout.max_new_tokens);
 	for (int64_t i = 0; i < out->n; i++)
 		out->rows[i] = rows[i / samples];
 	nla_progress_start(&p, "evaluate", n);
 	if (!nla_eval_baselines(rl, rows, n, err) && rl->another)
-		find_another(rl->set, out, err);
-	for (int64_t from = 0; from < n && !err->status; from += at_once) {
+		find_another(rl->set, out, first * samples, err);
+	for (int64_t from = 0; from < most && !err->status; from += at_once) { /* the same number of times on all ranks */
 		int64_t m = NLA_MIN(at_once, n - from);
-		if (nla_stop_asked()) {
+		if (nla_ranks_any(nla_stop_asked())) {
 			nla_err_set(err, NLA_STOPPED, "stopped after %lld of %lld rows: this evaluation writes nothing",
 				    (long long)from, (long long)n);
 			break;
 		}
-		if (!evaluate_batch(rl, out, samples, from, m, err))
+		if (m > 0 && !evaluate_batch(rl, out, samples, from, m, err))
 			nla_progress_step(&p, from + m, "rows");
 		rl->merged = NULL; /* once is enough: the policy stays as it is */
 	}

@@ -19,7 +19,7 @@
 int64_t *nla_eval_rows(const struct nla_actset *set, int64_t count, int64_t *n);
 
 /* Samples so many responses for each row, `batch` at a time, and scores them: out has n * samples rows, those of one adjacent.
- * A signal ends it between two batches: NLA_STOPPED. */
+ * Of ranks each does its share, and has that in out, until nla_step_join. A signal ends it between two batches: NLA_STOPPED. */
 enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, int64_t samples, int64_t batch,
 			     struct nla_step *out, struct nla_err *err);
 /* The explanations of a run's probe rows at step `at`, greedy, so that one can see them change: into its samples.jsonl, and
@@ -40,6 +40,9 @@ enum nla_status nla_eval_start_ar(struct nla_models *m, const struct nla_config 
 enum nla_status nla_eval_recover(const struct nla_rl *rl, int64_t batch, struct nla_step *s, struct nla_err *err);
 /* rows.jsonl. */
 enum nla_status nla_eval_write_rows(const struct nla_rl *rl, const struct nla_step *s, const char *path, struct nla_err *err);
+/* The numbers that all ranks have, owned; and an error where n rows are too few for each to have one. */
+struct nla_i64s nla_eval_all_rows(const int64_t *rows, int64_t n);
+enum nla_status nla_eval_need(int64_t n, struct nla_err *err);
 /* Sets rl->base: as stored with the set (computed where it has none), or of these rows, with a warning where they are few. */
 enum nla_status nla_eval_baselines(struct nla_rl *rl, const int64_t *rows, int64_t n, struct nla_err *err);
 /* Where nearly all samples failed: what most of them failed by, which is warned of, with its likely cause and one's raw text,

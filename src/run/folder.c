@@ -12,6 +12,7 @@
 
 #include "base/json.h"
 #include "base/progress.h"
+#include "lm/ranks.h"
 
 /* Lines of metrics.jsonl and samples.jsonl beyond the checkpoint belong to work that is done again. Older versions compressed
  * the samples: what of them can be read stays, as lines. */
@@ -96,6 +97,8 @@ enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *c
 				struct nla_err *err)
 {
 	*f = (struct nla_folder){ .path = nla_strdup(cfg->out), .resumed = -1, .lock = -1 };
+	if (nla_rank()) /* reads what the first one writes */
+		return cfg->resume ? nla_checkpoint_find(f->path, &f->checkpoint, &f->resumed, err) : NLA_OK;
 	if (!nla_mkdirs(f->path, err) && !nla_lock(f->lock = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), f->path, err) &&
 	    !start(f, cfg, device, fixed_steps, err) && !nla_log_open_in(&f->metrics, f->path, "metrics.jsonl", err) &&
 	    !nla_log_open_in(&f->log, f->path, "log.txt", err)) {
@@ -111,7 +114,8 @@ void nla_folder_close(struct nla_folder *f)
 	struct nla_err ignored = NLA_ERR_INIT;
 	if (!f->path)
 		return;
-	nla_say_tee(NULL);
+	if (f->log.path)
+		nla_say_tee(NULL);
 	nla_log_close(&f->metrics, &ignored);
 	nla_log_close(&f->samples, &ignored);
 	nla_log_close(&f->log, &ignored);
@@ -125,6 +129,8 @@ void nla_folder_close(struct nla_folder *f)
 enum nla_status nla_log_line(struct nla_log *log, const cJSON *line, struct nla_err *err)
 {
 	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
+	if (nla_rank())
+		return NLA_OK;
 	nla_json_add(&text, line, false, 0);
 	nla_str_addc(&text, '\n');
 	nla_log_add(log, text.buf, text.len);
@@ -133,7 +139,7 @@ enum nla_status nla_log_line(struct nla_log *log, const cJSON *line, struct nla_
 
 enum nla_status nla_folder_sample(struct nla_folder *f, const cJSON *sample, struct nla_err *err)
 {
-	if (!f->samples.path && nla_log_open_in(&f->samples, f->path, "samples.jsonl", err))
+	if (!nla_rank() && !f->samples.path && nla_log_open_in(&f->samples, f->path, "samples.jsonl", err))
 		return err->status;
 	return nla_log_line(&f->samples, sample, err);
 }

@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "base/progress.h"
+#include "lm/ranks.h"
 #include "run/stop.h"
 
 /* Both optimizers, the data cursor and the counters, as a whole; random numbers follow from the step. */
@@ -19,7 +20,7 @@ static enum nla_status restore(struct nla_loop *l, struct nla_err *err)
 		l->ar_optim.step = l->state.ar_updates;
 		l->cursor.position = l->state.cursor;
 		l->saved = l->state.step;
-		if (!err->status)
+		if (!err->status && !nla_rank())
 			nla_checkpoint_tidy(&l->folder, l->state.step, l->cfg->checkpoint.keep);
 		nla_say("resuming from step %lld: %s", (long long)l->state.step, l->folder.checkpoint);
 	}
@@ -30,9 +31,17 @@ enum nla_status nla_loop_open(struct nla_loop *l, bool fixed_steps, struct nla_e
 {
 	l->saved = l->evaluated = -1;
 	l->state.rows = l->cursor.n;
-	if (!nla_folder_open(&l->folder, l->cfg, l->device, fixed_steps, err) && l->folder.checkpoint)
-		restore(l, err);
-	return err->status;
+	if (nla_folder_open(&l->folder, l->cfg, l->device, fixed_steps, err))
+		return err->status;
+	int64_t first = l->folder.resumed;
+	nla_ranks_copy(&first, sizeof(first));
+	if (first != l->folder.resumed)
+		return nla_fail(err, "rank 0 resumes '%s' from step %lld, and the newest checkpoint here is of step %lld (-1: "
+				"none): want a folder that all ranks see", l->cfg->out, (long long)first,
+				(long long)l->folder.resumed);
+	if (nla_n_ranks() > 1)
+		nla_say("%lld ranks, of which each has its share of a batch", (long long)nla_n_ranks());
+	return l->folder.checkpoint ? restore(l, err) : NLA_OK;
 }
 
 char *nla_loop_left(const struct nla_loop *l)
@@ -81,14 +90,16 @@ static enum nla_status checkpoint(struct nla_loop *l, struct nla_err *err)
 	const double started = nla_seconds();
 	const int64_t step = l->state.step;
 	nla_watch(l->cfg->watchdog, "the checkpoint of step", step);
-	if (l->saved != step) {
+	if (nla_rank()) { /* the first one writes */
+		l->saved = step;
+	} else if (l->saved != step) {
 		char *dir = nla_checkpoint_begin(&l->folder, step, err);
 		if (!err->status)
 			fill_checkpoint(l, dir, err);
 		if (!nla_checkpoint_end(&l->folder, step, dir, l->cfg->checkpoint.keep, err))
 			l->saved = step;
 	}
-	if (!err->status && l->best)
+	if (!err->status && l->best && !nla_rank())
 		nla_checkpoint_best(&l->folder, step, l->cfg->checkpoint.keep);
 	l->best = false;
 	l->checkpoint_seconds += nla_seconds() - started;
@@ -157,7 +168,9 @@ static enum nla_status one_step(struct nla_loop *l, struct nla_err *err)
 static bool evaluated(const struct nla_loop *l)
 {
 	nla_auto char *made = nla_format("%s/eval-%lld.json", l->folder.path, (long long)l->state.step);
-	return !l->evaluate || nla_exists(made);
+	bool is = !l->evaluate || nla_exists(made);
+	nla_ranks_copy(&is, sizeof(is));
+	return is;
 }
 
 /* The last line: what came of it, and what to type next. */
@@ -195,7 +208,7 @@ enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err)
 	l->from = l->state.step;
 	nla_progress_start(&p, "step", steps);
 	p.from = (double)l->from / (double)steps;
-	while (l->state.step < steps && !nla_stop_asked()) {
+	while (l->state.step < steps && !nla_ranks_any(nla_stop_asked())) {
 		if (one_step(l, err))
 			return err->status;
 		if (p.tty) /* elsewhere the lines of log.every do */

@@ -80,7 +80,6 @@ static double standard_error(const struct moments *m, const struct nla_step *s, 
 }
 
 static double valid_mse(const struct nla_step *s, int64_t i) { return s->failed[i] ? (double)NAN : s->mse[i]; }
-
 static double start_mse(const struct nla_step *s, int64_t i) { return s->failed[i] ? (double)NAN : s->mse_start[i]; }
 
 /* An explanation that was given has none. */
@@ -225,6 +224,13 @@ static void put_update(struct out *o, const struct nla_rl *rl, const struct nla_
 	num(o, "ar_loss", u->ar_loss, "mean mse of the co-trained AR before its step; null: frozen, or no row to train on");
 }
 
+static void put_reduced(struct out *o, struct nt_reduced r)
+{
+	num(o, "reduced_bytes", (double)r.bytes, "of gradients summed over ranks; 0: there is one rank");
+	num(o, "reduce_seconds", r.seconds, "of that sum, within the step");
+	num(o, "wait_seconds", r.waited, "that the first rank waited for others, since the sum before");
+}
+
 static void put_seconds(struct out *o, const struct nla_step *s)
 {
 	double total = 0;
@@ -259,6 +265,7 @@ static void put_step(struct out *o, const struct nla_rl *rl, const struct nla_st
 	num(o, "unique_explanations", unique_texts(s->explanation, s->n), "different explanations of the step");
 	put_update(o, rl, s, state);
 	put_seconds(o, s);
+	put_reduced(o, s->update.reduced);
 	num(o, "micro_batch", (double)rl->update.micro_batch, "responses a backward pass");
 	item(o, "warnings", cJSON_CreateArray(), "names of the warnings of the run's health that hold now (`guard`)");
 	num(o, "peak_memory_bytes", (double)peak, "most that tensors took of the device so far");
@@ -286,6 +293,7 @@ static void put_sft(struct out *o, const struct nla_sft_line *l, const struct nl
 	num(o, "lr", l->lr, "learning rate of this step");
 	num(o, "skipped_steps", (double)state->skipped, "steps skipped since the start");
 	num(o, "seconds", l->seconds, "of the step");
+	put_reduced(o, l->reduced);
 	if (!l->held)
 		return;
 	num(o, "held_loss", l->held_loss, "every `sft.held_every` steps: the loss on held-out documents");
@@ -408,10 +416,7 @@ LINE(sft, (const struct nla_sft_line *line, const struct nla_state *state), line
 LINE(eval, (const struct nla_rl *rl, const struct nla_step *s), rl, s)
 LINE(row, (const struct nla_rl *rl, const struct nla_step *s, int64_t i), rl, s, i)
 
-static void heading(struct nla_str *out, const char *what)
-{
-	nla_str_addf(out, "\n%s\n\n| key | meaning |\n|---|---|\n", what);
-}
+static void heading(struct nla_str *out, const char *s) { nla_str_addf(out, "\n%s\n\n| key | meaning |\n|---|---|\n", s); }
 
 void nla_report_markdown(struct nla_str *out)
 {

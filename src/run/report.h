@@ -15,6 +15,7 @@
 struct nla_sft_line {
 	int role;                        /* enum nla_role */
 	double loss, grad_norm, lr, seconds;
+	struct nt_reduced reduced;
 	bool held;
 	double held_loss, held_loss_other_vector;
 	struct nla_baselines base;       /* role ar; NaN: the set has none */

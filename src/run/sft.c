@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "base/progress.h"
+#include "lm/ranks.h"
 #include "run/evaluate.h"
 
 #define HELD_ROWS 512 /* of the held-out ones, at most */
@@ -79,7 +80,7 @@ static void make_plan(struct nla_sft *s, int64_t room)
 		.trained = &half->adapter, .head_trained = ar && cfg->sft.train_head,
 		.ar_only = ar, .ar_depth = ar ? half->depth : 0,
 		.prompt = (int64_t)half->prompt.n, .prompt_head = half->marker, .ar_prompt = s->longest,
-		.prompts = cfg->sft.batch, .group = 1, .new_tokens = s->longest, .recompute = cfg->update.recompute,
+		.prompts = nla_most(cfg->sft.batch), .group = 1, .new_tokens = s->longest, .recompute = cfg->update.recompute,
 		.micro_batch = s->micro_batch ? s->micro_batch : s->loop.state.micro_batch,
 	};
 	nla_plan_make(&in, room, &plan);
@@ -140,7 +141,7 @@ static enum nla_status probe(struct nla_sft *s, struct nla_err *err)
 	nla_auto int64_t *rows = nla_alloc((size_t)n, sizeof(*rows));
 	for (int64_t i = 0; i < n; i++)
 		rows[i] = (held ? s->split.held : s->split.train)[i * n_all / n];
-	return n ? nla_probe(&rl, rows, n, s->loop.state.step, &s->loop.folder, err) : NLA_OK;
+	return n && !nla_rank() ? nla_probe(&rl, rows, n, s->loop.state.step, &s->loop.folder, err) : NLA_OK;
 }
 
 /* ---- what the loop calls ---- */
@@ -168,6 +169,7 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 	const bool due = at == steps || at % s->cfg->sft.held_every == 0; /* before the first step, too */
 	l->seconds = loop->step_seconds;
+	l->reduced = loop->optim.reduced;
 	l->held = false;
 	if (at)
 		nla_str_addf(&text, "  loss %.4f  norm %.2f  lr %.1e  %.2f s", l->loss, l->grad_norm, l->lr, l->seconds);

@@ -1,6 +1,7 @@
-/* The losses of the three roles over a batch of rows, in micro-batches that add up to the batch's mean. */
+/* The losses of the three roles over a batch of rows, in ranks' shares and micro-batches that add up to the batch's mean. */
 #include <string.h>
 
+#include "lm/ranks.h"
 #include "run/sft.h"
 
 /* -sum of logprob / n_tokens: the share of this micro-batch in the batch's mean. */
@@ -79,10 +80,10 @@ int64_t nla_sft_weight(const struct nla_sft *s, const int64_t *rows, int64_t n)
 enum nla_status nla_sft_loss(struct nla_sft *s, const int64_t *rows, const int64_t *vectors, int64_t n, bool train,
 			     double *loss, struct nla_err *err)
 {
-	int64_t weight = nla_sft_weight(s, rows, n), micro = s->micro_batch > 0 ? s->micro_batch : n;
+	int64_t weight = nla_sft_weight(s, rows, n), micro = s->micro_batch > 0 ? s->micro_batch : n, from, to;
 	*loss = 0;
-	for (int64_t from = 0; from < n && !err->status; from += micro) {
-		int64_t m = NLA_MIN(micro, n - from);
+	for (nla_share(n, nla_rank(), &from, &to); from < to && !err->status; from += micro) {
+		int64_t m = NLA_MIN(micro, to - from);
 		double value = 0;
 		struct nla_recompute re = { .on = train && s->recompute };
 		nt_scope_push();
@@ -101,5 +102,7 @@ enum nla_status nla_sft_loss(struct nla_sft *s, const int64_t *rows, const int64
 			nla_nt_fail(err, "cannot compute the loss");
 		*loss += value;
 	}
+	if (!err->status)
+		nla_ranks_sum(loss, 1);
 	return err->status;
 }

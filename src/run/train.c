@@ -5,6 +5,7 @@
 
 #include "base/json.h"
 #include "base/progress.h"
+#include "lm/ranks.h"
 #include "run/evaluate.h"
 #include "run/report.h"
 
@@ -37,7 +38,7 @@ struct nla_plan_in nla_train_sizes(const struct nla_train *t)
 	in.ar_trained = cfg->ar_update.enabled;
 	in.head_trained = cfg->ar_update.enabled && cfg->ar_update.train_head;
 	in.ar_prompt = NLA_MIN(t->ar_tokens + cfg->rollout.max_new_tokens, NLA_AR_MAX_IDS);
-	in.prompts = cfg->rollout.prompts;
+	in.prompts = nla_most(cfg->rollout.prompts);
 	in.group = cfg->rollout.group;
 	in.eval_rows = t->has_eval ? cfg->eval.batch : 0;
 	in.micro_batch = cfg->update.micro_batch;
@@ -104,6 +105,9 @@ static enum nla_status open_data(struct nla_train *t, struct nla_err *err)
 		return err->status;
 	if (!(t->set.meta.baseline_var > 0) || !(t->set.meta.baseline_mean > 0))
 		return nla_fail(err, "'%s': its baseline is 0, all vectors are the same: no FVE can be computed", cfg->data);
+	if (cfg->rollout.prompts < nla_n_ranks())
+		return nla_usage(err, "rollout.prompts is %lld: want at least one for each of %lld ranks",
+				 (long long)cfg->rollout.prompts, (long long)nla_n_ranks());
 	nla_cursor_init(&t->loop.cursor, (uint64_t)cfg->seed, t->set.n);
 	t->has_eval = *cfg->eval.data;
 	if (t->has_eval && !open_set(t, &t->eval_set, cfg->eval.data, err))
@@ -134,7 +138,7 @@ static enum nla_status keep_reference(const struct nla_train *t, struct nla_err 
 {
 	const struct nla_folder *f = &t->loop.folder;
 	nla_auto char *dir = nla_path_join(f->path, "reference");
-	if (t->models.av.adapter.layers && !(f->checkpoint && nla_exists_in(dir, "nla_meta.yaml")))
+	if (!nla_rank() && t->models.av.adapter.layers && !(f->checkpoint && nla_exists_in(dir, "nla_meta.yaml")))
 		nla_half_save(&t->models.av, NULL, dir, "reference", err);
 	return err->status;
 }
@@ -162,7 +166,7 @@ static enum nla_status step(struct nla_loop *loop, bool *skipped, struct nla_err
 	const bool only = loop->state.step + 1 == t->cfg->steps; /* else the second is profiled: the first warms up */
 	nla_step_release(&t->step);
 	t->rl.step = loop->state.step;
-	if (t->cfg->profile && (t->made == 1 || (t->made == 0 && only)))
+	if (t->cfg->profile && !nla_rank() && (t->made == 1 || (t->made == 0 && only)))
 		nla_profiled_step(t, err);
 	else
 		t->one_step(&t->rl, &t->step, err);
@@ -170,6 +174,8 @@ static enum nla_status step(struct nla_loop *loop, bool *skipped, struct nla_err
 	loop->state.micro_batch = t->rl.update.micro_batch; /* as memory allowed */
 	loop->state.decode_rows = t->rl.rollout.rows;
 	*skipped = t->step.update.skipped || t->step.update.ar_skipped;
+	if (!err->status)
+		nla_step_join(&t->step);
 	return err->status;
 }
 
@@ -205,21 +211,25 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	rl.rng.stream = NLA_STREAM_EVAL;
 	rl.step = 0; /* the same random numbers in every evaluation */
 	rl.halved = t->eval_halved;
-	const double before = t->cfg->checkpoint.best ? best_reward(loop->folder.path, at, err) : (double)INFINITY;
+	const bool judges = t->cfg->checkpoint.best && !nla_rank();
+	const double before = judges ? best_reward(loop->folder.path, at, err) : (double)INFINITY;
 	if (!err->status && !nla_evaluate(&rl, rows, n, 1, t->cfg->eval.batch, &s, err) && !nla_reward(&rl, &s, err)) {
 		double reward, spread;
+		nla_step_join(&s);
 		nla_mean_std(s.reward, s.n, &reward, &spread);
 		loop->best = reward > before;
 		nla_auto_json cJSON *json = nla_report_eval(&rl, &s);
 		cJSON_AddNumberToObject(json, "reward", reward);
 		nla_auto char *fve = nla_figure(nla_json_value(json, "fve"), nla_json_value(json, "fve_se"), 4);
 		nla_auto char *meannorm = nla_figure(nla_json_value(json, "fve_meannorm"), (double)NAN, 4);
-		if (!nla_eval_write_rows(&rl, &s, lines, err) && !nla_json_write(summary, json, true, err))
+		if (!nla_rank() && !nla_eval_write_rows(&rl, &s, lines, err) && !nla_json_write(summary, json, true, err))
 			nla_say("eval at step %lld: fve %s (mean-normalised %s), %.1f response tokens, %.1f%% failed, "
 				"%lld rows",
 				at, fve, meannorm, nla_json_value(json, "response_tokens"),
 				100 * nla_json_value(json, "failed_rate"), (long long)n);
 	}
+	if (!err->status)
+		nla_ranks_copy(&loop->best, sizeof(loop->best));
 	t->eval_halved = rl.halved;
 	t->rl.rollout.rows = rl.rollout.rows;
 	t->rl.score_tokens = rl.score_tokens;
@@ -236,7 +246,7 @@ static enum nla_status probe(struct nla_loop *loop, struct nla_err *err)
 	rl.base = (struct nla_baselines){ rl.set->meta.baseline_var, rl.set->meta.baseline_mean };
 	rl.rng.stream = NLA_STREAM_EVAL;
 	nla_auto int64_t *rows = nla_eval_rows(rl.set, t->cfg->log.probe, &n);
-	return t->cfg->log.probe ? nla_probe(&rl, rows, n, loop->state.step, &loop->folder, err) : NLA_OK;
+	return t->cfg->log.probe && !nla_rank() ? nla_probe(&rl, rows, n, loop->state.step, &loop->folder, err) : NLA_OK;
 }
 
 /* The first responses of the step, and one that failed where none of them did. */
@@ -262,6 +272,8 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 	const struct nla_state *state = &loop->state;
 	struct nla_step *s = &t->step;
 	struct nla_err sick = NLA_ERR_INIT;
+	if (nla_rank())
+		return NLA_OK;
 	s->seconds[NLA_STAGE_EVAL] = loop->eval_seconds;
 	s->seconds[NLA_STAGE_CHECKPOINT] = loop->checkpoint_seconds;
 	nla_auto_json cJSON *line = nla_report_step(&t->rl, s, state);
@@ -321,7 +333,8 @@ enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg
 		return make_plan(t, err);
 	t->loop.device = t->models.target.lm.device;
 	if (nla_loop_open(&t->loop, false, err) ||
-	    (t->loop.folder.checkpoint && nla_health_resume(&t->health, cfg, t->loop.folder.metrics.path, err)) ||
+	    (t->loop.folder.checkpoint && !nla_rank() &&
+	     nla_health_resume(&t->health, cfg, t->loop.folder.metrics.path, err)) ||
 	    keep_reference(t, err) || make_plan(t, err) || nla_train_views(t, err))
 		return err->status;
 	say_what(t);

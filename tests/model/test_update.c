@@ -429,7 +429,7 @@ static void test_every_sample_counts(void **state)
 	cfg.kl = 0;
 	for (int i = N / 2; i < N; i++)
 		advantage[i] = 0;
-	half.n = N / 2;
+	half.n = half.n_all = N / 2;
 	float *all = gradient(t, &p, &batch, &cfg, &stats, &n), *first = gradient(t, &p, &half, &cfg, &stats, &n);
 	for (size_t i = 0; i < n; i++)
 		first[i] /= 2;
