@@ -11,6 +11,7 @@
 
 #include "base/progress.h"
 #include "cmd/program.h"
+#include "lm/ranks.h"
 #include "nla/extract.h"
 #include "run/folder.h"
 #include "run/models.h"
@@ -70,6 +71,8 @@ static enum nla_status fill(const struct nla_config *cfg, const struct nla_targe
 			 x.last ? "texts are empty or longer than extract.max_tokens"
 				: "documents are empty or shorter than extract.min_position",
 			 (long long)(x.last ? x.max_tokens : x.min_position));
+	if (nla_rank())
+		return err->status;
 	if (err->status) {
 		nla_actset_abort(w);
 		if (err->status == NLA_STOPPED)
@@ -103,10 +106,14 @@ static enum nla_status make(const struct nla_config *cfg, const struct nla_targe
 	bool whole = false;
 	int lock = -1;
 	nla_auto char *part = nla_path_join(cfg->out, NLA_ACTSET_PART);
-	if (look(cfg, &lock, &former, &whole, err))
+	if (!nla_rank() && look(cfg, &lock, &former, &whole, err)) /* the first one writes */
 		goto out;
+	nla_ranks_copy(&former, sizeof(former));
+	nla_ranks_copy(&whole, sizeof(whole));
 	if (whole)
 		nla_say("nothing left to do: '%s' is whole; --overwrite makes it anew", cfg->out);
+	else if (nla_rank())
+		fill(cfg, t, corpus, meta, former, NULL, err);
 	else if (!nla_actset_create(&w, cfg->out, meta, cfg->extract.dtype ? NLA_ST_F32 : NLA_ST_BF16, former.rows, err) &&
 		 !nla_same_write(part, cfg, NLA_CMD_EXTRACT, t->lm.device, err))
 		fill(cfg, t, corpus, meta, former, w, err);
@@ -145,7 +152,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	    nla_config_need(cfg->out, "out", err) || nla_config_device(cfg, &device, &dtype, err) ||
 	    nla_target_open(&target, cfg->model, &chat, device, dtype, -1, err) ||
 	    nla_newset_describe(&meta, &target, cfg, err) || nla_corpus_open(&corpus, cfg->extract.corpus, err) ||
-	    make(cfg, &target, &corpus, &meta, err) || nla_sidecar_read(&made, cfg->out, err))
+	    make(cfg, &target, &corpus, &meta, err) || nla_rank() || nla_sidecar_read(&made, cfg->out, err))
 		return err->status;
 	if (made.layer != meta.layer) /* one that was whole before this start */
 		return nla_usage(err, "'%s' is a whole set of block %lld, and block %lld is asked for: give --overwrite to "

@@ -11,6 +11,7 @@
 
 #include "base/rng.h"
 #include "lm/forward.h"
+#include "lm/ranks.h"
 
 #define TOKENS_A_BATCH 4096
 
@@ -19,6 +20,7 @@ struct waiting {
 	struct nla_pack pack;
 	struct nla_i64s at;   /* token index in the pack, a row each */
 	struct nla_row *rows; /* as they will be written */
+	struct nla_extract_count behind; /* what was read up to its end */
 };
 
 /* Positions for a document of n tokens, ascending, into out[per_doc]; returns how many. */
@@ -120,23 +122,56 @@ enum nla_status nla_extract_former(const char *folder, struct nla_extract_count 
 	return nla_lines_close(&in, err);
 }
 
-static enum nla_status flush(const struct nla_target *t, struct waiting *w, const struct nla_extract_cfg *cfg,
-			     struct nla_actset_writer *out, struct nla_extract_count *count, struct nla_err *err)
+/* The next tokens and then the activations of a batch, appended. */
+static enum nla_status compute_batch(const struct nla_target *t, struct waiting *w, const struct nla_extract_cfg *cfg,
+				     struct nla_str *made, struct nla_err *err)
 {
-	int64_t n = (int64_t)w->at.n, d = t->lm.arch.d_model;
+	const size_t n = w->at.n, d = (size_t)t->lm.arch.d_model, n_next = n * (size_t)cfg->next;
+	nla_auto float *v = nla_alloc(n * d, sizeof(*v));
+	nla_auto int64_t *next = nla_alloc(n_next + 1, sizeof(*next));
+	if (n && compute(t, w, cfg->layer, v, cfg->next, next, err))
+		return err->status;
+	nla_str_addn(made, next, n_next * sizeof(*next));
+	nla_str_addn(made, v, n * d * sizeof(*v));
+	return NLA_OK;
+}
+
+/* out NULL: another rank writes. */
+static enum nla_status write_batch(const struct nla_target *t, struct waiting *w, const struct nla_extract_cfg *cfg,
+				   const char *made, struct nla_actset_writer *out, struct nla_extract_count *count,
+				   struct nla_err *err)
+{
+	const size_t n = w->at.n, d = (size_t)t->lm.arch.d_model, n_next = n * (size_t)cfg->next;
+	nla_auto float *v = nla_alloc(n * d, sizeof(*v));
+	nla_auto int64_t *next = nla_alloc(n_next + 1, sizeof(*next));
 	if (n == 0)
 		return NLA_OK;
-	nla_auto float *v = nla_alloc((size_t)(n * d), sizeof(float));
-	nla_auto int64_t *next = nla_alloc((size_t)(n * cfg->next) + 1, sizeof(*next));
-	compute(t, w, cfg->layer, v, cfg->next, next, err);
-	for (int64_t i = 0; i < n && !err->status; i++) {
-		add_next(t, &w->rows[i], next + i * cfg->next, cfg->next);
-		count->rows += !nla_actset_add(out, &w->rows[i], v + i * d, err);
+	memcpy(next, made, n_next * sizeof(*next));
+	memcpy(v, made + n_next * sizeof(*next), n * d * sizeof(*v));
+	for (size_t i = 0; i < n && !err->status; i++) {
+		add_next(t, &w->rows[i], next + (int64_t)i * cfg->next, cfg->next);
+		count->rows += !out || !nla_actset_add(out, &w->rows[i], v + i * d, err);
 	}
-	release(w);
-	nla_auto char *line = nla_format(MARK "\n", count->docs, count->rows, count->too_long, count->other_tokens,
-					 count->one_less);
-	return err->status ? err->status : nla_actset_mark(out, line, err);
+	nla_auto char *line = nla_format(MARK "\n", w->behind.docs, count->rows, w->behind.too_long, w->behind.other_tokens,
+					 w->behind.one_less);
+	return err->status || !out ? err->status : nla_actset_mark(out, line, err);
+}
+
+/* n batches, at most one for each rank, which computes its own. */
+static enum nla_status flush(const struct nla_target *t, struct waiting *w, int64_t n, const struct nla_extract_cfg *cfg,
+			     struct nla_actset_writer *out, struct nla_extract_count *count, struct nla_err *err)
+{
+	NLA_AUTO(nla_str_release) struct nla_str made = NLA_STR_INIT;
+	nla_auto size_t *start = nla_alloc((size_t)nla_n_ranks() + 1, sizeof(*start));
+	if (nla_rank() < n && compute_batch(t, &w[nla_rank()], cfg, &made, err))
+		return err->status;
+	nla_ranks_gather(&made, start);
+	for (int64_t i = 0; i < n; i++) {
+		if (!err->status)
+			write_batch(t, &w[i], cfg, made.buf + start[i], out, count, err);
+		release(&w[i]);
+	}
+	return err->status;
 }
 
 /* One row at token p of a row of the pack. */
@@ -210,24 +245,34 @@ static enum nla_status add(const struct nla_target *t, struct waiting *w, const 
 enum nla_status nla_extract(const struct nla_target *t, struct nla_corpus *corpus, const struct nla_extract_cfg *cfg,
 			    struct nla_actset_writer *out, struct nla_extract_count *count, struct nla_err *err)
 {
-	struct waiting w = { 0 };
+	const int64_t ranks = nla_n_ranks();
+	nla_auto struct waiting *w = nla_alloc((size_t)ranks, sizeof(*w));
 	const struct nla_doc *doc;
-	int64_t left = 1, passed = 0;
+	int64_t left = 1, passed = 0, full = 0, waiting = 0; /* batches; rows in them */
+	bool go = true;
 	while (passed < count->docs && !nla_corpus_next(corpus, &doc, err) && doc)
 		passed++;
 	while (!err->status && left > 0 && !nla_corpus_next(corpus, &doc, err) && doc) {
-		left = cfg->max_rows ? cfg->max_rows - count->rows - (int64_t)w.at.n : INT64_MAX;
+		left = cfg->max_rows ? cfg->max_rows - count->rows - waiting - (int64_t)w[full].at.n : INT64_MAX;
 		count->docs++;
-		if (add(t, &w, doc, cfg, left, count, err) ||
-		    (w.pack.n >= TOKENS_A_BATCH && flush(t, &w, cfg, out, count, err)))
+		if (add(t, &w[full], doc, cfg, left, count, err))
 			break;
-		if (cfg->progress && !cfg->progress(count->docs, count->rows, cfg->arg))
+		w[full].behind = *count;
+		if (w[full].pack.n >= TOKENS_A_BATCH)
+			waiting += (int64_t)w[full++].at.n;
+		if (full == ranks && flush(t, w, full, cfg, out, count, err))
+			break;
+		go = go && (!cfg->progress || cfg->progress(count->docs, count->rows, cfg->arg));
+		if (ranks == 1 ? !go : full == ranks && nla_ranks_any(!go)) /* which they find out together */
 			nla_err_set(err, NLA_STOPPED, "stopped after %lld documents, %lld rows", (long long)count->docs,
 				    (long long)count->rows);
+		if (full == ranks)
+			full = waiting = 0;
 	}
 	if (!err->status)
-		flush(t, &w, cfg, out, count, err);
-	release(&w);
+		flush(t, w, NLA_MIN(full + 1, ranks), cfg, out, count, err);
+	for (int64_t i = 0; i < ranks; i++)
+		release(&w[i]);
 	return err->status;
 }
 

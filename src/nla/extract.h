@@ -4,6 +4,9 @@
  * Positions are keyed by (seed, document): the same document gives the same positions in any corpus. Positions
  * below min_position are never chosen; a document that is too short gives no row. Batched: documents are rows of one pack.
  *
+ * Ranks all read all documents and take turns at the batches, so the set is the same for any number of them; the first one
+ * writes.
+ *
  * `last` is for sets that hold texts and no vectors: each text is a row, taken at its last token, and keeps its explanation,
  * text and n_raw_tokens. A text of more than max_tokens gives no row: cut, it would end in another token.
  */
@@ -30,8 +33,8 @@ struct nla_extract_count {
 	int64_t one_less;        /* last: of these, rows that have one less here */
 };
 
-/* Writes rows to w until the corpus ends. count: of what a former start has written, whose documents are passed over. Every
- * batch leaves a mark that holds the counts. */
+/* Writes rows to w (NULL: on other ranks) until the corpus ends. count: of what a former start has written, whose documents are
+ * passed over. Every batch leaves a mark that holds the counts. */
 enum nla_status nla_extract(const struct nla_target *t, struct nla_corpus *corpus, const struct nla_extract_cfg *cfg,
 			    struct nla_actset_writer *w, struct nla_extract_count *count, struct nla_err *err);
 /* Those of the newest mark in the folder of an unfinished set; zeros without one. */

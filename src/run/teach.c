@@ -13,6 +13,7 @@
 #include "base/json.h"
 #include "base/progress.h"
 #include "base/utf8.h"
+#include "lm/ranks.h"
 #include "nla/half.h"
 #include "run/folder.h"
 
@@ -103,17 +104,22 @@ static enum nla_status start_log(struct nla_teach *t, struct nla_err *err)
 {
 	NLA_AUTO(nla_str_release) struct nla_str log = NLA_STR_INIT;
 	nla_auto_json cJSON *now = nla_same_describe(t->cfg, NLA_CMD_TEACH, err);
+	const char *name = t->log.path ? t->log.path : "teach.jsonl";
 	cJSON *line;
-	size_t number = 0, whole = err->status || nla_file_read(t->log.path, &log, err) ? 0 : whole_batches(&log);
+	size_t number = 0, whole;
+	if (err->status || (!nla_rank() && nla_file_read(t->log.path, &log, err)))
+		return err->status;
+	nla_ranks_copy_str(&log);
+	whole = whole_batches(&log);
 	for (size_t at = 0, n; at < whole && !err->status; at += n + 1) {
 		n = (size_t)((char *)memchr(log.buf + at, '\n', whole - at) - (log.buf + at));
-		if (!nla_json_parse(log.buf + at, n, t->log.path, &line, err)) {
-			if (number++ ? take_line(t, line, t->log.path, err) : same_question(line, now, t->log.path, err))
+		if (!nla_json_parse(log.buf + at, n, name, &line, err)) {
+			if (number++ ? take_line(t, line, name, err) : same_question(line, now, name, err))
 				nla_err_context(err, "line %zu", number);
 			cJSON_Delete(line);
 		}
 	}
-	if (!err->status && whole < log.len && ftruncate(t->log.fd, (off_t)whole))
+	if (!err->status && !nla_rank() && whole < log.len && ftruncate(t->log.fd, (off_t)whole))
 		nla_fail(err, "cannot write '%s': %s", t->log.path, strerror(errno));
 	if (!err->status && !whole)
 		nla_log_line(&t->log, now, err);
@@ -151,7 +157,9 @@ static enum nla_status open_out(struct nla_teach *t, struct nla_err *err)
 	const struct nla_config *cfg = t->cfg;
 	const char *out = cfg->out;
 	nla_auto char *log = nla_path_join(out, "teach.jsonl"), *meta = nla_path_join(out, "nla_meta.yaml");
-	if (nla_same_folder(out, cfg->data))
+	if (nla_rank()) /* the first one writes */
+		start_log(t, err);
+	else if (nla_same_folder(out, cfg->data))
 		nla_usage(err, "'out' and 'data' are both '%s': give another --out, the set is left as it is", out);
 	else if (nla_exists(meta) && !nla_exists(log) && !cfg->overwrite)
 		nla_usage(err, "'%s' holds an activation set that nla-teach did not write: another --out, or --overwrite", out);
@@ -262,6 +270,24 @@ static void show(const struct nla_teach *t, const struct answer *a)
 		a->unfit ? ": " : "", a->text);
 }
 
+/* Of ranks each has asked about its share of a batch: their answers, one after the other. */
+static void *whole(void *part, size_t bytes)
+{
+	struct nla_str s = NLA_STR_INIT;
+	nla_str_addn(&s, part, bytes);
+	nla_ranks_gather(&s, NULL);
+	free(part);
+	return nla_str_detach(&s);
+}
+
+static void join(struct nla_decoded *d)
+{
+	const size_t n = (size_t)d->n;
+	d->ids = whole(d->ids, n * (size_t)d->width * sizeof(*d->ids));
+	d->length = whole(d->length, n * sizeof(*d->length));
+	d->stopped = whole(d->stopped, n * sizeof(*d->stopped));
+}
+
 static enum nla_status take_answers(struct nla_teach *t, const int64_t *rows, int64_t n, const struct nla_decoded *d,
 				    struct nla_err *err)
 {
@@ -278,6 +304,8 @@ static enum nla_status take_answers(struct nla_teach *t, const int64_t *rows, in
 		t->new_tokens += a.tokens;
 		free(a.text);
 	}
+	if (nla_rank())
+		return NLA_OK;
 	nla_log_add(&t->log, lines.buf, lines.len);
 	return nla_log_sync(&t->log, err);
 }
@@ -285,11 +313,15 @@ static enum nla_status take_answers(struct nla_teach *t, const int64_t *rows, in
 enum nla_status nla_teach_batch(struct nla_teach *t, const int64_t *rows, int64_t n, struct nla_err *err)
 {
 	nla_auto struct nla_i32s *prompts = nla_alloc((size_t)n, sizeof(*prompts));
-	NLA_AUTO(nla_decoded_release) struct nla_decoded d = { 0 };
-	for (int64_t i = 0; i < n && !err->status; i++)
+	NLA_AUTO(nla_decoded_release) struct nla_decoded d = { .width = t->cfg->teach.max_new_tokens };
+	int64_t from, to;
+	nla_share(n, nla_rank(), &from, &to);
+	for (int64_t i = from; i < to && !err->status; i++)
 		make_prompt(t, rows[i], &prompts[i], err);
-	if (!err->status && !decode(t, prompts, rows, n, &d, err))
+	if (!err->status && (from == to || !decode(t, prompts + from, rows + from, to - from, &d, err))) {
+		join(&d);
 		take_answers(t, rows, n, &d, err);
+	}
 	for (int64_t i = 0; i < n; i++)
 		nla_i32s_release(&prompts[i]);
 	return err->status;
