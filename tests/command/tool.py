@@ -16,6 +16,7 @@ tool.py tensors FILE                  "name shape" of every tensor
 tool.py equal A B                     two safetensors files hold the same numbers
 tool.py nano AR OUT STRIPPED          an AR folder in nanoNLA's layout; STRIPPED: its final_norm_stripped, true or false
 tool.py rekey FILE OLD NEW            replace a part of every name
+tool.py distance A B PREFIX           norm of the difference of fp32 tensors of that name, over the norm of A's
 tool.py near A B KEY TOLERANCE        the numbers at KEY of two rows.jsonl, as many, not all null
 tool.py halve FILE                    fp32 numbers cut to bf16
 tool.py dtypes FILE                   the type of every tensor
@@ -158,6 +159,14 @@ def nano(folder, out, stripped):
                    "target_modules": config["target_modules"], "final_norm_stripped": json.loads(stripped)}, f)
 
 
+def distance(a, b, prefix):
+    one, other = ({name: struct.unpack(f"<{len(data) // 4}f", data) for name, (_, _, data) in read_tensors(path)[0].items()
+                   if name.startswith(prefix)} for path in (a, b))
+    assert one and one.keys() == other.keys(), f"{a} and {b} have no {prefix}, or others"
+    square = sum(x * x for name in one for x in one[name])
+    print(f"{(sum((x - y) ** 2 for name in one for x, y in zip(one[name], other[name])) / square) ** 0.5:.3g}")
+
+
 def near(a, b, key, tolerance):
     one, other = [], []
     for path, numbers in ((a, one), (b, other)):
@@ -260,7 +269,7 @@ def lines(a, b, *keys):
 
 JOBS = {"corpus": corpus, "golden": golden, "explain": explain, "lengthen": lengthen, "unexplain": unexplain, "golden-set": golden_set, "get": get,
         "set": put, "drop-key": drop_key, "lines": lines, "vector": vector, "tensors": tensors, "equal": equal, "edit": edit,
-        "nano": nano, "rekey": rekey, "near": near, "retype": retype, "halve": halve, "dtypes": dtypes, "clip": clip}
+        "nano": nano, "rekey": rekey, "near": near, "distance": distance, "retype": retype, "halve": halve, "dtypes": dtypes, "clip": clip}
 
 if __name__ == "__main__":
     JOBS[sys.argv[1]](*sys.argv[2:])
