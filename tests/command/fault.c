@@ -89,7 +89,7 @@ static int fault(const struct call *c, long *a)
 		return 0;
 	if (!strcmp(kind, "kill"))
 		kill(getpid(), SIGKILL);
-	if (!strcmp(kind, "short"))
+	if (!strcmp(kind, "short") && strstr("pread pwrite", c->name)) /* a slow machine's extra line may have moved the call */
 		a[2] = (a[2] + 1) / 2;
 	if (!strcmp(kind, "full"))
 		return (c->number == SYS_openat && a[2] & O_CREAT) || strstr("write pwrite mkdir symlink link", c->name) ? ENOSPC : 0;
