@@ -26,10 +26,11 @@ done
 code=0
 {
 	for ((rank = n - 1; rank >= 0; rank--)); do
-		while :; do # a signal interrupts wait, not the rank
+		while :; do # a signal interrupts wait, not the rank; of a stopped one it returns at once
 			wait "${pids[rank]}"
 			own=$?
 			kill -0 "${pids[rank]}" || break
+			sleep 0.1
 		done
 		[ "$own" -eq 0 ] || code=$own
 	done
