@@ -32,8 +32,59 @@ static enum nla_status refuse(const struct nla_option *o, const cJSON *value, co
 	return err->status;
 }
 
+static bool in_range(const struct nla_option *o, double x)
+{
+	return isfinite(x) && (o->min == o->max || (x >= o->min && x <= o->max));
+}
+
+/* Numbers are decimal only: strtod also reads hexadecimal, nan and leading space, none of which JSON has. */
+static bool is_decimal(const char *text, double *x)
+{
+	char *end;
+	*x = strtod(text, &end);
+	return text[0] && !text[strspn(text, "+-.0123456789eE")] && !*end;
+}
+
+/* Is each a number in its range, and none there twice? Into `out` (or NULL), as an array. */
+static bool read_numbers(const struct nla_option *o, const char *text, cJSON *out)
+{
+	bool fine = true;
+	for (const char *at = text, *end; fine && at; at = *end ? end + 1 : NULL) {
+		double x, other;
+		end = strchrnul(at, ',');
+		nla_auto char *word = nla_strndup(at, (size_t)(end - at));
+		fine = is_decimal(word, &x) && in_range(o, x);
+		for (const char *before = text; fine && before < at; before = strchr(before, ',') + 1) {
+			other = strtod(before, NULL);
+			fine = other < x || other > x;
+		}
+		if (out)
+			cJSON_AddItemToArray(out, cJSON_CreateNumber(x));
+	}
+	return fine;
+}
+
+/* Of NUMS: "0,0.001" of a number, an array or that text; owned. */
+static char *numbers_text(const cJSON *value)
+{
+	struct nla_str s = NLA_STR_INIT;
+	const cJSON *item;
+	if (cJSON_IsString(value))
+		nla_str_add(&s, value->valuestring);
+	if (cJSON_IsNumber(value))
+		nla_json_add_num(&s, value->valuedouble);
+	if (cJSON_IsArray(value))
+		cJSON_ArrayForEach(item, value) {
+			nla_str_add(&s, s.len ? "," : "");
+			if (cJSON_IsNumber(item))
+				nla_json_add_num(&s, item->valuedouble);
+		}
+	return nla_str_detach(&s);
+}
+
 static bool is_fine(const struct nla_option *o, const cJSON *value)
 {
+	nla_auto char *numbers = o->type == NLA_OPT_NUMS ? numbers_text(value) : NULL;
 	double x = value->valuedouble;
 	switch (o->type) {
 	case NLA_OPT_INT:
@@ -41,7 +92,9 @@ static bool is_fine(const struct nla_option *o, const cJSON *value)
 			return false;
 		/* fall through */
 	case NLA_OPT_NUM:
-		return cJSON_IsNumber(value) && isfinite(x) && (o->min == o->max || (x >= o->min && x <= o->max));
+		return cJSON_IsNumber(value) && in_range(o, x);
+	case NLA_OPT_NUMS:
+		return read_numbers(o, numbers, NULL);
 	case NLA_OPT_BOOL:
 		return cJSON_IsBool(value);
 	case NLA_OPT_ENUM:
@@ -73,21 +126,19 @@ static enum nla_status set(const struct nla_option *o, void *cfg, const cJSON *v
 		*(int *)at = nla_word_index(o->choices, value->valuestring);
 	} else {
 		bool join = o->type == NLA_OPT_PATH && value->valuestring[0] && folder && strcmp(folder, ".");
-		char *own = join ? nla_path_join(folder, text) : nla_strdup(text);
+		char *own = o->type == NLA_OPT_NUMS ? numbers_text(value)
+			  : join ? nla_path_join(folder, text) : nla_strdup(text);
 		free(*(char **)at);
 		*(char **)at = own;
 	}
 	return NLA_OK;
 }
 
-/* Numbers are decimal only: strtod also reads hexadecimal, nan and leading space, none of which JSON has. */
 static enum nla_status set_text(const struct nla_option *o, void *cfg, const char *text, const char *from, struct nla_err *err)
 {
-	bool decimal = text[0] && !text[strspn(text, "+-.0123456789eE")];
-	char *end;
-	double x = strtod(text, &end);
+	double x;
 	nla_auto_json cJSON *value;
-	if (decimal && !*end && (o->type == NLA_OPT_INT || o->type == NLA_OPT_NUM))
+	if (is_decimal(text, &x) && (o->type == NLA_OPT_INT || o->type == NLA_OPT_NUM))
 		value = cJSON_CreateNumber(x);
 	else if (o->type == NLA_OPT_BOOL && nla_word_index("true|false", text) >= 0)
 		value = cJSON_CreateBool(text[0] == 't');
@@ -96,7 +147,10 @@ static enum nla_status set_text(const struct nla_option *o, void *cfg, const cha
 	return set(o, cfg, value, NULL, from, err);
 }
 
-static bool is_string(const struct nla_option *o) { return o->type == NLA_OPT_STR || o->type == NLA_OPT_PATH; }
+static bool is_string(const struct nla_option *o)
+{
+	return o->type == NLA_OPT_STR || o->type == NLA_OPT_PATH || o->type == NLA_OPT_NUMS;
+}
 
 void nla_options_defaults(const struct nla_option *table, size_t n, void *cfg)
 {
@@ -302,6 +356,14 @@ static cJSON *dump_value(const struct nla_option *o, const void *cfg)
 		return cJSON_CreateNumber(*(const double *)at);
 	if (o->type == NLA_OPT_BOOL)
 		return cJSON_CreateBool(*(const bool *)at);
+	if (o->type == NLA_OPT_NUMS) {
+		cJSON *all = cJSON_CreateArray(), *one;
+		read_numbers(o, *(char *const *)at, all);
+		one = cJSON_GetArraySize(all) == 1 ? cJSON_DetachItemFromArray(all, 0) : NULL;
+		if (one)
+			cJSON_Delete(all);
+		return one ? one : all;
+	}
 	text = o->type == NLA_OPT_ENUM ? nla_word_at(o->choices, *(const int *)at)
 	     : o->type == NLA_OPT_PATH ? absolute(*(char *const *)at) : nla_strdup(*(char *const *)at);
 	return cJSON_CreateString(text);

@@ -22,6 +22,7 @@ enum nla_opt_type {
 	NLA_OPT_STR,  /* char *, owned by the configuration; "" when not given         */
 	NLA_OPT_PATH, /* char *, owned; a relative one in a file is relative to that file, as a flag to the working folder */
 	NLA_OPT_ENUM, /* int: index into choices, a '|'-separated list                 */
+	NLA_OPT_NUMS, /* char *, owned: numbers as they were written, with commas; in a file one or an array of them */
 };
 
 struct nla_option {
@@ -29,7 +30,7 @@ struct nla_option {
 	enum nla_opt_type type;
 	size_t offset;       /* of the field in the configuration struct */
 	const char *def;     /* as it would be written as a flag */
-	double min, max;     /* of INT and NUM, inclusive; none when they are equal */
+	double min, max;     /* of INT, NUM and NUMS, inclusive; none when they are equal */
 	const char *choices; /* of ENUM: "fve|-mse" */
 	const char *shortname; /* or NULL */
 	unsigned commands;   /* bits: which programs use it. In a file every program accepts every key: one file serves all */

@@ -27,7 +27,8 @@ static void add_range(const struct nla_option *o, const char *before, struct nla
 
 void nla_option_want(const struct nla_option *o, struct nla_str *s)
 {
-	static const char *const what[] = { "an integer", "a number", "true or false", "a string", "a path", "one of " };
+	static const char *const what[] = { "an integer", "a number", "true or false", "a string", "a path", "one of ",
+					    "a number, or several that differ with commas" };
 	nla_str_add(s, what[o->type]);
 	add_range(o, ", ", s);
 	if (o->type == NLA_OPT_ENUM)
@@ -64,7 +65,7 @@ static void add_wrapped(struct nla_str *s, const char *text)
 /* "  --lambda, --reward.lambda X     what it does [default 0; 0 to 100]" */
 static void add_option(const struct nla_option *o, struct nla_str *out)
 {
-	static const char *const value[] = { " N", " X", "", " TEXT", " PATH", " " };
+	static const char *const value[] = { " N", " X", "", " TEXT", " PATH", " ", " X,Y,.." };
 	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 	size_t start = out->len;
 	nla_str_add(out, "  ");
@@ -94,7 +95,7 @@ static void add_cell(struct nla_str *s, const char *text, bool code)
 
 static void add_row(const struct nla_option *o, struct nla_str *s)
 {
-	static const char *const types[] = { "integer", "number", "true or false", "text", "path" };
+	static const char *const types[] = { "integer", "number", "true or false", "text", "path", "", "number, or several" };
 	add_cell(s, o->key, true);
 	add_cell(s, has_other_name(o) ? o->shortname : "", true);
 	if (o->type == NLA_OPT_ENUM) {
