@@ -140,6 +140,8 @@ nt_tensor *nt_linear(const nt_tensor *x, const nt_tensor *w, const nt_tensor *bi
  * A [R,I] has the adapters' A below each other, B [O,R] their B with its scale, each in its own rows and columns and zero
  * elsewhere, both in x's type. The gradients of parts that want one go to the fp32 tensors they were laid out from; those parts
  * stand next to each other in the rank. Under an adapter w and bias are not trained.
+ *
+ * A stack has A [L,R,I] and B [L,O,R]: L adapters, each for rows of x of its own, which follow each other. No gradients.
  */
 struct nt_lora_part {
 	nt_tensor *A, *B; /* [r,I] [O',r] */
@@ -150,6 +152,7 @@ struct nt_lora {
 	nt_tensor *A, *B; /* NULL: no adapter */
 	int n;
 	struct nt_lora_part part[6];
+	const int64_t *rows; /* NULL: no stack; [L] how many are each one's */
 };
 struct nt_projection {
 	nt_tensor *const *w; /* [n_w] of [O_i,I], whose outputs follow each other */

@@ -84,12 +84,30 @@ struct Part { // of an adapter that is trained
 struct Projection {
 	size_t n_w;
 	bool biased, residual, wants_x; // wants_x: a gradient
-	at::Tensor A, B;                // A [R, I], B [O, R]; undefined: no adapter
+	at::Tensor A, B;                // A [R, I], B [O, R], or a stack of them; undefined: no adapter
+	const int64_t *rows = nullptr;  // of a stack
 	std::vector<Part> trained;
 	int64_t from = 0, to = 0; // of the rank: what is trained
 };
 
 enum { X, RESIDUAL, BIAS, W }; // the inputs (x in the place of what is missing), then A and B of each trained part
+
+// Adds to y what each adapter of a stack has for its rows. On a GPU equal shares are two products; on the CPU a row's bits must
+// not depend on the rows beside it, so each adapter has its own.
+at::Tensor add_stacked(const Projection &p, const at::Tensor &x, at::Tensor y)
+{
+	const int64_t n = p.A.size(0), share = p.rows[0];
+	int64_t at = 0;
+	if (!x.is_cpu() && std::all_of(p.rows, p.rows + n, [=](int64_t m) { return m == share; })) {
+		at::Tensor u = at::bmm(x.reshape({n, share, x.size(1)}), p.A.transpose(1, 2));
+		y.view({n, share, y.size(1)}).baddbmm_(u, p.B.transpose(1, 2));
+		return y;
+	}
+	for (int64_t i = 0; i < n; at += p.rows[i++])
+		if (p.rows[i])
+			y.narrow(0, at, p.rows[i]).add_(product(product(x.narrow(0, at, p.rows[i]), p.A[i]), p.B[i]));
+	return y;
+}
 
 // Keeps u = x A^T.
 at::Tensor project(const Projection &p, at::TensorList in, Tensors &keep)
@@ -111,6 +129,8 @@ at::Tensor project(const Projection &p, at::TensorList in, Tensors &keep)
 	}
 	if (!p.A.defined())
 		return y;
+	if (p.rows)
+		return add_stacked(p, x, y);
 	at::Tensor u = product(x, p.A);
 	keep.push_back(p.trained.empty() ? none : u);
 	if (decoding && x.is_cpu()) // a row's bits must not depend on the rows beside it
@@ -171,6 +191,7 @@ nt_tensor *nt_project(const nt_tensor *x, const struct nt_projection *given)
 			return project(p, in, unused);
 		p.A = lora->A->t;
 		p.B = lora->B->t;
+		p.rows = lora->rows;
 		for (int i = 0; i < lora->n; i++) {
 			const struct nt_lora_part &part = lora->part[i];
 			if (!c10::GradMode::is_enabled() || !part.A->t.requires_grad())

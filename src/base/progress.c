@@ -15,6 +15,7 @@
 static bool live; /* the cursor is at the end of a live line */
 static struct nla_log *tee;
 static enum nla_say_level quiet;
+static const char *whose;
 
 static void clear_live(void)
 {
@@ -108,6 +109,8 @@ void nla_say_tee(struct nla_log *log) { tee = log; }
 
 void nla_say_quiet(enum nla_say_level level) { quiet = level; }
 
+void nla_say_for(const char *who) { whose = who; }
+
 /* A log that cannot be written is said once and let go: progress is no reason to stop a run. */
 void nla_say(const char *fmt, ...)
 {
@@ -120,7 +123,7 @@ void nla_say(const char *fmt, ...)
 	clear_live();
 	nla_str_addc(&line, '\n');
 	if (!quiet || (quiet == NLA_SAY_WARNINGS && nla_starts_with(line.buf, "warning")))
-		fputs(line.buf, stderr);
+		fprintf(stderr, "%s%s%s", whose ? whose : "", whose ? ": " : "", line.buf);
 	if (tee)
 		nla_log_add(tee, line.buf, line.len);
 	if (tee && nla_log_flush(tee, &err)) {

@@ -33,4 +33,6 @@ struct nla_log;
 void nla_say_tee(struct nla_log *log);
 enum nla_say_level { NLA_SAY_ALL, NLA_SAY_WARNINGS, NLA_SAY_NOTHING };
 void nla_say_quiet(enum nla_say_level level);
+/* Of several at work in turn, whose the lines are that follow: in front of them on stderr; borrowed. NULL: nobody's own. */
+void nla_say_for(const char *who);
 void nla_say(const char *fmt, ...) NLA_PRINTF(1, 2);

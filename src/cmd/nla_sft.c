@@ -9,7 +9,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	struct nla_sft sft;
 	nla_stop_catch();
 	if (!nla_sft_open(&sft, cfg, err))
-		nla_loop_run(&sft.loop, err);
+		nla_loop_run(&(struct nla_loop *){ &sft.loop }, 1, err);
 	nla_sft_close(&sft);
 	return err->status;
 }

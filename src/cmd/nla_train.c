@@ -7,12 +7,19 @@
 #include "run/stop.h"
 #include "run/train.h"
 
-static enum nla_status one_step(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
+/* The policies of several lambdas draw as one. */
+static enum nla_status draw(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
 	return nla_batch(rl, step, err) ||     /* v [B, D]                       */
 	       nla_rollout(rl, step, err) ||   /* B*G responses                  */
 	       nla_score(rl, step, err) ||     /* mse, fve [B*G]                 */
-	       nla_reward(rl, step, err) ||    /* r [B*G]                        */
+	       nla_reference(rl, step, err)    /* log-probabilities, if several  */
+		       ? err->status : NLA_OK;
+}
+
+static enum nla_status learn(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
+{
+	return nla_reward(rl, step, err) ||    /* r [B*G]                        */
 	       nla_advantage(rl, step, err) || /* A [B*G]                        */
 	       nla_update(rl, step, err)       /* the adapter, one AdamW step    */
 		       ? err->status : NLA_OK;
@@ -20,15 +27,22 @@ static enum nla_status one_step(struct nla_rl *rl, struct nla_step *step, struct
 
 static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 {
-	struct nla_train train;
+	static const struct nla_algorithm algorithm = { draw, learn };
 	NLA_AUTO(nla_str_release) struct nla_str result = NLA_STR_INIT;
+	int64_t from = 0;
 	if (cfg->check)
-		return nla_check(cfg, one_step, stdout, err);
+		return nla_check(cfg, &algorithm, stdout, err);
 	nla_stop_catch();
-	if (!nla_train_open(&train, cfg, one_step, err) && !nla_loop_run(&train.loop, err) && !nla_rank())
-		nla_train_result(&train, &result);
+	for (bool more = true; more;) { /* once, unless memory does not hold the policies of all lambdas */
+		struct nla_train train;
+		if (!nla_train_open(&train, cfg, &algorithm, from, err) && !nla_loop_run(train.loops, train.n, err))
+			for (int64_t i = 0; i < train.n && !nla_rank(); i++)
+				nla_train_result(&train.policies[i], &result);
+		more = !err->status && train.n < train.n_wanted;
+		from += train.n;
+		nla_train_close(&train);
+	}
 	fputs(result.buf, stdout);
-	nla_train_close(&train);
 	return err->status;
 }
 

@@ -20,14 +20,15 @@
 
 struct state {
 	const struct nla_decode *d;
-	struct nla_view view; /* d's, its adapters laid out */
+	struct nla_view view; /* d's, their adapters laid out */
 	const struct nla_lm *lm;
+	int64_t n_views, share; /* samples of each view */
 	int64_t n_layers;
 	nt_tensor **k, **v;           /* [n_layers] the cache, of [n, S, Hkv, d] */
 	nt_tensor *u, *ids, *logprob; /* [max_new_tokens, n] random numbers; drawn */
 	int64_t *prompt;              /* [n] tokens of the prompt */
 	/* the rows that advance together, where they are as long as the graph lives */
-	int64_t n_batch;
+	int64_t n_batch, *of_view; /* [n_views] of them, by view */
 	nt_tensor *token, *row; /* int64 [n_batch]: drawn last; sample number, which is the cache's slab */
 	nt_tensor *at;          /* int64 [2 n_batch]: where the next key goes; number of the next token, of all the same */
 	nt_graph *graph;        /* of one token; NULL: it is computed as it comes */
@@ -40,7 +41,9 @@ static bool on_gpu(const struct state *s) { return s->lm->device != NT_CPU; }
 static void state_init(struct state *s, const struct nla_decode *d)
 {
 	const struct nla_lm *lm = d->view->lm;
-	*s = (struct state){ .d = d, .view = *d->view, .lm = lm, .n_layers = lm->arch.n_layers };
+	*s = (struct state){ .d = d, .lm = lm, .n_views = NLA_MAX(d->n_views, 1), .n_layers = lm->arch.n_layers };
+	s->share = d->n / s->n_views;
+	s->of_view = nla_alloc((size_t)s->n_views, sizeof(*s->of_view));
 	s->k = nla_alloc((size_t)s->n_layers, sizeof(*s->k));
 	s->v = nla_alloc((size_t)s->n_layers, sizeof(*s->v));
 	s->prompt = nla_alloc((size_t)d->n, sizeof(*s->prompt));
@@ -69,6 +72,7 @@ static void state_release(struct state *s)
 	free(s->k);
 	free(s->v);
 	free(s->prompt);
+	free(s->of_view);
 }
 
 /* Checks that the longest row fits into the model's positions. */
@@ -121,29 +125,51 @@ static int64_t batch_of(int64_t n)
 	return size;
 }
 
+/* How many rows of each view the next batch has: those that have not stopped; on a GPU of each as many as of the one with the
+ * most, and others up to such a size. Returns their sum. */
+static int64_t size_batch(const struct state *s, const struct nla_decoded *out, int64_t *of_view)
+{
+	int64_t most = 0, size = 0;
+	for (int64_t v = 0; v < s->n_views; v++) {
+		of_view[v] = 0;
+		for (int64_t i = v * s->share; i < (v + 1) * s->share; i++)
+			of_view[v] += !out->stopped[i];
+		most = NLA_MAX(most, of_view[v]);
+	}
+	for (int64_t v = 0; v < s->n_views; v++) {
+		if (on_gpu(s) && most)
+			of_view[v] = NLA_MIN(batch_of(most), s->share);
+		size += of_view[v];
+	}
+	return size;
+}
+
 /*
  * The batch from token t on: the rows that have not stopped, and on a GPU others up to such a size. False when there is no more
  * to draw.
  */
 static bool regroup(struct state *s, const struct nla_decoded *out, int64_t t)
 {
-	int64_t n = s->d->n, running = 0, k = 0;
-	for (int64_t i = 0; i < n; i++)
-		running += !out->stopped[i];
-	int64_t size = on_gpu(s) ? NLA_MIN(batch_of(running), n) : running;
-	if (!running || t >= out->width || nt_check())
+	nla_auto int64_t *of_view = nla_alloc((size_t)s->n_views, sizeof(*of_view));
+	const int64_t size = size_batch(s, out, of_view);
+	int64_t k = 0, end = 0;
+	if (!size || t >= out->width || nt_check())
 		return false;
 	if (s->n_batch && (size == s->n_batch || (on_gpu(s) && out->width - t < WORTH)))
 		return true;
+	memcpy(s->of_view, of_view, (size_t)s->n_views * sizeof(*of_view));
 	nla_auto int64_t *state = nla_alloc((size_t)(4 * size), sizeof(*state));
-	for (int stopped = 0; stopped < 2; stopped++)
-		for (int64_t i = 0; i < n && k < size; i++)
-			if (out->stopped[i] == stopped) {
-				state[k] = t ? NLA_MAX(out->ids[i * out->width + t - 1], 0) : 0;
-				state[size + k] = i;
-				state[2 * size + k] = s->prompt[i] + t - 1;
-				state[3 * size + k++] = t;
-			}
+	for (int64_t v = 0; v < s->n_views; v++) {
+		end += of_view[v];
+		for (int stopped = 0; stopped < 2; stopped++)
+			for (int64_t i = v * s->share; i < (v + 1) * s->share && k < end; i++)
+				if (out->stopped[i] == stopped) {
+					state[k] = t ? NLA_MAX(out->ids[i * out->width + t - 1], 0) : 0;
+					state[size + k] = i;
+					state[2 * size + k] = s->prompt[i] + t - 1;
+					state[3 * size + k++] = t;
+				}
+	}
 	batch_release(s);
 	nt_scope_push();
 	nt_tensor *all = nt_i64(s->lm->device, state, 4 * size);
@@ -229,11 +255,11 @@ static void prompt_tokens(const struct nla_pack *p, int64_t row, struct nla_i64s
 		nla_i64s_push(out, p->start.data[row] + i);
 }
 
-/* Where the prompts' keys and values go. */
-static void find_places(struct state *s)
+/* Where the prompts' keys and values go that samples [first, end) continue. */
+static void find_places(struct state *s, int64_t first, int64_t end)
 {
 	NLA_AUTO(nla_i64s_release) struct nla_i64s from = { 0 }, to = { 0 }, place = { 0 };
-	for (int64_t i = 0; i < s->d->n; i++) {
+	for (int64_t i = first; i < end; i++) {
 		prompt_tokens(s->d->prompts, s->d->prompt_row[i], &from);
 		for (s->prompt[i] = 0; to.n < from.n; s->prompt[i]++) {
 			nla_i64s_push(&to, i);
@@ -253,23 +279,33 @@ static void fill_block(int64_t layer, const nt_tensor *k, const nt_tensor *v, vo
 	nt_cache_put(s->v[layer], s->to, s->place, nt_rows(v, s->from));
 }
 
-/* The prompts in one pass; first tokens are drawn from it. */
-static enum nla_status prefill(struct state *s, struct nla_decoded *out, struct nla_err *err)
+/* The prompts by one view, into the cache of its samples: hidden [share, D] at the last token before each. */
+static nt_tensor *prefill_view(struct state *s, int64_t v)
 {
 	const struct nla_decode *d = s->d;
-	nla_auto int64_t *last = nla_alloc((size_t)d->n, sizeof(*last));
-	for (int64_t i = 0; i < d->n; i++)
-		last[i] = nla_pack_last(d->prompts, d->prompt_row[i]);
+	const struct nla_tap fill = { .kv = fill_block, .arg = s };
+	nla_auto int64_t *last = nla_alloc((size_t)s->share, sizeof(*last));
+	for (int64_t i = 0; i < s->share; i++)
+		last[i] = nla_pack_last(d->prompts, d->prompt_row[v * s->share + i]);
+	nt_scope_push();
+	find_places(s, v * s->share, (v + 1) * s->share);
+	nt_tensor *x = nla_forward(s->n_views > 1 ? &d->view[v] : &s->view, d->prompts, d->inject, s->n_layers, &fill);
+	return nt_scope_pop_with(nt_rows(x, nt_i64(s->lm->device, last, s->share)));
+}
+
+/* The prompts in one pass a view; first tokens are drawn from it. */
+static enum nla_status prefill(struct state *s, struct nla_decoded *out, struct nla_err *err)
+{
+	nla_auto nt_tensor **x = nla_alloc((size_t)s->n_views, sizeof(*x));
 	nt_scope_push();
 	make_drawn(s);
-	find_places(s);
-	const struct nla_tap fill = { .kv = fill_block, .arg = s };
-	nt_tensor *x = nla_forward(&s->view, d->prompts, d->inject, s->n_layers, &fill);
+	for (int64_t v = 0; v < s->n_views; v++)
+		x[v] = prefill_view(s, v);
 	nt_decoding(true); /* from here on however many rows are left: a text must not depend on when others end */
 	if (nt_check())
 		nla_nt_fail(err, "cannot compute the prompts");
 	else if (regroup(s, out, 0)) {
-		draw(s, nt_rows(x, nt_i64(s->lm->device, last, d->n)), nt_add_scalar(s->at, 1));
+		draw(s, s->n_views > 1 ? nt_cat(x, (int)s->n_views, 0) : x[0], nt_add_scalar(s->at, 1));
 		absorb(s, 0, 1, out, err);
 	}
 	nt_scope_pop();
@@ -321,7 +357,7 @@ enum nla_status nla_decode(const struct nla_decode *d, struct nla_decoded *out, 
 	state_init(&s, d);
 	nla_decoded_init(out, d->n, d->max_new_tokens);
 	nt_grad_push(false);
-	s.view = nla_beside_open(d->view);
+	s.view = nla_beside_stack(d->view, s.n_views, s.of_view);
 	if (!make_cache(&s, err) && !prefill(&s, out, err))
 		for (int64_t t = 1; !err->status && regroup(&s, out, t); t += tokens)
 			decode_window(&s, t, NLA_MIN(tokens, out->width - t), out, err);
@@ -347,13 +383,14 @@ void nla_decoded_init(struct nla_decoded *out, int64_t n, int64_t width)
 		out->ids[i] = -1;
 }
 
-void nla_decoded_put(struct nla_decoded *to, int64_t at, const struct nla_decoded *part)
+void nla_decoded_put(struct nla_decoded *to, int64_t at, const struct nla_decoded *part, int64_t from, int64_t rows)
 {
-	size_t n = (size_t)part->n, cells = n * (size_t)part->width;
-	memcpy(to->ids + at * to->width, part->ids, cells * sizeof(*to->ids));
-	memcpy(to->logprob + at * to->width, part->logprob, cells * sizeof(*to->logprob));
-	memcpy(to->length + at, part->length, n * sizeof(*to->length));
-	memcpy(to->stopped + at, part->stopped, n * sizeof(*to->stopped));
+	const int64_t first = from * part->width;
+	size_t n = (size_t)rows, cells = n * (size_t)part->width;
+	memcpy(to->ids + at * to->width, part->ids + first, cells * sizeof(*to->ids));
+	memcpy(to->logprob + at * to->width, part->logprob + first, cells * sizeof(*to->logprob));
+	memcpy(to->length + at, part->length + from, n * sizeof(*to->length));
+	memcpy(to->stopped + at, part->stopped + from, n * sizeof(*to->stopped));
 }
 
 void nla_decoded_release(struct nla_decoded *out)

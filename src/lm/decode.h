@@ -4,6 +4,9 @@
  * A row that has drawn a stop id costs nothing from then on.
  *
  * Which token is drawn depends on the row's own uniform numbers (seed, stream, step, row, token), never on its batch.
+ *
+ * Several views (policies) decode as one batch: each computes the prompts by itself; then the weights' products take all rows,
+ * and each view's adapters its own.
  */
 #pragma once
 
@@ -12,11 +15,12 @@
 
 struct nla_decode {
 	const struct nla_view *view;      /* merged weights make it fastest; adapters work too */
+	int64_t n_views;                  /* 0: one; else view [n_views] over the same weights, each for n / n_views samples: */
 	const struct nla_pack *prompts;   /* ready */
 	const struct nla_inject *inject;  /* or NULL */
 	const int64_t *prompt_row;        /* [n] the row of `prompts` that sample i continues */
 	const uint32_t *key;              /* [n] the random numbers' row key */
-	int64_t n;
+	int64_t n;                        /* those of the first view first */
 	int64_t max_new_tokens;
 	double temperature;               /* 0: greedy */
 	struct nla_rng rng;
@@ -36,8 +40,8 @@ struct nla_decoded {
 };
 
 enum nla_status nla_decode(const struct nla_decode *d, struct nla_decoded *out, struct nla_err *err);
-/* Room for n rows that nla_decoded_put fills, a batch of them at a time: rows at, at + 1, ... become those of part (same
- * width). */
+/* Room for n rows that nla_decoded_put fills, some at a time: rows at, at + 1, ... become `rows` of part's (same width), from
+ * `from` on. */
 void nla_decoded_init(struct nla_decoded *out, int64_t n, int64_t width);
-void nla_decoded_put(struct nla_decoded *to, int64_t at, const struct nla_decoded *part);
+void nla_decoded_put(struct nla_decoded *to, int64_t at, const struct nla_decoded *part, int64_t from, int64_t rows);
 void nla_decoded_release(struct nla_decoded *out);

@@ -6,15 +6,34 @@
 
 #include <math.h>
 
-/* Of a stored matrix, or of its n parts in a mapped model; `first` is its first projection. */
-static nt_tensor *project(const struct nla_view *view, int64_t layer, enum nla_proj first, const nt_tensor *x,
-			  struct nt_projection p)
+/* A stored matrix, or its n parts in a mapped model; `first` is its first projection. */
+static struct nt_projection stored(const struct nla_lm *lm, int64_t layer, enum nla_proj first)
 {
-	if (!view->lm->mapped)
+	const struct nla_block *b = &lm->blocks[layer];
+	struct nt_projection p = first == NLA_Q ? (struct nt_projection){ .w = b->qkv, .n_w = 3, .bias = b->qkv_bias }
+			       : first == NLA_GATE ? (struct nt_projection){ .w = b->gate_up, .n_w = 2 }
+			       : (struct nt_projection){ .w = first == NLA_O ? &b->o : &b->down, .n_w = 1 };
+	if (!lm->mapped)
 		p.n_w = 1;
-	if (view->beside)
-		p.lora = &view->beside[layer].at[first];
-	return nt_project(x, &p);
+	return p;
+}
+
+/* residual: or NULL */
+static nt_tensor *project(const struct nla_view *view, int64_t layer, enum nla_proj first, const nt_tensor *x,
+			  const nt_tensor *residual)
+{
+	struct nt_projection p = stored(view->lm, layer, first);
+	int n = 0;
+	p.residual = residual;
+	p.lora = view->beside ? &view->beside[layer].at[first] : NULL;
+	if (!view->each)
+		return nt_project(x, &p);
+	nla_auto nt_tensor **part = nla_alloc((size_t)view->n_each, sizeof(*part));
+	for (int64_t i = 0, at = 0; i < view->n_each; at += view->rows[i++])
+		if (view->rows[i])
+			part[n++] = project(&view->each[i], layer, first, nt_narrow(x, 0, at, view->rows[i]), NULL);
+	nt_tensor *y = nt_cat(part, n, 0);
+	return residual ? nt_add(residual, y) : y;
 }
 
 static nt_tensor *heads(const nt_tensor *x, int64_t n_heads, int64_t d)
@@ -27,10 +46,8 @@ void nla_block_qkv(const struct nla_view *view, int64_t layer, const nt_tensor *
 {
 	const struct nla_arch *a = &view->lm->arch;
 	int64_t nq = a->n_heads * a->head_dim, nkv = a->n_kv_heads * a->head_dim;
-	const struct nla_block *b = &view->lm->blocks[layer];
 	nt_tensor *part[3];
-	nt_split(project(view, layer, NLA_Q, x, (struct nt_projection){ .w = b->qkv, .n_w = 3, .bias = b->qkv_bias }), 3,
-		 (int64_t[]){ nq, nkv, nkv }, part);
+	nt_split(project(view, layer, NLA_Q, x, NULL), 3, (int64_t[]){ nq, nkv, nkv }, part);
 	*q = heads(part[0], a->n_heads, a->head_dim);
 	*k = heads(part[1], a->n_kv_heads, a->head_dim);
 	*v = heads(part[2], a->n_kv_heads, a->head_dim);
@@ -58,11 +75,10 @@ double nla_score_scale(const struct nla_arch *arch) { return 1 / sqrt(arch->quer
 int64_t nla_window(const struct nla_arch *arch, int64_t l) { return nla_arch_local(arch, l) ? arch->window : 0; }
 
 /* x + a projection of h to the residual stream, or + the norm of it. */
-static nt_tensor *add(const struct nla_view *view, int64_t layer, enum nla_proj proj, nt_tensor *const *w, const nt_tensor *h,
-		      const nt_tensor *norm, const nt_tensor *x)
+static nt_tensor *add(const struct nla_view *view, int64_t layer, enum nla_proj proj, const nt_tensor *h, const nt_tensor *norm,
+		      const nt_tensor *x)
 {
-	struct nt_projection p = { .w = w, .n_w = 1, .residual = norm ? NULL : x };
-	nt_tensor *y = project(view, layer, proj, h, p);
+	nt_tensor *y = project(view, layer, proj, h, norm ? NULL : x);
 	return norm ? nt_add(x, nt_rms_norm(y, norm, view->lm->arch.rms_eps)) : y;
 }
 
@@ -72,10 +88,9 @@ nt_tensor *nla_block_finish(const struct nla_view *view, int64_t layer, const nt
 	const struct nla_block *b = &view->lm->blocks[layer];
 	int64_t flat[2] = { attended ? nt_size(attended, 0) : 0, a->n_heads * a->head_dim };
 	attended = nt_reshape(attended, 2, flat);
-	x = add(view, layer, NLA_O, &b->o, attended, b->attn_out_norm, x);
-	nt_tensor *h = project(view, layer, NLA_GATE, nt_rms_norm(x, b->mlp_norm, a->rms_eps),
-			       (struct nt_projection){ .w = b->gate_up, .n_w = 2 });
-	return add(view, layer, NLA_DOWN, &b->down, nla_glu(a, h), b->mlp_out_norm, x);
+	x = add(view, layer, NLA_O, attended, b->attn_out_norm, x);
+	nt_tensor *h = project(view, layer, NLA_GATE, nt_rms_norm(x, b->mlp_norm, a->rms_eps), NULL);
+	return add(view, layer, NLA_DOWN, nla_glu(a, h), b->mlp_out_norm, x);
 }
 
 nt_tensor *nla_final_norm(const struct nla_view *view, const nt_tensor *x)

@@ -223,24 +223,58 @@ static void lay_out(const struct nla_view *view, int64_t layer, unsigned projs, 
 			    x->scale);
 }
 
-struct nla_view nla_beside_open(const struct nla_view *view)
+/* What lay_out makes of each view, on top of each other: A [n, R, in], B [n, out, R]. */
+static void lay_out_stack(const struct nla_view *views, int64_t n, int64_t layer, unsigned projs, int64_t rows,
+			  struct nt_lora *out)
 {
-	struct nla_view laid_out = *view;
-	int64_t n = view->lm->arch.n_layers, rows;
-	if (!view->n_adapters)
+	nla_auto nt_tensor **parts = nla_alloc((size_t)(2 * n), sizeof(*parts));
+	for (int64_t i = 0; i < n; i++) {
+		struct nt_lora one = { 0 };
+		lay_out(&views[i], layer, projs, rows, &one);
+		if (!one.A)
+			return;
+		parts[i] = nt_reshape(one.A, 3, (int64_t[]){ 1, nt_size(one.A, 0), nt_size(one.A, 1) });
+		parts[n + i] = nt_reshape(one.B, 3, (int64_t[]){ 1, nt_size(one.B, 0), nt_size(one.B, 1) });
+		nt_free(one.A);
+		nt_free(one.B);
+	}
+	out->A = nt_own(nt_cat(parts, (int)n, 0));
+	out->B = nt_own(nt_cat(parts + n, (int)n, 0));
+}
+
+struct nla_view nla_beside_stack(const struct nla_view *views, int64_t n, const int64_t *rows)
+{
+	struct nla_view laid_out = *views;
+	int64_t n_layers = views->lm->arch.n_layers, out;
+	if (n > 1 && views[1].lm != views->lm) {
+		laid_out.each = nla_alloc((size_t)n, sizeof(*laid_out.each));
+		laid_out.n_each = n;
+		laid_out.rows = rows;
+		for (int64_t i = 0; i < n; i++)
+			laid_out.each[i] = nla_beside_open(&views[i]);
 		return laid_out;
-	laid_out.beside = nla_alloc((size_t)n, sizeof(*laid_out.beside));
+	}
+	if (!views->n_adapters)
+		return laid_out;
+	laid_out.beside = nla_alloc((size_t)n_layers, sizeof(*laid_out.beside));
 	nt_grad_push(false);
-	for (int64_t l = 0; l < n; l++)
+	for (int64_t l = 0; l < n_layers; l++)
 		for (int p = 0; p < NLA_N_PROJ; p++) {
-			unsigned projs = together(&view->lm->arch, p, &rows);
+			unsigned projs = together(&views->lm->arch, p, &out);
+			struct nt_lora *at = &laid_out.beside[l].at[p];
 			nt_scope_push();
-			lay_out(view, l, projs, rows, &laid_out.beside[l].at[p]);
+			if (n == 1)
+				lay_out(views, l, projs, out, at);
+			else
+				lay_out_stack(views, n, l, projs, out, at);
+			at->rows = n == 1 ? NULL : rows;
 			nt_scope_pop();
 		}
 	nt_grad_pop();
 	return laid_out;
 }
+
+struct nla_view nla_beside_open(const struct nla_view *view) { return nla_beside_stack(view, 1, NULL); }
 
 void nla_beside_close(struct nla_view *laid_out)
 {
@@ -250,7 +284,12 @@ void nla_beside_close(struct nla_view *laid_out)
 			nt_free(laid_out->beside[l].at[p].B);
 		}
 	free(laid_out->beside);
+	for (int64_t i = 0; i < laid_out->n_each; i++)
+		nla_beside_close(&laid_out->each[i]);
+	free(laid_out->each);
 	laid_out->beside = NULL;
+	laid_out->each = NULL;
+	laid_out->n_each = 0;
 }
 
 int64_t nla_beside_bytes(const struct nla_arch *arch, const struct nla_adapter *const *adapters, int n, int64_t element)

@@ -68,6 +68,10 @@ struct nla_view {
 	const struct nla_adapter *adapters[2];
 	int n_adapters;
 	struct nla_beside *beside; /* NULL, or the adapters again, as a pass wants them */
+	/* of a stack of views over weights of their own (nla_beside_stack): them, each laid out, and the rows of each */
+	struct nla_view *each; /* [n_each] NULL: no stack of that kind */
+	int64_t n_each;
+	const int64_t *rows;
 };
 
 /* The first `depth` blocks of the view as weights with its adapters added in; what no adapter touches is shared. Again, when
@@ -84,5 +88,9 @@ struct nla_beside {
 /* The view with its adapters laid out; close frees them, after the pass and its backward pass. A failure shows in nt_check. */
 struct nla_view nla_beside_open(const struct nla_view *view);
 void nla_beside_close(struct nla_view *laid_out);
+/* Views [n] over the same weights with adapters of the same shapes, or over copies of a model that share what no adapter
+ * touches (nla_merge_copy), laid out for a pass without gradients whose first rows[0] rows are the first view's, and so on.
+ * rows [n] is borrowed, and may change between two operations. */
+struct nla_view nla_beside_stack(const struct nla_view *views, int64_t n, const int64_t *rows);
 /* Bytes of A and B of all layers, for adapters of such ranks, by arithmetic. */
 int64_t nla_beside_bytes(const struct nla_arch *arch, const struct nla_adapter *const *adapters, int n, int64_t element);

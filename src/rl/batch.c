@@ -8,15 +8,15 @@
 
 enum nla_status nla_batch(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
-	const int64_t n = rl->rollout.prompts, group = rl->rollout.group;
+	const int64_t n = rl->rollout.prompts, group = rl->rollout.group, policies = NLA_MAX(rl->n_of, 1);
 	int64_t from, to;
 	nla_auto int64_t *rows = nla_alloc((size_t)n, sizeof(*rows));
 	nla_share(n, nla_rank(), &from, &to);
 	nla_cursor_next(rl->cursor, n, rows);
-	nla_step_start(step, to - from, group, rl->set->d);
-	step->n_all = n * group;
+	nla_step_start(step, to - from, policies * group, rl->set->d);
+	step->n_all = n * policies * group;
 	memcpy(step->rows, rows + from, (size_t)step->n_prompts * sizeof(*rows));
-	for (int64_t i = 0; i < step->n; i++)
-		step->keys[i] = (uint32_t)(from * group + i);
+	for (int64_t i = 0; i < step->n; i++) /* of all policies that draw together the same */
+		step->keys[i] = (uint32_t)((from + step->prompt_of[i]) * group + i % group);
 	return nla_actset_vectors(rl->set, step->rows, (size_t)step->n_prompts, step->v, err);
 }

@@ -27,28 +27,41 @@ enum nla_status nla_rollout_read(const struct nla_rl *rl, struct nla_step *step,
 	return err->status;
 }
 
-/* Decodes samples [from, to) into `part`. */
-static enum nla_status decode_some(const struct nla_rl *rl, const struct nla_step *step, int64_t from, int64_t to,
-				   struct nla_decoded *part, struct nla_err *err)
+/* Decodes samples [from, to) of each policy. */
+static enum nla_status decode_some(const struct nla_rl *rl, struct nla_step *step, int64_t from, int64_t to,
+				   struct nla_err *err)
 {
 	const struct nla_target *target = rl->av->target;
 	NLA_AUTO(nla_pack_release) struct nla_pack pack = { 0 };
+	NLA_AUTO(nla_decoded_release) struct nla_decoded part = { 0 };
 	struct nla_inject inject;
-	int64_t first = step->prompt_of[from], n_prompts = step->prompt_of[to - 1] - first + 1;
+	const int64_t n_views = NLA_MAX(rl->n_of, 1), group = step->group / n_views, n = n_views * (to - from);
+	nla_auto struct nla_view *views = nla_alloc((size_t)n_views, sizeof(*views));
+	nla_auto int64_t *sample = nla_alloc((size_t)n, sizeof(*sample)), *rows = nla_alloc((size_t)n, sizeof(*rows));
+	nla_auto uint32_t *keys = nla_alloc((size_t)n, sizeof(*keys));
+	for (int64_t v = 0, k = 0; v < n_views; v++) {
+		views[v] = rl->n_of ? rl->of[v]->sampler : rl->sampler;
+		for (int64_t i = from; i < to; i++, k++) {
+			sample[k] = i / group * step->group + v * group + i % group;
+			keys[k] = step->keys[sample[k]];
+		}
+	}
+	int64_t first = step->prompt_of[sample[0]], n_prompts = step->prompt_of[sample[n - 1]] - first + 1;
 	nla_auto int64_t *prompts = nla_alloc((size_t)n_prompts, sizeof(*prompts));
-	nla_auto int64_t *rows = nla_alloc((size_t)(to - from), sizeof(*rows));
 	nt_scope_push();
 	if (!nla_av_pack(rl->av, step->v + first * target->lm.arch.d_model, n_prompts, &pack, prompts, &inject, err) &&
-	    !nla_pack_ready(&pack, rl->sampler.lm, err)) {
-		for (int64_t i = from; i < to; i++)
-			rows[i - from] = prompts[step->prompt_of[i] - first];
-		struct nla_decode d = { .view = &rl->sampler, .prompts = &pack, .inject = &inject, .prompt_row = rows,
-					.key = step->keys + from, .n = to - from, .max_new_tokens = rl->rollout.max_new_tokens,
+	    !nla_pack_ready(&pack, views[0].lm, err)) {
+		for (int64_t k = 0; k < n; k++)
+			rows[k] = prompts[step->prompt_of[sample[k]] - first];
+		struct nla_decode d = { .view = views, .n_views = n_views, .prompts = &pack, .inject = &inject,
+					.prompt_row = rows, .key = keys, .n = n, .max_new_tokens = rl->rollout.max_new_tokens,
 					.min_new_tokens = rl->rollout.min_new_tokens, .temperature = rl->rollout.temperature,
 					.rng = rl->rng, .step = (uint32_t)rl->step,
 					.stop = target->chat.stop.data, .n_stop = target->chat.stop.n };
-		nla_decode(&d, part, err);
+		nla_decode(&d, &part, err);
 	}
+	for (int64_t k = 0; k < n && !err->status; k++)
+		nla_decoded_put(&step->tokens, sample[k], &part, k, 1);
 	nt_scope_pop();
 	return err->status;
 }
@@ -56,22 +69,24 @@ static enum nla_status decode_some(const struct nla_rl *rl, const struct nla_ste
 /* All samples, as many at once as the key/value cache may hold. */
 static enum nla_status decode_all(const struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
-	const int64_t at_once = rl->rollout.rows > 0 ? NLA_MIN(rl->rollout.rows, step->n) : step->n;
+	const int64_t n_views = NLA_MAX(rl->n_of, 1), each = step->n / n_views;
+	const int64_t at_once = rl->rollout.rows > 0 ? NLA_MIN(NLA_MAX(rl->rollout.rows / n_views, 1), each) : each;
 	nla_decoded_release(&step->tokens);
 	nla_decoded_init(&step->tokens, step->n, rl->rollout.max_new_tokens);
-	for (int64_t from = 0, to; from < step->n && !err->status; from = to) {
-		NLA_AUTO(nla_decoded_release) struct nla_decoded part = { 0 };
-		to = NLA_MIN(from + at_once, step->n);
-		if (!decode_some(rl, step, from, to, &part, err))
-			nla_decoded_put(&step->tokens, from, &part);
-	}
+	for (int64_t from = 0; from < each && !err->status; from += at_once)
+		decode_some(rl, step, from, NLA_MIN(from + at_once, each), err);
 	return err->status;
 }
 
 enum nla_status nla_rollout(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
 	nt_grad_push(false);
-	if (!rl->merged || !nla_merge(rl->merged, &rl->policy, err))
+	for (int64_t i = 0; i < NLA_MAX(rl->n_of, 1) && !err->status; i++) {
+		const struct nla_rl *of = rl->n_of ? rl->of[i] : rl;
+		if (of->merged)
+			nla_merge(of->merged, &of->policy, err);
+	}
+	if (!err->status)
 		while (decode_all(rl, step, err) && nla_halve(rl, NLA_STAGE_ROLLOUT, &rl->rollout.rows, step->n, err))
 			;
 	nt_grad_pop();

@@ -8,10 +8,10 @@
 #include <math.h>
 #include <string.h>
 
-/* The first sample of i's prompt that has its text, of those that have not failed. */
-static int64_t first_of(const struct nla_step *s, int64_t i)
+/* The first sample of i's prompt that has its text, of those that have not failed and that one AR scores, group of them. */
+static int64_t first_of(const struct nla_step *s, int64_t i, int64_t group)
 {
-	int64_t first = i - i % s->group;
+	int64_t first = i - i % group;
 	while (first < i && (s->failed[i] || s->failed[first] || strcmp(s->explanation[first], s->explanation[i])))
 		first++;
 	return first;
@@ -40,8 +40,11 @@ enum nla_status nla_score_texts(const struct nla_rl *rl, struct nla_step *step, 
 	return NLA_OK;
 }
 
-enum nla_status nla_score(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
+/* By one AR of n: those of a prompt's samples that are its own. */
+static enum nla_status score_by(struct nla_rl *rl, int64_t which, int64_t n, struct nla_step *step, struct nla_err *err)
 {
+	const struct nla_rl *by = n > 1 ? rl->of[which] : rl;
+	const int64_t group = step->group / n;
 	const size_t d = (size_t)rl->ar->target->lm.arch.d_model;
 	NLA_AUTO(nla_ar_texts_release) struct nla_ar_texts texts;
 	NLA_AUTO(nla_f32s_release) struct nla_f32s v = { 0 };
@@ -50,8 +53,10 @@ enum nla_status nla_score(struct nla_rl *rl, struct nla_step *step, struct nla_e
 	nla_auto float *mse = nla_alloc((size_t)step->n, sizeof(*mse)), *hat = NULL;
 	nla_ar_texts_start(&texts);
 	for (int64_t i = 0; i < step->n; i++) {
-		first[i] = first_of(step, i);
-		step->mse[i] = (float)rl->reward.fail_mse;
+		const bool own = i % step->group / group == which;
+		first[i] = own ? first_of(step, i, group) : -1;
+		if (own)
+			step->mse[i] = (float)rl->reward.fail_mse;
 	}
 	if (nla_score_texts(rl, step, first, &texts, &v, &row, err))
 		return err->status;
@@ -61,7 +66,7 @@ enum nla_status nla_score(struct nla_rl *rl, struct nla_step *step, struct nla_e
 	}
 	do
 		texts.max_tokens = rl->score_tokens ? rl->score_tokens : NLA_SCORE_TOKENS;
-	while (nla_ar_score(rl->ar, &rl->ar_view, &texts, v.data, mse, hat, err) &&
+	while (nla_ar_score(by->ar, &by->ar_view, &texts, v.data, mse, hat, err) &&
 	       nla_halve(rl, NLA_STAGE_SCORE, &rl->score_tokens, NLA_MIN((int64_t)texts.ids.n, texts.max_tokens), err));
 	if (err->status)
 		return err->status;
@@ -74,11 +79,22 @@ enum nla_status nla_score(struct nla_rl *rl, struct nla_step *step, struct nla_e
 			step->failed[row.data[j]] = NLA_ROW_NON_FINITE;
 	}
 	for (int64_t i = 0; i < step->n; i++) {
+		if (first[i] < 0)
+			continue;
 		step->mse[i] = step->mse[first[i]];
 		step->failed[i] = step->failed[first[i]];
 		if (hat)
 			memmove(step->v_hat + (size_t)i * d, step->v_hat + (size_t)first[i] * d, d * sizeof(*hat));
 	}
-	nla_step_lap(step, NLA_STAGE_SCORE);
+	return err->status;
+}
+
+enum nla_status nla_score(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
+{
+	const int64_t n = rl->n_of && rl->of[0]->ar_optim ? rl->n_of : 1; /* a trained AR is its policy's own */
+	for (int64_t i = 0; i < n && !err->status; i++)
+		score_by(rl, i, n, step, err);
+	if (!err->status)
+		nla_step_lap(step, NLA_STAGE_SCORE);
 	return err->status;
 }

@@ -49,6 +49,42 @@ void nla_step_release(struct nla_step *s)
 	memset(s, 0, sizeof(*s));
 }
 
+void nla_step_take(struct nla_step *to, int64_t at, struct nla_step *part, int64_t from, int64_t n, int64_t d)
+{
+	const int64_t width = part->tokens.width;
+	if (part->v_hat && !to->v_hat)
+		to->v_hat = nla_alloc((size_t)(to->n * d), sizeof(*to->v_hat));
+	if (part->v_hat)
+		memcpy(to->v_hat + at * d, part->v_hat + from * d, (size_t)(n * d) * sizeof(*to->v_hat));
+	if (part->ref_logprob && !to->ref_logprob)
+		to->ref_logprob = nla_alloc((size_t)(to->n * width), sizeof(*to->ref_logprob));
+	if (part->ref_logprob)
+		memcpy(to->ref_logprob + at * width, part->ref_logprob + from * width, (size_t)(n * width) * sizeof(float));
+	nla_decoded_put(&to->tokens, at, &part->tokens, from, n);
+	for (int64_t i = 0; i < n; i++) {
+		to->response[at + i] = part->response[from + i];
+		to->explanation[at + i] = part->explanation[from + i];
+		part->response[from + i] = part->explanation[from + i] = NULL; /* they have moved */
+		to->n_explanation[at + i] = part->n_explanation[from + i];
+		to->failed[at + i] = part->failed[from + i];
+		to->mse[at + i] = part->mse[from + i];
+	}
+}
+
+void nla_step_share(struct nla_step *to, struct nla_step *all, int64_t which, int64_t n, int64_t d)
+{
+	const int64_t group = all->group / n;
+	nla_step_start(to, all->n_prompts, group, d);
+	nla_decoded_init(&to->tokens, to->n, all->tokens.width);
+	memcpy(to->rows, all->rows, (size_t)all->n_prompts * sizeof(*to->rows));
+	memcpy(to->v, all->v, (size_t)(all->n_prompts * d) * sizeof(*to->v));
+	for (int64_t p = 0; p < all->n_prompts; p++)
+		nla_step_take(to, p * group, all, p * all->group + which * group, group, d);
+	nla_step_lap(to, NLA_STAGE_SCORE); /* an update comes next */
+	for (int stage = 0; stage < NLA_N_STAGES; stage++)
+		to->seconds[stage] = all->seconds[stage] / (double)n;
+}
+
 /* ---- over ranks ---- */
 
 struct part {

@@ -18,6 +18,9 @@
  *	if (!nla_rollout(&rl, &step, err) && !nla_score(&rl, &step, err))
  *		use(step.explanation[0], step.mse[0]);
  *	nla_step_release(&step);
+ *
+ * Several policies, one a lambda, draw and are scored together, in a step whose prompts have G samples of the first, then G of
+ * the second, and so on; nla_step_share gives each its own for the stages that follow.
  */
 #pragma once
 
@@ -59,7 +62,7 @@ struct nla_step {
 	/* update */
 	const float *old;                /* [B*G, T] log-probabilities before the step; NULL: the update's own forward pass */
 	struct nla_update_stats update;
-	/* an evaluation's: log-probabilities under policy and reference, or NULL */
+	/* an evaluation's: log-probabilities under policy and reference, or NULL; the latter too of a step drawn together */
 	float *logprob, *ref_logprob;    /* [B*G, T] */
 	float *mse_start;                /* [B*G] by the AR that the run began with, or NULL */
 	double *kl;                      /* [B*G, 2] of an evaluation: nats, of the reconstruction and of the mean vector */
@@ -78,6 +81,8 @@ struct nla_rl {
 	struct nla_view reference;       /* the AV as it was at the start: anchor of the KL */
 	struct nla_view sampler;         /* what decodes: the policy, or `merged` */
 	struct nla_view ar_view;
+	const struct nla_rl *const *of;  /* [n_of] the policies that draw together */
+	int64_t n_of;                    /* 0: this one alone */
 	struct nla_lm *merged;           /* gets the policy's adapters merged in before a rollout; NULL: none */
 	struct nla_optim *optim, *ar_optim; /* ar_optim NULL: the AR is frozen */
 	const struct nla_actset *set;
@@ -105,6 +110,10 @@ void nla_step_start(struct nla_step *s, int64_t n_prompts, int64_t group, int64_
 void nla_step_release(struct nla_step *s);
 /* Of a finished step or evaluation: the samples of all ranks, in their order, without the vectors. */
 void nla_step_join(struct nla_step *s);
+/* Samples [from, from + n) of `part`, with their texts, become those from `at` on. */
+void nla_step_take(struct nla_step *to, int64_t at, struct nla_step *part, int64_t from, int64_t n, int64_t d);
+/* The share of the `which`th of n policies in a step of all of them: `to` is started, and takes its samples. */
+void nla_step_share(struct nla_step *to, struct nla_step *all, int64_t which, int64_t n, int64_t d);
 /* The time since the last call was this stage's; in a profile, the next begins. */
 void nla_step_lap(struct nla_step *s, enum nla_stage stage);
 /* After a stage of batches of *batch (0: all of n): true when it ran out of memory, for the first time. Then its batches are
@@ -121,6 +130,8 @@ enum nla_status nla_score_texts(const struct nla_rl *rl, struct nla_step *step, 
 				struct nla_ar_texts *texts, struct nla_f32s *v, struct nla_i64s *row, struct nla_err *err);
 /* The loss's gradient, added to the policy's trained parameters; fills step->update but for the optimizer's part. */
 enum nla_status nla_update_gradient(struct nla_rl *rl, struct nla_step *step, struct nla_err *err);
+/* Of policies that draw together: step->ref_logprob, their prompts computed once. Alone: nothing, the update has it. */
+enum nla_status nla_reference(struct nla_rl *rl, struct nla_step *step, struct nla_err *err);
 /* One step of the AR on mean mse of (text, v) pairs. */
 enum nla_status nla_update_ar(struct nla_rl *rl, struct nla_step *step, const struct nla_ar_texts *texts, const float *v,
 			      struct nla_err *err);

@@ -44,6 +44,8 @@ static void tokens_init(struct tokens *t, const struct nla_step *s, int64_t from
 			t->weight[k] = (float)(1.0 / ((double)s->n_all * (double)s->tokens.length[i]));
 			if (s->old)
 				t->old[k] = s->old[i * s->tokens.width + j];
+			if (s->ref_logprob)
+				t->ref[k] = s->ref_logprob[i * s->tokens.width + j];
 		}
 }
 
@@ -99,7 +101,8 @@ static enum nla_status micro(const struct nla_rl *rl, const struct nla_step *s, 
 	nt_tensor *entropy = NULL, *logp = NULL, *loss = NULL;
 	double value = 0;
 	nt_scope_push();
-	nt_tensor *ref = rl->update.kl > 0 ? reference_logprob(rl, &r, err) : NULL;
+	nt_tensor *ref = rl->update.kl == 0 ? NULL
+		       : s->ref_logprob ? nt_f32(rl->av->target->lm.device, t->ref, t->n) : reference_logprob(rl, &r, err);
 	nt_grad_push(true);
 	if (!err->status)
 		logp = nla_av_logprob(rl->av, &rl->policy, &r, rl->rollout.temperature, &entropy, &re, err);
@@ -122,6 +125,41 @@ static enum nla_status micro(const struct nla_rl *rl, const struct nla_step *s, 
 	nt_grad_pop();
 	nt_scope_pop();
 	return err->status || !nt_check() ? err->status : nla_nt_fail(err, "cannot compute the update");
+}
+
+/* Of samples [from, to), into step->ref_logprob. */
+static enum nla_status reference_of(const struct nla_rl *rl, struct nla_step *s, int64_t from, int64_t to, struct nla_err *err)
+{
+	const int64_t width = s->tokens.width;
+	nla_auto int64_t *prompt_of = nla_alloc((size_t)(to - from), sizeof(*prompt_of));
+	nla_auto float *host = nla_alloc((size_t)((to - from) * width), sizeof(*host));
+	struct nla_responses r = nla_step_responses(s, from, to, rl->av->target->lm.arch.d_model, prompt_of);
+	int64_t at = 0, n = 0;
+	for (int64_t i = from; i < to; i++)
+		n += s->tokens.length[i];
+	nt_scope_push();
+	nt_tensor *ref = reference_logprob(rl, &r, err);
+	if (ref && nt_to_host_f32(ref, host, (size_t)n))
+		nla_nt_fail(err, "cannot read log-probabilities");
+	nt_scope_pop();
+	for (int64_t i = from; i < to; at += s->tokens.length[i++])
+		memcpy(s->ref_logprob + i * width, host + at, (size_t)s->tokens.length[i] * sizeof(*host));
+	return err->status;
+}
+
+enum nla_status nla_reference(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
+{
+	if (!rl->n_of || rl->update.kl == 0)
+		return NLA_OK;
+	step->ref_logprob = nla_alloc((size_t)(step->n * step->tokens.width), sizeof(*step->ref_logprob));
+	do {
+		for (int64_t from = 0, to; from < step->n && !err->status; from = to) {
+			to = micro_end(step, from, rl->update.micro_batch);
+			reference_of(rl, step, from, to, err);
+		}
+	} while (err->status && nla_halve(rl, NLA_STAGE_UPDATE, &rl->update.micro_batch, step->n, err));
+	nla_step_lap(step, NLA_STAGE_UPDATE);
+	return err->status;
 }
 
 enum nla_status nla_update_gradient(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)

@@ -86,18 +86,30 @@ static void advise(const struct nla_plan_in *asked, int64_t room, struct nla_str
 }
 
 /* What all steps and evaluations would take, if the work of these `prompts` grew in proportion. */
-static void write_time(FILE *out, const struct nla_train *t, const struct nla_step *s, int64_t prompts)
+static void write_time(FILE *out, const struct nla_train *t, const double *seconds, int64_t prompts)
 {
 	const struct nla_config *cfg = t->cfg;
-	const double texts = s->seconds[NLA_STAGE_ROLLOUT] + s->seconds[NLA_STAGE_SCORE];
+	const double texts = seconds[NLA_STAGE_ROLLOUT] + seconds[NLA_STAGE_SCORE];
 	const int64_t evals = !t->has_eval ? 0 : 2 + (cfg->eval.every ? (cfg->steps - 1) / cfg->eval.every : 0);
 	const int64_t rows = cfg->eval.rows ? NLA_MIN(cfg->eval.rows, t->eval_set.n) : t->eval_set.n;
 	NLA_AUTO(nla_str_release) struct nla_str time = NLA_STR_INIT;
 	const double all = (double)(cfg->steps * cfg->rollout.prompts) / (double)prompts;
-	nla_add_left(&time, all * (texts + s->seconds[NLA_STAGE_UPDATE]) + texts / (double)s->n * (double)(evals * rows));
-	fprintf(out, "a run of %lld steps and %lld evaluations, begun now on this device: about %s (from a step of "
-		"%lld of %lld prompts)\n", (long long)cfg->steps, (long long)evals, time.buf, (long long)prompts,
-		(long long)cfg->rollout.prompts);
+	const double samples = (double)(prompts * cfg->rollout.group), turns = (double)t->n_wanted / (double)t->n;
+	nla_add_left(&time, turns * (all * (texts + seconds[NLA_STAGE_UPDATE]) + texts / samples * (double)(evals * rows)));
+	fprintf(out, "a run of %lld steps and %lld evaluations%s, begun now on this device: about %s (from a step of "
+		"%lld of %lld prompts)\n", (long long)cfg->steps, (long long)evals, t->n_wanted > 1 ? " of each lambda" : "",
+		time.buf, (long long)prompts, (long long)cfg->rollout.prompts);
+}
+
+/* A step of all policies; seconds of its stages, of all together. */
+static enum nla_status step_of(struct nla_train *t, int64_t prompts, double *seconds, struct nla_err *err)
+{
+	for (int64_t i = 0; i < t->n; i++)
+		t->policies[i].rl.rollout.prompts = prompts;
+	for (int64_t i = 0; i < t->n && !nla_policy_step(&t->policies[i], err); i++)
+		for (int stage = 0; stage < NLA_N_STAGES; stage++)
+			seconds[stage] += t->policies[i].step.seconds[stage];
+	return err->status;
 }
 
 /* One step of one prompt; on the run's own device of twice as many while that is soon done, to say how long the run takes. */
@@ -106,21 +118,17 @@ static enum nla_status try_step(FILE *out, struct nla_train *t, bool other, stru
 	const int device = t->models.target.lm.device;
 	if (nla_train_views(t, err))
 		return err->status;
-	for (int64_t prompts = 1, most = t->rl.rollout.prompts; prompts && !err->status;) {
-		struct nla_step s;
-		double started = nla_seconds();
-		t->rl.rollout.prompts = prompts;
+	for (int64_t prompts = 1, most = t->cfg->rollout.prompts; prompts && !err->status;) {
+		double seconds[NLA_N_STAGES] = { 0 }, started = nla_seconds();
 		nt_peak_reset(device);
 		int64_t before = nt_peak(device);
-		t->one_step(&t->rl, &s, err);
-		if (!err->status && prompts == 1)
+		if (!step_of(t, prompts, seconds, err) && prompts == 1)
 			fprintf(out, "tried one prompt: %lld responses in %.1f s, scored in %.1f s, update in %.1f s; it took "
-				"%.3f GiB\n", (long long)s.n, s.seconds[NLA_STAGE_ROLLOUT], s.seconds[NLA_STAGE_SCORE],
-				s.seconds[NLA_STAGE_UPDATE], (double)(nt_peak(device) - before) / GIB);
+				"%.3f GiB\n", (long long)(t->n * t->cfg->rollout.group), seconds[NLA_STAGE_ROLLOUT],
+				seconds[NLA_STAGE_SCORE], seconds[NLA_STAGE_UPDATE], (double)(nt_peak(device) - before) / GIB);
 		const bool more = !other && prompts < most && nla_seconds() - started < SOON;
 		if (!err->status && !other && !more)
-			write_time(out, t, &s, prompts);
-		nla_step_release(&s);
+			write_time(out, t, seconds, prompts);
 		prompts = more ? NLA_MIN(2 * prompts, most) : 0;
 	}
 	return err->status;
@@ -129,7 +137,7 @@ static enum nla_status try_step(FILE *out, struct nla_train *t, bool other, stru
 /* The step is made where the model fits this device; planned for another, it must have room to spare and be done soon. */
 static enum nla_status maybe_try(FILE *out, struct nla_train *t, const struct nla_config *cfg, struct nla_err *err)
 {
-	struct nla_plan_in one = nla_train_sizes(t);
+	struct nla_plan_in one = nla_train_sizes(t, t->n);
 	bool other = *cfg->memory && t->models.target.lm.device == NT_CPU;
 	one.prompts = 1;
 	one.eval_rows = 0;
@@ -151,10 +159,10 @@ static enum nla_status maybe_try(FILE *out, struct nla_train *t, const struct nl
 
 static enum nla_status plan_and_try(FILE *out, struct nla_train *t, const struct nla_config *cfg, struct nla_err *err)
 {
-	struct nla_plan_in in = nla_train_sizes(t);
+	struct nla_plan_in in = nla_train_sizes(t, t->n);
 	struct nla_plan plan = t->plan;
 	NLA_AUTO(nla_str_release) struct nla_str advice = NLA_STR_INIT;
-	int64_t room = t->room, memory;
+	int64_t room = t->room, memory, n = t->n;
 	if (nla_config_memory(cfg, &memory, err))
 		return err->status;
 	bool other = memory && !in.gpu;
@@ -163,8 +171,13 @@ static enum nla_status plan_and_try(FILE *out, struct nla_train *t, const struct
 	if (other) {
 		in.gpu = true;
 		room = memory;
+		n = nla_plan_policies(&in, t->n_wanted, room);
+		in.policies = n;
 		nla_plan_make(&in, room, &plan);
 	}
+	if (t->n_wanted > 1)
+		fprintf(out, "lambdas: %lld of %lld train together%s\n", (long long)n, (long long)t->n_wanted,
+			n < t->n_wanted ? ", which is what memory allows; the others follow" : "");
 	write_plan(out, &in, &plan, where);
 	if (plan.fits) {
 		write_larger(out, &in, room);
@@ -178,11 +191,11 @@ static enum nla_status plan_and_try(FILE *out, struct nla_train *t, const struct
 	return err->status;
 }
 
-enum nla_status nla_check(const struct nla_config *cfg, nla_one_step_fn *one_step, FILE *out, struct nla_err *err)
+enum nla_status nla_check(const struct nla_config *cfg, const struct nla_algorithm *algorithm, FILE *out, struct nla_err *err)
 {
 	struct nla_train t;
 	nt_peak_reset(NT_CPU); /* so that what is loaded counts when it is freed */
-	if (!nla_train_open(&t, cfg, one_step, err)) {
+	if (!nla_train_open(&t, cfg, algorithm, 0, err)) {
 		fprintf(out, "loaded: %s, AV %s, AR %s, %lld activations of block %lld\n", cfg->model, cfg->av, cfg->ar,
 			(long long)t.set.n, (long long)t.models.ar.depth - 1);
 		if (t.models.target.lm.device != NT_CPU)

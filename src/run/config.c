@@ -93,7 +93,8 @@ const struct nla_option nla_config_table[] = {
 	ENUM(rollout.truncated, "fail", "fail|score", NULL, SAMPLES, "without stop token: fail, or score if tags are closed"),
 
 	ENUM(reward.score, "fve", "fve|-mse", NULL, TRAIN, "what is rewarded; also the unit of lambda"),
-	NUM(reward.lambda, "0", 0, 100, "lambda", TRAIN, "penalty for a token, in units of reward.score"),
+	{ "reward.lambda", NLA_OPT_NUMS, offsetof(struct nla_config, lambdas), "0", 0, 100, NULL, "lambda", TRAIN,
+	  "penalty for a token, in units of reward.score; several train together, each in out/lambda-L-seed-S" },
 	INT(reward.floor, "0", 0, 16384, "floor", TRAIN, "tokens without penalty"),
 	ENUM(reward.count, "response", "response|explanation", NULL, TRAIN, "tokens that count: all of it, or these alone"),
 	NUM(reward.fail_mse, "2", 0, 4, NULL, TRAIN | EVAL, "mse of a failed row"),
@@ -327,6 +328,7 @@ enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command
 	memset(cfg, 0, sizeof(*cfg));
 	nla_options_defaults(nla_config_table, nla_config_n, cfg);
 	nla_options_args(&args, cfg, err);
+	cfg->reward.lambda = strtod(cfg->lambdas, NULL);
 	*help = args.help;
 	if (err->status || *help || check_rules(cfg, command, err) || nla_config_memory(cfg, &bytes, err) ||
 	    check_sizes(cfg, err) || resolve(cfg, command, err))

@@ -74,24 +74,6 @@ enum nla_failure nla_warn_failed(const struct nla_step *s, enum nla_failure said
 	return worst;
 }
 
-/* Samples of `part` become those from `at` on. */
-static void take(struct nla_step *out, int64_t at, struct nla_step *part, int64_t d)
-{
-	const size_t n = (size_t)part->n;
-	if (part->v_hat && !out->v_hat)
-		out->v_hat = nla_alloc((size_t)(out->n * d), sizeof(*out->v_hat));
-	if (part->v_hat)
-		memcpy(out->v_hat + at * d, part->v_hat, n * (size_t)d * sizeof(*out->v_hat));
-	nla_decoded_put(&out->tokens, at, &part->tokens);
-	memcpy(out->response + at, part->response, n * sizeof(*part->response));
-	memcpy(out->explanation + at, part->explanation, n * sizeof(*part->explanation));
-	memcpy(out->n_explanation + at, part->n_explanation, n * sizeof(*part->n_explanation));
-	memcpy(out->failed + at, part->failed, n * sizeof(*part->failed));
-	memcpy(out->mse + at, part->mse, n * sizeof(*part->mse));
-	memset(part->response, 0, n * sizeof(*part->response)); /* the texts have moved */
-	memset(part->explanation, 0, n * sizeof(*part->explanation));
-}
-
 static const int64_t *explained(const struct nla_step *s) { return s->vector_of ? s->vector_of : s->rows; }
 
 /* Of the rows of all ranks, those of this one from `first` on. */
@@ -120,7 +102,7 @@ static enum nla_status evaluate_batch(struct nla_rl *rl, struct nla_step *out, i
 	}
 	if (!nla_actset_vectors(rl->set, of, (size_t)n, part.v, err) && !nla_rollout(rl, &part, err) &&
 	    !nla_actset_vectors(rl->set, part.rows, (size_t)n, part.v, err) && !nla_score(rl, &part, err))
-		take(out, from * samples, &part, rl->set->d);
+		nla_step_take(out, from * samples, &part, 0, part.n, rl->set->d);
 	return err->status;
 }
 

@@ -189,35 +189,91 @@ static enum nla_status say_end(const struct nla_loop *l, struct nla_err *err)
 	return NLA_OK;
 }
 
-enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err)
+/* What comes before the first step. */
+static enum nla_status begin(struct nla_loop *l, struct nla_err *err)
 {
 	const int64_t steps = l->cfg->steps;
-	struct nla_progress p;
-	if (l->state.step >= steps && evaluated(l)) {
+	l->idle = l->state.step >= steps && evaluated(l);
+	if (l->idle)
 		nla_say("nothing left to do: '%s' has made %lld steps, and %lld are asked for; %s", l->folder.path,
 			(long long)l->state.step, (long long)steps, l->more);
-		return NLA_OK;
-	}
-	if (l->folder.resumed < 0 && l->begin(l, err))
+	if (l->idle || (l->folder.resumed < 0 && l->begin(l, err)))
 		return err->status;
 	/* an evaluation that was due when a signal came is made up for */
-	if ((l->state.step == 0 || (due(l, l->eval_every) && l->state.step < steps && !evaluated(l))) &&
-	    (evaluate(l, err) || (l->best && checkpoint(l, err))))
-		return err->status;
-	l->started = nla_seconds();
+	if ((l->state.step == 0 || (due(l, l->eval_every) && l->state.step < steps && !evaluated(l))) && !evaluate(l, err) &&
+	    l->best)
+		checkpoint(l, err);
 	l->from = l->state.step;
-	nla_progress_start(&p, "step", steps);
-	p.from = (double)l->from / (double)steps;
-	while (l->state.step < steps && !nla_ranks_any(nla_stop_asked())) {
-		if (one_step(l, err))
-			return err->status;
-		if (p.tty) /* elsewhere the lines of log.every do */
-			nla_progress_step(&p, l->state.step, "%.2f s", l->step_seconds);
+	return err->status;
+}
+
+/* What comes after the last, or after a signal. */
+static enum nla_status end(struct nla_loop *l, struct nla_err *err)
+{
+	return l->idle || checkpoint(l, err) ||
+	       (l->state.step >= l->cfg->steps && l->evaluated != l->state.step && evaluate(l, err)) ||
+	       (l->best && checkpoint(l, err)) ? err->status : NLA_OK;
+}
+
+void nla_loop_turn(struct nla_loop *l)
+{
+	if (!l->who)
+		return;
+	nla_say_tee(&l->folder.log);
+	nla_say_for(l->who);
+}
+
+/* One function of each loop, in its turn, as long as none fails; only: of those that have made that many steps, -1: of all. */
+static enum nla_status each(struct nla_loop *const *all, int64_t n, int64_t only,
+			    enum nla_status (*call)(struct nla_loop *l, struct nla_err *err), struct nla_err *err)
+{
+	for (int64_t i = 0; i < n && !err->status; i++) {
+		nla_loop_turn(all[i]);
+		if ((only < 0 || all[i]->state.step == only) && call(all[i], err) && all[i]->who)
+			nla_err_context(err, "%s", all[i]->who);
 	}
-	if (checkpoint(l, err) || (l->state.step >= steps && l->evaluated != l->state.step && evaluate(l, err)) ||
-	    (l->best && checkpoint(l, err)))
-		return err->status;
-	return say_end(l, err);
+	return err->status;
+}
+
+static int64_t furthest_behind(struct nla_loop *const *all, int64_t n)
+{
+	int64_t step = INT64_MAX;
+	for (int64_t i = 0; i < n; i++)
+		step = NLA_MIN(step, all[i]->state.step);
+	return step;
+}
+
+static enum nla_status make_steps(struct nla_loop *const *all, int64_t n, struct nla_err *err)
+{
+	const int64_t steps = all[0]->cfg->steps;
+	struct nla_progress p;
+	nla_progress_start(&p, "step", steps);
+	for (int64_t i = 0; i < n; i++)
+		all[i]->started = p.started;
+	p.from = (double)furthest_behind(all, n) / (double)steps;
+	for (int64_t at; (at = furthest_behind(all, n)) < steps && !nla_ranks_any(nla_stop_asked());) {
+		if (each(all, n, at, one_step, err))
+			break;
+		if (p.tty) /* elsewhere the lines of log.every do */
+			nla_progress_step(&p, at + 1, "%.2f s", all[0]->step_seconds);
+	}
+	return err->status;
+}
+
+enum nla_status nla_loop_run(struct nla_loop *const *all, int64_t n, struct nla_err *err)
+{
+	struct nla_err first = NLA_ERR_INIT;
+	if (!each(all, n, -1, begin, err) && !make_steps(all, n, err))
+		each(all, n, -1, end, err);
+	for (int64_t i = 0; i < n && !err->status; i++) {
+		struct nla_err stopped = NLA_ERR_INIT;
+		nla_loop_turn(all[i]);
+		if (!all[i]->idle && say_end(all[i], &stopped) && !first.status)
+			first = stopped;
+	}
+	if (!err->status)
+		*err = first;
+	return err->status;
 }
 
 void nla_loop_close(struct nla_loop *l)

@@ -7,6 +7,9 @@
  *
  * A step's line is written before its checkpoint: a kill in between repeats the step, and never loses the line.
  *
+ * Several loops, one a policy, run together: those that are furthest behind make a step each, in their order, until all are
+ * done; then they make one each in every round.
+ *
  * A run embeds a struct nla_loop as its first member, which its five functions cast back. Checkpoints hold what the loop itself
  * holds (counters, data cursor, optimizers) and what `save` adds.
  */
@@ -19,6 +22,7 @@
 struct nla_loop {
 	const struct nla_config *cfg;
 	const char *name;                /* of optim in a checkpoint */
+	const char *who;                 /* of several loops: which, in what is said; NULL: the only one */
 	const char *advice;              /* what to change when gradients stay bad */
 	const char *next, *more;         /* the command after the last step, %s the folder; how to get more steps */
 	int device;                      /* of the models */
@@ -36,6 +40,7 @@ struct nla_loop {
 	bool best;                       /* the newest evaluation is the best: its step gets a checkpoint that stays */
 	int64_t saved, evaluated;        /* step of the newest checkpoint, and of this start's newest evaluation; -1: none */
 	double step_seconds, eval_seconds, checkpoint_seconds; /* of this step; of checkpoints since the last line */
+	bool idle;                       /* nothing was left to do */
 	double started, eval_last;       /* the first step of this start; an evaluation's seconds */
 	int64_t from;                    /* steps made before this start */
 };
@@ -44,8 +49,10 @@ struct nla_loop {
 enum nla_status nla_loop_open(struct nla_loop *l, bool fixed_steps, struct nla_err *err);
 /* An optimizer over an adapter, and the AR's head where that is trained (or NULL). */
 enum nla_status nla_loop_optim(struct nla_optim *optim, struct nla_adapter *adapter, nt_tensor *head, struct nla_err *err);
-/* NLA_STOPPED: a signal came before all was done, which is saved. */
-enum nla_status nla_loop_run(struct nla_loop *l, struct nla_err *err);
+/* Of several: what is said from now on is this loop's, and in its log. */
+void nla_loop_turn(struct nla_loop *l);
+/* Runs n loops of as many steps. NLA_STOPPED: a signal came before all was done, which is saved. */
+enum nla_status nla_loop_run(struct nla_loop *const *all, int64_t n, struct nla_err *err);
 /* "  3 min 20 s left, until 14:32", for a step's line; owned. */
 char *nla_loop_left(const struct nla_loop *l);
 void nla_loop_close(struct nla_loop *l);

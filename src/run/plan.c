@@ -15,6 +15,9 @@
 
 /* ---- sizes of the model ---- */
 
+static int64_t policies(const struct nla_plan_in *in) { return NLA_MAX(in->policies, 1); }
+static int64_t samples(const struct nla_plan_in *in) { return in->prompts * in->group * policies(in); } /* of a step */
+
 static int64_t size_of(nt_dtype dtype) { return dtype == NT_F32 ? 4 : 2; }
 static int64_t element(const struct nla_plan_in *in) { return in->gpu ? size_of(in->dtype) : 4; } /* of activations */
 /* libtorch's attention over padded rows instead of ours */
@@ -195,7 +198,8 @@ int64_t nla_plan_decoding(const struct nla_plan_in *in, int64_t rows)
 	const struct nla_arch *a = in->arch;
 	struct who w = policy(in, in->copies);
 	const bool decoder = in->copies & NLA_PLAN_DECODER;
-	int64_t beside = decoder ? 0 : nla_beside_bytes(a, w.adapters, w.n, element(in));
+	int64_t laid_out = policies(in) + (policies(in) > 1); /* several: a stack, and one's own for its prompts */
+	int64_t beside = decoder ? 0 : nla_beside_bytes(a, w.adapters, w.n, element(in)) * laid_out;
 	int64_t prompts = in->eval_rows ? rows : NLA_MIN(rows, in->prompts), slab = in->prompt + in->new_tokens,
 		e = element(in);
 	struct shape prefill = { .tokens = in->prompt_head + prompts * (in->prompt - in->prompt_head), .rows = 1 + prompts,
@@ -212,7 +216,7 @@ int64_t nla_plan_decoding(const struct nla_plan_in *in, int64_t rows)
 static int64_t score(const struct nla_plan_in *in)
 {
 	int64_t n = NLA_MIN(NLA_MAX(NLA_SCORE_TOKENS / NLA_MAX(in->ar_prompt, 1), 1),
-			    NLA_MAX(in->prompts * in->group, in->eval_rows));
+			    NLA_MAX(samples(in), in->eval_rows));
 	struct shape s = texts(in, n);
 	return nla_beside_bytes(in->arch, &in->ar, in->ar != NULL, element(in)) + block_scope(in, &s);
 }
@@ -241,7 +245,7 @@ static int64_t merged(const struct nla_plan_in *in, int copies)
 {
 	struct who rollout = policy(in, copies), anchor = { .adapters = { in->av }, .n = in->av != NULL };
 	struct who reader = { .adapters = { in->ar }, .n = in->ar && !in->ar_trained };
-	return (copies & NLA_PLAN_DECODER ? copy(in, &rollout, in->arch->n_layers) : 0) +
+	return (copies & NLA_PLAN_DECODER ? policies(in) * copy(in, &rollout, in->arch->n_layers) : 0) +
 	       (copies & NLA_PLAN_ANCHOR ? copy(in, &anchor, in->arch->n_layers) + copy(in, &reader, in->ar_depth) : 0);
 }
 
@@ -250,11 +254,11 @@ static int64_t standing(const struct nla_plan_in *in, struct nla_plan *p)
 {
 	const struct nla_arch *a = in->arch;
 	int64_t head = in->ar_depth ? a->d_model * a->d_model * 4 : 0, trained = adapter_params(a, in->trained) * 4;
+	int64_t ar = adapter_params(a, in->ar) * 4, ars = in->ar_trained ? policies(in) : 1;
 	p->weights = in->weights;
 	p->merged = merged(in, p->copies);
-	p->adapters = (adapter_params(a, in->av) + adapter_params(a, in->ar)) * 4 + head;
-	p->optimizer = 4 * trained + (in->ar_trained ? 3 * 4 * adapter_params(a, in->ar) : 0) +
-		       (in->head_trained ? 3 * head : 0);
+	p->adapters = adapter_params(a, in->av) * 4 + ars * (ar + head);
+	p->optimizer = policies(in) * (4 * trained + (in->ar_trained ? 3 * ar : 0) + (in->head_trained ? 3 * head : 0));
 	return p->weights + p->merged + p->adapters + p->optimizer + (in->gpu ? NLA_PLAN_CONTEXT : PROGRAM);
 }
 
@@ -262,7 +266,7 @@ static int64_t standing(const struct nla_plan_in *in, struct nla_plan *p)
 static void fill(const struct nla_plan_in *asked, int64_t room, int copies, bool recompute, int64_t micro, struct nla_plan *p)
 {
 	struct nla_plan_in in = *asked;
-	int64_t rows = NLA_MAX(in.prompts * in.group, in.eval_rows), stage;
+	int64_t rows = NLA_MAX(samples(&in), in.eval_rows), stage;
 	in.copies = copies;
 	*p = (struct nla_plan){ .copies = copies, .recompute = recompute, .micro_batch = micro, .room = room };
 	int64_t fixed = standing(&in, p);
@@ -317,6 +321,18 @@ void nla_plan_make(const struct nla_plan_in *in, int64_t room, struct nla_plan *
 		if (p.fits && p.rows >= rows && (p.micro_batch >= few || in->micro_batch))
 			return;
 	}
+}
+
+int64_t nla_plan_policies(const struct nla_plan_in *in, int64_t most, int64_t room)
+{
+	struct nla_plan_in several = *in;
+	struct nla_plan p;
+	for (several.policies = most; several.policies > 1; several.policies--) {
+		nla_plan_make(&several, room, &p);
+		if (p.fits)
+			break;
+	}
+	return several.policies;
 }
 
 int64_t nla_plan_rows(const struct nla_plan_in *in, int64_t rows, int64_t room)

@@ -32,6 +32,7 @@ struct nla_plan_in {
 	int64_t prompt, prompt_head;                  /* tokens of the AV's prompt; of them those all prompts share */
 	int64_t ar_prompt;                            /* tokens of the longest AR prompt */
 	int64_t prompts, group, new_tokens;           /* a step: prompts x group responses of so many tokens at most */
+	int64_t policies;                             /* each draws so many, and they decode together; 0: one */
 	int64_t eval_rows;                            /* rows an evaluation decodes at once; 0: none */
 	int64_t micro_batch;                          /* 0: the plan's choice */
 	int recompute;                                /* enum nla_recompute_choice */
@@ -63,6 +64,8 @@ struct nla_plan {
 
 /* The best plan for `room` bytes; fits says whether there is one, else it is the smallest that was found. */
 void nla_plan_make(const struct nla_plan_in *in, int64_t room, struct nla_plan *plan);
+/* Of `most` policies, how many fit together; 1 where not even one does. */
+int64_t nla_plan_policies(const struct nla_plan_in *in, int64_t most, int64_t room);
 /* Bytes of a model's weights; of all models loaded: the target, and a whole AV's and AR's own. */
 int64_t nla_plan_weights(const struct nla_arch *arch, nt_dtype dtype);
 int64_t nla_plan_loaded(const struct nla_target *target, const struct nla_half *av, const struct nla_half *ar);

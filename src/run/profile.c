@@ -23,14 +23,14 @@ static void measure(nt_dtype dtype, int device)
 	nt_scope_pop();
 }
 
-enum nla_status nla_profiled_step(struct nla_train *t, struct nla_err *err)
+enum nla_status nla_profiled_step(struct nla_policy *p, struct nla_err *err)
 {
-	const struct nla_lm *lm = &t->models.target.lm;
-	nla_auto char *path = nla_format("%s/trace-%lld.json", t->loop.folder.path, (long long)t->rl.step + 1);
+	const struct nla_lm *lm = &p->train->models.target.lm;
+	nla_auto char *path = nla_format("%s/trace-%lld.json", p->loop.folder.path, (long long)p->loop.state.step + 1);
 	bool kernels = false;
 	if (!nt_profile_start(lm->device)) {
 		measure(lm->dtype, lm->device);
-		t->one_step(&t->rl, &t->step, err);
+		nla_policy_step(p, err);
 		nt_profile_stop(path, &kernels);
 	}
 	if (!err->status && nt_check())
@@ -39,7 +39,7 @@ enum nla_status nla_profiled_step(struct nla_train *t, struct nla_err *err)
 		return err->status;
 	if (lm->device != NT_CPU && !kernels)
 		nla_say("the profiler cannot time kernels on %s: times are the host's", nt_device_name(lm->device));
-	nla_say("trace of step %lld, for nla-profile, ui.perfetto.dev or chrome://tracing: %s", (long long)t->rl.step + 1,
-		path);
+	nla_say("trace of step %lld, for nla-profile, ui.perfetto.dev or chrome://tracing: %s",
+		(long long)p->loop.state.step + 1, path);
 	return NLA_OK;
 }

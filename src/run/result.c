@@ -11,11 +11,11 @@
 #define TEXT_END 90 /* bytes of a row's text */
 #define RAW_END 400 /* and of a response that failed */
 
-static cJSON *read_eval(const struct nla_train *t, int64_t step)
+static cJSON *read_eval(const struct nla_policy *p, int64_t step)
 {
 	struct nla_err ignored = NLA_ERR_INIT;
 	cJSON *json = NULL;
-	nla_auto char *path = nla_format("%s/eval-%lld.json", t->loop.folder.path, (long long)step);
+	nla_auto char *path = nla_format("%s/eval-%lld.json", p->loop.folder.path, (long long)step);
 	if (nla_exists(path))
 		nla_json_read(path, &json, &ignored);
 	return json;
@@ -61,31 +61,34 @@ static void add_explanation(struct nla_str *out, const struct nla_actset *set, c
 	add_side(out, "after ", after);
 }
 
-static void add_explanations(struct nla_str *out, const struct nla_train *t)
+static void add_explanations(struct nla_str *out, const struct nla_policy *p)
 {
 	struct nla_err ignored = NLA_ERR_INIT;
 	struct nla_lines a, b;
 	const char *x, *y;
-	nla_auto char *from = nla_format("%s/eval-0.rows.jsonl", t->loop.folder.path);
-	nla_auto char *to = nla_format("%s/eval-%lld.rows.jsonl", t->loop.folder.path, (long long)t->loop.state.step);
+	nla_auto char *from = nla_format("%s/eval-0.rows.jsonl", p->loop.folder.path);
+	nla_auto char *to = nla_format("%s/eval-%lld.rows.jsonl", p->loop.folder.path, (long long)p->loop.state.step);
 	if (!nla_lines_open(&a, from, &ignored) && !nla_lines_open(&b, to, &ignored)) {
 		for (int i = 0; i < SHOWN && (x = nla_lines_next(&a)) && (y = nla_lines_next(&b)); i++) {
 			nla_auto_json cJSON *before = cJSON_Parse(x), *after = cJSON_Parse(y);
-			add_explanation(out, &t->eval_set, before, after);
+			add_explanation(out, &p->train->eval_set, before, after);
 		}
 		nla_lines_close(&b, &ignored);
 	}
 	nla_lines_close(&a, &ignored);
 }
 
-void nla_train_result(const struct nla_train *t, struct nla_str *out)
+void nla_train_result(const struct nla_policy *p, struct nla_str *out)
 {
-	nla_auto_json cJSON *before = t->has_eval ? read_eval(t, 0) : NULL;
-	nla_auto_json cJSON *after = t->has_eval ? read_eval(t, t->loop.state.step) : NULL;
+	const bool has_eval = p->train->has_eval;
+	nla_auto_json cJSON *before = has_eval ? read_eval(p, 0) : NULL;
+	nla_auto_json cJSON *after = has_eval ? read_eval(p, p->loop.state.step) : NULL;
 	/* eval.* may have changed on resume: other rows have another baseline */
-	if (before && after && t->loop.state.step > 0 && nla_json_value(before, "rows") == nla_json_value(after, "rows") &&
+	if (before && after && p->loop.state.step > 0 && nla_json_value(before, "rows") == nla_json_value(after, "rows") &&
 	    nla_json_value(before, "baseline_var") == nla_json_value(after, "baseline_var")) {
+		if (p->who)
+			nla_str_addf(out, "%s%s\n", out->len ? "\n" : "", p->who);
 		add_table(out, before, after);
-		add_explanations(out, t);
+		add_explanations(out, p);
 	}
 }

@@ -1,7 +1,8 @@
-/* An RL run: opening it (models, data, memory plan, merged copies), and what the loop calls around a step; see train.h. */
+/* An RL run: opening it (models, data, memory plan), and what the loop calls around a step; see train.h. */
 #include "run/train.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "base/json.h"
 #include "base/progress.h"
@@ -9,32 +10,14 @@
 #include "run/evaluate.h"
 #include "run/report.h"
 
-/* ---- memory plan, merged copies ---- */
+/* ---- memory plan ---- */
 
-enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err)
-{
-	const struct nla_config *cfg = t->cfg;
-	const struct nla_models *m = &t->models;
-	struct nla_rl *rl = &t->rl;
-	*rl = nla_models_rl(m, cfg);
-	rl->rollout.rows = t->plan.rows;
-	rl->update = (struct nla_update_cfg){ cfg->update.lr, cfg->update.clip, cfg->update.kl, cfg->update.grad_clip,
-					      cfg->ar_update.lr, t->plan.micro_batch, t->plan.recompute };
-	rl->optim = &t->loop.optim;
-	rl->ar_optim = cfg->ar_update.enabled ? &t->loop.ar_optim : NULL;
-	rl->set = &t->set;
-	rl->cursor = &t->loop.cursor;
-	rl->base = (struct nla_baselines){ t->set.meta.baseline_var, t->set.meta.baseline_mean };
-	rl->rng.stream = NLA_STREAM_SAMPLE;
-	nt_logprob_chunk(t->plan.chunk);
-	return nla_copies_make(&t->copies, m, &t->adapter, t->plan.copies, !rl->ar_optim, rl, err);
-}
-
-struct nla_plan_in nla_train_sizes(const struct nla_train *t)
+struct nla_plan_in nla_train_sizes(const struct nla_train *t, int64_t policies)
 {
 	const struct nla_config *cfg = t->cfg;
 	struct nla_plan_in in = nla_models_sizes(&t->models, cfg);
-	in.trained = &t->adapter;
+	in.policies = policies;
+	in.trained = &t->policies->adapter;
 	in.ar_trained = cfg->ar_update.enabled;
 	in.head_trained = cfg->ar_update.enabled && cfg->ar_update.train_head;
 	in.ar_prompt = NLA_MIN(t->ar_tokens + cfg->rollout.max_new_tokens, NLA_AR_MAX_IDS);
@@ -48,30 +31,36 @@ struct nla_plan_in nla_train_sizes(const struct nla_train *t)
 	return in;
 }
 
+int64_t nla_train_rows(const struct nla_train *t)
+{
+	const struct nla_plan_in one = nla_train_sizes(t, 1);
+	return NLA_MIN(t->plan.rows, NLA_MAX(one.prompts * one.group, one.eval_rows));
+}
+
 /* A resumed run keeps its micro-batch, copies and rows that decode at once, on which the rounding depends, where they still
- * fit. */
+ * fit; several keep those of the first. */
 static enum nla_status make_plan(struct nla_train *t, struct nla_err *err)
 {
-	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
-	enum nla_ar_fit fit;
-	struct nla_state *state = &t->loop.state;
-	nla_ar_encode(&t->models.ar, "", 0, &ids, &fit, err);
-	t->ar_tokens = (int64_t)ids.n;
-	struct nla_plan_in in = nla_train_sizes(t), before = in;
+	struct nla_state *state = &t->policies->loop.state;
+	struct nla_plan_in in = nla_train_sizes(t, t->n), before = in;
 	before.micro_batch = state->micro_batch;
-	before.copies = (int)state->copies;
+	before.copies &= (int)state->copies;
 	if (state->micro_batch)
 		nla_plan_make(&before, t->room, &t->plan);
-	const bool same = state->micro_batch && t->plan.fits && t->plan.copies == state->copies;
-	if (!same)
+	if (!state->micro_batch || !t->plan.fits || t->plan.copies != state->copies)
 		nla_plan_make(&in, t->room, &t->plan);
-	if (state->micro_batch && (!same || t->plan.rows < state->decode_rows) && !err->status)
-		nla_say("the memory plan that the run had does not fit now: the next one rounds differently");
-	if (state->decode_rows)
+	if (state->decode_rows && t->n == 1)
 		t->plan.rows = NLA_MIN(t->plan.rows, state->decode_rows);
-	state->micro_batch = t->plan.micro_batch;
-	state->copies = t->plan.copies;
-	state->decode_rows = t->plan.rows;
+	for (struct nla_policy *p = t->policies; p < t->policies + t->n && !err->status; p++) {
+		state = &p->loop.state;
+		nla_loop_turn(&p->loop);
+		if (state->micro_batch && (t->plan.micro_batch != state->micro_batch || t->plan.copies != state->copies ||
+					   nla_train_rows(t) < state->decode_rows))
+			nla_say("the memory plan that the run had does not fit now: the next one rounds differently");
+		state->micro_batch = t->plan.micro_batch;
+		state->copies = t->plan.copies;
+		state->decode_rows = nla_train_rows(t);
+	}
 	return err->status;
 }
 
@@ -80,15 +69,10 @@ static enum nla_status make_plan(struct nla_train *t, struct nla_err *err)
 /* A resumed run reads the warm start and the AR from its own folder: those it was given may have changed since. */
 static enum nla_status open_models(struct nla_train *t, struct nla_err *err)
 {
-	const struct nla_config *cfg = t->cfg;
-	nla_auto char *checkpoint = NULL, *ar = NULL, *av = nla_path_join(cfg->out, "reference");
-	int64_t step;
-	if (cfg->resume && !nla_checkpoint_find(cfg->out, &checkpoint, &step, err) && checkpoint)
-		ar = nla_path_join(checkpoint, "ar");
-	const bool own_av = ar && nla_exists_in(av, "nla_meta.yaml");
-	if (!err->status)
-		nla_models_load(&t->models, cfg, own_av ? av : cfg->av, ar ? ar : cfg->ar, &t->room, err);
-	return err->status;
+	const struct nla_config *cfg = &t->policies->cfg;
+	nla_auto char *ar = nla_policy_ar(t->policies, err), *av = nla_path_join(cfg->out, "reference");
+	const bool own = strcmp(ar, cfg->ar) != 0 && nla_exists_in(av, "nla_meta.yaml");
+	return err->status ? err->status : nla_models_load(&t->models, cfg, own ? av : cfg->av, ar, &t->room, err);
 }
 
 static enum nla_status open_set(struct nla_train *t, struct nla_actset *set, const char *path, struct nla_err *err)
@@ -108,35 +92,30 @@ static enum nla_status open_data(struct nla_train *t, struct nla_err *err)
 	if (cfg->rollout.prompts < nla_n_ranks())
 		return nla_usage(err, "rollout.prompts is %lld: want at least one for each of %lld ranks",
 				 (long long)cfg->rollout.prompts, (long long)nla_n_ranks());
-	nla_cursor_init(&t->loop.cursor, (uint64_t)cfg->seed, t->set.n);
 	t->has_eval = *cfg->eval.data;
 	if (t->has_eval && !open_set(t, &t->eval_set, cfg->eval.data, err))
 		nla_disjoint_docs(&t->set, &t->eval_set, err);
 	return err->status;
 }
 
-/* What is trained: the policy's new adapter; the AR's, which it gets where it has none. */
-static enum nla_status open_trained(struct nla_train *t, const struct nla_lora_spec *spec, struct nla_err *err)
+/* Several runs that resume together share what the first one reads: they must have begun with the same. */
+static enum nla_status same_inputs(const struct nla_policy *p, struct nla_err *err)
 {
-	const struct nla_config *cfg = t->cfg;
-	struct nla_half *ar = &t->models.ar;
-	const struct nla_arch *arch = &nla_half_lm(&t->models.av)->arch;
-	const int device = t->models.target.lm.device;
-	const uint64_t seed = (uint64_t)cfg->seed;
-	if (nla_adapter_init(&t->adapter, arch, arch->n_layers, spec, seed, device, err) ||
-	    nla_loop_optim(&t->loop.optim, &t->adapter, NULL, err) || !cfg->ar_update.enabled)
+	const struct nla_policy *first = p->train->policies;
+	nla_auto char *a = nla_path_join(first->cfg.out, "inputs.json"), *b = nla_path_join(p->cfg.out, "inputs.json");
+	nla_auto_json cJSON *was = NULL, *now = NULL;
+	if (p == first || nla_json_read(a, &was, err) || nla_json_read(b, &now, err) || cJSON_Compare(was, now, true))
 		return err->status;
-	if (!ar->adapter.layers &&
-	    nla_adapter_init(&ar->adapter, &nla_half_lm(ar)->arch, ar->depth, spec, seed + 1, device, err))
-		return err->status;
-	return nla_loop_optim(&t->loop.ar_optim, &ar->adapter, cfg->ar_update.train_head ? ar->head : NULL, err);
+	return nla_usage(err, "'%s' and '%s' began with other models or other data: resume them one at a time", first->cfg.out,
+			 p->cfg.out);
 }
 
 /* The anchor as a folder of its own: what nla-eval takes as reference, even when the warm start's folder is gone. One that is
  * there without a checkpoint is of another start. */
-static enum nla_status keep_reference(const struct nla_train *t, struct nla_err *err)
+static enum nla_status keep_reference(const struct nla_policy *p, struct nla_err *err)
 {
-	const struct nla_folder *f = &t->loop.folder;
+	const struct nla_train *t = p->train;
+	const struct nla_folder *f = &p->loop.folder;
 	nla_auto char *dir = nla_path_join(f->path, "reference");
 	if (!nla_rank() && t->models.av.adapter.layers && !(f->checkpoint && nla_exists_in(dir, "nla_meta.yaml")))
 		nla_half_save(&t->models.av, NULL, dir, "reference", err);
@@ -146,36 +125,40 @@ static enum nla_status keep_reference(const struct nla_train *t, struct nla_err 
 static void say_what(const struct nla_train *t)
 {
 	const struct nla_config *cfg = t->cfg;
-	struct nla_plan_in in = nla_train_sizes(t);
+	struct nla_plan_in in = nla_train_sizes(t, t->n);
 	nla_auto char *words = nla_plan_words(&in, &t->plan);
+	nla_loop_turn(&t->policies->loop);
 	nla_say("nla-train: %s on %s, %lld activations of block %lld, seed %lld", cfg->model,
 		nt_device_name(t->models.target.lm.device), (long long)t->set.n, (long long)t->models.ar.depth - 1,
 		(long long)cfg->seed);
-	nla_say("lambda %g in units of %s a token; baselines of the data: raw variance %.4f, mean-normalised %.4f",
-		cfg->reward.lambda, cfg->reward.score == NLA_REWARD_FVE ? "fve" : "-mse", t->rl.base.var, t->rl.base.mean);
+	for (const struct nla_policy *p = t->policies; p < t->policies + t->n; p++)
+		nla_say("lambda %g in units of %s a token; baselines of the data: raw variance %.4f, mean-normalised %.4f",
+			p->cfg.reward.lambda, cfg->reward.score == NLA_REWARD_FVE ? "fve" : "-mse", p->rl.base.var,
+			p->rl.base.mean);
 	if (cfg->update.kl == 0)
 		nla_say("update.kl is 0: the reference does not run in training, and kl is null in metrics.jsonl");
 	nla_say("memory plan: %s%s", words, t->plan.fits ? "" : "; that may be too much, see --check");
+	if (t->n < t->n_wanted)
+		nla_say("%lld of %lld lambdas fit into memory together: the others follow", (long long)t->n,
+			(long long)t->n_wanted);
 }
 
 /* ---- what the loop calls ---- */
 
 static enum nla_status step(struct nla_loop *loop, bool *skipped, struct nla_err *err)
 {
-	struct nla_train *t = (struct nla_train *)loop;
-	const bool only = loop->state.step + 1 == t->cfg->steps; /* else the second is profiled: the first warms up */
-	nla_step_release(&t->step);
-	t->rl.step = loop->state.step;
-	if (t->cfg->profile && !nla_rank() && (t->made == 1 || (t->made == 0 && only)))
-		nla_profiled_step(t, err);
+	struct nla_policy *p = (struct nla_policy *)loop;
+	const bool only = loop->state.step + 1 == p->cfg.steps; /* else the second is profiled: the first warms up */
+	if (p->cfg.profile && !nla_rank() && (p->made == 1 || (p->made == 0 && only)))
+		nla_profiled_step(p, err);
 	else
-		t->one_step(&t->rl, &t->step, err);
-	t->made++;
-	loop->state.micro_batch = t->rl.update.micro_batch; /* as memory allowed */
-	loop->state.decode_rows = t->rl.rollout.rows;
-	*skipped = t->step.update.skipped || t->step.update.ar_skipped;
+		nla_policy_step(p, err);
+	p->made++;
+	loop->state.micro_batch = p->rl.update.micro_batch; /* as memory allowed */
+	loop->state.decode_rows = p->rl.rollout.rows;
+	*skipped = p->step.update.skipped || p->step.update.ar_skipped;
 	if (!err->status)
-		nla_step_join(&t->step);
+		nla_step_join(&p->step);
 	return err->status;
 }
 
@@ -199,9 +182,10 @@ static double best_reward(const char *run, int64_t step, struct nla_err *err)
 /* eval-STEP.json and eval-STEP.rows.jsonl, by the policy as it is. */
 static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 {
-	struct nla_train *t = (struct nla_train *)loop;
+	struct nla_policy *p = (struct nla_policy *)loop;
+	const struct nla_train *t = p->train;
 	const long long at = loop->state.step;
-	struct nla_rl rl = t->rl;
+	struct nla_rl rl = p->rl;
 	NLA_AUTO(nla_step_release) struct nla_step s = { 0 };
 	int64_t n;
 	nla_auto int64_t *rows = nla_eval_rows(&t->eval_set, t->cfg->eval.rows, &n);
@@ -210,7 +194,7 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	rl.set = &t->eval_set;
 	rl.rng.stream = NLA_STREAM_EVAL;
 	rl.step = 0; /* the same random numbers in every evaluation */
-	rl.halved = t->eval_halved;
+	rl.halved = p->eval_halved;
 	const bool judges = t->cfg->checkpoint.best && !nla_rank();
 	const double before = judges ? best_reward(loop->folder.path, at, err) : (double)INFINITY;
 	if (!err->status && !nla_evaluate(&rl, rows, n, 1, t->cfg->eval.batch, &s, err) && !nla_reward(&rl, &s, err)) {
@@ -230,17 +214,18 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	}
 	if (!err->status)
 		nla_ranks_copy(&loop->best, sizeof(loop->best));
-	t->eval_halved = rl.halved;
-	t->rl.rollout.rows = rl.rollout.rows;
-	t->rl.score_tokens = rl.score_tokens;
+	p->eval_halved = rl.halved;
+	p->rl.rollout.rows = rl.rollout.rows;
+	p->rl.score_tokens = rl.score_tokens;
 	return err->status;
 }
 
 /* Held-out rows, or rows of the data where there is no other set. */
 static enum nla_status probe(struct nla_loop *loop, struct nla_err *err)
 {
-	struct nla_train *t = (struct nla_train *)loop;
-	struct nla_rl rl = t->rl;
+	const struct nla_policy *p = (struct nla_policy *)loop;
+	const struct nla_train *t = p->train;
+	struct nla_rl rl = p->rl;
 	int64_t n;
 	rl.set = t->has_eval ? &t->eval_set : &t->set;
 	rl.base = (struct nla_baselines){ rl.set->meta.baseline_var, rl.set->meta.baseline_mean };
@@ -250,33 +235,33 @@ static enum nla_status probe(struct nla_loop *loop, struct nla_err *err)
 }
 
 /* The first responses of the step, and one that failed where none of them did. */
-static enum nla_status log_samples(struct nla_train *t, struct nla_err *err)
+static enum nla_status log_samples(struct nla_policy *p, struct nla_err *err)
 {
-	const struct nla_step *s = &t->step;
-	const int64_t wanted = t->cfg->log.samples;
+	const struct nla_step *s = &p->step;
+	const int64_t wanted = p->cfg.log.samples;
 	bool failed = !wanted;
 	for (int64_t i = 0; i < s->n && !err->status; i++) {
 		if (i >= wanted && (failed || !s->failed[i]))
 			continue;
-		nla_auto_json cJSON *sample = nla_report_sample(&t->rl, s, t->loop.state.step, i);
+		nla_auto_json cJSON *sample = nla_report_sample(&p->rl, s, p->loop.state.step, i);
 		failed = failed || s->failed[i];
-		nla_folder_sample(&t->loop.folder, sample, err);
+		nla_folder_sample(&p->loop.folder, sample, err);
 	}
 	return err->status;
 }
 
 static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 {
-	struct nla_train *t = (struct nla_train *)loop;
-	const struct nla_config *cfg = t->cfg;
+	struct nla_policy *p = (struct nla_policy *)loop;
+	const struct nla_config *cfg = &p->cfg;
 	const struct nla_state *state = &loop->state;
-	struct nla_step *s = &t->step;
+	struct nla_step *s = &p->step;
 	struct nla_err sick = NLA_ERR_INIT;
 	if (nla_rank())
 		return NLA_OK;
 	s->seconds[NLA_STAGE_EVAL] = loop->eval_seconds;
 	s->seconds[NLA_STAGE_CHECKPOINT] = loop->checkpoint_seconds;
-	nla_auto_json cJSON *line = nla_report_step(&t->rl, s, state);
+	nla_auto_json cJSON *line = nla_report_step(&p->rl, s, state);
 	nla_auto char *kl = cfg->update.kl > 0 ? nla_format("%.4f", s->update.kl) : nla_strdup("off");
 	nla_auto char *fve = nla_figure(nla_json_value(line, "fve"), (double)NAN, 3), *left = nla_loop_left(loop);
 	if (state->step % cfg->log.every == 0 || state->step == cfg->steps)
@@ -287,8 +272,8 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 			100 * nla_json_value(line, "failed_rate"), kl, s->update.entropy, s->update.grad_norm,
 			nla_json_value(line, "seconds"), left, s->update.skipped ? "  (skipped: gradient not finite)" :
 			s->update.ar_skipped ? "  (AR skipped: its gradient not finite)" : "");
-	t->failed = nla_warn_failed(s, t->failed);
-	nla_health_check(&t->health, cfg, line, &sick);
+	p->failed = nla_warn_failed(s, p->failed);
+	nla_health_check(&p->health, cfg, line, &sick);
 	nla_log_line(&loop->folder.metrics, line, err);
 	if (sick.status && !err->status) {
 		*err = sick;
@@ -297,56 +282,83 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 	}
 	const bool due = state->step % cfg->log.samples_every == 0;
 	if (!err->status && (due || state->step == 1))
-		log_samples(t, err);
+		log_samples(p, err);
 	return err->status || (!due && state->step < cfg->steps) ? err->status : probe(loop, err);
 }
 
 static enum nla_status save(struct nla_loop *loop, const char *dir, struct nla_err *err)
 {
-	const struct nla_train *t = (struct nla_train *)loop;
-	const struct nla_models *m = &t->models;
+	const struct nla_policy *p = (struct nla_policy *)loop;
+	const struct nla_models *m = &p->train->models;
 	nla_auto char *av = nla_path_join(dir, "av"), *ar = nla_path_join(dir, "ar"), *alone = nla_path_join(dir, "adapter");
 	nla_auto char *base = nla_half_base(&m->av);
-	if (!nla_half_save(&m->av, &t->adapter, av, "rl", err) &&
-	    (!m->av.adapter.layers || !nla_adapter_save(&t->adapter, alone, base, err)))
-		nla_half_save(&m->ar, NULL, ar, t->cfg->ar_update.enabled ? "rl" : m->ar.meta.stage, err);
+	if (!nla_half_save(&m->av, &p->adapter, av, "rl", err) &&
+	    (!m->av.adapter.layers || !nla_adapter_save(&p->adapter, alone, base, err)))
+		nla_half_save(p->ar, NULL, ar, p->cfg.ar_update.enabled ? "rl" : p->ar->meta.stage, err);
 	return err->status;
 }
 
-enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, nla_one_step_fn *one_step,
-			       struct nla_err *err)
+static void init_loop(struct nla_policy *p)
+{
+	p->loop = (struct nla_loop){ .cfg = &p->cfg, .name = "av", .who = p->who, .eval_every = p->cfg.eval.every, .step = step,
+				     .begin = probe, .evaluate = *p->cfg.eval.data ? evaluate : NULL, .log = log_step,
+				     .save = save };
+	p->loop.next = "nla-explain %s --row 0";
+	p->loop.more = "a larger --steps goes on";
+	p->loop.advice = p->cfg.ar_update.enabled
+				 ? "start a new run from its av and ar with a lower update.lr or ar_update.lr"
+				 : "start a new run from its av and ar with a lower update.lr";
+}
+
+static enum nla_status open_folder(struct nla_policy *p, struct nla_err *err)
+{
+	p->loop.device = p->train->models.target.lm.device;
+	nla_say_for(p->who);
+	return nla_loop_open(&p->loop, false, err) || same_inputs(p, err) ||
+	       (p->loop.folder.checkpoint && !nla_rank() &&
+		nla_health_resume(&p->health, &p->cfg, p->loop.folder.metrics.path, err)) ||
+	       keep_reference(p, err) ? err->status : NLA_OK;
+}
+
+enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, const struct nla_algorithm *algorithm,
+			       int64_t from, struct nla_err *err)
 {
 	struct nla_lora_spec spec;
-	*t = (struct nla_train){ .cfg = cfg, .one_step = one_step };
-	t->loop = (struct nla_loop){ .cfg = cfg, .name = "av", .eval_every = cfg->eval.every, .step = step, .begin = probe,
-				     .evaluate = *cfg->eval.data ? evaluate : NULL, .log = log_step, .save = save };
-	t->loop.next = "nla-explain %s --row 0";
-	t->loop.more = "a larger --steps goes on";
-	t->loop.advice = cfg->ar_update.enabled ? "start a new run from its av and ar with a lower update.lr or ar_update.lr"
-						: "start a new run from its av and ar with a lower update.lr";
+	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
+	enum nla_ar_fit fit;
+	*t = (struct nla_train){ .cfg = cfg, .algorithm = algorithm };
+	nla_policies_init(t, from);
+	for (int64_t i = 0; i < t->n_wanted; i++)
+		init_loop(&t->policies[i]);
+	if (t->policies->who && nla_n_ranks() > 1)
+		return nla_usage(err, "'reward.lambda' is %s: several lambdas train in one process, and there are %lld ranks: "
+				 "give one", cfg->lambdas, (long long)nla_n_ranks());
+	if (t->policies->who && nla_is_run(cfg->out))
+		return nla_usage(err, "'%s' is a run's folder: several lambdas have theirs below 'out': give another --out",
+				 cfg->out);
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) ||
 	    nla_config_need(cfg->ar, "ar", err) || nla_config_need(cfg->data, "data", err) ||
 	    (!cfg->check && nla_config_need(cfg->out, "out", err)) || nla_config_lora(cfg, &spec, err) ||
-	    open_models(t, err) || open_data(t, err) || open_trained(t, &spec, err))
+	    open_models(t, err) || open_data(t, err) || nla_policy_open(t->policies, &spec, err) ||
+	    nla_ar_encode(&t->models.ar, "", 0, &ids, &fit, err))
 		return err->status;
-	if (cfg->check) /* which writes nothing, and makes copies only for what it tries */
-		return make_plan(t, err);
-	t->loop.device = t->models.target.lm.device;
-	if (nla_loop_open(&t->loop, false, err) ||
-	    (t->loop.folder.checkpoint && !nla_rank() &&
-	     nla_health_resume(&t->health, cfg, t->loop.folder.metrics.path, err)) ||
-	    keep_reference(t, err) || make_plan(t, err) || nla_train_views(t, err))
-		return err->status;
-	say_what(t);
-	return NLA_OK;
+	t->ar_tokens = (int64_t)ids.n;
+	const struct nla_plan_in one = nla_train_sizes(t, 1);
+	t->n = nla_plan_policies(&one, t->n_wanted, t->room);
+	for (int64_t i = 1; i < t->n && !err->status; i++)
+		nla_policy_open(&t->policies[i], &spec, err);
+	if (err->status || cfg->check) /* which writes nothing, and makes copies only for what it tries */
+		return err->status ? err->status : make_plan(t, err);
+	for (int64_t i = 0; i < t->n && !err->status; i++)
+		open_folder(&t->policies[i], err);
+	if (!err->status && !make_plan(t, err) && !nla_train_views(t, err))
+		say_what(t);
+	return err->status;
 }
 
 void nla_train_close(struct nla_train *t)
 {
-	nla_step_release(&t->step);
-	nla_loop_close(&t->loop);
-	nla_adapter_release(&t->adapter);
-	nla_copies_release(&t->copies);
+	nla_policies_release(t);
 	nla_actset_close(&t->set);
 	nla_actset_close(&t->eval_set);
 	nla_models_close(&t->models);

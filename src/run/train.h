@@ -9,6 +9,10 @@
  *
  * A whole AV or AR has weights of its own in the target's place.
  *
+ * Several lambdas make as many policies: what is above stands once, and each has its adapter, its optimizer and its run folder
+ * (a co-trained AR is one adapter a policy). A step draws and scores the samples of all as one batch; then each learns from its
+ * own, as in a run of its own.
+ *
  * Where the memory plan (run/plan.h) allows, copies with adapters merged in make it faster: `anchor` (warm start merged: the
  * base of policy, sampler and reference), `reader` (AR, while it is frozen), and in fp32, where merging is exact to rounding,
  * `merged` (the policy, for decoding).
@@ -21,40 +25,66 @@
 #include "run/loop.h"
 #include "run/models.h"
 
-/* The algorithm: every stage in its order. */
-typedef enum nla_status nla_one_step_fn(struct nla_rl *rl, struct nla_step *step, struct nla_err *err);
+/* The algorithm, every stage in its order: what policies do together, and what each does with its own samples. */
+typedef enum nla_status nla_stages_fn(struct nla_rl *rl, struct nla_step *step, struct nla_err *err);
+struct nla_algorithm {
+	nla_stages_fn *draw, *learn;
+};
 
-struct nla_train {
+/* What is trained with one lambda: a run of its own, with a folder of its own. */
+struct nla_policy {
 	struct nla_loop loop;            /* first: the loop's functions cast it back */
-	const struct nla_config *cfg;
-	nla_one_step_fn *one_step;
-	struct nla_rl rl;                /* borrows all of: */
-	struct nla_models models;
+	struct nla_train *train;         /* what it shares with the others */
+	struct nla_config cfg;           /* the train's, but for: lambdas and out, owned, and the lambda in reward */
+	char *who;                       /* "lambda 0.002"; NULL: the only one */
+	struct nla_rl rl;                /* borrows all of it */
 	struct nla_adapter adapter;      /* trained */
-	struct nla_copies copies;
-	struct nla_actset set, eval_set;
-	bool has_eval;
+	struct nla_copies copies;        /* the first has those that all share */
+	struct nla_half *ar, own_ar;     /* the models' AR, or, trained, one of its own over the same weights */
 	struct nla_step step;            /* the newest */
+	int64_t share;                   /* which of those that have drawn together, from 1, and has yet to learn; 0: none */
 	unsigned eval_halved;            /* rl.halved of evaluations */
 	int64_t made;                    /* steps since the start */
 	struct nla_health health;
 	enum nla_failure failed;         /* of nearly all responses of the newest step */
+};
+
+struct nla_train {
+	const struct nla_config *cfg;
+	const struct nla_algorithm *algorithm;
+	struct nla_models models;
+	struct nla_actset set, eval_set;
+	bool has_eval;
+	int64_t n, n_wanted;             /* policies that train together; lambdas from the first one's on */
+	struct nla_policy *policies;     /* [n_wanted], of which n are open */
+	struct nla_loop **loops;         /* [n] theirs */
+	struct nla_step drawn;           /* by n_drawn of them together */
+	int64_t n_drawn;
 	int64_t ar_tokens;               /* of the AR's prompt around an empty explanation */
 	int64_t room;                    /* bytes the plan may use */
 	struct nla_plan plan;
 };
 
-/* cfg->check: without run folder and views. */
-enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, nla_one_step_fn *one_step,
-			       struct nla_err *err);
-/* Makes the copies that the plan allows, and fills rl. */
+/* As many of cfg's lambdas, from number `from` on, as fit into memory together. cfg->check: without run folder and views. */
+enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, const struct nla_algorithm *algorithm,
+			       int64_t from, struct nla_err *err);
+/* policies.c: the lambdas' configurations; what each trains; its copies and rl, as the plan allows. */
+void nla_policies_init(struct nla_train *t, int64_t from);
+enum nla_status nla_policy_open(struct nla_policy *p, const struct nla_lora_spec *spec, struct nla_err *err);
 enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err);
-/* The sizes that its plan is made from. */
-struct nla_plan_in nla_train_sizes(const struct nla_train *t);
+void nla_policies_release(struct nla_train *t);
+/* The folder of the AR that a policy starts or resumes from, owned. */
+char *nla_policy_ar(const struct nla_policy *p, struct nla_err *err);
+/* One step: it draws with all policies that have made as many, unless one of them has. */
+enum nla_status nla_policy_step(struct nla_policy *p, struct nla_err *err);
+/* Rows that one of its policies decodes at once by itself: in evaluations. */
+int64_t nla_train_rows(const struct nla_train *t);
+/* The sizes that its plan is made from, of so many policies. */
+struct nla_plan_in nla_train_sizes(const struct nla_train *t, int64_t policies);
 /* A step under libtorch's profiler (profile.c): its trace to OUT/trace-STEP.json. */
-enum nla_status nla_profiled_step(struct nla_train *t, struct nla_err *err);
+enum nla_status nla_profiled_step(struct nla_policy *p, struct nla_err *err);
 /* The evaluations before and after, in words: a table and some explanations. Empty where they cannot be compared. */
-void nla_train_result(const struct nla_train *t, struct nla_str *out);
+void nla_train_result(const struct nla_policy *p, struct nla_str *out);
 void nla_train_close(struct nla_train *t);
 
 /*
@@ -63,4 +93,4 @@ void nla_train_close(struct nla_train *t);
  * prompt, in memory alone. out ends in `go`, or in what to change. No file is written. An error (exit code 1) when it does not
  * fit; the others are those of loading.
  */
-enum nla_status nla_check(const struct nla_config *cfg, nla_one_step_fn *one_step, FILE *out, struct nla_err *err);
+enum nla_status nla_check(const struct nla_config *cfg, const struct nla_algorithm *algorithm, FILE *out, struct nla_err *err);

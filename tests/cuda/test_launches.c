@@ -75,8 +75,8 @@ static struct fake_cuda less(struct fake_cuda a, struct fake_cuda b)
 
 enum { ROWS = 8, FEW = 24, MANY = 48, BLOCKS = 5, WINDOW = 8 };
 
-/* What decoding `tokens` tokens a row takes, all 8 rows to the end. */
-static struct fake_cuda decode(const struct model *m, const struct nla_view *view, int64_t tokens)
+/* What decoding `tokens` tokens a row takes, all 8 rows to the end, as many of each view. */
+static struct fake_cuda decode(const struct model *m, const struct nla_view *view, int64_t n_views, int64_t tokens)
 {
 	float v[48] = { 1 };
 	uint32_t keys[ROWS] = { 0 };
@@ -90,7 +90,7 @@ static struct fake_cuda decode(const struct model *m, const struct nla_view *vie
 	assert_ok(nla_pack_ready(&pack, view->lm, &err));
 	for (int i = 0; i < ROWS; i++)
 		rows[i] = prompt;
-	struct nla_decode d = { .view = view, .prompts = &pack, .inject = &inject, .prompt_row = rows, .key = keys, .n = ROWS,
+	struct nla_decode d = { .view = view, .n_views = n_views, .prompts = &pack, .inject = &inject, .prompt_row = rows, .key = keys, .n = ROWS,
 				.max_new_tokens = tokens, .temperature = 1 };
 	struct fake_cuda before = now();
 	assert_ok(nla_decode(&d, &out, &err));
@@ -139,9 +139,9 @@ static void test_block(void **state)
  * A token more is one graph of so many kernels and products: nothing else is launched, and the host neither waits nor copies but at
  * the end of a window, for what was drawn and its log-probabilities.
  */
-static void token_costs(const struct model *m, const struct nla_view *view, const char *name, int64_t kernels)
+static void tokens_cost(const struct model *m, const struct nla_view *view, int64_t n_views, const char *name, int64_t kernels)
 {
-	struct fake_cuda few = decode(m, view, FEW), many = decode(m, view, MANY);
+	struct fake_cuda few = decode(m, view, n_views, FEW), many = decode(m, view, n_views, MANY);
 	int64_t n = MANY - FEW, looks = 2 * n / WINDOW;
 	print_message("    a token, %s: a graph of %lld kernels and products, %.2f other launches, %.2f waits\n", name,
 		      (long long)now().captured, (double)(many.launches - few.launches) / (double)n,
@@ -154,12 +154,20 @@ static void token_costs(const struct model *m, const struct nla_view *view, cons
 	assert_int_equal(many.waits - few.waits, looks);
 }
 
+static void token_costs(const struct model *m, const struct nla_view *view, const char *name, int64_t kernels)
+{
+	tokens_cost(m, view, 1, name, kernels);
+}
+
 static void test_token(void **state)
 {
 	const struct model *m = *state;
 	/* 8 kernels a block and 4 products, 12 with adapters beside; 12 and 1 around them */
 	token_costs(m, &m->base, "no adapters", (8 + 4) * BLOCKS + 12 + 1);
 	token_costs(m, &m->beside, "two adapters beside", (8 + 12) * BLOCKS + 12 + 1);
+	/* and as many for several policies, each with adapters of its own */
+	const struct nla_view views[4] = { m->beside, m->beside, m->beside, m->beside };
+	tokens_cost(m, views, 4, "of four policies", (8 + 12) * BLOCKS + 12 + 1);
 }
 
 /* Blocks with windows and four norms, which compute in fp32: one graph as well. */
@@ -216,7 +224,7 @@ static void test_forbidden(void **state)
 		nt_clear();
 	}
 	nt_scope_pop();
-	assert_int_equal(decode(m, &m->base, FEW).graphs, FEW - 2); /* all but the prompts' and the one before the capture */
+	assert_int_equal(decode(m, &m->base, 1, FEW).graphs, FEW - 2); /* all but the prompts' and the one before the capture */
 }
 
 static void makes_64_mb(void *model)

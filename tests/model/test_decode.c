@@ -17,7 +17,7 @@ struct job {
 	const struct nla_view *view;
 	const int64_t *prompt_of;
 	const uint32_t *key;
-	int64_t n, max_new_tokens;
+	int64_t n, n_views, max_new_tokens;
 	double temperature;
 	const int32_t *stop;
 	size_t n_stop;
@@ -37,7 +37,7 @@ static struct nla_decoded run(const struct tiny *t, const struct job *j)
 	assert_ok(nla_pack_ready(&pack, j->view->lm, &err));
 	for (int64_t i = 0; i < j->n; i++)
 		rows[i] = prompts[j->prompt_of[i]];
-	struct nla_decode d = { .view = j->view, .prompts = &pack, .inject = &inject, .prompt_row = rows, .key = j->key, .n = j->n,
+	struct nla_decode d = { .view = j->view, .n_views = j->n_views, .prompts = &pack, .inject = &inject, .prompt_row = rows, .key = j->key, .n = j->n,
 				.max_new_tokens = j->max_new_tokens, .temperature = j->temperature,
 				.rng = { 1234, NLA_STREAM_TEST }, .step = j->step, .stop = j->stop, .n_stop = j->n_stop,
 				.min_new_tokens = j->min_new_tokens, .window = j->window };
@@ -182,6 +182,48 @@ static void same_row(const struct nla_decoded *a, int64_t i, const struct nla_de
 	double apart = worst(a->logprob + i * a->width, b->logprob + j * b->width, (size_t)a->length[i]);
 	if (!(apart <= (DEVICE == NT_CPU ? 0 : 1e-4)))
 		fail_msg("log-probabilities of a row differ by %g", apart);
+}
+
+/* Views with adapters of their own decode as one batch what each does alone: with stop ids, which take rows out of it. */
+static void test_several_views(void **state)
+{
+	struct tiny *t = *state;
+	struct nla_adapter other;
+	int32_t stop[N];
+	int64_t prompt_of[3 * N];
+	uint32_t key[3 * N];
+	struct job j = whole(t), both = j;
+	assert_ok(nla_adapter_load(&other, &t->target.lm.arch, t->target.lm.arch.n_layers, TINY "/rl", DEVICE, &err));
+	for (int64_t l = 0; l < other.n_layers; l++)
+		for (int p = 0; p < NLA_N_PROJ; p++)
+			if (other.layers[l][p].A)
+				nt_add_into(other.layers[l][p].B, t->rl.layers[l][p].B, -3);
+	struct nla_view views[3] = { t->policy, t->policy, t->policy };
+	views[1].adapters[views[1].n_adapters - 1] = &other;
+	struct nla_decoded free_run = run(t, &j), alone[3], all;
+	j.n_stop = common_stops(&free_run, stop);
+	j.stop = both.stop = stop;
+	both.n_stop = j.n_stop;
+	for (int v = 0; v < 3; v++) {
+		j.view = &views[v];
+		alone[v] = run(t, &j);
+		memcpy(prompt_of + v * N, t->prompt_of, sizeof(t->prompt_of));
+		memcpy(key + v * N, keys, sizeof(keys));
+	}
+	assert_memory_not_equal(alone[0].ids, alone[1].ids, N * LONG * sizeof(*alone[0].ids));
+	both.view = views;
+	both.n_views = 3;
+	both.n = 3 * N;
+	both.prompt_of = prompt_of;
+	both.key = key;
+	all = run(t, &both);
+	for (int i = 0; i < 3 * N; i++)
+		same_row(&alone[i / N], i % N, &all, i);
+	for (int v = 0; v < 3; v++)
+		nla_decoded_release(&alone[v]);
+	nla_decoded_release(&all);
+	nla_decoded_release(&free_run);
+	nla_adapter_release(&other);
 }
 
 /* A row's sample follows from its key, its log-probabilities too: alone, in another order, and beside other rows. Other
@@ -459,6 +501,7 @@ int main(void)
 		TINY_TEST(test_merged_policy),
 		TINY_TEST(test_stored_otherwise),
 		TINY_TEST(test_keys),
+		TINY_TEST(test_several_views),
 		TINY_TEST(test_stops),
 		TINY_TEST(test_graphs),
 		TINY_TEST(test_rollout_stops),
