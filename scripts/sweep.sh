@@ -10,6 +10,7 @@
 #	--samples N              explanations a held-out row, in evaluations of every run (default 1)
 #	--gate FVE | off         the warm start must reach it (default -0.5; by chance -1), and lose 0.05 by another row's vector
 #	--every SECONDS          between two lines that say what runs and what is left (default 60)
+#	--together               one nla-train for all lambdas of a seed: less memory than as many runs, and on a GPU less time
 #	--resume                 continue a sweep that was cut: what a second call does anyway
 #	--slurm "SBATCH OPTIONS" submit it: the gate, an array job of the runs, then the rest. Options such as "--gres=gpu:1 --time=8:00:00"
 #	--part N                 only the gate (0) or the Nth run: what a task of that array calls
@@ -41,7 +42,7 @@ again=$(quoted "$0" "$@")
 seeds=0
 lambdas='0 0.001 0.002 0.006 0.015 0.03'
 out=runs/sweep
-slots='' samples=1 gate=-0.5 slurm='' part='' every=60 config=''
+slots='' samples=1 gate=-0.5 slurm='' part='' every=60 config='' together=''
 root=$(cd "$(dirname "$0")/.." && pwd)
 
 usage_error() { echo "sweep: $*" >&2; exit 2; }
@@ -66,6 +67,7 @@ while [ $# -gt 0 ]; do
 		[ "$1" = --slurm ] || [ "$1" = --part ] || job="$job $(quoted "$1" "$2")"
 		shift ;;
 	--resume) ;;
+	--together) together=1 ;;
 	-h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
 	--) shift; break ;;
 	-*) usage_error "unknown option '$1' (flags for nla-train follow --)" ;;
@@ -77,6 +79,7 @@ done
 [ -r "$config" ] || usage_error "cannot read '$config'"
 case $slots$samples$part$every in *[!0-9]*) usage_error "--slots, --samples, --part and --every want whole numbers" ;; esac
 case " $slots $samples " in *" 0 "* | *"  ") usage_error "--slots and --samples want at least 1" ;; esac
+[ -z "$together" ] || [ -z "$slurm$part" ] || usage_error "--together makes one job of a seed: leave --slurm and --part away"
 case $gate in off) ;; *[!-0-9.]* | '') usage_error "--gate wants an FVE or off, not '$gate'" ;; esac
 job="$job $(quoted "$config" -- "$@")"
 run_of() { echo "$out/lambda-$1-seed-$2"; }
@@ -256,6 +259,23 @@ one_run() { # LAMBDA SEED [flags]
 		evaluate_run "lambda $lambda seed $seed" "$run"
 }
 
+# The lambdas of a seed that are not trained yet, unless it is one; their evaluations are one_run's.
+all_of() { # SEED [flags]
+	seed=$1 list='' log=$out/together-seed-$1.log
+	shift
+	for lambda in $lambdas; do
+		[ -e "$(run_of "$lambda" "$seed")/trained" ] || list=$list,$lambda
+	done
+	case ${list#,} in *,*) ;; *) return 0 ;; esac
+	say "lambdas ${list#,} seed $seed: see $log"
+	micro=$(number micro_batch "$start/checkpoints/step-0/state.json")
+	if ! run "$train" --lambda "${list#,}" --seed "$seed" --update.micro_batch "$micro" "$@" --out "$out" --resume "$config" >>"$log" 2>&1; then
+		say "lambdas ${list#,} seed $seed: nla-train failed: $(last_line "$log")"
+		return 1
+	fi
+	for lambda in $(echo "$list" | tr , ' '); do : >"$(run_of "$lambda" "$seed")/trained"; done
+}
+
 controls() { # LAMBDA SEED [flags]; of its first words those of the smallest lambda's run
 	run=$(run_of "$1" "$2")
 	[ "$1" != start ] || run=$start
@@ -395,6 +415,8 @@ for seed in $seeds; do
 		tasks="${tasks}one_run $lambda $seed$nl" controlled="${controlled}controls $lambda $seed$nl"
 	done
 done
+# shellcheck disable=SC2086  # a line each
+[ -z "$together" ] || fan_out "$(printf 'all_of %s\n' $seeds)$nl" "$@"
 fan_out "$tasks" "$@"
 if [ -n "$part" ]; then
 	[ -z "$failures" ]

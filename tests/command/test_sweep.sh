@@ -13,9 +13,13 @@ cat >bin/nla-train <<'SH'
 echo "train $*" >>calls
 n=3
 while [ $# -gt 0 ]; do case $1 in --lambda) l=$2 ;; --seed) s=$2 ;; --out) o=$2 ;; --steps) n=$2 ;; esac; shift; done
-mkdir -p "$o/checkpoints/step-$n"
-echo '{"micro_batch": 16}' >"$o/checkpoints/step-$n/state.json"
-echo "{\"steps\": $n, \"eval\": {\"data\": \"$(cat held)\"}}" >"$o/config.json"
+folders=$o
+case $l in *,*) folders=$(for one in $(echo "$l" | tr , ' '); do echo "$o/lambda-$one-seed-$s"; done) ;; esac
+for o in $folders; do
+	mkdir -p "$o/checkpoints/step-$n"
+	echo '{"micro_batch": 16}' >"$o/checkpoints/step-$n/state.json"
+	echo "{\"steps\": $n, \"eval\": {\"data\": \"$(cat held)\"}}" >"$o/config.json"
+done
 echo "step 1/3  fve 0.5"
 [ "$n" != 0 ] || exit 0
 echo "$l $s threads ${OMP_NUM_THREADS-} card ${CUDA_VISIBLE_DEVICES-}" >>devices
@@ -172,6 +176,18 @@ grep -Eq '^sweep: 0 of 4 runs done; lambda [0-9.]+ seed [01] (0|30) %, ' err || 
 grep -Eq '^sweep: [1-4] of 4 runs done.* min left, until .* [0-9][0-9]:[0-9][0-9]$' err || fail "no time left: $(head -n 20 err)"
 cmp table plain
 rm watched
+
+# Together: one call a seed, then what a sweep finds trained
+rm -rf out calls
+sh "$SOURCE_DIR/scripts/sweep.sh" --together --seeds "$seeds" --lambdas "$lambdas" --out out c.json -- --steps 3 >table 2>err || fail "--together: $(cat err)"
+for seed in $seeds; do
+	grep -qx "train --lambda 0,0.002 --seed $seed --update.micro_batch 16 --steps 3 --out out --resume c.json" calls || fail "--together calls: $(cat calls)"
+done
+[ "$(grep -c ^train calls)" = 3 ] || fail "the start and one call a seed: $(cat calls)"
+[ "$(grep -c ^eval calls)" = 6 ] || fail "evaluations: $(cat calls)"
+code=0
+sh "$SOURCE_DIR/scripts/sweep.sh" --together --part 1 c.json 2>err || code=$?
+[ $code = 2 ] && grep -q 'leave --slurm and --part away' err || fail "--together --part exits $code: $(cat err)"
 
 # Slurm: the gate, an array, the rest; the stand-in does at once what a job would
 cat >path/sbatch <<'SH'
