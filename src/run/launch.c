@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/file.h"
 #include "base/json.h"
@@ -51,28 +52,30 @@ static void over(const char *line)
 
 static enum nla_status find(struct nla_err *err)
 {
+	enum { SLURM = 2 };
 	static const struct { const char *rank, *size, *here; } by[] = {
 		{ "RANK", "WORLD_SIZE", "" },
-		{ "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "" }, /* which a step has, and the script that starts it has not */
 		{ "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE" },
+		{ "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "" }, /* of a step, also of one in which mpirun or its daemons are */
 		{ "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS" },
 	};
 	const char *nodes = *env("SLURM_STEP_NODELIST") ? env("SLURM_STEP_NODELIST") : env("SLURM_NODELIST");
 	const char *job = env("SLURM_JOB_ID"), *step = env("SLURM_STEP_ID");
 	struct nt_ranks r = { .port = 29500, .over = over };
 	size_t i = 0;
-	while (i < NLA_LEN(by) && !(*env(by[i].rank) && *env(by[i].size)))
+	while (i < NLA_LEN(by) && (!*env(by[i].rank) || !*env(by[i].size) ||
+				   (i == SLURM && *env("PMI_SIZE") && strcmp(env("PMI_SIZE"), env(by[i].size)))))
 		i++;
 	if (i == NLA_LEN(by) || us.size)
 		return NLA_OK;
-	if (i == 1)
+	if (i == SLURM)
 		r.port = 20000 + (int)((nla_hash(job, strlen(job)) + nla_hash(step, strlen(step))) % 10000);
 	if (number(by[i].size, 1, 100000, &r.size, err) || number(by[i].rank, 0, r.size, &r.rank, err) ||
 	    (*env("MASTER_PORT") && number("MASTER_PORT", 1, 65536, &r.port, err)))
 		return err->status;
 	if (*env("MASTER_ADDR"))
 		address = nla_strdup(env("MASTER_ADDR"));
-	else if (i == 1 && *nodes)
+	else if (i == SLURM && *nodes)
 		address = first_host(nodes);
 	else if (r.size == 1 || !strcmp(env(by[i].here), env(by[i].size)))
 		address = nla_strdup("127.0.0.1");
@@ -80,7 +83,9 @@ static enum nla_status find(struct nla_err *err)
 		return nla_usage(err, "MASTER_ADDR is not set: want the name of rank 0's host");
 	r.served = !strcmp(env("TORCHELASTIC_USE_AGENT_STORE"), "True");
 	r.address = address;
-	r.run = run = nla_format("nla/%s/%s/", env("TORCHELASTIC_RUN_ID"), env("TORCHELASTIC_RESTART_COUNT"));
+	/* the same for all ranks, and as far as can be for no others */
+	r.run = run = !i ? nla_format("nla/%s/%s/", env("TORCHELASTIC_RUN_ID"), env("TORCHELASTIC_RESTART_COUNT"))
+			 : nla_format("nla/%s/%s/%s/", job, i == SLURM ? step : "", env("PMIX_NAMESPACE"));
 	us = r;
 	return NLA_OK;
 }
@@ -111,11 +116,15 @@ static enum nla_status compare(const struct nla_config *cfg, enum nla_command co
 enum nla_status nla_launch(const struct nla_config *cfg, enum nla_command command, struct nla_err *err)
 {
 	nla_auto char *name = NULL, *log = NULL;
+	struct stat st;
 	if (find(err) || us.size < 2)
 		return err->status;
 	if (command & (NLA_CMD_EXPLAIN | NLA_CMD_EXPORT) || cfg->check || cfg->extract.sidecar)
 		return nla_usage(err, "this is work of one process, and here are %d ranks: start it without torchrun, srun or "
 				 "mpirun", us.size);
+	if (command & NLA_CMD_EXTRACT && !stat(cfg->extract.corpus, &st) && !S_ISREG(st.st_mode))
+		return nla_usage(err, "'%s' can be read once, and each rank reads it: give extract.corpus a file",
+				 cfg->extract.corpus);
 	us.timeout = cfg->dist.timeout;
 	name = nla_format("rank-%d.log", us.rank);
 	us.log = log = *cfg->out ? nla_path_join(cfg->out, name) : NULL;

@@ -138,6 +138,8 @@ for key in one.keys() - {"seconds", "made_by"}:
 END
 done
 refused_ranks 2 'work of one process, and here are 2 ranks' 2 nla-export --model "$tiny/model" --av "$work/av" --out "$work/none"
+mkfifo "$work/pipe"
+refused_ranks 2 "pipe' can be read once, and each rank reads it" 2 nla-extract --model "$tiny/model" --corpus "$work/pipe" --layer 2 --out "$work/none"
 refused_ranks 2 'work of one process' 2 nla-train --check "$work/run.json"
 refused_ranks 2 'rollout.prompts is 6: want at least one for each of 7 ranks' 7 nla-train "$work/run.json" --out "$work/none"
 refused_ranks 2 "unknown option '--no-such" 3 nla-train "$work/run.json" --no-such 1
@@ -194,6 +196,9 @@ by() { # "NAME=VALUE ... %r ...": of each of two ranks
 by 'SLURM_PROCID=%r SLURM_STEP_NUM_TASKS=2 SLURM_JOB_ID=7 SLURM_STEP_NODELIST=localhost'
 by 'OMPI_COMM_WORLD_RANK=%r OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_LOCAL_SIZE=2'
 by 'PMI_RANK=%r PMI_SIZE=2 MASTER_ADDR=127.0.0.1'
+step='SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=1 SLURM_JOB_ID=7' # mpirun in a step of one task
+by "OMPI_COMM_WORLD_RANK=%r OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_LOCAL_SIZE=2 $step"
+by "PMI_RANK=%r PMI_SIZE=2 MASTER_ADDR=127.0.0.1 $step"
 SLURM_PROCID=0 SLURM_NTASKS=2 ok nla-train "$work/run.json" --out "$work/batch" --steps 1
 same "$work/one/checkpoints/latest/optimizer.safetensors" "$work/batch/checkpoints/latest/optimizer.safetensors"
 if "$REFERENCE_PYTHON" -c 'import torch.distributed.run' 2>/dev/null; then
