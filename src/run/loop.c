@@ -73,7 +73,6 @@ static enum nla_status fill_checkpoint(struct nla_loop *l, const char *dir, stru
 {
 	NLA_AUTO(nla_tensors_release) struct nla_tensors tensors = { 0 };
 	nla_auto char *optim = nla_path_join(dir, "optimizer.safetensors");
-	l->state.cursor = l->cursor.position;
 	l->state.av_updates = l->optim.step;
 	l->state.ar_updates = l->ar_optim.step;
 	nla_optim_list(&l->optim, l->name, &tensors);
@@ -122,9 +121,11 @@ static enum nla_status evaluate(struct nla_loop *l, struct nla_err *err)
 /* Weights whose gradient is not finite stay as they are, so what is saved here is the last good state. */
 static enum nla_status guard(struct nla_loop *l, struct nla_err *err)
 {
-	if (l->state.bad_steps >= l->cfg->update.max_bad_steps && !checkpoint(l, err))
+	if (l->state.bad_steps >= l->cfg->update.max_bad_steps && !checkpoint(l, err)) {
+		nla_ranks_any(false); /* the first one has written it */
 		nla_fail(err, "gradients were not finite for %lld steps in a row: the last good state is "
 			 "'%s/checkpoints/latest': %s", (long long)l->state.bad_steps, l->folder.path, l->advice);
+	}
 	return err->status;
 }
 
@@ -134,7 +135,7 @@ static bool due(const struct nla_loop *l, int64_t every) { return every && l->st
 static void say_starved(struct nla_loop *l, double processor)
 {
 	static const double several = 3;
-	if (l->device == NT_CPU && !l->starved && l->step_seconds > NLA_MAX(several * processor, 1)) {
+	if (l->device == NT_CPU && nla_n_ranks() == 1 && !l->starved && l->step_seconds > NLA_MAX(several * processor, 1)) {
 		nla_say("warning: step %lld took %.1f s, of which its threads had a processor for %.1f s in all: other "
 			"processes want the processors; give this one some of its own (taskset, a job's limits), or end them",
 			(long long)l->state.step + 1, l->step_seconds, processor);
@@ -154,6 +155,7 @@ static enum nla_status one_step(struct nla_loop *l, struct nla_err *err)
 	say_starved(l, (double)(clock() - processor) / CLOCKS_PER_SEC);
 	l->eval_seconds = 0;
 	l->state.step++;
+	l->state.cursor = l->cursor.position; /* of several it moves for all before the first one's step */
 	l->state.bad_steps = skipped ? l->state.bad_steps + 1 : 0;
 	l->state.skipped += skipped;
 	if (due(l, l->eval_every) && l->state.step < l->cfg->steps && evaluate(l, err))
@@ -219,7 +221,7 @@ void nla_loop_turn(struct nla_loop *l)
 {
 	if (!l->who)
 		return;
-	nla_say_tee(&l->folder.log);
+	nla_say_tee(l->folder.log.path ? &l->folder.log : NULL); /* a check has no folder */
 	nla_say_for(l->who);
 }
 
@@ -229,7 +231,8 @@ static enum nla_status each(struct nla_loop *const *all, int64_t n, int64_t only
 {
 	for (int64_t i = 0; i < n && !err->status; i++) {
 		nla_loop_turn(all[i]);
-		if ((only < 0 || all[i]->state.step == only) && call(all[i], err) && all[i]->who)
+		all[i]->failed = (only < 0 || all[i]->state.step == only) && call(all[i], err);
+		if (all[i]->failed && all[i]->who)
 			nla_err_context(err, "%s", all[i]->who);
 	}
 	return err->status;
@@ -270,6 +273,12 @@ enum nla_status nla_loop_run(struct nla_loop *const *all, int64_t n, struct nla_
 		nla_loop_turn(all[i]);
 		if (!all[i]->idle && say_end(all[i], &stopped) && !first.status)
 			first = stopped;
+	}
+	for (int64_t i = 0; i < n && err->status; i++) { /* one that fails takes no other's work with it */
+		struct nla_err ignored = NLA_ERR_INIT;
+		nla_loop_turn(all[i]);
+		if (!all[i]->failed && all[i]->state.step > NLA_MAX(all[i]->saved, 0))
+			checkpoint(all[i], &ignored);
 	}
 	if (!err->status)
 		*err = first;

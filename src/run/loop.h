@@ -40,7 +40,7 @@ struct nla_loop {
 	bool best;                       /* the newest evaluation is the best: its step gets a checkpoint that stays */
 	int64_t saved, evaluated;        /* step of the newest checkpoint, and of this start's newest evaluation; -1: none */
 	double step_seconds, eval_seconds, checkpoint_seconds; /* of this step; of checkpoints since the last line */
-	bool idle;                       /* nothing was left to do */
+	bool idle, failed;               /* nothing was left to do; what is said is its failure */
 	double started, eval_last;       /* the first step of this start; an evaluation's seconds */
 	int64_t from;                    /* steps made before this start */
 };
