@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/progress.h"
+#include "lm/ranks.h"
 #include "nla/recover.h"
 #include "run/evaluate.h"
 
@@ -105,8 +106,11 @@ enum nla_status nla_eval_recover(const struct nla_rl *rl, int64_t batch, struct 
 		done += (int64_t)at.n;
 		nla_progress_step(&p, to, "rows");
 	}
-	if (!err->status && done < s->n)
+	double out[2] = { (double)(s->n - done), (double)s->n };
+	if (!err->status)
+		nla_ranks_sum(out, 2);
+	if (!err->status && out[0] > 0)
 		nla_say("recovered KL: %lld of %lld rows are left out: their text is missing, or another number of tokens here "
-			"than they say", (long long)(s->n - done), (long long)s->n);
+			"than they say", (long long)out[0], (long long)out[1]);
 	return err->status;
 }
