@@ -137,7 +137,7 @@ static enum nla_status read_rope_local(struct nla_arch *a, const cJSON *json, co
  * block) and `rope_scaling`: what several say must be equal. */
 static enum nla_status read_rope(struct nla_arch *a, const cJSON *json, const char *path, struct nla_err *err)
 {
-	const bool apart = a->pattern > 1 && nla_json_at(json, "rope_parameters.full_attention");
+	const bool apart = nla_json_at(json, "rope_parameters.full_attention");
 	const char *const objects[] = { apart ? "rope_parameters.full_attention" : "rope_parameters", "rope_scaling" };
 	const char *said = nla_json_at(json, "rope_theta") ? "rope_theta" : NULL, *before = NULL;
 	for (size_t i = 0; i < NLA_LEN(objects) && !err->status; i++) {
