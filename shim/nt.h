@@ -60,6 +60,8 @@ void nt_peak_reset(int device);
 int64_t nt_peak(int device);
 /* A GPU: allocations beyond that many bytes fail as out of memory. */
 nt_status nt_memory_limit(int device, int64_t bytes);
+/* What the allocator keeps of freed memory goes back, and counts as free again. */
+nt_status nt_memory_return(int device);
 
 /* ---- scopes and handles ---- */
 void nt_scope_push(void);

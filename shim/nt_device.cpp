@@ -6,6 +6,7 @@
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 #include <dlfcn.h>
+#include <malloc.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -189,6 +190,16 @@ int64_t nt_peak(int index)
 		return watch ? watch->peak : 0;
 	action("peak", {}, [&] { peak = gpu_peak(index); });
 	return peak;
+}
+
+nt_status nt_memory_return(int index)
+{
+	return action("memory_return", {}, [&] {
+		if (index == NT_CPU)
+			malloc_trim(0);
+		else
+			gpu_allocator()->emptyCache();
+	});
 }
 
 nt_status nt_memory_limit(int index, int64_t bytes)

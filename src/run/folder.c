@@ -60,6 +60,12 @@ static enum nla_status remove_run(const char *folder, struct nla_err *err)
 	return err->status;
 }
 
+static enum nla_status holds_a_run(const char *path, struct nla_err *err)
+{
+	return nla_usage(err, "'%s' holds a run already: give --resume to continue it, --overwrite to replace it, or another "
+			 "--out", path);
+}
+
 /* A run to resume that is not there yet starts: so that one command starts and restarts. */
 static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg, int device, bool fixed_steps,
 			     struct nla_err *err)
@@ -77,8 +83,7 @@ static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg,
 		if (remove_run(f->path, err))
 			return err->status;
 	} else if (there || nla_exists_in(f->path, "checkpoints")) {
-		return nla_usage(err, "'%s' holds a run already: give --resume to continue it, --overwrite to replace it, or "
-				 "another --out", f->path);
+		return holds_a_run(f->path, err);
 	}
 	return nla_same_write(f->path, cfg, NLA_CMD_LOOPS, device, err);
 }
@@ -91,6 +96,17 @@ enum nla_status nla_lock(int fd, const char *name, struct nla_err *err)
 		return nla_fail(err, "'%s' is in use by another program", name);
 	nla_say("'%s' cannot be locked (%s): nothing keeps a second program from writing there", name, strerror(errno));
 	return NLA_OK;
+}
+
+enum nla_status nla_folder_may_open(const struct nla_config *cfg, struct nla_err *err)
+{
+	const int fd = open(cfg->out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	const bool there = nla_exists_in(cfg->out, "config.json") || nla_exists_in(cfg->out, "checkpoints");
+	if (!nla_lock(fd, cfg->out, err) && there && !cfg->resume && !cfg->overwrite)
+		holds_a_run(cfg->out, err);
+	if (fd >= 0)
+		close(fd);
+	return err->status;
 }
 
 enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, int device, bool fixed_steps,

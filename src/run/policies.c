@@ -101,12 +101,15 @@ enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err)
 	return err->status;
 }
 
+/* Of limits of which 0 is none. */
+static int64_t lower(int64_t a, int64_t b) { return a && (!b || a < b) ? a : b; }
+
 /* What memory allowed them together holds for each. */
 static void take_limits(struct nla_rl *rl, const struct nla_rl *together)
 {
 	rl->halved |= together->halved;
-	rl->score_tokens = together->score_tokens;
-	rl->update.micro_batch = together->update.micro_batch;
+	rl->score_tokens = lower(rl->score_tokens, together->score_tokens);
+	rl->update.micro_batch = lower(rl->update.micro_batch, together->update.micro_batch);
 	rl->cursor->position = together->cursor->position;
 }
 

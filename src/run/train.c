@@ -277,8 +277,9 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 	nla_log_line(&loop->folder.metrics, line, err);
 	if (sick.status && !err->status) {
 		*err = sick;
-		nla_err_context(err, "step %lld, with the checkpoint of step %lld", (long long)state->step,
-				(long long)loop->saved);
+		nla_auto char *with = loop->saved < 0 ? nla_strdup("without a checkpoint")
+						      : nla_format("with the checkpoint of step %lld", (long long)loop->saved);
+		nla_err_context(err, "step %lld, %s", (long long)state->step, with);
 	}
 	const bool due = state->step % cfg->log.samples_every == 0;
 	if (!err->status && (due || state->step == 1))
@@ -349,6 +350,8 @@ enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg
 		nla_policy_open(&t->policies[i], &spec, err);
 	if (err->status || cfg->check) /* which writes nothing, and makes copies only for what it tries */
 		return err->status ? err->status : make_plan(t, err);
+	for (int64_t i = 0; i < t->n && t->n > 1 && !err->status; i++)
+		nla_folder_may_open(&t->policies[i].cfg, err);
 	for (int64_t i = 0; i < t->n && !err->status; i++)
 		open_folder(&t->policies[i], err);
 	if (!err->status && !make_plan(t, err) && !nla_train_views(t, err))
@@ -358,8 +361,10 @@ enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg
 
 void nla_train_close(struct nla_train *t)
 {
+	const int device = t->models.target.lm.blocks ? t->models.target.lm.device : NT_CPU;
 	nla_policies_release(t);
 	nla_actset_close(&t->set);
 	nla_actset_close(&t->eval_set);
 	nla_models_close(&t->models);
+	nt_memory_return(device); /* the next lambdas, if memory did not hold all, plan with what is free */
 }

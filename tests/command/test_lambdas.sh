@@ -118,6 +118,18 @@ ok nla-train "$@" --out "$work/two" "$work/two.json"
 run nla-train "$@" --out "$work/two" --lambda 0,0.5
 [ "$code" -eq 2 ] || fail "runs that are there: exits $code"
 said "lambda-0-seed-0' holds a run already: give --resume"
+rm -r "$(folder "$work/two" 0)"
+run nla-train "$@" --out "$work/two" --lambda 0,0.5
+[ "$code" -eq 2 ] && [ ! -e "$(folder "$work/two" 0)" ] || fail "refused for the second: exits $code, $(ls "$work/two")"
+said "lambda-0.5-seed-0' holds a run already: give --resume"
+
+# What fails takes no other's work with it.
+run nla-train "$@" --steps 40 --out "$work/guarded" --lambda 0,0.5 --guard groups_tied,groups_failed,entropy,length --lr 0.05 --checkpoint.every 1000
+[ "$code" -eq 1 ] || fail "a guard: exits $code: $(tail -n 1 "$work/stderr")"
+for l in 0 0.5; do
+	tail -n 1 "$work/stderr" | grep -q "^nla-train: lambda $l: step [0-9]*, .*: guard " || [ -s "$(folder "$work/guarded" $l)/checkpoints/latest/state.json" ] ||
+		fail "lambda $l is not saved: $(tail -n 1 "$work/stderr")"
+done
 ok nla-train "$@" --out "$work/one" --lambda 0.5
 run nla-train "$@" --out "$work/one" --lambda 0,0.5
 [ "$code" -eq 2 ] || fail "a run's folder: exits $code"
