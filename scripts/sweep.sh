@@ -270,8 +270,8 @@ all_of() { # SEED [flags]
 	say "lambdas ${list#,} seed $seed: see $log"
 	micro=$(number micro_batch "$start/checkpoints/step-0/state.json")
 	if ! run "$train" --lambda "${list#,}" --seed "$seed" --update.micro_batch "$micro" "$@" --out "$out" --resume "$config" >>"$log" 2>&1; then
-		say "lambdas ${list#,} seed $seed: nla-train failed: $(last_line "$log")"
-		return 1
+		say "lambdas ${list#,} seed $seed: nla-train failed, each is tried alone: $(last_line "$log")"
+		return 0
 	fi
 	for lambda in $(echo "$list" | tr , ' '); do : >"$(run_of "$lambda" "$seed")/trained"; done
 }
@@ -326,7 +326,7 @@ start_task() { # SLOT TASK [flags]: in a shell of its own
 
 fraction() { # of a run's work, in per cent; its evaluation counts as a tenth
 	! finished "$1" || { echo 100; return; }
-	sed -n 's,^step \([0-9]*\)/\([0-9]*\) .*,\1 \2,p' "$1/train.log" 2>/dev/null | awk '{ done = 90 * $1 / $2 } END { print int(done) }'
+	sed -n 's,^step \([0-9]*\)/\([0-9]*\) .*,\1 \2,p' "$1/log.txt" "$1/train.log" 2>/dev/null | awk '{ done = 90 * $1 / $2 } END { print int(done) }'
 }
 
 made() { # hundredths of runs
