@@ -380,4 +380,4 @@ static int start(void)
 }
 
 nt::gpu::Plugin nla_plugin = {sim, start, [](int) {}, [](int, int64_t bytes) { sim_limit(bytes); }, capture, replay, drop_graph,
-			      nullptr, sim_has_heads};
+			      nullptr, sim_has_heads, nullptr, nullptr, nullptr, nullptr};
