@@ -41,7 +41,8 @@ def soak(argv, out, steps, env):
     """The moments of a run, one a percent of its steps at most."""
     seen, shown = [], 0
     said = tempfile.TemporaryFile("w+")
-    process = subprocess.Popen(list(map(str, argv)), env=os.environ | env, stdout=said, stderr=said)
+    env = os.environ | {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16"} | env   # of bf16 products by shape: else up to 1024, a gigabyte
+    process = subprocess.Popen(list(map(str, argv)), env=env, stdout=said, stderr=said)
     while process.poll() is None:
         now = look(process.pid, out)
         if now and (not seen or now[0] - seen[-1][0] >= steps / 100):
