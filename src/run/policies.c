@@ -122,7 +122,7 @@ static enum nla_status draw_together(struct nla_policy *first, struct nla_err *e
 	nla_step_release(&t->drawn);
 	t->n_drawn = 0;
 	for (struct nla_policy *p = t->policies; p < t->policies + t->n; p++)
-		if (p->loop.state.step == first->loop.state.step && p->loop.cursor.position == first->loop.cursor.position) {
+		if (p->loop.state.step == first->loop.state.step) { /* and so by the same cursor */
 			of[t->n_drawn] = &p->rl;
 			p->share = ++t->n_drawn;
 		}
