@@ -196,6 +196,36 @@ by() { # "NAME=VALUE ... %r ...": of each of two ranks
 by 'SLURM_PROCID=%r SLURM_STEP_NUM_TASKS=2 SLURM_JOB_ID=7 SLURM_STEP_NODELIST=localhost'
 by 'OMPI_COMM_WORLD_RANK=%r OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_LOCAL_SIZE=2'
 by 'PMI_RANK=%r PMI_SIZE=2 MASTER_ADDR=127.0.0.1'
+
+# Another program's rank that comes to the same port, by mistake, ends by itself, and not the run that is under way there.
+one_of() { # RANK PROGRAM ...: takes the place of its subshell
+	r=$1 program=$2
+	shift 2
+	exec env MASTER_PORT=$((21000 + $$ % 9000)) OMPI_COMM_WORLD_RANK="$r" OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_LOCAL_SIZE=2 "$BUILD_DIR/$program" \
+		--threads 1 $on "$@"
+}
+for r in 0 1; do
+	one_of $r nla-train "$work/run.json" --out "$work/first" --steps 100000 >"$work/stdout-$r" 2>"$work/stderr-$r" &
+	eval "first_$r=$!"
+done
+until [ -s "$work/first/metrics.jsonl" ]; do
+	kill -0 "$first_0" || fail "the first run: $(cat "$work/stderr-0")"
+	sleep 0.1
+done
+! (one_of 1 nla-eval --no-such 1 2>"$work/stderr") || fail "an option that is none"
+! (one_of 1 nla-train "$work/run.json" --out "$work/none" 2>"$work/stderr") || fail "two processes are rank 1"
+at=$(wc -l <"$work/first/metrics.jsonl")
+for try in $(seq 300); do
+	[ "$(wc -l <"$work/first/metrics.jsonl")" -le $((at + 5)) ] || break
+	[ "$try" -lt 300 ] || fail "a stray ends the run: $(tail -n 1 "$work/stderr-0")"
+	sleep 0.1
+done
+kill -TERM "$first_0"
+code=0
+wait "$first_0" || code=$?
+[ "$code" -eq 3 ] || fail "the first run exits $code: $(tail -n 1 "$work/stderr-0")"
+wait
+
 step='SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=1 SLURM_JOB_ID=7' # mpirun in a step of one task
 by "OMPI_COMM_WORLD_RANK=%r OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_LOCAL_SIZE=2 $step"
 by "PMI_RANK=%r PMI_SIZE=2 MASTER_ADDR=127.0.0.1 $step"
