@@ -82,6 +82,15 @@ static char *numbers_text(const cJSON *value)
 	return nla_str_detach(&s);
 }
 
+/* The same text for the same numbers: 1e-05 for 0.00001. */
+static char *numbers_as_one(const struct nla_option *o, const cJSON *value)
+{
+	nla_auto char *text = numbers_text(value);
+	nla_auto_json cJSON *all = cJSON_CreateArray();
+	read_numbers(o, text, all);
+	return numbers_text(all);
+}
+
 static bool is_fine(const struct nla_option *o, const cJSON *value)
 {
 	nla_auto char *numbers = o->type == NLA_OPT_NUMS ? numbers_text(value) : NULL;
@@ -126,7 +135,7 @@ static enum nla_status set(const struct nla_option *o, void *cfg, const cJSON *v
 		*(int *)at = nla_word_index(o->choices, value->valuestring);
 	} else {
 		bool join = o->type == NLA_OPT_PATH && value->valuestring[0] && folder && strcmp(folder, ".");
-		char *own = o->type == NLA_OPT_NUMS ? numbers_text(value)
+		char *own = o->type == NLA_OPT_NUMS ? numbers_as_one(o, value)
 			  : join ? nla_path_join(folder, text) : nla_strdup(text);
 		free(*(char **)at);
 		*(char **)at = own;

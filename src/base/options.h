@@ -22,7 +22,7 @@ enum nla_opt_type {
 	NLA_OPT_STR,  /* char *, owned by the configuration; "" when not given         */
 	NLA_OPT_PATH, /* char *, owned; a relative one in a file is relative to that file, as a flag to the working folder */
 	NLA_OPT_ENUM, /* int: index into choices, a '|'-separated list                 */
-	NLA_OPT_NUMS, /* char *, owned: numbers as they were written, with commas; in a file one or an array of them */
+	NLA_OPT_NUMS, /* char *, owned: numbers with commas, each as JSON has it; in a file one or an array of them */
 };
 
 struct nla_option {
