@@ -122,19 +122,17 @@ static enum nla_status keep_reference(const struct nla_policy *p, struct nla_err
 	return err->status;
 }
 
-static void say_what(const struct nla_train *t)
+static void say_what(const struct nla_policy *p)
 {
+	const struct nla_train *t = p->train;
 	const struct nla_config *cfg = t->cfg;
 	struct nla_plan_in in = nla_train_sizes(t, t->n);
 	nla_auto char *words = nla_plan_words(&in, &t->plan);
-	nla_loop_turn(&t->policies->loop);
 	nla_say("nla-train: %s on %s, %lld activations of block %lld, seed %lld", cfg->model,
 		nt_device_name(t->models.target.lm.device), (long long)t->set.n, (long long)t->models.ar.depth - 1,
 		(long long)cfg->seed);
-	for (const struct nla_policy *p = t->policies; p < t->policies + t->n; p++)
-		nla_say("lambda %g in units of %s a token; baselines of the data: raw variance %.4f, mean-normalised %.4f",
-			p->cfg.reward.lambda, cfg->reward.score == NLA_REWARD_FVE ? "fve" : "-mse", p->rl.base.var,
-			p->rl.base.mean);
+	nla_say("lambda %g in units of %s a token; baselines of the data: raw variance %.4f, mean-normalised %.4f",
+		p->cfg.reward.lambda, cfg->reward.score == NLA_REWARD_FVE ? "fve" : "-mse", p->rl.base.var, p->rl.base.mean);
 	if (cfg->update.kl == 0)
 		nla_say("update.kl is 0: the reference does not run in training, and kl is null in metrics.jsonl");
 	nla_say("memory plan: %s%s", words, t->plan.fits ? "" : "; that may be too much, see --check");
@@ -354,8 +352,14 @@ enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg
 		nla_folder_may_open(&t->policies[i].cfg, err);
 	for (int64_t i = 0; i < t->n && !err->status; i++)
 		open_folder(&t->policies[i], err);
-	if (!err->status && !make_plan(t, err) && !nla_train_views(t, err))
-		say_what(t);
+	if (err->status || make_plan(t, err) || nla_train_views(t, err))
+		return err->status;
+	for (struct nla_policy *p = t->policies + t->n - 1; p >= t->policies; p--) { /* on stderr of the first */
+		if (t->n > 1)
+			nla_say_quiet(p > t->policies ? NLA_SAY_NOTHING : cfg->quiet ? NLA_SAY_WARNINGS : NLA_SAY_ALL);
+		nla_loop_turn(&p->loop);
+		say_what(p);
+	}
 	return err->status;
 }
 

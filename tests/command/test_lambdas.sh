@@ -22,10 +22,12 @@ same_run() { # RUN RUN: to the bit, but for seconds
 set -- --prompts 3 --group 6 --checkpoint.every 3 --log.samples_every 2 --eval.data "$work/held" --rows 6 --eval.every 4
 train "$@" --steps 6 --lambda $list --out "$work/all"
 [ "$(grep -c '^lambda 0.002: step [1-6]/6 ' "$work/stderr")" -eq 6 ] || fail "stderr has not six steps of lambda 0.002"
+[ "$(grep -c ': nla-train: ' "$work/stderr")" -eq 1 ] || fail "not one head on stderr: $(head "$work/stderr")"
 [ "$(grep -c '^FVE (raw variance)' "$work/stdout")" -eq 3 ] || fail "not a table for each lambda: $(cat "$work/stdout")"
 for l in $lambdas; do
 	train "$@" --steps 6 --lambda $l --out "$work/alone-$l"
 	run=$(folder "$work/all" $l)
+	grep -q '^nla-train: ' "$run/log.txt" && grep -q "^lambda $l in units of fve" "$run/log.txt" || fail "no head in lambda $l's log: $(head -n 4 "$run/log.txt")"
 	grep -q '^step 6/6 ' "$run/log.txt" && grep -q '^done: 6 steps' "$run/log.txt" || fail "log.txt of lambda $l: $(cat "$run/log.txt")"
 	[ "$(tool get "$run/config.json" reward.lambda)" = "$l" ] || fail "lambda $l is $(tool get "$run/config.json" reward.lambda)"
 	[ "$(ls "$run" | tr '\n' ' ')" = "$(ls "$work/alone-$l" | tr '\n' ' ')" ] || fail "'$run' holds $(ls "$run")"
@@ -115,6 +117,8 @@ refused 2 "'reward.lambda' is an array: want a number, or several" nla-train "$@
 echo '{"reward": {"lambda": [0, 0.5]}}' >"$work/two.json"
 ok nla-train "$@" --out "$work/two" "$work/two.json"
 [ -e "$(folder "$work/two" 0.5)/checkpoints/step-2" ] || fail "a file's lambdas: $(ls "$work/two")"
+run nla-train "$@" --out "$work/two" --lambda 0.00001,5e-1
+said "lambda-0.5-seed-0' holds a run already: give --resume" # another spelling of the same number names the same folder
 run nla-train "$@" --out "$work/two" --lambda 0,0.5
 [ "$code" -eq 2 ] || fail "runs that are there: exits $code"
 said "lambda-0-seed-0' holds a run already: give --resume"
