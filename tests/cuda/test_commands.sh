@@ -56,3 +56,17 @@ export FAKE_CUDA_GB=0.8
 cuda_run nla-train "$demo/config.json" --steps 1 --prompts 64 --group 256 --update.micro_batch 4096 --eval.every 0 --eval.rows 4 --out small
 [ "$code" -eq 1 ] || fail "16,384 responses on 0.8 GB exit $code: $(tail -n 3 stderr)"
 said 'out of memory, lower the program.s batch'
+
+# So it is wherever memory ends: while weights are loaded, and while the card's operations are checked.
+unset FAKE_CUDA_GB
+for megabytes in 820 835 850 865 880; do
+	cuda_run nla-train "$demo/config.json" --steps 1 --eval.rows 4 --memory ${megabytes}M --out tiny
+	[ "$code" -eq 1 ] || fail "$megabytes MB exit $code: $(tail -n 3 stderr)"
+	said 'out of memory, lower the program.s batch'
+done
+
+# Lambdas that memory does not hold together take turns, and each has what the one before it had.
+on_cuda nla-train "$demo/config.json" --steps 1 --prompts 4 --group 4 --max-new-tokens 16 --lora.rank 512 --lora.targets q,k,v,o,gate,up,down \
+	--eval.every 0 --eval.rows 4 --memory 1100M --lambda 0,0.001,0.002 --out turns
+[ "$(grep -c ': 1 of [23] lambdas fit into memory together' stderr)" -eq 2 ] || fail "no turns: $(cat stderr)"
+[ "$(sed -n 's/.*memory plan: //p' stderr | sort | uniq -c | awk '{ print $1 }')" = 3 ] || fail "turns have different plans: $(cat stderr)"
