@@ -65,8 +65,8 @@ for megabytes in 820 835 850 865 880; do
 	said 'out of memory, lower the program.s batch'
 done
 
-# Lambdas that memory does not hold together take turns, and each has what the one before it had.
-on_cuda nla-train "$demo/config.json" --steps 1 --prompts 4 --group 4 --max-new-tokens 16 --lora.rank 512 --lora.targets q,k,v,o,gate,up,down \
-	--eval.every 0 --eval.rows 4 --memory 1100M --lambda 0,0.001,0.002 --out turns
+# Lambdas that memory does not hold together take turns, and each has what the one before it had, but for some workspace of cuBLAS.
+FAKE_CUDA_GB=0.25 on_cuda nla-train "$demo/config.json" --steps 1 --prompts 4 --group 4 --max-new-tokens 16 --lora.rank 512 --lora.targets q,k,v,o,gate,up,down \
+	--eval.every 0 --eval.rows 4 --lambda 0,0.001,0.002 --out turns
 [ "$(grep -c ': 1 of [23] lambdas fit into memory together' stderr)" -eq 2 ] || fail "no turns: $(cat stderr)"
-[ "$(sed -n 's/.*memory plan: //p' stderr | sort | uniq -c | awk '{ print $1 }')" = 3 ] || fail "turns have different plans: $(cat stderr)"
+[ "$(grep -c 'memory plan: .*warm starts merged into copies' stderr)" -eq 3 ] || fail "a turn has less memory than the first: $(cat stderr)"
