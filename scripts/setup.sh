@@ -272,7 +272,12 @@ pip_error() { # LOG: one line
 	if grep -qE 'NewConnectionError|NameResolution|ConnectTimeout|Temporary failure|Network is unreachable' "$1"; then
 		echo "no network, or the package index cannot be reached"
 	elif grep -q CERTIFICATE_VERIFY_FAILED "$1"; then
-		echo "the package index's certificate is not trusted here (behind a proxy, set PIP_CERT)"
+		if [ -n "${PIP_CERT:-}" ]; then
+			echo "the package index's certificate is not in PIP_CERT's '$PIP_CERT' (apt writes that of /etc/ssl anew:" \
+				"a proxy's belongs into /usr/local/share/ca-certificates, then update-ca-certificates)"
+		else
+			echo "the package index's certificate is not trusted here (behind a proxy, set PIP_CERT)"
+		fi
 	else
 		grep -E '^ERROR|Error' "$1" | tail -n 1
 	fi

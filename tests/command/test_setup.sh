@@ -35,3 +35,14 @@ setup
 grep -q "packages cannot be installed (no root and no sudo that works, or no apt-get): they are unpacked into '$work/cache/debian'" \
 	"$work/stderr" || fail "it does not say what it does instead: $(cat "$work/stderr")"
 grep -q "cannot get .*libcjson-dev.*: E: no archive here" "$work/stderr" || fail "no reason: $(cat "$work/stderr")"
+
+# Behind a proxy: the reason names the file that pip was given, which installing ca-certificates may have written anew.
+stub pkg-config 'exit 0'
+stub python3 'case "$*" in "-m venv"*) mkdir -p "$3/bin"; printf "#!/bin/sh\necho CERTIFICATE_VERIFY_FAILED >&2; exit 1\n" >"$3/bin/python"
+	chmod +x "$3/bin/python" ;; esac'
+unset PIP_CERT
+setup --reference
+[ "$code" -eq 1 ] && grep -q "behind a proxy, set PIP_CERT" "$work/stderr" || fail "without PIP_CERT: exits $code: $(cat "$work/stderr")"
+export PIP_CERT=$work/certs
+setup --reference
+[ "$code" -eq 1 ] && grep -q "is not in PIP_CERT's '$work/certs'" "$work/stderr" || fail "with PIP_CERT: exits $code: $(cat "$work/stderr")"
