@@ -355,7 +355,11 @@ progress() {
 		eval "task=\${task_$slot:-}"
 		# shellcheck disable=SC2086
 		set -- $task
-		[ "${1:-}" != one_run ] || running="$running, lambda $2 seed $3 $(fraction "$(run_of "$2" "$3")") %"
+		case ${1:-} in
+		gate) running="$running, the warm start" ;;
+		one_run) running="$running, lambda $2 seed $3 $(fraction "$(run_of "$2" "$3")") %" ;;
+		controls) [ "$2" = start ] && running="$running, controls of the warm start" || running="$running, controls of lambda $2 seed $3" ;;
+		esac
 	done
 	left=
 	if [ "$now" -gt "$made_before" ]; then

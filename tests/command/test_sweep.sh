@@ -175,6 +175,8 @@ sh "$SOURCE_DIR/scripts/sweep.sh" --slots 3 --every 0 --seeds "$seeds" --lambdas
 grep -q "^0 0 threads $(($(nproc) > 3 ? $(nproc) / 3 : 1)) card" devices || fail "threads of a slot: $(cat devices)"
 grep -Eq '^sweep: 0 of 4 runs done; lambda [0-9.]+ seed [01] (0|30) %, ' err || fail "no line of what runs: $(head -n 20 err)"
 grep -Eq '^sweep: [1-4] of 4 runs done.* min left, until .* [0-9][0-9]:[0-9][0-9]$' err || fail "no time left: $(head -n 20 err)"
+grep -q '^sweep: 0 of 4 runs done; the warm start' err && grep -q '^sweep: 4 of 4 runs done; .*controls of lambda [0-9.]* seed [01]' err ||
+	fail "no line of the gate or of the controls: $(cat err)"
 cmp table plain
 rm watched
 
