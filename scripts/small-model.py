@@ -3,9 +3,9 @@
 A small Qwen2 with a tokenizer of its own, pre-trained by nla-sft on your texts and on chats about them: a second model to walk
 docs/your-model.md with, one million parameters, some minutes on two cores.
 
-    scripts/small-model.py TEXT OUT [--steps 800] [--vocab 2048] [--bin build]
+    ~/.cache/nla/reference/bin/python scripts/small-model.py TEXT OUT [--steps 800] [--vocab 2048] [--bin build]
 
-TEXT: prose, paragraphs between empty lines. Run with the Python of scripts/setup.sh --reference, whose `tokenizers` trains the
+TEXT: prose, paragraphs between empty lines. That Python is of scripts/setup.sh --reference: its `tokenizers` trains the
 tokenizer. OUT/model is the model; OUT/start, OUT/corpus and OUT/lm are what it was made of, and another call continues it.
 
 A chat asks for a title of a paragraph, in the words of configs/small-set.json, and gets the paragraph's rarest words: little to learn,
@@ -83,7 +83,8 @@ def main():
     parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build")
     args = parser.parse_args()
     if not importlib.util.find_spec("tokenizers"):
-        sys.exit("small-model: error: no tokenizers in this Python: run scripts/setup.sh --reference and use its Python")
+        sys.exit("small-model: error: no tokenizers in this Python: run scripts/setup.sh --reference, then this by "
+                 "~/.cache/nla/reference/bin/python")
     paragraphs = [p.strip() for p in re.split(r"\n\s*\n", args.text.read_text("utf-8")) if len(p) > 100]
     if len(paragraphs) < 100:
         sys.exit(f"small-model: error: '{args.text}' has {len(paragraphs)} paragraphs of more than 100 characters, want 100 or more")

@@ -27,3 +27,5 @@ ok nla-teach --model small/model --data set --rows 4 --max-new-tokens 4 --out ta
 head -c 300 stories.txt >short.txt
 ! small short.txt || fail "a text of one paragraph is taken"
 grep -q "'short.txt' has [0-9] paragraphs" stderr || fail "of a short text it says $(cat stderr)"
+! python3 -I -S "$SOURCE_DIR/scripts/small-model.py" stories.txt small 2>stderr || fail "it needs no tokenizers"
+grep -q "setup.sh --reference, then this by .*/reference/bin/python" stderr || fail "without tokenizers it says $(cat stderr)"
