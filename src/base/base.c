@@ -128,8 +128,7 @@ void nla_str_reset(struct nla_str *s)
 		s->buf[0] = '\0';
 }
 
-/* Room for extra elements behind n. */
-static void *array_room(void *data, size_t n, size_t extra, size_t *cap, size_t size)
+void *nla_grow(void *data, size_t n, size_t extra, size_t *cap, size_t size)
 {
 	size_t want;
 	if (__builtin_add_overflow(n, extra, &want))
@@ -142,7 +141,7 @@ static void *array_room(void *data, size_t n, size_t extra, size_t *cap, size_t 
 
 void nla_str_addn(struct nla_str *s, const void *bytes, size_t n)
 {
-	s->buf = array_room(s->cap ? s->buf : NULL, s->len + 1, n, &s->cap, 1);
+	s->buf = nla_grow(s->cap ? s->buf : NULL, s->len + 1, n, &s->cap, 1);
 	if (n)
 		memcpy(s->buf + s->len, bytes, n);
 	s->len += n;
@@ -251,7 +250,7 @@ const char *nla_nearest(const char *word, const struct nla_strs *names)
 #define ARRAY_VERBS(name, type)                                                \
 	void name##_append(struct name *a, const type *values, size_t n)       \
 	{                                                                      \
-		a->data = array_room(a->data, a->n, n, &a->cap, sizeof(type)); \
+		a->data = nla_grow(a->data, a->n, n, &a->cap, sizeof(type)); \
 		if (n)                                                         \
 			memcpy(a->data + a->n, values, n * sizeof(type));      \
 		a->n += n;                                                     \
@@ -267,9 +266,17 @@ ARRAY_VERBS(nla_i32s, int32_t)
 ARRAY_VERBS(nla_i64s, int64_t)
 ARRAY_VERBS(nla_f32s, float)
 
+bool nla_i32s_has(const struct nla_i32s *a, int32_t value)
+{
+	size_t i = 0;
+	while (i < a->n && a->data[i] != value)
+		i++;
+	return i < a->n;
+}
+
 void nla_strs_push(struct nla_strs *a, const char *s)
 {
-	a->data = array_room(a->data, a->n, 1, &a->cap, sizeof(*a->data));
+	a->data = nla_grow(a->data, a->n, 1, &a->cap, sizeof(*a->data));
 	a->data[a->n++] = nla_strdup(s);
 }
 

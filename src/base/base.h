@@ -105,6 +105,9 @@ char *nla_word_at(const char *words, int index); /* owned by the caller */
 NLA_ARRAY(nla_i32s, int32_t);
 NLA_ARRAY(nla_i64s, int64_t);
 NLA_ARRAY(nla_f32s, float);
+bool nla_i32s_has(const struct nla_i32s *a, int32_t value);
+/* Room for `extra` elements behind n of data, which is reallocated where *cap is too small; NULL at first. */
+void *nla_grow(void *data, size_t n, size_t extra, size_t *cap, size_t size);
 
 /* Growable array of owned strings. push copies. */
 struct nla_strs {

@@ -9,6 +9,7 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <zlib.h>
 
 #include "base/file.h"
 #include "base/utf8.h"
@@ -28,13 +29,11 @@ struct run {
 	struct nla_str normal; /* a gap in normal form */
 };
 
-void nla_added_push(struct nla_added_set *set, struct nla_added token)
+void nla_added_push(struct nla_tokenizer *tok, const char *text, int32_t id, unsigned flags)
 {
-	if (set->n == set->cap) {
-		set->cap = NLA_MAX(16, 2 * set->cap);
-		set->data = nla_realloc(set->data, set->cap, sizeof(*set->data));
-	}
-	set->data[set->n++] = token;
+	struct nla_added_set *set = &tok->added[flags & NLA_ADDED_NORMALIZED ? 1 : 0];
+	set->data = nla_grow(set->data, set->n, 1, &set->cap, sizeof(*set->data));
+	set->data[set->n++] = (struct nla_added){ nla_strdup(text), strlen(text), id, flags };
 }
 
 static int compare_added(const void *a, const void *b)
@@ -56,30 +55,60 @@ static void sort_added(struct nla_added_set *set)
 	}
 }
 
+static void add_crc(uint32_t *crc, int32_t x)
+{
+	for (int shift = 0; shift < 32; shift += 8)
+		*crc = (uint32_t)crc32(*crc, &(Bytef){ (Bytef)((uint32_t)x >> shift) }, 1);
+}
+
+static uint32_t find_crc(const struct nla_tokenizer *tok)
+{
+	uint32_t crc = 0;
+	for (int32_t id = 0; id < tok->bpe.n; id++) {
+		size_t n = 0;
+		const char *text = nla_bpe_text(&tok->bpe, id, &n);
+		if (!text)
+			continue;
+		add_crc(&crc, id);
+		crc = (uint32_t)crc32(crc, (const Bytef *)text, (uInt)n + 1);
+	}
+	for (size_t i = 0; i < tok->merges.n; i++)
+		add_crc(&crc, tok->merges.data[i]);
+	for (int k = 0; k < 2; k++)
+		for (size_t i = 0; i < tok->added[k].n; i++) {
+			add_crc(&crc, tok->added[k].data[i].id);
+			add_crc(&crc, tok->added[k].data[i].flags & ~NLA_ADDED_SPECIAL);
+		}
+	add_crc(&crc, tok->nfc | tok->ignore_merges << 1);
+	if (tok->metaspace)
+		add_crc(&crc, 1 + (int32_t)tok->prefix);
+	for (size_t i = 0; i < tok->n_splits; i++)
+		crc = (uint32_t)crc32(crc, (const Bytef *)tok->splits[i].pattern, (uInt)strlen(tok->splits[i].pattern) + 1);
+	return crc;
+}
+
 enum nla_status nla_tokenizer_load(struct nla_tokenizer **out, const char *folder, struct nla_err *err)
 {
 	struct nla_tokenizer *tok = nla_alloc(1, sizeof(*tok));
 	nla_auto char *model = nla_path_join(folder, "tokenizer.model");
+	const bool json = nla_exists_in(folder, "tokenizer.json");
 	enum nla_status status;
 	nla_str_init(&tok->bpe.text);
-	tok->path = nla_path_join(folder, "tokenizer.json");
-	if (nla_exists(tok->path)) {
-		status = nla_tokenizer_read_json(tok, err);
-	} else if (nla_exists(model)) {
-		free(tok->path);
-		tok->path = nla_strdup(model);
-		status = nla_tokenizer_read_model(tok, err);
-	} else {
+	tok->path = json ? nla_path_join(folder, "tokenizer.json") : nla_strdup(model);
+	if (!json && !nla_exists(model))
 		status = nla_fail(err, "cannot load a tokenizer from '%s': it has neither tokenizer.json nor tokenizer.model",
 				  folder);
-	}
-	sort_added(&tok->added[0]);
-	sort_added(&tok->added[1]);
-	*out = tok;
-	if (status) {
+	else
+		status = (json ? nla_tokenizer_read_json : nla_tokenizer_read_model)(tok, err);
+	if (!status) {
+		tok->crc = find_crc(tok);
+		sort_added(&tok->added[0]);
+		sort_added(&tok->added[1]);
+	} else {
 		nla_tokenizer_free(tok);
-		*out = NULL;
+		tok = NULL;
 	}
+	*out = tok;
 	return status;
 }
 
@@ -91,6 +120,7 @@ void nla_tokenizer_free(struct nla_tokenizer *tok)
 		sp_free(tok->sp);
 	nla_bpe_release(&tok->bpe);
 	nla_i32s_release(&tok->front);
+	nla_i32s_release(&tok->merges);
 	for (size_t i = 0; i < tok->n_splits; i++)
 		nla_tok_split_release(&tok->splits[i]);
 	for (size_t k = 0; k < 2; k++) {
@@ -115,12 +145,6 @@ uint32_t nla_tokenizer_crc(const struct nla_tokenizer *tok) { return tok->crc; }
 
 /* ---- encode ---- */
 
-static const struct nla_bpe_token *find_token(const struct nla_tokenizer *tok, const char *text, size_t n, int32_t *id)
-{
-	*id = nla_bpe_id(&tok->bpe, text, n);
-	return *id >= 0 && (tok->bpe.tokens[*id].flags & NLA_BPE_MODEL) ? &tok->bpe.tokens[*id] : NULL;
-}
-
 /* Byte-level. The piece in the alphabet is the texts of its bytes' tokens. */
 static void encode_piece(struct run *r, const char *text, size_t n)
 {
@@ -138,7 +162,8 @@ static void encode_piece(struct run *r, const char *text, size_t n)
 		nla_str_addn(&r->mapped, tok->bpe.text.buf + tok->bpe.tokens[id].offset, tok->bpe.tokens[id].length);
 		nla_bpe_work_add(&r->work, id);
 	}
-	token = (struct nla_bpe_token *)find_token(tok, r->mapped.buf, r->mapped.len, &id);
+	id = nla_bpe_piece(&tok->bpe, r->mapped.buf, r->mapped.len);
+	token = id >= 0 ? &tok->bpe.tokens[id] : NULL;
 	if (token && ((tok->ignore_merges && complete) || atomic_load_explicit(&token->whole, memory_order_relaxed) == 1)) {
 		nla_i32s_push(r->ids, id);
 		r->work.n = 0;
@@ -178,11 +203,9 @@ static enum nla_status encode_metaspace(struct run *r, const char *text, size_t 
 		return encode_model(r, r->mapped.buf, r->mapped.len);
 	for (const char *s = r->mapped.buf, *end = s + r->mapped.len; s < end; s += length) {
 		length = nla_utf8_next(s, (size_t)(end - s), &code);
-		if (find_token(tok, s, length, &id))
-			nla_bpe_work_add(&r->work, id);
-		else
-			for (size_t i = 0; i < length; i++)
-				nla_bpe_work_add(&r->work, tok->byte[(unsigned char)s[i]]);
+		id = nla_bpe_piece(&tok->bpe, s, length);
+		for (size_t i = 0; i < (id < 0 ? length : 1); i++)
+			nla_bpe_work_add(&r->work, id < 0 ? tok->byte[(unsigned char)s[i]] : id);
 	}
 	nla_bpe_merge(&tok->bpe, &r->work, r->ids);
 	return NLA_OK;
@@ -257,7 +280,7 @@ static const struct nla_added *find_added(const struct nla_added_set *set, const
 			const struct nla_added *token = &set->data[k];
 			if (token->n > n - i || memcmp(token->text, text + i, token->n))
 				continue;
-			if (token->single_word && inside_word(text, n, i, i + token->n)) {
+			if (token->flags & NLA_ADDED_SINGLE_WORD && inside_word(text, n, i, i + token->n)) {
 				i += token->n - 1;
 				break;
 			}
@@ -290,8 +313,8 @@ static enum nla_status encode_added(struct run *r, int pass, const char *text, s
 	while ((token = find_added(&r->tok->added[pass], text, n, from, &at))) {
 		size_t stop = at + token->n;
 		from = stop;
-		at -= token->lstrip ? spaces_before(text, at) : 0;
-		stop += token->rstrip ? spaces_after(text, n, stop) : 0;
+		at -= token->flags & NLA_ADDED_LSTRIP ? spaces_before(text, at) : 0;
+		stop += token->flags & NLA_ADDED_RSTRIP ? spaces_after(text, n, stop) : 0;
 		if (at > done && encode_gap(r, pass, text + done, at - done))
 			return r->err->status;
 		nla_i32s_push(r->ids, token->id);

@@ -101,6 +101,12 @@ int32_t nla_bpe_id(const struct nla_bpe *bpe, const char *text, size_t n)
 	return bpe->n_slots ? bpe->slots[find_slot(bpe, text, n)] : -1;
 }
 
+int32_t nla_bpe_piece(const struct nla_bpe *bpe, const char *text, size_t n)
+{
+	const int32_t id = nla_bpe_id(bpe, text, n);
+	return id >= 0 && bpe->tokens[id].flags & NLA_BPE_MODEL ? id : -1;
+}
+
 const char *nla_bpe_text(const struct nla_bpe *bpe, int32_t id, size_t *n)
 {
 	if (id < 0 || id >= bpe->n || !bpe->tokens[id].flags)
@@ -144,10 +150,7 @@ void nla_bpe_add_merge(struct nla_bpe *bpe, uint32_t rank, int32_t left, int32_t
 
 void nla_bpe_work_add(struct nla_bpe_work *work, int32_t id)
 {
-	if (work->n == work->cap) {
-		work->cap = NLA_MAX(64, 2 * work->cap);
-		work->symbols = nla_realloc(work->symbols, work->cap, sizeof(*work->symbols));
-	}
+	work->symbols = nla_grow(work->symbols, work->n, 1, &work->cap, sizeof(*work->symbols));
 	work->symbols[work->n++].id = id;
 }
 
@@ -167,10 +170,7 @@ static void heap_push(const struct nla_bpe *bpe, struct nla_bpe_work *work, int3
 	s->rank = s->next < 0 ? UINT32_MAX : find_pair(bpe, s->id, work->symbols[s->next].id)->rank;
 	if (s->rank == UINT32_MAX) /* no merge, as in a free place of the table */
 		return;
-	if (work->n_heap == work->cap_heap) {
-		work->cap_heap = NLA_MAX(work->n, 2 * work->cap_heap);
-		work->heap = nla_realloc(work->heap, work->cap_heap, sizeof(*work->heap));
-	}
+	work->heap = nla_grow(work->heap, work->n_heap, 1, &work->cap_heap, sizeof(*work->heap));
 	entry = (uint64_t)s->rank << 32 | (uint32_t)at;
 	for (i = work->n_heap++; i > 0 && work->heap[(i - 1) / 2] > entry; i = (i - 1) / 2)
 		work->heap[i] = work->heap[(i - 1) / 2];

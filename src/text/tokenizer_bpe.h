@@ -42,6 +42,7 @@ void nla_bpe_release(struct nla_bpe *bpe);
 enum nla_status nla_bpe_add_token(struct nla_bpe *bpe, const char *name, const char *text, size_t n, double number,
 				  uint8_t flags, struct nla_err *err);
 int32_t nla_bpe_id(const struct nla_bpe *bpe, const char *text, size_t n);       /* -1: none */
+int32_t nla_bpe_piece(const struct nla_bpe *bpe, const char *text, size_t n);    /* the same, of NLA_BPE_MODEL's */
 const char *nla_bpe_text(const struct nla_bpe *bpe, int32_t id, size_t *n); /* borrowed, NUL-terminated; NULL: a hole */
 /* A pair that is listed twice counts at its later place. merged: the id of the two texts joined. */
 void nla_bpe_add_merge(struct nla_bpe *bpe, uint32_t rank, int32_t left, int32_t right, int32_t merged);

@@ -8,12 +8,65 @@
  */
 #include <string.h>
 
-#include <zlib.h>
-
 #include "text/tokenizer_read.h"
 
 #define SPACE "\"" NLA_TOKENIZER_SPACE "\"" /* as a JSON text */
 #define BYTE_LEVEL_REGEX "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+
+/* ---- an object against the fields and values that are honoured ---- */
+
+enum nla_status nla_place_fail(const struct nla_place *p, const char *key, const char *want, struct nla_err *err)
+{
+	const cJSON *value = cJSON_GetObjectItemCaseSensitive(p->json, key);
+	char *text = value ? cJSON_PrintUnformatted(value) : NULL;
+	nla_fail(err, "cannot read '%s': field '%s%s' is %.80s, want %s", p->path, p->where, key, text ? text : "missing",
+		 want);
+	cJSON_free(text);
+	return err->status;
+}
+
+bool nla_place_true(const struct nla_place *p, const char *key)
+{
+	return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(p->json, key));
+}
+
+/* Has a list of rules one of that field? */
+static bool has_rule(const char *rules, const char *key)
+{
+	size_t n = strlen(key);
+	while (rules && (strncmp(rules, key, n) || !strchr("=;", rules[n])))
+		rules = (rules = strchr(rules, ';')) ? rules + 1 : NULL;
+	return rules != NULL;
+}
+
+static enum nla_status check_rule(const struct nla_place *p, const char *rule, struct nla_err *err)
+{
+	size_t n = strcspn(rule, "=;");
+	nla_auto char *key = nla_strndup(rule, n);
+	nla_auto char *want = rule[n] == '=' ? nla_strndup(rule + n + 1, strcspn(rule + n + 1, ";")) : NULL;
+	const cJSON *value = cJSON_GetObjectItemCaseSensitive(p->json, key);
+	char *text = want && value ? cJSON_PrintUnformatted(value) : NULL;
+	if (want && nla_word_index(want, text ? text : "null") < 0)
+		nla_place_fail(p, key, want, err);
+	cJSON_free(text);
+	return err->status;
+}
+
+enum nla_status nla_place_check(const struct nla_place *p, const char *rules, struct nla_err *err)
+{
+	const cJSON *child;
+	if (!cJSON_IsObject(p->json))
+		return nla_fail(err, "cannot read '%s': '%.*s' is not an object", p->path, (int)strcspn(p->where, "."),
+				p->where);
+	cJSON_ArrayForEach(child, p->json)
+		if (*rules != '*' && !has_rule(rules, child->string))
+			return nla_fail(err, "cannot read '%s': field '%s%s' is not supported", p->path, p->where,
+					child->string);
+	for (const char *rule = rules; rule; rule = strchr(rule, ';'), rule = rule ? rule + 1 : NULL)
+		if (check_rule(p, rule, err))
+			return err->status;
+	return NLA_OK;
+}
 
 static const char *get_string(const struct nla_place *p, const char *key)
 {
@@ -71,8 +124,7 @@ static size_t read_pair(const cJSON *item, struct nla_str *joined)
 	return n;
 }
 
-static enum nla_status read_merges(struct nla_tokenizer *tok, const struct nla_place *p, struct nla_i32s *merges,
-				   struct nla_err *err)
+static enum nla_status read_merges(struct nla_tokenizer *tok, const struct nla_place *p, struct nla_err *err)
 {
 	const cJSON *item, *list = cJSON_GetObjectItemCaseSensitive(p->json, "merges");
 	NLA_AUTO(nla_str_release) struct nla_str joined = NLA_STR_INIT;
@@ -92,14 +144,13 @@ static enum nla_status read_merges(struct nla_tokenizer *tok, const struct nla_p
 					"cannot read '%s': 'model.merges[%u]': '%.*s', '%s' or '%s' is not in the vocabulary",
 					p->path, rank, (int)n, joined.buf, joined.buf + n, joined.buf);
 		nla_bpe_add_merge(&tok->bpe, rank++, left, right, merged);
-		nla_i32s_push(merges, left);
-		nla_i32s_push(merges, right);
+		nla_i32s_push(&tok->merges, left);
+		nla_i32s_push(&tok->merges, right);
 	}
 	return NLA_OK;
 }
 
-static enum nla_status read_model(struct nla_tokenizer *tok, const struct nla_place *p, struct nla_i32s *merges,
-				  struct nla_err *err)
+static enum nla_status read_model(struct nla_tokenizer *tok, const struct nla_place *p, struct nla_err *err)
 {
 	static const char rules[] = "type=\"BPE\";dropout=null|0;unk_token;continuing_subword_prefix=null|\"\";"
 				    "end_of_word_suffix=null|\"\";fuse_unk" NLA_PLACE_BOOL ";byte_fallback" NLA_PLACE_BOOL
@@ -115,38 +166,38 @@ static enum nla_status read_model(struct nla_tokenizer *tok, const struct nla_pl
 		return err->status;
 	if (!complete && get_string(p, "unk_token")) /* it would take the place of a byte that has none */
 		return nla_place_fail(p, "unk_token", "null where bytes have no token", err);
-	return read_merges(tok, p, merges, err);
+	return read_merges(tok, p, err);
 }
 
 /* ---- added tokens ---- */
+
+const char *const nla_added_flags[NLA_ADDED_N_FLAGS] = { "single_word", "lstrip", "rstrip", "normalized", "special" };
 
 enum nla_status nla_tokenizer_read_added(struct nla_tokenizer *tok, const struct nla_place *p, double id, struct nla_err *err)
 {
 	static const char rules[] = "id;content;single_word" NLA_PLACE_BOOL ";lstrip" NLA_PLACE_BOOL ";rstrip" NLA_PLACE_BOOL
 				    ";normalized" NLA_PLACE_BOOL ";special" NLA_PLACE_BOOL;
 	const char *content = get_string(p, "content");
-	bool special = nla_place_true(p, "special"), said = nla_json_at(p->json, "normalized");
-	struct nla_added added = { .single_word = nla_place_true(p, "single_word"), .lstrip = nla_place_true(p, "lstrip"),
-				   .rstrip = nla_place_true(p, "rstrip"),
-				   .normalized = said ? nla_place_true(p, "normalized") : !special };
-	int32_t known = content ? nla_bpe_id(&tok->bpe, content, strlen(content)) : -1;
+	const int32_t known = content ? nla_bpe_id(&tok->bpe, content, strlen(content)) : -1;
 	NLA_AUTO(nla_str_release) struct nla_str normal = NLA_STR_INIT;
-	enum nla_status status = nla_place_check(p, rules, err);
-
-	if (!status && (!content || !*content))
-		status = nla_place_fail(p, "content", "a text", err);
-	if (!status && added.normalized && tok->nfc && !nla_tok_split_nfc(content, strlen(content), &normal, err) &&
+	unsigned flags = 0;
+	for (int i = 0; i < NLA_ADDED_N_FLAGS; i++)
+		flags |= (unsigned)nla_place_true(p, nla_added_flags[i]) << i;
+	if (!nla_json_at(p->json, "normalized") && !(flags & NLA_ADDED_SPECIAL))
+		flags |= NLA_ADDED_NORMALIZED;
+	if (nla_place_check(p, rules, err))
+		return err->status;
+	if (!content || !*content)
+		return nla_place_fail(p, "content", "a text", err);
+	if (flags & NLA_ADDED_NORMALIZED && tok->nfc && !nla_tok_split_nfc(content, strlen(content), &normal, err) &&
 	    strcmp(normal.buf, content))
-		status = nla_place_fail(p, "content", "a text in normal form C, as it is matched there", err);
-	if (status ||
+		return nla_place_fail(p, "content", "a text in normal form C, as it is matched there", err);
+	if (err->status ||
 	    ((known < 0 || known != id) && nla_bpe_add_token(&tok->bpe, p->path, content, strlen(content), id, 0, err)))
 		return err->status;
-	added.n = strlen(content);
-	added.id = (int32_t)id;
-	added.text = nla_strdup(content);
-	nla_added_push(&tok->added[added.normalized], added);
-	tok->bpe.tokens[added.id].flags &= (uint8_t)~NLA_BPE_SPECIAL;
-	tok->bpe.tokens[added.id].flags |= special ? NLA_BPE_SPECIAL : 0;
+	nla_added_push(tok, content, (int32_t)id, flags);
+	tok->bpe.tokens[(int32_t)id].flags &= (uint8_t)~NLA_BPE_SPECIAL;
+	tok->bpe.tokens[(int32_t)id].flags |= flags & NLA_ADDED_SPECIAL ? NLA_BPE_SPECIAL : 0;
 	return NLA_OK;
 }
 
@@ -347,54 +398,18 @@ static enum nla_status read_stages(struct nla_tokenizer *tok, const struct nla_p
 
 /* ---- the whole ---- */
 
-static void add_crc(uint32_t *crc, int32_t x)
-{
-	for (int shift = 0; shift < 32; shift += 8)
-		*crc = (uint32_t)crc32(*crc, &(Bytef){ (Bytef)((uint32_t)x >> shift) }, 1);
-}
-
-uint32_t nla_tokenizer_find_crc(const struct nla_tokenizer *tok, const struct nla_i32s *merges)
-{
-	uint32_t crc = 0;
-	for (int32_t id = 0; id < tok->bpe.n; id++) {
-		size_t n = 0;
-		const char *text = nla_bpe_text(&tok->bpe, id, &n);
-		if (!text)
-			continue;
-		add_crc(&crc, id);
-		crc = (uint32_t)crc32(crc, (const Bytef *)text, (uInt)n + 1);
-	}
-	for (size_t i = 0; i < merges->n; i++)
-		add_crc(&crc, merges->data[i]);
-	for (int k = 0; k < 2; k++) {
-		for (size_t i = 0; i < tok->added[k].n; i++) {
-			const struct nla_added *a = &tok->added[k].data[i];
-			add_crc(&crc, a->id);
-			add_crc(&crc, a->single_word | a->lstrip << 1 | a->rstrip << 2 | a->normalized << 3);
-		}
-	}
-	add_crc(&crc, tok->nfc | tok->ignore_merges << 1);
-	if (tok->metaspace)
-		add_crc(&crc, 1 + (int32_t)tok->prefix);
-	for (size_t i = 0; i < tok->n_splits; i++)
-		crc = (uint32_t)crc32(crc, (const Bytef *)tok->splits[i].pattern, (uInt)strlen(tok->splits[i].pattern) + 1);
-	return crc;
-}
-
 enum nla_status nla_tokenizer_read_json(struct nla_tokenizer *tok, struct nla_err *err)
 {
 	static const char rules[] = "version=\"1.0\"|null;truncation;padding;added_tokens;normalizer;pre_tokenizer;"
 				    "post_processor;decoder;model";
-	NLA_AUTO(nla_i32s_release) struct nla_i32s merges = {0};
 	NLA_AUTO(nla_str_release) struct nla_str ignored = NLA_STR_INIT;
 	nla_auto_json cJSON *json = NULL;
 	if (nla_json_read(tok->path, &json, err))
 		return err->status;
 	const struct nla_place root = { tok->path, "", json }, model = { tok->path, "model.", nla_json_at(json, "model") };
 	tok->metaspace = cJSON_IsTrue(nla_json_at(json, "model.byte_fallback"));
-	if (!(nla_place_check(&root, rules, err) || read_stages(tok, &root, err) ||
-	      read_model(tok, &model, &merges, err) || read_added_tokens(tok, nla_json_at(json, "added_tokens"), err) ||
-	      read_named_stage(tok, &root, POST_PROCESSOR, &ignored, err) || nla_tokenizer_read_config(tok, err)))
-		tok->crc = nla_tokenizer_find_crc(tok, &merges);
-	return err->status;
+	return nla_place_check(&root, rules, err) || read_stages(tok, &root, err) || read_model(tok, &model, err) ||
+	       read_added_tokens(tok, nla_json_at(json, "added_tokens"), err) ||
+	       read_named_stage(tok, &root, POST_PROCESSOR, &ignored, err) || nla_tokenizer_read_config(tok, err) ?
+		       err->status : NLA_OK;
 }

@@ -65,95 +65,74 @@ static bool next_field(struct wire *w, struct field *f)
 	return true;
 }
 
-/* The last field of a number, which is the one that counts; one of another type does not. Its bytes are marked broken when the
- * message is damaged. */
-static struct field last_field(struct wire w, unsigned number, enum wire_type type, uint64_t unsaid)
-{
-	struct field f, last = { .value = unsaid };
-	while (next_field(&w, &f))
-		last = f.number == number && f.type == type ? f : last;
-	last.bytes.broken = w.broken;
-	return last;
-}
-
-/* The same of a message inside, of which protobuf reads several as one. */
-static struct field last_inside(struct wire w, unsigned message, unsigned number, enum wire_type type, uint64_t unsaid)
-{
-	struct field f, last = { .value = unsaid };
-	bool broken = false;
-	while (next_field(&w, &f))
-		if (f.number == message && f.type == BYTES) {
-			last = last_field(f.bytes, number, type, last.value);
-			broken |= last.bytes.broken;
-		}
-	last.bytes.broken = broken || w.broken;
-	return last;
-}
-
 enum { PIECE = 1, TRAINER = 2, NORMALIZER = 3 };
 enum { TYPE_NORMAL = 1, TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_UNUSED = 5, TYPE_BYTE = 6 };
+
+/* What the fields of a message must be, or be by default. */
+static const struct {
+	unsigned message, number;
+	enum wire_type type;
+	uint64_t unsaid, want;
+	const char *wrong;
+} facts[] = { { TRAINER, 3, VARINT, 1, 2, "'trainer_spec.model_type' is not BPE" },
+	      { TRAINER, 24, VARINT, 0, 0, "'trainer_spec.treat_whitespace_as_suffix' is set, want it false" },
+	      { NORMALIZER, 2, BYTES, 0, 0, "'normalizer_spec.precompiled_charsmap' is set, want the identity" },
+	      { NORMALIZER, 4, VARINT, 1, 0, "'normalizer_spec.remove_extra_whitespaces' is true, want false" },
+	      { NORMALIZER, 5, VARINT, 1, 1, "'normalizer_spec.escape_whitespaces' is false, want true" } };
 
 static enum nla_status read_piece(struct nla_tokenizer *tok, struct wire w, int32_t id, float *last, struct nla_err *err)
 {
 	static const uint8_t flags[] = { [TYPE_NORMAL] = NLA_BPE_MODEL, [TYPE_UNKNOWN] = NLA_BPE_SPECIAL,
 					 [TYPE_CONTROL] = NLA_BPE_SPECIAL, [TYPE_BYTE] = NLA_BPE_BYTE };
-	struct wire text = last_field(w, 1, BYTES, 0).bytes;
-	uint32_t bits = (uint32_t)last_field(w, 2, FIXED32, 0).value;
-	uint64_t type = last_field(w, 3, VARINT, TYPE_NORMAL).value;
-	bool normal = type == TYPE_NORMAL;
-	struct nla_added mark = { .id = id };
-	enum nla_status status;
+	struct wire text = { 0 };
+	uint64_t type = TYPE_NORMAL;
+	uint32_t bits = 0;
 	float score;
+	for (struct field f; next_field(&w, &f);) {
+		if (f.number == 1 && f.type == BYTES)
+			text = f.bytes;
+		else if (f.number == 2 && f.type == FIXED32)
+			bits = (uint32_t)f.value;
+		else if (f.number == 3 && f.type == VARINT)
+			type = f.value;
+	}
 	memcpy(&score, &bits, sizeof(score));
-	if (text.broken || text.at == text.end || type > TYPE_BYTE || !type || type == TYPE_UNUSED)
+	if (w.broken || text.at == text.end || type > TYPE_BYTE || !type || type == TYPE_UNUSED)
 		return nla_fail(err, "cannot load '%s': piece %d is damaged or of an unknown type", tok->path, (int)id);
-	if (normal && score > *last)
+	if (type == TYPE_NORMAL && score > *last)
 		return nla_fail(err,
 				"cannot load '%s': the score of piece %d is above that of one before it, want them in order",
 				tok->path, (int)id);
-	*last = normal ? score : *last;
-	mark.text = nla_strndup((const char *)text.at, (size_t)(text.end - text.at));
-	mark.n = strlen(mark.text);
-	status = nla_bpe_add_token(&tok->bpe, tok->path, mark.text, mark.n, id, flags[type], err);
-	if (!status && !normal && type != TYPE_BYTE)
-		nla_added_push(&tok->added[0], mark);
-	else
-		free(mark.text);
-	return status;
+	*last = type == TYPE_NORMAL ? score : *last;
+	nla_auto char *name = nla_strndup((const char *)text.at, (size_t)(text.end - text.at));
+	if (!nla_bpe_add_token(&tok->bpe, tok->path, name, strlen(name), id, flags[type], err) && type != TYPE_NORMAL &&
+	    type != TYPE_BYTE)
+		nla_added_push(tok, name, id, 0);
+	return err->status;
 }
 
-static enum nla_status check_specs(const struct nla_tokenizer *tok, struct wire w, struct nla_err *err)
+/* The last field of a number counts, of several messages as of one; one of another wire type does not. */
+static enum nla_status read_proto(struct nla_tokenizer *tok, struct wire w, struct nla_err *err)
 {
-	static const struct {
-		unsigned spec, number;
-		enum wire_type type;
-		uint64_t unsaid, want;
-		const char *wrong;
-	} facts[] = { { TRAINER, 3, VARINT, 1, 2, "'trainer_spec.model_type' is not BPE" },
-		      { TRAINER, 24, VARINT, 0, 0, "'trainer_spec.treat_whitespace_as_suffix' is set, want it false" },
-		      { NORMALIZER, 2, BYTES, 0, 0, "'normalizer_spec.precompiled_charsmap' is set, want the identity" },
-		      { NORMALIZER, 4, VARINT, 1, 0, "'normalizer_spec.remove_extra_whitespaces' is true, want false" },
-		      { NORMALIZER, 5, VARINT, 1, 1, "'normalizer_spec.escape_whitespaces' is false, want true" } };
-
-	for (size_t i = 0; i < NLA_LEN(facts); i++) {
-		struct field f = last_inside(w, facts[i].spec, facts[i].number, facts[i].type, facts[i].unsaid);
-		if (f.bytes.broken || f.value != facts[i].want)
-			return nla_fail(err, "cannot load '%s': %s", tok->path,
-					f.bytes.broken ? "it is damaged" : facts[i].wrong);
-	}
-	return NLA_OK;
-}
-
-static enum nla_status read_pieces(struct nla_tokenizer *tok, struct wire w, struct nla_err *err)
-{
+	uint64_t found[NLA_LEN(facts)];
+	bool broken = false;
 	float last = 1e30f;
-	struct field f;
-	int32_t id = 0;
-	while (next_field(&w, &f))
-		if (f.number == PIECE && f.type == BYTES && read_piece(tok, f.bytes, id++, &last, err))
+	int32_t n = 0;
+	for (size_t i = 0; i < NLA_LEN(facts); i++)
+		found[i] = facts[i].unsaid;
+	for (struct field m, f; next_field(&w, &m); broken |= m.bytes.broken) {
+		if (m.type == BYTES && m.number == PIECE && read_piece(tok, m.bytes, n++, &last, err))
 			return err->status;
-	if (w.broken || !id)
+		while (m.type == BYTES && (m.number == TRAINER || m.number == NORMALIZER) && next_field(&m.bytes, &f))
+			for (size_t i = 0; i < NLA_LEN(facts); i++)
+				if (facts[i].message == m.number && facts[i].number == f.number && facts[i].type == f.type)
+					found[i] = f.value;
+	}
+	if (w.broken || !n)
 		return nla_fail(err, "cannot load '%s': it is no sentencepiece model, or damaged", tok->path);
+	for (size_t i = 0; i < NLA_LEN(facts); i++)
+		if (broken || found[i] != facts[i].want)
+			return nla_fail(err, "cannot load '%s': %s", tok->path, broken ? "it is damaged" : facts[i].wrong);
 	return NLA_OK;
 }
 
@@ -161,19 +140,16 @@ enum nla_status nla_tokenizer_read_model(struct nla_tokenizer *tok, struct nla_e
 {
 	/* Later fields count: byte_fallback true; add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces false. */
 	static const char ours[] = "\x12\x03\x98\x02\x01\x1a\x06\x18\x00\x20\x00\x28\x00";
-	static const struct nla_i32s none = {0};
 	NLA_AUTO(nla_str_release) struct nla_str file = NLA_STR_INIT;
 	bool complete;
 	tok->metaspace = true;
 	if (nla_file_read(tok->path, &file, err))
 		return err->status;
 	const struct wire w = { (const unsigned char *)file.buf, (const unsigned char *)file.buf + file.len, false };
-	if (read_pieces(tok, w, err) || check_specs(tok, w, err) || nla_tokenizer_find_bytes(tok, &complete, err) ||
-	    nla_tokenizer_read_config(tok, err))
+	if (read_proto(tok, w, err) || nla_tokenizer_find_bytes(tok, &complete, err) || nla_tokenizer_read_config(tok, err))
 		return err->status;
 	nla_str_addn(&file, ours, sizeof(ours) - 1);
 	tok->sp = sp_from_bytes(file.buf, file.len);
-	tok->crc = nla_tokenizer_find_crc(tok, &none);
 	return tok->sp ? NLA_OK : nla_fail(err, "cannot load '%s': %s", tok->path, sp_error());
 }
 
@@ -199,7 +175,6 @@ static const struct nla_added *find_added(const struct nla_tokenizer *tok, const
 static enum nla_status check_token(const struct nla_tokenizer *tok, const struct nla_place *p, const char *key,
 				   const char *text, const cJSON *flags, double id, struct nla_err *err)
 {
-	static const char *const names[] = { "single_word", "lstrip", "rstrip", "normalized", "special" };
 	const struct nla_added *a = find_added(tok, text);
 	if (!text)
 		return nla_fail(err, "cannot use '%s': '%s' has what is no token", p->path, key);
@@ -211,15 +186,13 @@ static enum nla_status check_token(const struct nla_tokenizer *tok, const struct
 	if (!isnan(id) && id != a->id)
 		return nla_fail(err, "cannot use '%s': '%s' has token '%s' as %.15g, tokenizer.json as %d", p->path, key, text,
 				id, (int)a->id);
-	const bool ours[] = { a->single_word, a->lstrip, a->rstrip, a->normalized,
-			      (tok->bpe.tokens[a->id].flags & NLA_BPE_SPECIAL) != 0 };
-
-	for (size_t i = 0; i < NLA_LEN(names); i++) {
-		const cJSON *theirs = cJSON_GetObjectItemCaseSensitive(flags, names[i]);
-		if (cJSON_IsBool(theirs) && cJSON_IsTrue(theirs) != ours[i])
+	for (int i = 0; i < NLA_ADDED_N_FLAGS; i++) {
+		const cJSON *theirs = cJSON_GetObjectItemCaseSensitive(flags, nla_added_flags[i]);
+		const bool ours = a->flags & 1u << i;
+		if (cJSON_IsBool(theirs) && cJSON_IsTrue(theirs) != ours)
 			return nla_fail(err, "cannot use '%s': '%s' has '%s' of token '%s' %s, tokenizer.json has it %s: make "
-					"them agree", p->path, key, names[i], a->text, ours[i] ? "false" : "true",
-					ours[i] ? "true" : "false");
+					"them agree", p->path, key, nla_added_flags[i], a->text, ours ? "false" : "true",
+					ours ? "true" : "false");
 	}
 	return NLA_OK;
 }

@@ -1,16 +1,33 @@
-/*
- * tokenizer_read - a tokenizer as its files describe it: what tokenizer_json.c and tokenizer_model.c read, and tokenizer.c
- * runs.
- */
+/* tokenizer_read - a tokenizer as its files describe it: what tokenizer_json.c and tokenizer_model.c read, and tokenizer.c runs. */
 #pragma once
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
 
 #include "base/json.h"
 #include "shim/sp.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_bpe.h"
-#include "text/tokenizer_split.h"
 
 #define NLA_TOKENIZER_SPACE "\xe2\x96\x81" /* U+2581, a space in the vocabulary of a metaspace tokenizer */
+
+/* A regex that cuts a text into pieces. Texts that go in are valid UTF-8. */
+struct nla_tok_split {
+	char *pattern; /* owned; as translated for PCRE2 */
+	pcre2_code *code;
+	pcre2_match_context *limits;
+};
+/* regex: as the tokenizers library has it, in Oniguruma's syntax. name: the file, for the message. */
+enum nla_status nla_tok_split_compile(struct nla_tok_split *split, const char *name, const char *regex, struct nla_err *err);
+void nla_tok_split_release(struct nla_tok_split *split);
+/* The next match at or after `from`, never empty: bytes span[0] to span[1] of the text; both n when there is none. scratch: one
+ * thread's. */
+enum nla_status nla_tok_split_next(const struct nla_tok_split *split, pcre2_match_data *scratch, const char *text, size_t n,
+				   size_t from, size_t span[2], struct nla_err *err);
+/* A word character, as the boundaries of a single_word token have it. */
+bool nla_tok_split_is_word(uint32_t code);
+/* Append in normal form C. */
+enum nla_status nla_tok_split_nfc(const char *text, size_t n, struct nla_str *out, struct nla_err *err);
 
 /* Where a metaspace tokenizer puts a space in front (a text that begins with one gets none, but for PREPEND). */
 enum nla_prefix {
@@ -20,29 +37,35 @@ enum nla_prefix {
 	NLA_PREFIX_PREPEND, /* the same, and to any text at all  */
 };
 
+enum nla_added_flag {
+	NLA_ADDED_SINGLE_WORD = 1, NLA_ADDED_LSTRIP = 2, NLA_ADDED_RSTRIP = 4, NLA_ADDED_NORMALIZED = 8, NLA_ADDED_SPECIAL = 16,
+	NLA_ADDED_N_FLAGS = 5,
+};
+extern const char *const nla_added_flags[NLA_ADDED_N_FLAGS]; /* their names in files */
+
 struct nla_added {
 	char *text; /* owned */
 	size_t n;
 	int32_t id;
-	bool single_word, lstrip, rstrip, normalized;
+	unsigned flags;
 };
 struct nla_added_set {
 	struct nla_added *data; /* by first byte, the longest first */
 	size_t n, cap;
 	size_t first[257];      /* data[first[b] .. first[b + 1]) begin with byte b */
 };
-void nla_added_push(struct nla_added_set *set, struct nla_added token);
 
 struct nla_tokenizer {
 	char *path;
 	struct nla_bpe bpe;
+	struct nla_i32s merges;            /* of tokenizer.json, in pairs: for crc */
 	sp_model *sp;                      /* a .model: merges in the place of bpe */
 	bool metaspace;                    /* spaces are U+2581, characters fall back on bytes; else byte-level */
 	enum nla_prefix prefix;            /* metaspace */
 	bool strip_first;                  /* metaspace: a decoded text loses the space that prefix has put in front */
 	bool nfc, ignore_merges;           /* byte-level */
 	int32_t byte[256];                 /* ids; -1 (byte-level): leaves no trace, as in the reference */
-	struct nla_tok_split splits[8];        /* byte-level: each cuts the pieces of the one before */
+	struct nla_tok_split splits[8];    /* byte-level: each cuts the pieces of the one before */
 	size_t n_splits;
 	struct nla_added_set added[2];     /* looked for in the raw text, and then in the normalised text */
 	struct nla_i32s front;             /* ids that a text gets in front by default */
@@ -71,9 +94,9 @@ enum nla_status nla_place_fail(const struct nla_place *p, const char *key, const
 bool nla_place_true(const struct nla_place *p, const char *key);
 #define NLA_PLACE_BOOL "=true|false|null"
 
+/* A copy of text is recognised as that token. */
+void nla_added_push(struct nla_tokenizer *tok, const char *text, int32_t id, unsigned flags);
 /* p: the token's object. */
 enum nla_status nla_tokenizer_read_added(struct nla_tokenizer *tok, const struct nla_place *p, double id, struct nla_err *err);
 /* The tokens of the 256 bytes, complete: if all have one. Metaspace: else an error. */
 enum nla_status nla_tokenizer_find_bytes(struct nla_tokenizer *tok, bool *complete, struct nla_err *err);
-/* merges: pairs of ids in order. */
-uint32_t nla_tokenizer_find_crc(const struct nla_tokenizer *tok, const struct nla_i32s *merges);

@@ -1,5 +1,5 @@
 /*
- * tokenizer_split - see tokenizer_split.h.
+ * tokenizer_split - the regexes that cut a text into pieces, and normal form C; see tokenizer_read.h.
  *
  * The regexes are written for Oniguruma (Ruby syntax, Unicode 16), and run here by PCRE2 (10.42: Unicode 14). So they are
  * translated: \s becomes the White_Space property, because PCRE2's \s also has U+180E; \p{L} and \p{N} get the characters that
@@ -11,7 +11,7 @@
 
 #include <utf8proc.h>
 
-#include "text/tokenizer_split.h"
+#include "text/tokenizer_read.h"
 
 #define MATCH_LIMIT 1000000000 /* steps of the interpreter: minutes; only a hostile pattern comes near */
 
