@@ -281,30 +281,6 @@ enum nla_status nla_rmtree(const char *path, struct nla_err *err)
 
 /* ---- writing ---- */
 
-void nla_gzip(const void *bytes, size_t n, struct nla_str *out)
-{
-	z_stream z = { .next_in = (unsigned char *)bytes };
-	unsigned char chunk[1 << 15];
-	size_t piece;
-	int code;
-	if (deflateInit2(&z, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK)
-		NLA_BUG("cannot start gzip");
-	do {
-		piece = NLA_MIN(n, (size_t)1 << 30); /* zlib counts in 32 bits */
-		n -= piece;
-		z.avail_in = (uInt)piece;
-		do {
-			z.next_out = chunk;
-			z.avail_out = sizeof(chunk);
-			code = deflate(&z, n ? Z_NO_FLUSH : Z_FINISH);
-			nla_str_addn(out, chunk, sizeof(chunk) - z.avail_out);
-		} while (!z.avail_out);
-	} while (n);
-	if (code != Z_STREAM_END)
-		NLA_BUG("gzip stopped with code %d", code);
-	deflateEnd(&z);
-}
-
 /* write() until all is written: 0 or an errno. */
 static int write_all(int fd, const void *bytes, size_t n)
 {
@@ -334,39 +310,78 @@ static int sync_path(const char *path)
 	return why;
 }
 
-enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bool gz, struct nla_err *err)
+static enum nla_status cannot_write(const char *path, int why, struct nla_err *err)
 {
-	NLA_AUTO(nla_str_release) struct nla_str packed = NLA_STR_INIT;
+	return why ? nla_fail(err, "cannot write '%s': %s", path, strerror(why)) : NLA_OK;
+}
+
+enum nla_status nla_new_open(struct nla_new_file *out, const char *path, struct nla_err *err)
+{
 	struct stat st;
 	/* Renaming over a device would replace it, over a pipe would starve its reader: only a regular file is replaced. */
 	if (!stat(path, &st) && !S_ISREG(st.st_mode))
 		return nla_fail(err, "cannot write '%s': it is %s", path, S_ISDIR(st.st_mode) ? "a folder" : "no regular file");
-	if (gz) {
-		nla_gzip(bytes, n, &packed);
-		bytes = packed.buf;
-		n = packed.len;
-	}
-	nla_auto char *tmp = nla_format("%s.tmp", path), *dir = nla_path_dir(path);
-	int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666); /* a link could lead anywhere */
-	int why = fd < 0 ? errno : write_all(fd, bytes, n);
-	if (!why && fsync(fd))
-		why = errno;
-	if (fd >= 0 && close(fd) && !why)
-		why = errno;
-	if (!why && rename(tmp, path))
-		why = errno;
-	if (why && fd >= 0)
-		unlink(tmp);
-	if (!why)
-		why = sync_path(dir);
-	return why ? nla_fail(err, "cannot write '%s': %s", path, strerror(why)) : NLA_OK;
+	*out = (struct nla_new_file){ .path = nla_strdup(path), .tmp = nla_format("%s.tmp", path) };
+	out->fd = open(out->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666); /* a link could lead anywhere */
+	if (out->fd >= 0)
+		return NLA_OK;
+	cannot_write(path, errno, err);
+	return nla_new_close(out, err);
 }
 
-enum nla_status nla_copy_file(const char *from, const char *to, struct nla_err *err)
+enum nla_status nla_new_write(const struct nla_new_file *out, const void *bytes, size_t n, struct nla_err *err)
+{
+	return cannot_write(out->path, write_all(out->fd, bytes, n), err);
+}
+
+enum nla_status nla_new_close(struct nla_new_file *out, struct nla_err *err)
+{
+	nla_auto char *dir = nla_path_dir(out->path), *path = out->path, *tmp = out->tmp;
+	int why = !err->status && fsync(out->fd) ? errno : 0;
+	if (out->fd >= 0 && close(out->fd) && !why)
+		why = errno;
+	if (!err->status && !why && rename(tmp, path))
+		why = errno;
+	if (out->fd >= 0 && (err->status || why))
+		unlink(tmp);
+	if (!err->status)
+		cannot_write(path, why ? why : sync_path(dir), err);
+	return err->status;
+}
+
+static enum nla_status write_gzip(const struct nla_new_file *out, const char *bytes, size_t n, struct nla_err *err)
+{
+	gzFile gz = gzdopen(fcntl(out->fd, F_DUPFD_CLOEXEC, 0), "wb6");
+	bool fine = gz != NULL;
+	errno = fine ? 0 : errno;
+	for (size_t piece; fine && n; n -= piece, bytes += piece) {
+		piece = NLA_MIN(n, (size_t)1 << 30); /* zlib counts in 32 bits */
+		fine = gzwrite(gz, bytes, (unsigned)piece) == (int)piece;
+	}
+	int why = fine ? 0 : errno ? errno : EIO;
+	if (gz && gzclose(gz) != Z_OK && fine)
+		why = errno ? errno : EIO;
+	return cannot_write(out->path, why, err);
+}
+
+enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bool gz, struct nla_err *err)
+{
+	struct nla_err why = NLA_ERR_INIT;
+	struct nla_new_file out;
+	if (!nla_new_open(&out, path, &why)) {
+		gz ? write_gzip(&out, bytes, n, &why) : nla_new_write(&out, bytes, n, &why);
+		nla_new_close(&out, &why);
+	}
+	if (why.status)
+		*err = why;
+	return why.status;
+}
+
+enum nla_status nla_copy_file(const char *from, const char *to, bool gz, struct nla_err *err)
 {
 	NLA_AUTO(nla_map_close) struct nla_map map;
 	if (!nla_map_open(&map, from, err))
-		nla_file_write(to, map.data, map.size, false, err);
+		nla_file_write(to, map.data, map.size, gz, err);
 	return err->status;
 }
 

@@ -16,11 +16,22 @@ const char *nla_path_base(const char *path);             /* borrowed from path: 
 
 /* Read a whole file (plain or gzip, by its magic bytes) of at most 2 GiB into s, appended. */
 enum nla_status nla_file_read(const char *path, struct nla_str *s, struct nla_err *err);
-/* Write through PATH.tmp, fsync, rename: the former file stays whole until the new one is, and a failure leaves no PATH.tmp.
- * gz: compress. What exists and is no regular file (/dev/null) is an error: a rename would replace it. So is a link in the
- * place of PATH.tmp, of the tensors' as well, or of a log: what is written stays in its folder. */
+/*
+ * A file is written through PATH.tmp, fsync, rename: the former one stays whole until the new one is, and a failure, or one
+ * that err holds before close, leaves no PATH.tmp. What exists and is no regular file (/dev/null) is an error: a rename would
+ * replace it. So is a link in the place of PATH.tmp, or of a log: what is written stays in its folder. When open fails there is
+ * nothing to close.
+ */
+struct nla_new_file {
+	int fd;
+	char *path, *tmp;
+};
+enum nla_status nla_new_open(struct nla_new_file *out, const char *path, struct nla_err *err);
+enum nla_status nla_new_write(const struct nla_new_file *out, const void *bytes, size_t n, struct nla_err *err);
+enum nla_status nla_new_close(struct nla_new_file *out, struct nla_err *err);
+/* All of it at once; gz: compressed, the same bytes to the same file (no time stamp). */
 enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bool gz, struct nla_err *err);
-enum nla_status nla_copy_file(const char *from, const char *to, struct nla_err *err);
+enum nla_status nla_copy_file(const char *from, const char *to, bool gz, struct nla_err *err);
 /* Each folder that is made is synced into the one above it. */
 enum nla_status nla_mkdirs(const char *path, struct nla_err *err);
 /* Remove a file, or a folder and everything below it; a missing one is no error. Symbolic links are removed, not followed. */
@@ -80,6 +91,3 @@ void nla_log_add(struct nla_log *log, const char *text, size_t n);
 enum nla_status nla_log_flush(struct nla_log *log, struct nla_err *err);
 enum nla_status nla_log_sync(struct nla_log *log, struct nla_err *err);
 enum nla_status nla_log_close(struct nla_log *log, struct nla_err *err);
-
-/* Append one gzip member that holds bytes. The same bytes give the same member (no time stamp). */
-void nla_gzip(const void *bytes, size_t n, struct nla_str *out);

@@ -62,15 +62,13 @@ const char *nla_st_dtype_name(enum nla_st_dtype dtype);
 /* "[2, 3]" of a shape, owned by the caller. */
 char *nla_st_shape_text(const int64_t *shape, int ndim);
 
-/* A file that appears under its name only when it is whole: a temporary name, fsync, rename. The entries say name, type and
- * shape. Has the metadata {"format": "pt"}, which transformers and peft want. */
+/* Through nla_new_file. The entries say name, type and shape. Has the metadata {"format": "pt"}, which transformers and peft want. */
 struct nla_st_writer;
 enum nla_status nla_st_writer_open(struct nla_st_writer **out, const char *path, const struct nla_st_entry *entries, size_t n,
 				   struct nla_err *err);
 enum nla_status nla_st_writer_add(struct nla_st_writer *w, const void *bytes, size_t n, struct nla_err *err);
 /* Frees w. Where err holds a failure already, it stays, and nothing is left of the file. */
 enum nla_status nla_st_writer_close(struct nla_st_writer *w, struct nla_err *err);
-void nla_st_writer_abort(struct nla_st_writer *w); /* NULL is fine */
 
 /* bf16 <-> fp32 on the host, round to nearest even. */
 void nla_bf16_to_f32(const uint16_t *in, float *out, size_t n);

@@ -1,29 +1,18 @@
 /*
- * safetensors - writing (see safetensors.h). Header, then the data as they come, into PATH.tmp; at close it is synced and
- * renamed.
+ * safetensors - writing (see safetensors.h): header, then the data as they come.
  */
 #include "base/safetensors.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/json.h"
 
 struct nla_st_writer {
-	FILE *f;
-	char *path, *tmp;
+	struct nla_new_file file;
 	uint64_t written, want; /* bytes of data */
 };
-
-static enum nla_status cannot_write(const struct nla_st_writer *w, struct nla_err *err)
-{
-	return nla_fail(err, "cannot write '%s': %s", w->tmp, strerror(errno));
-}
 
 static uint64_t bytes_of(const struct nla_st_entry *e)
 {
@@ -52,9 +41,7 @@ static enum nla_status write_header(struct nla_st_writer *w, const struct nla_st
 		nla_str_addc(&json, ' ');
 	for (int i = 0; i < 8; i++)
 		length[i] = (unsigned char)((uint64_t)json.len >> (8 * i));
-	if (fwrite(length, 1, 8, w->f) != 8 || fwrite(json.buf, 1, json.len, w->f) != json.len)
-		cannot_write(w, err);
-	return err->status;
+	return nla_new_write(&w->file, length, 8, err) || nla_new_write(&w->file, json.buf, json.len, err);
 }
 
 enum nla_status nla_st_writer_open(struct nla_st_writer **out, const char *path, const struct nla_st_entry *entries, size_t n,
@@ -63,48 +50,26 @@ enum nla_status nla_st_writer_open(struct nla_st_writer **out, const char *path,
 	struct nla_st_writer *w = nla_alloc(1, sizeof(*w));
 	*out = NULL;
 	*err = (struct nla_err)NLA_ERR_INIT;
-	w->path = nla_strdup(path);
-	w->tmp = nla_format("%s.tmp", path);
-	/* a link could lead anywhere */
-	const int fd = open(w->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
-	w->f = fd < 0 ? NULL : fdopen(fd, "wb");
-	if (!w->f)
-		nla_fail(err, "cannot create '%s': %s", w->tmp, strerror(errno));
-	else if (!write_header(w, entries, n, err))
+	if (nla_new_open(&w->file, path, err))
+		free(w);
+	else if (write_header(w, entries, n, err))
+		nla_st_writer_close(w, err);
+	else
 		*out = w;
-	return *out ? NLA_OK : nla_st_writer_close(w, err);
+	return err->status;
 }
 
 enum nla_status nla_st_writer_add(struct nla_st_writer *w, const void *bytes, size_t n, struct nla_err *err)
 {
 	w->written += n;
-	return n && fwrite(bytes, 1, n, w->f) != n ? cannot_write(w, err) : NLA_OK;
+	return nla_new_write(&w->file, bytes, n, err);
 }
 
 enum nla_status nla_st_writer_close(struct nla_st_writer *w, struct nla_err *err)
 {
-	nla_auto char *dir = nla_path_dir(w->path);
 	if (!err->status && w->written != w->want)
-		NLA_BUG("'%s' has %" PRIu64 " bytes of %" PRIu64, w->path, w->written, w->want);
-	if (!err->status && (fflush(w->f) || fsync(fileno(w->f))))
-		cannot_write(w, err);
-	if (w->f && fclose(w->f) && !err->status)
-		cannot_write(w, err);
-	if (!err->status && rename(w->tmp, w->path))
-		nla_fail(err, "cannot rename '%s' to '%s': %s", w->tmp, w->path, strerror(errno));
-	if (!err->status)
-		nla_sync(dir, err);
-	else
-		unlink(w->tmp);
-	free(w->tmp);
-	free(w->path);
+		NLA_BUG("'%s' has %" PRIu64 " bytes of %" PRIu64, w->file.path, w->written, w->want);
+	nla_new_close(&w->file, err);
 	free(w);
 	return err->status;
-}
-
-void nla_st_writer_abort(struct nla_st_writer *w)
-{
-	struct nla_err err = { .status = NLA_FAIL };
-	if (w)
-		nla_st_writer_close(w, &err);
 }

@@ -197,16 +197,6 @@ enum nla_status nla_actset_mark(struct nla_actset_writer *w, const char *line, s
 	return nla_log_sync(&w->marks, err);
 }
 
-/* The lines, compressed. */
-static enum nla_status pack_rows(const char *part, struct nla_err *err)
-{
-	nla_auto char *lines = nla_path_join(part, ROWS_PART), *rows = nla_path_join(part, NLA_ACTSET_ROWS);
-	NLA_AUTO(nla_map_close) struct nla_map map;
-	if (!nla_map_open(&map, lines, err))
-		nla_file_write(rows, map.data, map.size, true, err);
-	return err->status;
-}
-
 /* The vectors as a tensor, and their baselines. */
 static enum nla_status pack_vectors(struct nla_actset_writer *w, const char *part, struct nla_err *err)
 {
@@ -236,10 +226,11 @@ static enum nla_status pack_vectors(struct nla_actset_writer *w, const char *par
 enum nla_status nla_actset_finish(struct nla_actset_writer *w, struct nla_err *err)
 {
 	nla_auto char *part = nla_path_join(w->folder, NLA_ACTSET_PART);
+	nla_auto char *lines = nla_path_join(part, ROWS_PART), *rows = nla_path_join(part, NLA_ACTSET_ROWS);
 	w->meta.n_rows = w->n;
 	if (!w->n)
 		nla_fail(err, "cannot write activation set '%s': no rows", w->folder);
-	else if (!nla_log_close(&w->vectors, err) && !nla_log_close(&w->rows, err) && !pack_rows(part, err) &&
+	else if (!nla_log_close(&w->vectors, err) && !nla_log_close(&w->rows, err) && !nla_copy_file(lines, rows, true, err) &&
 		 !pack_vectors(w, part, err) && !nla_sidecar_write(&w->meta, part, err))
 		nla_actset_publish(w->folder, err);
 	nla_actset_abort(w);
@@ -254,7 +245,7 @@ static enum nla_status share_file(const char *from, const char *to, struct nla_e
 	nla_auto char *tmp = nla_format("%s.tmp", to);
 	unlink(tmp);
 	if (linkat(AT_FDCWD, from, AT_FDCWD, tmp, AT_SYMLINK_FOLLOW))
-		nla_copy_file(from, to, err); /* another file system, or one without hard links */
+		nla_copy_file(from, to, false, err); /* another file system, or one without hard links */
 	else if (rename(tmp, to))
 		nla_fail(err, "cannot rename '%s' to '%s': %s", tmp, to, strerror(errno));
 	unlink(tmp); /* rename() leaves it when both are links to one file */
@@ -311,6 +302,6 @@ enum nla_status nla_actset_explain(const struct nla_actset *from, const char *to
 {
 	nla_auto char *meta = nla_path_join(from->path, NLA_SIDECAR_NAME), *copy = nla_path_join(to, NLA_SIDECAR_NAME);
 	if (!nla_mkdirs(to, err) && !share_data(from->path, to, err) && !write_rows(from, to, explanation, err))
-		nla_copy_file(meta, copy, err);
+		nla_copy_file(meta, copy, false, err);
 	return err->status;
 }

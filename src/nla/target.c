@@ -395,7 +395,7 @@ enum nla_status nla_copy_beside(const char *from, const char *to, const char *sk
 	for (const char *const *name = nla_beside; *name && !err->status; name++) {
 		nla_auto char *in = nla_path_join(from, *name), *out = nla_path_join(to, *name);
 		if (!(skip && !strcmp(skip, *name)) && nla_exists(in))
-			nla_copy_file(in, out, err);
+			nla_copy_file(in, out, false, err);
 	}
 	return err->status;
 }

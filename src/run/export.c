@@ -218,7 +218,7 @@ static enum nla_status write_chat(const struct export *x, const char *file, cons
 	nla_str_addf(&text, prompts[c->strip], before.buf, after.buf);
 	nla_str_add(&text, " }}");
 	nla_file_write(path, text.buf, text.len, false, err);
-	return err->status || !*file || nla_copy_file(file, copy, err) ? err->status : NLA_OK;
+	return err->status || !*file || nla_copy_file(file, copy, false, err) ? err->status : NLA_OK;
 }
 
 static bool is_ours(const char *name)
