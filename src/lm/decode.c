@@ -95,14 +95,6 @@ static enum nla_status make_cache(struct state *s, struct nla_err *err)
 						  (long long)shape[0], (long long)shape[1]);
 }
 
-static bool is_stop(const struct nla_decode *d, int64_t id)
-{
-	for (size_t i = 0; i < d->n_stop; i++)
-		if (d->stop[i] == id)
-			return true;
-	return false;
-}
-
 /* The random numbers, and room for what is drawn with them. */
 static void make_drawn(struct state *s)
 {
@@ -214,7 +206,7 @@ static enum nla_status absorb(struct state *s, int64_t t, int64_t tokens, struct
 		out->ids[row * out->width + at] = (int32_t)id[k];
 		out->logprob[row * out->width + at] = lp[k];
 		out->length[row] = at + 1;
-		out->stopped[row] = at + 1 > d->min_new_tokens && is_stop(d, id[k]);
+		out->stopped[row] = d->stop && at + 1 > d->min_new_tokens && nla_i32s_has(d->stop, (int32_t)id[k]);
 	}
 	return NLA_OK;
 }

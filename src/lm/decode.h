@@ -25,8 +25,7 @@ struct nla_decode {
 	double temperature;               /* 0: greedy */
 	struct nla_rng rng;
 	uint32_t step;
-	const int32_t *stop;              /* stop ids; n_stop 0: none, every row runs to max_new_tokens */
-	size_t n_stop;
+	const struct nla_i32s *stop;      /* stop ids; NULL: every row runs to max_new_tokens */
 	int64_t min_new_tokens;           /* stop ids before that many tokens do not end a row (benchmarks) */
 	int64_t window;                   /* tokens until the host looks who has stopped; 0: 1 on the CPU, 8 on a GPU */
 };

@@ -57,7 +57,7 @@ static enum nla_status decode_some(const struct nla_rl *rl, struct nla_step *ste
 					.prompt_row = rows, .key = keys, .n = n, .max_new_tokens = rl->rollout.max_new_tokens,
 					.min_new_tokens = rl->rollout.min_new_tokens, .temperature = rl->rollout.temperature,
 					.rng = rl->rng, .step = (uint32_t)rl->step,
-					.stop = target->chat.stop.data, .n_stop = target->chat.stop.n };
+					.stop = &target->chat.stop };
 		nla_decode(&d, &part, err);
 	}
 	for (int64_t k = 0; k < n && !err->status; k++)

@@ -16,7 +16,7 @@ static enum nla_status response_ids(const struct nla_target *target, const char 
 	size_t before = ids->n;
 	if (nla_tokenizer_encode(target->tok, text, strlen(text), ids, err))
 		return err->status;
-	if (ids->n == before || !nla_chat_is_stop(&target->chat, ids->data[ids->n - 1]))
+	if (ids->n == before || !nla_i32s_has(&target->chat.stop, ids->data[ids->n - 1]))
 		nla_i32s_push(ids, target->chat.end_of_turn);
 	return NLA_OK;
 }
@@ -109,7 +109,7 @@ static enum nla_status take_responses(const struct nla_rl *rl, struct nla_step *
 		if (!n)
 			continue;
 		memcpy(s->tokens.ids + i * width, ids + offset[i], (size_t)n * sizeof(*ids));
-		s->tokens.stopped[i] = nla_chat_is_stop(&rl->av->target->chat, ids[offset[i] + n - 1]);
+		s->tokens.stopped[i] = nla_i32s_has(&rl->av->target->chat.stop, ids[offset[i] + n - 1]);
 		nla_rollout_read(rl, s, i, err);
 	}
 	return err->status;

@@ -256,7 +256,7 @@ static enum nla_status decode(const struct nla_teach *t, const struct nla_i32s *
 					.temperature = t->cfg->teach.temperature,
 					.rng = { (uint64_t)t->cfg->seed, NLA_STREAM_TEACH },
 					.step = (uint32_t)t->rows[rows[0]].tries,
-					.stop = chat->stop.data, .n_stop = chat->stop.n };
+					.stop = &chat->stop };
 		nla_decode(&d, out, err);
 	}
 	nt_scope_pop();

@@ -100,14 +100,6 @@ static int32_t chat_token(const struct nla_tokenizer *tok, const char *token)
 
 const char *nla_chat_name(const struct nla_chat *chat) { return chat->format ? formats[chat->format].word : "file"; }
 
-bool nla_chat_is_stop(const struct nla_chat *chat, int32_t id)
-{
-	for (size_t i = 0; i < chat->stop.n; i++)
-		if (chat->stop.data[i] == id)
-			return true;
-	return false;
-}
-
 /* eos_token_id, a number or a list of numbers, of generation_config.json or else of config.json. */
 static enum nla_status read_stops(struct nla_chat *chat, const char *folder, const struct nla_tokenizer *tok,
 				  struct nla_err *err)
@@ -128,7 +120,7 @@ static enum nla_status read_stops(struct nla_chat *chat, const char *folder, con
 			if (!(id >= 0 && id < nla_tokenizer_size(tok)) || id != (int32_t)id)
 				nla_fail(err, "'%s': 'eos_token_id' has what is no token id from 0 to %d", path,
 					 nla_tokenizer_size(tok) - 1);
-			else if (!nla_chat_is_stop(chat, (int32_t)id))
+			else if (!nla_i32s_has(&chat->stop, (int32_t)id))
 				nla_i32s_push(&chat->stop, (int32_t)id);
 		}
 	}

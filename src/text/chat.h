@@ -50,7 +50,6 @@ enum nla_status nla_chat_load(struct nla_chat *chat, const char *folder, const s
 			      const struct nla_chat_cfg *cfg, struct nla_err *err);
 void nla_chat_release(struct nla_chat *chat);
 const char *nla_chat_name(const struct nla_chat *chat); /* of its format: one of NLA_CHAT_FORMATS, or "file" */
-bool nla_chat_is_stop(const struct nla_chat *chat, int32_t id);
 /* Ids of the prompt, appended. Tokenised as one text. */
 enum nla_status nla_chat_prompt(const struct nla_chat *chat, const struct nla_tokenizer *tok, const char *content,
 				struct nla_i32s *ids, struct nla_err *err);

@@ -120,7 +120,7 @@ static void read_chat(struct nla_err *err)
 	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
 	if (nla_chat_load(&chat, folder, tok, NULL, err))
 		return;
-	CHECK(nla_chat_is_stop(&chat, chat.end_of_turn));
+	CHECK(nla_i32s_has(&chat.stop, chat.end_of_turn));
 	struct nla_err one = NLA_ERR_INIT;
 	nla_chat_prompt(&chat, tok, " hello ", &ids, &one);
 	nla_chat_release(&chat);

@@ -226,8 +226,8 @@ static void stops(const char *generation, const char *config, const int32_t *wan
 	assert_int_equal(chat.end_of_turn, 599);
 	assert_int_equal(chat.stop.n, n);
 	for (size_t i = 0; i < n; i++)
-		assert_true(nla_chat_is_stop(&chat, want[i]));
-	assert_false(nla_chat_is_stop(&chat, 596));
+		assert_true(nla_i32s_has(&chat.stop, want[i]));
+	assert_false(nla_i32s_has(&chat.stop, 596));
 	nla_chat_release(&chat);
 	nla_tokenizer_free(tok);
 }

@@ -19,7 +19,7 @@ struct job {
 	const uint32_t *key;
 	int64_t n, n_views, max_new_tokens;
 	double temperature;
-	const int32_t *stop;
+	int32_t *stop;
 	size_t n_stop;
 	uint32_t step;
 	int64_t min_new_tokens, window;
@@ -30,6 +30,7 @@ static struct nla_decoded run(const struct tiny *t, const struct job *j)
 	struct nla_decoded out;
 	struct nla_pack pack;
 	struct nla_inject inject;
+	const struct nla_i32s stop = { j->stop, j->n_stop, 0 };
 	int64_t prompts[B], *rows = nla_alloc((size_t)j->n, sizeof(*rows));
 	nla_pack_init(&pack);
 	nt_scope_push();
@@ -39,7 +40,7 @@ static struct nla_decoded run(const struct tiny *t, const struct job *j)
 		rows[i] = prompts[j->prompt_of[i]];
 	struct nla_decode d = { .view = j->view, .n_views = j->n_views, .prompts = &pack, .inject = &inject, .prompt_row = rows, .key = j->key, .n = j->n,
 				.max_new_tokens = j->max_new_tokens, .temperature = j->temperature,
-				.rng = { 1234, NLA_STREAM_TEST }, .step = j->step, .stop = j->stop, .n_stop = j->n_stop,
+				.rng = { 1234, NLA_STREAM_TEST }, .step = j->step, .stop = &stop,
 				.min_new_tokens = j->min_new_tokens, .window = j->window };
 	assert_ok(nla_decode(&d, &out, &err));
 	nt_scope_pop();
@@ -400,8 +401,8 @@ static void test_rollout_stops(void **state)
 		double penalty = nla_reward_penalty(&row, &cfg);
 		assert_int_equal(r.prompt_of[i], i / GROUP);
 		for (int64_t k = 0; k + 1 < n; k++)
-			assert_false(nla_chat_is_stop(&t->target.chat, ids[k]));
-		assert_int_equal(r.tokens.stopped[i], nla_chat_is_stop(&t->target.chat, ids[n - 1]));
+			assert_false(nla_i32s_has(&t->target.chat.stop, ids[k]));
+		assert_int_equal(r.tokens.stopped[i], nla_i32s_has(&t->target.chat.stop, ids[n - 1]));
 		assert_int_equal(r.failed[i], r.tokens.stopped[i] ? NLA_ROW_NO_TAGS : NLA_ROW_TRUNCATED); /* a random model */
 		assert_close(penalty, 0.002 * (double)n, 1e-12);
 		by_turn += r.tokens.stopped[i] && ids[n - 1] == t->target.chat.end_of_turn;
