@@ -16,53 +16,32 @@
 /* One row a format: what stands around each part of a prompt. */
 static const struct format_row {
 	const char *word, *name;
-	const char *bos;        /* where tokenizer_config.json has no bos_token          */
-	const char *system[2];  /* around the system text                                */
-	const char *before, *after; /* the content, to the end of the assistant's header */
-	const char *end;        /* the token that ends a turn                            */
-	const char *markers[3];
-	bool tokens;            /* each marker is a token, and all of them tell the format */
-	bool strip;             /* a message's white space is stripped                   */
-	bool system_in_user;    /* the system text is the beginning of the user's message */
-	bool strip_all;         /* and is stripped with it                               */
+	const char *bos;              /* where tokenizer_config.json has no bos_token            */
+	const char *system[2];        /* around the system text, to the content                  */
+	const char *before, *after;   /* the content: without one; to the assistant's header     */
+	const char *end;              /* the token that ends a turn                              */
+	const char *markers[4];       /* NULL at the end                                         */
+	bool tokens;                  /* each marker is a token, and all of them tell the format */
+	enum nla_chat_strip strip[2]; /* without a system text, with one                         */
 } formats[] = {
-	[NLA_CHAT_CHATML] = { "chatml", "ChatML",
-			      "",
-			      { "<|im_start|>system\n", "<|im_end|>\n" },
-			      "<|im_start|>user\n",
-			      "<|im_end|>\n<|im_start|>assistant\n",
-			      "<|im_end|>",
-			      { "<|im_start|>", "<|im_end|>" },
-			      .tokens = true },
-	[NLA_CHAT_LLAMA3] = { "llama3", "Llama 3",
-			      "<|begin_of_text|>",
-			      { "<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>" },
-			      "<|start_header_id|>user<|end_header_id|>\n\n",
-			      "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
-			      "<|eot_id|>",
-			      { "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>" },
-			      .tokens = true,
-			      .strip = true },
-	[NLA_CHAT_LLAMA2] = { "llama2", "Llama 2",
-			      "<s>",
-			      { "<<SYS>>\n", "\n<</SYS>>\n\n" },
-			      "[INST] ",
-			      " [/INST]",
-			      "</s>",
-			      { "[INST]", "[/INST]", "<<SYS>>" },
-			      .strip = true,
-			      .system_in_user = true,
-			      .strip_all = true },
-	[NLA_CHAT_GEMMA] = { "gemma", "Gemma",
-			     "<bos>",
-			     { "", "\n\n" },
-			     "<start_of_turn>user\n",
-			     "<end_of_turn>\n<start_of_turn>model\n",
-			     "<end_of_turn>",
-			     { "<start_of_turn>", "<end_of_turn>" },
-			     .tokens = true,
-			     .strip = true,
-			     .system_in_user = true },
+	[NLA_CHAT_CHATML] = {
+		"chatml", "ChatML", "", { "<|im_start|>system\n", "<|im_end|>\n<|im_start|>user\n" },
+		"<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>",
+		{ "<|im_start|>", "<|im_end|>" }, .tokens = true },
+	[NLA_CHAT_LLAMA3] = {
+		"llama3", "Llama 3", "<|begin_of_text|>",
+		{ "<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n" },
+		"<|start_header_id|>user<|end_header_id|>\n\n",
+		"<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>",
+		{ "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>" }, .tokens = true,
+		.strip = { NLA_CHAT_STRIP_BOTH, NLA_CHAT_STRIP_BOTH } },
+	[NLA_CHAT_LLAMA2] = {
+		"llama2", "Llama 2", "<s>", { "[INST] <<SYS>>\n", "\n<</SYS>>\n\n" }, "[INST] ", " [/INST]", "</s>",
+		{ "[INST]", "[/INST]", "<<SYS>>" }, .strip = { NLA_CHAT_STRIP_BOTH, NLA_CHAT_STRIP_END } },
+	[NLA_CHAT_GEMMA] = {
+		"gemma", "Gemma", "<bos>", { "<start_of_turn>user\n", "\n\n" },
+		"<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n", "<end_of_turn>",
+		{ "<start_of_turn>", "<end_of_turn>" }, .tokens = true, .strip = { NLA_CHAT_STRIP_BOTH, NLA_CHAT_STRIP_BOTH } },
 };
 
 /* A template by crc32 and length of its text, without a newline at its end: jinja drops that one. */
@@ -131,16 +110,15 @@ static enum nla_status read_stops(struct nla_chat *chat, const char *folder, con
 
 static enum nla_status use_file(struct nla_chat *chat, const char *path, const struct nla_tokenizer *tok, struct nla_err *err)
 {
-	static const char *const strips[] = { "none", "both", "end" };
 	const char *before, *after, *strip;
 	const cJSON *item;
 	nla_auto_json cJSON *json = NULL;
 	if (nla_json_read(path, &json, err) || nla_json_need_str(json, path, "before", &before, err) ||
 	    nla_json_need_str(json, path, "after", &after, err) || nla_json_need_str(json, path, "strip", &strip, err))
 		return err->status;
-	while (chat->strip < NLA_LEN(strips) && strcmp(strip, strips[chat->strip]))
-		chat->strip++;
-	if (chat->strip == NLA_LEN(strips))
+	const int index = nla_word_index("none|both|end", strip);
+	chat->strip = (enum nla_chat_strip)NLA_MAX(index, 0);
+	if (index < 0)
 		nla_fail(err, "'%s': 'strip' is '%s', want none, both or end", path, strip);
 	cJSON_ArrayForEach(item, nla_json_at(json, "stop")) {
 		int32_t id = cJSON_IsString(item) ? chat_token(tok, item->valuestring) : -1;
@@ -184,11 +162,11 @@ static void recognise(struct template *t)
 			t->format = t->known->format;
 			return;
 		}
-	for (size_t f = 1, m; f < NLA_LEN(formats); f++) {
-		for (m = 0;
-		     m < NLA_LEN(formats[f].markers) && formats[f].markers[m] && strstr(t->text.buf, formats[f].markers[m]);)
+	for (size_t f = 1; f < NLA_LEN(formats); f++) {
+		const char *const *m = formats[f].markers;
+		while (*m && strstr(t->text.buf, *m))
 			m++;
-		if (m == NLA_LEN(formats[f].markers) || !formats[f].markers[m])
+		if (!*m)
 			t->format = found++ ? NLA_CHAT_AUTO : (enum nla_chat_format)f;
 	}
 }
@@ -225,9 +203,9 @@ static enum nla_status read_template(struct template *t, const char *folder, str
 /* The first of a format's tokens that the tokenizer lacks, or NULL. */
 static const char *lacking(const struct format_row *row, const struct nla_tokenizer *tok)
 {
-	for (size_t i = 0; row->tokens && i < NLA_LEN(row->markers) && row->markers[i]; i++)
-		if (chat_token(tok, row->markers[i]) < 0)
-			return row->markers[i];
+	for (const char *const *m = row->markers; row->tokens && *m; m++)
+		if (chat_token(tok, *m) < 0)
+			return *m;
 	return chat_token(tok, row->end) < 0 ? row->end : NULL;
 }
 
@@ -266,7 +244,7 @@ static enum nla_status check_unknown(const struct template *t, const struct form
 		what = "mentions a date";
 	else if (strstr(source, "think"))
 		what = "mentions a think block";
-	else if (trims != row->strip)
+	else if (trims != (row->strip[0] != NLA_CHAT_STRIP_NONE))
 		what = trims ? "strips messages" : "does not strip messages";
 	else if (*row->bos ? !bos && !strstr(source, row->bos) : bos)
 		what = bos ? "mentions a bos_token" : "has no bos_token";
@@ -290,14 +268,11 @@ static enum nla_status compose(struct nla_chat *chat, const struct template *t, 
 	if (of_format && !known && check_unknown(t, row, given, err))
 		return err->status;
 	chat->system = system ? nla_format("%s%s", head, system) : nla_strdup("");
-	nla_auto char *turn = system ? nla_format("%s%s%s", row->system[0], chat->system, row->system[1]) : nla_strdup("");
 	chat->own = of_format && (known ? !known->head && !strcmp(usual ? usual : "", chat->system) : !given);
-	chat->before =
-		nla_format("%s%s%s", bos, row->system_in_user ? row->before : turn, row->system_in_user ? turn : row->before);
+	chat->before = system ? nla_format("%s%s%s%s", bos, row->system[0], chat->system, row->system[1])
+			      : nla_format("%s%s", bos, row->before);
 	chat->after = nla_strdup(row->after);
-	chat->strip = !row->strip		 ? NLA_CHAT_STRIP_NONE
-		      : row->strip_all && system ? NLA_CHAT_STRIP_END
-						 : NLA_CHAT_STRIP_BOTH;
+	chat->strip = row->strip[system != NULL];
 	if (cfg->format == NLA_CHAT_AUTO && !known)
 		nla_say("chat format %s, recognised by its %s, %s%s%s; %s", row->name,
 			of_format ? "template's turn markers" : "tokens", system ? "system turn '" : "no system turn",
@@ -332,11 +307,8 @@ enum nla_status nla_chat_load(struct nla_chat *chat, const char *folder, const s
 	if (!file)
 		use_template(chat, folder, tok, cfg, err);
 	else if (cfg->format != NLA_CHAT_AUTO || strcmp(cfg->system, "auto"))
-		nla_fail(err,
-			 "'%s' decides the prompts, system turn included: leave out 'chat.format' and 'chat.system', or write "
-			 "it "
-			 "with scripts/chat-format.py --system TEXT",
-			 file);
+		nla_fail(err, "'%s' decides the prompts, system turn included: leave out 'chat.format' and 'chat.system', or "
+			 "write it with scripts/chat-format.py --system TEXT", file);
 	else
 		use_file(chat, file, tok, err);
 	if (!err->status && !read_stops(chat, folder, tok, err))
