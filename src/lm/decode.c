@@ -225,10 +225,11 @@ static nt_tensor *advance(const struct state *s, const nt_tensor *next)
 	for (int64_t l = 0; l < s->n_layers; l++) {
 		const struct nla_block *b = &lm->blocks[l];
 		const bool local = nla_arch_local(&lm->arch, l);
-		nt_tensor *q, *k, *v;
+		nt_tensor *qkv[3], *q;
 		nt_scope_push();
-		nla_block_qkv(view, l, nt_rms_norm(x, b->attn_norm, lm->arch.rms_eps), &q, &k, &v);
-		const struct nt_heads heads = { q, k, v, b->q_norm, b->k_norm, lm->arch.rms_eps, cos[local], sin[local] };
+		nla_block_qkv(view, l, nt_rms_norm(x, b->attn_norm, lm->arch.rms_eps), qkv);
+		const struct nt_heads heads = { qkv[0], qkv[1], qkv[2], b->q_norm, b->k_norm, lm->arch.rms_eps, cos[local],
+						sin[local] };
 		q = nt_rope_cached(&heads, s->k[l], s->v[l], s->row, position);
 		q = nt_attention_cached(q, s->k[l], s->v[l], s->row, length, nla_window(&lm->arch, l),
 					nla_score_scale(&lm->arch));

@@ -36,21 +36,17 @@ static nt_tensor *project(const struct nla_view *view, int64_t layer, enum nla_p
 	return residual ? nt_add(residual, y) : y;
 }
 
-static nt_tensor *heads(const nt_tensor *x, int64_t n_heads, int64_t d)
+void nla_heads(const struct nla_arch *arch, const nt_tensor *together, nt_tensor *qkv[3])
 {
-	int64_t shape[3] = { x ? nt_size(x, 0) : 0, n_heads, d };
-	return nt_reshape(x, 3, shape);
+	const int64_t d = arch->head_dim, n[3] = { arch->n_heads, arch->n_kv_heads, arch->n_kv_heads };
+	nt_split(together, 3, (int64_t[]){ n[0] * d, n[1] * d, n[2] * d }, qkv);
+	for (int i = 0; i < 3; i++)
+		qkv[i] = qkv[i] ? nt_reshape(qkv[i], 3, (int64_t[]){ nt_size(qkv[i], 0), n[i], d }) : NULL;
 }
 
-void nla_block_qkv(const struct nla_view *view, int64_t layer, const nt_tensor *x, nt_tensor **q, nt_tensor **k, nt_tensor **v)
+void nla_block_qkv(const struct nla_view *view, int64_t layer, const nt_tensor *x, nt_tensor *qkv[3])
 {
-	const struct nla_arch *a = &view->lm->arch;
-	int64_t nq = a->n_heads * a->head_dim, nkv = a->n_kv_heads * a->head_dim;
-	nt_tensor *part[3];
-	nt_split(project(view, layer, NLA_Q, x, NULL), 3, (int64_t[]){ nq, nkv, nkv }, part);
-	*q = heads(part[0], a->n_heads, a->head_dim);
-	*k = heads(part[1], a->n_kv_heads, a->head_dim);
-	*v = heads(part[2], a->n_kv_heads, a->head_dim);
+	nla_heads(&view->lm->arch, project(view, layer, NLA_Q, x, NULL), qkv);
 }
 
 nt_tensor *nla_embed(const struct nla_lm *lm, const nt_tensor *ids)
@@ -118,14 +114,14 @@ nt_tensor *nla_forward_block(const struct nla_view *view, int64_t l, const struc
 	const struct nla_arch *a = &view->lm->arch;
 	const struct nla_block *b = &view->lm->blocks[l];
 	const bool local = nla_arch_local(a, l);
-	nt_tensor *q, *k, *v, *y;
+	nt_tensor *qkv[3], *q, *k, *y;
 	nt_scope_push(); /* a block's own intermediates end with it, unless a gradient needs them */
-	nla_block_qkv(view, l, nt_rms_norm(x, b->attn_norm, a->rms_eps), &q, &k, &v);
-	q = nt_qk_rope(q, b->q_norm, a->rms_eps, pack->cos[local], pack->sin[local]);
-	k = nt_qk_rope(k, b->k_norm, a->rms_eps, pack->cos[local], pack->sin[local]);
+	nla_block_qkv(view, l, nt_rms_norm(x, b->attn_norm, a->rms_eps), qkv);
+	q = nt_qk_rope(qkv[0], b->q_norm, a->rms_eps, pack->cos[local], pack->sin[local]);
+	k = nt_qk_rope(qkv[1], b->k_norm, a->rms_eps, pack->cos[local], pack->sin[local]);
 	if (tap && tap->kv)
-		tap->kv(l, k, v, tap->arg);
-	y = nla_block_finish(view, l, x, nt_attention(q, k, v, pack->tree, nla_window(a, l), nla_score_scale(a)));
+		tap->kv(l, k, qkv[2], tap->arg);
+	y = nla_block_finish(view, l, x, nt_attention(q, k, qkv[2], pack->tree, nla_window(a, l), nla_score_scale(a)));
 	if (inject && inject->at == NLA_INJECT_AT_BLOCK && inject->block == l)
 		y = nt_inject_add(y, inject->sites, inject->v);
 	else if (inject && inject->at == NLA_INJECT_REPLACE && inject->block == l)

@@ -42,8 +42,10 @@ nt_tensor *nla_embed(const struct nla_lm *lm, const nt_tensor *ids);
 nt_tensor *nla_glu(const struct nla_arch *arch, const nt_tensor *gate_up);
 double nla_score_scale(const struct nla_arch *arch);
 int64_t nla_window(const struct nla_arch *arch, int64_t l);
-/* x [n,D] after the norm -> q [n,Hq,d], k and v [n,Hkv,d]; v may be a view. */
-void nla_block_qkv(const struct nla_view *view, int64_t layer, const nt_tensor *x, nt_tensor **q, nt_tensor **k, nt_tensor **v);
+/* [n,(Hq+2Hkv)d] -> q [n,Hq,d], k and v [n,Hkv,d]; v may be a view. */
+void nla_heads(const struct nla_arch *arch, const nt_tensor *together, nt_tensor *qkv[3]);
+/* The same of x [n,D] after the norm. */
+void nla_block_qkv(const struct nla_view *view, int64_t layer, const nt_tensor *x, nt_tensor *qkv[3]);
 /* x + o(attended) and then x + mlp(x): attended [n,Hq,d] */
 nt_tensor *nla_block_finish(const struct nla_view *view, int64_t layer, const nt_tensor *x, const nt_tensor *attended);
 nt_tensor *nla_final_norm(const struct nla_view *view, const nt_tensor *x);

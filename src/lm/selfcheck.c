@@ -20,27 +20,10 @@ struct given {
 	nt_tensor *cos, *sin, *ids, *u;
 };
 
-static nt_tensor *heads(const nt_tensor *x, int64_t n, int64_t d)
-{
-	int64_t shape[3] = { nt_size(x, 0), n, d };
-	return nt_reshape(x, 3, shape);
-}
-
-static void split(const struct given *g, const nt_tensor *x, nt_tensor **qkv)
-{
-	const struct nla_arch *a = &g->lm->arch;
-	const int64_t n[3] = { a->n_heads, a->n_kv_heads, a->n_kv_heads };
-	nt_split(x, 3, (int64_t[]){ n[0] * a->head_dim, n[1] * a->head_dim, n[2] * a->head_dim }, qkv);
-	for (int i = 0; i < 3 && qkv[i]; i++)
-		qkv[i] = heads(qkv[i], n[i], a->head_dim);
-}
-
-static nt_tensor *in_type_of(const nt_tensor *x, const nt_tensor *w) { return w ? nt_to(w, nt_dtype_of(x)) : NULL; }
-
 static nt_tensor *rotation(const struct given *g, const nt_tensor *x)
 {
 	nt_tensor *qkv[3];
-	split(g, x, qkv);
+	nla_heads(&g->lm->arch, x, qkv);
 	return nt_qk_rope(qkv[0], g->lm->blocks[0].q_norm, g->lm->arch.rms_eps, g->cos, g->sin);
 }
 
@@ -49,7 +32,7 @@ static nt_tensor *gate(const struct given *g, const nt_tensor *x) { return nla_g
 static nt_tensor *attention(const struct given *g, const nt_tensor *x)
 {
 	nt_tensor *qkv[3];
-	split(g, x, qkv);
+	nla_heads(&g->lm->arch, x, qkv);
 	return nt_attention(qkv[0], qkv[1], qkv[2], g->tree, nla_window(&g->lm->arch, 0), nla_score_scale(&g->lm->arch));
 }
 
@@ -61,7 +44,7 @@ static nt_tensor *decoding(const struct given *g, const nt_tensor *x)
 	nt_tensor *qkv[3], *part[3];
 	int64_t slot[ROWS], at[ROWS], shape[4] = { ROWS, N, a->n_kv_heads, a->head_dim };
 	nt_tensor *k = nt_zeros(nt_dtype_of(x), g->lm->device, 4, shape), *v = nt_clone(k);
-	split(g, x, qkv);
+	nla_heads(&g->lm->arch, x, qkv);
 	for (int64_t i = 0; i < ROWS; i++) {
 		slot[i] = ROWS - 1 - i;
 		at[i] = 1 + (N - ROWS - 1) * i / (ROWS - 1);
@@ -90,7 +73,7 @@ static nt_tensor *sampling(const struct given *g, const nt_tensor *x)
 static nt_tensor *logprob(const struct given *g, const nt_tensor *x)
 {
 	int64_t n = nt_size(g->lm->head, 0);
-	return nt_token_logprob(x, in_type_of(x, nt_narrow(g->lm->head, 0, 0, NLA_MIN(n, VOCABULARY))), g->ids, 1, NULL);
+	return nt_token_logprob(x, nt_to(nt_narrow(g->lm->head, 0, 0, NLA_MIN(n, VOCABULARY)), nt_dtype_of(x)), g->ids, 1, NULL);
 }
 
 enum width { HEADS, MLP, RESIDUAL, LOGITS };
