@@ -121,6 +121,9 @@ void nla_step_lap(struct nla_step *s, enum nla_stage stage);
 bool nla_halve(struct nla_rl *rl, enum nla_stage stage, int64_t *batch, int64_t n, struct nla_err *err);
 /* Samples [from, to) as nla_av_logprob wants them, borrowed; prompt_of [to - from] is filled. */
 struct nla_responses nla_step_responses(const struct nla_step *s, int64_t from, int64_t to, int64_t d, int64_t *prompt_of);
+/* Their log-probabilities under a view, without gradients: out [to - from, T]. */
+enum nla_status nla_step_logprob(const struct nla_rl *rl, const struct nla_view *view, const struct nla_step *s, int64_t from,
+				 int64_t to, float *out, struct nla_err *err);
 
 /* Of a sample whose tokens are there: response, explanation, and whether that failed. */
 enum nla_status nla_rollout_read(const struct nla_rl *rl, struct nla_step *step, int64_t i, struct nla_err *err);

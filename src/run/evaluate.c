@@ -182,27 +182,16 @@ static enum nla_status logprob_batch(const struct nla_rl *rl, const struct nla_v
 	struct nla_step part;
 	nla_step_start(&part, n, 1, rl->set->d);
 	nla_decoded_init(&part.tokens, n, width);
-	int64_t total = 0;
 	for (int64_t i = 0; i < n; i++) {
 		memcpy(part.tokens.ids + i * width, s->tokens.ids + at[i] * width, (size_t)width * sizeof(*s->tokens.ids));
 		part.tokens.length[i] = s->tokens.length[at[i]];
 		part.rows[i] = explained(s)[at[i]];
-		total += part.tokens.length[i];
 	}
-	float *host = nla_alloc((size_t)total, sizeof(*host)), *from = host;
-	struct nla_responses r = nla_step_responses(&part, 0, n, rl->set->d, part.prompt_of);
-	nt_scope_push();
-	if (!nla_actset_vectors(rl->set, part.rows, (size_t)n, part.v, err)) {
-		nt_tensor *lp = nla_av_logprob(rl->av, view, &r, rl->rollout.temperature, NULL, NULL, err);
-		if (lp && nt_to_host_f32(lp, host, (size_t)total))
-			nla_nt_fail(err, "cannot read log-probabilities");
-		else if (lp && !nla_lm_blame(view->lm, host, (size_t)total, err))
-			nla_logprob_check(host, total, err);
-	}
-	nt_scope_pop();
-	for (int64_t i = 0; i < n; from += part.tokens.length[i], i++)
-		memcpy(out + at[i] * width, from, (size_t)part.tokens.length[i] * sizeof(*out));
-	free(host);
+	nla_auto float *host = nla_alloc((size_t)(n * width), sizeof(*host));
+	if (!nla_actset_vectors(rl->set, part.rows, (size_t)n, part.v, err))
+		nla_step_logprob(rl, view, &part, 0, n, host, err);
+	for (int64_t i = 0; i < n; i++)
+		memcpy(out + at[i] * width, host + i * width, (size_t)width * sizeof(*out));
 	nla_step_release(&part);
 	return err->status;
 }
@@ -218,7 +207,6 @@ enum nla_status nla_eval_logprob(const struct nla_rl *rl, int64_t batch, struct 
 	s->logprob = nla_alloc(cells, sizeof(*s->logprob));
 	s->ref_logprob = nla_alloc(cells, sizeof(*s->ref_logprob));
 	nla_progress_start(&p, "log-probabilities", (int64_t)at.n);
-	nt_grad_push(false);
 	for (int64_t from = 0, m; from < (int64_t)at.n && !err->status; from += m) {
 		int64_t tokens = 0;
 		for (m = 0; m < batch && from + m < (int64_t)at.n; m++) {
@@ -230,7 +218,6 @@ enum nla_status nla_eval_logprob(const struct nla_rl *rl, int64_t batch, struct 
 		    !logprob_batch(rl, &rl->reference, s, at.data + from, m, s->ref_logprob, err))
 			nla_progress_step(&p, from + m, "rows");
 	}
-	nt_grad_pop();
 	return err->status;
 }
 
