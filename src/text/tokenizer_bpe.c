@@ -1,13 +1,14 @@
 /*
- * tokenizer_bpe - see tokenizer_bpe.h. The symbols of a piece are a linked list, the pairs that can be merged a heap of (rank,
- * place), so no text takes quadratic time. A heap's entry is stale when the rank at its place has changed since.
+ * tokenizer_bpe - a vocabulary and its merges, see tokenizer_read.h. The symbols of a piece are a linked list, the pairs that
+ * can be merged a heap of (rank, place), so no text takes quadratic time. A heap's entry is stale when the rank at its place
+ * has changed since.
  */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/rng.h"
-#include "text/tokenizer_bpe.h"
+#include "text/tokenizer_read.h"
 
 #define MAX_ID (1 << 24) /* so that a wild id does not take all memory */
 
