@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,10 +68,8 @@ const char *nla_path_base(const char *path)
 
 char *nla_path_dir(const char *path)
 {
-	size_t n = (size_t)(nla_path_base(path) - path);
-	while (n > 1 && path[n - 1] == '/')
-		n--;
-	return n ? nla_strndup(path, n) : nla_strdup(".");
+	nla_auto char *copy = nla_strdup(path);
+	return nla_strdup(dirname(copy));
 }
 
 /* ---- reading ---- */
@@ -299,15 +298,16 @@ static int write_all(int fd, const void *bytes, size_t n)
 
 /* A new name is safe from a power cut once its folder is on disk; some file systems cannot sync folders, and say EINVAL. A
  * folder that may be written and not read cannot be opened, and is left to the system. */
-static int sync_path(const char *path)
+enum nla_status nla_sync(const char *path, struct nla_err *err)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC), why = 0;
 	if (fd < 0)
-		return errno == EACCES ? 0 : errno;
-	if (fsync(fd) && errno != EINVAL)
+		why = errno == EACCES ? 0 : errno;
+	else if (fsync(fd) && errno != EINVAL)
 		why = errno;
-	close(fd);
-	return why;
+	if (fd >= 0)
+		close(fd);
+	return why ? nla_fail(err, "cannot sync '%s': %s", path, strerror(why)) : NLA_OK;
 }
 
 static enum nla_status cannot_write(const char *path, int why, struct nla_err *err)
@@ -344,24 +344,20 @@ enum nla_status nla_new_close(struct nla_new_file *out, struct nla_err *err)
 		why = errno;
 	if (out->fd >= 0 && (err->status || why))
 		unlink(tmp);
-	if (!err->status)
-		cannot_write(path, why ? why : sync_path(dir), err);
-	return err->status;
+	return err->status || cannot_write(path, why, err) || nla_sync(dir, err) ? err->status : NLA_OK;
 }
 
 static enum nla_status write_gzip(const struct nla_new_file *out, const char *bytes, size_t n, struct nla_err *err)
 {
+	errno = 0;
 	gzFile gz = gzdopen(fcntl(out->fd, F_DUPFD_CLOEXEC, 0), "wb6");
 	bool fine = gz != NULL;
-	errno = fine ? 0 : errno;
 	for (size_t piece; fine && n; n -= piece, bytes += piece) {
 		piece = NLA_MIN(n, (size_t)1 << 30); /* zlib counts in 32 bits */
 		fine = gzwrite(gz, bytes, (unsigned)piece) == (int)piece;
 	}
-	int why = fine ? 0 : errno ? errno : EIO;
-	if (gz && gzclose(gz) != Z_OK && fine)
-		why = errno ? errno : EIO;
-	return cannot_write(out->path, why, err);
+	fine = gz && gzclose(gz) == Z_OK && fine;
+	return cannot_write(out->path, fine ? 0 : errno ? errno : EIO, err);
 }
 
 enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bool gz, struct nla_err *err)
@@ -383,12 +379,6 @@ enum nla_status nla_copy_file(const char *from, const char *to, bool gz, struct 
 	if (!nla_map_open(&map, from, err))
 		nla_file_write(to, map.data, map.size, gz, err);
 	return err->status;
-}
-
-enum nla_status nla_sync(const char *path, struct nla_err *err)
-{
-	int why = sync_path(path);
-	return why ? nla_fail(err, "cannot sync '%s': %s", path, strerror(why)) : NLA_OK;
 }
 
 enum nla_status nla_log_open(struct nla_log *log, const char *path, struct nla_err *err)

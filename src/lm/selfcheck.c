@@ -72,8 +72,8 @@ static nt_tensor *sampling(const struct given *g, const nt_tensor *x)
 
 static nt_tensor *logprob(const struct given *g, const nt_tensor *x)
 {
-	int64_t n = nt_size(g->lm->head, 0);
-	return nt_token_logprob(x, nt_to(nt_narrow(g->lm->head, 0, 0, NLA_MIN(n, VOCABULARY)), nt_dtype_of(x)), g->ids, 1, NULL);
+	nt_tensor *head = nt_narrow(g->lm->head, 0, 0, NLA_MIN(nt_size(g->lm->head, 0), VOCABULARY));
+	return nt_token_logprob(x, nt_to(head, nt_dtype_of(x)), g->ids, 1, NULL);
 }
 
 enum width { HEADS, MLP, RESIDUAL, LOGITS };

@@ -82,8 +82,8 @@ static void add_stats(struct sums *sum, const struct tokens *t, const struct nla
 }
 
 /* Of n tokens, without gradients and checked; intermediates are gone when it returns. */
-static enum nla_status logprob_of(const struct nla_rl *rl, const struct nla_view *view, const struct nla_responses *r, int64_t n,
-				  float *host, struct nla_err *err)
+static enum nla_status logprob_of(const struct nla_rl *rl, const struct nla_view *view, const struct nla_responses *r,
+				  int64_t n, float *host, struct nla_err *err)
 {
 	nt_grad_push(false);
 	nt_scope_push();
