@@ -136,3 +136,15 @@ void nla_proj_slot(const struct nla_lm *lm, int64_t layer, enum nla_proj proj, s
 	for (const struct tensor *t = block; t <= proj_tensor(proj); t++)
 		advance(lm, t, slot);
 }
+
+unsigned nla_proj_together(const struct nla_lm *lm, enum nla_proj proj)
+{
+	struct nla_slot own, other;
+	unsigned found = 0;
+	nla_proj_slot(lm, 0, proj, &own);
+	for (int p = 0; p < NLA_N_PROJ; p++) {
+		nla_proj_slot(lm, 0, p, &other);
+		found |= (unsigned)(other.at == own.at) << p;
+	}
+	return found;
+}

@@ -322,17 +322,6 @@ enum nla_status nla_lm_save(const struct nla_lm *lm, const char *folder, nt_dtyp
 	return err->status;
 }
 
-static bool is_copied(const struct nla_lm *lm, const struct nla_slot *s, unsigned targets)
-{
-	for (int p = 0; p < NLA_N_PROJ && s->layer >= 0; p++) {
-		struct nla_slot target;
-		nla_proj_slot(lm, s->layer, p, &target);
-		if (targets & 1u << p && target.at == s->at)
-			return true;
-	}
-	return false;
-}
-
 enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, int64_t depth, unsigned targets, struct nla_err *err)
 {
 	*lm = (struct nla_lm){ .arch = from->arch, .device = from->device, .dtype = from->dtype, .mapped = from->mapped };
@@ -344,7 +333,7 @@ enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, int64_
 	lm->blocks = nla_alloc((size_t)depth, sizeof(*lm->blocks));
 	for (struct nla_slot s = { 0 }; nla_lm_next(lm, &s);) {
 		nt_scope_push();
-		if (is_copied(lm, &s, targets))
+		if (s.proj >= 0 && targets & nla_proj_together(lm, s.proj))
 			nt_copy_into(room(lm, &s), view_of(from, &s));
 		else if (!s.row)
 			*handle(lm, &s) = nt_own(nt_share(*handle(from, &s)));

@@ -109,4 +109,6 @@ const char *nla_proj_name(enum nla_proj proj);
 int64_t nla_proj_in(const struct nla_arch *a, enum nla_proj proj);
 int64_t nla_proj_out(const struct nla_arch *a, enum nla_proj proj);
 void nla_proj_slot(const struct nla_lm *lm, int64_t layer, enum nla_proj proj, struct nla_slot *slot);
+/* Those that are stored in one matrix with proj, itself among them: a bit each. */
+unsigned nla_proj_together(const struct nla_lm *lm, enum nla_proj proj);
 nt_tensor *nla_lm_proj(const struct nla_lm *lm, int64_t layer, enum nla_proj proj);

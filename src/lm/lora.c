@@ -178,22 +178,15 @@ enum nla_status nla_merge_copy(struct nla_lm *lm, const struct nla_view *view, i
 
 /* ---- laid out for a pass: one A [R, in] and one B [out, R] a matrix ---- */
 
-/* The projections that a copied model stores in one matrix with `first`, a bit each; 0: it is not the first of them. */
+/* The projections that a copied model stores in one matrix of so many rows with `first`; 0: it is not the first of them. */
 static unsigned together(const struct nla_arch *arch, int first, int64_t *rows)
 {
 	const struct nla_lm lm = { .arch = *arch };
-	struct nla_slot own, other;
-	unsigned found = 0;
+	const unsigned found = nla_proj_together(&lm, first);
+	struct nla_slot own;
 	nla_proj_slot(&lm, 0, first, &own);
-	for (int p = 0; p < NLA_N_PROJ; p++) {
-		nla_proj_slot(&lm, 0, p, &other);
-		if (other.at == own.at)
-			found |= 1u << p;
-		if (other.at == own.at && p < first)
-			return 0;
-	}
 	*rows = own.rows;
-	return found;
+	return found & ((1u << first) - 1) ? 0 : found;
 }
 
 /* Adapter by adapter, so that what is trained stands together. */

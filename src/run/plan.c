@@ -229,14 +229,11 @@ static int64_t copy(const struct nla_plan_in *in, const struct who *w, int64_t d
 	const struct nla_lm lm = { .arch = *in->arch };
 	int64_t n = 0;
 	for (int p = 0; p < NLA_N_PROJ; p++) {
-		struct nla_slot part, other;
+		const unsigned together = nla_proj_together(&lm, p);
 		bool touched = false;
-		nla_proj_slot(&lm, 0, p, &part);
-		for (int q = 0; q < NLA_N_PROJ; q++) {
-			nla_proj_slot(&lm, 0, q, &other);
-			touched = touched || (other.at == part.at && over(w, q));
-		}
-		n += touched ? part.shape[0] * part.shape[1] : 0;
+		for (int q = 0; q < NLA_N_PROJ; q++)
+			touched = touched || (together >> q & 1 && over(w, q));
+		n += touched ? nla_proj_in(in->arch, p) * nla_proj_out(in->arch, p) : 0;
 	}
 	return n * depth * size_of(in->dtype);
 }
