@@ -127,14 +127,11 @@ static enum nla_status add_shard(struct nla_actset *set, const struct nla_st_ent
 
 static enum nla_status find_shards(struct nla_actset *set, struct nla_err *err)
 {
-	const struct nla_st_entry *e = nla_st_find(&set->st, "activations");
-	char name[40];
+	const bool one = nla_st_find(&set->st, "activations") != NULL;
 	set->shards = nla_alloc(set->st.n_entries + 1, sizeof(*set->shards));
-	if (e && add_shard(set, e, err))
-		return err->status;
-	for (size_t i = 0; !nla_st_find(&set->st, "activations"); i++) {
-		snprintf(name, sizeof(name), "activations.%zu", i);
-		e = nla_st_find(&set->st, name);
+	for (size_t i = 0; i < (one ? 1 : set->st.n_entries); i++) {
+		nla_auto char *name = one ? nla_strdup("activations") : nla_format("activations.%zu", i);
+		const struct nla_st_entry *e = nla_st_find(&set->st, name);
 		if (!e)
 			break;
 		if (add_shard(set, e, err))

@@ -122,17 +122,16 @@ enum nla_status nla_extract_former(const char *folder, struct nla_extract_count 
 	return nla_lines_close(&in, err);
 }
 
-/* The next tokens and then the activations of a batch, appended. */
+/* A batch's next tokens [n, next] and then its activations [n, D], appended: a multiple of 8 bytes, so that they can be read
+ * where they are. */
 static enum nla_status compute_batch(const struct nla_target *t, struct waiting *w, const struct nla_extract_cfg *cfg,
 				     struct nla_str *made, struct nla_err *err)
 {
-	const size_t n = w->at.n, d = (size_t)t->lm.arch.d_model, n_next = n * (size_t)cfg->next;
-	nla_auto float *v = nla_alloc(n * d, sizeof(*v));
-	nla_auto int64_t *next = nla_alloc(n_next + 1, sizeof(*next));
-	if (n && compute(t, w, cfg->layer, v, cfg->next, next, err))
+	const size_t n = w->at.n, n_next = n * (size_t)cfg->next, n_v = n * (size_t)t->lm.arch.d_model;
+	nla_auto int64_t *next = nla_alloc(n_next + (n_v + 1) / 2, sizeof(*next));
+	if (n && compute(t, w, cfg->layer, (float *)(next + n_next), cfg->next, next, err))
 		return err->status;
-	nla_str_addn(made, next, n_next * sizeof(*next));
-	nla_str_addn(made, v, n * d * sizeof(*v));
+	nla_str_addn(made, next, (n_next + (n_v + 1) / 2) * sizeof(*next));
 	return NLA_OK;
 }
 
@@ -141,13 +140,11 @@ static enum nla_status write_batch(const struct nla_target *t, struct waiting *w
 				   const char *made, struct nla_actset_writer *out, struct nla_extract_count *count,
 				   struct nla_err *err)
 {
-	const size_t n = w->at.n, d = (size_t)t->lm.arch.d_model, n_next = n * (size_t)cfg->next;
-	nla_auto float *v = nla_alloc(n * d, sizeof(*v));
-	nla_auto int64_t *next = nla_alloc(n_next + 1, sizeof(*next));
+	const size_t n = w->at.n, d = (size_t)t->lm.arch.d_model;
+	const int64_t *next = (const int64_t *)(const void *)made;
+	const float *v = (const float *)(next + n * (size_t)cfg->next);
 	if (n == 0)
 		return NLA_OK;
-	memcpy(next, made, n_next * sizeof(*next));
-	memcpy(v, made + n_next * sizeof(*next), n * d * sizeof(*v));
 	for (size_t i = 0; i < n && !err->status; i++) {
 		add_next(t, &w->rows[i], next + (int64_t)i * cfg->next, cfg->next);
 		count->rows += !out || !nla_actset_add(out, &w->rows[i], v + i * d, err);
