@@ -259,7 +259,7 @@ enum nla_status nla_lm_load(struct nla_lm *lm, const char *folder, const struct 
 		return err->status;
 	lm->device = device;
 	lm->dtype = dtype;
-	lm->mapped = how == NLA_LM_MAP || (how == NLA_LM_AUTO && is_large(lm) && can_map(lm, &st));
+	lm->mapped = how == NLA_LM_MAP || (is_large(lm) && can_map(lm, &st));
 	if (!nla_lm_check_file(lm, &st, !part, err)) {
 		begin(lm);
 		for (struct nla_slot s = { 0 }; !err->status && nla_lm_next(lm, &s);)

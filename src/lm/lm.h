@@ -51,9 +51,8 @@ static inline nt_dtype nla_compute_dtype(const struct nla_lm *lm) { return lm->d
 
 /* From a folder in Hugging Face's layout. Missing tensors and wrong shapes are errors that name the tensor; extra ones too,
  * except rotary tables that old files carry, and a tied model's head when it equals the embedding. AUTO maps what takes more
- * than a quarter of the memory; MAP fails where the file must be converted, and on a GPU; COPY is for weights that will be
- * trained. */
-enum nla_lm_how { NLA_LM_AUTO, NLA_LM_COPY, NLA_LM_MAP };
+ * than a quarter of the memory; MAP fails where the file must be converted, and on a GPU. */
+enum nla_lm_how { NLA_LM_AUTO, NLA_LM_MAP };
 /* NULL: the whole model. Else a reconstructor's first blocks without a head, of a folder that holds no more or of a whole
  * model. */
 struct nla_lm_part {

@@ -165,7 +165,7 @@ static void test_stored_otherwise(void **state)
 	for (int bf16 = 0; bf16 < 2; bf16++) {
 		nla_lm_release(&t->target.lm);
 		assert_ok(nla_lm_load(&t->target.lm, TINY "/model", NULL, NT_CPU, bf16 ? NT_BF16 : NT_F32,
-				      bf16 ? NLA_LM_COPY : NLA_LM_MAP, &err));
+				      bf16 ? NLA_LM_AUTO : NLA_LM_MAP, &err));
 		struct nla_decoded out = run(t, &j);
 		within(bf16 ? "weights in bf16" : "weights mapped", gap(t, &t->policy, &out, t->prompt_of, 1), 1e-4);
 		if (!bf16)

@@ -222,7 +222,7 @@ static void check_family(const char *name, nt_dtype dtype, enum nla_lm_how how, 
 static void test_fp32(void **state)
 {
 	for (size_t i = 0; i < NLA_LEN(names); i++)
-		check_family(names[i], NT_F32, NLA_LM_COPY, NULL);
+		check_family(names[i], NT_F32, NLA_LM_AUTO, NULL);
 }
 
 /* The gradient of all A and B, relative to its largest number. */
@@ -233,7 +233,7 @@ static void test_gradient(void **state)
 		float mine[F_N * F_RESPONSE];
 		double most = 0, off = 0;
 		size_t n = 0, at = 0;
-		open_family(&f, names[i], NT_F32, NLA_LM_COPY);
+		open_family(&f, names[i], NT_F32, NLA_LM_AUTO);
 		assert_ok(nla_adapter_train(&f.av, true, &err));
 		logprobs_of(&f, true, NLA_INJECT_AT_BLOCK, true, mine);
 		int n_params = nla_adapter_params(&f.av, NULL, NULL);
@@ -270,7 +270,7 @@ static void test_cached(void **state)
 		struct nla_i64s at = { 0 }, next = { 0 };
 		int64_t row[F_N];
 		const uint32_t key[F_N] = { 3, 1, 2 };
-		open_family(&f, names[i], NT_F32, NLA_LM_COPY);
+		open_family(&f, names[i], NT_F32, NLA_LM_AUTO);
 		const struct nla_view view = { .lm = &f.lm, .adapters = { &f.av }, .n_adapters = 1 };
 		nla_pack_init(&prompts);
 		nla_pack_init(&whole);
@@ -325,7 +325,7 @@ static void test_bf16(void **state)
 {
 	struct off off = { 0 };
 	for (size_t i = 0; i < NLA_LEN(names); i++)
-		check_family(names[i], NT_BF16, NLA_LM_COPY, &off);
+		check_family(names[i], NT_BF16, NLA_LM_AUTO, &off);
 	within("bf16 error over transformers', all", off.ours / off.theirs, DEVICE == NT_CPU ? 0.6 : 1.1); /* the CPU's is the weights' alone */
 	within("bf16 from transformers', over its error, all", off.apart / off.theirs, 1.4); /* two independent errors: sqrt 2 */
 }
@@ -338,8 +338,8 @@ static void test_stored_bf16(void **state)
 	for (size_t i = 0; i < NLA_LEN(names); i++) {
 		struct family wide, f;
 		float want[F_N * F_RESPONSE], got[F_N * F_RESPONSE];
-		open_family(&wide, names[i], NT_F32, NLA_LM_COPY);
-		open_family(&f, names[i], NT_BF16, NLA_LM_COPY);
+		open_family(&wide, names[i], NT_F32, NLA_LM_AUTO);
+		open_family(&f, names[i], NT_BF16, NLA_LM_AUTO);
 		int n = nla_lm_params(&wide.lm, NULL);
 		nt_tensor **list = nla_alloc((size_t)n, sizeof(*list));
 		nla_lm_params(&wide.lm, list);
@@ -371,7 +371,7 @@ static void test_cut_ar(void **state)
 			const struct nla_lm_part part = { .depth = F_K + 1, .norm = kept };
 			char *folder = nla_format("%s/%s", FAMILIES, names[i]);
 			float hat[F_N * F_D];
-			open_family(&f, names[i], NT_F32, NLA_LM_COPY);
+			open_family(&f, names[i], NT_F32, NLA_LM_AUTO);
 			assert_ok(nla_lm_load(&cut, folder, &part, DEVICE, NT_F32, NLA_LM_AUTO, &err));
 			struct nla_view over = { .lm = &cut, .adapters = { &f.ar }, .n_adapters = 1 }, plain = { .lm = &merged };
 			assert_ok(nla_merge_copy(&merged, &over, cut.arch.n_layers, &err));
@@ -417,7 +417,7 @@ static void test_inside(void **state)
 	struct family f;
 	struct nla_st st, av, saved;
 	struct nla_lm again;
-	open_family(&f, "gemma3mm", NT_F32, NLA_LM_COPY);
+	open_family(&f, "gemma3mm", NT_F32, NLA_LM_AUTO);
 	assert_true(f.lm.arch.inside && f.av.inside);
 	assert_ok(nla_st_open(&st, FAMILIES "/gemma3mm/model.safetensors", &err));
 	copy_to_scratch("gemma3mm", "config.json", NULL, NULL);
