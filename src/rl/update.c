@@ -187,59 +187,47 @@ enum nla_status nla_update_gradient(struct nla_rl *rl, struct nla_step *step, st
 
 /* ---- the AR ---- */
 
-/* Of the texts of all ranks. */
-struct ar_loss {
-	double n, mean;
-};
-
-static enum nla_status ar_micro(const struct nla_rl *rl, const struct nla_ar_texts *texts, const float *v, int64_t from,
-				int64_t to, struct ar_loss *loss, struct nla_err *err)
-{
-	struct nla_recompute re = { .on = rl->update.recompute };
-	double value = 0;
-	nt_scope_push();
-	nt_grad_push(true);
-	nt_tensor *hat = nla_ar_predict(rl->ar, &rl->ar_view, texts, from, to, &re, err);
-	if (hat) {
-		nt_tensor *mean = nla_ar_loss(hat, v + from * rl->ar->target->lm.arch.d_model, (int64_t)loss->n);
-		nla_recompute_backward(&re, mean, err);
-		nt_item(mean, &value);
-		if (nt_check())
-			nla_nt_fail(err, "cannot train the AR");
-	}
-	nla_recompute_release(&re);
-	nt_grad_pop();
-	nt_scope_pop();
-	loss->mean += value;
-	return err->status;
-}
-
-static enum nla_status ar_gradient(const struct nla_rl *rl, const struct nla_ar_texts *texts, const float *v,
-				   struct ar_loss *loss, struct nla_err *err)
+/* mean: over n_all texts of all ranks, the share of these. */
+static enum nla_status ar_gradient(const struct nla_rl *rl, const struct nla_ar_texts *texts, const float *v, double n_all,
+				   double *mean, struct nla_err *err)
 {
 	int64_t n = (int64_t)texts->offset.n - 1, m = rl->update.micro_batch > 0 ? rl->update.micro_batch : n;
-	loss->mean = 0;
-	for (int64_t from = 0; from < n; from += m)
-		if (ar_micro(rl, texts, v, from, NLA_MIN(from + m, n), loss, err))
-			return err->status;
-	return NLA_OK;
+	*mean = 0;
+	for (int64_t from = 0; from < n && !err->status; from += m) {
+		struct nla_recompute re = { .on = rl->update.recompute };
+		double value = 0;
+		nt_scope_push();
+		nt_grad_push(true);
+		nt_tensor *hat = nla_ar_predict(rl->ar, &rl->ar_view, texts, from, NLA_MIN(from + m, n), &re, err);
+		if (hat) {
+			nt_tensor *loss = nla_ar_loss(hat, v + from * rl->ar->target->lm.arch.d_model, (int64_t)n_all);
+			nla_recompute_backward(&re, loss, err);
+			nt_item(loss, &value);
+			if (nt_check())
+				nla_nt_fail(err, "cannot train the AR");
+		}
+		nla_recompute_release(&re);
+		nt_grad_pop();
+		nt_scope_pop();
+		*mean += value;
+	}
+	return err->status;
 }
 
 enum nla_status nla_update_ar(struct nla_rl *rl, struct nla_step *step, const struct nla_ar_texts *texts, const float *v,
 			      struct nla_err *err)
 {
 	struct nla_update_stats *u = &step->update;
-	struct ar_loss loss = { .n = (double)texts->offset.n - 1 };
-	nla_ranks_sum(&loss.n, 1);
-	if (loss.n == 0)
+	double n_all = (double)texts->offset.n - 1;
+	nla_ranks_sum(&n_all, 1);
+	if (n_all == 0)
 		return NLA_OK;
-	while (ar_gradient(rl, texts, v, &loss, err) &&
+	while (ar_gradient(rl, texts, v, n_all, &u->ar_loss, err) &&
 	       nla_halve(rl, NLA_STAGE_UPDATE, &rl->update.micro_batch, (int64_t)texts->offset.n - 1, err))
 		nla_optim_zero_grad(rl->ar_optim);
 	if (err->status)
 		return err->status;
-	nla_ranks_sum(&loss.mean, 1);
-	u->ar_loss = loss.mean;
+	nla_ranks_sum(&u->ar_loss, 1);
 	return nla_optim_step(rl->ar_optim, rl->update.ar_lr, rl->update.grad_clip, &u->ar_grad_norm, &u->ar_skipped, err);
 }
 
