@@ -342,18 +342,12 @@ enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, int64_
 	return finish(lm, "copy the model's projections", err);
 }
 
-int nla_lm_params(const struct nla_lm *lm, nt_tensor **list)
+void nla_lm_list(const struct nla_lm *lm, struct nla_tensors *out)
 {
-	int n = 0;
 	for (int blocks = 0; blocks < 2; blocks++) /* those of no block come first */
-		for (struct nla_slot s = { 0 }; nla_lm_next(lm, &s);) {
-			if (s.row || blocks != (s.layer >= 0))
-				continue;
-			if (list)
-				list[n] = *handle(lm, &s);
-			n++;
-		}
-	return n;
+		for (struct nla_slot s = { 0 }; nla_lm_next(lm, &s);)
+			if (!s.row && blocks == (s.layer >= 0))
+				nla_tensors_add(out, s.name, *handle(lm, &s));
 }
 
 void nla_lm_release(struct nla_lm *lm)

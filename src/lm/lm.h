@@ -74,8 +74,8 @@ void nla_lm_release(struct nla_lm *lm);
 /* The first `depth` blocks again, with matrices of their own where one of `targets` (a bit per enum nla_proj) is in them; all
  * else is shared with `from`, which must outlive it. For merging adapters (nla_merge_copy). */
 enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, int64_t depth, unsigned targets, struct nla_err *err);
-/* Every trainable tensor, for pre-training; returns how many (list may be NULL to count). */
-int nla_lm_params(const struct nla_lm *lm, nt_tensor **list);
+/* Every stored tensor, for pre-training, added to `out`; the names are those of the first in each. */
+void nla_lm_list(const struct nla_lm *lm, struct nla_tensors *out);
 /* Weights of the whole model. */
 int64_t nla_arch_n_params(const struct nla_arch *arch);
 

@@ -113,31 +113,23 @@ void nla_adapter_release(struct nla_adapter *a)
 	*a = (struct nla_adapter){ 0 };
 }
 
-int nla_adapter_params(const struct nla_adapter *a, nt_tensor **list, struct nla_strs *names)
+void nla_adapter_list(const struct nla_adapter *a, struct nla_tensors *out)
 {
-	int n = 0;
-	for (int64_t l = 0; l < a->n_layers; l++)
-		for (int p = 0; p < NLA_N_PROJ; p++) {
-			nt_tensor *pair[2] = { a->layers[l][p].A, a->layers[l][p].B };
-			for (int i = 0; i < 2 && pair[0]; i++, n++) {
-				if (list)
-					list[n] = pair[i];
-				if (!names)
-					continue;
-				nla_auto char *name = nla_lora_key(a, l, p, i);
-				nla_strs_push(names, name);
-			}
-		}
-	return n;
+	for (int64_t i = 0; i < a->n_layers * NLA_N_PROJ * 2; i++) {
+		const int64_t l = i / 2 / NLA_N_PROJ;
+		const int p = (int)(i / 2 % NLA_N_PROJ), side = (int)(i % 2);
+		nla_auto char *key = nla_lora_key(a, l, p, side);
+		if (a->layers[l][p].A)
+			nla_tensors_add(out, key, side ? a->layers[l][p].B : a->layers[l][p].A);
+	}
 }
 
 enum nla_status nla_adapter_train(struct nla_adapter *a, bool on, struct nla_err *err)
 {
-	int n = nla_adapter_params(a, NULL, NULL);
-	nla_auto nt_tensor **list = nla_alloc((size_t)n, sizeof(*list));
-	nla_adapter_params(a, list, NULL);
-	for (int i = 0; i < n; i++)
-		nt_requires_grad(list[i], on);
+	NLA_AUTO(nla_tensors_release) struct nla_tensors all = { 0 };
+	nla_adapter_list(a, &all);
+	for (size_t i = 0; i < all.names.n; i++)
+		nt_requires_grad(all.list[i], on);
 	if (on)
 		a->stored = NT_F32;
 	return nt_check() ? nla_nt_fail(err, "cannot train the adapter") : NLA_OK;

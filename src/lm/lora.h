@@ -54,8 +54,8 @@ enum nla_status nla_adapter_join(struct nla_adapter *to, const struct nla_adapte
 				 struct nla_err *err);
 void nla_adapter_release(struct nla_adapter *a);
 
-/* All A and B in a fixed order; names (when not NULL) are PEFT's keys, owned by the caller. Returns how many. */
-int nla_adapter_params(const struct nla_adapter *a, nt_tensor **list, struct nla_strs *names);
+/* All A and B in a fixed order, under PEFT's keys, added to `out`. */
+void nla_adapter_list(const struct nla_adapter *a, struct nla_tensors *out);
 /* requires_grad on all; what is trained is saved in fp32 */
 enum nla_status nla_adapter_train(struct nla_adapter *a, bool on, struct nla_err *err);
 

@@ -2,7 +2,7 @@
  * optim - AdamW over a list of parameters with its moments, and learning-rate schedules.
  *
  *	struct nla_optim opt;
- *	if (nla_optim_init(&opt, params, n, err)) ...                the list is copied, the tensors are borrowed
+ *	if (nla_optim_init(&opt, list, n, err)) ...                  the list is copied, the tensors are borrowed
  *	loss backward;
  *	if (nla_optim_step(&opt, lr, 1.0, &norm, &skipped, err)) ...  clips, steps, clears the gradients
  *	nla_optim_release(&opt);

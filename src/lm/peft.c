@@ -305,8 +305,7 @@ enum nla_status nla_adapter_save(const struct nla_adapter *a, const char *folder
 	nla_auto char *config = nla_path_join(folder, "adapter_config.json");
 	nla_auto char *weights = nla_path_join(folder, "adapter_model.safetensors");
 	NLA_AUTO(nla_tensors_release) struct nla_tensors out = { 0 };
-	out.list = nla_alloc((size_t)nla_adapter_params(a, NULL, NULL), sizeof(*out.list));
-	nla_adapter_params(a, (nt_tensor **)out.list, &out.names);
+	nla_adapter_list(a, &out);
 	nla_auto_json cJSON *json = config_json(a, base_name);
 	if (nla_mkdirs(folder, err) || nla_tensors_write(&out, weights, a->stored, err) ||
 	    nla_json_write(config, json, true, err))

@@ -31,7 +31,7 @@ enum nla_status nla_nt_fail(struct nla_err *err, const char *fmt, ...)
 	return err->status;
 }
 
-void nla_tensors_add(struct nla_tensors *t, const char *name, const nt_tensor *tensor)
+void nla_tensors_add(struct nla_tensors *t, const char *name, nt_tensor *tensor)
 {
 	t->list = nla_realloc(t->list, t->names.n + 1, sizeof(*t->list));
 	t->list[t->names.n] = tensor;

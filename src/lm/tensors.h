@@ -13,10 +13,10 @@
 
 struct nla_tensors {
 	struct nla_strs names;
-	const nt_tensor **list; /* [names.n] */
+	nt_tensor **list; /* [names.n] */
 };
 
-void nla_tensors_add(struct nla_tensors *t, const char *name, const nt_tensor *tensor);
+void nla_tensors_add(struct nla_tensors *t, const char *name, nt_tensor *tensor);
 void nla_tensors_release(struct nla_tensors *t);
 /* In that type, in the order added; one tensor is copied to the host at a time. */
 enum nla_status nla_tensors_write(const struct nla_tensors *t, const char *path, nt_dtype dtype, struct nla_err *err);

@@ -105,7 +105,7 @@ static nt_tensor *load_head(const char *folder, int64_t d, int device, struct nl
 	return head;
 }
 
-enum nla_status nla_ar_save_head(const nt_tensor *head, const char *folder, struct nla_err *err)
+enum nla_status nla_ar_save_head(nt_tensor *head, const char *folder, struct nla_err *err)
 {
 	NLA_AUTO(nla_tensors_release) struct nla_tensors out = { 0 };
 	nla_auto char *path = nla_path_join(folder, HEAD_FILE);

@@ -57,4 +57,4 @@ struct nla_view nla_half_view(const struct nla_half *half);
 
 bool nla_is_whole(const char *folder);              /* config.json and weights? */
 bool nla_same_folder(const char *a, const char *b); /* two names of one folder that exists? */
-enum nla_status nla_ar_save_head(const nt_tensor *head, const char *folder, struct nla_err *err);
+enum nla_status nla_ar_save_head(nt_tensor *head, const char *folder, struct nla_err *err);

@@ -57,15 +57,14 @@ char *nla_loop_left(const struct nla_loop *l)
 
 enum nla_status nla_loop_optim(struct nla_optim *optim, struct nla_adapter *adapter, nt_tensor *head, struct nla_err *err)
 {
-	int n = nla_adapter_params(adapter, NULL, NULL);
-	nla_auto nt_tensor **list = nla_alloc((size_t)n + 1, sizeof(*list));
-	nla_adapter_params(adapter, list, NULL);
+	NLA_AUTO(nla_tensors_release) struct nla_tensors all = { 0 };
+	nla_adapter_list(adapter, &all);
 	if (head) {
 		nt_requires_grad(head, true);
-		list[n++] = head;
+		nla_tensors_add(&all, "head", head);
 	}
 	if (!nla_adapter_train(adapter, true, err))
-		nla_optim_init(optim, list, n, err);
+		nla_optim_init(optim, all.list, (int)all.names.n, err);
 	return err->status;
 }
 

@@ -50,12 +50,11 @@ static enum nla_status open_weights(struct nla_sft *s, struct nla_err *err)
 	if (lm->mapped)
 		return nla_fail(err, "role lm trains every weight, and '%s' does not fit this machine's memory for that",
 				s->cfg->model);
-	int n = nla_lm_params(lm, NULL);
-	nla_auto nt_tensor **list = nla_alloc((size_t)n, sizeof(*list));
-	nla_lm_params(lm, list);
-	for (int i = 0; i < n; i++)
-		nt_requires_grad(list[i], true);
-	nla_optim_init(&s->loop.optim, list, n, err);
+	NLA_AUTO(nla_tensors_release) struct nla_tensors all = { 0 };
+	nla_lm_list(lm, &all);
+	for (size_t i = 0; i < all.names.n; i++)
+		nt_requires_grad(all.list[i], true);
+	nla_optim_init(&s->loop.optim, all.list, (int)all.names.n, err);
 	return err->status;
 }
 

@@ -138,9 +138,12 @@ struct params {
 
 static inline void params_of(struct params *p, struct nla_adapter *a)
 {
-	*p = (struct params){ .n = nla_adapter_params(a, NULL, NULL) };
+	struct nla_tensors all = { 0 };
+	nla_adapter_list(a, &all);
+	*p = (struct params){ .n = (int)all.names.n, .names = all.names };
 	assert_true(p->n < MAX_PARAMS);
-	nla_adapter_params(a, p->list, &p->names);
+	memcpy(p->list, all.list, all.names.n * sizeof(*all.list));
+	free(all.list);
 	assert_ok(nla_adapter_train(a, true, &err));
 }
 

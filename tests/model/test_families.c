@@ -236,16 +236,15 @@ static void test_gradient(void **state)
 		open_family(&f, names[i], NT_F32, NLA_LM_AUTO);
 		assert_ok(nla_adapter_train(&f.av, true, &err));
 		logprobs_of(&f, true, NLA_INJECT_AT_BLOCK, true, mine);
-		int n_params = nla_adapter_params(&f.av, NULL, NULL);
-		nt_tensor **list = nla_alloc((size_t)n_params, sizeof(*list));
-		nla_adapter_params(&f.av, list, NULL);
-		for (int p = 0; p < n_params; p++)
-			n += (size_t)nt_numel(list[p]);
+		struct nla_tensors all = { 0 };
+		nla_adapter_list(&f.av, &all);
+		for (size_t p = 0; p < all.names.n; p++)
+			n += (size_t)nt_numel(all.list[p]);
 		const float *want = numbers(&f, "gradient", false, n);
 		nt_scope_push();
-		for (int p = 0; p < n_params; p++) {
-			size_t size = (size_t)nt_numel(list[p]);
-			float *g = host(nt_grad(list[p]), size);
+		for (size_t p = 0; p < all.names.n; p++) {
+			size_t size = (size_t)nt_numel(all.list[p]);
+			float *g = host(nt_grad(all.list[p]), size);
 			for (size_t j = 0; j < size; j++, at++) {
 				off = fmax(off, fabs((double)g[j] - want[at]));
 				most = fmax(most, fabs(want[at]));
@@ -254,7 +253,7 @@ static void test_gradient(void **state)
 		}
 		nt_scope_pop();
 		within(names[i], off / most, 1e-4);
-		free(list);
+		nla_tensors_release(&all);
 		close_family(&f);
 	}
 }
@@ -340,15 +339,14 @@ static void test_stored_bf16(void **state)
 		float want[F_N * F_RESPONSE], got[F_N * F_RESPONSE];
 		open_family(&wide, names[i], NT_F32, NLA_LM_AUTO);
 		open_family(&f, names[i], NT_BF16, NLA_LM_AUTO);
-		int n = nla_lm_params(&wide.lm, NULL);
-		nt_tensor **list = nla_alloc((size_t)n, sizeof(*list));
-		nla_lm_params(&wide.lm, list);
+		struct nla_tensors all = { 0 };
+		nla_lm_list(&wide.lm, &all);
 		nt_scope_push();
-		for (int p = 0; p < n; p++)
-			if (nt_ndim(list[p]) == 2)
-				nt_copy_into(list[p], nt_to(list[p], NT_BF16));
+		for (size_t p = 0; p < all.names.n; p++)
+			if (nt_ndim(all.list[p]) == 2)
+				nt_copy_into(all.list[p], nt_to(all.list[p], NT_BF16));
 		nt_scope_pop();
-		free(list);
+		nla_tensors_release(&all);
 		assert_int_equal(nt_dtype_of(f.lm.embed), NT_BF16);
 		assert_int_equal(nt_dtype_of(f.lm.norm), NT_F32);
 		for (size_t c = 0; c < NLA_LEN(cases); c++) {
@@ -434,13 +432,13 @@ static void test_inside(void **state)
 		}
 		assert_ok(st_write(in_scratch("model.safetensors"), all, n, &err));
 		assert_ok(nla_lm_load(&again, scratch, NULL, DEVICE, NT_F32, NLA_LM_AUTO, &err));
-		int n_params = nla_lm_params(&again, NULL);
-		nt_tensor **a = nla_alloc((size_t)n_params, sizeof(*a)), **b = nla_alloc((size_t)n_params, sizeof(*b));
-		nla_lm_params(&again, a);
-		nla_lm_params(&f.lm, b);
-		for (int p = 0; p < n_params; p++) {
-			float *x = host(a[p], (size_t)nt_numel(a[p])), *y = host(b[p], (size_t)nt_numel(b[p]));
-			assert_memory_equal(x, y, (size_t)nt_numel(a[p]) * sizeof(*x));
+		struct nla_tensors a = { 0 }, b = { 0 };
+		nla_lm_list(&again, &a);
+		nla_lm_list(&f.lm, &b);
+		for (size_t p = 0; p < a.names.n; p++) {
+			size_t size = (size_t)nt_numel(a.list[p]);
+			float *x = host(a.list[p], size), *y = host(b.list[p], size);
+			assert_memory_equal(x, y, size * sizeof(*x));
 			free(x);
 			free(y);
 		}
@@ -448,8 +446,8 @@ static void test_inside(void **state)
 		for (size_t i = 0; i < n; i++)
 			free(all[i].name);
 		free(all);
-		free(a);
-		free(b);
+		nla_tensors_release(&a);
+		nla_tensors_release(&b);
 	}
 	nla_st_close(&st);
 	assert_ok(nla_st_open(&av, FAMILIES "/gemma3mm/av/adapter_model.safetensors", &err));

@@ -379,7 +379,10 @@ static void test_fresh_adapter(void **state)
 	assert_ok(nla_adapter_init(&other, &t->target.lm.arch, BLOCKS, &spec, 8, DEVICE, &err));
 	float *base = adapted_logits(t, &bare), *with = adapted_logits(t, &view);
 	assert_memory_equal(base, with, T * VOCAB * sizeof(float));
-	assert_int_equal(nla_adapter_params(&fresh, NULL, NULL), BLOCKS * 3 * 2);
+	struct nla_tensors all = { 0 };
+	nla_adapter_list(&fresh, &all);
+	assert_int_equal(all.names.n, BLOCKS * 3 * 2);
+	nla_tensors_release(&all);
 	assert_close(nla_lora_scale(&fresh, NLA_V), 2, 1e-12); /* 16 / 8 */
 	float *a = host(fresh.layers[1][NLA_DOWN].A, 8 * 80), *b = host(other.layers[1][NLA_DOWN].A, 8 * 80), most = 0;
 	double sq = 0, bound = 1 / sqrt(80);
@@ -405,12 +408,12 @@ static void test_random_weights(void **state)
 	assert_ok(nla_lm_init(&a, TINY "/model", 3, DEVICE, NT_F32, &err));
 	assert_ok(nla_lm_init(&b, TINY "/model", 3, DEVICE, NT_F32, &err));
 	assert_ok(nla_lm_init(&c, TINY "/model", 4, DEVICE, NT_F32, &err));
-	int n = nla_lm_params(&a, NULL);
 	int64_t total = 0;
-	nt_tensor **list = nla_alloc((size_t)n, sizeof(*list));
-	assert_int_equal(nla_lm_params(&a, list), n);
-	for (int i = 0; i < n; i++)
-		total += nt_numel(list[i]);
+	struct nla_tensors params = { 0 };
+	nla_lm_list(&a, &params);
+	for (size_t i = 0; i < params.names.n; i++)
+		total += nt_numel(params.list[i]);
+	nla_tensors_release(&params);
 	assert_int_equal(total, nla_arch_n_params(&a.arch));
 	float *x = host(a.blocks[3].down, D * 80), *y = host(b.blocks[3].down, D * 80), *z = host(c.blocks[3].down, D * 80);
 	float *norm = host(a.norm, D);
@@ -425,7 +428,6 @@ static void test_random_weights(void **state)
 	float *all[] = { x, y, z, norm };
 	for (size_t i = 0; i < NLA_LEN(all); i++)
 		free(all[i]);
-	free(list);
 	nla_lm_release(&a);
 	nla_lm_release(&b);
 	nla_lm_release(&c);

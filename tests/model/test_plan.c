@@ -52,12 +52,11 @@ static void open_demo(struct demo *d, nt_dtype dtype)
 
 static void close_demo(struct demo *d)
 {
-	int n = nla_adapter_params(&d->trained, NULL, NULL);
-	nt_tensor **list = nla_alloc((size_t)n, sizeof(*list));
-	nla_adapter_params(&d->trained, list, NULL);
-	for (int i = 0; i < n; i++)
-		nt_zero_grad(list[i]);
-	free(list);
+	struct nla_tensors all = { 0 };
+	nla_adapter_list(&d->trained, &all);
+	for (size_t i = 0; i < all.names.n; i++)
+		nt_zero_grad(all.list[i]);
+	nla_tensors_release(&all);
 	free(d->v);
 	nla_adapter_release(&d->trained);
 	nla_half_release(&d->av);

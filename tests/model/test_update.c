@@ -152,23 +152,20 @@ static void test_out_of_memory(void **state)
 static void test_only_the_policy(void **state)
 {
 	struct tiny *t = *state;
-	struct params p, frozen;
+	struct params p;
 	double advantage[N];
 	struct nla_step batch = golden_step(t, advantage);
 	params_of(&p, &t->rl);
 	struct nla_rl rl = golden_rl(t, &golden_cfg, NULL);
 	assert_ok(nla_update_gradient(&rl, &batch, &err));
-	frozen = (struct params){ .n = nla_adapter_params(&t->av.adapter, NULL, NULL) };
-	assert_true(frozen.n == 70);
-	nt_tensor *list[70], *base[MAX_PARAMS];
-	nla_adapter_params(&t->av.adapter, list, NULL);
-	for (int i = 0; i < frozen.n; i++)
-		assert_false(nt_has_grad(list[i]));
-	int n = nla_lm_params(&t->target.lm, NULL);
-	assert_true(n <= MAX_PARAMS);
-	nla_lm_params(&t->target.lm, base);
-	for (int i = 0; i < n; i++)
-		assert_false(nt_has_grad(base[i]));
+	struct nla_tensors frozen = { 0 };
+	nla_adapter_list(&t->av.adapter, &frozen);
+	assert_int_equal(frozen.names.n, 70);
+	nla_lm_list(&t->target.lm, &frozen);
+	assert_true(frozen.names.n > 70);
+	for (size_t i = 0; i < frozen.names.n; i++)
+		assert_false(nt_has_grad(frozen.list[i]));
+	nla_tensors_release(&frozen);
 	for (int i = 0; i < p.n; i++) {
 		assert_true(nt_has_grad(p.list[i]));
 		nt_zero_grad(p.list[i]);
@@ -227,14 +224,18 @@ static void test_recompute_embedding(void **state)
 static void test_recompute_weights(void **state)
 {
 	struct tiny *t = *state;
-	struct params p = { .n = nla_lm_params(&t->target.lm, NULL) };
+	struct params p = { 0 };
+	struct nla_tensors all = { 0 };
 	struct nla_update_stats stats;
 	double advantage[N];
 	struct nla_step batch = golden_step(t, advantage);
 	struct nla_update_cfg cfg = golden_cfg;
 	size_t n;
+	nla_lm_list(&t->target.lm, &all);
+	p.n = (int)all.names.n;
 	assert_true(p.n <= MAX_PARAMS);
-	nla_lm_params(&t->target.lm, p.list);
+	memcpy(p.list, all.list, all.names.n * sizeof(*all.list));
+	nla_tensors_release(&all);
 	for (int i = 0; i < p.n; i++)
 		assert_int_equal(nt_requires_grad(p.list[i], true), NT_OK);
 	float *want = gradient(t, &p, &batch, &cfg, &stats, &n);
