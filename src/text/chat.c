@@ -52,6 +52,7 @@ static const struct known_row {
 	const char *system; /* text of the system turn when none is asked for; NULL: no turn */
 	const char *head;   /* what it puts at the head of every system text                 */
 } known_templates[] = {
+#define ROW(crc, length, format, system, head) { crc, length, NLA_CHAT_##format, system, head },
 #include "text/chat_known.h"
 };
 

@@ -62,7 +62,7 @@ def row(chat, name, text):
         system = "NULL" if default is None else json.dumps(default.removeprefix(head))
         bytes_ = text.encode()
         head = json.dumps(head) if head else "NULL"
-        return f"{{ 0x{zlib.crc32(bytes_):08x}, {len(bytes_)}, NLA_CHAT_{form}, {system}, {head} }}, /* {name} */"
+        return f"ROW(0x{zlib.crc32(bytes_):08x}, {len(bytes_)}, {form}, {system}, {head}) /* {name} */"
     sys.exit(f"make_chat_known: '{name}' is of no known format: {plain}")
 
 
