@@ -300,11 +300,9 @@ static enum nla_status use_template(struct nla_chat *chat, const char *folder, c
 enum nla_status nla_chat_load(struct nla_chat *chat, const char *folder, const struct nla_tokenizer *tok,
 			      const struct nla_chat_cfg *cfg, struct nla_err *err)
 {
-	static const struct nla_chat_cfg automatic = { .system = "auto", .file = "" };
 	nla_auto char *beside = nla_path_join(folder, "nla_chat.json");
-	const char *file = cfg && cfg->file && *cfg->file ? cfg->file : nla_exists(beside) ? beside : NULL;
+	const char *file = cfg->file && *cfg->file ? cfg->file : nla_exists(beside) ? beside : NULL;
 	memset(chat, 0, sizeof(*chat));
-	cfg = cfg ? cfg : &automatic;
 	if (!file)
 		use_template(chat, folder, tok, cfg, err);
 	else if (cfg->format != NLA_CHAT_AUTO || strcmp(cfg->system, "auto"))

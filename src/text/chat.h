@@ -23,7 +23,7 @@
 enum nla_chat_format { NLA_CHAT_AUTO, NLA_CHAT_CHATML, NLA_CHAT_LLAMA3, NLA_CHAT_LLAMA2, NLA_CHAT_GEMMA };
 #define NLA_CHAT_FORMATS "auto|chatml|llama3|llama2|gemma"
 
-/* What a user may set. NULL for the whole stands for auto. */
+/* What a user may set. */
 struct nla_chat_cfg {
 	int format;   /* enum nla_chat_format                                              */
 	char *system; /* "auto": the checkpoint's default; "": no system turn; else its text */

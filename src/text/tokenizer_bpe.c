@@ -29,8 +29,6 @@ void nla_bpe_release(struct nla_bpe *bpe)
 	free(bpe->slots);
 	free(bpe->pairs);
 	nla_str_release(&bpe->text);
-	memset(bpe, 0, sizeof(*bpe));
-	nla_str_init(&bpe->text);
 }
 
 /* ---- vocabulary ---- */
@@ -159,7 +157,6 @@ void nla_bpe_work_release(struct nla_bpe_work *work)
 {
 	free(work->symbols);
 	free(work->heap);
-	memset(work, 0, sizeof(*work));
 }
 
 /* Rank the pair that begins at a place, and queue it. */

@@ -214,12 +214,14 @@ static enum nla_status check_specials(const struct nla_tokenizer *tok, const str
 	return NLA_OK;
 }
 
-/* added_tokens_decoder: {"151645": {"content": .., flags}, ..} */
-static enum nla_status check_decoder(const struct nla_tokenizer *tok, const struct nla_place *p, const cJSON *tokens,
-				     const char *class, struct nla_err *err)
+/* Byte-level. tokens: added_tokens_decoder, {"151645": {"content": .., flags}, ..} */
+static enum nla_status check_config(struct nla_tokenizer *tok, const struct nla_place *p, const char *class,
+				    const cJSON *tokens, struct nla_err *err)
 {
 	bool plain = !class || !strcmp(class, "PreTrainedTokenizerFast") || !strcmp(class, "TokenizersBackend");
 	const cJSON *item;
+	if (nla_place_check(p, "*;split_special_tokens=false|null;add_prefix_space=false|null", err))
+		return err->status;
 	cJSON_ArrayForEach(item, tokens)
 		if (check_token(tok, p, "added_tokens_decoder", cJSON_GetStringValue(nla_json_at(item, "content")), item,
 				item->string ? strtod(item->string, NULL) : -1, err))
@@ -231,10 +233,10 @@ static enum nla_status check_decoder(const struct nla_tokenizer *tok, const stru
 						"cannot use '%s': 'added_tokens_decoder' lacks token '%s' of tokenizer.json, "
 						"which a %s then lacks",
 						p->path, tok->added[k].data[i].text, class);
-	return NLA_OK;
+	return check_specials(tok, p, err);
 }
 
-/* The same of a .model: takes the place of what the model says of these ids. */
+/* Of a .model: takes the place of what the model says of these ids. */
 static enum nla_status take_decoder(struct nla_tokenizer *tok, const struct nla_place *root, const cJSON *tokens,
 				    struct nla_err *err)
 {
@@ -257,16 +259,6 @@ static enum nla_status take_decoder(struct nla_tokenizer *tok, const struct nla_
 			return err->status;
 	}
 	return NLA_OK;
-}
-
-/* Byte-level. */
-static enum nla_status check_config(struct nla_tokenizer *tok, const struct nla_place *p, const char *class,
-				    const cJSON *decoder, struct nla_err *err)
-{
-	if (nla_place_check(p, "*;split_special_tokens=false|null;add_prefix_space=false|null", err) ||
-	    check_decoder(tok, p, decoder, class, err))
-		return err->status;
-	return check_specials(tok, p, err);
 }
 
 /* What transformers puts around a text: bos_token where add_bos_token is true, "<s>" unless it is said. */

@@ -154,7 +154,6 @@ void nla_tok_split_release(struct nla_tok_split *split)
 	free(split->pattern);
 	pcre2_code_free(split->code);
 	pcre2_match_context_free(split->limits);
-	memset(split, 0, sizeof(*split));
 }
 
 enum nla_status nla_tok_split_next(const struct nla_tok_split *split, pcre2_match_data *scratch, const char *text, size_t n,

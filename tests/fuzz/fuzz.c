@@ -118,7 +118,7 @@ static void read_chat(struct nla_err *err)
 	struct nla_chat chat;
 	struct nla_tokenizer *tok = small_tokenizer();
 	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
-	if (nla_chat_load(&chat, folder, tok, NULL, err))
+	if (nla_chat_load(&chat, folder, tok, &(const struct nla_chat_cfg){ .system = "auto" }, err))
 		return;
 	CHECK(nla_i32s_has(&chat.stop, chat.end_of_turn));
 	struct nla_err one = NLA_ERR_INIT;

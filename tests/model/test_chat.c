@@ -40,7 +40,7 @@ static void test_qwen3(void **state)
 	cJSON *json = golden("qwen3");
 	struct nla_chat chat;
 
-	chat_load(&chat, folder, tok, NULL);
+	chat_load(&chat, folder, tok, &automatic);
 	assert_int_equal(chat.format, NLA_CHAT_CHATML);
 	assert_int_equal(chat.end_of_turn, 151645);
 	check_prompts(&chat, tok, nla_json_at(json, "chat"));
@@ -188,7 +188,7 @@ static void test_override(void **state)
 	struct nla_chat_cfg no_system = { NLA_CHAT_AUTO, "", "", 0, NULL }, chatml = { NLA_CHAT_CHATML, "auto", "", 0, NULL }, two = { NLA_CHAT_LLAMA2, "auto", "", 0, NULL };
 	cJSON *json = cases();
 
-	expect_prompt(TOKENIZERS "small", small, NULL, "<|im_start|>user\n Hi<|im_end|>\n<|im_start|>assistant\n");
+	expect_prompt(TOKENIZERS "small", small, &automatic, "<|im_start|>user\n Hi<|im_end|>\n<|im_start|>assistant\n");
 	expect_prompt(TOKENIZERS "llama2", llama2, &two, "<s>[INST] Hi [/INST]");
 	write_template("{{ 'Human: ' + messages[0]['content'] }}", NULL, false);
 	expect_prompt(scratch, small, &chatml, "<|im_start|>user\n Hi<|im_end|>\n<|im_start|>assistant\n");
@@ -222,7 +222,7 @@ static void stops(const char *generation, const char *config, const int32_t *wan
 
 	write_text("generation_config.json", generation);
 	write_text("config.json", config);
-	chat_load(&chat, scratch, tok, NULL);
+	chat_load(&chat, scratch, tok, &automatic);
 	assert_int_equal(chat.end_of_turn, 599);
 	assert_int_equal(chat.stop.n, n);
 	for (size_t i = 0; i < n; i++)
@@ -257,7 +257,7 @@ static void test_bad_stop_ids(void **state)
 		char *text = nla_format("{\"eos_token_id\": %s}", bad[i]);
 
 		write_text("generation_config.json", text);
-		assert_int_equal(nla_chat_load(&chat, scratch, small, NULL, &err), NLA_FAIL);
+		assert_int_equal(nla_chat_load(&chat, scratch, small, &automatic, &err), NLA_FAIL);
 		assert_non_null(strstr(err.text, "generation_config.json': 'eos_token_id' has"));
 		free(text);
 	}
