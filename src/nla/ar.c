@@ -38,14 +38,14 @@ void nla_ar_texts_release(struct nla_ar_texts *t)
 	nla_i64s_release(&t->offset);
 }
 
-nt_tensor *nla_ar_read(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts, int64_t from,
-		       int64_t to, struct nla_recompute *recompute, struct nla_err *err)
+nt_tensor *nla_ar_predict(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts,
+			  int64_t from, int64_t to, struct nla_recompute *recompute, struct nla_err *err)
 {
 	const int64_t n = to - from;
 	nla_auto int64_t *at = nla_alloc((size_t)n, sizeof(*at));
 	nla_auto struct nla_i32s *prompts = nla_alloc((size_t)n, sizeof(*prompts));
 	NLA_AUTO(nla_pack_release) struct nla_pack pack = { 0 };
-	nt_tensor *h = NULL;
+	nt_tensor *v_hat = NULL;
 	for (int64_t i = 0; i < n; i++) {
 		int64_t start = texts->offset.data[from + i];
 		prompts[i] = (struct nla_i32s){ .data = texts->ids.data + start,
@@ -55,23 +55,14 @@ nt_tensor *nla_ar_read(const struct nla_half *ar, const struct nla_view *view, c
 	for (int64_t i = 0; i < n; i++)
 		at[i] = nla_pack_last(&pack, at[i]);
 	if (!nla_pack_ready(&pack, view->lm, err)) {
-		h = nla_recompute_forward(recompute, view, &pack, NULL, ar->depth);
+		nt_tensor *h = nla_recompute_forward(recompute, view, &pack, NULL, ar->depth);
 		h = nt_rows(h, nt_i64(view->lm->device, at, n));
 		if (ar->meta.final_norm)
 			h = nla_final_norm(view, h);
-		if (!h)
+		v_hat = nt_normalize(nt_linear(nt_normalize(h), ar->head, NULL));
+		if (!v_hat)
 			nla_nt_fail(err, "cannot compute the reconstruction");
 	}
-	return h;
-}
-
-nt_tensor *nla_ar_predict(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts,
-			  int64_t from, int64_t to, struct nla_recompute *recompute, struct nla_err *err)
-{
-	nt_tensor *h = nla_ar_read(ar, view, texts, from, to, recompute, err);
-	nt_tensor *v_hat = nt_normalize(nt_linear(nt_normalize(h), ar->head, NULL));
-	if (h && !v_hat)
-		nla_nt_fail(err, "cannot compute the reconstruction");
 	return v_hat;
 }
 

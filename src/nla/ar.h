@@ -31,12 +31,10 @@ struct nla_ar_texts {
 void nla_ar_texts_start(struct nla_ar_texts *t);
 void nla_ar_texts_release(struct nla_ar_texts *t);
 
-/* v_hat [to - from, D] fp32 of texts from..to under the view, and h alone; scope-owned, NULL on failure. recompute: by whose
- * backward pass gradients flow, or NULL (nt_backward). */
+/* v_hat [to - from, D] fp32 of texts from..to under the view; scope-owned, NULL on failure. recompute: by whose backward pass
+ * gradients flow, or NULL (nt_backward). */
 nt_tensor *nla_ar_predict(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts,
 			  int64_t from, int64_t to, struct nla_recompute *recompute, struct nla_err *err);
-nt_tensor *nla_ar_read(const struct nla_half *ar, const struct nla_view *view, const struct nla_ar_texts *texts, int64_t from,
-		       int64_t to, struct nla_recompute *recompute, struct nla_err *err);
 /* mse of each row [n]: v_hat as predicted, v [n, D] raw. */
 nt_tensor *nla_ar_mse(const nt_tensor *v_hat, const nt_tensor *v);
 /* What these rows add to a mean mse over n_all: sum of mse / n_all. v [rows, D] raw, host; v_hat NULL: NULL. */
