@@ -231,16 +231,23 @@ static void warn_once(bool *warned, const struct nla_err *err)
 	*warned = *warned || err->status;
 }
 
-void nla_checkpoint_tidy(struct nla_folder *f, int64_t step, int64_t keep)
+static void relink(struct nla_folder *f, const char *which, bool *warned, int64_t step, int64_t keep)
 {
-	nla_auto char *dir = nla_path_join(f->path, "checkpoints"), *own = nla_format("%s/step-%lld", dir, (long long)step);
-	struct nla_err latest = NLA_ERR_INIT, old = NLA_ERR_INIT;
-	if (!nla_is_dir(own)) /* `latest` is a folder, and all there is */
-		return;
-	point(dir, "latest", step, &latest);
-	warn_once(&f->warned_latest, &latest);
+	nla_auto char *dir = nla_path_join(f->path, "checkpoints");
+	struct nla_err link = NLA_ERR_INIT, old = NLA_ERR_INIT;
+	point(dir, which, step, &link);
+	warn_once(warned, &link);
 	drop_old(dir, step, keep, &old);
 	warn_once(&f->warned_old, &old);
+}
+
+void nla_checkpoint_best(struct nla_folder *f, int64_t step, int64_t keep) { relink(f, "best", &f->warned_best, step, keep); }
+
+void nla_checkpoint_tidy(struct nla_folder *f, int64_t step, int64_t keep)
+{
+	nla_auto char *own = nla_format("%s/checkpoints/step-%lld", f->path, (long long)step);
+	if (nla_is_dir(own)) /* else `latest` is a folder, and all there is */
+		relink(f, "latest", &f->warned_latest, step, keep);
 }
 
 /* Every file and folder of it was synced when it was written; the lines up to it are, first. */
@@ -259,16 +266,6 @@ enum nla_status nla_checkpoint_end(struct nla_folder *f, int64_t step, char *pat
 	}
 	free(path);
 	return err->status;
-}
-
-void nla_checkpoint_best(struct nla_folder *f, int64_t step, int64_t keep)
-{
-	nla_auto char *dir = nla_path_join(f->path, "checkpoints");
-	struct nla_err best = NLA_ERR_INIT, old = NLA_ERR_INIT;
-	point(dir, "best", step, &best);
-	warn_once(&f->warned_best, &best);
-	drop_old(dir, step, keep, &old);
-	warn_once(&f->warned_old, &old);
 }
 
 /* `latest` counts where it is a folder: a link is also there as what it points to, which comes later. */
