@@ -1,17 +1,8 @@
 /* What nla-eval loads: target, AV, AR, set, the anchor, and where memory allows the merged copies; see evaluate.h. */
 #include <stdlib.h>
 
-#include "base/json.h"
 #include "base/progress.h"
 #include "run/evaluate.h"
-#include "run/folder.h"
-
-/* Of a state.json, an older one's of which may be missing. */
-static int64_t counter(const cJSON *state, const char *key)
-{
-	const double x = nla_json_value(state, key);
-	return x > 0 && x < 0x1p53 ? (int64_t)x : 0;
-}
 
 /* A checkpoint has the adapter that its run trained next to the joined one: over the AV at the run's start (`start`, or NULL)
  * it gives the numbers of the run's own evaluation, the joined one those numbers but for rounding. Over a whole AV or the bare
@@ -20,18 +11,12 @@ static enum nla_status open_models(struct nla_eval *e, const struct nla_config *
 				   struct nla_err *err)
 {
 	struct nla_models *m = &e->models;
-	nla_auto char *trained = nla_format("%s/../adapter", cfg->av), *state = nla_format("%s/../state.json", cfg->av);
-	nla_auto char *ar = nla_format("%s/../ar", cfg->av);
-	nla_auto_json cJSON *json = NULL;
+	nla_auto char *checkpoint = nla_format("%s/..", cfg->av), *trained = nla_path_join(checkpoint, "adapter");
 	const bool apart = nla_exists(trained);
 	e->joined = apart && !start;
-	e->run = nla_exists(state) && nla_exists(ar) && !e->joined;
-	if (e->run && nla_json_read(state, &json, err))
-		return err->status;
-	e->copies = counter(json, "copies");
-	e->decode_rows = counter(json, "decode_rows");
-	e->ar_trained = counter(json, "ar_updates");
-	if (nla_models_open(m, cfg, apart && start ? start : cfg->av, room, err))
+	e->run = nla_exists_in(checkpoint, "state.json") && nla_exists_in(checkpoint, "ar") && !e->joined;
+	if ((e->run && nla_state_read(&e->state, checkpoint, 0, err)) ||
+	    nla_models_open(m, cfg, apart && start ? start : cfg->av, room, err))
 		return err->status;
 	if (apart && start)
 		return nla_adapter_load(&e->adapter, &nla_half_lm(&m->av)->arch, m->av.depth, trained,
@@ -65,9 +50,9 @@ static enum nla_status plan(struct nla_eval *e, const struct nla_config *cfg, in
 	in.trained = trained;
 	in.prompts = in.group = 1;
 	in.eval_rows = NLA_MIN(cfg->eval.batch, e->n * cfg->eval.samples);
-	in.copies = e->run ? (int)e->copies : NLA_PLAN_DECODER;
+	in.copies = e->run ? (int)e->state.copies : NLA_PLAN_DECODER;
 	in.copies &= (in.dtype == NT_F32 ? NLA_PLAN_ALL_COPIES : NLA_PLAN_ANCHOR) & ~(*cfg->score ? NLA_PLAN_DECODER : 0);
-	const int64_t most = e->decode_rows ? NLA_MIN(e->decode_rows, in.eval_rows) : in.eval_rows;
+	const int64_t most = e->state.decode_rows ? NLA_MIN(e->state.decode_rows, in.eval_rows) : in.eval_rows;
 	int64_t rows = nla_plan_rows(&in, most, room);
 	const bool drop = in.copies && rows < (e->run ? 1 : most);
 	if (drop) {
@@ -78,7 +63,7 @@ static enum nla_status plan(struct nla_eval *e, const struct nla_config *cfg, in
 		nla_say("the run's merged copies, or the rows that it decoded at once, do not fit now: this rounds "
 			"differently than the run, and some texts may differ");
 	e->rl.rollout.rows = NLA_MAX(rows, 1);
-	return nla_copies_make(&e->made, &e->models, trained, in.copies, !e->ar_trained, &e->rl, err);
+	return nla_copies_make(&e->made, &e->models, trained, in.copies, !e->state.ar_updates, &e->rl, err);
 }
 
 static void say_what(const struct nla_eval *e, const struct nla_config *cfg)

@@ -55,8 +55,7 @@ struct nla_eval {
 	struct nla_half ref;
 	struct nla_adapter adapter;      /* what a run trained, over the AV at its start; layers == NULL: av is no run's */
 	bool run, joined;                /* av is a run's, as the run had it; or it is away from the run, as one adapter */
-	int64_t copies, decode_rows;     /* that the run had; 0: unknown */
-	bool ar_trained;
+	struct nla_state state;          /* that the run had; zeros: unknown */
 	struct nla_actset set;
 	struct nla_copies made;
 	int64_t n, *rows;                /* to evaluate */

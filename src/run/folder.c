@@ -341,7 +341,7 @@ enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t 
 		    !nla_json_need_int(json, path, counters[i].key, n, err) && *n < 0)
 			nla_fail(err, "'%s': '%s' is %lld, want a count", path, counters[i].key, (long long)*n);
 	}
-	if (!err->status && s->rows && s->rows != rows)
+	if (!err->status && rows && s->rows && s->rows != rows)
 		nla_usage(err, "cannot resume: the data had %lld rows to train on at '%s' and has %lld now: another set?",
 			  (long long)s->rows, path, (long long)rows);
 	s->rows = rows;

@@ -61,7 +61,7 @@ struct nla_state {
 	int64_t decode_rows;         /* at once, by the plan, in evaluations too */
 };
 enum nla_status nla_state_write(const struct nla_state *s, const char *folder, struct nla_err *err);
-/* rows: of the data as it is now. An error when the run had another number of them: its cursor means nothing there. */
+/* rows: of the data as it is now; 0: any. An error when the run had another number of them: its cursor means nothing there. */
 enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t rows, struct nla_err *err);
 
 /*
