@@ -162,15 +162,13 @@ static enum nla_status plan_and_try(FILE *out, struct nla_train *t, const struct
 	struct nla_plan_in in = nla_train_sizes(t, t->n);
 	struct nla_plan plan = t->plan;
 	NLA_AUTO(nla_str_release) struct nla_str advice = NLA_STR_INIT;
-	int64_t room = t->room, memory, n = t->n;
-	if (nla_config_memory(cfg, &memory, err))
-		return err->status;
-	bool other = memory && !in.gpu;
+	int64_t room = t->room, n = t->n;
+	bool other = cfg->memory_bytes && !in.gpu;
 	const char *device = nt_device_name(t->models.target.lm.device);
 	nla_auto char *where = other ? nla_format("a GPU of %s", cfg->memory) : nla_strdup(device);
 	if (other) {
 		in.gpu = true;
-		room = memory;
+		room = cfg->memory_bytes;
 		n = nla_plan_policies(&in, t->n_wanted, room);
 		in.policies = n;
 		nla_plan_make(&in, room, &plan);

@@ -215,6 +215,29 @@ static enum nla_status check_sizes(const struct nla_config *cfg, struct nla_err 
 	return NLA_OK;
 }
 
+static enum nla_status read_memory(struct nla_config *cfg, struct nla_err *err)
+{
+	static const char units[] = "KMGT";
+	const char *text = cfg->memory, *unit;
+	char *end = cfg->memory;
+	double value = 0;
+	if (!*text)
+		return NLA_OK;
+	if (strspn(text, "0123456789.") && text[1] != 'x' && text[1] != 'X')
+		value = strtod(text, &end);
+	unit = *end && end > text ? strchr(units, *end >= 'a' ? *end - 'a' + 'A' : *end) : NULL;
+	if (unit) {
+		const bool binary = end[1] == 'i';
+		for (end += 1 + binary; unit >= units; unit--)
+			value *= binary ? 1024 : 1000;
+	}
+	end += *end == 'B';
+	if (*end || !(value >= 1e6) || value > 1e15)
+		return nla_usage(err, "'memory' is '%s': want a size of at least 1M, such as 24G", text);
+	cfg->memory_bytes = (int64_t)value;
+	return NLA_OK;
+}
+
 static enum nla_status check_rules(const struct nla_config *cfg, enum nla_command command, struct nla_err *err)
 {
 	const bool train = command == NLA_CMD_TRAIN, explain = command == NLA_CMD_EXPLAIN, eval = command == NLA_CMD_EVAL;
@@ -324,13 +347,12 @@ enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command
 {
 	struct nla_args args = { nla_config_table, nla_config_n, .command = command, .argc = argc, .argv = argv,
 				 .loaded = from_run };
-	int64_t bytes;
 	memset(cfg, 0, sizeof(*cfg));
 	nla_options_defaults(nla_config_table, nla_config_n, cfg);
 	nla_options_args(&args, cfg, err);
 	cfg->reward.lambda = strtod(cfg->lambdas, NULL);
 	*help = args.help;
-	if (err->status || *help || check_rules(cfg, command, err) || nla_config_memory(cfg, &bytes, err) ||
+	if (err->status || *help || check_rules(cfg, command, err) || read_memory(cfg, err) ||
 	    check_sizes(cfg, err) || resolve(cfg, command, err))
 		return err->status;
 	/* A whole AV can serve as the target, with a whole AR. Not where a text's activations are taken, the target's own. */
@@ -378,30 +400,6 @@ enum nla_status nla_config_lora(const struct nla_config *cfg, struct nla_lora_sp
 	return nla_lora_targets(cfg->lora.targets, &spec->targets, err) ? nla_err_context(err, "'lora.targets'") : NLA_OK;
 }
 
-enum nla_status nla_config_memory(const struct nla_config *cfg, int64_t *bytes, struct nla_err *err)
-{
-	static const char units[] = "KMGT";
-	const char *text = cfg->memory, *unit;
-	char *end = cfg->memory;
-	double value = 0;
-	*bytes = 0;
-	if (!*text)
-		return NLA_OK;
-	if (strspn(text, "0123456789.") && text[1] != 'x' && text[1] != 'X')
-		value = strtod(text, &end);
-	unit = *end && end > text ? strchr(units, *end >= 'a' ? *end - 'a' + 'A' : *end) : NULL;
-	if (unit) {
-		const bool binary = end[1] == 'i';
-		for (end += 1 + binary; unit >= units; unit--)
-			value *= binary ? 1024 : 1000;
-	}
-	end += *end == 'B';
-	if (*end || !(value >= 1e6) || value > 1e15)
-		return nla_usage(err, "'memory' is '%s': want a size of at least 1M, such as 24G", text);
-	*bytes = (int64_t)value;
-	return NLA_OK;
-}
-
 void nla_config_threads(const struct nla_config *cfg)
 {
 	struct nla_machine machine;
@@ -428,9 +426,8 @@ enum nla_status nla_config_device(const struct nla_config *cfg, int *device, nt_
 
 enum nla_status nla_config_room(const struct nla_config *cfg, int device, int64_t *room, struct nla_err *err)
 {
-	int64_t total, peak, limit, context = device == NT_CPU ? 0 : NLA_PLAN_CONTEXT; /* in the plan, and already in use */
-	if (nla_config_memory(cfg, &limit, err))
-		return err->status;
+	const int64_t limit = cfg->memory_bytes;
+	int64_t total, peak, context = device == NT_CPU ? 0 : NLA_PLAN_CONTEXT; /* in the plan, and already in use */
 	if (nt_memory(device, room, &total, &peak))
 		return nla_nt_fail(err, "cannot read the memory's size");
 	if (device == NT_CPU) {

@@ -25,6 +25,7 @@ struct nla_config {
 	char *lambdas; /* as they were written; the first is reward.lambda */
 	int dtype;
 	int64_t seed, threads, steps, watchdog;
+	int64_t memory_bytes; /* what `memory` says; 0: nothing */
 	bool resume, overwrite, check, profile, quiet;
 	struct nla_chat_cfg chat;
 	struct { int64_t rank; double alpha; bool rslora; char *targets; } lora;
@@ -89,8 +90,6 @@ enum nla_status nla_config_write(const struct nla_config *cfg, int device, const
 /* Errors (NLA_USAGE) naming the key when a path is "". */
 enum nla_status nla_config_need(const char *value, const char *key, struct nla_err *err);
 enum nla_status nla_config_lora(const struct nla_config *cfg, struct nla_lora_spec *spec, struct nla_err *err);
-/* 'memory' in bytes; 0: not set. */
-enum nla_status nla_config_memory(const struct nla_config *cfg, int64_t *bytes, struct nla_err *err);
 /* Bytes of the device that a memory plan may use: what is free at the start, within 'memory', which then limits a GPU. */
 enum nla_status nla_config_room(const struct nla_config *cfg, int device, int64_t *room, struct nla_err *err);
 /* Sets the number of CPU threads (0: no more than this process may use) and how they wait for each other. */
