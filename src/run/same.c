@@ -76,59 +76,53 @@ enum nla_status nla_same_setting(const char *key, const char *path, const cJSON 
 }
 
 /* Neither marked as one that may change, nor of no use there. */
-static bool is_fixed(const struct nla_option *o, unsigned of, bool fixed_steps)
+static bool is_fixed(const struct nla_option *o, unsigned of)
 {
-	bool may_change = o->commands & NLA_OPT_MAY_CHANGE || !(o->commands & of);
-	return !may_change || (fixed_steps && !strcmp(o->key, "steps"));
+	return o->commands & of && !(o->commands & NLA_OPT_MAY_CHANGE);
 }
 
-/* What the paths hold; settings: and the values of all other options. */
-static cJSON *list_fixed(const cJSON *config, unsigned of, bool settings, struct nla_err *err)
+/* A rank's machine is its own. */
+static bool is_of_ranks(const struct nla_option *o, unsigned of)
 {
-	cJSON *fixed = cJSON_CreateObject();
-	for (size_t i = 0; i < nla_config_n; i++) {
-		const struct nla_option *o = &nla_config_table[i];
+	return o->commands & of && nla_word_index("out|device|threads|memory|quiet|watchdog", o->key) < 0;
+}
+
+/* Of the options that count, what the paths hold; settings: and the values of all others. Added to `list`. */
+static void add_options(cJSON *list, const cJSON *config, bool (*counts)(const struct nla_option *o, unsigned of), unsigned of,
+			bool settings, struct nla_err *err)
+{
+	for (const struct nla_option *o = nla_config_table; o < nla_config_table + nla_config_n && !err->status; o++) {
 		const cJSON *value = nla_json_at(config, o->key);
-		if (!is_fixed(o, of, false))
-			continue;
-		nla_auto char *content = o->type == NLA_OPT_PATH ? nla_content(value->valuestring, err) : NULL;
+		nla_auto char *content = counts(o, of) && o->type == NLA_OPT_PATH ? nla_content(value->valuestring, err) : NULL;
 		if (content)
-			cJSON_AddStringToObject(fixed, o->key, content);
-		else if (settings)
-			cJSON_AddItemToObject(fixed, o->key, cJSON_Duplicate(value, true));
+			cJSON_AddStringToObject(list, o->key, content);
+		else if (settings && counts(o, of))
+			cJSON_AddItemToObject(list, o->key, cJSON_Duplicate(value, true));
 	}
-	return fixed;
 }
 
 cJSON *nla_same_describe(const struct nla_config *cfg, unsigned of, struct nla_err *err)
 {
 	nla_auto_json cJSON *config = nla_options_dump(nla_config_table, nla_config_n, cfg);
-	return list_fixed(config, of, true, err);
+	cJSON *fixed = cJSON_CreateObject();
+	add_options(fixed, config, is_fixed, of, true, err);
+	return fixed;
 }
 
-/* A rank's machine is its own, and files may be elsewhere there. */
 cJSON *nla_same_ranks(const struct nla_config *cfg, enum nla_command command, struct nla_err *err)
 {
-	static const char own[] = "out|device|threads|memory|quiet|watchdog";
 	nla_auto_json cJSON *config = nla_options_dump(nla_config_table, nla_config_n, cfg);
 	cJSON *same = cJSON_CreateObject();
 	cJSON_AddItemToObject(same, "program", nla_made_by(NT_CPU));
-	for (size_t i = 0; i < nla_config_n && !err->status; i++) {
-		const struct nla_option *o = &nla_config_table[i];
-		const cJSON *value = nla_json_at(config, o->key);
-		if (!(o->commands & command) || nla_word_index(own, o->key) >= 0)
-			continue;
-		nla_auto char *content = o->type == NLA_OPT_PATH ? nla_content(value->valuestring, err) : NULL;
-		cJSON_AddItemToObject(same, o->key, content ? cJSON_CreateString(content) : cJSON_Duplicate(value, true));
-	}
+	add_options(same, config, is_of_ranks, command, true, err);
 	return same;
 }
 
 enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, unsigned of, int device, struct nla_err *err)
 {
 	nla_auto char *inputs = nla_path_join(folder, "inputs.json");
-	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg);
-	nla_auto_json cJSON *held = list_fixed(now, of, false, err);
+	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *held = cJSON_CreateObject();
+	add_options(held, now, is_fixed, of, false, err);
 	if (!err->status && !nla_config_write(cfg, device, folder, err) && !nla_exists(inputs))
 		nla_json_write(inputs, held, true, err);
 	return err->status;
@@ -152,8 +146,8 @@ enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, u
 	nla_options_defaults(nla_config_table, nla_config_n, &plain);
 	nla_auto char *config = nla_path_join(folder, "config.json"), *inputs = nla_path_join(folder, "inputs.json");
 	nla_auto_json cJSON *was = NULL, *had = NULL, *usual = nla_options_dump(nla_config_table, nla_config_n, &plain);
-	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg);
-	nla_auto_json cJSON *has = list_fixed(now, of, false, err);
+	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *has = cJSON_CreateObject();
+	add_options(has, now, is_fixed, of, false, err);
 	if (!err->status && !nla_json_read(config, &was, err) && nla_exists(inputs))
 		nla_json_read(inputs, &had, err);
 	for (size_t i = 0; i < nla_config_n && !err->status; i++) {
@@ -162,7 +156,7 @@ enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, u
 		const cJSON *held = cJSON_GetObjectItem(had, key);
 		if (held && !cJSON_Compare(held, cJSON_GetObjectItem(has, key), true))
 			other_input(key, folder, after->valuestring, own, err);
-		else if (!held && is_fixed(&nla_config_table[i], of, fixed_steps))
+		else if (!held && (is_fixed(&nla_config_table[i], of) || (fixed_steps && !strcmp(key, "steps"))))
 			nla_same_setting(key, config, before ? before : nla_json_at(usual, key), after, err);
 	}
 	nla_config_release(&plain);
