@@ -9,38 +9,34 @@
 
 /* ---- role lm ---- */
 
-/* Sequences of the documents that are held out, or of those that are not: *rows [*n] are their numbers. A document's ids and
- * the end token are cut into sequences of at most `context`; one of a single token predicts nothing. */
-static enum nla_status read_corpus(struct nla_sft *s, bool held, int64_t **rows, int64_t *n, struct nla_err *err)
+/* A document's ids and the end token are cut into sequences of at most `context`; one of a single token predicts nothing. */
+static enum nla_status read_corpus(struct nla_sft *s, struct nla_err *err)
 {
 	struct nla_corpus corpus;
 	const struct nla_doc *doc;
 	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
+	struct nla_i64s train = { 0 }, held = { 0 };
 	struct nla_rng rng = { (uint64_t)s->cfg->seed, NLA_STREAM_SPLIT };
 	const int32_t text_end = nla_tokenizer_id(s->target.tok, "<|endoftext|>"),
 		      end = text_end >= 0 ? text_end : s->target.chat.end_of_turn;
-	const size_t context = (size_t)s->cfg->sft.context, first = s->offset.n - 1;
+	const size_t context = (size_t)s->cfg->sft.context;
 	if (nla_corpus_open(&corpus, s->cfg->sft.corpus, err))
 		return err->status;
 	while (!nla_corpus_next(&corpus, &doc, err) && doc) {
 		uint64_t key = nla_hash(doc->id, strlen(doc->id));
 		bool is_held = nla_uniform(&rng, (uint32_t)key, (uint32_t)(key >> 32), 0) < (float)s->cfg->sft.held_out;
-		if (is_held != held)
-			continue;
 		ids.n = 0;
 		if (nla_tokenizer_encode(s->target.tok, doc->text, strlen(doc->text), &ids, err))
 			break;
 		nla_i32s_push(&ids, end);
 		for (size_t from = 0; from + 1 < ids.n; from += context) {
 			nla_i32s_append(&s->ids, ids.data + from, NLA_MIN(ids.n - from, context));
+			nla_i64s_push(is_held ? &held : &train, (int64_t)s->offset.n - 1);
 			nla_i64s_push(&s->offset, (int64_t)s->ids.n);
 		}
 	}
 	nla_corpus_close(&corpus);
-	*n = (int64_t)(s->offset.n - 1 - first);
-	*rows = nla_alloc((size_t)*n, sizeof(**rows));
-	for (int64_t i = 0; i < *n; i++)
-		(*rows)[i] = (int64_t)first + i;
+	s->split = (struct nla_split){ train.data, held.data, (int64_t)train.n, (int64_t)held.n };
 	return err->status;
 }
 
@@ -54,9 +50,7 @@ enum nla_status nla_sft_load(struct nla_sft *s, struct nla_err *err)
 			return err->status;
 		return nla_split_by_doc(&s->split, &s->set, (uint64_t)cfg->seed, cfg->sft.held_out, err);
 	}
-	if (nla_config_need(cfg->sft.corpus, "sft.corpus", err) ||
-	    read_corpus(s, false, &s->split.train, &s->split.n_train, err) ||
-	    read_corpus(s, true, &s->split.held, &s->split.n_held, err))
+	if (nla_config_need(cfg->sft.corpus, "sft.corpus", err) || read_corpus(s, err))
 		return err->status;
 	return s->split.n_train ? NLA_OK : nla_fail(err, "'%s' holds no text to train on", cfg->sft.corpus);
 }
