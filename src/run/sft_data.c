@@ -57,9 +57,6 @@ enum nla_status nla_sft_load(struct nla_sft *s, struct nla_err *err)
 
 /* ---- roles av, ar ---- */
 
-/* Why a row is left out: an AR's reasons, or that it has no explanation. */
-enum { NO_EXPLANATION = NLA_AR_MERGES + 1, N_FATES };
-
 /* The most ids that the model reads: an AV's whole text, or an AR's prompt. */
 static int64_t most_ids(const struct nla_sft *s)
 {
@@ -79,8 +76,8 @@ static enum nla_status encode_response(const struct nla_sft *s, const char *expl
 	return err->status;
 }
 
-/* Every row of the set becomes a sequence: an empty one where it cannot be learnt from. fate [N] says why. */
-static enum nla_status encode_rows(struct nla_sft *s, int *fate, struct nla_err *err)
+/* Every row of the set becomes a sequence: an empty one where it has no explanation, or one that the model cannot read. */
+static enum nla_status encode_rows(struct nla_sft *s, int64_t *fits, struct nla_err *err)
 {
 	for (int64_t i = 0; i < s->set.n && !err->status; i++) {
 		const char *e = s->set.rows[i].explanation;
@@ -90,38 +87,34 @@ static enum nla_status encode_rows(struct nla_sft *s, int *fate, struct nla_err 
 			encode_response(s, e, &s->ids, &fit, err);
 		else if (e)
 			nla_ar_encode(&s->half, e, strlen(e), &s->ids, &fit, err);
-		fate[i] = e ? (int)fit : NO_EXPLANATION;
-		if (fate[i] != NLA_AR_FITS)
+		fits[fit]++;
+		if (fit != NLA_AR_FITS)
 			s->ids.n = before;
 		nla_i64s_push(&s->offset, (int64_t)s->ids.n);
 	}
 	return err->status;
 }
 
-/* Keeps of rows[0..*n) those that can be learnt from, and counts the others by why. */
-static void keep(const int *fate, int64_t *rows, int64_t *n, int64_t *left_out)
+/* Keeps of rows[0..*n) those that can be learnt from. */
+static void keep(const struct nla_sft *s, int64_t *rows, int64_t *n)
 {
 	int64_t kept = 0;
-	for (int64_t i = 0; i < *n; i++) {
-		if (fate[rows[i]] == NLA_AR_FITS)
+	for (int64_t i = 0; i < *n; i++)
+		if (nla_sft_length(s, rows[i]))
 			rows[kept++] = rows[i];
-		else
-			left_out[fate[rows[i]]]++;
-	}
 	*n = kept;
 }
 
 enum nla_status nla_sft_encode(struct nla_sft *s, struct nla_err *err)
 {
-	int64_t left_out[N_FATES] = { 0 };
+	int64_t fits[NLA_AR_MERGES + 1] = { 0 };
 	if (s->cfg->sft.role == NLA_ROLE_LM)
 		return NLA_OK;
-	nla_auto int *fate = nla_alloc((size_t)s->set.n, sizeof(*fate));
-	if (!encode_rows(s, fate, err)) {
-		keep(fate, s->split.train, &s->split.n_train, left_out);
-		keep(fate, s->split.held, &s->split.n_held, left_out);
+	if (!encode_rows(s, fits, err)) {
+		keep(s, s->split.train, &s->split.n_train);
+		keep(s, s->split.held, &s->split.n_held);
 	}
-	const int64_t longer = left_out[NLA_AR_TOO_LONG], merge = left_out[NLA_AR_MERGES];
+	const int64_t longer = fits[NLA_AR_TOO_LONG], merge = fits[NLA_AR_MERGES];
 	if (longer || merge)
 		nla_say("%lld rows left out: %lld are longer than the %lld tokens the model reads, %lld merge with the AR "
 			"template's end",
