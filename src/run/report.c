@@ -34,14 +34,6 @@ static void text(struct out *o, const char *key, const char *s, const char *mean
 	item(o, key, s ? cJSON_CreateString(s) : cJSON_CreateNull(), meaning);
 }
 
-static void floats(struct out *o, const char *key, const float *x, int64_t n, const char *meaning)
-{
-	cJSON *list = cJSON_CreateArray();
-	for (int64_t i = 0; i < n; i++)
-		cJSON_AddItemToArray(list, cJSON_CreateNumber(x[i]));
-	item(o, key, list, meaning);
-}
-
 /* ---- what the rows are computed from ---- */
 
 struct moments {
@@ -396,8 +388,8 @@ static void put_row(struct out *o, const struct nla_rl *rl, const struct nla_ste
 	if (s->response[i])
 		item(o, "ids", cJSON_CreateIntArray(s->tokens.ids + at, (int)n), "token ids of the response");
 	if (s->response[i] && s->logprob) {
-		floats(o, "logprob", s->logprob + at, n, "of each of them under the AV (nla-eval)");
-		floats(o, "ref_logprob", s->ref_logprob + at, n, "under the reference (nla-eval)");
+		item(o, "logprob", cJSON_CreateFloatArray(s->logprob + at, (int)n), "of each of them under the AV (nla-eval)");
+		item(o, "ref_logprob", cJSON_CreateFloatArray(s->ref_logprob + at, (int)n), "under the reference (nla-eval)");
 	}
 }
 
