@@ -8,12 +8,11 @@
 #include <fnmatch.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "base/file.h"
 #include "base/json.h"
 #include "base/progress.h"
 #include "base/safetensors.h"
+#include "run/folder.h"
 
 #define ROWS_AT_ONCE 4096
 
@@ -221,6 +220,7 @@ static enum nla_status write_chat(const struct export *x, const char *file, cons
 	return err->status || !*file || nla_copy_file(file, copy, false, err) ? err->status : NLA_OK;
 }
 
+/* An earlier export's files, which ours need not replace, and a reader would take for ours. */
 static bool is_ours(const char *name)
 {
 	static const char ours[] =
@@ -229,19 +229,6 @@ static bool is_ours(const char *name)
 	for (const char *const *beside = nla_beside; *beside; beside++)
 		found = found || !strcmp(*beside, name);
 	return found;
-}
-
-/* An earlier export's files that ours need not replace, and a reader would take for ours. */
-static void clear(const char *out)
-{
-	struct nla_err ignored = NLA_ERR_INIT;
-	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
-	nla_list_dir(out, &names, &ignored);
-	for (size_t i = 0; i < names.n; i++) {
-		nla_auto char *path = nla_path_join(out, names.data[i]);
-		if (is_ours(names.data[i]))
-			unlink(path);
-	}
 }
 
 /* The sidecar last: a folder without one is no AV or AR yet. */
@@ -257,10 +244,8 @@ static enum nla_status write_all(struct export *x, const struct nla_config *cfg,
 		meta->critic_layer = x->lm.arch.n_layers - 1;
 	else
 		nla_sidecar_chat(meta, nla_chat_name(chat), chat->system, chat->before, chat->after);
-	if (list_tensors(x, err) || nla_mkdirs(out, err))
+	if (list_tensors(x, err) || nla_mkdirs(out, err) || (cfg->overwrite && nla_remove_ours(out, is_ours, err)))
 		return err->status;
-	if (cfg->overwrite)
-		clear(out);
 	nla_say("nla-export: '%s' as '%s'", x->half.role == NLA_AV ? cfg->av : cfg->ar, out);
 	if (write_weights(x, out, cfg->export.shard * 1e9, err) ||
 	    nla_copy_beside(x->target.folder, out, "config.json", err) || write_config(x, out, err) ||

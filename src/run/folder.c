@@ -48,13 +48,13 @@ static bool is_ours(const char *name)
 	       (digits && (!strcmp(step + digits, ".json") || (!trace && !strcmp(step + digits, ".rows.jsonl"))));
 }
 
-static enum nla_status remove_run(const char *folder, struct nla_err *err)
+enum nla_status nla_remove_ours(const char *folder, bool (*ours)(const char *name), struct nla_err *err)
 {
 	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	nla_list_dir(folder, &names, err);
 	for (size_t i = 0; i < names.n && !err->status; i++) {
 		nla_auto char *path = nla_path_join(folder, names.data[i]);
-		if (is_ours(names.data[i]))
+		if (ours(names.data[i]))
 			nla_rmtree(path, err);
 	}
 	return err->status;
@@ -80,7 +80,7 @@ static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg,
 						 cut_lines(f->path, "samples.jsonl", f->resumed, err)))
 			return err->status;
 	} else if (cfg->overwrite) {
-		if (remove_run(f->path, err))
+		if (nla_remove_ours(f->path, is_ours, err))
 			return err->status;
 	} else if (there || nla_exists_in(f->path, "checkpoints")) {
 		return holds_a_run(f->path, err);
