@@ -311,13 +311,11 @@ int64_t nla_checkpoint_step(const char *part, char **run)
 
 /* ---- counters ---- */
 
-#define COUNTER(name) { #name, offsetof(struct nla_state, name) }
-static const struct {
-	const char *key;
-	size_t offset;
-} counters[] = {
-	COUNTER(step), COUNTER(cursor), COUNTER(bad_steps), COUNTER(skipped), COUNTER(av_updates), COUNTER(ar_updates),
-	COUNTER(micro_batch), COUNTER(copies), COUNTER(rows), COUNTER(decode_rows), /* which files of older versions lack */
+#define COUNTER(name, def) { #name, NLA_WHOLE, offsetof(struct nla_state, name), def, .high = 0x1p53 }
+static const struct nla_field counters[] = {
+	COUNTER(step, NLA_MUST), COUNTER(cursor, NLA_MUST), COUNTER(bad_steps, NLA_MUST), COUNTER(skipped, NLA_MUST),
+	COUNTER(av_updates, NLA_MUST), COUNTER(ar_updates, NLA_MUST),
+	COUNTER(micro_batch, 0), COUNTER(copies, 0), COUNTER(rows, 0), COUNTER(decode_rows, 0), /* older versions' lack these */
 };
 
 enum nla_status nla_state_write(const struct nla_state *s, const char *folder, struct nla_err *err)
@@ -325,8 +323,7 @@ enum nla_status nla_state_write(const struct nla_state *s, const char *folder, s
 	nla_auto char *path = nla_path_join(folder, "state.json");
 	nla_auto_json cJSON *json = cJSON_CreateObject();
 	for (size_t i = 0; i < NLA_LEN(counters); i++)
-		cJSON_AddNumberToObject(json, counters[i].key,
-					(double)*(const int64_t *)((const char *)s + counters[i].offset));
+		cJSON_AddNumberToObject(json, counters[i].key, (double)*(const int64_t *)((const char *)s + counters[i].at));
 	return nla_json_write(path, json, true, err);
 }
 
@@ -334,14 +331,9 @@ enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t 
 {
 	nla_auto char *path = nla_path_join(folder, "state.json");
 	nla_auto_json cJSON *json = NULL;
-	nla_json_read(path, &json, err);
-	for (size_t i = 0; i < NLA_LEN(counters) && !err->status; i++) {
-		int64_t *n = (int64_t *)((char *)s + counters[i].offset);
-		if ((counters[i].offset < offsetof(struct nla_state, micro_batch) || nla_json_at(json, counters[i].key)) &&
-		    !nla_json_need_int(json, path, counters[i].key, n, err) && *n < 0)
-			nla_fail(err, "'%s': '%s' is %lld, want a count", path, counters[i].key, (long long)*n);
-	}
-	if (!err->status && rows && s->rows && s->rows != rows)
+	if (nla_json_read(path, &json, err) || nla_fields_read(counters, NLA_LEN(counters), json, path, s, err))
+		return err->status;
+	if (rows && s->rows && s->rows != rows)
 		nla_usage(err, "cannot resume: the data had %lld rows to train on at '%s' and has %lld now: another set?",
 			  (long long)s->rows, path, (long long)rows);
 	s->rows = rows;

@@ -193,7 +193,7 @@ ok nla-train "$@" --out "$work/changed" --steps 5 --resume
 cp -R "$work/changed" "$work/below" && tool set "$work/below/checkpoints/step-5/state.json" cursor -15
 run nla-train "$@" --out "$work/below" --steps 6 --resume
 [ "$code" -eq 1 ] || fail "a cursor below 0: exits $code"
-said "step-5/state.json': 'cursor' is -15, want a count"
+said "step-5/state.json': 'cursor' is -15, want a number from 0"
 
 # Another set at the same path: what the checkpoint knows of its data means nothing there.
 mv "$work/train" "$work/train.kept"
