@@ -139,18 +139,13 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	NLA_AUTO(nla_target_close) struct nla_target target = { 0 };
 	NLA_AUTO(nla_sidecar_release) struct nla_sidecar meta, made;
 	NLA_AUTO(nla_corpus_close) struct nla_corpus corpus = { 0 };
-	int device;
-	nt_dtype dtype;
-	struct nla_chat_cfg chat = cfg->chat;
-	chat.like = cfg->extract.meta;
 	nla_sidecar_init(&meta);
 	nla_sidecar_init(&made);
 	if (cfg->extract.sidecar)
 		return nla_sidecar_make(cfg, err) || print_sidecar(cfg->out, err) ? err->status : NLA_OK;
 	nla_stop_catch();
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->extract.corpus, "extract.corpus", err) ||
-	    nla_config_need(cfg->out, "out", err) || nla_config_device(cfg, &device, &dtype, err) ||
-	    nla_target_open(&target, cfg->model, &chat, device, dtype, -1, err) ||
+	    nla_config_need(cfg->out, "out", err) || nla_config_target(cfg, cfg->extract.meta, -1, NULL, &target, err) ||
 	    nla_newset_describe(&meta, &target, cfg, err) || nla_corpus_open(&corpus, cfg->extract.corpus, err) ||
 	    make(cfg, &target, &corpus, &meta, err) || nla_rank() || nla_sidecar_read(&made, cfg->out, err))
 		return err->status;

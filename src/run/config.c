@@ -410,7 +410,7 @@ void nla_config_threads(const struct nla_config *cfg)
 	nt_wait_politely();
 }
 
-enum nla_status nla_config_device(const struct nla_config *cfg, int *device, nt_dtype *dtype, struct nla_err *err)
+static enum nla_status open_device(const struct nla_config *cfg, int *device, nt_dtype *dtype, struct nla_err *err)
 {
 	const char *d = cfg->device, *number = !strncmp(d, "cuda:", 5) ? d + 5 : !strncmp(d, "sim:", 4) ? d + 4 : "";
 	bool numbered = *number && strspn(number, "0123456789") == strlen(number);
@@ -424,7 +424,7 @@ enum nla_status nla_config_device(const struct nla_config *cfg, int *device, nt_
 	return NLA_OK;
 }
 
-enum nla_status nla_config_room(const struct nla_config *cfg, int device, int64_t *room, struct nla_err *err)
+static enum nla_status find_room(const struct nla_config *cfg, int device, int64_t *room, struct nla_err *err)
 {
 	const int64_t limit = cfg->memory_bytes;
 	int64_t total, peak, context = device == NT_CPU ? 0 : NLA_PLAN_CONTEXT; /* in the plan, and already in use */
@@ -442,4 +442,16 @@ enum nla_status nla_config_room(const struct nla_config *cfg, int device, int64_
 	if (device != NT_CPU && nt_memory_limit(device, NLA_MAX(limit - context, 1)))
 		return nla_nt_fail(err, "cannot keep to 'memory'");
 	return NLA_OK;
+}
+
+enum nla_status nla_config_target(const struct nla_config *cfg, const char *like, int64_t random_seed, int64_t *room,
+				  struct nla_target *target, struct nla_err *err)
+{
+	struct nla_chat_cfg chat = cfg->chat;
+	int device;
+	nt_dtype dtype;
+	chat.like = like;
+	if (open_device(cfg, &device, &dtype, err) || (room && find_room(cfg, device, room, err)))
+		return err->status;
+	return nla_target_open(target, cfg->model, &chat, device, dtype, random_seed, err);
 }

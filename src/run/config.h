@@ -5,8 +5,7 @@
 #pragma once
 
 #include "base/options.h"
-#include "text/chat.h"
-#include "lm/lora.h"
+#include "nla/target.h"
 #include "rl/advantage.h"
 #include "rl/reward.h"
 #include "rl/rollout.h"
@@ -90,9 +89,9 @@ enum nla_status nla_config_write(const struct nla_config *cfg, int device, const
 /* Errors (NLA_USAGE) naming the key when a path is "". */
 enum nla_status nla_config_need(const char *value, const char *key, struct nla_err *err);
 enum nla_status nla_config_lora(const struct nla_config *cfg, struct nla_lora_spec *spec, struct nla_err *err);
-/* Bytes of the device that a memory plan may use: what is free at the start, within 'memory', which then limits a GPU. */
-enum nla_status nla_config_room(const struct nla_config *cfg, int device, int64_t *room, struct nla_err *err);
 /* Sets the number of CPU threads (0: no more than this process may use) and how they wait for each other. */
 void nla_config_threads(const struct nla_config *cfg);
-/* Opens the device, sets threads, decides the type. */
-enum nla_status nla_config_device(const struct nla_config *cfg, int *device, nt_dtype *dtype, struct nla_err *err);
+/* The target on the configuration's device and in its type, threads set. like, random_seed: see nla_target_open. room (or
+ * NULL): bytes of the device that a memory plan may use: what is free before, within 'memory', which then limits a GPU. */
+enum nla_status nla_config_target(const struct nla_config *cfg, const char *like, int64_t random_seed, int64_t *room,
+				  struct nla_target *target, struct nla_err *err);

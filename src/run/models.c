@@ -13,15 +13,9 @@
 enum nla_status nla_models_load(struct nla_models *m, const struct nla_config *cfg, const char *av, const char *ar,
 				int64_t *room, struct nla_err *err)
 {
-	int device;
-	nt_dtype dtype;
-	struct nla_chat_cfg chat = cfg->chat;
-	chat.like = av;
-	if (nla_config_device(cfg, &device, &dtype, err) || (room && nla_config_room(cfg, device, room, err)) ||
-	    nla_target_open(&m->target, cfg->model, &chat, device, dtype, -1, err) ||
-	    nla_half_open(&m->av, NLA_AV, &m->target, av, cfg->av_base, err))
-		return err->status;
-	return nla_half_open(&m->ar, NLA_AR, &m->target, ar, cfg->ar_base, err);
+	return nla_config_target(cfg, av, -1, room, &m->target, err) ||
+	       nla_half_open(&m->av, NLA_AV, &m->target, av, cfg->av_base, err) ||
+	       nla_half_open(&m->ar, NLA_AR, &m->target, ar, cfg->ar_base, err) ? err->status : NLA_OK;
 }
 
 enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *cfg, const char *av, int64_t *room,

@@ -87,16 +87,16 @@ static bool is_of_ranks(const struct nla_option *o, unsigned of)
 	return o->commands & of && nla_word_index("out|device|threads|memory|quiet|watchdog", o->key) < 0;
 }
 
-/* Of the options that count, what the paths hold; settings: and the values of all others. Added to `list`. */
-static void add_options(cJSON *list, const cJSON *config, bool (*counts)(const struct nla_option *o, unsigned of), unsigned of,
+/* Of the options that `takes` takes, what the paths hold; settings: and the values of all others. Added to `list`. */
+static void add_options(cJSON *list, const cJSON *config, bool (*takes)(const struct nla_option *o, unsigned of), unsigned of,
 			bool settings, struct nla_err *err)
 {
 	for (const struct nla_option *o = nla_config_table; o < nla_config_table + nla_config_n && !err->status; o++) {
 		const cJSON *value = nla_json_at(config, o->key);
-		nla_auto char *content = counts(o, of) && o->type == NLA_OPT_PATH ? nla_content(value->valuestring, err) : NULL;
+		nla_auto char *content = takes(o, of) && o->type == NLA_OPT_PATH ? nla_content(value->valuestring, err) : NULL;
 		if (content)
 			cJSON_AddStringToObject(list, o->key, content);
-		else if (settings && counts(o, of))
+		else if (settings && takes(o, of))
 			cJSON_AddItemToObject(list, o->key, cJSON_Duplicate(value, true));
 	}
 }

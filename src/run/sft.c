@@ -200,12 +200,9 @@ enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, st
 {
 	const bool lm = cfg->sft.role == NLA_ROLE_LM;
 	struct nla_lora_spec spec;
-	int device;
 	int64_t room;
-	nt_dtype dtype;
 	const bool cosine = cfg->sft.schedule == NLA_SCHEDULE_COSINE;
-	struct nla_chat_cfg chat = cfg->chat;
-	chat.like = cfg->sft.role == NLA_ROLE_AV ? cfg->av : NULL;
+	const char *like = cfg->sft.role == NLA_ROLE_AV ? cfg->av : NULL;
 	*s = (struct nla_sft){ .cfg = cfg, .longest = 1, .line = { .loss = NAN, .grad_norm = NAN, .lr = NAN } };
 	s->loop = (struct nla_loop){ .cfg = cfg, .name = roles[cfg->sft.role].name, .begin = log_step, .step = step,
 				     .log = log_step, .save = save, .next = roles[cfg->sft.role].next,
@@ -213,17 +210,16 @@ enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, st
 	s->loop.more = cosine ? "its schedule ended there: start from it (--av, --ar or --model) into another --out"
 			      : "a larger --steps goes on";
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->out, "out", err) ||
-	    nla_config_device(cfg, &device, &dtype, err) || nla_config_room(cfg, device, &room, err))
+	    nla_config_lora(cfg, &spec, err) ||
+	    nla_config_target(cfg, like, lm && cfg->sft.init ? cfg->seed : -1, &room, &s->target, err))
 		return err->status;
-	if (lm && dtype != NT_F32)
+	if (lm && s->target.lm.dtype != NT_F32)
 		return nla_usage(err, "role lm trains the weights themselves, which bf16 is too coarse for: give --dtype fp32");
-	if (nla_config_lora(cfg, &spec, err) ||
-	    nla_target_open(&s->target, cfg->model, &chat, device, dtype, lm && cfg->sft.init ? cfg->seed : -1, err) ||
-	    nla_sft_load(s, err) || (lm ? open_weights(s, err) : open_half(s, &spec, err)) || nla_sft_encode(s, err))
+	if (nla_sft_load(s, err) || (lm ? open_weights(s, err) : open_half(s, &spec, err)) || nla_sft_encode(s, err))
 		return err->status;
 	nla_cursor_init(&s->loop.cursor, (uint64_t)cfg->seed, s->split.n_train);
 	s->line.role = cfg->sft.role;
-	s->loop.device = device;
+	s->loop.device = s->target.lm.device;
 	s->line.base = (struct nla_baselines){ s->set.meta.baseline_var, s->set.meta.baseline_mean };
 	if (nla_loop_open(&s->loop, cosine, err))
 		return err->status;

@@ -177,19 +177,19 @@ static enum nla_status open_out(struct nla_teach *t, struct nla_err *err)
 
 enum nla_status nla_teach_open(struct nla_teach *t, const struct nla_config *cfg, struct nla_err *err)
 {
-	bool own = !*cfg->teach.model; /* the target itself: chat.format and chat.file are about that model */
-	const char *model = own ? cfg->model : cfg->teach.model;
-	struct nla_chat_cfg chat = { own ? cfg->chat.format : NLA_CHAT_AUTO, cfg->teach.system, own ? cfg->chat.file : NULL,
-				     0, NULL };
-	int device;
-	nt_dtype dtype;
+	struct nla_config asked = *cfg; /* the teacher in the target's place */
+	if (*cfg->teach.model) { /* else it is the target itself: chat.format and chat.file are about that model */
+		asked.model = cfg->teach.model;
+		asked.chat = (struct nla_chat_cfg){ .format = NLA_CHAT_AUTO };
+	}
+	asked.chat.system = cfg->teach.system;
 	*t = (struct nla_teach){ .cfg = cfg, .log.fd = -1, .started = nla_seconds() };
-	if (nla_config_need(model, "model", err) || nla_config_need(cfg->data, "data", err) ||
+	if (nla_config_need(asked.model, "model", err) || nla_config_need(cfg->data, "data", err) ||
 	    nla_config_need(cfg->out, "out", err) ||
 	    nla_slots_check("teach.prompt", cfg->teach.prompt, nla_prompt_slots, err) ||
 	    nla_slots_check("teach.explanation", cfg->teach.explanation, nla_explanation_slots, err) ||
-	    nla_config_device(cfg, &device, &dtype, err) || nla_actset_open(&t->set, cfg->data, 0, err) ||
-	    choose_rows(t, err) || nla_target_open(&t->teacher, model, &chat, device, dtype, -1, err))
+	    nla_actset_open(&t->set, cfg->data, 0, err) || choose_rows(t, err) ||
+	    nla_config_target(&asked, NULL, -1, NULL, &t->teacher, err))
 		return err->status;
 	return open_out(t, err);
 }
