@@ -38,9 +38,6 @@ static double agreement(const struct nla_step *r, int64_t prompt, int64_t d)
 static void print_one(const struct nla_step *r, const struct nla_subject *s, int64_t of, int64_t i, double agree)
 {
 	cJSON *json = cJSON_CreateObject();
-	double norm = 0;
-	for (int64_t j = of * s->d; j < (of + 1) * s->d; j++)
-		norm += (double)s->v[j] * s->v[j];
 	if (s->row >= 0)
 		cJSON_AddNumberToObject(json, "row", (double)s->row);
 	if (s->text)
@@ -57,7 +54,7 @@ static void print_one(const struct nla_step *r, const struct nla_subject *s, int
 	cJSON_AddNumberToObject(json, "cosine", (float)nla_cosine(r->mse[i]));
 	if (!isnan(agree))
 		cJSON_AddNumberToObject(json, "agreement", (float)agree);
-	cJSON_AddNumberToObject(json, "norm", (float)sqrt(norm));
+	cJSON_AddNumberToObject(json, "norm", (float)nla_length(s->v + of * s->d, s->d));
 	if (s->base.var > 0) {
 		cJSON_AddNumberToObject(json, "fve", (float)nla_fve(r->mse[i], s->base.var));
 		cJSON_AddNumberToObject(json, "fve_meannorm", (float)nla_fve(r->mse[i], s->base.mean));

@@ -3,7 +3,6 @@
  * and the mean of the evaluated vectors [D], in the place of the vector: KL [n, 2]; see nla/recover.h.
  */
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/progress.h"
@@ -11,7 +10,7 @@
 #include "nla/recover.h"
 #include "run/evaluate.h"
 
-static double length_of(const float *v, int64_t d)
+double nla_length(const float *v, int64_t d)
 {
 	double sum = 0;
 	for (int64_t j = 0; j < d; j++)
@@ -71,7 +70,7 @@ static enum nla_status place(const struct nla_rl *rl, const struct nla_step *s, 
 			continue;
 		if (nla_actset_vectors(rl->set, &s->rows[at->data[k]], 1, v, err))
 			return err->status;
-		const double scale = length_of(v, d) / length_of(hat, d);
+		const double scale = nla_length(v, d) / nla_length(hat, d);
 		for (int64_t j = 0; j < d; j++)
 			own[j] = (float)(scale * hat[j]);
 	}
