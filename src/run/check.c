@@ -135,10 +135,9 @@ static enum nla_status try_step(FILE *out, struct nla_train *t, bool other, stru
 }
 
 /* The step is made where the model fits this device; planned for another, it must have room to spare and be done soon. */
-static enum nla_status maybe_try(FILE *out, struct nla_train *t, const struct nla_config *cfg, struct nla_err *err)
+static enum nla_status maybe_try(FILE *out, struct nla_train *t, bool other, struct nla_err *err)
 {
 	struct nla_plan_in one = nla_train_sizes(t, t->n);
-	bool other = *cfg->memory && t->models.target.lm.device == NT_CPU;
 	one.prompts = 1;
 	one.eval_rows = 0;
 	one.copies = 0; /* a trial is over before copies pay */
@@ -157,18 +156,18 @@ static enum nla_status maybe_try(FILE *out, struct nla_train *t, const struct nl
 	return err->status;
 }
 
-static enum nla_status plan_and_try(FILE *out, struct nla_train *t, const struct nla_config *cfg, struct nla_err *err)
+static enum nla_status plan_and_try(FILE *out, struct nla_train *t, struct nla_err *err)
 {
 	struct nla_plan_in in = nla_train_sizes(t, t->n);
 	struct nla_plan plan = t->plan;
 	NLA_AUTO(nla_str_release) struct nla_str advice = NLA_STR_INIT;
 	int64_t room = t->room, n = t->n;
-	bool other = cfg->memory_bytes && !in.gpu;
+	bool other = t->cfg->memory_bytes && !in.gpu;
 	const char *device = nt_device_name(t->models.target.lm.device);
-	nla_auto char *where = other ? nla_format("a GPU of %s", cfg->memory) : nla_strdup(device);
+	nla_auto char *where = other ? nla_format("a GPU of %s", t->cfg->memory) : nla_strdup(device);
 	if (other) {
 		in.gpu = true;
-		room = cfg->memory_bytes;
+		room = t->cfg->memory_bytes;
 		n = nla_plan_policies(&in, t->n_wanted, room);
 		in.policies = n;
 		nla_plan_make(&in, room, &plan);
@@ -179,7 +178,7 @@ static enum nla_status plan_and_try(FILE *out, struct nla_train *t, const struct
 	write_plan(out, &in, &plan, where);
 	if (plan.fits) {
 		write_larger(out, &in, room);
-		maybe_try(out, t, cfg, err);
+		maybe_try(out, t, other, err);
 	} else {
 		advise(&in, room, &advice);
 		nla_fail(err, "%.3f GiB do not fit into %.3f: %s", need(plan.total), spare(room), advice.buf);
@@ -198,7 +197,7 @@ enum nla_status nla_check(const struct nla_config *cfg, const struct nla_algorit
 			(long long)t.set.n, (long long)t.models.ar.depth - 1);
 		if (t.models.target.lm.device != NT_CPU)
 			nla_selfcheck(&t.models.target.lm, out);
-		plan_and_try(out, &t, cfg, err);
+		plan_and_try(out, &t, err);
 	}
 	nla_train_close(&t);
 	return err->status;
