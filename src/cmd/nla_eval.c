@@ -1,6 +1,4 @@
 /* nla-eval: held-out rows, sampled or given, to FVE, tokens and failures; one JSON object on stdout, rows in OUT/rows.jsonl. */
-#include <stdlib.h>
-
 #include "base/json.h"
 #include "base/progress.h"
 #include "cmd/program.h"

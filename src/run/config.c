@@ -356,10 +356,8 @@ enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command
 	    check_sizes(cfg, err) || resolve(cfg, command, err))
 		return err->status;
 	/* A whole AV can serve as the target, with a whole AR. Not where a text's activations are taken, the target's own. */
-	if (!*cfg->model && (command & SAMPLES) && !*cfg->explain.text && nla_is_whole(cfg->av) && nla_is_whole(cfg->ar)) {
-		free(cfg->model);
-		cfg->model = nla_strdup(cfg->av);
-	}
+	if (!*cfg->model && (command & SAMPLES) && !*cfg->explain.text && nla_is_whole(cfg->av) && nla_is_whole(cfg->ar))
+		put(&cfg->model, nla_strdup(cfg->av));
 	if (*cfg->model && command & (EVAL | EXPORT) && !*cfg->out)
 		return nla_usage(err, "'out' is not set: give --out%s", command & EVAL ? ", or an AV of a run" : "");
 	return NLA_OK;

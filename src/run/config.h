@@ -9,7 +9,6 @@
 #include "rl/advantage.h"
 #include "rl/reward.h"
 #include "rl/rollout.h"
-#include "rl/update.h"
 #include "run/plan.h"
 
 enum nla_command {

@@ -173,8 +173,7 @@ static enum nla_status write_config(const struct export *x, const char *out, str
 	const int64_t depth = x->lm.arch.n_layers;
 	nla_auto char *in = nla_path_join(x->source, "config.json");
 	cJSON *json = NULL;
-	nla_json_read(in, &json, err);
-	if (err->status)
+	if (nla_json_read(in, &json, err))
 		return err->status;
 	cJSON *text = x->lm.arch.inside ? cJSON_DetachItemFromObjectCaseSensitive(json, "text_config") : NULL;
 	if (text) { /* what is written is a model alone */

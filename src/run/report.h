@@ -8,7 +8,6 @@
 #include <cjson/cJSON.h>
 
 #include "rl/step.h"
-#include "run/config.h"
 #include "run/folder.h"
 
 /* One step of supervised training; held_loss is NaN between the held-out figures. */

@@ -2,7 +2,6 @@
 #include "run/sft.h"
 
 #include <math.h>
-#include <string.h>
 
 #include "base/json.h"
 #include "base/progress.h"

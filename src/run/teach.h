@@ -17,7 +17,6 @@
 #pragma once
 
 #include "base/file.h"
-#include "lm/decode.h"
 #include "nla/target.h"
 #include "run/compose.h"
 #include "run/config.h"
