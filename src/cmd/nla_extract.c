@@ -44,10 +44,8 @@ static enum nla_status look(const struct nla_config *cfg, int *lock, struct nla_
 	*whole = cfg->resume && nla_exists_in(cfg->out, NLA_SIDECAR_NAME);
 	if (*whole || !nla_exists_in(part, "config.json"))
 		return NLA_OK;
-	if (!cfg->resume)
-		return nla_usage(err, "'%s' holds a part of a set: give --resume to continue it, --overwrite to replace it, or "
-				 "another --out", cfg->out);
-	return nla_same_run(part, cfg, NLA_CMD_EXTRACT, false, false, err) || nla_extract_former(cfg->out, former, err)
+	return nla_may_write(cfg, true, "a part of a set", err) ||
+	       nla_same_run(part, cfg, NLA_CMD_EXTRACT, false, false, err) || nla_extract_former(cfg->out, former, err)
 		       ? err->status : NLA_OK;
 }
 

@@ -60,10 +60,11 @@ enum nla_status nla_remove_ours(const char *folder, bool (*ours)(const char *nam
 	return err->status;
 }
 
-static enum nla_status holds_a_run(const char *path, struct nla_err *err)
+enum nla_status nla_may_write(const struct nla_config *cfg, bool there, const char *what, struct nla_err *err)
 {
-	return nla_usage(err, "'%s' holds a run already: give --resume to continue it, --overwrite to replace it, or another "
-			 "--out", path);
+	return !there || cfg->resume || cfg->overwrite ? NLA_OK
+	     : nla_usage(err, "'%s' holds %s: give --resume to continue it, --overwrite to replace it, or another --out",
+			 cfg->out, what);
 }
 
 /* A run to resume that is not there yet starts: so that one command starts and restarts. */
@@ -71,6 +72,9 @@ static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg,
 			     struct nla_err *err)
 {
 	const bool there = nla_exists_in(f->path, "config.json");
+	if (nla_may_write(cfg, there || nla_exists_in(f->path, "checkpoints"), "a run already", err) ||
+	    (cfg->overwrite && nla_remove_ours(f->path, is_ours, err)))
+		return err->status;
 	if (cfg->resume) {
 		if (nla_checkpoint_find(f->path, &f->checkpoint, &f->resumed, err))
 			return err->status;
@@ -79,11 +83,6 @@ static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg,
 						 cut_lines(f->path, "metrics.jsonl", f->resumed, err) ||
 						 cut_lines(f->path, "samples.jsonl", f->resumed, err)))
 			return err->status;
-	} else if (cfg->overwrite) {
-		if (nla_remove_ours(f->path, is_ours, err))
-			return err->status;
-	} else if (there || nla_exists_in(f->path, "checkpoints")) {
-		return holds_a_run(f->path, err);
 	}
 	return nla_same_write(f->path, cfg, NLA_CMD_LOOPS, device, err);
 }
@@ -102,8 +101,8 @@ enum nla_status nla_folder_may_open(const struct nla_config *cfg, struct nla_err
 {
 	const int fd = open(cfg->out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	const bool there = nla_exists_in(cfg->out, "config.json") || nla_exists_in(cfg->out, "checkpoints");
-	if (!nla_lock(fd, cfg->out, err) && there && !cfg->resume && !cfg->overwrite)
-		holds_a_run(cfg->out, err);
+	if (!nla_lock(fd, cfg->out, err))
+		nla_may_write(cfg, there, "a run already", err);
 	if (fd >= 0)
 		close(fd);
 	return err->status;

@@ -29,6 +29,8 @@ enum nla_status nla_folder_may_open(const struct nla_config *cfg, struct nla_err
 enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, int device, bool fixed_steps,
 				struct nla_err *err);
 void nla_folder_close(struct nla_folder *f);
+/* An error where `out` holds ("a run already") what the configuration says neither to resume nor to replace. */
+enum nla_status nla_may_write(const struct nla_config *cfg, bool there, const char *what, struct nla_err *err);
 /* What lies in a folder by a name that a program gives. */
 enum nla_status nla_remove_ours(const char *folder, bool (*ours)(const char *name), struct nla_err *err);
 /* One line into a log of the folder, or another, flushed; of ranks the first one writes. */

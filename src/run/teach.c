@@ -163,10 +163,8 @@ static enum nla_status open_out(struct nla_teach *t, struct nla_err *err)
 		nla_usage(err, "'out' and 'data' are both '%s': give another --out, the set is left as it is", out);
 	else if (nla_exists(meta) && !nla_exists(log) && !cfg->overwrite)
 		nla_usage(err, "'%s' holds an activation set that nla-teach did not write: another --out, or --overwrite", out);
-	else if (nla_exists(log) && !cfg->overwrite && !cfg->resume)
-		nla_usage(err, "'%s' exists already: give --resume to continue it, --overwrite to replace it, or another --out",
-			  log);
-	else if (!nla_mkdirs(out, err) && !nla_log_open(&t->log, log, err) && !nla_lock(t->log.fd, out, err)) {
+	else if (!nla_may_write(cfg, nla_exists(log), "a teach.jsonl already", err) && !nla_mkdirs(out, err) &&
+		 !nla_log_open(&t->log, log, err) && !nla_lock(t->log.fd, out, err)) {
 		if (cfg->overwrite && (ftruncate(t->log.fd, 0) || nla_actset_remove(out, err)) && !err->status)
 			nla_fail(err, "cannot write '%s': %s", log, strerror(errno));
 		if (!err->status)
