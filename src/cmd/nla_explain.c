@@ -104,7 +104,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	struct nla_models m = { 0 };
 	struct nla_progress p;
 	NLA_AUTO(nla_subject_release) struct nla_subject s = { 0 };
-	if (!nla_models_open(&m, cfg, cfg->av, NULL, err) && !nla_subject_find(&s, &m, cfg, err)) {
+	if (!nla_models_open(&m, cfg, cfg->av, cfg->ar, NULL, err) && !nla_subject_find(&s, &m, cfg, err)) {
 		struct nla_rl rl = nla_models_rl(&m, cfg);
 		rl.keep_v_hat = true;
 		const int64_t each = NLA_MAX(AT_ONCE / cfg->explain.samples, 1);

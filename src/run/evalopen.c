@@ -16,7 +16,7 @@ static enum nla_status open_models(struct nla_eval *e, const struct nla_config *
 	e->joined = apart && !start;
 	e->run = nla_exists_in(checkpoint, "state.json") && nla_exists_in(checkpoint, "ar") && !e->joined;
 	if ((e->run && nla_state_read(&e->state, checkpoint, 0, err)) ||
-	    nla_models_open(m, cfg, apart && start ? start : cfg->av, room, err))
+	    nla_models_open(m, cfg, apart && start ? start : cfg->av, cfg->ar, room, err))
 		return err->status;
 	if (apart && start)
 		return nla_adapter_load(&e->adapter, &nla_half_lm(&m->av)->arch, m->av.depth, trained,

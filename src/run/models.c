@@ -10,19 +10,13 @@
 #include "nla/extract.h"
 #include "run/folder.h"
 
-enum nla_status nla_models_load(struct nla_models *m, const struct nla_config *cfg, const char *av, const char *ar,
+enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *cfg, const char *av, const char *ar,
 				int64_t *room, struct nla_err *err)
 {
-	return nla_config_target(cfg, av, -1, room, &m->target, err) ||
-	       nla_half_open(&m->av, NLA_AV, &m->target, av, cfg->av_base, err) ||
-	       nla_half_open(&m->ar, NLA_AR, &m->target, ar, cfg->ar_base, err) ? err->status : NLA_OK;
-}
-
-enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *cfg, const char *av, int64_t *room,
-				struct nla_err *err)
-{
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) ||
-	    nla_config_need(cfg->ar, "ar", err) || nla_models_load(m, cfg, av, cfg->ar, room, err))
+	    nla_config_need(cfg->ar, "ar", err) || nla_config_target(cfg, av, -1, room, &m->target, err) ||
+	    nla_half_open(&m->av, NLA_AV, &m->target, av, cfg->av_base, err) ||
+	    nla_half_open(&m->ar, NLA_AR, &m->target, ar, cfg->ar_base, err))
 		return err->status;
 	return nla_contract_fits(&m->av.meta, &m->target, &m->av.meta, &m->ar.meta, cfg->av, err);
 }

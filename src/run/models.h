@@ -12,12 +12,9 @@ struct nla_models {
 	struct nla_half av, ar;
 };
 
-/* On the configuration's device; model, av and ar must be set. av: the folder that stands for cfg->av. room: bytes that a
+/* On the configuration's device; model, av and ar must be set. av, ar: the folders that stand for cfg's. room: bytes that a
  * memory plan may use, or NULL. close also after a failure, and on a zeroed struct. */
-enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *cfg, const char *av, int64_t *room,
-				struct nla_err *err);
-/* From these folders instead, and whether AV and AR belong together is the caller's to check. */
-enum nla_status nla_models_load(struct nla_models *m, const struct nla_config *cfg, const char *av, const char *ar,
+enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *cfg, const char *av, const char *ar,
 				int64_t *room, struct nla_err *err);
 void nla_models_close(struct nla_models *m);
 /* "AV 'runs/x/checkpoints/step-50/av' (step 50), AR '...'": of the configuration, owned. */

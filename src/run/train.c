@@ -72,7 +72,7 @@ static enum nla_status open_models(struct nla_train *t, struct nla_err *err)
 	const struct nla_config *cfg = &t->policies->cfg;
 	nla_auto char *ar = nla_policy_ar(t->policies, err), *av = nla_path_join(cfg->out, "reference");
 	const bool own = strcmp(ar, cfg->ar) != 0 && nla_exists_in(av, "nla_meta.yaml");
-	return err->status ? err->status : nla_models_load(&t->models, cfg, own ? av : cfg->av, ar, &t->room, err);
+	return err->status ? err->status : nla_models_open(&t->models, cfg, own ? av : cfg->av, ar, &t->room, err);
 }
 
 static enum nla_status open_set(struct nla_train *t, struct nla_actset *set, const char *path, struct nla_err *err)

@@ -102,7 +102,7 @@ bad_train 1 "a/nla_meta.yaml': the marker's neighbours have ids .* the sidecar s
 meta "$av" 'injection_right_neighbor_id: .*' 'injection_right_neighbor_id: 7'
 bad_train 1 "a/nla_meta.yaml': the marker's neighbours" --av a
 meta "$av" 'layer_index: .*' 'layer_index: 1'
-bad_train 1 "'train' is of block 2, the AV of block 1" --av a
+bad_train 1 "'a' is of block 1, the AR of block 2" --av a
 meta "$av" 'layer_index: .*' 'layer_index: 9'
 bad_train 1 "layer_index is 9, the model has blocks 0 to 4" --av a
 meta "$av" 'd_model: 48' 'd_model: 64'
@@ -177,7 +177,7 @@ meta "$ar" 'layer_index: 2' 'layer_index: 1' # an AR of block 1: without the ada
 tool tensors a/adapter_model.safetensors | cut -d ' ' -f 1 | grep layers.2 | while read -r key; do
 	tool edit a/adapter_model.safetensors drop "$key"
 done
-bad_train 1 "'train' is of block 2, the AR of block 1" --ar a
+bad_train 1 "'.*' is of block 2, the AR of block 1" --ar a
 bad_eval 1 "'.*' is of block 2, the AR of block 1" --ar a
 refused 1 "'$av' is of block 2, the AR of block 1" nla-explain --model "$model" --av "$av" --ar a --text 'the cat'
 bad_train 1 "document 'doc-[0-9]+' is in the training set 'train' and in the evaluation set 'train'" --eval.data train
