@@ -73,10 +73,6 @@ enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t 
  * a link, a copy and a moved folder are the same, another set at the same path is not.
  */
 
-/* What a file or folder holds, as 16 hexadecimal digits, owned; "" when there is nothing to read; an error where it
- * cannot be read. Of a folder the files count that programs here read: tensors, JSON, tokenizer, sidecar, rows, texts. A large
- * file counts by its size, its first MiB (a safetensors header) and 64 samples of the rest, its end among them. */
-char *nla_content(const char *path, struct nla_err *err);
 /* What an option of these programs that may not change says, or what its path holds; owned by the caller. */
 cJSON *nla_same_describe(const struct nla_config *cfg, unsigned of, struct nla_err *err);
 /* The same of all that ranks must agree on, in this program. */

@@ -1,5 +1,6 @@
-/* Hashes of files and folders (name, size and bytes of each file, in the order of their names), and the comparison of what a
- * run began with (folder.h). */
+/* What a run began with against what it has now (folder.h): settings, and hashes of what paths hold. Of a folder each file
+ * counts that programs here read (tensors, JSON, tokenizer, sidecar, rows, texts), by name, size and bytes; of a large one the
+ * first MiB (a safetensors header) and 64 samples of the rest, its end among them. */
 #include <fnmatch.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -45,7 +46,8 @@ static void add_file(uint64_t *hash, const char *path, struct nla_err *err)
 	nla_map_close(&map);
 }
 
-char *nla_content(const char *path, struct nla_err *err)
+/* 16 hexadecimal digits, owned; "" when there is nothing to read. */
+static char *content_of(const char *path, struct nla_err *err)
 {
 	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	uint64_t hash = 0;
@@ -93,7 +95,7 @@ static void add_options(cJSON *list, const cJSON *config, bool (*takes)(const st
 {
 	for (const struct nla_option *o = nla_config_table; o < nla_config_table + nla_config_n && !err->status; o++) {
 		const cJSON *value = nla_json_at(config, o->key);
-		nla_auto char *content = takes(o, of) && o->type == NLA_OPT_PATH ? nla_content(value->valuestring, err) : NULL;
+		nla_auto char *content = takes(o, of) && o->type == NLA_OPT_PATH ? content_of(value->valuestring, err) : NULL;
 		if (content)
 			cJSON_AddStringToObject(list, o->key, content);
 		else if (settings && takes(o, of))
