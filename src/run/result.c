@@ -16,8 +16,7 @@ static cJSON *read_eval(const struct nla_policy *p, int64_t step)
 	struct nla_err ignored = NLA_ERR_INIT;
 	cJSON *json = NULL;
 	nla_auto char *path = nla_format("%s/eval-%lld.json", p->loop.folder.path, (long long)step);
-	if (nla_exists(path))
-		nla_json_read(path, &json, &ignored);
+	nla_json_read(path, &json, &ignored);
 	return json;
 }
 

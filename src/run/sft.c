@@ -70,8 +70,6 @@ static void make_plan(struct nla_sft *s, int64_t room)
 	s->recompute = cfg->update.recompute == NLA_RECOMPUTE_TRUE;
 	if (cfg->sft.role == NLA_ROLE_LM)
 		return;
-	for (int64_t i = 0; i < s->set.n; i++)
-		s->longest = NLA_MAX(s->longest, nla_sft_length(s, i));
 	struct nla_plan_in in = {
 		.arch = &lm->arch, .dtype = lm->dtype, .gpu = lm->device != NT_CPU,
 		.weights = nla_plan_loaded(&s->target, half, &none),

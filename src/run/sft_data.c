@@ -90,6 +90,7 @@ static enum nla_status encode_rows(struct nla_sft *s, int64_t *fits, struct nla_
 		fits[fit]++;
 		if (fit != NLA_AR_FITS)
 			s->ids.n = before;
+		s->longest = NLA_MAX(s->longest, (int64_t)(s->ids.n - before));
 		nla_i64s_push(&s->offset, (int64_t)s->ids.n);
 	}
 	return err->status;
