@@ -97,20 +97,16 @@ char *nla_models_words(const struct nla_config *cfg)
 
 static enum nla_status from_file(struct nla_subject *s, const char *path, int64_t d, struct nla_err *err)
 {
-	static const nt_dtype types[] = { [NLA_ST_F32] = NT_F32, [NLA_ST_BF16] = NT_BF16, [NLA_ST_F16] = NT_F16 };
 	NLA_AUTO(nla_st_close) struct nla_st st = { 0 };
 	if (nla_st_open(&st, path, err))
 		return err->status;
 	const struct nla_st_entry *e = st.n_entries == 1 ? &st.entries[0] : NULL;
-	nt_scope_push();
 	if (!e || e->dtype > NLA_ST_F16 || e->nbytes != (size_t)d * nla_st_dtype_size(e->dtype))
-		nla_fail(err, "'%s': want one float tensor of %lld numbers", path, (long long)d);
-	else if (nt_to_host_f32(nt_from_host(types[e->dtype], NT_CPU, e->data, 1, &d), s->v, (size_t)d))
+		return nla_fail(err, "'%s': want one float tensor of %lld numbers", path, (long long)d);
+	nt_scope_push();
+	if (!nla_tensor_check(&st, e, err) && nt_to_host_f32(nla_tensor_borrow(e), s->v, (size_t)d))
 		nla_nt_fail(err, "cannot read '%s'", path);
 	nt_scope_pop();
-	for (int64_t i = 0; i < d && !err->status; i++)
-		if (!isfinite(s->v[i]))
-			nla_fail(err, "'%s': element %lld is not a finite number", path, (long long)i);
 	return err->status;
 }
 

@@ -217,7 +217,7 @@ differ held/activations.safetensors there/activations.safetensors
 # ---- a vector, a text, a row ----
 explain() { w=$1 p=$2; shift 2; refused "$w" "$p" nla-explain --model "$model" --av "$av" --ar "$ar" "$@"; }
 tool vector v.safetensors 48 && cp v.safetensors nan.safetensors && tool edit nan.safetensors nan v 7
-explain 1 "'nan.safetensors': element 7 is not a finite number" --vector nan.safetensors
+explain 1 "cannot load 'nan.safetensors': tensor '.*' has a NaN or an infinity \(element 7\)" --vector nan.safetensors
 tool vector short.safetensors 40
 explain 1 "'short.safetensors': want one float tensor of 48 numbers" --vector short.safetensors
 explain 1 "cannot .*'no.safetensors'" --vector no.safetensors
