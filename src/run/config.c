@@ -392,12 +392,6 @@ enum nla_status nla_config_need(const char *value, const char *key, struct nla_e
 	return *value ? NLA_OK : nla_usage(err, "'%s' is not set: put it in the configuration file or give --%s", key, key);
 }
 
-enum nla_status nla_config_lora(const struct nla_config *cfg, struct nla_lora_spec *spec, struct nla_err *err)
-{
-	*spec = (struct nla_lora_spec){ .rank = cfg->lora.rank, .alpha = cfg->lora.alpha, .rslora = cfg->lora.rslora };
-	return nla_lora_targets(cfg->lora.targets, &spec->targets, err) ? nla_err_context(err, "'lora.targets'") : NLA_OK;
-}
-
 void nla_config_threads(const struct nla_config *cfg)
 {
 	struct nla_machine machine;

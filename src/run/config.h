@@ -87,7 +87,6 @@ cJSON *nla_made_by(int device);
 enum nla_status nla_config_write(const struct nla_config *cfg, int device, const char *folder, struct nla_err *err);
 /* Errors (NLA_USAGE) naming the key when a path is "". */
 enum nla_status nla_config_need(const char *value, const char *key, struct nla_err *err);
-enum nla_status nla_config_lora(const struct nla_config *cfg, struct nla_lora_spec *spec, struct nla_err *err);
 /* Sets the number of CPU threads (0: no more than this process may use) and how they wait for each other. */
 void nla_config_threads(const struct nla_config *cfg);
 /* The target on the configuration's device and in its type, threads set. like, random_seed: see nla_target_open. room (or

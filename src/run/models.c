@@ -21,6 +21,12 @@ enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *c
 	return nla_contract_fits(&m->av.meta, &m->target, &m->av.meta, &m->ar.meta, cfg->av, err);
 }
 
+enum nla_status nla_models_lora(const struct nla_config *cfg, struct nla_lora_spec *spec, struct nla_err *err)
+{
+	*spec = (struct nla_lora_spec){ .rank = cfg->lora.rank, .alpha = cfg->lora.alpha, .rslora = cfg->lora.rslora };
+	return nla_lora_targets(cfg->lora.targets, &spec->targets, err) ? nla_err_context(err, "'lora.targets'") : NLA_OK;
+}
+
 void nla_models_close(struct nla_models *m)
 {
 	nla_half_release(&m->av);

@@ -17,6 +17,8 @@ struct nla_models {
 enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *cfg, const char *av, const char *ar,
 				int64_t *room, struct nla_err *err);
 void nla_models_close(struct nla_models *m);
+/* The adapter to train. */
+enum nla_status nla_models_lora(const struct nla_config *cfg, struct nla_lora_spec *spec, struct nla_err *err);
 /* "AV 'runs/x/checkpoints/step-50/av' (step 50), AR '...'": of the configuration, owned. */
 char *nla_models_words(const struct nla_config *cfg);
 /* What the stages hold of them and of the configuration: the AV samples, with the random numbers of evaluations. */

@@ -207,7 +207,7 @@ enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, st
 	s->loop.more = cosine ? "its schedule ended there: start from it (--av, --ar or --model) into another --out"
 			      : "a larger --steps goes on";
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->out, "out", err) ||
-	    nla_config_lora(cfg, &spec, err) ||
+	    nla_models_lora(cfg, &spec, err) ||
 	    nla_config_target(cfg, like, lm && cfg->sft.init ? cfg->seed : -1, &room, &s->target, err))
 		return err->status;
 	if (lm && s->target.lm.dtype != NT_F32)

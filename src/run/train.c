@@ -337,7 +337,7 @@ enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg
 				 cfg->out);
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) ||
 	    nla_config_need(cfg->ar, "ar", err) || nla_config_need(cfg->data, "data", err) ||
-	    (!cfg->check && nla_config_need(cfg->out, "out", err)) || nla_config_lora(cfg, &spec, err) ||
+	    (!cfg->check && nla_config_need(cfg->out, "out", err)) || nla_models_lora(cfg, &spec, err) ||
 	    open_models(t, err) || open_data(t, err) || nla_policy_open(t->policies, &spec, err) ||
 	    nla_ar_encode(&t->models.ar, "", 0, &ids, &fit, err))
 		return err->status;
