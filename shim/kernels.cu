@@ -1,8 +1,9 @@
 // The GPU's own kernels, for decoding a token and for training. One source for two compilers: NVRTC for the card (nt_cuda.cpp),
 // and for the tests g++ with an emulator's header in front of it (tests/emulator), which defines EMULATED.
 //
-// Rows of tokens are blocks, so what a row gets depends on no other row. Statistics and sums are fp32 whatever the type T.
-// GROUP query heads share a key head of HEAD numbers: defined for a model when it is compiled.
+// Defined for a model when it is compiled: T, the type of its numbers, bf16 or float; for attention HEAD and GROUP: that many
+// query heads share a key head of HEAD numbers. Rows of tokens are blocks, so what a row gets depends on no other row.
+// Statistics and sums are fp32 whatever T is.
 #ifndef EMULATED
 typedef unsigned short u16;
 struct bf16 {
@@ -24,7 +25,7 @@ typedef long long i64;
 __device__ inline float up(float x) { return x; }
 __device__ inline void down(float *p, float x) { *p = x; }
 
-template <class T> __device__ inline T warp_sum(T x)
+template <class N> __device__ inline N warp_sum(N x)
 {
 	for (int i = 16; i; i >>= 1)
 		x += __shfl_xor_sync(ALL, x, i);
@@ -33,7 +34,7 @@ template <class T> __device__ inline T warp_sum(T x)
 
 // ---- heads: x [rows, heads, d], a row's `stride` numbers apart, norms w [d] or NULL, cos, sin [rows, d/2]; a warp a head ----
 
-template <class T> __device__ inline float inverse_norm(const T *x, int d, float eps)
+__device__ inline float inverse_norm(const T *x, int d, float eps)
 {
 	float s = 0;
 	for (int j = threadIdx.x; j < d; j += 32)
@@ -42,7 +43,6 @@ template <class T> __device__ inline float inverse_norm(const T *x, int d, float
 }
 
 // o = the rotation of x r w
-template <class T>
 __device__ inline void turn(const T *x, const float *w, const float *cos, const float *sin, T *o, int d, float eps)
 {
 	int half = d / 2;
@@ -59,16 +59,15 @@ __device__ inline void turn(const T *x, const float *w, const float *cos, const 
 }
 
 // grid (rows, heads): y [rows, heads, d]
-template <class T>
-__device__ void qk_rope_head(const T *x, i64 stride, const float *w, const float *cos, const float *sin, T *y, int d, float eps)
+KERNEL(qk_rope)(const T *x, i64 stride, const float *w, const float *cos, const float *sin, T *y, int d, float eps)
 {
 	i64 row = blockIdx.x, h = blockIdx.y, t = row * (d / 2);
 	turn(x + row * stride + h * d, w, cos + t, sin + t, y + (row * gridDim.y + h) * d, d, eps);
 }
 
 // With g = the rotation of dy back: dx = g, or r (w g - x r^2 mean(w g x)).
-template <class T> __device__ void qk_rope_back_head(const T *dy, const T *x, i64 stride, const float *w, const float *cos,
-						     const float *sin, T *dx, int d, float eps)
+KERNEL(qk_rope_back)(const T *dy, const T *x, i64 stride, const float *w, const float *cos, const float *sin, T *dx, int d,
+		     float eps)
 {
 	int half = d / 2;
 	i64 row = blockIdx.x, h = blockIdx.y, at = (row * gridDim.y + h) * d;
@@ -95,10 +94,9 @@ template <class T> __device__ void qk_rope_back_head(const T *dy, const T *x, i6
 
 // grid (Hq + 2 Hkv, rows), a warp each. q, k, v: rows of `stride` numbers; w: norms [d] fp32 or NULL; cos, sin [rows, d/2];
 // out [rows, Hq, d]; caches [slots, positions, Hkv, d].
-template <class T> __device__ void rope_cached_head(const T *q, const T *k, const T *v, i64 q_stride, i64 k_stride,
-						    i64 v_stride, const float *q_norm, const float *k_norm, const float *cos,
-						    const float *sin, T *out, T *k_cache, T *v_cache, const i64 *slot,
-						    const i64 *position, i64 positions, int hq, int hkv, int d, float eps)
+KERNEL(rope_cached)(const T *q, const T *k, const T *v, i64 q_stride, i64 k_stride, i64 v_stride, const float *q_norm,
+		    const float *k_norm, const float *cos, const float *sin, T *out, T *k_cache, T *v_cache, const i64 *slot,
+		    const i64 *position, i64 positions, int hq, int hkv, int d, float eps)
 {
 	int head = blockIdx.x;
 	i64 row = blockIdx.y, at = (slot[row] * positions + position[row]) * hkv;
@@ -122,7 +120,7 @@ __device__ inline float glu_sigmoid(float g, int gelu)
 	return 1.0f / (1.0f + expf(gelu ? -g * (GELU + GELU_CUBE * g * g) : -g));
 }
 
-template <class T> __device__ void glu_row(const T *gate_up, T *y, int f, int gelu)
+KERNEL(glu)(const T *gate_up, T *y, int f, int gelu)
 {
 	const T *gate = gate_up + (i64)blockIdx.x * 2 * f;
 	for (int j = blockIdx.y * blockDim.x + threadIdx.x; j < f; j += gridDim.y * blockDim.x) {
@@ -132,7 +130,7 @@ template <class T> __device__ void glu_row(const T *gate_up, T *y, int f, int ge
 }
 
 // d: the gradient of gate_up
-template <class T> __device__ void glu_back_row(const T *dy, const T *gate_up, T *d, int f, int gelu)
+KERNEL(glu_back)(const T *dy, const T *gate_up, T *d, int f, int gelu)
 {
 	const T *gate = gate_up + (i64)blockIdx.x * 2 * f;
 	d += (i64)blockIdx.x * 2 * f;
@@ -147,8 +145,7 @@ template <class T> __device__ void glu_back_row(const T *dy, const T *gate_up, T
 // ---- gradients of keys and values that several rows of a tree read ----
 
 // grid (n, 2): to[i] = the sum of from[place[j]], start[i] <= j < start[i + 1], in that order; rows of `width` numbers
-template <class T>
-__device__ void key_sum_row(const T *dk, const T *dv, const int *start, const int *place, T *k, T *v, int width)
+KERNEL(key_sum)(const T *dk, const T *dv, const int *start, const int *place, T *k, T *v, int width)
 {
 	const T *from = blockIdx.y ? dv : dk;
 	T *to = (blockIdx.y ? v : k) + (i64)blockIdx.x * width;
@@ -166,23 +163,23 @@ __device__ void key_sum_row(const T *dk, const T *dv, const int *start, const in
 #define WARPS 4
 #define PER ((HEAD + 31) / 32) /* components that a lane holds */
 #define AT_ONCE (HEAD % 32 == 0 && (PER & (PER - 1)) == 0) /* a lane loads them in one go, for which they must be aligned */
-template <class T> struct alignas(AT_ONCE ? sizeof(T) * PER : sizeof(T)) Lane {
+struct alignas(AT_ONCE ? sizeof(T) * PER : sizeof(T)) Lane {
 	T x[PER];
 };
 
-template <class T> __device__ inline void load(float *to, const T *from, int lane)
+__device__ inline void load(float *to, const T *from, int lane)
 {
-	Lane<T> part = {};
+	Lane part = {};
 	if (lane * PER < HEAD)
-		part = *(const Lane<T> *)(from + lane * PER);
+		part = *(const Lane *)(from + lane * PER);
 	for (int i = 0; i < PER; i++)
 		to[i] = up(part.x[i]);
 }
 
 // grid (splits, Hkv, rows), WARPS warps, of which each takes every WARPS-th key. A split leaves its largest score, its sum
 // and its weighted values in part [rows, Hkv, splits, GROUP, HEAD + 2].
-template <class T> __device__ void decode_split(const T *q, const T *k, const T *v, const i64 *slot, const i64 *length,
-						float *part, i64 positions, i64 window, int hkv, float scale)
+KERNEL(decode_split)(const T *q, const T *k, const T *v, const i64 *slot, const i64 *length, float *part, i64 positions,
+		     i64 window, int hkv, float scale)
 {
 	SHARED(float, value, WARPS *GROUP *HEAD);
 	SHARED(float, most, WARPS *GROUP);
@@ -249,7 +246,7 @@ template <class T> __device__ void decode_split(const T *q, const T *k, const T 
 }
 
 // grid (Hq, rows): o [rows, Hq, HEAD]
-template <class T> __device__ void decode_join(const float *part, T *o, int splits)
+KERNEL(decode_join)(const float *part, T *o, int splits)
 {
 	i64 row = blockIdx.y, h = blockIdx.x / GROUP, g = blockIdx.x % GROUP, hkv = gridDim.x / GROUP;
 	const float *p = part + ((row * hkv + h) * splits * GROUP + g) * (HEAD + 2);
@@ -272,7 +269,7 @@ template <class T> __device__ void decode_join(const float *part, T *o, int spli
 // ---- sampling: logits [rows, v] fp32, u [rows] -> ids, log-probabilities; a block of up to 32 warps a row ----
 
 // The first token whose cumulative weight reaches u of the total; temperature 0: the largest logit, the first of equals.
-__device__ void sample_row(const float *logits, const float *u, i64 *ids, float *logprob, int v, float temperature)
+KERNEL(sample)(const float *logits, const float *u, i64 *ids, float *logprob, int v, float temperature)
 {
 	SHARED(float, most, 32);
 	SHARED(int, first, 32);
@@ -354,52 +351,3 @@ __device__ void sample_row(const float *logits, const float *u, i64 *ids, float 
 		logprob[blockIdx.x] = (float)((z[best] - m) * scale - log(total));
 	}
 }
-
-// ---- by name, for each type ----
-
-#define FOR_TYPE(T)                                                                                                            \
-	KERNEL(rope_cached_##T)                                                                                                \
-	(const T *q, const T *k, const T *v, i64 q_stride, i64 k_stride, i64 v_stride, const float *q_norm,                    \
-	 const float *k_norm, const float *cos, const float *sin, T *out, T *k_cache, T *v_cache, const i64 *slot,             \
-	 const i64 *position, i64 positions, int hq, int hkv, int d, float eps)                                                \
-	{                                                                                                                      \
-		rope_cached_head(q, k, v, q_stride, k_stride, v_stride, q_norm, k_norm, cos, sin, out, k_cache, v_cache, slot, \
-				 position, positions, hq, hkv, d, eps);                                                        \
-	}                                                                                                                      \
-	KERNEL(qk_rope_##T)                                                                                                    \
-	(const T *x, i64 stride, const float *w, const float *cos, const float *sin, T *y, int d, float eps)                   \
-	{                                                                                                                      \
-		qk_rope_head(x, stride, w, cos, sin, y, d, eps);                                                               \
-	}                                                                                                                      \
-	KERNEL(qk_rope_back_##T)                                                                                               \
-	(const T *dy, const T *x, i64 stride, const float *w, const float *cos, const float *sin, T *dx, int d, float eps)     \
-	{                                                                                                                      \
-		qk_rope_back_head(dy, x, stride, w, cos, sin, dx, d, eps);                                                     \
-	}                                                                                                                      \
-	KERNEL(key_sum_##T)                                                                                                    \
-	(const T *dk, const T *dv, const int *start, const int *place, T *k, T *v, int width)                                  \
-	{                                                                                                                      \
-		key_sum_row(dk, dv, start, place, k, v, width);                                                                \
-	}                                                                                                                      \
-	KERNEL(glu_##T)(const T *gate_up, T *y, int f, int gelu) { glu_row(gate_up, y, f, gelu); }                             \
-	KERNEL(glu_back_##T)                                                                                                   \
-	(const T *dy, const T *gate_up, T *d, int f, int gelu) { glu_back_row(dy, gate_up, d, f, gelu); }
-FOR_TYPE(bf16)
-FOR_TYPE(float)
-KERNEL(sample)
-(const float *logits, const float *u, i64 *ids, float *logprob, int v, float temperature)
-{
-	sample_row(logits, u, ids, logprob, v, temperature);
-}
-#ifdef HEAD
-#define FOR_HEAD(T)                                                                                             \
-	KERNEL(decode_split_##T)                                                                                \
-	(const T *q, const T *k, const T *v, const i64 *slot, const i64 *length, float *part, i64 positions,    \
-	 i64 window, int hkv, float scale)                                                                      \
-	{                                                                                                       \
-		decode_split(q, k, v, slot, length, part, positions, window, hkv, scale);                       \
-	}                                                                                                       \
-	KERNEL(decode_join_##T)(const float *part, T *o, int splits) { decode_join(part, o, splits); }
-FOR_HEAD(bf16)
-FOR_HEAD(float)
-#endif

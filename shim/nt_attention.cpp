@@ -384,15 +384,12 @@ nt_tensor *nt_rope_cached(const struct nt_heads *x, nt_tensor *k_cache, nt_tenso
 {
 	nt_tensor *q = nullptr;
 	nt::action("rope_cached", {x->q, x->k, x->v, x->cos, x->sin, k_cache, v_cache, slot, at}, [&] {
-		auto rows = [](const at::Tensor &t) { return t.stride(2) == 1 && t.stride(1) == t.size(2); };
-		nt::gpu::Rope r = {x->q->t, x->k->t, x->v->t, x->q_norm ? x->q_norm->t : at::Tensor(),
-				   x->k_norm ? x->k_norm->t : at::Tensor(), x->cos->t, x->sin->t, x->eps};
-		auto exact = [](const at::Tensor &w) { return !w.defined() || w.scalar_type() == at::kFloat; };
+		const nt_tensor *q_norm = x->q_norm ? x->q_norm : x->cos, *k_norm = x->k_norm ? x->k_norm : x->cos;
 		if (nt::gpu::takes(NT_FAST_DECODING, {k_cache->t, v_cache->t}) &&
-		    nt::gpu::takes(NT_FAST_DECODING, {r.cos, r.sin}) && rows(r.q) && rows(r.k) && rows(r.v) &&
-		    exact(r.q_norm) && exact(r.k_norm) &&
-		    places_fit(slot->t, at->t, r.q.size(0)) && r.q.scalar_type() == k_cache->t.scalar_type())
-			q = nt::wrap(nt::gpu::rope_cached(r, k_cache->t, v_cache->t, slot->t, at->t));
+		    nt::gpu::takes(NT_FAST_DECODING, {x->cos->t, x->sin->t, q_norm->t, k_norm->t}) &&
+		    nt::heads_flat(x->q->t) && nt::heads_flat(x->k->t) && nt::heads_flat(x->v->t) &&
+		    places_fit(slot->t, at->t, x->q->t.size(0)) && x->q->t.scalar_type() == k_cache->t.scalar_type())
+			q = nt::wrap(nt::gpu::rope_cached(*x, k_cache->t, v_cache->t, slot->t, at->t));
 	});
 	if (q || nt_check())
 		return q;

@@ -61,10 +61,9 @@ std::string compile(void *lib, const std::string &source, const std::string &arc
 	auto create = symbol<int (*)(void **, const char *, const char *, int, const char *const *, const char *const *)>(
 		lib, "nvrtcCreateProgram");
 	auto build = symbol<int (*)(void *, int, const char *const *)>(lib, "nvrtcCompileProgram");
-	auto size_of = [&](const char *name, size_t *n) { symbol<int (*)(void *, size_t *)>(lib, name)(program, n); };
 	auto take = [&](const char *size, const char *get) {
 		size_t n = 0;
-		size_of(size, &n);
+		symbol<int (*)(void *, size_t *)>(lib, size)(program, &n);
 		std::string s(n, 0);
 		symbol<int (*)(void *, char *)>(lib, get)(program, s.data());
 		return s;
@@ -111,16 +110,16 @@ std::string cubin(const std::string &source, const std::string &arch)
 	return made;
 }
 
-void *module(int device, int head, int group)
+void *module(int device, const Kernel &k)
 {
-	static std::map<std::array<int, 3>, void *> modules;
-	void *&m = modules[{device, head, group}];
+	static std::map<std::array<int, 4>, void *> modules;
+	void *&m = modules[{device, k.fp32, k.head, k.group}];
 	if (m)
 		return m;
-	std::string source = nla_kernels_source;
-	if (head)
-		source = "#define HEAD " + std::to_string(head) + "\n#define GROUP " + std::to_string(group) + "\n" + source;
-	std::string code = cubin(source, "sm_" + std::to_string(capability(device)));
+	std::string source = k.fp32 ? "#define T float\n" : "#define T bf16\n";
+	if (k.head)
+		source += "#define HEAD " + std::to_string(k.head) + "\n#define GROUP " + std::to_string(k.group) + "\n";
+	std::string code = cubin(source + nla_kernels_source, "sm_" + std::to_string(capability(device)));
 	auto load = symbol<int (*)(void **, const void *)>(driver(), "cuModuleLoadData");
 	int rc = load(&m, code.data());
 	TORCH_CHECK(rc == 0, "the driver does not load the kernels: error ", rc);
@@ -135,7 +134,7 @@ void launch_cuda(Kernel &k, const unsigned *grid, unsigned threads, void **args)
 					 void **, void **)>(driver(), "cuLaunchKernel");
 	if (k.card != card) {
 		auto get = symbol<int (*)(void **, void *, const char *)>(driver(), "cuModuleGetFunction");
-		int rc = get(&k.function, module(card, k.head, k.group), k.name);
+		int rc = get(&k.function, module(card, k), k.name);
 		TORCH_CHECK(rc == 0, "there is no kernel ", k.name);
 		k.card = card;
 	}
@@ -161,7 +160,7 @@ void start(int device)
 	try {
 		at::zeros({1}, at::TensorOptions(nt::device(device))); // with it the card has a context
 		card = device;
-		module(card, 0, 0);
+		module(card, {"sample", true});
 		launcher = launch_cuda;
 		off.clear();
 	} catch (const c10::Error &e) {
@@ -184,92 +183,87 @@ bool takes(nt_fast what, at::TensorList in)
 	       });
 }
 
-#define KERNELS(name) {{name "_bf16"}, {name "_float"}}
-
-// That of the type of t, for heads of such a size.
-static Kernel &typed(Kernel (&of)[2], const at::Tensor &t, int64_t head = 0, int64_t group = 0)
+// The kernel for the type of t, and for heads of such a size.
+static Kernel &typed(Kernel &k, const at::Tensor &t, int64_t head = 0, int64_t group = 0)
 {
-	Kernel &k = of[t.scalar_type() == at::kFloat];
-	if (k.head != head || k.group != group)
-		k = {k.name, static_cast<int>(head), static_cast<int>(group)};
+	bool fp32 = t.scalar_type() == at::kFloat;
+	if (k.fp32 != fp32 || k.head != head || k.group != group)
+		k = {k.name, fp32, static_cast<int>(head), static_cast<int>(group)};
 	return k;
 }
 
-static void *address(const at::Tensor &t) { return t.defined() ? t.data_ptr() : nullptr; }
+static void *argument(const at::Tensor &t) { return t.defined() ? t.data_ptr() : nullptr; }
+static void *argument(const nt_tensor *t) { return argument(tensor(t)); }
+static float argument(double x) { return static_cast<float>(x); }
+template <class N> static N argument(N x) { return x; }
 
-// Threads of a block for n numbers, a few to each: whole warps.
-static unsigned threads_for(int64_t n, int64_t each, int64_t most)
+template <class... A> static void launch(Kernel &k, at::IntArrayRef blocks, unsigned threads, const A &...a)
 {
-	return static_cast<unsigned>(std::clamp<int64_t>((n / each + 31) / 32 * 32, 32, most));
-}
-
-static Grid glu_grid(const at::Tensor &gate_up)
-{
-	int64_t f = gate_up.size(-1) / 2;
-	return {gate_up.numel() / (2 * f), (f + 2047) / 2048};
+	unsigned grid[3] = {1, 1, 1};
+	std::copy(blocks.begin(), blocks.end(), grid);
+	[&](auto... args) {
+		void *addresses[] = {&args...};
+		launcher(k, grid, threads, addresses);
+	}(argument(a)...);
 }
 
 at::Tensor glu(bool gelu, const at::Tensor &gate_up)
 {
-	static Kernel kernel[2] = KERNELS("glu");
+	static Kernel kernel = {"glu"};
 	auto shape = gate_up.sizes().vec();
-	shape.back() /= 2;
+	int64_t f = shape.back() /= 2;
 	at::Tensor y = at::empty(shape, gate_up.options());
-	launch(typed(kernel, y), glu_grid(gate_up), 256, gate_up.data_ptr(), y.data_ptr(), static_cast<int>(shape.back()),
-	       static_cast<int>(gelu));
+	launch(typed(kernel, y), {y.numel() / f, (f + 2047) / 2048}, 256, gate_up, y, int(f), int(gelu));
 	return y;
 }
 
 at::Tensor glu_back(bool gelu, const at::Tensor &dy, const at::Tensor &gate_up)
 {
-	static Kernel kernel[2] = KERNELS("glu_back");
+	static Kernel kernel = {"glu_back"};
 	at::Tensor d = at::empty_like(gate_up);
-	launch(typed(kernel, d), glu_grid(gate_up), 256, dy.data_ptr(), gate_up.data_ptr(), d.data_ptr(),
-	       static_cast<int>(dy.size(-1)), static_cast<int>(gelu));
+	int64_t f = dy.size(-1);
+	launch(typed(kernel, d), {dy.numel() / f, (f + 2047) / 2048}, 256, dy, gate_up, d, int(f), int(gelu));
 	return d;
 }
 
 at::Tensor qk_rope(const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos, const at::Tensor &sin)
 {
-	static Kernel kernel[2] = KERNELS("qk_rope");
+	static Kernel kernel = {"qk_rope"};
 	at::Tensor y = at::empty(x.sizes(), x.options());
-	launch(typed(kernel, y), {x.size(0), x.size(1)}, 32, x.data_ptr(), x.stride(0), address(w), cos.data_ptr(),
-	       sin.data_ptr(), y.data_ptr(), static_cast<int>(x.size(2)), static_cast<float>(eps));
+	launch(typed(kernel, y), {x.size(0), x.size(1)}, 32, x, x.stride(0), w, cos, sin, y, int(x.size(2)), eps);
 	return y;
 }
 
 at::Tensor qk_rope_back(const at::Tensor &dy, const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos,
 			const at::Tensor &sin)
 {
-	static Kernel kernel[2] = KERNELS("qk_rope_back");
+	static Kernel kernel = {"qk_rope_back"};
 	at::Tensor dx = at::empty(x.sizes(), x.options());
-	launch(typed(kernel, dx), {x.size(0), x.size(1)}, 32, dy.data_ptr(), x.data_ptr(), x.stride(0), address(w),
-	       cos.data_ptr(), sin.data_ptr(), dx.data_ptr(), static_cast<int>(x.size(2)), static_cast<float>(eps));
+	launch(typed(kernel, dx), {x.size(0), x.size(1)}, 32, dy, x, x.stride(0), w, cos, sin, dx, int(x.size(2)), eps);
 	return dx;
 }
 
 std::pair<at::Tensor, at::Tensor> key_sum(const at::Tensor &dk, const at::Tensor &dv, const at::Tensor &start,
 					  const at::Tensor &place)
 {
-	static Kernel kernel[2] = KERNELS("key_sum");
+	static Kernel kernel = {"key_sum"};
 	auto shape = dk.sizes().vec();
 	shape[0] = start.numel() - 1;
 	at::Tensor k = at::empty(shape, dk.options()), v = at::empty_like(k);
-	launch(typed(kernel, k), {shape[0], 2}, 256, dk.data_ptr(), dv.data_ptr(), start.data_ptr(), place.data_ptr(),
-	       k.data_ptr(), v.data_ptr(), static_cast<int>(shape[1] * shape[2]));
+	launch(typed(kernel, k), {shape[0], 2}, 256, dk, dv, start, place, k, v, int(shape[1] * shape[2]));
 	return {k, v};
 }
 
-at::Tensor rope_cached(const Rope &a, const at::Tensor &k_cache, const at::Tensor &v_cache, const at::Tensor &slot,
+at::Tensor rope_cached(const nt_heads &x, const at::Tensor &k_cache, const at::Tensor &v_cache, const at::Tensor &slot,
 		       const at::Tensor &position)
 {
-	static Kernel kernel[2] = KERNELS("rope_cached");
-	at::Tensor out = at::empty(a.q.sizes(), a.q.options());
-	int64_t n = a.q.size(0), hq = a.q.size(1), hkv = a.k.size(1);
-	launch(typed(kernel, out), {hq + 2 * hkv, n}, 32, a.q.data_ptr(), a.k.data_ptr(), a.v.data_ptr(), a.q.stride(0),
-	       a.k.stride(0), a.v.stride(0), address(a.q_norm), address(a.k_norm), a.cos.data_ptr(), a.sin.data_ptr(),
-	       out.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(), slot.data_ptr(), position.data_ptr(), k_cache.size(1),
-	       static_cast<int>(hq), static_cast<int>(hkv), static_cast<int>(a.q.size(2)), static_cast<float>(a.eps));
+	static Kernel kernel = {"rope_cached"};
+	const at::Tensor &q = x.q->t, &k = x.k->t, &v = x.v->t;
+	at::Tensor out = at::empty(q.sizes(), q.options());
+	int64_t hq = q.size(1), hkv = k.size(1);
+	launch(typed(kernel, out), {hq + 2 * hkv, q.size(0)}, 32, q, k, v, q.stride(0), k.stride(0), v.stride(0), x.q_norm,
+	       x.k_norm, x.cos, x.sin, out, k_cache, v_cache, slot, position, k_cache.size(1), int(hq), int(hkv),
+	       int(q.size(2)), x.eps);
 	return out;
 }
 
@@ -283,26 +277,24 @@ bool takes_heads(int64_t head, int64_t group)
 at::Tensor attention_cached(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const at::Tensor &slot,
 			    const at::Tensor &length, int64_t window, double scale)
 {
-	static Kernel split[2] = KERNELS("decode_split");
-	static Kernel join[2] = KERNELS("decode_join");
+	static Kernel split = {"decode_split"}, join = {"decode_join"};
 	int64_t n = q.size(0), hkv = k.size(2), head = q.size(2), group = q.size(1) / hkv;
 	// As many splits as fill a large card, by the cache's size: the same for every token.
 	int64_t splits = std::clamp<int64_t>(std::min<int64_t>(1024 / (n * hkv), std::min(window, k.size(1)) / 64), 1, 32);
 	at::Tensor o = at::empty_like(q), part = at::empty({n, hkv, splits, group, head + 2}, q.options().dtype(at::kFloat));
-	launch(typed(split, q, head, group), {splits, hkv, n}, 128, q.data_ptr(), k.data_ptr(), v.data_ptr(),
-	       slot.data_ptr(), length.data_ptr(), part.data_ptr(), k.size(1), window, static_cast<int>(hkv),
-	       static_cast<float>(scale));
-	launch(typed(join, q, head, group), {q.size(1), n}, static_cast<unsigned>(std::max<int64_t>(head, 32)),
-	       part.data_ptr(), o.data_ptr(), static_cast<int>(splits));
+	launch(typed(split, q, head, group), {splits, hkv, n}, 128, q, k, v, slot, length, part, k.size(1), window, int(hkv),
+	       scale);
+	launch(typed(join, q, head, group), {q.size(1), n}, unsigned(std::max<int64_t>(head, 32)), part, o, int(splits));
 	return o;
 }
 
 at::Tensor sample(const at::Tensor &z, const at::Tensor &u, double temperature, const at::Tensor &lp)
 {
-	static Kernel kernel = {"sample"};
+	static Kernel kernel = {"sample", true};
 	at::Tensor ids = at::empty({z.size(0)}, z.options().dtype(at::kLong));
-	launch(kernel, {z.size(0)}, threads_for(z.size(1), 64, 1024), z.data_ptr(), u.data_ptr(), ids.data_ptr(),
-	       lp.data_ptr(), static_cast<int>(z.size(1)), static_cast<float>(temperature));
+	// Whole warps, whose threads have 64 numbers or more each.
+	int64_t v = z.size(1), threads = std::clamp<int64_t>((v / 64 + 31) / 32 * 32, 32, 1024);
+	launch(kernel, {z.size(0)}, unsigned(threads), z, u, ids, lp, int(v), temperature);
 	return ids;
 }
 

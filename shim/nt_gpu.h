@@ -9,12 +9,9 @@
 namespace nt::gpu
 {
 
-struct Grid {
-	unsigned x, y, z;
-	Grid(int64_t x, int64_t y = 1, int64_t z = 1) : x(unsigned(x)), y(unsigned(y)), z(unsigned(z)) {}
-};
 struct Kernel { // of kernels.cu
 	const char *name;
+	bool fp32 = false;       // T: float or bf16
 	int head = 0, group = 0; // of the attention's: HEAD and GROUP
 	int card = -1;           // where `function` is, which its first launch looks up
 	void *function = nullptr;
@@ -54,13 +51,6 @@ bool takes(nt_fast what, at::TensorList in); // can its kernel have these, of on
 bool takes_type(const at::Tensor &t);        // bf16 or fp32
 bool takes_heads(int64_t head, int64_t group);
 
-template <class... A> void launch(Kernel &k, const Grid &grid, unsigned threads, A... a)
-{
-	void *args[] = {&a...};
-	const unsigned size[3] = {grid.x, grid.y, grid.z};
-	launcher(k, size, threads, args);
-}
-
 // A token tree as flash attention has it: a sequence a row, its keys those of its ancestors and then its own.
 struct Sequences {
 	at::Tensor from_q, from_k;    // int32 [rows + 1]: where a row's queries and keys begin
@@ -74,12 +64,6 @@ bool flash_takes(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v);
 at::Tensor flash_attention(const Sequences &tree, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, int64_t window,
 			   double scale);
 
-// What the heads of a new token come from: q [n,Hq,d], k, v [n,Hkv,d], whose tokens may lie apart; norms [d] fp32 or undefined.
-struct Rope {
-	at::Tensor q, k, v, q_norm, k_norm, cos, sin;
-	double eps;
-};
-
 at::Tensor glu(bool gelu, const at::Tensor &gate_up);
 at::Tensor glu_back(bool gelu, const at::Tensor &dy, const at::Tensor &gate_up);
 // x [n,H,d], whose tokens may lie apart; w [d] fp32 or undefined; cos, sin [n,d/2].
@@ -89,7 +73,8 @@ at::Tensor qk_rope_back(const at::Tensor &dy, const at::Tensor &x, const at::Ten
 // [n,H,d] from dk, dv [m,H,d]: token i is the sum of place[start[i]] .. place[start[i + 1] - 1]; int32.
 std::pair<at::Tensor, at::Tensor> key_sum(const at::Tensor &dk, const at::Tensor &dv, const at::Tensor &start,
 					  const at::Tensor &place);
-at::Tensor rope_cached(const Rope &a, const at::Tensor &k_cache, const at::Tensor &v_cache, const at::Tensor &slot,
+// Tokens of x may lie apart, its norms are fp32.
+at::Tensor rope_cached(const nt_heads &x, const at::Tensor &k_cache, const at::Tensor &v_cache, const at::Tensor &slot,
 		       const at::Tensor &at);
 at::Tensor attention_cached(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const at::Tensor &slot,
 			    const at::Tensor &length, int64_t window, double scale);

@@ -82,8 +82,12 @@ at::Tensor linear_rows(const at::Tensor &x, const at::Tensor &w, const at::Tenso
 
 at::Tensor mm_f32(const at::Tensor &a, const at::Tensor &b); // fp32 from whatever type; no gradient
 
-inline const float *ptr(const at::Tensor &t) { return t.const_data_ptr<float>(); }
-inline float *out(const at::Tensor &t) { return t.mutable_data_ptr<float>(); }
+// Of an undefined tensor: NULL.
+inline const float *ptr(const at::Tensor &t) { return t.defined() ? t.const_data_ptr<float>() : nullptr; }
+inline float *out(const at::Tensor &t) { return t.defined() ? t.mutable_data_ptr<float>() : nullptr; }
+inline at::Tensor tensor(const nt_tensor *t) { return t ? t->t : at::Tensor(); }
+// The heads of a token, x [.., H, d], lie next to each other; tokens may lie apart.
+inline bool heads_flat(const at::Tensor &x) { return x.stride(-1) == 1 && x.stride(-2) == x.size(-1); }
 
 // ---- CPU kernels over plain arrays (nt_kernels.cpp): fp32, contiguous, one row or one range each ----
 namespace cpu {

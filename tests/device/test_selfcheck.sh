@@ -13,7 +13,7 @@ done
 train --out "$work/right"
 ! grep -q 'warning: on this GPU' "$work/stderr" || fail "$(cat "$work/stderr")"
 
-for kernel in glu_float:'gated MLP' qk_rope_back_float:rotation decode_join_float:'attention, decoding'; do
+for kernel in glu:'gated MLP' qk_rope_back:rotation decode_join:'attention, decoding'; do
 	export SIM_WRONG=${kernel%:*}
 	train --out "$work/$SIM_WRONG"
 	[ "$(grep -c 'warning: on this GPU' "$work/stderr")" -eq 1 ] || fail "$SIM_WRONG: $(cat "$work/stderr")"

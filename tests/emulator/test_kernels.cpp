@@ -3,28 +3,31 @@
 // grids, where a thread costs much. Exits 1 on the first number that is off.
 #include "tests/emulator/cuda_emu.h"
 
+#define NAME wide
+#define T bf16
 #define HEAD 128
 #define GROUP 4
-namespace wide
-{
-#include "shim/kernels.cu"
-}
-#undef HEAD
-#undef GROUP
+#include "tests/emulator/kernels.h"
+#define NAME wide_float
+#define T float
+#define HEAD 128
+#define GROUP 4
+#include "tests/emulator/kernels.h"
+#define NAME narrow
+#define T bf16
 #define HEAD 16
 #define GROUP 3
-namespace narrow
-{
-#include "shim/kernels.cu"
-}
-#undef HEAD
-#undef GROUP
+#include "tests/emulator/kernels.h"
+#define NAME narrow_float
+#define T float
+#define HEAD 16
+#define GROUP 3
+#include "tests/emulator/kernels.h"
+#define NAME odd
+#define T bf16
 #define HEAD 96
 #define GROUP 2
-namespace odd
-{
-#include "shim/kernels.cu"
-}
+#include "tests/emulator/kernels.h"
 using wide::down;
 using wide::i64;
 using wide::up;
@@ -295,24 +298,24 @@ static uint64_t round_of(const char *order)
 	rng.seed(1);
 	seen = 1469598103934665603u;
 	for (bool norm : {false, true}) {
-		check_rope<bf16>(wide::rope_cached_bf16, norm, small ? 32 : 128);
-		check_rope<float>(wide::rope_cached_float, norm, 16);
-		check_turn<bf16>(wide::qk_rope_bf16, wide::qk_rope_back_bf16, norm, small ? 32 : 128);
-		check_turn<float>(wide::qk_rope_float, wide::qk_rope_back_float, norm, 16);
+		check_rope<bf16>(wide::rope_cached, norm, small ? 32 : 128);
+		check_rope<float>(wide_float::rope_cached, norm, 16);
+		check_turn<bf16>(wide::qk_rope, wide::qk_rope_back, norm, small ? 32 : 128);
+		check_turn<float>(wide_float::qk_rope, wide_float::qk_rope_back, norm, 16);
 	}
-	check_key_sum<bf16>(wide::key_sum_bf16);
-	check_key_sum<float>(wide::key_sum_float);
+	check_key_sum<bf16>(wide::key_sum);
+	check_key_sum<float>(wide_float::key_sum);
 	for (int gelu : {0, 1}) {
-		check_glu<bf16>(wide::glu_bf16, wide::glu_back_bf16, gelu, 5, 80);
-		check_glu<float>(wide::glu_float, wide::glu_back_float, gelu, 5, 81);
+		check_glu<bf16>(wide::glu, wide::glu_back, gelu, 5, 80);
+		check_glu<float>(wide_float::glu, wide_float::glu_back, gelu, 5, 81);
 	}
-	check_attention<bf16>(wide::decode_split_bf16, wide::decode_join_bf16, 128, 4, small ? 9 : 150, small ? 2 : 4);
-	check_attention<float>(wide::decode_split_float, wide::decode_join_float, 128, 4, small ? 9 : 40, 1);
-	check_attention<bf16>(narrow::decode_split_bf16, narrow::decode_join_bf16, 16, 3, small ? 9 : 70, 2);
-	check_attention<float>(narrow::decode_split_float, narrow::decode_join_float, 16, 3, small ? 9 : 70, 3);
-	check_attention<bf16>(odd::decode_split_bf16, odd::decode_join_bf16, 96, 2, small ? 9 : 70, 2);
+	check_attention<bf16>(wide::decode_split, wide::decode_join, 128, 4, small ? 9 : 150, small ? 2 : 4);
+	check_attention<float>(wide_float::decode_split, wide_float::decode_join, 128, 4, small ? 9 : 40, 1);
+	check_attention<bf16>(narrow::decode_split, narrow::decode_join, 16, 3, small ? 9 : 70, 2);
+	check_attention<float>(narrow_float::decode_split, narrow_float::decode_join, 16, 3, small ? 9 : 70, 3);
+	check_attention<bf16>(odd::decode_split, odd::decode_join, 96, 2, small ? 9 : 70, 2);
 	for (int window : {1, 4, small ? 8 : 33})
-		check_attention<float>(narrow::decode_split_float, narrow::decode_join_float, 16, 3, small ? 9 : 70, 3, window);
+		check_attention<float>(narrow_float::decode_split, narrow_float::decode_join, 16, 3, small ? 9 : 70, 3, window);
 	for (float temperature : {0.0f, 1.0f, 0.7f})
 		{
 		check_sample(small ? 70 : 380, temperature);

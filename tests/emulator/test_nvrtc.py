@@ -13,9 +13,9 @@ except OSError as e:
     sys.exit(77)
 source = open(os.path.join(os.environ["SOURCE_DIR"], "shim/kernels.cu"), "rb").read()
 for arch in ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"):
-    for head, group in ((0, 0), (128, 4)):
+    for kind, head, group in (("bf16", 0, 0), ("bf16", 128, 4), ("float", 0, 0), ("float", 128, 4)):
         program, size = ctypes.c_void_p(), ctypes.c_size_t()
-        text = (b"#define HEAD %d\n#define GROUP %d\n" % (head, group) if head else b"") + source
+        text = b"#define T %s\n" % kind.encode() + (b"#define HEAD %d\n#define GROUP %d\n" % (head, group) if head else b"") + source
         assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, b"kernels.cu", 0, None, None) == 0
         options = (ctypes.c_char_p * 2)(b"--gpu-architecture=" + arch.encode(), b"--std=c++17")
         failed = nvrtc.nvrtcCompileProgram(program, 2, options)
@@ -23,7 +23,7 @@ for arch in ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"):
         if failed:
             log = ctypes.create_string_buffer(size.value)
             nvrtc.nvrtcGetProgramLog(program, log)
-            sys.exit(f"{arch}, head {head}: {log.value.decode()}")
-        print(f"{arch}, head {head}: {size.value} bytes")
+            sys.exit(f"{arch}, {kind}, head {head}: {log.value.decode()}")
+        print(f"{arch}, {kind}, head {head}: {size.value} bytes")
         assert size.value > 10000
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))

@@ -7,16 +7,6 @@
 #include <tuple>
 #include <utility>
 
-// Those of HEAD and GROUP, by name.
-#define TABLE                                                                                                          \
-	static bool run(const std::string &name, const unsigned *grid, unsigned threads, void **args)                  \
-	{                                                                                                              \
-		return named(name, "decode_split_bf16", decode_split_bf16, grid, threads, args) ||                     \
-		       named(name, "decode_split_float", decode_split_float, grid, threads, args) ||                   \
-		       named(name, "decode_join_bf16", decode_join_bf16, grid, threads, args) ||                       \
-		       named(name, "decode_join_float", decode_join_float, grid, threads, args);                       \
-	}
-
 static constexpr uintptr_t mark = uintptr_t(1) << 52; // of sim.cpp
 
 template <class T> static T host(T x)
@@ -48,51 +38,63 @@ static bool named(const std::string &name, const char *own, void (*kernel)(A...)
 	return true;
 }
 
+#define RUN(kernel) named(name, #kernel, kernel, grid, threads, args)
+#define EACH                                                                                                                \
+	static bool run(const std::string &name, const unsigned *grid, unsigned threads, void **args)                       \
+	{                                                                                                                   \
+		return RUN(rope_cached) || RUN(qk_rope) || RUN(qk_rope_back) || RUN(key_sum) || RUN(glu) || RUN(glu_back) || \
+		       RUN(sample) || RUN(decode_split) || RUN(decode_join);                                                 \
+	}
+#define NAME b16_3
+#define T bf16
 #define HEAD 16
 #define GROUP 3
-namespace h16_3
-{
-#include "shim/kernels.cu"
-TABLE
-}
-#undef HEAD
-#undef GROUP
+#include "tests/emulator/kernels.h"
+#define NAME f16_3
+#define T float
+#define HEAD 16
+#define GROUP 3
+#include "tests/emulator/kernels.h"
+#define NAME b32_2
+#define T bf16
 #define HEAD 32
 #define GROUP 2
-namespace h32_2
-{
-#include "shim/kernels.cu"
-TABLE
-}
-#undef HEAD
-#undef GROUP
+#include "tests/emulator/kernels.h"
+#define NAME f32_2
+#define T float
+#define HEAD 32
+#define GROUP 2
+#include "tests/emulator/kernels.h"
+#define NAME b64_3
+#define T bf16
 #define HEAD 64
 #define GROUP 3
-namespace h64_3
-{
-#include "shim/kernels.cu"
-TABLE
-}
+#include "tests/emulator/kernels.h"
+#define NAME f64_3
+#define T float
+#define HEAD 64
+#define GROUP 3
+#include "tests/emulator/kernels.h"
+
+static const struct {
+	int head, group;
+	bool fp32;
+	bool (*run)(const std::string &name, const unsigned *grid, unsigned threads, void **args);
+} compiled[] = {{16, 3, false, b16_3::run}, {16, 3, true, f16_3::run}, {32, 2, false, b32_2::run},
+		{32, 2, true, f32_2::run}, {64, 3, false, b64_3::run}, {64, 3, true, f64_3::run}};
 
 bool sim_has_heads(int head, int group)
 {
-	return (head == 16 && group == 3) || (head == 32 && group == 2) || (head == 64 && group == 3);
+	return std::any_of(std::begin(compiled), std::end(compiled), [=](auto &c) { return c.head == head && c.group == group; });
 }
 
 void sim_launch(nt::gpu::Kernel &k, const unsigned *grid, unsigned threads, void **args)
 {
-	using namespace h16_3;
-	std::string name = k.name;
-	int head = k.head;
 	const char *wrong = getenv("SIM_WRONG"); // does nothing: what it should write stays NaN
-	if (wrong && name == wrong)
+	if (wrong && !strcmp(wrong, k.name))
 		return;
-#define BOTH(kernel) (named(name, #kernel "_bf16", kernel##_bf16, grid, threads, args) || \
-		      named(name, #kernel "_float", kernel##_float, grid, threads, args))
-	bool ran = head == 16 ? h16_3::run(name, grid, threads, args) : head == 32 ? h32_2::run(name, grid, threads, args) :
-		   head == 64 ? h64_3::run(name, grid, threads, args) :
-		   BOTH(rope_cached) || BOTH(qk_rope) || BOTH(qk_rope_back) || BOTH(key_sum) || BOTH(glu) || BOTH(glu_back) ||
-		   named(name, "sample", sample, grid, threads, args);
-	if (!ran)
-		emu::die("no kernel of that name");
+	for (auto &c : compiled)
+		if (c.fp32 == k.fp32 && (!k.head || (c.head == k.head && c.group == k.group)) && c.run(k.name, grid, threads, args))
+			return;
+	emu::die("no kernel of that name");
 }
