@@ -107,8 +107,8 @@ void forward_task(const Call &c, const Row &r, int64_t kv_head, std::vector<floa
 	scratch.resize(static_cast<size_t>(r.length * cols));
 	for (int64_t h = kv_head * c.group; h < (kv_head + 1) * c.group; h++) {
 		c.scores(r, h, scratch.data());
-		nt::cpu::causal_softmax(scratch.data(), c.lse + h * c.tree.n + r.start, r.length, cols, r.before, c.window,
-					c.scale);
+		nt::cpu::causal_softmax(true, scratch.data(), c.lse + h * c.tree.n + r.start, r.length, cols, r.before,
+					c.window, c.scale);
 		for (const Stretch &p : r.keys)
 			gemm('N', 'N', c.d, r.length, p.length, c.v + p.start * c.sv + kv_head * c.d, c.sv,
 			     scratch.data() + p.before, cols, p.before ? 1.0f : 0.0f, c.o + (r.start * c.hq + h) * c.d,
@@ -141,7 +141,7 @@ void backward_task(const Call &c, const Row &r, int64_t kv_head, float *dk_buffe
 		int64_t at = r.start * wq + h * c.d;
 		const float *q = c.q + r.start * c.sq + h * c.d, *dout = c.dout + at, *o = c.o + at;
 		c.scores(r, h, p);
-		nt::cpu::causal_softmax_again(p, c.lse + h * c.tree.n + r.start, r.length, cols, r.before, c.window, c.scale);
+		nt::cpu::causal_softmax(false, p, c.lse + h * c.tree.n + r.start, r.length, cols, r.before, c.window, c.scale);
 		for (int64_t t = 0; t < r.length; t++) {
 			float sum = 0;
 			for (int64_t j = 0; j < c.d; j++)

@@ -97,8 +97,7 @@ void norm_rope_back(const float *dy, const float *x, int64_t x_stride, const flo
 		    const float *inv, float *dx, float *dw, int64_t n, int64_t h, int64_t d);
 void glu(bool gelu, const float *gu, float *y, int64_t rows, int64_t f);
 void glu_back(bool gelu, const float *dy, const float *gu, float *dgu, int64_t rows, int64_t f);
-void causal_softmax(float *s, float *lse, int64_t rows, int64_t cols, int64_t before, int64_t window, float scale);
-void causal_softmax_again(float *s, const float *lse, int64_t rows, int64_t cols, int64_t before, int64_t window, float scale);
+void causal_softmax(bool first, float *s, float *lse, int64_t rows, int64_t cols, int64_t before, int64_t window, float scale);
 void softmax_back(float *ds, const float *p, const float *delta, int64_t rows, int64_t cols, float scale);
 void decode_row(const float *q, const float *k, const float *v, float *o, float *s, int64_t length, int64_t stride,
 		int64_t group, int64_t d, float scale);

@@ -164,15 +164,24 @@ CLONES void glu_back(bool gelu, const float *dy, const float *gu, float *dgu, in
 		glu_rows_back<false>(dy, gu, dgu, rows, f);
 }
 
-// Row t of s [rows, cols] becomes softmax(scale s) over its columns up to before+t, the last `window` of them, zero elsewhere;
-// lse is the log of the sum.
-CLONES void causal_softmax(float *s, float *lse, int64_t rows, int64_t cols, int64_t before, int64_t window, float scale)
+// Row t of s [rows, cols] becomes softmax(scale s) over its columns up to before+t, the last `window` of them, zero elsewhere.
+// lse is the log of the sum: given, or with `first` found.
+CLONES void causal_softmax(bool first, float *s, float *lse, int64_t rows, int64_t cols, int64_t before, int64_t window,
+			   float scale)
 {
 	for (int64_t t = 0; t < rows; t++, s += cols) {
 		int64_t n = before + t + 1, from = n > window ? n - window : 0;
-		float m = row_max(s + from, n - from), sum = 0;
 		for (int64_t j = 0; j < from; j++)
 			s[j] = 0;
+		for (int64_t j = n; j < cols; j++)
+			s[j] = 0;
+		if (!first) {
+			float l = lse[t];
+			for (int64_t j = from; j < n; j++)
+				s[j] = fexp(s[j] * scale - l);
+			continue;
+		}
+		float m = row_max(s + from, n - from), sum = 0;
 		for (int64_t j = from; j < n; j++) {
 			s[j] = fexp((s[j] - m) * scale);
 			sum += s[j];
@@ -180,24 +189,7 @@ CLONES void causal_softmax(float *s, float *lse, int64_t rows, int64_t cols, int
 		float inv = 1.0f / sum;
 		for (int64_t j = from; j < n; j++)
 			s[j] *= inv;
-		for (int64_t j = n; j < cols; j++)
-			s[j] = 0;
 		lse[t] = m * scale + std::log(sum);
-	}
-}
-
-CLONES void causal_softmax_again(float *s, const float *lse, int64_t rows, int64_t cols, int64_t before, int64_t window,
-				 float scale)
-{
-	for (int64_t t = 0; t < rows; t++, s += cols) {
-		int64_t n = before + t + 1, from = n > window ? n - window : 0;
-		float l = lse[t];
-		for (int64_t j = 0; j < from; j++)
-			s[j] = 0;
-		for (int64_t j = from; j < n; j++)
-			s[j] = fexp(s[j] * scale - l);
-		for (int64_t j = n; j < cols; j++)
-			s[j] = 0;
 	}
 }
 
@@ -256,47 +248,34 @@ CLONES void decode_row(const float *q, const float *k, const float *v, float *o,
 
 const int64_t block = 1024; // of a row of logits: within it fp32 adds numbers of like size, beyond it double
 
-INLINE double block_sum(const float *z, int64_t n, float m, float inv_t)
+// The sum of exp(y), y = (z - m) inv_t; *mean grows by that of exp(y) y, where a weight of zero counts zero, whatever y.
+INLINE double block_sum(const float *z, int64_t n, float m, float inv_t, double *mean = nullptr)
 {
-	float s = 0;
-	for (int64_t j = 0; j < n; j++)
-		s += fexp((z[j] - m) * inv_t);
+	float s = 0, t = 0;
+	for (int64_t j = 0; j < n; j++) {
+		float y = (z[j] - m) * inv_t, e = fexp(y);
+		s += e;
+		t += e * (y < -100.0f ? -100.0f : y);
+	}
+	if (mean)
+		*mean += t;
 	return s;
 }
 
 INLINE int64_t block_size(int64_t v, int64_t at) { return v - at < block ? v - at : block; }
 
-INLINE double exp_sum(const float *z, int64_t v, float m, float inv_t)
+INLINE double exp_sum(const float *z, int64_t v, float m, float inv_t, double *mean = nullptr)
 {
 	double total = 0;
 	for (int64_t i = 0; i < v; i += block)
-		total += block_sum(z + i, block_size(v, i), m, inv_t);
-	return total;
-}
-
-// The sum again, and in *mean that of exp(y) y, y = (z - m) inv_t; a weight of zero counts zero, whatever y.
-INLINE double exp_sum_mean(const float *z, int64_t v, float m, float inv_t, double *mean)
-{
-	double total = 0;
-	*mean = 0;
-	for (int64_t i = 0; i < v; i += block) {
-		int64_t n = block_size(v, i);
-		float s = 0, t = 0;
-		for (int64_t j = 0; j < n; j++) {
-			float y = (z[i + j] - m) * inv_t, e = fexp(y);
-			s += e;
-			t += e * (y < -100.0f ? -100.0f : y);
-		}
-		total += s;
-		*mean += t;
-	}
+		total += block_sum(z + i, block_size(v, i), m, inv_t, mean);
 	return total;
 }
 
 CLONES void logprob_row(const float *z, int64_t v, int64_t id, float inv_t, float *logprob, float *lz, float *entropy)
 {
 	float m = row_max(z, v);
-	double mean = 0, total = entropy ? exp_sum_mean(z, v, m, inv_t, &mean) : exp_sum(z, v, m, inv_t);
+	double mean = 0, total = entropy ? exp_sum(z, v, m, inv_t, &mean) : exp_sum(z, v, m, inv_t);
 	double log_total = std::log(total);
 	*lz = static_cast<float>(m * inv_t + log_total);
 	*logprob = static_cast<float>((z[id] - m) * inv_t - log_total);
