@@ -96,62 +96,44 @@ template <class F> void rows_with_sum(int64_t rows, int64_t width, at::Tensor &s
 // ---- RMS norm and rotary embedding, one or both: x [.., d], or [n, h, d] with cos, sin [n, d/2]; w [d] ----
 
 struct NormRope {
-	bool norm, turn; // the inputs: x, then w, then cos and sin
+	at::Tensor w, cos, sin; // undefined: without
 	double eps;
-	int64_t d = 0, h = 0, n = 0, stride = 0;
-	const float *x = nullptr, *w = nullptr, *cos = nullptr, *sin = nullptr;
+	int64_t n, h, d, stride; // of x: rows, heads, width, from row to row
 
-	void sizes(at::TensorList in)
+	at::Tensor forward(const at::Tensor &x, Tensors &keep) const
 	{
-		const at::Tensor &first = in[0];
-		d = first.size(-1);
-		h = turn ? first.size(1) : 1;
-		n = first.numel() / (h * d);
-		stride = turn ? first.stride(0) : d;
-		x = ptr(first);
-		w = norm ? ptr(in[1]) : nullptr;
-		cos = turn ? ptr(in[1 + norm]) : nullptr;
-		sin = turn ? ptr(in[2 + norm]) : nullptr;
+		at::Tensor y = at::empty(x.sizes(), x.options()), inv = at::empty({n * h}, x.options());
+		at::parallel_for(0, n, rows_grain(h * d), [&](int64_t from, int64_t to) {
+			int64_t turn = cos.defined() ? from * d / 2 : 0;
+			nt::cpu::norm_rope(ptr(x) + from * stride, stride, ptr(w), ptr(cos) + turn, ptr(sin) + turn,
+					   out(y) + from * h * d, out(inv) + from * h, to - from, h, d, float(eps));
+		});
+		keep.push_back(inv);
+		return y;
+	}
+
+	Tensors backward(const Tensors &saved, const at::Tensor &dy) const
+	{
+		const at::Tensor &x = saved[0], &inv = saved.back();
+		at::Tensor dx = at::empty(x.sizes(), dy.options()), dw = w.requires_grad() ? at::zeros_like(w) : at::Tensor();
+		rows_with_sum(n, h * d, dw, [&](int64_t from, int64_t to, float *sum) {
+			int64_t turn = cos.defined() ? from * d / 2 : 0;
+			nt::cpu::norm_rope_back(ptr(dy) + from * h * d, ptr(x) + from * stride, stride, ptr(w),
+						ptr(cos) + turn, ptr(sin) + turn, ptr(inv) + from * h,
+						out(dx) + from * h * d, sum, to - from, h, d);
+		});
+		return {dx, dw};
 	}
 };
 
-at::Tensor norm_rope_forward(NormRope a, at::TensorList in, Tensors &keep)
+at::Tensor norm_rope(const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos, const at::Tensor &sin)
 {
-	a.sizes(in);
-	at::Tensor y = at::empty(in[0].sizes(), in[0].options()), inv = at::empty({a.n * a.h}, in[0].options());
-	int64_t wide = a.h * a.d;
-	at::parallel_for(0, a.n, rows_grain(wide), [&](int64_t from, int64_t to) {
-		int64_t turn = a.turn ? from * a.d / 2 : 0;
-		nt::cpu::norm_rope(a.x + from * a.stride, a.stride, a.w, a.cos + turn, a.sin + turn, out(y) + from * wide,
-				   out(inv) + from * a.h, to - from, a.h, a.d, static_cast<float>(a.eps));
-	});
-	keep.push_back(inv);
-	return y;
-}
-
-Tensors norm_rope_backward(NormRope a, const Tensors &saved, const at::Tensor &dy)
-{
-	a.sizes(saved);
-	at::Tensor dx = at::empty(saved[0].sizes(), dy.options()), dw;
-	if (a.norm && saved[1].requires_grad())
-		dw = at::zeros_like(saved[1]);
-	int64_t wide = a.h * a.d;
-	rows_with_sum(a.n, wide, dw, [&](int64_t from, int64_t to, float *sum) {
-		int64_t turn = a.turn ? from * a.d / 2 : 0;
-		nt::cpu::norm_rope_back(ptr(dy) + from * wide, a.x + from * a.stride, a.stride, a.w, a.cos + turn, a.sin + turn,
-					ptr(saved.back()) + from * a.h, out(dx) + from * wide, sum, to - from, a.h, a.d);
-	});
-	Tensors grads(saved.size() - 1);
-	grads[0] = dx;
-	grads[1] = dw; // of cos, without a norm: undefined
-	return grads;
-}
-
-at::Tensor norm_rope(const NormRope &a, at::TensorList in)
-{
+	int64_t d = x.size(-1), h = cos.defined() ? x.size(1) : 1;
+	NormRope a = {w, cos, sin, eps, x.numel() / (h * d), h, d, cos.defined() ? x.stride(0) : d};
 	return nt::fused(
-		in, [a](at::TensorList all, Tensors &keep) { return norm_rope_forward(a, all, keep); },
-		[a](const Tensors &saved, const at::Tensor &dy) { return norm_rope_backward(a, saved, dy); });
+		w.defined() ? Tensors{x, w} : Tensors{x},
+		[a](at::TensorList in, Tensors &keep) { return a.forward(in[0], keep); },
+		[a](const Tensors &saved, const at::Tensor &dy) { return a.backward(saved, dy); });
 }
 
 // In the type of w, when that is another one.
@@ -167,15 +149,6 @@ at::Tensor rope_plain(const at::Tensor &x, const at::Tensor &cos, const at::Tens
 	int64_t half = x.size(-1) / 2;
 	at::Tensor turned = at::cat({-x.narrow(-1, half, half), x.narrow(-1, 0, half)}, -1);
 	return x * c + turned * s;
-}
-
-at::Tensor qk_rope_gpu(const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos, const at::Tensor &sin)
-{
-	return nt::fused(
-		{x}, [=](at::TensorList in, Tensors &) { return nt::gpu::qk_rope(in[0], w, eps, cos, sin); },
-		[=](const Tensors &saved, const at::Tensor &dy) -> Tensors {
-			return {nt::gpu::qk_rope_back(dy, saved[0], w, eps, cos, sin)};
-		});
 }
 
 // ---- SwiGLU and GeGLU: gate_up [.., 2f], gate first ----
@@ -335,29 +308,31 @@ nt_tensor *nt_rms_norm(const nt_tensor *x, const nt_tensor *w, double eps)
 		TORCH_CHECK(w->t.numel() == x->t.size(-1), "widths differ");
 		if (!nt::fast({x->t, w->t}))
 			return norm_plain(x->t, w->t, eps);
-		return norm_rope({true, false, eps}, {x->t.contiguous(), w->t.contiguous()});
+		return norm_rope(x->t.contiguous(), w->t.contiguous(), eps, {}, {});
 	});
 }
 
 nt_tensor *nt_qk_rope(const nt_tensor *x, const nt_tensor *w, double eps, const nt_tensor *cos, const nt_tensor *sin)
 {
 	return expr("qk_rope", {x, cos, sin}, [&] {
-		at::Tensor in = x->t, c = cos->t.contiguous(), s = sin->t.contiguous();
+		at::Tensor in = x->t, c = cos->t.contiguous(), s = sin->t.contiguous(), norm = nt::tensor(w);
 		TORCH_CHECK(in.dim() == 3 && c.dim() == 2 && c.size(0) == in.size(0) && c.size(1) * 2 == in.size(2) &&
 				    s.sizes() == c.sizes(),
 			    "positions do not fit");
-		TORCH_CHECK(!w || w->t.numel() == in.size(2), "widths differ");
-		bool gpu = nt::gpu::takes(NT_FAST_ROPE, {c, s}) && nt::gpu::takes_type(in);
-		if (w)
-			gpu = gpu && !w->t.requires_grad() && w->t.is_contiguous() && w->t.scalar_type() == at::kFloat;
-		if (!gpu && !nt::fast({in, w ? w->t : c, c, s}))
-			return rope_plain(w ? norm_plain(in, w->t, eps) : in, c, s);
-		if (in.stride(2) != 1 || in.stride(1) != in.size(2))
+		TORCH_CHECK(!w || norm.numel() == in.size(2), "widths differ");
+		bool gpu = nt::gpu::takes(NT_FAST_ROPE, {c, s, w ? norm : c}) && nt::gpu::takes_type(in) &&
+			   !norm.requires_grad();
+		if (!gpu && !nt::fast({in, w ? norm : c, c, s}))
+			return rope_plain(w ? norm_plain(in, norm, eps) : in, c, s);
+		if (!nt::heads_flat(in))
 			in = in.contiguous();
-		if (gpu)
-			return qk_rope_gpu(in, w ? w->t : at::Tensor(), eps, c, s);
-		return w ? norm_rope({true, true, eps}, {in, w->t.contiguous(), c, s})
-			 : norm_rope({false, true, eps}, {in, c, s});
+		if (!gpu)
+			return norm_rope(in, w ? norm.contiguous() : norm, eps, c, s);
+		return nt::fused(
+			{in}, [=](at::TensorList all, Tensors &) { return nt::gpu::qk_rope(all[0], norm, eps, c, s); },
+			[=](const Tensors &saved, const at::Tensor &dy) -> Tensors {
+				return {nt::gpu::qk_rope_back(dy, saved[0], norm, eps, c, s)};
+			});
 	});
 }
 
