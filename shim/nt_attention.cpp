@@ -58,12 +58,6 @@ void gemm(char ta, char tb, int64_t m, int64_t n, int64_t k, const float *a, int
 	sgemm_(&ta, &tb, &im, &in, &ik, &one, a, &ia, b, &ib, &beta, c, &ic);
 }
 
-// How far a query sees, and the scale of its scores.
-struct Scope {
-	int64_t window;
-	double scale;
-};
-
 // The stride of one token alone is any number.
 int64_t step(const at::Tensor &x) { return x.size(0) > 1 ? x.stride(0) : x.size(1) * x.size(2); }
 
@@ -93,12 +87,12 @@ struct Call {
 	}
 };
 
-Call call(const Tree &tree, Scope scope, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const at::Tensor &o,
-	  const at::Tensor &lse)
+Call call(const Tree &tree, int64_t window, double scale, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v,
+	  const at::Tensor &o, const at::Tensor &lse)
 {
 	int64_t hq = q.size(1), hkv = k.size(1), tasks = static_cast<int64_t>(tree.rows.size()) * hkv;
-	return {tree,	 static_cast<float>(scope.scale), scope.window, hq,	hkv,	q.size(2), hq / hkv, step(q),
-		step(k), step(v),			  tasks,	ptr(q), ptr(k), ptr(v),	   out(o),   out(lse)};
+	return {tree,	 float(scale), window, hq,     hkv,    q.size(2), hq / hkv, step(q),
+		step(k), step(v),      tasks,  ptr(q), ptr(k), ptr(v),	  out(o),   out(lse)};
 }
 
 void forward_task(const Call &c, const Row &r, int64_t kv_head, std::vector<float> &scratch)
@@ -116,12 +110,12 @@ void forward_task(const Call &c, const Row &r, int64_t kv_head, std::vector<floa
 	}
 }
 
-at::Tensor attention_forward(const Tree &tree, Scope scope, at::TensorList in, Tensors &keep)
+at::Tensor attention_forward(const Tree &tree, int64_t window, double scale, at::TensorList in, Tensors &keep)
 {
 	const at::Tensor &q = in[0];
 	nt::attention_cost(tree.pairs, q, in[1], 2, 1);
 	at::Tensor o = at::empty(q.sizes(), q.options()), lse = at::empty({q.size(1), tree.n}, q.options());
-	Call c = call(tree, scope, q, in[1], in[2], o, lse);
+	Call c = call(tree, window, scale, q, in[1], in[2], o, lse);
 	at::parallel_for(0, c.tasks, 1, [&](int64_t a, int64_t b) {
 		std::vector<float> scratch;
 		for (int64_t i = a; i < b; i++)
@@ -165,45 +159,40 @@ void backward_task(const Call &c, const Row &r, int64_t kv_head, float *dk_buffe
 }
 
 // Each thread's buffer holds dk and then dv of the shared tokens; they are added in thread order.
-void run_backward(const Call &c)
+Tensors attention_backward(const Tree &tree, int64_t window, double scale, const Tensors &s, const at::Tensor &dout)
 {
-	int64_t width = c.hkv * c.d, size = c.tree.n_shared * width;
+	at::Tensor dq = at::empty(s[0].sizes(), dout.options()), dk = at::zeros(s[1].sizes(), dout.options()),
+		   dv = at::zeros_like(dk);
+	nt::attention_cost(tree.pairs, s[0], s[1], 5, 2);
+	Call c = call(tree, window, scale, s[0], s[1], s[2], s[3], s[4]);
+	c.dout = ptr(dout);
+	c.dq = out(dq);
+	c.dk = out(dk);
+	c.dv = out(dv);
+	int64_t width = c.hkv * c.d, size = tree.n_shared * width;
 	int64_t threads = std::min<int64_t>(at::get_num_threads(), c.tasks), part = (c.tasks + threads - 1) / threads;
 	std::vector<float> buffers(static_cast<size_t>(2 * size * threads));
 	at::parallel_for(0, threads, 1, [&](int64_t from, int64_t to) {
 		std::vector<float> scratch;
 		for (int64_t t = from; t < to; t++)
 			for (int64_t i = t * part; i < std::min(c.tasks, (t + 1) * part); i++)
-				backward_task(c, c.tree.rows[i / c.hkv], i % c.hkv, buffers.data() + 2 * size * t,
+				backward_task(c, tree.rows[i / c.hkv], i % c.hkv, buffers.data() + 2 * size * t,
 					      buffers.data() + 2 * size * t + size, scratch);
 	});
-	for (const Row &r : c.tree.rows)
+	for (const Row &r : tree.rows)
 		for (int64_t t = 0; r.shared_at >= 0 && t < threads; t++) {
-			const float *dk = buffers.data() + 2 * size * t + r.shared_at * width, *dv = dk + size;
+			const float *own_dk = buffers.data() + 2 * size * t + r.shared_at * width, *own_dv = own_dk + size;
 			for (int64_t j = 0; j < r.length * width; j++) {
-				c.dk[r.start * width + j] += dk[j];
-				c.dv[r.start * width + j] += dv[j];
+				c.dk[r.start * width + j] += own_dk[j];
+				c.dv[r.start * width + j] += own_dv[j];
 			}
 		}
-}
-
-Tensors attention_backward(const Tree &tree, Scope scope, const Tensors &s, const at::Tensor &dout)
-{
-	at::Tensor dq = at::empty(s[0].sizes(), dout.options()), dk = at::zeros(s[1].sizes(), dout.options()),
-		   dv = at::zeros_like(dk);
-	nt::attention_cost(tree.pairs, s[0], s[1], 5, 2);
-	Call c = call(tree, scope, s[0], s[1], s[2], s[3], s[4]);
-	c.dout = ptr(dout);
-	c.dq = out(dq);
-	c.dk = out(dk);
-	c.dv = out(dv);
-	run_backward(c);
 	return {dq, dk, dv};
 }
 
-at::Tensor straight(const at::Tensor &x) // tokens may lie apart, heads may not
+at::Tensor straight(const at::Tensor &x)
 {
-	return x.stride(2) == 1 && x.stride(1) == x.size(2) && x.stride(0) >= x.size(1) * x.size(2) ? x : x.contiguous();
+	return nt::heads_flat(x) && x.stride(0) >= x.size(1) * x.size(2) ? x : x.contiguous();
 }
 
 // ---- on a GPU ----
@@ -265,29 +254,30 @@ at::Tensor gather(const at::Tensor &x, const at::Tensor &index, int64_t repeat)
 	return repeat == 1 ? y : y.repeat_interleave(repeat, 1);
 }
 
-at::Tensor attention_plain(Tree &tree, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, Scope scope)
+at::Tensor attention_plain(Tree &tree, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, int64_t window,
+			   double scale)
 {
 	if (!tree.q_index.defined())
 		plan_plain(tree);
 	int64_t group = q.size(1) / k.size(1);
-	at::Tensor &mask = tree.masks[std::min(scope.window, tree.max_k)]; // [rows, 1, max_q, max_k]
+	at::Tensor &mask = tree.masks[std::min(window, tree.max_k)]; // [rows, 1, max_q, max_k]
 	if (!mask.defined()) {
 		at::Tensor key = at::arange(tree.max_k, tree.last.options());
-		mask = key.le(tree.last).logical_and_(key.gt(tree.last - scope.window));
+		mask = key.le(tree.last).logical_and_(key.gt(tree.last - window));
 	}
 	at::Tensor o = at::scaled_dot_product_attention(gather(q, tree.q_index, 1), gather(k, tree.k_index, group),
-							gather(v, tree.k_index, group), mask, 0.0, false, scope.scale);
+							gather(v, tree.k_index, group), mask, 0.0, false, scale);
 	return o.transpose(1, 2).reshape({-1, q.size(1), q.size(2)}).index_select(0, tree.back);
 }
 
 at::Tensor cached_plain(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const at::Tensor &slot,
-			const at::Tensor &length, Scope scope)
+			const at::Tensor &length, int64_t window, double scale)
 {
 	int64_t group = q.size(1) / k.size(2);
 	auto slabs = [&](const at::Tensor &c) { return c.index_select(0, slot).transpose(1, 2).repeat_interleave(group, 1); };
 	at::Tensor at = at::arange(k.size(1), slot.options()).unsqueeze(0), n = length.unsqueeze(1);
-	at::Tensor mask = at.lt(n).logical_and_(at.ge(n - scope.window)).unsqueeze(1).unsqueeze(1);
-	return at::scaled_dot_product_attention(q.unsqueeze(2), slabs(k), slabs(v), mask, 0.0, false, scope.scale).squeeze(2);
+	at::Tensor mask = at.lt(n).logical_and_(at.ge(n - window)).unsqueeze(1).unsqueeze(1);
+	return at::scaled_dot_product_attention(q.unsqueeze(2), slabs(k), slabs(v), mask, 0.0, false, scale).squeeze(2);
 }
 
 } // namespace
@@ -335,10 +325,10 @@ nt_tree *nt_tree_new(const int64_t *length, const int64_t *parent, int64_t n_row
 
 void nt_tree_free(nt_tree *tree) { delete tree; }
 
-static void check_heads(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, int64_t hq, int64_t hkv)
+static void check_heads(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v)
 {
 	TORCH_CHECK(k.sizes() == v.sizes() && q.size(-1) == k.size(-1), "keys, values and queries differ in shape");
-	TORCH_CHECK(hkv > 0 && hq % hkv == 0, "query heads are no multiple of key heads");
+	TORCH_CHECK(k.size(-2) > 0 && q.size(-2) % k.size(-2) == 0, "query heads are no multiple of key heads");
 }
 
 nt_tensor *nt_attention(const nt_tensor *q, const nt_tensor *k, const nt_tensor *v, const nt_tree *tree, int64_t window,
@@ -348,9 +338,9 @@ nt_tensor *nt_attention(const nt_tensor *q, const nt_tensor *k, const nt_tensor 
 		TORCH_CHECK(tree && q->t.dim() == 3 && k->t.dim() == 3 && q->t.size(0) == tree->tree->n &&
 				    k->t.size(0) == tree->tree->n,
 			    "the tree has another number of tokens");
-		check_heads(q->t, k->t, v->t, q->t.size(1), k->t.size(1));
+		check_heads(q->t, k->t, v->t);
 		auto t = tree->tree; // the backward pass may come after the handle's end
-		const Scope scope = {window ? window : t->max_k, scale};
+		const int64_t sees = window ? window : t->max_k;
 		if (nt::gpu::flash_takes(q->t, k->t, v->t)) {
 			if (!t->sequences.from_q.defined())
 				plan_flash(*t);
@@ -358,19 +348,14 @@ nt_tensor *nt_attention(const nt_tensor *q, const nt_tensor *k, const nt_tensor 
 							window && window < t->max_k ? window : 0, scale);
 		}
 		if (!nt::fast({q->t, k->t, v->t}))
-			return attention_plain(*t, q->t, k->t, v->t, scope);
+			return attention_plain(*t, q->t, k->t, v->t, sees, scale);
 		return nt::fused(
 			{straight(q->t), straight(k->t), straight(v->t)},
-			[=](at::TensorList in, Tensors &keep) { return attention_forward(*t, scope, in, keep); },
+			[=](at::TensorList in, Tensors &keep) { return attention_forward(*t, sees, scale, in, keep); },
 			[=](const Tensors &saved, const at::Tensor &dout) {
-				return attention_backward(*t, scope, saved, dout);
+				return attention_backward(*t, sees, scale, saved, dout);
 			});
 	});
-}
-
-static bool slabs_lie_flat(const at::Tensor &c)
-{
-	return c.stride(3) == 1 && c.stride(2) == c.size(3) && c.stride(1) == c.size(2) * c.size(3);
 }
 
 static bool places_fit(const at::Tensor &slot, const at::Tensor &at, int64_t n)
@@ -407,23 +392,21 @@ nt_tensor *nt_attention_cached(const nt_tensor *q, const nt_tensor *k, const nt_
 		TORCH_CHECK(q->t.dim() == 3 && k->t.dim() == 4 && slot->t.numel() == q->t.size(0) &&
 				    length->t.numel() == q->t.size(0),
 			    "rows, slots and lengths do not fit");
-		check_heads(q->t, k->t, v->t, q->t.size(1), k->t.size(2));
-		int64_t n_rows = q->t.size(0), shared = q->t.size(1) / k->t.size(2);
-		const Scope scope = {window ? window : k->t.size(1), scale};
-		if (nt::gpu::takes(NT_FAST_DECODING, {q->t, k->t, v->t}) && nt::gpu::takes_heads(q->t.size(2), shared) &&
-		    places_fit(slot->t, length->t, n_rows))
-			return nt::gpu::attention_cached(q->t, k->t, v->t, slot->t, length->t, scope.window, scale);
-		if (!nt::fast({q->t, k->t, v->t}) || !slabs_lie_flat(k->t) || k->t.strides() != v->t.strides())
-			return cached_plain(q->t, k->t, v->t, slot->t, length->t, scope);
+		check_heads(q->t, k->t, v->t);
+		int64_t n = q->t.size(0), hkv = k->t.size(2), d = q->t.size(2), group = q->t.size(1) / hkv, stride = hkv * d;
+		const int64_t most = window ? window : k->t.size(1);
+		if (nt::gpu::takes(NT_FAST_DECODING, {q->t, k->t, v->t}) && nt::gpu::takes_heads(d, group) &&
+		    places_fit(slot->t, length->t, n))
+			return nt::gpu::attention_cached(q->t, k->t, v->t, slot->t, length->t, most, scale);
+		if (!nt::fast({q->t, k->t, v->t}) || !k->t.is_contiguous() || !v->t.is_contiguous())
+			return cached_plain(q->t, k->t, v->t, slot->t, length->t, most, scale);
 		at::Tensor qs = q->t.contiguous(), o = at::empty_like(qs);
-		int64_t n = qs.size(0), hkv = k->t.size(2), d = qs.size(2), group = qs.size(1) / hkv, slab = k->t.stride(0),
-			stride = hkv * d;
 		at::Tensor slots = slot->t.contiguous(), lengths = length->t.contiguous();
 		const int64_t *sl = slots.const_data_ptr<int64_t>(), *len = lengths.const_data_ptr<int64_t>();
 		for (int64_t i = 0; i < n; i++)
 			TORCH_CHECK(sl[i] >= 0 && sl[i] < k->t.size(0) && len[i] > 0 && len[i] <= k->t.size(1), "row ", i,
 				    " has slot ", sl[i], " and length ", len[i]);
-		auto seen = [=](int64_t i) { return std::min(len[i], scope.window); };
+		auto seen = [=](int64_t i) { return std::min(len[i], most); };
 		double keys = 0;
 		for (int64_t i = 0; i < n; i++)
 			keys += double(seen(i) * d);
@@ -432,7 +415,7 @@ nt_tensor *nt_attention_cached(const nt_tensor *q, const nt_tensor *k, const nt_
 			std::vector<float> scratch;
 			for (int64_t i = from; i < to; i++) {
 				int64_t row = i / hkv, from = len[row] - seen(row);
-				int64_t at = sl[row] * slab + from * stride + i % hkv * d;
+				int64_t at = (sl[row] * k->t.size(1) + from) * stride + i % hkv * d;
 				scratch.resize(static_cast<size_t>(group * seen(row)));
 				nt::cpu::decode_row(ptr(qs) + i * group * d, ptr(k->t) + at, ptr(v->t) + at,
 						    out(o) + i * group * d, scratch.data(), seen(row), stride, group, d,

@@ -62,10 +62,8 @@ Tensors backward(const Sequences &s, const Tensors &saved, const at::Tensor &dy,
 
 bool flash_takes(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v)
 {
-	auto type = q.scalar_type();
-	bool same = k.scalar_type() == type && v.scalar_type() == type;
-	return fast(NT_FAST_ATTENTION) && !q.is_cpu() && (type == at::kBFloat16 || type == at::kHalf) && same &&
-	       q.size(2) % 8 == 0 && q.size(2) <= 256;
+	auto bf16 = [](const at::Tensor &t) { return !t.is_cpu() && t.scalar_type() == at::kBFloat16; };
+	return fast(NT_FAST_ATTENTION) && bf16(q) && bf16(k) && bf16(v) && q.size(2) % 8 == 0 && q.size(2) <= 256;
 }
 
 at::Tensor flash_attention(const Sequences &tree, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, int64_t window,
