@@ -103,34 +103,23 @@ void drop(void *graph) { delete static_cast<Graph *>(graph); }
 
 void nccl(int rc) { TORCH_CHECK(rc == 0, "NCCL: ", ncclGetErrorString(rc)); }
 
-struct Ranks {
-	void *comm = nullptr;
-	c10::DeviceIndex card;
-};
-
 void ranks_id(void *id) { nccl(ncclGetUniqueId(static_cast<ncclUniqueId *>(id))); }
 
-void *ranks_join(int device, int rank, int size, const void *id)
+void *ranks_join(int rank, int size, const void *id)
 {
-	auto r = std::make_unique<Ranks>();
-	r->card = static_cast<c10::DeviceIndex>(device);
-	nccl(ncclCommInitRank(&r->comm, size, *static_cast<const ncclUniqueId *>(id), rank));
-	return r.release();
+	void *comm = nullptr;
+	nccl(ncclCommInitRank(&comm, size, *static_cast<const ncclUniqueId *>(id), rank));
+	return comm;
 }
 
 void ranks_sum(void *ranks, void *data, int64_t n)
 {
-	auto *r = static_cast<Ranks *>(ranks);
-	auto stream = c10::cuda::getCurrentCUDAStream(r->card);
-	nccl(ncclAllReduce(data, data, static_cast<size_t>(n), 7, 0, r->comm, stream)); // ncclFloat32, ncclSum
+	auto stream = c10::cuda::getCurrentCUDAStream();
+	nccl(ncclAllReduce(data, data, static_cast<size_t>(n), 7, 0, ranks, stream)); // ncclFloat32, ncclSum
 	stream.synchronize();
 }
 
-void ranks_leave(void *ranks)
-{
-	std::unique_ptr<Ranks> r(static_cast<Ranks *>(ranks));
-	nccl(ncclCommDestroy(r->comm));
-}
+void ranks_leave(void *ranks) { nccl(ncclCommDestroy(ranks)); }
 
 } // namespace
 

@@ -265,24 +265,18 @@ void agree(const char *what, int64_t size)
 	group->waited += now() - began;
 }
 
-void nccl_start(const at::Tensor &t)
-{
-	if (group->nccl)
-		return;
-	together("the start of NCCL", [&] {
-		std::vector<at::Tensor> id = {at::zeros({128}, at::kByte)};
-		if (!group->o.rank)
-			nt::gpu::plugin->ranks_id(id[0].data_ptr());
-		group->gloo->broadcast(id, {})->wait();
-		group->nccl = nt::gpu::plugin->ranks_join(t.device().index(), group->o.rank, group->o.size, id[0].data_ptr());
-	});
-}
-
 void sum(const char *what, at::Tensor &t)
 {
 	const nt::gpu::Plugin *p = nt::gpu::plugin;
 	if (!t.is_cpu() && p->ranks_sum) {
-		nccl_start(t);
+		if (!group->nccl)
+			together("the start of NCCL", [&] {
+				std::vector<at::Tensor> id = {at::zeros({128}, at::kByte)};
+				if (!group->o.rank)
+					p->ranks_id(id[0].data_ptr());
+				group->gloo->broadcast(id, {})->wait();
+				group->nccl = p->ranks_join(group->o.rank, group->o.size, id[0].data_ptr());
+			});
 		together(what, [&] { p->ranks_sum(group->nccl, t.data_ptr(), t.numel()); });
 		return;
 	}

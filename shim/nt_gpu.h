@@ -36,7 +36,7 @@ struct Plugin {
 	bool (*has_heads)(int head, int group);
 	// Sums over ranks, in fp32; NULL: they go through the host. An id is 128 bytes, made by one for all.
 	void (*ranks_id)(void *id);
-	void *(*ranks_join)(int device, int rank, int size, const void *id);
+	void *(*ranks_join)(int rank, int size, const void *id); // on the open device
 	void (*ranks_sum)(void *ranks, void *data, int64_t n); // in place; returns when it is there
 	void (*ranks_leave)(void *ranks);
 };
