@@ -5,13 +5,13 @@
 #include "shim/nt.h"
 
 #include <csignal>
-#include <dirent.h>
 #include <omp.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <future>
 #include <map>
 #include <memory>
@@ -28,21 +28,15 @@ const int looks = 5;				       // that find calm before threads spin again
 double waited(std::map<std::string, double> &sums)
 {
 	std::map<std::string, double> now;
-	double longest = 0;
-	DIR *tasks = opendir("/proc/self/task");
-	while (dirent *task = tasks ? readdir(tasks) : nullptr) {
-		std::string id = task->d_name, path = "/proc/self/task/" + id + "/schedstat";
-		FILE *file = id[0] == '.' ? nullptr : fopen(path.c_str(), "re");
-		unsigned long long ran, queued;
-		if (file && fscanf(file, "%llu %llu", &ran, &queued) == 2) {
-			now[id] = 1e-9 * double(queued);
-			longest = std::max(longest, now[id] - sums[id]);
-		}
-		if (file)
-			fclose(file);
+	double longest = 0, ran, queued;
+	std::error_code none;
+	for (std::filesystem::directory_iterator task("/proc/self/task", none), end; task != end; task.increment(none)) {
+		std::ifstream file(task->path() / "schedstat");
+		if (!(file >> ran >> queued))
+			continue;
+		now[task->path()] = 1e-9 * queued;
+		longest = std::max(longest, now[task->path()] - sums[task->path()]);
 	}
-	if (tasks)
-		closedir(tasks);
 	sums.swap(now);
 	return longest;
 }
