@@ -63,9 +63,6 @@ namespace plain
 #define LANES 4
 #define MOST 4
 #include "shim/nt_rows_tile.h"
-#undef TARGET
-#undef LANES
-#undef MOST
 } // namespace plain
 
 #if defined(__x86_64__)
@@ -75,9 +72,6 @@ namespace avx2
 #define LANES 8
 #define MOST 4
 #include "shim/nt_rows_tile.h"
-#undef TARGET
-#undef LANES
-#undef MOST
 } // namespace avx2
 
 namespace avx512
@@ -86,9 +80,6 @@ namespace avx512
 #define LANES 16
 #define MOST 2
 #include "shim/nt_rows_tile.h"
-#undef TARGET
-#undef LANES
-#undef MOST
 } // namespace avx512
 #endif
 
@@ -130,16 +121,14 @@ at::Tensor linear_rows(const at::Tensor &x, const at::Tensor &w, const at::Tenso
 	int64_t in = w.size(1), out = w.size(0), rows = x.numel() / std::max<int64_t>(in, 1), units = (out + PANEL - 1) / PANEL;
 	auto shape = x.sizes().vec();
 	shape.back() = out;
-	at::Tensor y = at::empty(shape, x.options()), xs = x.contiguous(), ws = w.contiguous(), bs = bias;
-	if (bias.defined())
-		bs = bias.contiguous();
-	at::Tensor xt = transposed(kernel, ptr(xs), rows, in, x.options());
-	const float *b = bias.defined() ? ptr(bs) : nullptr;
+	at::Tensor y = at::empty(shape, x.options()), xs = x.contiguous(), ws = w.contiguous();
+	at::Tensor bs = bias.defined() ? bias.contiguous() : bias, xt = transposed(kernel, ptr(xs), rows, in, x.options());
 	cost(2.0 * double(rows) * double(in * out), 4.0 * double(rows * in + in * out + rows * out));
 	int64_t grain = std::max<int64_t>(1, 65536 / (PANEL * std::max<int64_t>(1, in * rows)));
 	Outputs outputs = w.scalar_type() == at::kFloat ? kernel.of_fp32 : kernel.of_bf16;
 	at::parallel_for(0, units, grain, [&](int64_t from, int64_t to) {
-		outputs(ptr(xt), ws.const_data_ptr(), b, nt::out(y), rows, in, out, from * PANEL, std::min(to * PANEL, out));
+		outputs(ptr(xt), ws.const_data_ptr(), ptr(bs), nt::out(y), rows, in, out, from * PANEL,
+			std::min(to * PANEL, out));
 	});
 	return y;
 }

@@ -109,3 +109,7 @@ TARGET static void outputs(const float *xt, const void *weights, const float *bi
 }
 
 static const Kernel kernel = {LANES, MOST * LANES, outputs<float>, outputs<Bf16>};
+
+#undef TARGET
+#undef LANES
+#undef MOST

@@ -3,8 +3,7 @@
  * is never changed after it is made, so any number of threads may use it at once. Errors: NULL or a negative count; sp_error()
  * has the text (thread-local).
  */
-#ifndef SP_H
-#define SP_H
+#pragma once
 
 #include <stddef.h>
 #include <stdint.h>
@@ -23,5 +22,4 @@ const char *sp_error(void);
 
 #ifdef __cplusplus
 }
-#endif
 #endif
