@@ -4,6 +4,7 @@
 #include "shim/nt_gpu.h"
 
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/hash.h>
 #include <dlfcn.h>
 #include <unistd.h>
 
@@ -13,7 +14,6 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
-#include <sstream>
 
 asm(".section .rodata\n"
     ".balign 16\n"
@@ -25,8 +25,7 @@ extern "C" const char nla_kernels_source[];
 namespace nt::gpu
 {
 
-Launcher launcher;                  // NULL: the plain operations run
-bool (*has_heads)(int head, int group);
+Launcher launcher; // NULL: the plain operations run
 std::string off = "no GPU is open"; // why
 
 namespace
@@ -92,12 +91,8 @@ std::string cubin(const std::string &source, const std::string &arch)
 	void *nvrtc = open_nvrtc();
 	int version[2] = {0, 0};
 	symbol<int (*)(int *, int *)>(nvrtc, "nvrtcVersion")(&version[0], &version[1]);
-	uint64_t hash = 1469598103934665603u; // FNV-1a
-	for (char c : source + arch + ":" + std::to_string(version[0]) + "." + std::to_string(version[1]))
-		hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211u;
-	std::ostringstream name;
-	name << std::hex << hash << ".cubin";
-	fs::path path = cache_folder() / name.str(), fresh = path;
+	std::string all = source + arch + ":" + std::to_string(version[0]) + "." + std::to_string(version[1]);
+	fs::path path = cache_folder() / (c10::sha1(all).str() + ".cubin"), fresh = path;
 	std::ifstream in(path, std::ios::binary);
 	if (in)
 		return {std::istreambuf_iterator<char>(in), {}};
@@ -271,7 +266,7 @@ bool takes_heads(int64_t head, int64_t group)
 {
 	bool fits = head <= 256 && (head % 32 == 0 || head < 32) && group <= 16;
 	fits = fits && head * group <= 2048; // 32 KB of shared memory
-	return fits && (!has_heads || has_heads(int(head), int(group)));
+	return fits && (!plugin->has_heads || plugin->has_heads(int(head), int(group)));
 }
 
 at::Tensor attention_cached(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const at::Tensor &slot,

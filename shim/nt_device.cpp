@@ -105,7 +105,6 @@ nt_status nt_device_open(const char *name, int *out)
 		torch.setDeterministicFillUninitializedMemory(false);
 		plugin->open(index);
 		nt::gpu::launcher = plugin->launcher;
-		nt::gpu::has_heads = plugin->has_heads;
 		nt::gpu::off = plugin->launcher ? "" : "the simulated GPU was not asked to emulate them";
 		if (kind != "sim")
 			nt::gpu::start(index);

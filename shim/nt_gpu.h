@@ -20,7 +20,6 @@ struct Kernel { // of kernels.cu
 // Who runs kernels: the driver, or the tests' emulator. args: addresses of the arguments.
 using Launcher = void (*)(Kernel &k, const unsigned *grid, unsigned threads, void **args);
 extern Launcher launcher;
-extern bool (*has_heads)(int head, int group); // NULL: any; the emulator has a few
 
 // A device's own library exports one as nla_plugin: libnla_cuda.so (cuda.cpp), or the tests' libnla_sim.so.
 struct Plugin {
@@ -33,7 +32,7 @@ struct Plugin {
 	void (*replay)(void *graph);
 	void (*drop)(void *graph);
 	Launcher launcher; // NULL: the driver
-	bool (*has_heads)(int head, int group);
+	bool (*has_heads)(int head, int group); // NULL: any; the emulator has a few
 	// Sums over ranks, in fp32; NULL: they go through the host. An id is 128 bytes, made by one for all.
 	void (*ranks_id)(void *id);
 	void *(*ranks_join)(int rank, int size, const void *id); // on the open device
