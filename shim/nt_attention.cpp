@@ -15,7 +15,6 @@
 #include <algorithm>
 #include <map>
 #include <memory>
-#include <numeric>
 
 using nt::expr;
 using nt::out;
@@ -199,29 +198,24 @@ at::Tensor straight(const at::Tensor &x)
 
 void plan_flash(Tree &tree)
 {
-	std::vector<int> from_q = {0}, from_k = {0}, start(static_cast<size_t>(tree.n) + 1), place;
-	std::vector<int64_t> keys;
+	std::vector<int64_t> from_q = {0}, from_k = {0}, keys;
 	for (const Row &r : tree.rows) {
 		for (const Stretch &p : r.keys)
-			for (int64_t i = p.start; i < p.start + p.length; i++) {
+			for (int64_t i = p.start; i < p.start + p.length; i++)
 				keys.push_back(i);
-				start[static_cast<size_t>(i) + 1]++;
-			}
-		from_q.push_back(static_cast<int>(r.start + r.length));
-		from_k.push_back(static_cast<int>(keys.size()));
+		from_q.push_back(r.start + r.length);
+		from_k.push_back(static_cast<int64_t>(keys.size()));
 	}
-	std::partial_sum(start.begin(), start.end(), start.begin());
-	place.resize(keys.size());
-	std::vector<int> next = start;
-	for (size_t j = 0; j < keys.size(); j++)
-		place[static_cast<size_t>(next[static_cast<size_t>(keys[j])]++)] = static_cast<int>(j);
-	auto there = [&](const auto &v) { return at::tensor(v).to(tree.device); };
-	tree.sequences = {there(from_q), there(from_k), {}, {}, {}, tree.max_q, tree.max_k, tree.pairs};
-	if (static_cast<int64_t>(keys.size()) == tree.n)
+	auto there = [&](const at::Tensor &t, at::ScalarType type) { return t.to(type).to(tree.device); };
+	nt::gpu::Sequences &s = tree.sequences;
+	s = {there(at::tensor(from_q), at::kInt), there(at::tensor(from_k), at::kInt), {}, {}, {}, tree.max_q, tree.max_k,
+	     tree.pairs};
+	if (from_k.back() == tree.n)
 		return;
-	tree.sequences.keys = there(keys);
-	tree.sequences.key_start = there(start);
-	tree.sequences.key_at = there(place);
+	at::Tensor all = at::tensor(keys), times = at::bincount(all, {}, tree.n); // times that a token is read
+	s.keys = there(all, at::kLong);
+	s.key_start = there(at::constant_pad_nd(times.cumsum(0), {1, 0}), at::kInt);
+	s.key_at = there(at::argsort(all, /*stable=*/true, 0), at::kInt);
 }
 
 // ---- the plain version ----

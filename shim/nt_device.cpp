@@ -222,13 +222,11 @@ nt_graph *nt_graph_capture(int index, void (*step)(void *), void *arg)
 		});
 	};
 	action("graph_capture", {}, capture);
-	if (nt_check() != NT_OUT_OF_MEMORY)
-		return static_cast<nt_graph *>(made);
-	nt_clear(); // what the allocator keeps for later is not for a capture: it goes back to the device first
-	action("graph_capture", {}, [&] {
-		gpu_allocator()->emptyCache();
-		capture();
-	});
+	if (nt_check() == NT_OUT_OF_MEMORY) {
+		nt_clear(); // what the allocator keeps for later is not for a capture: it goes back to the device first
+		nt_memory_return(index);
+		action("graph_capture", {}, capture);
+	}
 	return static_cast<nt_graph *>(made);
 }
 

@@ -29,35 +29,6 @@ at::Tensor summed(const Sequences &s, const at::Tensor &g)
 	return at::zeros(shape, g.options().dtype(at::kFloat)).index_add_(0, s.keys, g.to(at::kFloat)).to(g.scalar_type());
 }
 
-// Keys in front of a query that it sees.
-std::optional<int64_t> left(int64_t window) { return window ? std::optional<int64_t>(window - 1) : std::nullopt; }
-
-at::Tensor forward(const Sequences &s, at::TensorList in, int64_t window, double scale, Tensors &keep)
-{
-	attention_cost(s.pairs, in[0], in[1], 2, 1);
-	auto [o, lse, seed, unused, mask] = at::_flash_attention_forward(
-		in[0], laid_out(s, in[1]), laid_out(s, in[2]), s.from_q, s.from_k, s.max_q, s.max_k, 0.0, true, false, scale,
-		left(window));
-	keep = {o, lse, seed, unused};
-	return o;
-}
-
-Tensors backward(const Sequences &s, const Tensors &saved, const at::Tensor &dy, int64_t window, double scale)
-{
-	Deterministic on;
-	attention_cost(s.pairs, saved[0], saved[1], 5, 2);
-	auto [dq, dk, dv] =
-		at::_flash_attention_backward(dy, saved[0], laid_out(s, saved[1]), laid_out(s, saved[2]), saved[3], saved[4],
-					      s.from_q, s.from_k, s.max_q, s.max_k, 0.0, true, saved[5], saved[6], scale,
-					      left(window));
-	if (!s.keys.defined())
-		return {dq, dk, dv};
-	if (!takes(NT_FAST_ATTENTION, {dk, dv}))
-		return {dq, summed(s, dk), summed(s, dv)};
-	auto [k, v] = key_sum(dk, dv, s.key_start, s.key_at);
-	return {dq, k, v};
-}
-
 } // namespace
 
 bool flash_takes(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v)
@@ -66,12 +37,32 @@ bool flash_takes(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v)
 	return fast(NT_FAST_ATTENTION) && bf16(q) && bf16(k) && bf16(v) && q.size(2) % 8 == 0 && q.size(2) <= 256;
 }
 
-at::Tensor flash_attention(const Sequences &tree, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, int64_t window,
+at::Tensor flash_attention(const Sequences &s, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, int64_t window,
 			   double scale)
 {
-	return fused(
-		{q, k, v}, [=](at::TensorList in, Tensors &keep) { return forward(tree, in, window, scale, keep); },
-		[=](const Tensors &saved, const at::Tensor &dy) { return backward(tree, saved, dy, window, scale); });
+	const auto before = window ? std::optional<int64_t>(window - 1) : std::nullopt; // keys in front of a query that it sees
+	auto forward = [=](at::TensorList in, Tensors &keep) {
+		attention_cost(s.pairs, in[0], in[1], 2, 1);
+		auto [o, lse, seed, unused, mask] = at::_flash_attention_forward(
+			in[0], laid_out(s, in[1]), laid_out(s, in[2]), s.from_q, s.from_k, s.max_q, s.max_k, 0.0, true, false,
+			scale, before);
+		keep = {o, lse, seed, unused};
+		return o;
+	};
+	auto backward = [=](const Tensors &saved, const at::Tensor &dy) -> Tensors {
+		Deterministic on;
+		attention_cost(s.pairs, saved[0], saved[1], 5, 2);
+		auto [dq, dk, dv] = at::_flash_attention_backward(
+			dy, saved[0], laid_out(s, saved[1]), laid_out(s, saved[2]), saved[3], saved[4], s.from_q, s.from_k,
+			s.max_q, s.max_k, 0.0, true, saved[5], saved[6], scale, before);
+		if (!s.keys.defined())
+			return {dq, dk, dv};
+		if (!takes(NT_FAST_ATTENTION, {dk, dv}))
+			return {dq, summed(s, dk), summed(s, dv)};
+		auto [sum_k, sum_v] = key_sum(dk, dv, s.key_start, s.key_at);
+		return {dq, sum_k, sum_v};
+	};
+	return fused({q, k, v}, forward, backward);
 }
 
 } // namespace nt::gpu
