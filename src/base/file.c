@@ -347,17 +347,21 @@ enum nla_status nla_new_close(struct nla_new_file *out, struct nla_err *err)
 	return err->status || cannot_write(path, why, err) || nla_sync(dir, err) ? err->status : NLA_OK;
 }
 
-static enum nla_status write_gzip(const struct nla_new_file *out, const char *bytes, size_t n, struct nla_err *err)
+static enum nla_status write_gzip(const struct nla_new_file *out, const void *bytes, size_t n, struct nla_err *err)
 {
-	errno = 0;
-	gzFile gz = gzdopen(fcntl(out->fd, F_DUPFD_CLOEXEC, 0), "wb6");
-	bool fine = gz != NULL;
-	for (size_t piece; fine && n; n -= piece, bytes += piece) {
-		piece = NLA_MIN(n, (size_t)1 << 30); /* zlib counts in 32 bits */
-		fine = gzwrite(gz, bytes, (unsigned)piece) == (int)piece;
-	}
-	fine = gz && gzclose(gz) == Z_OK && fine;
-	return cannot_write(out->path, fine ? 0 : errno ? errno : EIO, err);
+	z_stream z = { .next_in = (unsigned char *)bytes };
+	unsigned char chunk[1 << 15]; /* for our own write(): zlib's ends at an EINTR */
+	if (deflateInit2(&z, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK)
+		NLA_BUG("cannot start gzip");
+	do {
+		if (!z.avail_in)
+			n -= z.avail_in = (uInt)NLA_MIN(n, (size_t)1 << 30); /* zlib counts in 32 bits */
+		z.next_out = chunk;
+		z.avail_out = sizeof(chunk);
+		deflate(&z, n ? Z_NO_FLUSH : Z_FINISH);
+	} while (!nla_new_write(out, chunk, sizeof(chunk) - z.avail_out, err) && (n || !z.avail_out));
+	deflateEnd(&z);
+	return err->status;
 }
 
 enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bool gz, struct nla_err *err)
