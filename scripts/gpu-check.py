@@ -122,10 +122,12 @@ class Report:
     # ---- the checks ----
 
     def machine_(self):
-        git = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
+        made = subprocess.run([self.build / "nla-train", "--version"], capture_output=True, text=True).stdout
+        commit = re.search(r"commit (\S+),", made)
         cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
         memory = re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())
-        self.machine = {"commit": git.stdout.strip(), "kernel": platform.platform(), "processor": cpu.group(1) if cpu else "",
+        self.machine = {"commit": commit.group(1) if commit else "", "kernel": platform.platform(),
+                        "processor": cpu.group(1) if cpu else "",
                         "cores": len(os.sched_getaffinity(0)), "memory GB": round(int(memory.group(1)) / 1e6)}
         cache = self.build / "CMakeCache.txt"
         built = re.search(r"^LIBTORCH_DIR:PATH=(.*)", cache.read_text(), re.M) if cache.exists() else None
