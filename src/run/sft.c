@@ -195,7 +195,7 @@ static enum nla_status save(struct nla_loop *loop, const char *dir, struct nla_e
 
 enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, struct nla_err *err)
 {
-	const bool lm = cfg->sft.role == NLA_ROLE_LM;
+	const bool lm = cfg->sft.role == NLA_ROLE_LM, coarse = lm && cfg->dtype == NLA_DTYPE_BF16;
 	struct nla_lora_spec spec;
 	int64_t room;
 	const bool cosine = cfg->sft.schedule == NLA_SCHEDULE_COSINE;
@@ -208,9 +208,9 @@ enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, st
 			      : "a larger --steps goes on";
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->out, "out", err) ||
 	    nla_models_lora(cfg, &spec, err) ||
-	    nla_config_target(cfg, like, lm && cfg->sft.init ? cfg->seed : -1, &room, &s->target, err))
+	    (!coarse && nla_config_target(cfg, like, lm && cfg->sft.init ? cfg->seed : -1, &room, &s->target, err)))
 		return err->status;
-	if (lm && s->target.lm.dtype != NT_F32)
+	if (coarse || (lm && s->target.lm.dtype != NT_F32))
 		return nla_usage(err, "role lm trains the weights themselves, which bf16 is too coarse for: give --dtype fp32");
 	if (nla_sft_load(s, err) || (lm ? open_weights(s, err) : open_half(s, &spec, err)) || nla_sft_encode(s, err))
 		return err->status;

@@ -47,6 +47,7 @@ bad_train 2 "'rollout.prompts \* rollout.group \* rollout.max_new_tokens' is 439
 bad_train 2 "is 268435456 tokens of 268435456 rows: want at most" --prompts 65536 --group 4096 --max-new-tokens 1
 bad_train 2 "'rollout.temperature' is 0" --temperature 0
 bad_train 2 "lora.targets" --lora.targets q,z
+refused 2 "which bf16 is too coarse for: give --dtype fp32" nla-sft --role lm --dtype bf16 --model "$work/none" --corpus x --out "$work/no" # before it loads
 bad_train 2 "'device' is 'gpu'.*cuda" --device gpu
 bad_train 2 "'--lamda'.*lambda" --lamda 1
 bad_train 2 "'av' is not set" --av ''
