@@ -325,7 +325,7 @@ enum nla_status nla_new_open(struct nla_new_file *out, const char *path, struct 
 	out->fd = open(out->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666); /* a link could lead anywhere */
 	if (out->fd >= 0)
 		return NLA_OK;
-	cannot_write(path, errno, err);
+	cannot_write(errno == ELOOP ? out->tmp : path, errno, err);
 	return nla_new_close(out, err);
 }
 
