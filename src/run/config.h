@@ -20,7 +20,7 @@ enum nla_role { NLA_ROLE_LM, NLA_ROLE_AV, NLA_ROLE_AR };
 
 struct nla_config {
 	char *model, *av, *ar, *av_base, *ar_base, *ref, *data, *out, *device, *memory, *guard;
-	char *lambdas; /* as they were written; the first is reward.lambda */
+	char *lambdas; /* with commas, each as JSON has it; the first is reward.lambda */
 	int dtype;
 	int64_t seed, threads, steps, watchdog;
 	int64_t memory_bytes; /* what `memory` says; 0: nothing */
