@@ -81,20 +81,16 @@ static void add_stats(struct sums *sum, const struct tokens *t, const struct nla
 	sum->tokens += (double)k;
 }
 
-/* Of n tokens, without gradients and checked; intermediates are gone when it returns. */
-static enum nla_status logprob_of(const struct nla_rl *rl, const struct nla_view *view, const struct nla_responses *r,
-				  int64_t n, float *host, struct nla_err *err)
+/* Without gradients; its intermediates are gone when it returns. */
+static nt_tensor *logprob_of(const struct nla_rl *rl, const struct nla_view *view, const struct nla_responses *r,
+			     struct nla_err *err)
 {
 	nt_grad_push(false);
 	nt_scope_push();
 	nt_tensor *logprob = nla_av_logprob(rl->av, view, r, rl->rollout.temperature, NULL, NULL, err);
-	if (logprob && nt_to_host_f32(logprob, host, (size_t)n))
-		nla_nt_fail(err, "cannot read log-probabilities");
-	else if (logprob && !nla_lm_blame(view->lm, host, (size_t)n, err))
-		nla_logprob_check(host, n, err);
-	nt_scope_pop();
+	logprob = nt_scope_pop_with(logprob);
 	nt_grad_pop();
-	return err->status;
+	return logprob;
 }
 
 enum nla_status nla_step_logprob(const struct nla_rl *rl, const struct nla_view *view, const struct nla_step *s, int64_t from,
@@ -107,7 +103,13 @@ enum nla_status nla_step_logprob(const struct nla_rl *rl, const struct nla_view 
 	int64_t n = 0;
 	for (int64_t i = from; i < to; i++)
 		n += s->tokens.length[i];
-	logprob_of(rl, view, &r, n, host, err);
+	nt_scope_push();
+	const nt_tensor *logprob = logprob_of(rl, view, &r, err);
+	if (logprob && nt_to_host_f32(logprob, host, (size_t)n))
+		nla_nt_fail(err, "cannot read log-probabilities");
+	else if (logprob && !nla_lm_blame(view->lm, host, (size_t)n, err))
+		nla_logprob_check(host, n, err);
+	nt_scope_pop();
 	for (int64_t i = from, at = 0; i < to; at += s->tokens.length[i++])
 		memcpy(out + (i - from) * width, host + at, (size_t)s->tokens.length[i] * sizeof(*out));
 	return err->status;
@@ -119,21 +121,25 @@ static enum nla_status micro(const struct nla_rl *rl, const struct nla_step *s, 
 	nla_auto int64_t *prompt_of = nla_alloc((size_t)(t->to - t->from), sizeof(*prompt_of));
 	struct nla_responses r = nla_step_responses(s, t->from, t->to, rl->av->target->lm.arch.d_model, prompt_of);
 	struct nla_recompute re = { .on = rl->update.recompute };
-	nt_tensor *entropy = NULL, *loss = NULL;
+	nt_tensor *entropy = NULL, *logp = NULL, *loss = NULL;
 	double value = 0;
-	if (rl->update.kl != 0 && !s->ref_logprob && logprob_of(rl, &rl->reference, &r, t->n, t->ref, err))
-		return err->status;
 	nt_scope_push();
+	const nt_tensor *ref = rl->update.kl == 0 ? NULL /* it stays on the device: the host does not wait for it */
+			     : s->ref_logprob ? nt_f32(rl->av->target->lm.device, t->ref, t->n)
+					      : logprob_of(rl, &rl->reference, &r, err);
 	nt_grad_push(true);
-	nt_tensor *ref = rl->update.kl != 0 ? nt_f32(rl->av->target->lm.device, t->ref, t->n) : NULL;
-	nt_tensor *logp = nla_av_logprob(rl->av, &rl->policy, &r, rl->rollout.temperature, &entropy, &re, err);
+	if (!err->status)
+		logp = nla_av_logprob(rl->av, &rl->policy, &r, rl->rollout.temperature, &entropy, &re, err);
 	if (logp)
 		loss = loss_of(t, logp, ref, s->old ? nt_f32(nt_device_of(logp), t->old, t->n) : nt_detach(logp), &rl->update);
 	if (loss && !nla_recompute_backward(&re, loss, err)) {
 		nt_to_host_f32(logp, t->logp, (size_t)t->n);
+		if (ref)
+			nt_to_host_f32(ref, t->ref, (size_t)t->n);
 		nt_to_host_f32(entropy, t->entropy, (size_t)t->n);
 		nt_item(loss, &value);
 		nla_logprob_check(t->logp, t->n, err);
+		nla_logprob_check(t->ref, t->n, err);
 		if (!s->old)
 			memcpy(t->old, t->logp, (size_t)t->n * sizeof(float));
 		add_stats(sum, t, s, rl->update.clip);
