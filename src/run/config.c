@@ -56,7 +56,7 @@ const struct nla_option nla_config_table[] = {
 	PATH(out, NULL, TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT | FREE,
 	     "folder to write; a file's is that of training: nla-eval and nla-export read the flag alone; "
 	     "nla-eval: empty means evaluations/step-N in av's run"),
-	STR(device, "auto", NULL, ALL, "auto, cpu, cuda or cuda:N"),
+	STR(device, "auto", NULL, ALL | FREE, "auto, cpu, cuda or cuda:N"),
 	ENUM(dtype, "auto", "auto|fp32|bf16", NULL, ALL & ~EXPORT,
 	     "type of the weights; the CPU computes in fp32 with either; auto: fp32 on the CPU, bf16 on a GPU"),
 	INT(seed, "0", 0, BIG, NULL, ALL & ~EXPORT, "seed of all random numbers"),
@@ -441,7 +441,7 @@ enum nla_status nla_config_target(const struct nla_config *cfg, const char *like
 {
 	struct nla_chat_cfg chat = cfg->chat;
 	int device;
-	nt_dtype dtype;
+	nt_dtype dtype = NT_F32;
 	chat.like = like;
 	if (open_device(cfg, &device, &dtype, err) || (room && find_room(cfg, device, room, err)))
 		return err->status;

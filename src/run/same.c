@@ -120,11 +120,24 @@ cJSON *nla_same_ranks(const struct nla_config *cfg, enum nla_command command, st
 	return same;
 }
 
+/* Which card it is matters little; a CPU in place of one, or the other way round, does: the type of the weights may change too. */
+static void say_moved(const char *config, int device)
+{
+	struct nla_err ignored = NLA_ERR_INIT;
+	const char *now = nt_device_name(device);
+	nla_auto_json cJSON *was = NULL;
+	const char *before = nla_exists(config) && !nla_json_read(config, &was, &ignored)
+				     ? cJSON_GetStringValue(nla_json_at(was, "_made_by.device")) : NULL;
+	if (before && strncmp(before, now, strcspn(now, ":")))
+		nla_say("it was made on %s so far, and goes on on %s: its numbers are not those of one device", before, now);
+}
+
 enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, unsigned of, int device, struct nla_err *err)
 {
-	nla_auto char *inputs = nla_path_join(folder, "inputs.json");
+	nla_auto char *inputs = nla_path_join(folder, "inputs.json"), *config = nla_path_join(folder, "config.json");
 	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *held = cJSON_CreateObject();
 	add_options(held, now, is_fixed, of, false, err);
+	say_moved(config, device);
 	if (!err->status && !nla_config_write(cfg, device, folder, err) && !nla_exists(inputs))
 		nla_json_write(inputs, held, true, err);
 	return err->status;
