@@ -82,10 +82,11 @@ case " $slots $samples " in *" 0 "* | *"  ") usage_error "--slots and --samples 
 [ -z "$together" ] || [ -z "$slurm$part" ] || usage_error "--together makes one job of a seed: leave --slurm and --part away"
 case $gate in off) ;; *[!-0-9.]* | '') usage_error "--gate wants an FVE or off, not '$gate'" ;; esac
 job="$job $(quoted "$config" -- "$@")"
-# Each number as nla-train writes it and names folders by it: 1e-05 for 0.00001. It refuses what is not a number.
-lambdas=$(for lambda in $lambdas; do
-	awk -v x="$lambda" 'BEGIN { for (d = 15; x ~ /^[-+.0-9eE]+$/ && d <= 17 && (s = sprintf("%." d "g", x)) + 0 != x + 0; d++); print s == "" ? x : s }'
-done)
+# Each number once, as nla-train writes it and names folders by it: 1e-05 for 0.00001. It refuses what is not a number.
+# shellcheck disable=SC2086  # numbers are words
+lambdas=$(printf '%s\n' $lambdas | awk '{ s = ""
+	for (d = 15; $0 ~ /^[-+.0-9eE]+$/ && d <= 17 && (s = sprintf("%." d "g", $0)) + 0 != $0 + 0; d++);
+	s = s == "" ? $0 : s } !seen[s]++ { print s }')
 run_of() { echo "$out/lambda-$1-seed-$2"; }
 wanted=0
 for seed in $seeds; do
