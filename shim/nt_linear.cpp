@@ -40,12 +40,22 @@ static at::Tensor product_stored(const at::Tensor &x, const at::Tensor &w)
 		{!w.requires_grad()});
 }
 
+static bool is_stored(const at::Tensor &x, const at::Tensor &w)
+{
+	return w.scalar_type() == at::kBFloat16 && x.scalar_type() == at::kFloat;
+}
+
+static bool by_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor &bias)
+{
+	return decoding && !c10::GradMode::is_enabled() && nt::fast({x, bias.defined() ? bias : x}) &&
+	       std::all_of(ws.begin(), ws.end(), [&](const at::Tensor &w) { return is_stored(x, w) || nt::fast(w); });
+}
+
 static at::Tensor product(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bias = {})
 {
-	bool stored = w.scalar_type() == at::kBFloat16 && x.scalar_type() == at::kFloat;
-	if (decoding && !c10::GradMode::is_enabled() && nt::fast({x, stored ? x : w, bias.defined() ? bias : x}) && w.is_cpu())
+	if (by_rows(x, w, bias))
 		return nt::linear_rows(x, w, bias);
-	if (!stored)
+	if (!is_stored(x, w))
 		return bias.defined() ? at::linear(x, w, bias) : at::linear(x, w);
 	auto shape = x.sizes().vec();
 	shape.back() = w.size(0);
@@ -118,6 +128,10 @@ at::Tensor project(const Projection &p, at::TensorList in, Tensors &keep)
 	const bool one = p.n_w == 1;
 	if (one && p.residual && !p.biased && !x.is_cpu()) { // a GPU adds in the product: one kernel and one rounding less
 		y = at::addmm(in[RESIDUAL], x, in[W].t());
+	} else if (at::TensorList w = in.slice(W, p.n_w); by_rows(x, w, p.biased ? in[BIAS] : none)) {
+		y = nt::linear_rows(x, w, p.biased ? in[BIAS] : none);
+		if (p.residual)
+			y.add_(in[RESIDUAL]);
 	} else {
 		for (size_t i = 0; i < p.n_w; i++)
 			parts.push_back(product(x, in[W + i], p.biased && one ? in[BIAS] : none));

@@ -21,8 +21,15 @@ constexpr int64_t STRETCH = 192; // terms summed apart: sums of sums round less
 
 using Bf16 = uint16_t; // as it is stored: the upper half of an fp32
 
-using Outputs = void (*)(const float *xt, const void *w, const float *bias, float *y, int64_t rows, int64_t in, int64_t out,
-			 int64_t from, int64_t to);
+struct Product { // y [rows][out], of rows `width` apart, = x W^T + bias; xt: x as transposed() has it
+	const float *xt;
+	const void *w;
+	const float *bias; // or NULL
+	float *y;
+	int64_t rows, in, out, width;
+};
+
+using Outputs = void (*)(const Product &p, int64_t from, int64_t to);
 struct Kernel {
 	int64_t lanes, group; // group: rows in one pass over the weights
 	Outputs of_fp32, of_bf16;
@@ -83,12 +90,15 @@ namespace avx512
 } // namespace avx512
 #endif
 
-const Kernel &choose()
+// A narrower vector that has all rows takes less time for each of the weights.
+const Kernel &choose(int64_t rows)
 {
 #if defined(__x86_64__)
-	if (__builtin_cpu_supports("avx512f"))
+	static const bool wide = __builtin_cpu_supports("avx512f");
+	static const bool middle = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+	if (wide && rows > avx2::kernel.lanes)
 		return avx512::kernel;
-	if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+	if (middle)
 		return avx2::kernel;
 #endif
 	return plain::kernel;
@@ -108,27 +118,43 @@ at::Tensor transposed(const Kernel &kernel, const float *x, int64_t rows, int64_
 	return xt;
 }
 
+int64_t panels(const at::Tensor &w) { return (w.size(0) + PANEL - 1) / PANEL; }
+
 } // namespace
 
 namespace nt
 {
 
-at::Tensor linear_rows(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bias)
+at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor &bias)
 {
-	static const Kernel &kernel = choose();
-	TORCH_CHECK(w.dim() == 2 && x.dim() > 0 && x.size(-1) == w.size(1), "widths differ");
-	TORCH_CHECK(!bias.defined() || bias.numel() == w.size(0), "the bias has ", bias.numel(), " numbers");
-	int64_t in = w.size(1), out = w.size(0), rows = x.numel() / std::max<int64_t>(in, 1), units = (out + PANEL - 1) / PANEL;
+	int64_t in = x.dim() ? x.size(-1) : 0, rows = x.numel() / std::max<int64_t>(in, 1), width = 0, units = 0;
+	const Kernel &kernel = choose(rows);
+	Tensors matrices;
+	for (const at::Tensor &w : ws) {
+		TORCH_CHECK(w.dim() == 2 && x.dim() > 0 && in == w.size(1), "widths differ");
+		matrices.push_back(w.contiguous());
+		width += w.size(0);
+		units += panels(w);
+	}
+	TORCH_CHECK(!bias.defined() || bias.numel() == width, "the bias has ", bias.numel(), " numbers");
 	auto shape = x.sizes().vec();
-	shape.back() = out;
-	at::Tensor y = at::empty(shape, x.options()), xs = x.contiguous(), ws = w.contiguous();
-	at::Tensor bs = bias.defined() ? bias.contiguous() : bias, xt = transposed(kernel, ptr(xs), rows, in, x.options());
-	cost(2.0 * double(rows) * double(in * out), 4.0 * double(rows * in + in * out + rows * out));
+	shape.back() = width;
+	at::Tensor y = at::empty(shape, x.options()), xs = x.contiguous(), bs = bias.defined() ? bias.contiguous() : bias;
+	at::Tensor xt = transposed(kernel, ptr(xs), rows, in, x.options());
+	cost(2.0 * double(rows) * double(in * width), 4.0 * double(rows * in + in * width + rows * width));
 	int64_t grain = std::max<int64_t>(1, 65536 / (PANEL * std::max<int64_t>(1, in * rows)));
-	Outputs outputs = w.scalar_type() == at::kFloat ? kernel.of_fp32 : kernel.of_bf16;
 	at::parallel_for(0, units, grain, [&](int64_t from, int64_t to) {
-		outputs(ptr(xt), ws.const_data_ptr(), ptr(bs), nt::out(y), rows, in, out, from * PANEL,
-			std::min(to * PANEL, out));
+		int64_t at = 0;
+		for (const at::Tensor &w : matrices) {
+			const int64_t n = panels(w), none = 0, first = std::clamp(from, none, n), end = std::clamp(to, none, n);
+			const Product p = {ptr(xt), w.const_data_ptr(), bs.defined() ? ptr(bs) + at : nullptr, nt::out(y) + at,
+					   rows, in, w.size(0), width};
+			const Outputs outputs = w.scalar_type() == at::kFloat ? kernel.of_fp32 : kernel.of_bf16;
+			outputs(p, first * PANEL, std::min(end * PANEL, p.out));
+			from -= n;
+			to -= n;
+			at += p.out;
+		}
 	});
 	return y;
 }

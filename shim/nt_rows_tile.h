@@ -83,28 +83,26 @@ TARGET __attribute__((noinline)) void panel(const float *xt, const W *w, const f
 		tile<VECS, 1>(xt, w + o * in, bias ? bias + o : nullptr, in, acc + o * VECS * LANES);
 }
 
-template <class W>
-TARGET static void outputs(const float *xt, const void *weights, const float *bias, float *y, int64_t rows, int64_t in,
-			   int64_t out, int64_t from, int64_t to)
+template <class W> TARGET void outputs(const Product &p, int64_t from, int64_t to)
 {
-	const W *w = static_cast<const W *>(weights);
 	alignas(64) float acc[PANEL * MOST * LANES];
 	for (int64_t o = from; o < to; o += PANEL)
-		for (int64_t r = 0; r < rows; r += MOST * LANES) {
-			int64_t n = std::min<int64_t>(PANEL, to - o), m = std::min<int64_t>(MOST * LANES, rows - r);
+		for (int64_t r = 0; r < p.rows; r += MOST * LANES) {
+			int64_t n = std::min<int64_t>(PANEL, to - o), m = std::min<int64_t>(MOST * LANES, p.rows - r);
 			int64_t vecs = (m + LANES - 1) / LANES;
-			const float *x = xt + r * in, *b = bias ? bias + o : nullptr;
-			const W *first = w + o * in;
+			const float *x = p.xt + r * p.in, *b = p.bias ? p.bias + o : nullptr;
+			const W *w = static_cast<const W *>(p.w) + o * p.in;
 			if (vecs == 1)
-				panel<1, 8>(x, first, b, in, n, acc);
+				panel<1, LANES == 16 ? 16 : 8>(x, w, b, p.in, n, acc);
 			else if (vecs == 2)
-				panel<2, MOST == 2 ? 8 : 6>(x, first, b, in, n, acc);
+				panel<2, MOST == 2 ? 8 : 6>(x, w, b, p.in, n, acc);
 			else if (vecs == 3)
-				panel<MOST == 2 ? 1 : 3, 4>(x, first, b, in, n, acc);
+				panel<MOST == 2 ? 1 : 3, 4>(x, w, b, p.in, n, acc);
 			else
-				panel<MOST == 2 ? 1 : 4, 3>(x, first, b, in, n, acc);
+				panel<MOST == 2 ? 1 : 4, 3>(x, w, b, p.in, n, acc);
 			for (int64_t i = 0; i < m; i += 4) // few at a time: rows 4 KB apart share a place in the cache
-				transpose(acc + i, vecs * LANES, y + (r + i) * out + o, out, n, std::min<int64_t>(4, m - i));
+				transpose(acc + i, vecs * LANES, p.y + (r + i) * p.width + o, p.width, n,
+					  std::min<int64_t>(4, m - i));
 		}
 }
 

@@ -120,7 +120,7 @@ cJSON *nla_same_ranks(const struct nla_config *cfg, enum nla_command command, st
 	return same;
 }
 
-/* Which card it is matters little; a CPU in place of one, or the other way round, does: the type of the weights may change too. */
+/* Which card it is matters little; a CPU in place of one, or one of a CPU, does: the type of the weights may change too. */
 static void say_moved(const char *config, int device)
 {
 	struct nla_err ignored = NLA_ERR_INIT;
