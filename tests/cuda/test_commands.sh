@@ -21,6 +21,13 @@ on_cuda nla-train "$demo/config.json" --steps 3 --prompts 2 --group 4 --max-new-
 "$SOURCE_DIR/scripts/nla-profile" run-true/trace-3.json >table
 [ "$(grep -c '^[rsu][a-z]* .* 100.0%' table)" -eq 3 ] || fail "no profile: $(cat table)"
 grep -q 'the profiler cannot time kernels on cuda:0' stderr || fail "the fake has kernel times"
+# A run that the CPU began goes on on the card, with the copies of its type, and the other way round.
+set -- "$demo/config.json" --prompts 2 --group 4 --max-new-tokens 8 --eval.rows 4 --log.probe 0 --out moved --resume
+ok nla-train "$@" --steps 1
+on_cuda nla-train "$@" --steps 2
+grep -q '^it was made on cpu so far, and goes on on cuda:0: ' stderr || fail "it moved to the card: $(cat stderr)"
+ok nla-train "$@" --steps 3
+grep -q '^it was made on cuda:0 so far, and goes on on cpu: ' stderr || fail "it moved to the CPU: $(cat stderr)"
 on_cuda nla-train --check "$demo/config.json"
 grep -qx go stdout || fail "the check of a GPU does not end in go: $(cat stdout)"
 on_cuda nla-eval "$demo/config.json" --data "$demo/eval" --eval.rows 4 --max-new-tokens 8 --out eval
