@@ -202,9 +202,16 @@ struct Logprob {
 	at::Tensor entropy; // [n]; undefined: not wanted
 };
 
-at::Tensor logits_of(const at::Tensor &h, const at::Tensor &w)
+// Of one chunk after the other, the first of which is the longest: where it can be in the same room, whose pages the kernel has
+// cleared once.
+at::Tensor logits_of(const at::Tensor &h, const at::Tensor &w, at::Tensor &room)
 {
-	return h.is_cpu() ? nt::times(h, w, false).to(at::kFloat) : nt::mm_f32(h, w.t());
+	if (!nt::fast({h, w}))
+		return h.is_cpu() ? nt::times(h, w, false).to(at::kFloat) : nt::mm_f32(h, w.t());
+	if (!room.defined())
+		room = at::empty({h.size(0), w.size(0)}, h.options());
+	at::Tensor z = room.narrow(0, 0, h.size(0));
+	return at::mm_out(z, h, w.t());
 }
 
 // z [m, v], ids, lp, lz, entropy [m]
@@ -232,10 +239,10 @@ at::Tensor logprob_forward(const Logprob &a, at::TensorList in, Tensors &keep)
 {
 	const at::Tensor &h = in[0];
 	int64_t n = h.size(0);
-	at::Tensor lp = at::empty({n}, h.options().dtype(at::kFloat)), lz = at::empty_like(lp);
+	at::Tensor lp = at::empty({n}, h.options().dtype(at::kFloat)), lz = at::empty_like(lp), room;
 	for (int64_t i = 0; i < n; i += a.chunk) {
 		auto part = [=](const at::Tensor &t) { return t.defined() ? t.narrow(0, i, std::min(a.chunk, n - i)) : t; };
-		logprob_chunk(a, logits_of(part(h), in[1]), part(in[2]), part(lp), part(lz), part(a.entropy));
+		logprob_chunk(a, logits_of(part(h), in[1], room), part(in[2]), part(lp), part(lz), part(a.entropy));
 	}
 	keep.push_back(lz);
 	return lp;
@@ -259,10 +266,10 @@ void logprob_chunk_back(const Logprob &a, const at::Tensor &z, const at::Tensor 
 Tensors logprob_backward(const Logprob &a, const Tensors &saved, const at::Tensor &g)
 {
 	const at::Tensor &h = saved[0], &w = saved[1];
-	at::Tensor dh = at::empty_like(h), dw = w.requires_grad() ? at::zeros_like(w, h.options()) : at::Tensor();
+	at::Tensor room, dh = at::empty_like(h), dw = w.requires_grad() ? at::zeros_like(w, h.options()) : at::Tensor();
 	for (int64_t i = 0; i < h.size(0); i += a.chunk) {
 		int64_t m = std::min(a.chunk, h.size(0) - i);
-		at::Tensor hi = h.narrow(0, i, m), z = logits_of(hi, w);
+		at::Tensor hi = h.narrow(0, i, m), z = logits_of(hi, w, room);
 		logprob_chunk_back(a, z, saved[2].narrow(0, i, m), saved[3].narrow(0, i, m), g.narrow(0, i, m));
 		z = z.to(h.scalar_type());
 		dh.narrow(0, i, m).copy_(nt::times(z, w, true));
