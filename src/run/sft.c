@@ -195,7 +195,8 @@ static enum nla_status save(struct nla_loop *loop, const char *dir, struct nla_e
 
 enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, struct nla_err *err)
 {
-	const bool lm = cfg->sft.role == NLA_ROLE_LM, coarse = lm && cfg->dtype == NLA_DTYPE_BF16;
+	const bool lm = cfg->sft.role == NLA_ROLE_LM;
+	struct nla_config target = *cfg;
 	struct nla_lora_spec spec;
 	int64_t room;
 	const bool cosine = cfg->sft.schedule == NLA_SCHEDULE_COSINE;
@@ -207,11 +208,13 @@ enum nla_status nla_sft_open(struct nla_sft *s, const struct nla_config *cfg, st
 	s->loop.more = cosine ? "its schedule ended there: start from it (--av, --ar or --model) into another --out"
 			      : "a larger --steps goes on";
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->out, "out", err) ||
-	    nla_models_lora(cfg, &spec, err) ||
-	    (!coarse && nla_config_target(cfg, like, lm && cfg->sft.init ? cfg->seed : -1, &room, &s->target, err)))
+	    nla_models_lora(cfg, &spec, err))
 		return err->status;
-	if (coarse || (lm && s->target.lm.dtype != NT_F32))
+	if (lm && cfg->dtype == NLA_DTYPE_BF16)
 		return nla_usage(err, "role lm trains the weights themselves, which bf16 is too coarse for: give --dtype fp32");
+	target.dtype = lm ? NLA_DTYPE_FP32 : cfg->dtype;
+	if (nla_config_target(&target, like, lm && cfg->sft.init ? cfg->seed : -1, &room, &s->target, err))
+		return err->status;
 	if (nla_sft_load(s, err) || (lm ? open_weights(s, err) : open_half(s, &spec, err)) || nla_sft_encode(s, err))
 		return err->status;
 	nla_cursor_init(&s->loop.cursor, (uint64_t)cfg->seed, s->split.n_train);
