@@ -124,7 +124,8 @@ static enum nla_status micro(const struct nla_rl *rl, const struct nla_step *s, 
 	nt_tensor *entropy = NULL, *logp = NULL, *loss = NULL;
 	double value = 0;
 	nt_scope_push();
-	const nt_tensor *ref = rl->update.kl == 0 ? NULL /* it stays on the device: the host does not wait for it */
+	/* computed here, it stays on the device: the host does not wait for it before the policy's pass */
+	const nt_tensor *ref = rl->update.kl == 0 ? NULL
 			     : s->ref_logprob ? nt_f32(rl->av->target->lm.device, t->ref, t->n)
 					      : logprob_of(rl, &rl->reference, &r, err);
 	nt_grad_push(true);
@@ -134,7 +135,7 @@ static enum nla_status micro(const struct nla_rl *rl, const struct nla_step *s, 
 		loss = loss_of(t, logp, ref, s->old ? nt_f32(nt_device_of(logp), t->old, t->n) : nt_detach(logp), &rl->update);
 	if (loss && !nla_recompute_backward(&re, loss, err)) {
 		nt_to_host_f32(logp, t->logp, (size_t)t->n);
-		if (ref)
+		if (ref && !s->ref_logprob)
 			nt_to_host_f32(ref, t->ref, (size_t)t->n);
 		nt_to_host_f32(entropy, t->entropy, (size_t)t->n);
 		nt_item(loss, &value);
