@@ -77,7 +77,7 @@ at::Tensor fused(at::TensorList in, const Forward &forward, const Backward &back
 // x W^T, or with `back` x W: x [n,..], W [O,I] maybe stored in another type, computed in that of x. No gradient.
 at::Tensor times(const at::Tensor &x, const at::Tensor &w, bool back);
 
-// x W^T + bias (undefined: none), one after the other of all ws (nt_rows.cpp): fast() tensors, W or bf16; no gradient.
+// x W^T + bias (undefined: none) of all ws side by side (nt_rows.cpp): fast() tensors, W or bf16; no gradient.
 at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor &bias);
 
 at::Tensor mm_f32(const at::Tensor &a, const at::Tensor &b); // fp32 from whatever type; no gradient

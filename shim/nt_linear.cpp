@@ -45,21 +45,26 @@ static bool is_stored(const at::Tensor &x, const at::Tensor &w)
 	return w.scalar_type() == at::kBFloat16 && x.scalar_type() == at::kFloat;
 }
 
-static bool by_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor &bias)
+// x W^T + bias, of all ws side by side.
+static at::Tensor product(const at::Tensor &x, at::TensorList ws, const at::Tensor &bias = {})
 {
-	return decoding && !c10::GradMode::is_enabled() && nt::fast({x, bias.defined() ? bias : x}) &&
-	       std::all_of(ws.begin(), ws.end(), [&](const at::Tensor &w) { return is_stored(x, w) || nt::fast(w); });
-}
-
-static at::Tensor product(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bias = {})
-{
-	if (by_rows(x, w, bias))
-		return nt::linear_rows(x, w, bias);
-	if (!is_stored(x, w))
+	const at::Tensor &w = ws[0];
+	if (decoding && !c10::GradMode::is_enabled() && nt::fast({x, bias.defined() ? bias : x}) &&
+	    std::all_of(ws.begin(), ws.end(), [&](const at::Tensor &one) { return is_stored(x, one) || nt::fast(one); }))
+		return nt::linear_rows(x, ws, bias);
+	at::Tensor y;
+	if (ws.size() > 1) {
+		Tensors parts;
+		for (const at::Tensor &one : ws)
+			parts.push_back(product(x, one));
+		y = at::cat(parts, -1);
+	} else if (is_stored(x, w)) {
+		auto shape = x.sizes().vec();
+		shape.back() = w.size(0);
+		y = product_stored(x.reshape({-1, x.size(-1)}), w).view(shape);
+	} else {
 		return bias.defined() ? at::linear(x, w, bias) : at::linear(x, w);
-	auto shape = x.sizes().vec();
-	shape.back() = w.size(0);
-	at::Tensor y = product_stored(x.reshape({-1, x.size(-1)}), w).view(shape);
+	}
 	return bias.defined() ? y + bias : y;
 }
 
@@ -123,21 +128,11 @@ at::Tensor add_stacked(const Projection &p, const at::Tensor &x, at::Tensor y)
 at::Tensor project(const Projection &p, at::TensorList in, Tensors &keep)
 {
 	const at::Tensor &x = in[X], none;
-	Tensors parts;
 	at::Tensor y;
-	const bool one = p.n_w == 1;
-	if (one && p.residual && !p.biased && !x.is_cpu()) { // a GPU adds in the product: one kernel and one rounding less
+	if (p.n_w == 1 && p.residual && !p.biased && !x.is_cpu()) { // a GPU adds in the product: a kernel and a rounding less
 		y = at::addmm(in[RESIDUAL], x, in[W].t());
-	} else if (at::TensorList w = in.slice(W, p.n_w); by_rows(x, w, p.biased ? in[BIAS] : none)) {
-		y = nt::linear_rows(x, w, p.biased ? in[BIAS] : none);
-		if (p.residual)
-			y.add_(in[RESIDUAL]);
 	} else {
-		for (size_t i = 0; i < p.n_w; i++)
-			parts.push_back(product(x, in[W + i], p.biased && one ? in[BIAS] : none));
-		y = one ? parts[0] : at::cat(parts, 1);
-		if (p.biased && !one)
-			y = y + in[BIAS];
+		y = product(x, in.slice(W, p.n_w), p.biased ? in[BIAS] : none);
 		if (p.residual)
 			y = in[RESIDUAL] + y;
 	}

@@ -21,7 +21,7 @@ constexpr int64_t STRETCH = 192; // terms summed apart: sums of sums round less
 
 using Bf16 = uint16_t; // as it is stored: the upper half of an fp32
 
-struct Product { // y [rows][out], of rows `width` apart, = x W^T + bias; xt: x as transposed() has it
+struct Product { // x W^T + bias -> y [rows][out], whose rows are `width` apart; xt: x as transposed() returns it
 	const float *xt;
 	const void *w;
 	const float *bias; // or NULL
@@ -90,7 +90,7 @@ namespace avx512
 } // namespace avx512
 #endif
 
-// A narrower vector that has all rows takes less time for each of the weights.
+// The narrower vector, where it holds all rows: with 8 of them two thirds of the time.
 const Kernel &choose(int64_t rows)
 {
 #if defined(__x86_64__)
@@ -127,11 +127,12 @@ namespace nt
 
 at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor &bias)
 {
-	int64_t in = x.dim() ? x.size(-1) : 0, rows = x.numel() / std::max<int64_t>(in, 1), width = 0, units = 0;
+	TORCH_CHECK(x.dim() > 0, "widths differ");
+	int64_t in = x.size(-1), rows = x.numel() / std::max<int64_t>(in, 1), width = 0, units = 0;
 	const Kernel &kernel = choose(rows);
 	Tensors matrices;
 	for (const at::Tensor &w : ws) {
-		TORCH_CHECK(w.dim() == 2 && x.dim() > 0 && in == w.size(1), "widths differ");
+		TORCH_CHECK(w.dim() == 2 && in == w.size(1), "widths differ");
 		matrices.push_back(w.contiguous());
 		width += w.size(0);
 		units += panels(w);
@@ -146,13 +147,12 @@ at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor 
 	at::parallel_for(0, units, grain, [&](int64_t from, int64_t to) {
 		int64_t at = 0;
 		for (const at::Tensor &w : matrices) {
-			const int64_t n = panels(w), none = 0, first = std::clamp(from, none, n), end = std::clamp(to, none, n);
 			const Product p = {ptr(xt), w.const_data_ptr(), bs.defined() ? ptr(bs) + at : nullptr, nt::out(y) + at,
 					   rows, in, w.size(0), width};
 			const Outputs outputs = w.scalar_type() == at::kFloat ? kernel.of_fp32 : kernel.of_bf16;
-			outputs(p, first * PANEL, std::min(end * PANEL, p.out));
-			from -= n;
-			to -= n;
+			outputs(p, std::max<int64_t>(from, 0) * PANEL, std::min(to * PANEL, p.out));
+			from -= panels(w);
+			to -= panels(w);
 			at += p.out;
 		}
 	});
