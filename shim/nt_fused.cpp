@@ -202,16 +202,15 @@ struct Logprob {
 	at::Tensor entropy; // [n]; undefined: not wanted
 };
 
-// Of one chunk after the other, the first of which is the longest: where it can be in the same room, whose pages the kernel has
-// cleared once.
+// Of a chunk. On the CPU all chunks, of which the first is the longest, share `room`: the system clears every page of fresh
+// memory, which took a tenth of an update.
 at::Tensor logits_of(const at::Tensor &h, const at::Tensor &w, at::Tensor &room)
 {
-	if (!nt::fast({h, w}))
-		return h.is_cpu() ? nt::times(h, w, false).to(at::kFloat) : nt::mm_f32(h, w.t());
+	if (!h.is_cpu())
+		return nt::mm_f32(h, w.t());
 	if (!room.defined())
 		room = at::empty({h.size(0), w.size(0)}, h.options());
-	at::Tensor z = room.narrow(0, 0, h.size(0));
-	return at::mm_out(z, h, w.t());
+	return nt::times(h, w, false, room.narrow(0, 0, h.size(0))).to(at::kFloat);
 }
 
 // z [m, v], ids, lp, lz, entropy [m]
@@ -272,7 +271,7 @@ Tensors logprob_backward(const Logprob &a, const Tensors &saved, const at::Tenso
 		at::Tensor hi = h.narrow(0, i, m), z = logits_of(hi, w, room);
 		logprob_chunk_back(a, z, saved[2].narrow(0, i, m), saved[3].narrow(0, i, m), g.narrow(0, i, m));
 		z = z.to(h.scalar_type());
-		dh.narrow(0, i, m).copy_(nt::times(z, w, true));
+		nt::times(z, w, true, dh.narrow(0, i, m));
 		if (dw.defined())
 			dw.addmm_(z.t(), hi);
 	}

@@ -74,8 +74,9 @@ using Forward = std::function<at::Tensor(at::TensorList in, Tensors &keep)>;
 using Backward = std::function<Tensors(const Tensors &saved, const at::Tensor &dy)>;
 at::Tensor fused(at::TensorList in, const Forward &forward, const Backward &backward, const std::vector<bool> &unsaved = {});
 
-// x W^T, or with `back` x W: x [n,..], W [O,I] maybe stored in another type, computed in that of x. No gradient.
-at::Tensor times(const at::Tensor &x, const at::Tensor &w, bool back);
+// x W^T, or with `back` x W: x [n,..], W [O,I] maybe stored in another type, computed in that of x, into y where it is given.
+// No gradient.
+at::Tensor times(const at::Tensor &x, const at::Tensor &w, bool back, at::Tensor y = {});
 
 // x W^T + bias (undefined: none) of all ws side by side (nt_rows.cpp): fast() tensors, W or bf16; no gradient.
 at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor &bias);

@@ -13,11 +13,12 @@ void nt_decoding(bool on) { decoding = on; }
 
 static const int64_t PIECE = 1 << 21; // numbers of a matrix in the type of the product at once: 8 MB in fp32
 
-at::Tensor nt::times(const at::Tensor &x, const at::Tensor &w, bool back)
+at::Tensor nt::times(const at::Tensor &x, const at::Tensor &w, bool back, at::Tensor y)
 {
+	if (!y.defined())
+		y = at::empty({x.size(0), w.size(back)}, x.options());
 	if (x.scalar_type() == w.scalar_type())
-		return at::mm(x, back ? w : w.t());
-	at::Tensor y = at::empty({x.size(0), w.size(back)}, x.options());
+		return at::mm_out(y, x, back ? w : w.t());
 	int64_t out = w.size(0), step = std::max<int64_t>(1, PIECE / w.size(1));
 	for (int64_t o = 0, n = std::min(step, out); o < out; o += n, n = std::min(step, out - o)) {
 		at::Tensor piece = w.narrow(0, o, n).to(x.scalar_type());
