@@ -104,7 +104,9 @@ cp -r out hopeless
 sed -i 's/"fve_se": 0.03/"fve_se": null/; s/"fve": [^,]*/"fve": null/; s/"fve_meannorm":0.2/"fve_meannorm": null/' hopeless/lambda-0.002-seed-0/evaluations/step-3/summary.json
 mv out kept && mv hopeless out
 seeds=0 lambdas="0.0 2e-3 0 0.002" # the same two, in other spellings
+rm calls
 sweep || fail "a run whose rows all failed is finished: $(cat err)"
+[ "$(grep -c ^controls calls)" = 3 ] || fail "a lambda that is named twice has two runs: $(cat calls)"
 [ "$(ls -d out/lambda-*-seed-0 | wc -l)" -eq 2 ] || fail "another spelling of a lambda is another run: $(ls out)"
 seeds="0 1" lambdas="0 0.002"
 rm -r out && mv kept out
