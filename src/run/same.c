@@ -120,8 +120,8 @@ cJSON *nla_same_ranks(const struct nla_config *cfg, enum nla_command command, st
 	return same;
 }
 
-/* Which card it is matters little; a CPU in place of one, or one of a CPU, does: the type of the weights may change too. */
-static void say_moved(const char *config, int device)
+/* From a CPU to a card or back; from one card to another is not worth a word. */
+static void say_moved(const char *folder, const char *config, int device)
 {
 	struct nla_err ignored = NLA_ERR_INIT;
 	const char *now = nt_device_name(device);
@@ -129,7 +129,8 @@ static void say_moved(const char *config, int device)
 	const char *before = nla_exists(config) && !nla_json_read(config, &was, &ignored)
 				     ? cJSON_GetStringValue(nla_json_at(was, "_made_by.device")) : NULL;
 	if (before && strncmp(before, now, strcspn(now, ":")))
-		nla_say("it was made on %s so far, and goes on on %s: its numbers are not those of one device", before, now);
+		nla_say("'%s' was made on %s so far and continues on %s: its numbers are not those of one device, and with "
+			"dtype auto the type of the weights changes too", folder, before, now);
 }
 
 enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, unsigned of, int device, struct nla_err *err)
@@ -137,7 +138,7 @@ enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg,
 	nla_auto char *inputs = nla_path_join(folder, "inputs.json"), *config = nla_path_join(folder, "config.json");
 	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *held = cJSON_CreateObject();
 	add_options(held, now, is_fixed, of, false, err);
-	say_moved(config, device);
+	say_moved(folder, config, device);
 	if (!err->status && !nla_config_write(cfg, device, folder, err) && !nla_exists(inputs))
 		nla_json_write(inputs, held, true, err);
 	return err->status;

@@ -9,6 +9,7 @@ for role in av ar; do
 	on_cuda nla-sft --role $role --model "$demo/model" --data "$demo/train" --out sft-$role --steps 2 --batch 8 --lr 1e-3 \
 		--checkpoint.every 0 --lora.targets q,k,v,o,gate,up,down
 done
+on_cuda nla-sft --role lm --model "$demo/model" --corpus corpus.jsonl --out sft-lm --steps 2 --batch 2 --sft.context 32 # in fp32, by auto
 
 # A run with a co-trained AR, with and without its blocks kept, resumed, and evaluated from its checkpoint.
 for recompute in false true; do
@@ -21,13 +22,13 @@ on_cuda nla-train "$demo/config.json" --steps 3 --prompts 2 --group 4 --max-new-
 "$SOURCE_DIR/scripts/nla-profile" run-true/trace-3.json >table
 [ "$(grep -c '^[rsu][a-z]* .* 100.0%' table)" -eq 3 ] || fail "no profile: $(cat table)"
 grep -q 'the profiler cannot time kernels on cuda:0' stderr || fail "the fake has kernel times"
-# A run that the CPU began goes on on the card, with the copies of its type, and the other way round.
+# A run that the CPU began continues on the card, with the copies of its type, and the other way round.
 set -- "$demo/config.json" --prompts 2 --group 4 --max-new-tokens 8 --eval.rows 4 --log.probe 0 --out moved --resume
 ok nla-train "$@" --steps 1
 on_cuda nla-train "$@" --steps 2
-grep -q '^it was made on cpu so far, and goes on on cuda:0: ' stderr || fail "it moved to the card: $(cat stderr)"
+grep -q "^'moved' was made on cpu so far and continues on cuda:0: " stderr || fail "it moved to the card: $(cat stderr)"
 ok nla-train "$@" --steps 3
-grep -q '^it was made on cuda:0 so far, and goes on on cpu: ' stderr || fail "it moved to the CPU: $(cat stderr)"
+grep -q "^'moved' was made on cuda:0 so far and continues on cpu: " stderr || fail "it moved to the CPU: $(cat stderr)"
 on_cuda nla-train --check "$demo/config.json"
 grep -qx go stdout || fail "the check of a GPU does not end in go: $(cat stdout)"
 on_cuda nla-eval "$demo/config.json" --data "$demo/eval" --eval.rows 4 --max-new-tokens 8 --out eval
