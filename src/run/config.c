@@ -61,7 +61,7 @@ const struct nla_option nla_config_table[] = {
 	     "type of the weights; the CPU computes in fp32 with either; auto: bf16 on a GPU, fp32 on the CPU and for role lm"),
 	INT(seed, "0", 0, BIG, NULL, ALL & ~EXPORT, "seed of all random numbers"),
 	INT(threads, "0", 0, 1024, NULL, ALL | FREE, "CPU threads; 0: OMP_NUM_THREADS or the cores, within limits"),
-	STR(memory, "", NULL, TRAIN | SFT | EVAL | FREE,
+	STR(memory, "", NULL, (ALL & ~EXPORT) | FREE,
 	    "memory of the device to use, such as 24G or 24Gi; empty: what is free. On a GPU it is also a limit"),
 	BOOL(check, TRAIN | FREE,
 	     "load and verify all, print the memory plan (with memory: for a GPU of that size), try one prompt, write nothing"),
@@ -442,8 +442,9 @@ enum nla_status nla_config_target(const struct nla_config *cfg, const char *like
 	struct nla_chat_cfg chat = cfg->chat;
 	int device;
 	nt_dtype dtype = NT_F32;
+	int64_t found;
 	chat.like = like;
-	if (open_device(cfg, &device, &dtype, err) || (room && find_room(cfg, device, room, err)))
+	if (open_device(cfg, &device, &dtype, err) || find_room(cfg, device, room ? room : &found, err))
 		return err->status;
 	return nla_target_open(target, cfg->model, &chat, device, dtype, random_seed, err);
 }
