@@ -87,7 +87,7 @@ enum nla_status nla_rollout(struct nla_rl *rl, struct nla_step *step, struct nla
 			nla_merge(of->merged, &of->policy, err);
 	}
 	if (!err->status)
-		while (decode_all(rl, step, err) && nla_halve(rl, NLA_STAGE_ROLLOUT, &rl->rollout.rows, step->n, err))
+		while (decode_all(rl, step, err) && nla_halve(&rl->halved, NLA_STAGE_ROLLOUT, &rl->rollout.rows, step->n, err))
 			;
 	nt_grad_pop();
 	for (int64_t i = 0; i < step->n && !err->status; i++)

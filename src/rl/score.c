@@ -67,7 +67,8 @@ static enum nla_status score_by(struct nla_rl *rl, int64_t which, int64_t n, str
 	do
 		texts.max_tokens = rl->score_tokens ? rl->score_tokens : NLA_SCORE_TOKENS;
 	while (nla_ar_score(by->ar, &by->ar_view, &texts, v.data, mse, hat, err) &&
-	       nla_halve(rl, NLA_STAGE_SCORE, &rl->score_tokens, NLA_MIN((int64_t)texts.ids.n, texts.max_tokens), err));
+	       nla_halve(&rl->halved, NLA_STAGE_SCORE, &rl->score_tokens,
+			 NLA_MIN((int64_t)texts.ids.n, texts.max_tokens), err));
 	if (err->status)
 		return err->status;
 	for (size_t j = 0; j < row.n; j++) {

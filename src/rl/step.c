@@ -189,14 +189,14 @@ void nla_step_lap(struct nla_step *s, enum nla_stage stage)
 	nt_profile_stage(nla_stage_now = stage < NLA_STAGE_UPDATE ? nla_stage_names[stage + 1] : NULL);
 }
 
-bool nla_halve(struct nla_rl *rl, enum nla_stage stage, int64_t *batch, int64_t n, struct nla_err *err)
+bool nla_halve(unsigned *halved, enum nla_stage stage, int64_t *batch, int64_t n, struct nla_err *err)
 {
-	static const char *const what[] = { "rollout, rows at once", "score, tokens at once",
-					    "update, responses a backward pass" };
+	static const char *const what[] = { "rows decoded at once", "score, tokens at once", "update, rows a backward pass",
+					    "evaluation, rows at once" };
 	const int64_t now = *batch > 0 ? NLA_MIN(*batch, n) : n;
-	if (err->status != NLA_NOMEM || rl->halved & 1u << stage || now < 2)
+	if (err->status != NLA_NOMEM || *halved & 1u << stage || now < 2)
 		return false;
-	rl->halved |= 1u << stage;
+	*halved |= 1u << stage;
 	*batch = (now + 1) / 2;
 	*err = (struct nla_err)NLA_ERR_INIT;
 	nt_clear(); /* of what came after the failure */

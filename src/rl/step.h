@@ -117,8 +117,8 @@ void nla_step_share(struct nla_step *to, struct nla_step *all, int64_t which, in
 /* The time since the last call was this stage's; in a profile, the next begins. */
 void nla_step_lap(struct nla_step *s, enum nla_stage stage);
 /* After a stage of batches of *batch (0: all of n): true when it ran out of memory, for the first time. Then its batches are
- * half as large from now on, which is said, and it is to be done again from its start. */
-bool nla_halve(struct nla_rl *rl, enum nla_stage stage, int64_t *batch, int64_t n, struct nla_err *err);
+ * half as large from now on, which is said, and it is to be done again from its start. halved: of the run, a bit a stage. */
+bool nla_halve(unsigned *halved, enum nla_stage stage, int64_t *batch, int64_t n, struct nla_err *err);
 /* Samples [from, to) as nla_av_logprob wants them, borrowed; prompt_of [to - from] is filled. */
 struct nla_responses nla_step_responses(const struct nla_step *s, int64_t from, int64_t to, int64_t d, int64_t *prompt_of);
 /* Their log-probabilities under a view, without gradients: out [to - from, T]. */

@@ -163,7 +163,7 @@ enum nla_status nla_reference(struct nla_rl *rl, struct nla_step *step, struct n
 			nla_step_logprob(rl, &rl->reference, step, from, to, step->ref_logprob + from * step->tokens.width,
 					 err);
 		}
-	} while (err->status && nla_halve(rl, NLA_STAGE_UPDATE, &rl->update.micro_batch, step->n, err));
+	} while (err->status && nla_halve(&rl->halved, NLA_STAGE_UPDATE, &rl->update.micro_batch, step->n, err));
 	nla_step_lap(step, NLA_STAGE_UPDATE);
 	return err->status;
 }
@@ -230,7 +230,7 @@ enum nla_status nla_update_ar(struct nla_rl *rl, struct nla_step *step, const st
 	if (n_all == 0)
 		return NLA_OK;
 	while (ar_gradient(rl, texts, v, n_all, &u->ar_loss, err) &&
-	       nla_halve(rl, NLA_STAGE_UPDATE, &rl->update.micro_batch, (int64_t)texts->offset.n - 1, err))
+	       nla_halve(&rl->halved, NLA_STAGE_UPDATE, &rl->update.micro_batch, (int64_t)texts->offset.n - 1, err))
 		nla_optim_zero_grad(rl->ar_optim);
 	if (err->status)
 		return err->status;
@@ -254,7 +254,7 @@ enum nla_status nla_update(struct nla_rl *rl, struct nla_step *step, struct nla_
 {
 	struct nla_update_stats *u = &step->update;
 	while (nla_update_gradient(rl, step, err) &&
-	       nla_halve(rl, NLA_STAGE_UPDATE, &rl->update.micro_batch, step->n, err))
+	       nla_halve(&rl->halved, NLA_STAGE_UPDATE, &rl->update.micro_batch, step->n, err))
 		nla_optim_zero_grad(rl->optim); /* a part of the gradient was there */
 	if (!err->status &&
 	    !nla_optim_step(rl->optim, rl->update.lr, rl->update.grad_clip, &u->grad_norm, &u->skipped, err) && rl->ar_optim)

@@ -196,7 +196,7 @@ static enum nla_status logprob_batch(const struct nla_rl *rl, const struct nla_v
 	return err->status;
 }
 
-enum nla_status nla_eval_logprob(const struct nla_rl *rl, int64_t batch, struct nla_step *s, struct nla_err *err)
+enum nla_status nla_eval_logprob(struct nla_rl *rl, int64_t batch, struct nla_step *s, struct nla_err *err)
 {
 	const size_t cells = (size_t)(s->n * s->tokens.width);
 	struct nla_progress p;
@@ -217,6 +217,8 @@ enum nla_status nla_eval_logprob(const struct nla_rl *rl, int64_t batch, struct 
 		if (!logprob_batch(rl, &rl->policy, s, at.data + from, m, s->logprob, err) &&
 		    !logprob_batch(rl, &rl->reference, s, at.data + from, m, s->ref_logprob, err))
 			nla_progress_step(&p, from + m, "rows");
+		else if (nla_halve(&rl->halved, NLA_STAGE_EVAL, &m, m, err))
+			batch = m, m = 0;
 	}
 	return err->status;
 }

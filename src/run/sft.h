@@ -24,6 +24,7 @@ struct nla_sft {
 	struct nla_i32s ids;           /* of all sequences: text (lm), response and end of turn (av), AR prompt (ar) */
 	struct nla_i64s offset;        /* [n + 1] sequence i is ids[offset[i] .. offset[i + 1]) */
 	int64_t micro_batch;           /* rows a backward pass, 0: all */
+	unsigned halved;               /* see nla_halve */
 	bool recompute;                /* see lm/recompute.h */
 	int64_t longest;               /* tokens of a sequence; roles av, ar */
 	struct nla_sft_line line;      /* of the newest step */

@@ -77,7 +77,8 @@ int64_t nla_sft_weight(const struct nla_sft *s, const int64_t *rows, int64_t n)
 	return total;
 }
 
-enum nla_status nla_sft_loss(struct nla_sft *s, const int64_t *rows, const int64_t *vectors, int64_t n, bool train,
+/* What this rank's rows add to it. */
+static enum nla_status share(struct nla_sft *s, const int64_t *rows, const int64_t *vectors, int64_t n, bool train,
 			     double *loss, struct nla_err *err)
 {
 	int64_t weight = nla_sft_weight(s, rows, n), micro = s->micro_batch > 0 ? s->micro_batch : n, from, to;
@@ -102,6 +103,17 @@ enum nla_status nla_sft_loss(struct nla_sft *s, const int64_t *rows, const int64
 			nla_nt_fail(err, "cannot compute the loss");
 		*loss += value;
 	}
+	return err->status;
+}
+
+enum nla_status nla_sft_loss(struct nla_sft *s, const int64_t *rows, const int64_t *vectors, int64_t n, bool train,
+			     double *loss, struct nla_err *err)
+{
+	const int64_t most = (n + nla_n_ranks() - 1) / nla_n_ranks(); /* of a rank */
+	while (share(s, rows, vectors, n, train, loss, err) &&
+	       nla_halve(&s->halved, NLA_STAGE_UPDATE, &s->micro_batch, most, err))
+		if (train)
+			nla_optim_zero_grad(&s->loop.optim); /* a part of the gradient was there */
 	if (!err->status)
 		nla_ranks_sum(loss, 1);
 	return err->status;

@@ -15,6 +15,7 @@
 #include "base/utf8.h"
 #include "lm/ranks.h"
 #include "nla/half.h"
+#include "rl/step.h"
 #include "run/folder.h"
 
 #define MOST_OF_A_WORD 24 /* bytes: scripts without spaces keep what they have */
@@ -236,9 +237,11 @@ static enum nla_status make_prompt(const struct nla_teach *t, int64_t row, struc
 	return err->status;
 }
 
+/* Answers to n prompts, in the rows of `out` from `to` on. */
 static enum nla_status decode(const struct nla_teach *t, const struct nla_i32s *prompts, const int64_t *rows, int64_t n,
-			      struct nla_decoded *out, struct nla_err *err)
+			      struct nla_decoded *out, int64_t to, struct nla_err *err)
 {
+	NLA_AUTO(nla_decoded_release) struct nla_decoded part = { 0 };
 	const struct nla_chat *chat = &t->teacher.chat;
 	struct nla_view view = { .lm = &t->teacher.lm };
 	nla_auto int64_t *at = nla_alloc((size_t)n, sizeof(*at));
@@ -255,7 +258,8 @@ static enum nla_status decode(const struct nla_teach *t, const struct nla_i32s *
 					.rng = { (uint64_t)t->cfg->seed, NLA_STREAM_TEACH },
 					.step = (uint32_t)t->rows[rows[0]].tries,
 					.stop = &chat->stop };
-		nla_decode(&d, out, err);
+		if (!nla_decode(&d, &part, err))
+			nla_decoded_put(out, to, &part, 0, n);
 	}
 	nt_scope_pop();
 	return err->status;
@@ -311,12 +315,19 @@ static enum nla_status take_answers(struct nla_teach *t, const int64_t *rows, in
 enum nla_status nla_teach_batch(struct nla_teach *t, const int64_t *rows, int64_t n, struct nla_err *err)
 {
 	nla_auto struct nla_i32s *prompts = nla_alloc((size_t)n, sizeof(*prompts));
-	NLA_AUTO(nla_decoded_release) struct nla_decoded d = { .width = t->cfg->teach.max_new_tokens };
+	NLA_AUTO(nla_decoded_release) struct nla_decoded d = { 0 };
 	int64_t from, to;
 	nla_share(n, nla_rank(), &from, &to);
+	nla_decoded_init(&d, to - from, t->cfg->teach.max_new_tokens);
 	for (int64_t i = from; i < to && !err->status; i++)
 		make_prompt(t, rows[i], &prompts[i], err);
-	if (!err->status && (from == to || !decode(t, prompts + from, rows + from, to - from, &d, err))) {
+	for (int64_t i = from, m; i < to && !err->status; i += m) {
+		m = t->at_once ? NLA_MIN(t->at_once, to - i) : to - i;
+		if (decode(t, prompts + i, rows + i, m, &d, i - from, err) &&
+		    nla_halve(&t->halved, NLA_STAGE_ROLLOUT, &m, m, err))
+			t->at_once = m, m = 0;
+	}
+	if (!err->status) {
 		join(&d);
 		take_answers(t, rows, n, &d, err);
 	}

@@ -36,6 +36,8 @@ struct nla_teach {
 	int64_t n_asked, n_kept, n_no_text;
 	int64_t n_answers[NLA_N_UNFIT]; /* by what became of them, in earlier runs too */
 	int64_t new_tokens, shown;      /* in this run */
+	int64_t at_once;                /* rows decoded together, 0: a batch's */
+	unsigned halved;                /* see nla_halve */
 	double started;
 };
 
