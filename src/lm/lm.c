@@ -188,6 +188,7 @@ enum nla_status nla_lm_blame(const struct nla_lm *lm, const float *results, size
 	size_t i = 0;
 	while (i < n && isfinite(results[i]))
 		i++;
+	lm = lm->of ? lm->of : lm;
 	for (struct nla_slot s = { 0 }; i < n && lm->mapped && !err->status && nla_lm_next(lm, &s);)
 		nla_tensor_check(&lm->map, nla_st_find(&lm->map, s.name), err);
 	return err->status;
@@ -324,7 +325,8 @@ enum nla_status nla_lm_save(const struct nla_lm *lm, const char *folder, nt_dtyp
 
 enum nla_status nla_lm_fork(struct nla_lm *lm, const struct nla_lm *from, int64_t depth, unsigned targets, struct nla_err *err)
 {
-	*lm = (struct nla_lm){ .arch = from->arch, .device = from->device, .dtype = from->dtype, .mapped = from->mapped };
+	*lm = (struct nla_lm){ .arch = from->arch, .device = from->device, .dtype = from->dtype, .mapped = from->mapped,
+			       .of = from->of ? from->of : from };
 	lm->arch.n_layers = depth;
 	for (int i = 0; i < 2 && from->cos[i]; i++) {
 		lm->cos[i] = nt_own(nt_share(from->cos[i]));

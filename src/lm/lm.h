@@ -44,6 +44,7 @@ struct nla_lm {
 	struct nla_block *blocks; /* [n_layers] */
 	struct nla_st map; /* the open file of a mapped model */
 	bool mapped;
+	const struct nla_lm *of; /* a fork's: whose file its weights are from */
 };
 
 /* Of activations, of the key/value cache, of norms and biases: the CPU computes in fp32 whatever its matrices are stored in. */

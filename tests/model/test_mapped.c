@@ -53,6 +53,19 @@ static void test_decode(void **state)
 	nla_pack_release(&pack);
 }
 
+/* A copy with adapters merged in has tensors of its own, and names those of the file. */
+static void test_merged(void **state)
+{
+	struct tiny *t = *state;
+	struct nla_lm merged;
+	const float bad[2] = { 1, NAN };
+	map_bad(t);
+	assert_ok(nla_merge_copy(&merged, &t->policy, t->target.lm.arch.n_layers, &err));
+	assert_fails(nla_lm_blame(&merged, bad, 2, &err), WANT);
+	assert_ok(nla_lm_blame(&merged, bad, 1, &err));
+	nla_lm_release(&merged);
+}
+
 static void test_extract(void **state)
 {
 	struct tiny *t = *state;
@@ -114,6 +127,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TINY_TEST(test_decode),
+		TINY_TEST(test_merged),
 		TINY_TEST(test_extract),
 		TINY_TEST(test_score),
 		TINY_TEST(test_evaluate),
