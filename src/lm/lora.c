@@ -52,9 +52,8 @@ static nt_tensor *uniform(const struct nla_rng *rng, uint32_t tensor, int64_t ro
 }
 
 enum nla_status nla_adapter_init(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers,
-				 const struct nla_lora_spec *spec, uint64_t seed, int device, struct nla_err *err)
+				 const struct nla_lora_spec *spec, struct nla_rng rng, int device, struct nla_err *err)
 {
-	struct nla_rng rng = { seed, NLA_STREAM_INIT };
 	*a = (struct nla_adapter){ .n_layers = n_layers, .inside = arch->inside, .rslora = spec->rslora };
 	a->layers = nla_alloc((size_t)n_layers, sizeof(*a->layers));
 	for (int p = 0; p < NLA_N_PROJ; p++) {

@@ -10,6 +10,7 @@
  */
 #pragma once
 
+#include "base/rng.h"
 #include "lm/lm.h"
 
 struct nla_lora_spec {
@@ -42,9 +43,9 @@ enum nla_status nla_lora_targets(const char *list, unsigned *targets, struct nla
 const struct nla_lora *nla_lora_of(const struct nla_adapter *a, int64_t layer, enum nla_proj proj);
 double nla_lora_scale(const struct nla_adapter *a, enum nla_proj proj);
 
-/* A fresh one for the first n_layers blocks. */
+/* A fresh one for the first n_layers blocks. rng: its own, or two of one run begin in one subspace. */
 enum nla_status nla_adapter_init(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers,
-				 const struct nla_lora_spec *spec, uint64_t seed, int device, struct nla_err *err);
+				 const struct nla_lora_spec *spec, struct nla_rng rng, int device, struct nla_err *err);
 /* Missing and unexpected keys are an error that lists both; those of blocks after an AR's last are said and not read. */
 enum nla_status nla_adapter_load(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers, const char *folder,
 				 int device, struct nla_err *err);

@@ -61,12 +61,13 @@ enum nla_status nla_policy_open(struct nla_policy *p, const struct nla_lora_spec
 	const struct nla_config *cfg = &p->cfg;
 	const struct nla_arch *arch = &nla_half_lm(&m->av)->arch;
 	const int device = m->target.lm.device;
-	const uint64_t seed = (uint64_t)cfg->seed;
-	nla_cursor_init(&p->loop.cursor, seed, p->train->set.n);
-	if (open_ar(p, err) || nla_adapter_init(&p->adapter, arch, arch->n_layers, spec, seed, device, err) ||
+	struct nla_rng rng = { (uint64_t)cfg->seed, NLA_STREAM_INIT_RL };
+	nla_cursor_init(&p->loop.cursor, rng.seed, p->train->set.n);
+	if (open_ar(p, err) || nla_adapter_init(&p->adapter, arch, arch->n_layers, spec, rng, device, err) ||
 	    nla_loop_optim(&p->loop.optim, &p->adapter, NULL, err) || !cfg->ar_update.enabled)
 		return err->status;
-	if (!p->ar->adapter.layers && nla_adapter_init(&p->ar->adapter, &nla_half_lm(p->ar)->arch, p->ar->depth, spec, seed + 1,
+	rng.stream = NLA_STREAM_INIT_RL_AR;
+	if (!p->ar->adapter.layers && nla_adapter_init(&p->ar->adapter, &nla_half_lm(p->ar)->arch, p->ar->depth, spec, rng,
 						       device, err))
 		return err->status;
 	return nla_loop_optim(&p->loop.ar_optim, &p->ar->adapter, cfg->ar_update.train_head ? p->ar->head : NULL, err);

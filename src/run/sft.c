@@ -36,8 +36,9 @@ static enum nla_status open_half(struct nla_sft *s, const struct nla_lora_spec *
 		return nla_err_context(err, "cannot train on '%s'", cfg->data);
 	if (*from && half->adapter.layers)
 		nla_say("%s: the adapter of '%s' is trained on, as it is: lora.* is not used", s->loop.name, from);
-	if (!half->adapter.layers && nla_adapter_init(&half->adapter, &nla_half_lm(half)->arch, half->depth, spec,
-						      (uint64_t)cfg->seed + ar, s->target.lm.device, err))
+	const struct nla_rng rng = { (uint64_t)cfg->seed, ar ? NLA_STREAM_INIT_AR : NLA_STREAM_INIT };
+	if (!half->adapter.layers && nla_adapter_init(&half->adapter, &nla_half_lm(half)->arch, half->depth, spec, rng,
+						      s->target.lm.device, err))
 		return err->status;
 	return nla_loop_optim(&s->loop.optim, &half->adapter, ar && cfg->sft.train_head ? half->head : NULL, err);
 }

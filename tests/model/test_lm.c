@@ -375,8 +375,8 @@ static void test_fresh_adapter(void **state)
 	assert_int_equal(spec.targets, 1u << NLA_Q | 1u << NLA_V | 1u << NLA_DOWN);
 	assert_fails(nla_lora_targets("q,x", &spec.targets, &err), "unknown LoRA target 'x'");
 	spec.targets = 1u << NLA_Q | 1u << NLA_V | 1u << NLA_DOWN;
-	assert_ok(nla_adapter_init(&fresh, &t->target.lm.arch, BLOCKS, &spec, 7, DEVICE, &err));
-	assert_ok(nla_adapter_init(&other, &t->target.lm.arch, BLOCKS, &spec, 8, DEVICE, &err));
+	assert_ok(nla_adapter_init(&fresh, &t->target.lm.arch, BLOCKS, &spec, (struct nla_rng){ 7, NLA_STREAM_INIT }, DEVICE, &err));
+	assert_ok(nla_adapter_init(&other, &t->target.lm.arch, BLOCKS, &spec, (struct nla_rng){ 8, NLA_STREAM_INIT }, DEVICE, &err));
 	float *base = adapted_logits(t, &bare), *with = adapted_logits(t, &view);
 	assert_memory_equal(base, with, T * VOCAB * sizeof(float));
 	struct nla_tensors all = { 0 };

@@ -38,7 +38,7 @@ static void open_demo(struct demo *d, nt_dtype dtype)
 	assert_ok(nla_target_open(&d->target, model, NULL, DEVICE, dtype, random_seed, &err));
 	assert_ok(nla_half_open(&d->av, NLA_AV, &d->target, DEMO "/av", NULL, &err));
 	const struct nla_arch *a = &d->target.lm.arch;
-	assert_ok(nla_adapter_init(&d->trained, a, a->n_layers, &spec, 1, DEVICE, &err));
+	assert_ok(nla_adapter_init(&d->trained, a, a->n_layers, &spec, (struct nla_rng){ 1, NLA_STREAM_INIT }, DEVICE, &err));
 	assert_ok(nla_adapter_train(&d->trained, true, &err));
 	d->reference = d->policy = nla_half_view(&d->av);
 	d->policy.adapters[d->policy.n_adapters++] = &d->trained;
@@ -223,7 +223,7 @@ static void test_copies(void **state)
 	bytes += measured_copy(&policy, a->n_layers, &rollout) + measured_copy(&reads, ar.depth, &reader);
 	compare("fp32: copies with adapters merged in", p.merged, bytes);
 	nla_lm_release(&rollout);
-	assert_ok(nla_adapter_init(&alone, a, a->n_layers, &q, 1, DEVICE, &err));
+	assert_ok(nla_adapter_init(&alone, a, a->n_layers, &q, (struct nla_rng){ 1, NLA_STREAM_INIT }, DEVICE, &err));
 	policy.adapters[0] = d.in.trained = &alone;
 	d.in.av = d.in.ar = NULL;
 	d.in.copies = 1;
