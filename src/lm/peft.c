@@ -240,6 +240,11 @@ static enum nla_status read_tensors(struct nla_adapter *a, const struct nla_arch
 				to->B = nla_tensor_read(st, B->name, nla_proj_out(arch, p), a->rank[p], device, err);
 		}
 		a->rank[p] = used ? a->rank[p] : 0;
+		const int64_t shapes[2][2] = { { a->rank[p], nla_proj_in(arch, p) }, { nla_proj_out(arch, p), a->rank[p] } };
+		for (int64_t l = 0; l < a->n_layers && used && !err->status; l++) /* one of some blocks: zeros stay zeros */
+			if (!a->layers[l][p].A)
+				a->layers[l][p] = (struct nla_lora){ nt_own(nt_zeros(NT_F32, device, 2, shapes[0])),
+								     nt_own(nt_zeros(NT_F32, device, 2, shapes[1])) };
 	}
 	if (!err->status && zero)
 		nla_say("warning: adapter '%s': every B is zero, so it changes nothing: was it saved before training?",

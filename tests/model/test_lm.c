@@ -340,6 +340,39 @@ static void test_join(void **state)
 	nla_adapter_release(&again);
 }
 
+/* A warm start that adapts some blocks alone: what RL saves over it is read again, and does what both do. */
+static void test_join_some(void **state)
+{
+	struct tiny *t = *state;
+	struct nla_adapter some, joined, again;
+	struct nla_lora gone = t->av.adapter.layers[0][NLA_Q];
+	nla_auto_json cJSON *json = NULL;
+	nla_auto char *config = nla_format("%s/adapter_config.json", in_scratch("some"));
+	const int blocks[] = { 1, 2, 3, 4, 5, 6, 7, 8 };
+	t->av.adapter.layers[0][NLA_Q] = (struct nla_lora){ 0 };
+	assert_ok(nla_adapter_save(&t->av.adapter, in_scratch("some"), "tiny/model", &err));
+	t->av.adapter.layers[0][NLA_Q] = gone;
+	assert_ok(nla_json_read(config, &json, &err));
+	cJSON_AddItemToObject(json, "layers_to_transform", cJSON_CreateIntArray(blocks, BLOCKS - 1));
+	assert_ok(nla_json_write(config, json, false, &err));
+	assert_ok(nla_adapter_load(&some, &t->target.lm.arch, BLOCKS, in_scratch("some"), DEVICE, &err));
+	assert_ok(nla_adapter_join(&joined, &some, &t->rl, &err));
+	assert_ok(nla_adapter_save(&joined, in_scratch("joined"), "tiny/model", &err));
+	assert_ok(nla_adapter_load(&again, &t->target.lm.arch, BLOCKS, in_scratch("joined"), DEVICE, &err));
+	struct nla_view two = { .lm = &t->target.lm, .adapters = { &some, &t->rl }, .n_adapters = 2 }, one = two;
+	one.adapters[0] = &again;
+	one.n_adapters = 1;
+	float *want = adapted_logits(t, &two), *got = adapted_logits(t, &one), *all = adapted_logits(t, &t->policy);
+	assert_true(worst(want, all, T * VOCAB) > 1e-3);
+	within("joined with an adapter of some blocks", worst(got, want, T * VOCAB), 5e-5);
+	free(want);
+	free(got);
+	free(all);
+	nla_adapter_release(&some);
+	nla_adapter_release(&joined);
+	nla_adapter_release(&again);
+}
+
 /* Weights with the adapters merged in; merging again starts from the base, which never changes. */
 static void test_merge(void **state)
 {
@@ -448,6 +481,7 @@ int main(void)
 		TINY_TEST(test_adapter_patterns), TINY_TEST(test_adapter_keys),
 		TINY_TEST(test_model_refused),
 		TINY_TEST(test_join),
+		TINY_TEST(test_join_some),
 		TINY_TEST(test_merge),
 		TINY_TEST(test_fresh_adapter),
 		TINY_TEST(test_random_weights),
