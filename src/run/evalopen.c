@@ -63,6 +63,7 @@ static enum nla_status plan(struct nla_eval *e, const struct nla_config *cfg, in
 		nla_say("the run's merged copies, or the rows that it decoded at once, do not fit now: this rounds "
 			"differently than the run, and some texts may differ");
 	e->rl.rollout.rows = NLA_MAX(rows, 1);
+	e->rl.score_tokens = e->state.score_tokens;
 	return nla_copies_make(&e->made, &e->models, trained, in.copies, !e->state.ar_updates, &e->rl, err);
 }
 

@@ -314,7 +314,8 @@ int64_t nla_checkpoint_step(const char *part, char **run)
 static const struct nla_field counters[] = {
 	COUNTER(step, NLA_MUST), COUNTER(cursor, NLA_MUST), COUNTER(bad_steps, NLA_MUST), COUNTER(skipped, NLA_MUST),
 	COUNTER(av_updates, NLA_MUST), COUNTER(ar_updates, NLA_MUST),
-	COUNTER(micro_batch, 0), COUNTER(copies, 0), COUNTER(rows, 0), COUNTER(decode_rows, 0), /* older versions' lack these */
+	COUNTER(micro_batch, 0), COUNTER(copies, 0), COUNTER(rows, 0), COUNTER(decode_rows, 0),
+	COUNTER(score_tokens, 0), /* older versions' lack some */
 };
 
 enum nla_status nla_state_write(const struct nla_state *s, const char *folder, struct nla_err *err)

@@ -13,6 +13,10 @@
 #include "base/file.h"
 #include "run/config.h"
 
+/* "0.1.0", "4c5a10bbf77e" ("-dirty" behind it: with changes; "": built without git), "2.11.0+cu130"; these and a device. */
+extern const char nla_version[], nla_commit[], nla_libtorch[];
+cJSON *nla_made_by(int device);
+
 struct nla_folder {
 	char *path;
 	struct nla_log metrics, samples, log;
@@ -63,6 +67,7 @@ struct nla_state {
 	int64_t micro_batch, copies; /* what the memory plan chose; micro_batch 0: nothing yet */
 	int64_t rows;                /* of the data, which the cursor passes through; 0: written by an older version */
 	int64_t decode_rows;         /* at once, by the plan, in evaluations too */
+	int64_t score_tokens;        /* the same of what the AR reads; 0: NLA_SCORE_TOKENS */
 };
 enum nla_status nla_state_write(const struct nla_state *s, const char *folder, struct nla_err *err);
 /* rows: of the data as it is now; 0: any. An error when the run had another number of them: its cursor means nothing there. */

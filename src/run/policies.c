@@ -83,6 +83,7 @@ enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err)
 		rl->ar = p->ar;
 		rl->ar_view = nla_half_view(p->ar);
 		rl->rollout.rows = nla_train_rows(t);
+		rl->score_tokens = p->loop.state.score_tokens;
 		rl->update = (struct nla_update_cfg){ cfg->update.lr, cfg->update.clip, cfg->update.kl, cfg->update.grad_clip,
 						      cfg->ar_update.lr, t->plan.micro_batch, t->plan.recompute };
 		rl->optim = &p->loop.optim;

@@ -67,7 +67,7 @@ static void make_plan(struct nla_sft *s, int64_t room)
 	const struct nla_half *half = &s->half, none = { 0 };
 	const bool ar = cfg->sft.role == NLA_ROLE_AR;
 	struct nla_plan plan;
-	s->micro_batch = cfg->update.micro_batch;
+	s->micro_batch = s->loop.state.micro_batch ? s->loop.state.micro_batch : cfg->update.micro_batch;
 	s->recompute = cfg->update.recompute == NLA_RECOMPUTE_TRUE;
 	if (cfg->sft.role == NLA_ROLE_LM)
 		return;
@@ -78,7 +78,7 @@ static void make_plan(struct nla_sft *s, int64_t room)
 		.ar_only = ar, .ar_depth = ar ? half->depth : 0,
 		.prompt = (int64_t)half->prompt.n, .prompt_head = half->marker, .ar_prompt = s->longest,
 		.prompts = nla_most(cfg->sft.batch), .group = 1, .new_tokens = s->longest, .recompute = cfg->update.recompute,
-		.micro_batch = s->micro_batch ? s->micro_batch : s->loop.state.micro_batch,
+		.micro_batch = s->micro_batch,
 	};
 	nla_plan_make(&in, room, &plan);
 	s->loop.state.micro_batch = s->micro_batch = plan.micro_batch;
@@ -155,6 +155,7 @@ static enum nla_status step(struct nla_loop *loop, bool *skipped, struct nla_err
 	l->lr = nla_schedule_lr(cfg->sft.schedule, cfg->sft.lr, loop->state.step, cfg->steps, cfg->sft.warmup, cfg->sft.min_lr);
 	if (!nla_sft_loss(s, rows, rows, cfg->sft.batch, true, &l->loss, err))
 		nla_optim_step(&loop->optim, l->lr, cfg->update.grad_clip, &l->grad_norm, skipped, err);
+	loop->state.micro_batch = s->micro_batch; /* as memory allowed */
 	return err->status;
 }
 

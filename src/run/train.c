@@ -154,6 +154,7 @@ static enum nla_status step(struct nla_loop *loop, bool *skipped, struct nla_err
 	p->made++;
 	loop->state.micro_batch = p->rl.update.micro_batch; /* as memory allowed */
 	loop->state.decode_rows = p->rl.rollout.rows;
+	loop->state.score_tokens = p->rl.score_tokens;
 	*skipped = p->step.update.skipped || p->step.update.ar_skipped;
 	if (!err->status)
 		nla_step_join(&p->step);

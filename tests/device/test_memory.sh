@@ -22,9 +22,12 @@ halved() {
 
 for role in av ar; do
 	set -- nla-sft --role $role --model "$tiny/model" --data "$work/train" --steps 2 --batch 32 --lr 1e-3 --sft.warmup 0 --sft.held_out 0.2 \
-		--lora.rank 2 --update.recompute false --log.probe 0
+		--lora.rank 2 --update.recompute false --log.probe 0 --sft.schedule constant
 	ok "$@" --update.micro_batch 16 --out "$work/half"
 	halved 'update, rows a backward pass, from 32 to 16' "$@" --update.micro_batch 32
+	same "$work/half/checkpoints/latest/$role/adapter_model.safetensors" "$work/out/checkpoints/latest/$role/adapter_model.safetensors"
+	ok "$@" --update.micro_batch 16 --out "$work/half" --steps 4 --resume # each with the batch that it had
+	ok "$@" --update.micro_batch 32 --out "$work/out" --steps 4 --resume
 	same "$work/half/checkpoints/latest/$role/adapter_model.safetensors" "$work/out/checkpoints/latest/$role/adapter_model.safetensors"
 	rm -rf "$work/half"
 done
