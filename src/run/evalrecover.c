@@ -97,7 +97,7 @@ enum nla_status nla_eval_recover(const struct nla_rl *rl, int64_t batch, struct 
 			nla_auto float *x = nla_alloc(at.n * 2 * (size_t)d, sizeof(*x));
 			nla_auto double *kl = nla_alloc(at.n * 2, sizeof(*kl));
 			if (!place(rl, s, &at, mean, x, err))
-				nla_recover(&rl->ar->target->lm, rl->set->meta.layer, &texts, x, 2, kl, err);
+				nla_recover(&rl->ar->target->lm, nla_sidecar_block(&rl->set->meta), &texts, x, 2, kl, err);
 			for (size_t k = 0; k < at.n; k++)
 				memcpy(s->kl + 2 * at.data[k], kl + 2 * k, 2 * sizeof(*kl));
 		}
