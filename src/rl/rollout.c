@@ -21,7 +21,7 @@ enum nla_status nla_rollout_read(const struct nla_rl *rl, struct nla_step *step,
 	} else if (!nla_tokenizer_encode(tok, start, length, &own, err)) {
 		step->explanation[i] = nla_strndup(start, length);
 		step->n_explanation[i] = (int64_t)own.n;
-		step->failed[i] = !closed_is_enough ? NLA_ROW_TRUNCATED : length ? NLA_ROW_OK : NLA_ROW_EMPTY;
+		step->failed[i] = !closed_is_enough ? NLA_ROW_TRUNCATED : *step->explanation[i] ? NLA_ROW_OK : NLA_ROW_EMPTY;
 	}
 	step->response[i] = nla_str_detach(&text);
 	return err->status;
