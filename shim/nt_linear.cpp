@@ -7,7 +7,7 @@
 using nt::expr;
 using nt::Tensors;
 
-static bool decoding;
+static thread_local bool decoding;
 
 void nt_decoding(bool on) { decoding = on; }
 
