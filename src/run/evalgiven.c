@@ -27,11 +27,11 @@ static enum nla_status given_ids(const struct nla_target *target, const cJSON *l
 	const double size = (double)nla_tokenizer_size(target->tok);
 	const cJSON *x = cJSON_IsArray(list) ? list->child : NULL;
 	if (!x)
-		return nla_fail(err, "%s: 'ids' is not a list of token ids", name);
+		return nla_fail(err, "'%s': 'ids' is not a list of token ids", name);
 	for (; x; x = x->next) {
 		if (!cJSON_IsNumber(x) || !(x->valuedouble >= 0 && x->valuedouble < size) ||
 		    x->valuedouble != (double)(int32_t)x->valuedouble)
-			return nla_fail(err, "%s: 'ids' has what is no token id", name);
+			return nla_fail(err, "'%s': 'ids' has what is no token id", name);
 		nla_i32s_push(ids, (int32_t)x->valuedouble);
 	}
 	return NLA_OK;
@@ -60,14 +60,14 @@ static enum nla_status take_line(const struct nla_rl *rl, const cJSON *json, con
 	    nla_json_str(json, name, "response", NULL, &response, err))
 		return err->status;
 	if (s->rows[i] < 0 || s->rows[i] >= rl->set->n)
-		return nla_fail(err, "%s: row %lld is outside '%s' of %lld rows", name, (long long)s->rows[i], rl->set->path,
+		return nla_fail(err, "'%s': row %lld is outside '%s' of %lld rows", name, (long long)s->rows[i], rl->set->path,
 				(long long)rl->set->n);
 	if (response) {
 		const cJSON *list = nla_json_at(json, "ids");
 		return list ? given_ids(target, list, name, ids, err) : response_ids(target, response, ids, err);
 	}
 	return explanation ? take_explanation(target, s, i, explanation, err)
-			   : nla_fail(err, "%s: has neither 'explanation' nor 'response'", name);
+			   : nla_fail(err, "'%s': has neither 'explanation' nor 'response'", name);
 }
 
 /* The lines of a file or a pipe, read once: an array, and where each stood. */
@@ -78,7 +78,7 @@ static enum nla_status read_lines(const char *path, cJSON *list, struct nla_strs
 	if (nla_lines_open(&in, path, err))
 		return err->status;
 	while (!err->status && (line = nla_lines_next_filled(&in))) {
-		nla_auto char *name = nla_format("'%s' line %zu", path, in.number);
+		nla_auto char *name = nla_format("%s line %zu", path, in.number);
 		cJSON *json = NULL;
 		if (!nla_json_parse(line, strlen(line), name, &json, err))
 			cJSON_AddItemToArray(list, json);

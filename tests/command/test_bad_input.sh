@@ -227,15 +227,15 @@ explain 2 "'data' is not set" --row 0
 
 # ---- texts to score ----
 score() { printf '%s\n' "$3" >given.jsonl; late_eval "$1" "$2" --score given.jsonl; }
-score 1 "'given.jsonl' line 1.*" 'not json'
-score 1 "given.jsonl' line 1: row 24 is outside 'held' of 24 rows" '{"row": 24, "explanation": "a"}'
-score 1 "given.jsonl' line 1: row -1 is outside" '{"row": -1, "explanation": "a"}'
-score 1 "given.jsonl' line 1.*'row' is missing" '{"explanation": "a"}'
-score 1 "given.jsonl' line 2: has neither 'explanation' nor 'response'" '{"row": 0, "explanation": "a"}
+score 1 "'given.jsonl line 1'.*" 'not json'
+score 1 "given.jsonl line 1': row 24 is outside 'held' of 24 rows" '{"row": 24, "explanation": "a"}'
+score 1 "given.jsonl line 1': row -1 is outside" '{"row": -1, "explanation": "a"}'
+score 1 "given.jsonl line 1'.*'row' is missing" '{"explanation": "a"}'
+score 1 "given.jsonl line 2': has neither 'explanation' nor 'response'" '{"row": 0, "explanation": "a"}
 {"row": 1, "text": "a"}'
-score 1 "given.jsonl' line 1.*'explanation' is a number" '{"row": 0, "explanation": 3}'
-score 1 "given.jsonl' line 1.*'row' is" '{"row": 0.5, "explanation": "a"}'
-score 1 "given.jsonl' line 1: 'ids' has what is no token id" '{"row": 0, "response": "a", "ids": [1, 99999]}'
+score 1 "given.jsonl line 1'.*'explanation' is a number" '{"row": 0, "explanation": 3}'
+score 1 "given.jsonl line 1'.*'row' is" '{"row": 0.5, "explanation": "a"}'
+score 1 "given.jsonl line 1': 'ids' has what is no token id" '{"row": 0, "response": "a", "ids": [1, 99999]}'
 {
 	seq 140000 | sed 's/.*/{"row": 0, "response": ""}/'
 	echo "{\"row\": 0, \"response\": \"\", \"ids\": [$(seq 16384 | sed 's/.*/5/' | paste -sd ,)]}"
