@@ -145,7 +145,7 @@ static enum nla_status read_positions(const char *spec, int64_t n, int64_t front
 	const char *from = every ? spec + 6 : spec;
 	char *end = NULL;
 	const long long step = all ? 1 : every ? strtoll(from, &end, 10) : 0;
-	for (int64_t i = front; step > 0 && i < n; i += step)
+	for (int64_t i = front; step > 0 && i < n; i += NLA_MIN(step, n))
 		nla_i64s_push(out, i);
 	for (bool more = !all && !every; more; from = end + 1) {
 		const long long at = strtoll(from, &end, 10);
