@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "base/progress.h"
+#include "run/folder.h"
 #include "run/launch.h"
 
 void nla_program_print(cJSON *json, bool pretty)

@@ -9,7 +9,6 @@
 #include "base/json.h"
 #include "base/machine.h"
 #include "base/progress.h"
-#include "commit.h"
 #include "nla/half.h"
 #include "run/folder.h"
 #include "run/health.h"
@@ -18,7 +17,8 @@
 enum {
 	ALL = NLA_CMD_ALL, TRAIN = NLA_CMD_TRAIN, SFT = NLA_CMD_SFT, EXTRACT = NLA_CMD_EXTRACT, EVAL = NLA_CMD_EVAL,
 	EXPLAIN = NLA_CMD_EXPLAIN, TEACH = NLA_CMD_TEACH, EXPORT = NLA_CMD_EXPORT,
-	HALVES = TRAIN | SFT | EVAL | EXPLAIN | EXPORT, SAMPLES = TRAIN | EVAL | EXPLAIN
+	HALVES = TRAIN | SFT | EVAL | EXPLAIN | EXPORT, SAMPLES = TRAIN | EVAL | EXPLAIN,
+	RESUMES = TRAIN | SFT | EXTRACT | TEACH
 };
 #define FREE NLA_OPT_MAY_CHANGE
 #define BIG 1e15
@@ -71,7 +71,7 @@ const struct nla_option nla_config_table[] = {
 	    "seconds after which a step, evaluation or checkpoint that has not ended is named; 0: never"),
 	BOOL(quiet, ALL | FREE, "on stderr warnings and errors alone; log.txt has all"),
 	INT(steps, "250", 0, BIG, NULL, TRAIN | SFT | FREE, "number of updates; 0: evaluate and save the start"),
-	BOOL(resume, TRAIN | SFT | EXTRACT | TEACH | FREE, "resume from the newest checkpoint, or batch, in out"),
+	BOOL(resume, RESUMES | FREE, "resume from the newest checkpoint, or batch, in out"),
 	BOOL(overwrite, TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT | FREE, "replace what is in out"),
 
 	ENUM(chat.format, "auto", NLA_CHAT_FORMATS, NULL, ALL, "prompt format; auto: by nla_chat.json, template or tokens"),
@@ -258,7 +258,7 @@ static enum nla_status check_rules(const struct nla_config *cfg, enum nla_comman
 		  "texts of --score are not what a run says: give --name or --out" },
 		{ eval && *cfg->score && cfg->eval.vectors, "texts of --score are of no vector: leave eval.vectors away" },
 		{ strchr(cfg->eval.name, '/'), "'eval.name' is part of a folder's name: want no slash" },
-		{ cfg->resume && cfg->overwrite, "'resume' and 'overwrite' exclude each other" },
+		{ cfg->resume && cfg->overwrite && command & RESUMES, "'resume' and 'overwrite' exclude each other" },
 	};
 	for (size_t i = 0; i < NLA_LEN(rules); i++)
 		if (rules[i].broken)
@@ -351,12 +351,15 @@ enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command
 	nla_options_defaults(nla_config_table, nla_config_n, cfg);
 	nla_options_args(&args, cfg, err);
 	cfg->reward.lambda = strtod(cfg->lambdas, NULL);
+	cfg->check = cfg->check && command & TRAIN; /* one file serves all: this is not asked of others */
+	cfg->extract.sidecar = cfg->extract.sidecar && command & EXTRACT;
 	*help = args.help;
 	if (err->status || *help || check_rules(cfg, command, err) || read_memory(cfg, err) ||
 	    check_sizes(cfg, err) || resolve(cfg, command, err))
 		return err->status;
 	/* A whole AV can serve as the target, with a whole AR. Not where a text's activations are taken, the target's own. */
-	if (!*cfg->model && (command & SAMPLES) && !*cfg->explain.text && nla_is_whole(cfg->av) && nla_is_whole(cfg->ar))
+	if (!*cfg->model && (command & SAMPLES) &&
+	    (!(command & EXPLAIN) || !*cfg->explain.text) && nla_is_whole(cfg->av) && nla_is_whole(cfg->ar))
 		put(&cfg->model, nla_strdup(cfg->av));
 	if (*cfg->model && command & (EVAL | EXPORT) && !*cfg->out)
 		return nla_usage(err, "'out' is not set: give --out%s", command & EVAL ? ", or an AV of a run" : "");
@@ -364,18 +367,6 @@ enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command
 }
 
 void nla_config_release(struct nla_config *cfg) { nla_options_release(nla_config_table, nla_config_n, cfg); }
-
-const char nla_version[] = NLA_VERSION, nla_commit[] = NLA_COMMIT, nla_libtorch[] = NLA_LIBTORCH;
-
-cJSON *nla_made_by(int device)
-{
-	cJSON *json = cJSON_CreateObject();
-	cJSON_AddStringToObject(json, "version", nla_version);
-	cJSON_AddStringToObject(json, "commit", nla_commit);
-	cJSON_AddStringToObject(json, "libtorch", nla_libtorch);
-	cJSON_AddStringToObject(json, "device", nt_device_name(device));
-	return json;
-}
 
 enum nla_status nla_config_write(const struct nla_config *cfg, int device, const char *folder, struct nla_err *err)
 {

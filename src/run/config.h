@@ -80,9 +80,6 @@ extern const size_t nla_config_n;
 enum nla_status nla_config_read(struct nla_config *cfg, enum nla_command command, int argc, char **argv, bool *help,
 				struct nla_err *err);
 void nla_config_release(struct nla_config *cfg);
-/* "0.1.0", "4c5a10bbf77e" ("-dirty" behind it: with changes; "": built without git), "2.11.0+cu130"; these and a device. */
-extern const char nla_version[], nla_commit[], nla_libtorch[];
-cJSON *nla_made_by(int device);
 /* As FOLDER/config.json, with who wrote it. */
 enum nla_status nla_config_write(const struct nla_config *cfg, int device, const char *folder, struct nla_err *err);
 /* Errors (NLA_USAGE) naming the key when a path is "". */

@@ -1,6 +1,8 @@
 /* What nla-eval loads: target, AV, AR, set, the anchor, and where memory allows the merged copies; see evaluate.h. */
 #include <stdlib.h>
+#include <string.h>
 
+#include "base/json.h"
 #include "base/progress.h"
 #include "run/evaluate.h"
 
@@ -84,6 +86,22 @@ static void say_what(const struct nla_eval *e, const struct nla_config *cfg)
 			"texts may differ", cfg->av);
 }
 
+/* Rows that a run has learnt from say less of it than others. */
+static void warn_of_own(const struct nla_eval *e, const struct nla_config *cfg)
+{
+	struct nla_err ignored = NLA_ERR_INIT;
+	nla_auto char *run = NULL, *set = realpath(e->set.path, NULL);
+	nla_auto_json cJSON *json = NULL;
+	nla_checkpoint_step(cfg->av, &run);
+	nla_auto char *path = nla_path_join(run ? run : "", "config.json");
+	if (run)
+		nla_json_read(path, &json, &ignored);
+	const char *data = cJSON_GetStringValue(nla_json_at(json, "data"));
+	nla_auto char *own = data ? realpath(data, NULL) : NULL;
+	if (own && set && !strcmp(own, set))
+		nla_say("warning: '%s' trained on these rows, '%s': give held-out ones (--data)", run, e->set.path);
+}
+
 enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, struct nla_err *err)
 {
 	const char *data = *cfg->eval.data ? cfg->eval.data : cfg->data;
@@ -93,6 +111,7 @@ enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, 
 	int64_t room;
 	*e = (struct nla_eval){ 0 };
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(data, "eval.data", err) ||
+	    (*cfg->eval.start_ar && nla_need_dir(cfg->eval.start_ar, err)) || /* before hours of the others */
 	    open_models(e, cfg, start, &room, err) ||
 	    nla_actset_open(&e->set, data, m->target.lm.arch.d_model, err) ||
 	    nla_contract_fits_set(&e->set, &m->target, &m->av.meta, &m->ar.meta, data, err))
@@ -102,8 +121,10 @@ enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, 
 	e->rl.another = cfg->eval.vectors;
 	e->rows = nla_eval_rows(&e->set, cfg->eval.rows, &e->n);
 	e->rl.keep_v_hat = cfg->eval.recovered_kl;
-	if (!plan(e, cfg, room, err) && !open_reference(e, cfg, start, err))
+	if (!plan(e, cfg, room, err) && !open_reference(e, cfg, start, err)) {
 		say_what(e, cfg);
+		warn_of_own(e, cfg);
+	}
 	return err->status;
 }
 

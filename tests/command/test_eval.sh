@@ -262,6 +262,10 @@ for name in file latest flags; do
 done
 mkdir "$own/checkpoints/step-9" # not whole: it has no state.json
 ok nla-eval "$own" --name seed --seed 4 --rows 4
+! grep warning "$work/stderr" || fail "held-out rows have a warning"
+ok nla-eval "$own" --name own --data "$work/../$(basename "$work")/train" --rows 4
+grep -q "^warning: '$own' trained on these rows" "$work/stderr" || fail "the run's own rows pass as held-out: $(cat "$work/stderr")"
+refused 1 "there is no folder '$work/typo'" nla-eval "$own" --name typo --rows 4 --eval.start_ar "$work/typo" # before anything is sampled
 [ "$(tool get "$own/evaluations/step-3-seed/summary.json" rows)" = 4 ] || fail "--rows does not change a run's"
 [ ! -e "$own/summary.json" ] || fail "an evaluation in the run's own folder"
 refused 2 "evaluations/step-3/summary.json' is there already: give --overwrite .* or another --out or --name" nla-eval "$own"
@@ -278,6 +282,7 @@ refused 2 "'eval.name' is part of a folder's name" nla-eval "$own" --name a/b
 echo "{\"model\": \"$tiny/model\", \"av\": \"$work/av\", \"ar\": \"$tiny/ar\", \"data\": \"$work/held\", \"out\": \"$work/mine\"}" >"$work/train.json"
 refused 2 "'out' is not set: give --out, or an AV of a run" nla-eval "$work/train.json"
 tool set "$work/train.json" eval '{"data": "held"}'
+for asked in resume check; do tool set "$work/train.json" $asked true; done # of nla-train
 for data in held bare; do # a flag goes over what a file holds out
 	[ $data = held ] && set -- || set -- --data "$work/$data"
 	ok nla-eval "$work/train.json" --rows 2 --out "$work/by-file" --max-new-tokens 2 --overwrite "$@"
