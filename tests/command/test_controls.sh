@@ -123,6 +123,16 @@ inodes | diff "$work/before" - | sed -n 's,^> \./\(.*\)/rows.jsonl .*,\1,p' | so
 (cd "$work/runs" && ls -d l0.5/evaluations/step-1-shuffled l0.5/evaluations/step-1-first-2) | sort | comm -23 - "$work/made" >"$work/lacking"
 [ ! -s "$work/lacking" ] && ! grep -Eq '^l0/|another|empty|text|first$' "$work/made" || fail "made anew: $(cat "$work/made")"
 
+# Of an evaluation that another AR made, with the same texts, none stands.
+sed -i 's/"mse": *[0-9.e-]*/"mse": 0.4321/' "$work/runs/l0.5/evaluations/step-1/rows.jsonl"
+inodes >"$work/before"
+# shellcheck disable=SC2086
+controls 0 "$work/runs" -- $settings
+inodes | diff "$work/before" - | sed -n 's,^> \./\(.*\)/rows.jsonl .*,\1,p' >"$work/made"
+for name in another empty text shuffled first-2; do
+	grep -q "^l0.5/evaluations/step-1-$name$" "$work/made" || fail "$name stands, and the AR is another: $(cat "$work/made")"
+done
+
 # An evaluation without a run, whose options follow --. On the demo, too, another row's vector collapses.
 ok nla-eval "$SOURCE_DIR/demo/config.json" --rows 12 --out "$work/lone"
 # shellcheck disable=SC2086
