@@ -58,18 +58,28 @@ class Facts:
         base = [self.columns.get(id(e), {}) for e in comparison.base.evaluations]
         self.kinds = list(dict.fromkeys(key[1] for columns in base for key in columns if key[0] == "recall"))
         self.zero = {key: stats.mean([c[key].mean for c in base]) for key in ("true", "false", "other_words") if all(c.get(key) for c in base)}
-        for columns in self.columns.values():                           # shares of what the base has: which of them goes first
-            both = [(columns.get(key), self.zero.get(key)) for key in ("other_words", "true")]
-            if all(c and zero for c, zero in both):
-                columns["other_less_true"] = stats.Column([a / both[0][1] - b / both[1][1] for a, b in zip(*(c.numbers for c, _ in both))])
 
-    def found(self, sides, paired, key, factor=1.0):
+    def found(self, sides, paired, key):
         """Mean and interval over all that was drawn; of the second side less the first where there are two."""
         columns = [[self.columns[id(e)].get(key) for e in side] for side in sides]
         if None in [c for side in columns for c in side]:
             return None
         d = stats.difference(self.boot, *([[]] + columns)[-2:], paired)
-        return {"mean": factor * d["estimate"], "interval": tuple(factor * v for v in d["both"] or d["over_rows"])}
+        return {"mean": d["estimate"], "interval": d["both"] or d["over_rows"]}
+
+    def change(self, sides, paired, signs):
+        """Sum of sign * what / the base's: the base is drawn too, by what changes to first order, of a ratio r the (what - r base) / base."""
+        base, group = ([self.columns[id(e)] for e in side] for side in sides)
+        if not all(self.zero.get(key) and all(c.get(key) for c in base + group) for key in signs):
+            return None
+        r = {key: stats.mean([c[key].mean for c in group]) / self.zero[key] for key in signs}
+
+        def mixed(columns, factor):
+            return [stats.Column([sum(x) for x in zip(*([sign * factor.get(key, 1) / self.zero[key] * v for v in c[key].numbers]
+                                                        for key, sign in signs.items()))]) for c in columns]
+        d = stats.difference(self.boot, mixed(base, r), mixed(group, {}), paired)
+        mean = sum(sign * (r[key] - 1) for key, sign in signs.items())
+        return {"mean": mean, "interval": tuple(mean + v for v in d["both"] or d["over_rows"])}
 
     def result(self, group):
         """None where an evaluation of the group or of the base has no facts.json."""
@@ -85,9 +95,9 @@ class Facts:
                 guessed = [self.columns[id(e)].get((f"{what}_by_chance", kind)) for e in both[1]]
                 kinds[kind][f"{what}_by_chance"] = stats.mean([c.mean for c in guessed if c])
         if group is not self.of.base:
-            for key, zero in self.zero.items():
-                level[f"{key}_change"] = self.found(both, paired, key, 1 / zero) if zero else None
-            level["other_less_true"] = self.found(both, paired, "other_less_true")
+            for key in self.zero:
+                level[f"{key}_change"] = self.change(both, paired, {key: 1})
+            level["other_less_true"] = self.change(both, paired, {"other_words": 1, "true": -1})
             for kind in kinds:
                 for what in ("recall", "precision"):
                     kinds[kind][f"{what}_difference"] = self.found(both, paired, (what, kind))
