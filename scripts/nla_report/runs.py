@@ -310,8 +310,8 @@ def settings(run, inputs):
 class Group:
     """Evaluations of one lambda (or of one thing that is no run), one a seed. role: lambda, start, other or named."""
 
-    def __init__(self, label, role, lambda_=None):
-        self.label, self.role, self.lambda_, self.runs, self.evaluations = label, role, lambda_, [], []
+    def __init__(self, label, role, lambda_=None, runs=()):
+        self.label, self.role, self.lambda_, self.runs, self.evaluations = label, role, lambda_, list(runs), []
         self.controls = {}                                              # {name: [(evaluation, its control), ..]}
 
     def seeds(self):
@@ -320,6 +320,18 @@ class Group:
 
 def lambda_text(value):
     return f"λ {value:g}"
+
+
+def tell_apart(groups):
+    """A label that several have gets the folder of each: all that is shown goes by its label."""
+    same = {}
+    for g in groups:
+        same.setdefault(g.label, []).append(g)
+    for several in (s for s in same.values() if len(s) > 1):
+        apart = len({g.runs[0].path.parent for g in several}) == len(several)
+        for g in several:
+            g.label += f" in {g.runs[0].path.parent if apart else g.runs[0].path}"
+    return groups
 
 
 def make_groups(runs, notes):
@@ -337,10 +349,13 @@ def make_groups(runs, notes):
     if odd:
         notes.append(f"the runs differ in more than lambda and seed: {', '.join(odd)}")
     if len(groups) == 1 and len(trained) > 1 and len(trained) == len(runs):  # seeds alone: each for itself
-        groups = {r.name: Group(r.name, "lambda", r.lambda_) for r in trained}
-        for r in trained:
-            groups[r.name].runs.append(r)
-    found = sorted(groups.values(), key=lambda g: (g.lambda_ is None, g.lambda_ or 0, g.label))
+        groups = {id(r): Group(r.name, "lambda", r.lambda_, [r]) for r in trained}
+    for key, g in list(groups.items()):
+        if len(set(g.seeds())) < len(g.runs):                           # a seed twice: of two sweeps, each for itself
+            del groups[key]
+            for r in g.runs:
+                groups.setdefault((key, r.path.parent), Group(g.label, g.role, g.lambda_)).runs.append(r)
+    found = tell_apart(sorted(groups.values(), key=lambda g: (g.lambda_ is None, g.lambda_ or 0, g.label)))
     for g in found:
         g.evaluations = [r.evaluation for r in g.runs]
     begun = {os.path.realpath(r.config["av"]) for r in trained if isinstance(r.config.get("av"), str)}
@@ -366,7 +381,7 @@ def make_groups(runs, notes):
             for name, control in r.controls.items() if e is r.evaluation else ():
                 g.controls.setdefault(name, []).append((e, control))
     order = {"start": 0, "other": 2, "named": 3}
-    return sorted(found + others, key=lambda g: order.get(g.role, 1))
+    return tell_apart(sorted(found + others, key=lambda g: order.get(g.role, 1)))
 
 
 def start_group(trained):

@@ -280,6 +280,11 @@ def test_facts(tmp):
     assert "words of no fact" in program(tmp / "fa", tmp / "fb")[0]
     csv_lines = list(csv.DictReader(io.StringIO(program("--csv", tmp / "fa", tmp / "fb")[0])))
     assert float(csv_lines[1]["recall_who"]) == 2 / 6 and csv_lines[0]["true_change"] == "" and csv_lines[1]["true_change_low"]
+    evaluation(tmp / "fc", [line(r, 0.3, 30, "x") for r in range(4)])
+    facts_json(tmp / "fc", [1, 1, 1, 1], [5, 6, 5, 4], [0, 0, 0, 0], who=([0] * 4, [0] * 4, [2] * 4, [0] * 4), where=([0] * 4, [0] * 4, [2] * 4, [0] * 4))
+    c = by_label(json.loads(program("--json", tmp / "fa", tmp / "fc")[0]))["fc"]["facts"]
+    for end in c["true_change"]["interval"]:                            # whatever the base drew
+        near(end, -1, 1e-12, "no true fact is left")
     tops, bottoms = [x * x for x in series(1, N)], [x + 0.5 for x in series(0, N)]
     boot = stats.Bootstrap(N, 4000)
     want = stats.interval([sum(rows(tops)) / sum(rows(bottoms)) for rows in boot.rows])
@@ -290,6 +295,36 @@ def test_facts(tmp):
         (tmp / "fb" / "facts.json").write_text(json.dumps(broken))
         out, said = program("--json", tmp / "fa", tmp / "fb")
         assert by_label(json.loads(out))["fb"]["facts"] is None and "facts.json of" in said and "left out" in said, (broken, said)
+
+
+def test_change_of_facts(tmp):
+    """Its interval is that of the drawn ratios less 1, of rows that both sides share."""
+    rows = range(N)
+    had, left = [round(8 * x) for x in series(0, N)], [round(3 * x) for x in series(2, N)]
+    for name, true in (("had", had), ("left", left)):
+        evaluation(tmp / name, [line(r, 0.3, 30, "x") for r in rows])
+        (tmp / name / "facts.json").write_text(json.dumps({
+            "row": list(rows), "explanations": [1] * N, "words": [20] * N, "words_of_facts": [4] * N,
+            "facts": {"who": {"true": true, "false": [1] * N, "missing": [2] * N, "by_chance": [0] * N}}}))
+    got = by_label(json.loads(program("--json", tmp / "had", tmp / "left")[0]))["left"]["facts"]["true_change"]
+    want = stats.interval([sum(pick(left)) / sum(pick(had)) - 1 for pick in stats.Bootstrap(N, 4000).rows])
+    near(got["mean"], sum(left) / sum(had) - 1, 1e-12, "change")
+    for ours, end in zip(got["interval"], want):
+        near(ours, end, 0.1 * (want[1] - want[0]), "end of its interval")
+
+
+def test_two_sweeps(tmp):
+    """Runs of one name, and two warm starts, are told apart by their folders; a seed counts once in a group."""
+    for sweep, mse in (("old", 0.3), ("new", 0.5)):
+        for seed in (0, 1):
+            run(tmp / sweep / f"lambda-0-seed-{seed}", 0, seed, [line(r, mse, 30, f"words of {sweep}") for r in range(4)])
+        evaluation(tmp / sweep / "start", [line(r, 0.6, 30, f"start of {sweep}") for r in range(4)])
+    one = json.loads(program("--json", tmp / "old" / "lambda-0-seed-0", tmp / "new" / "lambda-0-seed-0")[0])
+    assert [(g["label"], g["seeds"]) for g in one["groups"]] == [(f"lambda-0-seed-0 in {tmp / x}", [0]) for x in ("old", "new")], one["groups"]
+    both = by_label(json.loads(program("--json", tmp / "old", tmp / "new")[0]))
+    assert {label: g["seeds"] for label, g in both.items() if g["role"] == "lambda"} == {f"λ 0 in {tmp / x}": [0, 1] for x in ("old", "new")}, both.keys()
+    assert sum(g["role"] == "start" for g in both.values()) == 2, both.keys()
+    near(both[f"λ 0 in {tmp / 'new'}"]["fve"]["mean"], 1 - 0.5 / VAR, 1e-12, "the new sweep's own")
 
 
 def test_words():
@@ -324,6 +359,8 @@ def main():
         test_beside(tmp)
         test_controls(tmp)
         test_facts(tmp)
+        test_change_of_facts(tmp)
+        test_two_sweeps(tmp)
         test_files(tmp)
 
 
