@@ -91,7 +91,8 @@ class Comparison:
         groups = self.groups
         self.rows = common_rows(groups, allow_common, notes)
         self.var, self.mean = baselines(groups, notes)
-        self.boot = stats.Bootstrap(len(self.rows), resamples, seed)
+        documents = runs.documents_of([r for g in groups for r in g.runs], self.rows, notes)
+        self.boot = stats.Bootstrap(len(self.rows), resamples, seed, documents)
         self.tables = {id(e): Table(e, self.rows) for g in groups for e in g.evaluations}
         self.co_trained = any(t.start != t.valid and any(v is not None for v in t.start) for t in self.tables.values())
 
@@ -105,8 +106,8 @@ class Comparison:
         found = scaled(stats.difference(self.boot, [], columns, False), factor, offset)
         if found is None:
             return None
-        single = [v for v in getattr(self.of(group)[0], name) if v is not None]
-        error = stats.standard_error([c.mean for c in columns] if len(columns) > 1 else single)
+        single = [(v, d) for v, d in zip(getattr(self.of(group)[0], name), self.boot.documents or range(len(self.rows))) if v is not None]
+        error = stats.standard_error([c.mean for c in columns]) if len(columns) > 1 else stats.standard_error(*zip(*single))
         return {"mean": found["estimate"], "se": None if error is None else abs(factor) * error, "interval": found["both"] or found["over_rows"]}
 
     def levels(self, group):

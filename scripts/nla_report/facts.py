@@ -52,7 +52,8 @@ class Facts:
     """Of a Comparison."""
 
     def __init__(self, comparison):
-        self.of, self.boot = comparison, stats.Bootstrap(len(comparison.rows), min(comparison.boot.resamples, DRAWS), comparison.boot.seed)
+        self.of, self.boot = comparison, stats.Bootstrap(len(comparison.rows), min(comparison.boot.resamples, DRAWS), comparison.boot.seed,
+                                                        comparison.boot.documents)
         every = {id(e): read(e, comparison.notes) for g in comparison.groups for e in g.evaluations}
         self.columns = {key: columns_of(facts, comparison.rows) for key, facts in every.items() if facts}
         base = [self.columns.get(id(e), {}) for e in comparison.base.evaluations]

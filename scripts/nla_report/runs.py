@@ -414,6 +414,17 @@ def set_of(runs, override):
     return None
 
 
+def documents_of(runs, rows, notes):
+    """The document of each of these rows; None where the set is not here, or every row is a document."""
+    path = set_of(runs, None)
+    ids = {i: row.get("doc_id") for i, row in enumerate(read_lines(path, notes) if path else ())}
+    found = [ids.get(row) for row in rows]
+    if None in found or len(set(found)) == len(found):
+        return None
+    notes.append(f"the {len(found)} rows are of {len(set(found))} documents, which the intervals draw as wholes")
+    return found
+
+
 def texts_of(runs, rows, override, notes):
     """{row: text} of these rows of the evaluated set."""
     path = set_of(runs, override)

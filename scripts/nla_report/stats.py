@@ -1,7 +1,7 @@
 """Means, paired differences and their bootstrap intervals.
 
 Rows are the same for every run, so one draw of rows holds for all of them: a difference is paired by itself, and "both" draws rows
-and seeds crosswise (the pigeonhole bootstrap of Owen, 2007). Intervals are percentiles of the drawn means. A bootstrap of a
+and seeds crosswise (the pigeonhole bootstrap of Owen, 2007). Rows of one document are drawn together, as they are alike. Intervals are percentiles of the drawn means. A bootstrap of a
 handful of seeds is too narrow, by sqrt((n - 1) / n) and for want of Student's tails; the t interval of the seeds' means is beside it.
 """
 
@@ -14,13 +14,21 @@ def mean(values):
     return sum(values) / len(values) if values else None
 
 
-def standard_error(values):
-    """Of a mean; None of fewer than two numbers."""
-    n = len(values)
-    if n < 2:
+def together(documents):
+    """[[places of one document], ..]"""
+    places = {}
+    for i, document in enumerate(documents):
+        places.setdefault(document, []).append(i)
+    return list(places.values())
+
+
+def standard_error(values, documents=None):
+    """Of a mean, by documents (Liang and Zeger, 1986) or of independent values; None of fewer than two."""
+    each = together(documents or range(len(values)))
+    if len(each) < 2:
         return None
-    m = sum(values) / n
-    return math.sqrt(sum((x - m) ** 2 for x in values) / (n - 1) / n)
+    m = sum(values) / len(values)
+    return math.sqrt(sum(sum(values[i] - m for i in one) ** 2 for one in each) * len(each) / (len(each) - 1)) / len(values)
 
 
 def percentile(ordered, p):
@@ -70,20 +78,21 @@ class Column:
 class Bootstrap:
     """Means of columns over the same draws of rows."""
 
-    def __init__(self, n_rows, resamples=4000, seed=0):
-        self.rng, self.resamples, self.seed = random.Random(f"rows {seed}"), resamples, seed
-        pick = range(n_rows)
-        self.rows = [itemgetter(*self.rng.choices(pick, k=n_rows)) if n_rows > 1 else lambda values: values for _ in range(resamples)]
+    def __init__(self, n_rows, resamples=4000, seed=0, documents=None):
+        self.resamples, self.seed, self.documents = resamples, seed, documents
+        rng, each = random.Random(f"rows {seed}"), together(documents or range(n_rows))
+        drawn = [[i for one in rng.choices(each, k=len(each)) for i in one] for _ in range(resamples)]
+        self.sizes = [len(rows) for rows in drawn]
+        self.rows = [itemgetter(*rows) if len(rows) > 1 else lambda values, i=rows[0]: (values[i],) for rows in drawn]
 
     def over_rows(self, column):
         """The mean of every draw of rows."""
         if column.drawn is None:
-            n = len(column.numbers)
             if column.there:
                 weights = [sum(rows(column.there)) for rows in self.rows]
                 column.drawn = [sum(rows(column.numbers)) / w if w else None for rows, w in zip(self.rows, weights)]
             else:
-                column.drawn = [sum(rows(column.numbers)) / n for rows in self.rows]
+                column.drawn = [sum(rows(column.numbers)) / n for rows, n in zip(self.rows, self.sizes)]
         return column.drawn
 
     def over_seeds(self, *sizes):

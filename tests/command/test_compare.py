@@ -5,7 +5,9 @@ the three forms of output."""
 import csv
 import io
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -327,6 +329,26 @@ def test_two_sweeps(tmp):
     near(both[f"λ 0 in {tmp / 'new'}"]["fve"]["mean"], 1 - 0.5 / VAR, 1e-12, "the new sweep's own")
 
 
+def test_documents(tmp):
+    """Three equal rows of each document say as much as one: the same draws, the same error; the set's file says whose the rows are."""
+    values = series(1, N)
+    alone, thrice = stats.Bootstrap(N, 200), stats.Bootstrap(3 * N, 200, documents=[i // 3 for i in range(3 * N)])
+    for one, other in zip(alone.over_rows(stats.Column(values)), thrice.over_rows(stats.Column([v for v in values for _ in range(3)]))):
+        near(other, one, 1e-12, "a draw of documents")
+    near(stats.standard_error([v for v in values for _ in range(3)], [i // 3 for i in range(3 * N)]), stats.standard_error(values), 1e-12, "its error")
+    numbers = [0.1, 0.2, 0.6, 0.9]
+    m = sum(numbers) / 4
+    near(stats.standard_error(numbers, "aabc"), math.sqrt(1.5 * ((0.3 - 2 * m) ** 2 + (0.6 - m) ** 2 + (0.9 - m) ** 2)) / 4, 1e-12, "by hand")
+    for ids, said in (("aabb", "the 4 rows are of 2 documents"), ("abcd", None)):
+        (tmp / "eval-set").mkdir(exist_ok=True)
+        (tmp / "eval-set" / "rows.jsonl").write_text("".join(json.dumps({"doc_id": d, "text": "t"}) + "\n" for d in ids))
+        for name in ("doc-a", "doc-b"):
+            shutil.rmtree(tmp / name, ignore_errors=True)
+            evaluation(tmp / name, [line(r, mse, 30, "x") for r, mse in enumerate((0.2, 0.3, 0.6, 0.5 + 0.1 * (name == "doc-a")))], data=str(tmp / "eval-set"))
+        result = json.loads(program("--json", tmp / "doc-a", tmp / "doc-b")[0])
+        assert any(said in note for note in result["notes"]) if said else not any("documents" in note for note in result["notes"]), result["notes"]
+
+
 def test_words():
     assert words.words("Don't stop: 3 cats\u3002 \u72ac\u3068") == ["don't", "stop", "3", "cats", "\u72ac", "\u3068"]
     assert words.kept(["a", "a", "b"], ["a", "c"]) == 1 / 3 and words.kept([], ["a"]) is None
@@ -361,6 +383,7 @@ def main():
         test_facts(tmp)
         test_change_of_facts(tmp)
         test_two_sweeps(tmp)
+        test_documents(tmp)
         test_files(tmp)
 
 
