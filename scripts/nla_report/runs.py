@@ -287,8 +287,8 @@ def leave_out_other_rows(found, notes):
 
 # ---- groups: runs that differ in their seed alone ----
 
-COMPARED = ("model", "av", "ar", "data", "steps", "lora", "rollout", "reward", "advantage", "update", "ar_update", "chat", "tokens")
-PATHS = ("model", "av", "ar", "data")
+COMPARED = ("model", "av", "ar", "av_base", "ar_base", "data", "dtype", "steps", "lora", "rollout", "reward", "advantage", "update", "ar_update", "chat", "tokens")
+PATHS = ("model", "av", "ar", "av_base", "ar_base", "data")
 
 
 def settings(run, inputs):

@@ -125,7 +125,7 @@ static enum nla_status read_ar_meta(struct nla_sidecar *meta, const char *folder
 	if (meta->mse_scale.kind == NLA_SCALE_NULL) /* both vectors get the length sqrt(D): another scale is another loss */
 		nla_fail(err, "'%s/nla_meta.yaml': extraction.mse_scale is null, an AR of raw vectors: only sqrt_d_model is "
 			 "supported", folder);
-	else if (fabs(scale - ours) > 1e-6 * ours)
+	else if (meta->d_model > 0 && fabs(scale - ours) > 1e-6 * ours)
 		nla_fail(err, "'%s/nla_meta.yaml': extraction.mse_scale is %g, only sqrt_d_model (%g) is supported", folder,
 			 scale, ours);
 	else if (nla_exists(path) && !nla_json_read(path, &json, err) &&

@@ -92,6 +92,8 @@ bad_ar "a/nla_meta.yaml': extraction.mse_scale is null, an AR of raw vectors: on
 copy whole/ar a && sed -i 's/mse_scale: .*/mse_scale: 7.5/' a/nla_meta.yaml
 bad_ar "extraction.mse_scale is 7.5, only sqrt_d_model \(6.9282\) is supported" a
 refused 1 "extraction.mse_scale is 7.5" nla-export --model "$model" --ar a --out no
+copy whole/ar a && sed -i 's/mse_scale: .*/mse_scale: 6.9282032/; /d_model:/d' a/nla_meta.yaml
+bad_ar "a/nla_meta.yaml' lacks .*d_model" a
 copy whole/ar a && sed -i 's/mse_scale: .*/mse_scale: 6.9282032/' a/nla_meta.yaml
 ok nla-eval --model "$model" --av "$av" --ar a --data held --score two.jsonl --out scored-number
 copy whole/ar a && rm a/value_head.safetensors
