@@ -31,6 +31,7 @@ struct nla_err {
 };
 
 #define NLA_ERR_INIT { NLA_OK, "" }
+#define NLA_IGNORED (&(struct nla_err)NLA_ERR_INIT) /* where a failure changes nothing */
 #define NLA_PRINTF(f, a) __attribute__((format(printf, f, a)))
 
 /* Set the error and return its status, so that `return nla_fail(err, ...)` reads well. err is never NULL. */

@@ -13,9 +13,8 @@
 /* What follows label in DIR/NAME, borrowed from text; "" when there is no such file or label. */
 static const char *after(const char *dir, const char *name, const char *label, struct nla_str *text)
 {
-	struct nla_err ignored = NLA_ERR_INIT;
 	nla_auto char *path = nla_format("%s/%s", dir, name);
-	const char *at = nla_file_read(path, text, &ignored) ? NULL : strstr(text->buf, label);
+	const char *at = nla_file_read(path, text, NLA_IGNORED) ? NULL : strstr(text->buf, label);
 	return at ? at + strlen(label) : "";
 }
 

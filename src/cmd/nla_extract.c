@@ -55,7 +55,6 @@ static enum nla_status fill(const struct nla_config *cfg, const struct nla_targe
 			    struct nla_err *err)
 {
 	struct shown s = { .corpus = corpus, .former = n.rows };
-	struct nla_err ignored = NLA_ERR_INIT;
 	struct nla_extract_cfg x = { .layer = meta->layer, .special = nla_target_adds_special(t, meta),
 				     .per_doc = cfg->extract.per_doc, .min_position = cfg->extract.min_position,
 				     .max_tokens = cfg->extract.max_tokens, .next = cfg->extract.next,
@@ -76,7 +75,7 @@ static enum nla_status fill(const struct nla_config *cfg, const struct nla_targe
 		if (err->status == NLA_STOPPED)
 			nla_err_context(err, "'%s' holds what is done", cfg->out);
 		else if (rows == 0)
-			nla_actset_remove(cfg->out, &ignored);
+			nla_actset_remove(cfg->out, NLA_IGNORED);
 		return err->status;
 	}
 	if (n.too_long)

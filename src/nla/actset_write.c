@@ -95,12 +95,11 @@ static size_t row_bytes(const struct nla_actset_writer *w) { return (size_t)w->m
 
 void nla_actset_abort(struct nla_actset_writer *w)
 {
-	struct nla_err ignored = NLA_ERR_INIT;
 	if (!w)
 		return;
-	nla_log_close(&w->vectors, &ignored);
-	nla_log_close(&w->rows, &ignored);
-	nla_log_close(&w->marks, &ignored);
+	nla_log_close(&w->vectors, NLA_IGNORED);
+	nla_log_close(&w->rows, NLA_IGNORED);
+	nla_log_close(&w->marks, NLA_IGNORED);
 	nla_sidecar_release(&w->meta);
 	nla_str_release(&w->line);
 	void *const owned[] = { w->half, w->stored, w->folder, w };

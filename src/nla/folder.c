@@ -79,16 +79,15 @@ static char *torch_lead(const char *folder, const struct nla_strs *names)
 static char *lead(const char *folder, const char *want, const char *part)
 {
 	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
-	struct nla_err ignored = NLA_ERR_INIT;
 	nla_auto char *snapshots = nla_path_join(folder, "snapshots");
 	char *text = NULL;
 	if (nla_exists(folder) && !nla_is_dir(folder))
 		text = nla_format("'%s' is a file, want its folder", folder);
 	else if (!nla_exists(folder) && nla_is_hub_name(folder))
 		text = nla_format("if it is a name on the hub, run 'hf download %s --local-dir DIR' and name DIR", folder);
-	else if (nla_is_dir(snapshots) && !nla_list_dir(snapshots, &names, &ignored) && names.n)
+	else if (nla_is_dir(snapshots) && !nla_list_dir(snapshots, &names, NLA_IGNORED) && names.n)
 		text = nla_format("it is a folder of the hub's cache: name '%s/%s'", snapshots, names.data[names.n - 1]);
-	else if (nla_is_dir(folder) && !nla_list_dir(folder, &names, &ignored)) {
+	else if (nla_is_dir(folder) && !nla_list_dir(folder, &names, NLA_IGNORED)) {
 		text = pointer_lead(folder, &names);
 		if (!text && !holds(folder, ".", want))
 			text = below_lead(folder, &names, want, part);

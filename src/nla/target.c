@@ -16,10 +16,9 @@
  * refuse. */
 static void chat_like(struct nla_chat_cfg *use, const char *folder, struct nla_sidecar *av)
 {
-	struct nla_err ignored = NLA_ERR_INIT;
 	nla_sidecar_init(av);
 	if (!use->like || (use->file && *use->file) || nla_exists_in(folder, "nla_chat.json") ||
-	    nla_sidecar_read(av, use->like, &ignored) || !av->chat_format)
+	    nla_sidecar_read(av, use->like, NLA_IGNORED) || !av->chat_format)
 		return;
 	if (use->format == NLA_CHAT_AUTO)
 		use->format = NLA_MAX(nla_word_index(NLA_CHAT_FORMATS, av->chat_format), NLA_CHAT_AUTO);
@@ -286,9 +285,8 @@ static void judge(struct nla_actset *set, const struct nla_target *t)
 	int64_t with = 0, without = 0;
 	size_t front = nla_tokenizer_front(t->tok)->n;
 	for (int64_t i = 0; front && i < NLA_MIN(set->n, 64); i++) {
-		struct nla_err ignored = NLA_ERR_INIT;
 		NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
-		if (*set->rows[i].text && !nla_target_encode(t, false, set->rows[i].text, &ids, &ignored)) {
+		if (*set->rows[i].text && !nla_target_encode(t, false, set->rows[i].text, &ids, NLA_IGNORED)) {
 			without += set->rows[i].n_raw_tokens == (int64_t)ids.n;
 			with += set->rows[i].n_raw_tokens == (int64_t)(ids.n + front);
 		}
@@ -332,7 +330,7 @@ static bool serves(const char *marker, const char *template, const struct nla_ta
 
 enum nla_status nla_marker_choose(struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
 {
-	struct nla_err why, ignored;
+	struct nla_err why;
 	NLA_AUTO(nla_strs_release) struct nla_strs found = { 0 };
 	NLA_AUTO(nla_str_release) struct nla_str list = NLA_STR_INIT;
 	nla_auto char *template = NULL;
@@ -343,7 +341,7 @@ enum nla_status nla_marker_choose(struct nla_sidecar *meta, const struct nla_tar
 		if (nla_template_fill(meta->av_template, "injection_char", apart[k], &template, err))
 			return nla_err_context(err, "'templates.av'");
 		for (size_t i = 0; i < NLA_LEN(markers) && found.n < 3; i++)
-			if (serves(markers[i], template, t, &ignored))
+			if (serves(markers[i], template, t, NLA_IGNORED))
 				nla_strs_push(&found, markers[i]);
 	}
 	const bool parted = strcmp(template, meta->av_template) != 0;

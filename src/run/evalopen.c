@@ -89,13 +89,12 @@ static void say_what(const struct nla_eval *e, const struct nla_config *cfg)
 /* Rows that a run has learnt from say less of it than others. */
 static void warn_of_own(const struct nla_eval *e, const struct nla_config *cfg)
 {
-	struct nla_err ignored = NLA_ERR_INIT;
 	nla_auto char *run = NULL, *set = realpath(e->set.path, NULL);
 	nla_auto_json cJSON *json = NULL;
 	nla_checkpoint_step(cfg->av, &run);
 	nla_auto char *path = nla_path_join(run ? run : "", "config.json");
 	if (run)
-		nla_json_read(path, &json, &ignored);
+		nla_json_read(path, &json, NLA_IGNORED);
 	const char *data = cJSON_GetStringValue(nla_json_at(json, "data"));
 	nla_auto char *own = data ? realpath(data, NULL) : NULL;
 	if (own && set && !strcmp(own, set))

@@ -139,14 +139,13 @@ enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *c
 
 void nla_folder_close(struct nla_folder *f)
 {
-	struct nla_err ignored = NLA_ERR_INIT;
 	if (!f->path)
 		return;
 	if (f->log.path)
 		nla_say_tee(NULL);
-	nla_log_close(&f->metrics, &ignored);
-	nla_log_close(&f->samples, &ignored);
-	nla_log_close(&f->log, &ignored);
+	nla_log_close(&f->metrics, NLA_IGNORED);
+	nla_log_close(&f->samples, NLA_IGNORED);
+	nla_log_close(&f->log, NLA_IGNORED);
 	if (f->lock >= 0)
 		close(f->lock);
 	free(f->path);
@@ -191,9 +190,8 @@ static int64_t step_of(const char *name)
 
 static int64_t step_in(const char *state)
 {
-	struct nla_err ignored = NLA_ERR_INIT;
 	nla_auto_json cJSON *json = NULL;
-	double step = nla_exists(state) && !nla_json_read(state, &json, &ignored) ? nla_json_value(json, "step") : -1;
+	double step = nla_exists(state) && !nla_json_read(state, &json, NLA_IGNORED) ? nla_json_value(json, "step") : -1;
 	return step >= 0 && step < 0x1p53 ? (int64_t)step : -1;
 }
 
@@ -266,7 +264,6 @@ void nla_checkpoint_tidy(struct nla_folder *f, int64_t step, int64_t keep)
 enum nla_status nla_checkpoint_end(struct nla_folder *f, int64_t step, char *path, int64_t keep, struct nla_err *err)
 {
 	nla_auto char *dir = nla_path_join(f->path, "checkpoints"), *final = nla_format("%s/step-%lld", dir, (long long)step);
-	struct nla_err ignored = NLA_ERR_INIT;
 	if (!err->status && !nla_log_sync(&f->metrics, err) && !nla_log_sync(&f->samples, err) && !nla_rmtree(final, err) &&
 	    rename(path, final))
 		nla_fail(err, "cannot rename '%s' to '%s': %s", path, final, strerror(errno));
@@ -274,7 +271,7 @@ enum nla_status nla_checkpoint_end(struct nla_folder *f, int64_t step, char *pat
 		nla_checkpoint_tidy(f, step, keep);
 	} else {
 		nla_err_context(err, "cannot write checkpoint %lld, the former one is whole", (long long)step);
-		nla_rmtree(path, &ignored);
+		nla_rmtree(path, NLA_IGNORED);
 	}
 	free(path);
 	return err->status;

@@ -146,9 +146,8 @@ enum nla_status nla_launch(const struct nla_config *cfg, enum nla_command comman
 
 bool nla_launch_end(const struct nla_err *err)
 {
-	struct nla_err ignored = NLA_ERR_INIT;
 	bool says = true;
-	if (find(&ignored) || us.size < 2)
+	if (find(NLA_IGNORED) || us.size < 2)
 		goto out;
 	if (us.rank)
 		nla_say_quiet(NLA_SAY_NOTHING);
@@ -162,7 +161,7 @@ bool nla_launch_end(const struct nla_err *err)
 	if (says)
 		nla_say_quiet(NLA_SAY_ALL);
 	nla_say_tee(NULL);
-	nla_log_close(&own, &ignored);
+	nla_log_close(&own, NLA_IGNORED);
 out:
 	free(address);
 	free(run);

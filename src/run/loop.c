@@ -274,10 +274,9 @@ enum nla_status nla_loop_run(struct nla_loop *const *all, int64_t n, struct nla_
 			first = stopped;
 	}
 	for (int64_t i = 0; i < n && err->status; i++) { /* one that fails takes no other's work with it */
-		struct nla_err ignored = NLA_ERR_INIT;
 		nla_loop_turn(all[i]);
 		if (!all[i]->failed && all[i]->state.step > NLA_MAX(all[i]->saved, 0))
-			checkpoint(all[i], &ignored);
+			checkpoint(all[i], NLA_IGNORED);
 	}
 	if (!err->status)
 		*err = first;

@@ -224,9 +224,8 @@ static enum nla_status from_row(struct nla_subject *s, const struct nla_models *
 /* As stored with `data`, if that is a set of this block and width. */
 static void take_baselines(struct nla_subject *s, const struct nla_models *m, const char *data)
 {
-	struct nla_err ignored = NLA_ERR_INIT;
 	struct nla_sidecar meta;
-	if (!*data || nla_sidecar_read(&meta, data, &ignored))
+	if (!*data || nla_sidecar_read(&meta, data, NLA_IGNORED))
 		return;
 	if (nla_sidecar_block(&meta) == m->ar.depth - 1 && meta.d_model == m->target.lm.arch.d_model && meta.baseline_var > 0)
 		s->base = (struct nla_baselines){ meta.baseline_var, meta.baseline_mean };

@@ -13,10 +13,9 @@
 
 static cJSON *read_eval(const struct nla_policy *p, int64_t step)
 {
-	struct nla_err ignored = NLA_ERR_INIT;
 	cJSON *json = NULL;
 	nla_auto char *path = nla_format("%s/eval-%lld.json", p->loop.folder.path, (long long)step);
-	nla_json_read(path, &json, &ignored);
+	nla_json_read(path, &json, NLA_IGNORED);
 	return json;
 }
 
@@ -62,19 +61,18 @@ static void add_explanation(struct nla_str *out, const struct nla_actset *set, c
 
 static void add_explanations(struct nla_str *out, const struct nla_policy *p)
 {
-	struct nla_err ignored = NLA_ERR_INIT;
 	struct nla_lines a, b;
 	const char *x, *y;
 	nla_auto char *from = nla_format("%s/eval-0.rows.jsonl", p->loop.folder.path);
 	nla_auto char *to = nla_format("%s/eval-%lld.rows.jsonl", p->loop.folder.path, (long long)p->loop.state.step);
-	if (!nla_lines_open(&a, from, &ignored) && !nla_lines_open(&b, to, &ignored)) {
+	if (!nla_lines_open(&a, from, NLA_IGNORED) && !nla_lines_open(&b, to, NLA_IGNORED)) {
 		for (int i = 0; i < SHOWN && (x = nla_lines_next(&a)) && (y = nla_lines_next(&b)); i++) {
 			nla_auto_json cJSON *before = cJSON_Parse(x), *after = cJSON_Parse(y);
 			add_explanation(out, &p->train->eval_set, before, after);
 		}
-		nla_lines_close(&b, &ignored);
+		nla_lines_close(&b, NLA_IGNORED);
 	}
-	nla_lines_close(&a, &ignored);
+	nla_lines_close(&a, NLA_IGNORED);
 }
 
 void nla_train_result(const struct nla_policy *p, struct nla_str *out)

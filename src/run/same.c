@@ -123,10 +123,9 @@ cJSON *nla_same_ranks(const struct nla_config *cfg, enum nla_command command, st
 /* From a CPU to a card or back; from one card to another is not worth a word. */
 static void say_moved(const char *folder, const char *config, int device)
 {
-	struct nla_err ignored = NLA_ERR_INIT;
 	const char *now = nt_device_name(device);
 	nla_auto_json cJSON *was = NULL;
-	const char *before = nla_exists(config) && !nla_json_read(config, &was, &ignored)
+	const char *before = nla_exists(config) && !nla_json_read(config, &was, NLA_IGNORED)
 				     ? cJSON_GetStringValue(nla_json_at(was, "_made_by.device")) : NULL;
 	if (before && strncmp(before, now, strcspn(now, ":")))
 		nla_say("'%s' was made on %s so far and continues on %s: its numbers are not those of one device, and with "

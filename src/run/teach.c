@@ -195,11 +195,10 @@ enum nla_status nla_teach_open(struct nla_teach *t, const struct nla_config *cfg
 
 void nla_teach_close(struct nla_teach *t)
 {
-	struct nla_err ignored = NLA_ERR_INIT;
 	for (int64_t i = 0; t->rows && i < t->set.n; i++)
 		free(t->rows[i].explanation);
 	free(t->rows);
-	nla_log_close(&t->log, &ignored);
+	nla_log_close(&t->log, NLA_IGNORED);
 	nla_target_close(&t->teacher);
 	nla_actset_close(&t->set);
 	memset(t, 0, sizeof(*t));

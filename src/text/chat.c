@@ -70,10 +70,9 @@ struct template {
 /* The id of a chat token as it comes out of a text: -1 unless the text is recognised as that one token. */
 static int32_t chat_token(const struct nla_tokenizer *tok, const char *token)
 {
-	struct nla_err ignored = NLA_ERR_INIT;
 	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = {0};
 	int32_t id = nla_tokenizer_id(tok, token);
-	if (id >= 0 && (nla_tokenizer_encode(tok, token, strlen(token), &ids, &ignored) || ids.n != 1 || ids.data[0] != id))
+	if (id >= 0 && (nla_tokenizer_encode(tok, token, strlen(token), &ids, NLA_IGNORED) || ids.n != 1 || ids.data[0] != id))
 		id = -1;
 	return id;
 }

@@ -71,9 +71,8 @@ static void clear_doc(struct nla_corpus *c)
 
 void nla_corpus_close(struct nla_corpus *c)
 {
-	struct nla_err ignored = NLA_ERR_INIT;
 	if (c->open)
-		nla_lines_close(&c->lines, &ignored);
+		nla_lines_close(&c->lines, NLA_IGNORED);
 	nla_strs_release(&c->files);
 	clear_doc(c);
 	memset(c, 0, sizeof(*c));
