@@ -114,7 +114,8 @@ write av.json "{\"chat\": {$chat}, \"lora\": {$lora}, \"sft\": {$av}, \"checkpoi
 write rl.json "{\"model\": \"$model\", \"av\": \"av/checkpoints/latest/av\", \"ar\": \"ar/checkpoints/latest/ar\", \"data\": \"train\",
  \"steps\": $rl_steps, \"chat\": {$chat}, $rl,
  \"rollout\": {\"prompts\": 8, \"group\": $group, \"max_new_tokens\": 80},
- \"eval\": {\"data\": \"eval\", \"rows\": 0, \"recovered_kl\": true}, \"checkpoint\": {\"every\": 10, \"keep\": 1}, \"log\": {\"every\": 1, \"samples_every\": 10}}"
+ \"eval\": {\"data\": \"eval\", \"rows\": 0, \"recovered_kl\": true},
+ \"checkpoint\": {\"every\": 10, \"keep\": 1}, \"log\": {\"every\": 1, \"samples_every\": 10}}"
 
 if [ ! -r "$model/config.json" ]; then
 	[ -x "$NLA_REFERENCE" ] || { echo "smollm2: reading the packaged weights needs scripts/setup.sh --reference; or give --model FOLDER" >&2; exit 1; }
