@@ -48,7 +48,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	else if (!nla_eval_open(&e, cfg, err) && !nla_mkdirs(cfg->out, err) &&
 		 !(*cfg->score ? nla_evaluate_given(&e.rl, cfg->score, &step, err)
 			       : nla_evaluate(&e.rl, e.rows, e.n, cfg->eval.samples, cfg->eval.batch, &step, err)) &&
-		 !logprob(&e, cfg, &step, err) &&
+		 !(cfg->eval.logprob && logprob(&e, cfg, &step, err)) &&
 		 !(cfg->eval.recovered_kl && nla_eval_recover(&e.rl, cfg->eval.batch, &step, err)) &&
 		 !(start_ar && nla_eval_start_ar(&e.models, cfg, &e.rl, &step, err))) {
 		nla_step_join(&step);

@@ -124,6 +124,8 @@ const struct nla_option nla_config_table[] = {
 	INT(eval.samples, "1", 1, 4096, NULL, EVAL | FREE, "explanations of each row; the first is that of 1"),
 	INT(eval.rows, "0", 0, BIG, "rows", TRAIN | EVAL | FREE, "rows to evaluate, always the same of a set; 0: all"),
 	INT(eval.every, "0", 0, BIG, NULL, TRAIN | FREE, "steps between evaluations; 0: at start and end, with eval.data only"),
+	ROW(eval.logprob, BOOL, "true", 0, 0, NULL, NULL, EVAL,
+	    "log-probabilities of the responses and their KL, which take half of its time"),
 	BOOL(eval.recovered_kl, EVAL, "how much of the target's next-token distribution the reconstructions bring back"),
 	INT(eval.batch, "128", 1, 65536, NULL, TRAIN | EVAL | FREE, "rows sampled at once"),
 	INT(checkpoint.every, "50", 0, BIG, NULL, TRAIN | SFT | FREE, "steps between checkpoints; 0: at the end only"),

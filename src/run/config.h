@@ -40,7 +40,7 @@ struct nla_config {
 		char *data, *name, *start_ar;
 		int64_t rows, samples, every, batch;
 		int baseline, vectors; /* 0: data, own; 1: rows, another */
-		bool recovered_kl;
+		bool recovered_kl, logprob;
 	} eval;
 	struct { int64_t every, keep; bool best; } checkpoint;
 	struct { int64_t every, samples_every, samples, probe; } log;

@@ -263,6 +263,16 @@ done
 mkdir "$own/checkpoints/step-9" # not whole: it has no state.json
 ok nla-eval "$own" --name seed --seed 4 --rows 4
 ! grep warning "$work/stderr" || fail "held-out rows have a warning"
+ok nla-eval "$own" --name plain --seed 4 --rows 4 --eval.logprob false
+python3 - "$own/evaluations/step-3-seed" "$own/evaluations/step-3-plain" <<'END'
+import json, sys
+whole, plain = ([json.loads(line) for line in open(path + "/rows.jsonl")] for path in sys.argv[1:])
+for row in whole:
+    assert row.pop("logprob") and row.pop("ref_logprob"), row
+assert whole == plain, (whole, plain)
+whole, plain = (json.load(open(path + "/summary.json")) for path in sys.argv[1:])
+assert "kl" in whole and "kl" not in plain and whole["fve"] == plain["fve"]
+END
 ok nla-eval "$own" --name own --data "$work/../$(basename "$work")/train" --rows 4
 grep -q "^warning: '$own' trained on these rows" "$work/stderr" || fail "the run's own rows pass as held-out: $(cat "$work/stderr")"
 refused 1 "there is no folder '$work/typo'" nla-eval "$own" --name typo --rows 4 --eval.start_ar "$work/typo" # before anything is sampled
