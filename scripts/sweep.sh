@@ -245,7 +245,8 @@ gate() { # [flags]
 	what='warm start'
 	train_run "$what" "$start" --lambda 0 --seed "${seeds%% *}" "$@" --steps 0 || return 1
 	held_out "$start" || { say "'eval.data' is not set: no held-out rows to evaluate on"; return 1; }
-	evaluate_run "$what" "$start" && evaluate_run "$what" "$start" another --eval.vectors another || return 1
+	evaluate_run "$what" "$start" || return 1
+	evaluate_run "$what" "$start" another --eval.vectors another --eval.logprob false --eval.recovered_kl false || return 1
 	own=$(rounded fve "$(evaluation "$start")/summary.json") other=$(rounded fve "$(evaluation "$start" another)/summary.json")
 	if [ "$gate" != off ] && ! awk -v own="$own" -v other="$other" -v floor="$gate" \
 		'BEGIN { exit own == "nan" || own < floor || (other != "nan" && own - other < 0.05) }'; then

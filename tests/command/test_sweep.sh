@@ -93,7 +93,7 @@ grep -qx 'train --lambda 0 --seed 0 --steps 3 --steps 0 --out out/start --resume
 grep -qx 'train --lambda 0 --seed 0 --update.micro_batch 16 --steps 3 --out out/lambda-0-seed-0 --resume c.json' calls ||
 	fail "call of nla-train: $(cat calls)"
 grep -qx 'eval out/lambda-0-seed-0 --overwrite --seed 0 --eval.samples 1' calls || fail "call of nla-eval: $(cat calls)"
-grep -qx 'eval out/start --overwrite --seed 0 --name another --eval.samples 1 --eval.vectors another' calls || fail "call for the gate: $(cat calls)"
+grep -qx 'eval out/start --overwrite --seed 0 --name another --eval.samples 1 --eval.vectors another --eval.logprob false --eval.recovered_kl false' calls || fail "call for the gate: $(cat calls)"
 grep -qx 'controls out/lambda-0.002-seed-0 --base out/lambda-0-seed-0' calls && grep -qx 'controls out/start' calls || fail "controls: $(cat calls)"
 [ "$(grep -c ^controls calls)" = 4 ] || fail "controls of what was not evaluated: $(cat calls)"
 [ "$(tail -n 1 calls)" = "report out -o out/report.html --markdown out/table.md --figures out/figures" ] || fail "no report: $(cat calls)"
