@@ -243,6 +243,7 @@ held_out() { # RUN: it has rows of its own to be evaluated on
 # The warm start, as a run of no steps: what the gate judges, a row of the table, and the micro-batch of all runs.
 gate() { # [flags]
 	what='warm start'
+	[ -z "$shares" ] || export OMP_NUM_THREADS="$cores" # nothing else runs yet
 	train_run "$what" "$start" --lambda 0 --seed "${seeds%% *}" "$@" --steps 0 || return 1
 	held_out "$start" || { say "'eval.data' is not set: no held-out rows to evaluate on"; return 1; }
 	evaluate_run "$what" "$start" || return 1
@@ -308,7 +309,11 @@ n_cards=$(echo "$cards" | wc -w)
 [ -n "$slots" ] || slots=$((n_cards > 0 ? n_cards : 1))
 [ -z "$part" ] || slots=1
 cores=$(nproc)
-[ $((n_cards > 0 || slots == 1)) = 1 ] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > slots ? cores / slots : 1))}"
+shares=''
+if [ $((n_cards > 0 || slots == 1)) = 0 ] && [ -z "${OMP_NUM_THREADS:-}" ]; then
+	shares=1
+	export OMP_NUM_THREADS=$((cores > slots ? cores / slots : 1))
+fi
 
 stopping='' failures=''
 nl='
