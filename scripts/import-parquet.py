@@ -4,8 +4,8 @@
 	import-parquet.py SET.parquet [more.parquet ...] OUT [--dtype fp32|bf16] [--sidecar FILE] [--overwrite]
 	import-parquet.py --export SET OUT.parquet [--overwrite]
 
-Columns read: activation_vector, response, prompt, n_raw_tokens, doc_id, detokenized_text_truncated; of these only the text or the vector
-must be there. The explanation is what stands between the tags of `response`, else the column `api_explanation`, else what the AR template of
+Columns read: activation_vector, response, api_explanation, prompt, n_raw_tokens, doc_id, detokenized_text_truncated, activation_layer; of these
+only the text or the vector must be there. The explanation is what stands between the tags of `response`, else the column `api_explanation`, else what the AR template of
 the sidecar holds in a `prompt` that is a text. A sidecar is SET.parquet.nla_meta.yaml, or the file that --sidecar names.
 
 A slim set, without activation_vector, becomes a folder with rows.jsonl.gz and sidecar only. Its vectors come from the target:

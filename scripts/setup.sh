@@ -7,7 +7,7 @@
 #	--reference  a second Python environment (5 GB) with PyTorch, transformers and peft: the tests that compare with them
 #	--tests      compile the tests too, about as much again; scripts/test.sh does
 #	--no-root    as for a user who may not install packages: unpack them into NLA_CACHE/debian, and take cmake and ninja from PyPI.
-#	             Implied where there is neither root nor a sudo that works; only a C and C++ compiler and Python must be there.
+#	             Implied where there is neither root nor a sudo that works; only Python, a C and C++ compiler and make must be there.
 #	             What it unpacked once is used only by runs like it
 #	--no-build   stop before configuring and compiling
 #	--env        (for scripts) print the settings below as shell text on stdout, everything else on stderr

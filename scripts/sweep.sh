@@ -129,14 +129,17 @@ submit() {
 		#SBATCH --signal=B:USR1@180
 		cd $(quoted "$PWD") || exit 1
 		part=\${SLURM_ARRAY_TASK_ID:-\${1:-}}
-		trap 'cut=1; kill -USR1 \$!' USR1 TERM
+		asked=
+		trap 'cut=1 asked=1; kill -USR1 \$!' USR1 TERM
 		sh $(quoted "$0") \${part:+--part "\$part"} $job &
 		cut=1
 		while [ -n "\$cut" ]; do
 			cut=
 			wait \$! && code=0 || code=\$?
 		done
-		[ \$code -ne 3 ] || scontrol requeue "\$SLURM_JOB_ID" # the time limit came, and the work is saved
+		if [ \$code = 3 ] || { [ -n "\$asked" ] && [ \$code -gt 128 ]; }; then # the time limit came, in training or in an evaluation
+			scontrol requeue "\$SLURM_JOB_ID"
+		fi
 		exit \$code
 	SBATCH
 	# shellcheck disable=SC2086,SC2015  # options are words; any of the three may fail

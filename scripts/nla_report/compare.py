@@ -82,7 +82,7 @@ def scaled(found, factor, offset=0.0):
 class Comparison:
     """groups against `base`; result() is what the programs print."""
 
-    def __init__(self, groups, base, notes, allow_common=False, resamples=4000, seed=0):
+    def __init__(self, groups, base, notes, allow_common=False, resamples=4000, seed=0, data=None):
         wanted = {row for g in groups if g.role not in ("start", "named") for e in g.evaluations for row in e.rows}
         beside = [g for g in groups if g.role in ("start", "named") and g is not base and wanted]
         odd = [g for g in beside if not allow_common and any(set(e.rows) != wanted for e in g.evaluations)]
@@ -91,7 +91,7 @@ class Comparison:
         groups = self.groups
         self.rows = common_rows(groups, allow_common, notes)
         self.var, self.mean = baselines(groups, notes)
-        documents = runs.documents_of([r for g in groups for r in g.runs], self.rows, notes)
+        documents = runs.documents_of([r for g in groups for r in g.runs], self.rows, data, notes)
         self.boot = stats.Bootstrap(len(self.rows), resamples, seed, documents)
         self.tables = {id(e): Table(e, self.rows) for g in groups for e in g.evaluations}
         self.co_trained = any(t.start != t.valid and any(v is not None for v in t.start) for t in self.tables.values())

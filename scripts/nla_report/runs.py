@@ -414,9 +414,9 @@ def set_of(runs, override):
     return None
 
 
-def documents_of(runs, rows, notes):
+def documents_of(runs, rows, override, notes):
     """The document of each of these rows; None where the set is not here, or every row is a document."""
-    path = set_of(runs, None)
+    path = set_of(runs, override)
     ids = {i: row.get("doc_id") for i, row in enumerate(read_lines(path, notes) if path else ())}
     found = [ids.get(row) for row in rows]
     if None in found or len(set(found)) == len(found):
