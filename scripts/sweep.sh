@@ -35,14 +35,14 @@ quoted() { # WORD...: as a shell reads them back
 		*) words="$words $word" ;;
 		esac
 	done
-	echo "${words# }"
+	printf '%s\n' "${words# }"
 }
 again=$(quoted "$0" "$@")
 
 seeds=0
 lambdas='0 0.001 0.002 0.006 0.015 0.03'
 out=runs/sweep
-slots='' samples=1 gate=-0.5 slurm='' part='' every=60 config='' together=''
+slots='' samples=1 gate=-0.5 slurm='' submits='' part='' every=60 config='' together=''
 root=$(cd "$(dirname "$0")/.." && pwd)
 
 usage_error() { echo "sweep: $*" >&2; exit 2; }
@@ -60,7 +60,7 @@ while [ $# -gt 0 ]; do
 		--slots) slots=$2 ;;
 		--samples) samples=$2 ;;
 		--gate) gate=$2 ;;
-		--slurm) slurm=$2 ;;
+		--slurm) slurm=$2 submits=1 ;;
 		--part) part=$2 ;;
 		--every) every=$2 ;;
 		esac
@@ -79,14 +79,16 @@ done
 [ -r "$config" ] || usage_error "cannot read '$config'"
 case $slots$samples$part$every in *[!0-9]*) usage_error "--slots, --samples, --part and --every want whole numbers" ;; esac
 case " $slots $samples " in *" 0 "* | *"  ") usage_error "--slots and --samples want at least 1" ;; esac
-[ -z "$together" ] || [ -z "$slurm$part" ] || usage_error "--together makes one job of a seed: leave --slurm and --part away"
+[ -z "$together" ] || [ -z "$submits$part" ] || usage_error "--together makes one job of a seed: leave --slurm and --part away"
 case $gate in off) ;; *[!-0-9.]* | '') usage_error "--gate wants an FVE or off, not '$gate'" ;; esac
 job="$job $(quoted "$config" -- "$@")"
 # Each number once, as nla-train writes it and names folders by it: 1e-05 for 0.00001. It refuses what is not a number.
 # shellcheck disable=SC2086  # numbers are words
-lambdas=$(printf '%s\n' $lambdas | awk '{ s = ""
+lambdas=$(printf '%s\n' $lambdas | tr , '\n' | awk '{ s = ""
 	for (d = 15; $0 ~ /^[-+.0-9eE]+$/ && d <= 17 && (s = sprintf("%." d "g", $0)) + 0 != $0 + 0; d++);
-	s = s == "" ? $0 : s } !seen[s]++ { print s }')
+	s = s == "" ? $0 : s } s != "" && !seen[s]++ { print s }')
+# shellcheck disable=SC2086
+seeds=$(printf '%s\n' $seeds | tr , '\n' | awk 'NF && !seen[$0]++ { printf "%s%s", space, $0; space = " " }')
 run_of() { echo "$out/lambda-$1-seed-$2"; }
 wanted=0
 for seed in $seeds; do
@@ -113,7 +115,7 @@ if [ -e "$out/settings" ] && [ "$(cat "$out/settings")" != "$settings" ]; then
 	usage_error "'$out' holds runs of another configuration or other flags: give another --out"
 fi
 if [ ! -e "$out/settings" ]; then # whole or not at all: other jobs may be reading
-	echo "$settings" >"$out/settings.$$" && mv "$out/settings.$$" "$out/settings" || exit 1
+	printf '%s\n' "$settings" >"$out/settings.$$" && mv "$out/settings.$$" "$out/settings" || exit 1
 fi
 
 # ---- as a job of Slurm: the gate, then the runs, then this script without --part, which finds what they left and does the rest ----
@@ -123,23 +125,20 @@ submit() {
 	cat >"$out/sweep.sbatch" <<-SBATCH || exit 1
 		#!/bin/sh
 		#SBATCH --job-name=nla-sweep
-		#SBATCH --output=$out/slurm-%j.log
+		#SBATCH --output=$(quoted "$out/slurm-%j.log")
 		#SBATCH --open-mode=append
 		#SBATCH --requeue
 		#SBATCH --signal=B:USR1@180
 		cd $(quoted "$PWD") || exit 1
 		part=\${SLURM_ARRAY_TASK_ID:-\${1:-}}
-		asked=
-		trap 'cut=1 asked=1; kill -USR1 \$!' USR1 TERM
+		trap 'cut=1; kill -USR1 \$!' USR1 TERM
 		sh $(quoted "$0") \${part:+--part "\$part"} $job &
 		cut=1
 		while [ -n "\$cut" ]; do
 			cut=
 			wait \$! && code=0 || code=\$?
 		done
-		if [ \$code = 3 ] || { [ -n "\$asked" ] && [ \$code -gt 128 ]; }; then # the time limit came, in training or in an evaluation
-			scontrol requeue "\$SLURM_JOB_ID"
-		fi
+		[ \$code -ne 3 ] || scontrol requeue "\$SLURM_JOB_ID" # the time limit came, and the work is saved
 		exit \$code
 	SBATCH
 	# shellcheck disable=SC2086,SC2015  # options are words; any of the three may fail
@@ -148,7 +147,7 @@ submit() {
 		last=$(sbatch --parsable --dependency="afterany:${runs%%;*}" $slurm "$out/sweep.sbatch") || { say "sbatch failed"; exit 1; }
 	say "submitted: the gate as job ${gated%%;*}, $wanted runs as ${runs%%;*}, controls, table and report as ${last%%;*}; logs in $out/slurm-*.log"
 }
-if [ -n "$slurm" ]; then
+if [ -n "$submits" ]; then
 	submit
 	exit
 fi
@@ -158,7 +157,7 @@ fi
 # What this call starts keeps its locks too: after a kill of this script alone its programs may be at work still. A part of an array
 # job excludes itself and calls without a part.
 lock() { # FILE FLAG: at most one that has it as -x, or any number as -s
-	exec 9>>"$1"
+	exec 9<>"$1" # NFS wants to read for -s
 	flock -n "$2" 9 && return
 	say "another call is at work in '$out', or programs of one that was killed: waiting for it ($1)"
 	flock "$2" 9 || say "'$1' cannot be locked: nothing keeps two calls apart"
@@ -178,8 +177,10 @@ fi
 # A program runs in the background, so that a signal to this script alone reaches it too; a trap ends a wait early.
 run() { # PROGRAM ...
 	code='' cut=1
+	[ -z "${stop:-}" ] || exit 3
 	"$@" &
 	child=$!
+	[ -z "${stop:-}" ] || kill -TERM "$child"
 	while [ -n "$cut" ]; do
 		cut=
 		wait "$child" && now=0 || now=$?
@@ -290,8 +291,9 @@ controls() { # LAMBDA SEED [flags]; of its first words those of the smallest lam
 	run=$(run_of "$1" "$2")
 	[ "$1" != start ] || run=$start
 	finished "$run" || return 0 # it failed, and that has been said
-	set -- "$1" "$2" --base "$(run_of "$(echo "$lambdas" | tr ' ' '\n' | sort -g | head -n 1)" "$2")"
-	[ "$1" != start ] || set -- "$1" "$2"
+	base=$(run_of "$(echo "$lambdas" | LC_ALL=C sort -g | head -n 1)" "$2")
+	set -- "$1" "$2" # nla-train's flags are not its own
+	[ "$1" = start ] || ! finished "$base" || set -- "$@" --base "$base"
 	what="lambda $1 seed $2"
 	shift 2
 	run "$control" "$run" "$@" >"$run/controls.log" 2>&1 && return
@@ -299,11 +301,15 @@ controls() { # LAMBDA SEED [flags]; of its first words those of the smallest lam
 	return 1
 }
 
+report_all() { run "$report" "$out" -o "$out/report.html" --markdown "$out/table.md" --figures "$out/figures"; }
+
 # ---- the slots ----
 
 gpus() { # numbers of those to use, none where the device is the CPU
 	case " $* " in *" --device cpu "* | *" --device=cpu "*) return ;; esac
 	! grep -q '"device": *"cpu"' "$config" || return 0
+	named=$({ echo " $* " | sed -n 's/.* --device[ =]cuda:\([0-9]*\) .*/\1/p'; sed -n 's/.*"device": *"cuda:\([0-9]*\)".*/\1/p' "$config"; } | head -n 1)
+	[ -z "$named" ] || { echo "$named"; return; }
 	[ -z "${CUDA_VISIBLE_DEVICES+set}" ] || { echo "$CUDA_VISIBLE_DEVICES" | tr , ' '; return; }
 	nvidia-smi -L 2>/dev/null | sed -n 's/^GPU \([0-9]*\):.*/\1/p' | tr '\n' ' '
 }
@@ -326,7 +332,7 @@ start_task() { # SLOT TASK [flags]: in a shell of its own
 	shift 2
 	(
 		child='' cut=''
-		trap 'cut=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' INT TERM USR1 USR2 HUP
+		trap 'cut=1 stop=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' INT TERM USR1 USR2 HUP
 		if [ "$n_cards" -gt 1 ]; then # of one nla-train finds the first by itself
 			CUDA_VISIBLE_DEVICES=$(echo "$cards" | tr -s ' ' '\n' | sed -n "$((slot % n_cards + 1))p")
 			export CUDA_VISIBLE_DEVICES
@@ -402,8 +408,8 @@ fan_out() { # TASKS [flags]: a line each, in order, over the slots
 				pid=
 				case $code in
 				0) ;;
-				3 | 129 | 130 | 138 | 140 | 143) stopping=$code ;;
-				*) failures="$failures $(echo "$task" | sed 's/^\(one_run\|controls\) \(.*\) \(.*\)/lambda-\2-seed-\3/')" ;;
+				3 | 129 | 130 | 138 | 140 | 143) stopping=${stopping:-$code} ;; # nla-eval ends at once, and nothing is lost
+				*) failures="$failures $(echo "$task" | sed 's/^\(one_run\|controls\) \(.*\) \(.*\)/lambda-\2-seed-\3/; s/^report_all$/nla-report/')" ;;
 				esac
 			fi
 			if [ -z "$pid" ] && [ -n "$queue" ] && [ -z "$stopping" ]; then
@@ -447,10 +453,10 @@ command -v python3 >/dev/null && control=$(program nla-controls) && report=$(pro
 
 if [ -z "$report" ]; then
 	say "no python3 here, so no controls, table or report: 'nla-report $out' makes them where there is one"
-elif run "$report" "$out" -o "$out/report.html" --markdown "$out/table.md" --figures "$out/figures"; then
-	sed '/^$/q' "$out/table.md"
 else
-	failures="$failures nla-report"
+	before=$failures
+	fan_out "report_all$nl"
+	[ "$failures" != "$before" ] || sed '/^$/q' "$out/table.md"
 fi
 if [ -n "$failures" ]; then
 	say "failed:$failures"

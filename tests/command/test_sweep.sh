@@ -40,6 +40,7 @@ cat >bin/nla-eval <<'SH'
 #!/bin/sh
 echo "eval $*" >>calls
 run=$1 name= again=
+if [ -e evaluating ]; then kill -"$(cat evaluating)" "$(cat sweep.pid)"; exec sleep 60; fi # ends at the signal that is passed on
 while [ $# -gt 0 ]; do case $1 in --name) name=-$2 ;; --overwrite) again=1 ;; esac; shift; done
 for at in "$run"/checkpoints/step-*; do o=$run/evaluations/${at##*/}$name; done
 [ -z "$again" ] && [ -e "$o/summary.json" ] && exit 2
@@ -140,7 +141,10 @@ for signal in TERM USR1; do
 	stops 3
 	[ "$(tail -n 1 calls)" = "passed on" ] || fail "$signal did not reach nla-train"
 done
-rm signalled calls
+rm signalled
+echo USR1 >evaluating # the work is saved there, too: a job of Slurm is to be queued again
+stops 3
+rm -r evaluating calls out/lambda-0.002-seed-0
 flock out/lock sh -c 'touch locked; sleep 1; rm locked' & # what an earlier, killed sweep left at work
 until [ -e locked ]; do sleep 0.01; done
 sweep || fail "the second call must finish: $(cat err)"
@@ -161,6 +165,16 @@ sweep
 echo '{}' >c.json
 set -e
 
+# Words as people have them: lines, commas, twice the same, a backslash; the second call finds the first one's settings.
+cp -r out kept
+for call in first second; do
+	rm -f calls
+	sh "$SOURCE_DIR/scripts/sweep.sh" --seeds "$(printf '0\n1\n0')" --lambdas 0,0.002,0 --out words c.json -- --chat.system 'a\nb' >table 2>err ||
+		fail "the $call call with odd words: $(cat err)"
+done
+[ "$(ls -d words/lambda-*)" = "$(cd kept && printf 'words/%s\n' lambda-*)" ] || fail "runs: $(ls words)"
+rm -r words kept
+
 # several at once: a card each, or slots that share the cores; a line says what runs
 mkdir path
 printf '#!/bin/sh\necho "GPU 0: NVIDIA (UUID: x)"\necho "GPU 1: NVIDIA (UUID: y)"\n' >path/nvidia-smi
@@ -172,6 +186,9 @@ PATH=$work/path:$PATH sweep || fail "over two cards: $(cat err)"
  2 card 1" ] || fail "cards: $(cat devices)"
 cmp table plain
 rm -rf out devices together work-*
+PATH=$work/path:$PATH sweep --device cuda:1 || fail "on the card that is named: $(cat err)"
+[ "$(cut -d' ' -f5- devices | sort -u)" = "card " ] || fail "a card of its own beside cuda:1: $(cat devices)"
+rm -rf out devices
 touch watched
 sh "$SOURCE_DIR/scripts/sweep.sh" --slots 3 --every 0 --seeds "$seeds" --lambdas "$lambdas" --out out c.json -- --device cpu >table 2>err || fail "three slots: $(cat err)"
 grep -q "^0 0 threads $(($(nproc) > 3 ? $(nproc) / 3 : 1)) card" devices || fail "threads of a slot: $(cat devices)"
@@ -218,6 +235,8 @@ grep -q '^sbatch --parsable --gres=gpu:1 --time=1:00:00 out/sweep.sbatch 0$' cal
 	grep -q '^sbatch --parsable --dependency=afterok:101 --kill-on-invalid-dep=yes --array=1-4 --gres=gpu:1 --time=1:00:00 out/sweep.sbatch$' calls &&
 	grep -q '^sbatch --parsable --dependency=afterany:102 --gres=gpu:1 --time=1:00:00 out/sweep.sbatch$' calls || fail "submitted: $(grep ^sbatch calls)"
 [ "$(grep -c '^scontrol requeue 102$' calls)" = 1 ] || fail "a stopped run is queued again: $(cat calls)"
+(cd "$work" && PATH=$work/path:$PATH sh "$SOURCE_DIR/scripts/sweep.sh" --slurm "" --seeds "$seeds" --lambdas "$lambdas" --out out c.json -- --steps 3 2>said) || fail "--slurm '': $(cat said)"
+grep -q '^sweep: submitted: ' said || fail "--slurm '' makes no jobs: $(cat said)"
 grep -q "submitted: the gate as job 101, 4 runs as 102, controls, table and report as 103" err || fail "--slurm says: $(cat err)"
 [ "$(grep -c '^train.*out/start' calls)" = 1 ] || fail "the gate is done once: $(cat calls)"
 rm stopped
