@@ -110,6 +110,7 @@ class Run:
                 for sink in self.sinks:
                     sink.taken_back(kept + 1)
                 self.step = kept
+                self.evaluated = {name for name in self.evaluated if int(name[5:-5]) <= kept} # eval-N.json
         lines = [x for x in lines if x["step"] > self.step]
         for x in lines:
             for sink in self.sinks:
@@ -120,7 +121,7 @@ class Run:
             if step.isdigit() and path.name not in self.evaluated and int(step) <= self.step:
                 try:
                     summary = json.loads(path.read_text("utf-8"))
-                except ValueError:
+                except (OSError, ValueError):
                     continue
                 self.evaluated.add(path.name)
                 for sink in self.sinks:
@@ -135,12 +136,13 @@ def find(paths):
         yield from (p.parent for p in sorted([path / "metrics.jsonl"] if (path / "metrics.jsonl").exists() else path.glob("**/metrics.jsonl")))
 
 
-def name_of(folder, paths):
-    """Of a folder inside an argument its path there; of an argument its own name."""
-    for path in paths:
-        if path in folder.parents:
-            return str(folder.relative_to(path))
-    return folder.resolve().name
+def name_of(folder, paths, taken):
+    """Of a folder inside an argument its path there, of several arguments with theirs; of an argument its own name; longer where that is taken."""
+    inside = [len(folder.relative_to(path).parts) + (len(paths) > 1) for path in paths if path in folder.parents]
+    parts, n = folder.resolve().parts, inside[0] if inside else 1
+    while "/".join(parts[-n:]) in taken and n < len(parts) - 1:
+        n += 1
+    return "/".join(parts[-n:])
 
 
 def read_config(folder):
@@ -165,12 +167,13 @@ def main():
     for path in args.runs:
         if not path.exists():
             sys.exit(f"follow: error: there is no '{path}'")
-    followed = {}
+    followed, taken = {}, set()
     try:
         while True:
             for folder in find(args.runs):
                 if folder not in followed:
-                    name = name_of(folder, args.runs)
+                    name = name_of(folder, args.runs, taken)
+                    taken.add(name)
                     followed[folder] = Run(folder, ([TensorBoard(args.tensorboard, name)] if args.tensorboard else [])
                                            + ([WeightsAndBiases(args.wandb, name, read_config(folder))] if args.wandb else []))
                 run = followed[folder]

@@ -168,7 +168,8 @@ own_packages() { # PACKAGES...: unpacked below the prefix, with what they depend
 		die "cannot get $*: $(grep '^E:' "$log" | tail -n 1) (see $log)"
 	fi
 	names=$(sed -n 's/^Inst \([^ ]*\).*/\1/p' "$log.plan" |
-		grep -vE '^(libc6|libc-|linux-libc|libcrypt|libnsl|libtirpc|rpcsvc|gcc|g\+\+|cpp|libgcc|libstdc|binutils|python3?[.0-9]*$)')
+		grep -vE '^(libc6|libc-|linux-libc|libcrypt|libnsl|libtirpc|rpcsvc|gcc|g\+\+|cpp|libgcc|libstdc|binutils|python3?[.0-9]*$)') ||
+		die "$* are installed, but '$(command -v pkg-config)' or the compiler does not find them"
 	# shellcheck disable=SC2086  # package names are words
 	(cd "$prefix/debs" && apt_user download $names >>"$log" 2>&1) || die "cannot get $*: $(grep '^E:' "$log" | tail -n 1) (see $log)"
 	for deb in "$prefix"/debs/*.deb; do

@@ -4,6 +4,8 @@ A control has the rows of its evaluation, and as many samples of each where it i
 words to shuffle or cut: it stays the failure that it is.
 """
 
+import hashlib
+import json
 import random
 import re
 
@@ -13,6 +15,23 @@ CUTS = {f"first-{k}": k for k in (2, 4, 8, 16, 32)}                     # words
 NAMES = {"another": "another row's vector", "empty": "no words", "text": "the row's own text", "shuffled": "its words, shuffled",
          "first": "first words of {base}, as long", **{name: f"its first {k} words" for name, k in CUTS.items()}}
 PIECE = re.compile(rf"(\s*)([{CJK}]|[^\s{CJK}]+)")                      # a word and the space in front of it
+
+
+def digest(*what):
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+def mark(evaluation):
+    """Of what controls are made of besides texts: AV, AR and the settings, by what they gave."""
+    return digest([evaluation.summary.get(key) for key in ("seed", "temperature", "fail_mse")],
+                  [(row, s["mse"]) for row, samples in sorted(evaluation.rows.items()) for s in samples])
+
+
+def stands(control, evaluation):
+    """Was it made of this evaluation? One without a mark (older, or of scripts/sweep.sh's gate) is believed."""
+    facts = control.summary.get("control")
+    made_for = facts.get("evaluation") if isinstance(facts, dict) else None
+    return made_for is None or made_for == mark(evaluation)
 
 
 def shuffled(text, seed):

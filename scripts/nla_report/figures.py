@@ -3,6 +3,7 @@
 import json
 import math
 from html import escape
+from itertools import accumulate
 from pathlib import Path
 
 from . import controls, facts, stats
@@ -265,11 +266,18 @@ def sketch(d, span, cls):
 
 def running(points, width):
     """Centred means over `width` neighbours."""
+    there = [y for _, y in points if y is not None]
+    at, sums = [0, *accumulate(int(y is not None) for _, y in points)], [0.0, *accumulate(there)]
     out, half = [], width // 2
     for i, (x, _) in enumerate(points):
-        near = [y for _, y in points[max(0, i - half):i + half + 1] if y is not None]
-        out.append((x, sum(near) / len(near) if near else None))
+        first, end = at[max(0, i - half)], at[min(len(points), i + half + 1)]
+        out.append((x, (sums[end] - sums[first]) / (end - first) if end > first else None))
     return out
+
+
+def thinned(points):
+    """What a page of some hundred pixels can show."""
+    return points[::len(points) // 2000 + 1]
 
 
 def training(runs, colour_of):
@@ -290,8 +298,8 @@ def training(runs, colour_of):
         for r, points in lines:
             width = max(1, len(points) // 15) | 1
             if width > 1:
-                plot.line(points, colour_of(r), 0.8, f' opacity="{0.28 * min(1, 6 / len(lines)):.2f}"')
-            plot.line(running(points, width), colour_of(r), 1.5)
+                plot.line(thinned(points), colour_of(r), 0.8, f' opacity="{0.28 * min(1, 6 / len(lines)):.2f}"')
+            plot.line(thinned(running(points, width)), colour_of(r), 1.5)
             if len(points) == 1:
                 plot.dot(*points[0], colour_of(r), 2)
         for r, s, y in held:

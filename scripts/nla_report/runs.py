@@ -175,7 +175,7 @@ class Run:
         self.named = {name: e for name, e in self.named.items() if e and name not in known}
         own = self.evaluation
         self.controls = {name: known[name] for name in controls.NAMES if own and known.get(name) and known[name].step == own.step
-                         and known[name].rows.keys() == own.rows.keys()}
+                         and known[name].rows.keys() == own.rows.keys() and controls.stands(known[name], own)}
 
     def read_evaluations(self):
         """evaluations/step-N[-name]/ of nla-eval, eval/ of scripts/sweep.sh, eval-N.json of the run itself; of the newest the largest

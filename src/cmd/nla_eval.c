@@ -18,7 +18,7 @@ static enum nla_status logprob(const struct nla_eval *e, const struct nla_config
 static enum nla_status report(const struct nla_eval *e, const struct nla_config *cfg, const struct nla_step *step,
 			      const char *summary, struct nla_err *err)
 {
-	nla_auto char *rows = nla_path_join(cfg->out, "rows.jsonl");
+	nla_auto char *rows = nla_path_join(cfg->out, "rows.jsonl"), *facts = nla_path_join(cfg->out, "facts.json");
 	cJSON *json = nla_report_eval(&e->rl, step);
 	const int64_t at = nla_checkpoint_step(cfg->av, NULL);
 	cJSON_AddItemToObject(json, "step", at < 0 ? cJSON_CreateNull() : cJSON_CreateNumber((double)at));
@@ -29,6 +29,8 @@ static enum nla_status report(const struct nla_eval *e, const struct nla_config 
 		cJSON_AddStringToObject(json, "start_ar", cfg->eval.start_ar);
 	cJSON_AddStringToObject(json, "data", e->set.path);
 	if (nla_eval_write_rows(&e->rl, step, rows, err) || nla_json_write(summary, json, true, err))
+		cJSON_Delete(json);
+	else if (nla_exists(facts) && nla_rmtree(facts, err)) /* of the explanations that were there */
 		cJSON_Delete(json);
 	else
 		nla_program_print(json, true);

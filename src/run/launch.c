@@ -122,7 +122,8 @@ enum nla_status nla_launch(const struct nla_config *cfg, enum nla_command comman
 	if (command & (NLA_CMD_EXPLAIN | NLA_CMD_EXPORT) || cfg->check || cfg->extract.sidecar)
 		return nla_usage(err, "this is work of one process, and here are %d ranks: start it without torchrun, srun or "
 				 "mpirun", us.size);
-	if (command & NLA_CMD_EXTRACT && !stat(cfg->extract.corpus, &st) && !S_ISREG(st.st_mode))
+	if (command & NLA_CMD_EXTRACT && !stat(cfg->extract.corpus, &st) && !S_ISREG(st.st_mode) &&
+	    !S_ISDIR(st.st_mode))
 		return nla_usage(err, "'%s' can be read once, and each rank reads it: give extract.corpus a file",
 				 cfg->extract.corpus);
 	us.timeout = cfg->dist.timeout;
