@@ -8,6 +8,7 @@
  */
 #include <string.h>
 
+#include "base/utf8.h"
 #include "text/tokenizer_read.h"
 
 #define SPACE "\"" NLA_TOKENIZER_SPACE "\"" /* as a JSON text */
@@ -187,8 +188,8 @@ enum nla_status nla_tokenizer_read_added(struct nla_tokenizer *tok, const struct
 		flags |= NLA_ADDED_NORMALIZED;
 	if (nla_place_check(p, rules, err))
 		return err->status;
-	if (!content || !*content)
-		return nla_place_fail(p, "content", "a text", err);
+	if (!content || !*content || nla_utf8_valid(content, strlen(content)) < strlen(content))
+		return nla_place_fail(p, "content", "a text in UTF-8", err);
 	if (flags & NLA_ADDED_NORMALIZED && tok->nfc && !nla_tok_split_nfc(content, strlen(content), &normal, err) &&
 	    strcmp(normal.buf, content))
 		return nla_place_fail(p, "content", "a text in normal form C, as it is matched there", err);
@@ -391,6 +392,7 @@ static enum nla_status read_stages(struct nla_tokenizer *tok, const struct nla_p
 	tok->nfc = *norm == 'N';
 	tok->strip_first = !strcmp(dec, "RFUS");
 	tok->prefix = *norm == 'P' ? NLA_PREFIX_PREPEND : tok->prefix;
+	tok->replaces = tok->metaspace && *norm;
 	for (int i = 0; i <= DECODER; i++)
 		nla_str_release(&found[i]);
 	return status;

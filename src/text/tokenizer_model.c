@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/utf8.h"
 #include "text/tokenizer_read.h"
 
 /* ---- protobuf's wire format, and sentencepiece_model.proto ---- */
@@ -97,7 +98,8 @@ static enum nla_status read_piece(struct nla_tokenizer *tok, struct wire w, int3
 			type = f.value;
 	}
 	memcpy(&score, &bits, sizeof(score));
-	if (w.broken || text.at == text.end || type > TYPE_BYTE || !type || type == TYPE_UNUSED)
+	const size_t n = w.broken ? 0 : (size_t)(text.end - text.at);
+	if (!n || nla_utf8_valid((const char *)text.at, n) < n || type > TYPE_BYTE || !type || type == TYPE_UNUSED)
 		return nla_fail(err, "cannot load '%s': piece %d is damaged or of an unknown type", tok->path, (int)id);
 	if (type == TYPE_NORMAL && score > *last)
 		return nla_fail(err,
@@ -276,6 +278,14 @@ static enum nla_status take_bos(struct nla_tokenizer *tok, const struct nla_plac
 	return NLA_OK;
 }
 
+/* A normalized added token is looked for among spaces here, which such a normaliser has replaced: does it match otherwise? */
+static bool differs(const struct nla_tokenizer *tok, const struct nla_added *a)
+{
+	return tok->prefix == NLA_PREFIX_PREPEND ||
+	       (tok->replaces && (a->flags & (NLA_ADDED_LSTRIP | NLA_ADDED_RSTRIP) || strchr(a->text, ' ') ||
+				  strstr(a->text, NLA_TOKENIZER_SPACE)));
+}
+
 static enum nla_status take_config(struct nla_tokenizer *tok, const struct nla_place *p, const char *class,
 				   const cJSON *decoder, struct nla_err *err)
 {
@@ -293,9 +303,10 @@ static enum nla_status take_config(struct nla_tokenizer *tok, const struct nla_p
 		tok->prefix = nla_place_true(p, "legacy") ? NLA_PREFIX_ALWAYS : NLA_PREFIX_FIRST;
 		tok->prefix = tok->strip_first ? tok->prefix : NLA_PREFIX_NEVER;
 	}
-	if (tok->prefix == NLA_PREFIX_PREPEND && tok->added[1].n)
-		return nla_fail(err, "cannot load '%s': added token '%s' is normalized, which is not supported behind a "
-				"Prepend normaliser", tok->path, tok->added[1].data[0].text);
+	for (size_t i = 0; i < tok->added[1].n; i++)
+		if (!llama && differs(tok, &tok->added[1].data[i]))
+			return nla_fail(err, "cannot load '%s': added token '%s' is normalized, which is not supported behind "
+					"a normaliser that replaces spaces", tok->path, tok->added[1].data[i].text);
 	if (native && decoder && take_decoder(tok, p, decoder, err))
 		return err->status;
 	return native ? take_bos(tok, p, err) : NLA_OK;

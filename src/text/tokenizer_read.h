@@ -119,6 +119,7 @@ struct nla_tokenizer {
 	sp_model *sp;                      /* a .model: merges in the place of bpe */
 	bool metaspace;                    /* spaces are U+2581, characters fall back on bytes; else byte-level */
 	enum nla_prefix prefix;            /* metaspace */
+	bool replaces;                     /* metaspace: a normaliser does it, before added tokens that are normalized */
 	bool strip_first;                  /* metaspace: a decoded text loses the space that prefix has put in front */
 	bool nfc, ignore_merges;           /* byte-level */
 	int32_t byte[256];                 /* ids; -1 (byte-level): leaves no trace, as in the reference */

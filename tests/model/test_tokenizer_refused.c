@@ -94,6 +94,7 @@ static void test_model_refused(void **state)
 		{ "model.merges.3", "[\"a\",\"nope\"]", "'model.merges[3]': 'a', 'nope' or 'anope' is not in the vocabulary" },
 		{ "added_tokens", "{}", "'added_tokens' is not a list" },
 		{ "added_tokens.1.content", "\"\"", "field 'added_tokens[1].content' is \"\"" },
+		{ "added_tokens.1.content", "\"\xa9\"", "want a text in UTF-8" }, /* matched inside "é" it would leave half of it */
 		{ "added_tokens.1.special", "\"yes\"", "field 'added_tokens[1].special' is \"yes\"" },
 		{ "added_tokens.1.id", "3", "have the same id 3" },
 		{ "added_tokens.1.content", "\"a\"", "token 'a' has two ids" },
@@ -195,6 +196,10 @@ static void test_metaspace_refused(void **state)
 		write_changed_file("llama2json", cases[i][0], cases[i][1]);
 		expect_refused("tokenizer.json", cases[i][0], cases[i][2]);
 	}
+	write_changed_file("gemma", "added_tokens.1", "{\"id\":1,\"content\":\"<eos>\",\"normalized\":true,\"lstrip\":true,\"special\":true}");
+	expect_refused("tokenizer.json", "stripped spaces that are none", "added token '<eos>' is normalized");
+	write_changed_file("gemma", "added_tokens.1", "{\"id\":1,\"content\":\"<eos>\",\"normalized\":true,\"special\":true}");
+	nla_tokenizer_free(load(scratch));
 	copy_file("llama2json/tokenizer.json", "tokenizer.json");
 	write_text("tokenizer_config.json", "{\"tokenizer_class\": \"GemmaTokenizer\"}");
 	expect_refused("tokenizer_config.json", "class", "field 'tokenizer_class' is \"GemmaTokenizer\", want LlamaTokenizer");
