@@ -229,7 +229,7 @@ KERNEL(decode_split)(const T *q, const T *k, const T *v, const i64 *slot, const 
 		for (int i = 0; i < WARPS; i++)
 			top = fmaxf(top, most[i * GROUP + g]);
 		for (int i = 0; i < WARPS; i++) {
-			c[i] = total[i * GROUP + g] > 0 ? expf(most[i * GROUP + g] - top) : 0.0f;
+			c[i] = total[i * GROUP + g] == 0 ? 0.0f : expf(most[i * GROUP + g] - top); // NaN stays NaN
 			sum += c[i] * total[i * GROUP + g];
 		}
 		for (int e = threadIdx.x; e < HEAD; e += blockDim.x) {
@@ -257,7 +257,7 @@ KERNEL(decode_join)(const float *part, T *o, int splits)
 	for (int e = threadIdx.x; e < HEAD; e += blockDim.x) {
 		float sum = 0, x = 0;
 		for (int i = 0; i < splits; i++) {
-			float n = p[i * step + HEAD + 1], c = n > 0 ? expf(p[i * step + HEAD] - top) : 0.0f;
+			float n = p[i * step + HEAD + 1], c = n == 0 ? 0.0f : expf(p[i * step + HEAD] - top);
 			sum += c * n;
 			x += c * p[i * step + e];
 		}
