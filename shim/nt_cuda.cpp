@@ -85,8 +85,9 @@ fs::path cache_folder()
 		   : (xdg ? fs::path(xdg) : fs::path(home ? home : "/tmp") / ".cache") / "nla" / "kernels";
 }
 
-// From the cache, or compiled into it. A folder that cannot be written costs the time of compiling, no more.
-std::string cubin(const std::string &source, const std::string &arch)
+// From the cache, or (anew: what is there is damaged) compiled into it. A folder that cannot be written costs the time of
+// compiling, no more.
+std::string cubin(const std::string &source, const std::string &arch, bool anew)
 {
 	void *nvrtc = open_nvrtc();
 	int version[2] = {0, 0};
@@ -94,7 +95,7 @@ std::string cubin(const std::string &source, const std::string &arch)
 	std::string all = source + arch + ":" + std::to_string(version[0]) + "." + std::to_string(version[1]);
 	fs::path path = cache_folder() / (c10::sha1(all).str() + ".cubin"), fresh = path;
 	std::ifstream in(path, std::ios::binary);
-	if (in)
+	if (in && !anew)
 		return {std::istreambuf_iterator<char>(in), {}};
 	std::string made = compile(nvrtc, source, arch);
 	std::error_code ignored;
@@ -114,9 +115,12 @@ void *module(int device, const Kernel &k)
 	std::string source = k.fp32 ? "#define T float\n" : "#define T bf16\n";
 	if (k.head)
 		source += "#define HEAD " + std::to_string(k.head) + "\n#define GROUP " + std::to_string(k.group) + "\n";
-	std::string code = cubin(source + nla_kernels_source, "sm_" + std::to_string(capability(device)));
+	source += nla_kernels_source;
+	const std::string arch = "sm_" + std::to_string(capability(device));
 	auto load = symbol<int (*)(void **, const void *)>(driver(), "cuModuleLoadData");
-	int rc = load(&m, code.data());
+	int rc = load(&m, cubin(source, arch, false).data());
+	if (rc)
+		rc = load(&m, cubin(source, arch, true).data());
 	TORCH_CHECK(rc == 0, "the driver does not load the kernels: error ", rc);
 	return m;
 }
