@@ -3,7 +3,6 @@
 // in one order, and the backward pass is flash attention's deterministic one: a run repeats bit for bit.
 #include "shim/nt_gpu.h"
 
-#include <ATen/Context.h>
 #include <ATen/ops/_flash_attention_backward.h>
 #include <ATen/ops/_flash_attention_forward.h>
 
@@ -13,21 +12,7 @@ namespace nt::gpu
 namespace
 {
 
-// While it lives, libtorch takes the deterministic version of what has one.
-struct Deterministic {
-	bool before = at::globalContext().deterministicAlgorithms();
-	Deterministic() { at::globalContext().setDeterministicAlgorithms(true, false); }
-	~Deterministic() { at::globalContext().setDeterministicAlgorithms(before, false); }
-};
-
 at::Tensor laid_out(const Sequences &s, const at::Tensor &x) { return s.keys.defined() ? x.index_select(0, s.keys) : x; }
-
-at::Tensor summed(const Sequences &s, const at::Tensor &g)
-{
-	auto shape = g.sizes().vec();
-	shape[0] = s.key_start.numel() - 1;
-	return at::zeros(shape, g.options().dtype(at::kFloat)).index_add_(0, s.keys, g.to(at::kFloat)).to(g.scalar_type());
-}
 
 } // namespace
 
@@ -57,8 +42,9 @@ at::Tensor flash_attention(const Sequences &s, const at::Tensor &q, const at::Te
 			s.max_q, s.max_k, 0.0, true, saved[5], saved[6], scale, before);
 		if (!s.keys.defined())
 			return {dq, dk, dv};
+		const int64_t n = s.key_start.numel() - 1;
 		if (!takes(NT_FAST_ATTENTION, {dk, dv}))
-			return {dq, summed(s, dk), summed(s, dv)};
+			return {dq, sum_rows(dk, s.keys, n), sum_rows(dv, s.keys, n)};
 		auto [sum_k, sum_v] = key_sum(dk, dv, s.key_start, s.key_at);
 		return {dq, sum_k, sum_v};
 	};

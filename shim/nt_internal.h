@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <ATen/Context.h>
 #include <ATen/record_function.h>
 #include <c10/core/GradMode.h>
 
@@ -73,6 +74,22 @@ bool fast(at::TensorList in);
 using Forward = std::function<at::Tensor(at::TensorList in, Tensors &keep)>;
 using Backward = std::function<Tensors(const Tensors &saved, const at::Tensor &dy)>;
 at::Tensor fused(at::TensorList in, const Forward &forward, const Backward &backward, const std::vector<bool> &unsaved = {});
+
+// While it lives, libtorch takes the deterministic version of what has one.
+struct Deterministic {
+	bool before = at::globalContext().deterministicAlgorithms();
+	Deterministic() { at::globalContext().setDeterministicAlgorithms(true, false); }
+	~Deterministic() { at::globalContext().setDeterministicAlgorithms(before, false); }
+};
+
+// [n, ..]: row i is the sum of the rows of x whose index is i, in fp32 and in one order.
+inline at::Tensor sum_rows(const at::Tensor &x, const at::Tensor &index, int64_t n)
+{
+	Deterministic on;
+	auto shape = x.sizes().vec();
+	shape[0] = n;
+	return at::zeros(shape, x.options().dtype(at::kFloat)).index_add_(0, index, x.to(at::kFloat)).to(x.scalar_type());
+}
 
 // x W^T, or with `back` x W: x [n,..], W [O,I] maybe stored in another type, computed in that of x, into y where it is given.
 // No gradient.

@@ -35,7 +35,13 @@ EXPR(share, (In a), (a), a->t)
 EXPR(detach, (In a), (a), a->t.detach())
 EXPR(narrow, (In a, int dim, int64_t start, int64_t length), (a), a->t.narrow(dim, start, length))
 EXPR(reshape, (In a, int ndim, const int64_t *shape), (a), a->t.reshape(at::IntArrayRef(shape, ndim)))
-EXPR(rows, (In a, In index), (a, index), at::index_select(a->t, 0, index->t))
+// A row that is taken several times sums their gradients, which libtorch does atomically on a GPU: in any order.
+EXPR(rows, (In a, In index), (a, index), nt::fused({a->t},
+	[i = index->t](at::TensorList in, nt::Tensors &) { return at::index_select(in[0], 0, i); },
+	[i = index->t, n = a->t.size(0)](const nt::Tensors &, const at::Tensor &dy) {
+		return nt::Tensors{nt::sum_rows(dy, i, n)};
+	},
+	{true}))
 EXPR(put_rows, (In a, In index, In b), (a, index, b), at::index_copy(a->t, 0, index->t, b->t))
 EXPR(topk, (In a, int64_t k), (a), std::get<1>(at::topk(a->t, k, -1)))
 
