@@ -15,7 +15,8 @@
  *
  * docs/embedding.md has a whole program; python/nla.py is the same for Python.
  *
- * Functions return 0 or a pointer on success; else 1 or NULL, and message holds one line. One struct nla serves one thread.
+ * Functions return 0 or a pointer on success; else 1 or NULL, and message holds one line. One struct nla serves one thread; on
+ * a GPU a process uses one card, from the thread that opened it.
  */
 #ifndef NLA_H
 #define NLA_H

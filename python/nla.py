@@ -62,6 +62,7 @@ def _texts(text):
 
 class NLA:
     """A target with its verbalizer and reconstructor, loaded. A context manager; calls from several threads wait for one another.
+    On a GPU a process uses one card, from the thread that opened it.
 
     model: the target's folder; av, ar: adapter folders or whole checkpoints with their sidecars; device: "auto", "cpu", "cuda", "cuda:1".
     """

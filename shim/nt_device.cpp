@@ -68,6 +68,7 @@ static std::string too_old(int index)
 
 nt_status nt_device_open(const char *name, int *out)
 {
+	static int used = -1;
 	std::string asked = name, kind = asked.substr(0, asked.find(':'));
 	std::string number = kind == asked ? std::to_string(nt::local_rank()) : asked.substr(kind.size() + 1);
 	*out = NT_CPU;
@@ -89,7 +90,8 @@ nt_status nt_device_open(const char *name, int *out)
 			lacks = kind == asked ? "there are more ranks on this machine than GPUs"
 					      : "there is no GPU of that number";
 		if (lacks.empty() && kind != "sim")
-			lacks = too_old(index);
+			lacks = used >= 0 && used != index ? "this process uses GPU " + std::to_string(used) + ", and uses one"
+							   : too_old(index);
 	});
 	if (asking)
 		return asking;
@@ -108,7 +110,7 @@ nt_status nt_device_open(const char *name, int *out)
 		nt::gpu::off = plugin->launcher ? "" : "the simulated GPU was not asked to emulate them";
 		if (kind != "sim")
 			nt::gpu::start(index);
-		*out = index;
+		*out = used = index;
 	});
 }
 
