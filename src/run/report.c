@@ -432,8 +432,9 @@ void nla_report_markdown(struct nla_str *out)
 	heading(out, "**samples.jsonl**: probes, and `log.samples` responses of the first and every `log.samples_every`th "
 		     "step, with one that failed, if any did:");
 	put_sample(&o, &rl, &empty, 0, 0);
-	heading(out, "**Evaluation**, `summary.json` of `nla-eval` (which adds `step`, `model`, `av`, `ar`, `data` and a `start_ar`) and "
-		     "`eval-STEP.json` of a run (which adds `reward`, the mean of score less penalty, failed rows too):");
+	heading(out, "**Evaluation**, `summary.json` of `nla-eval` (which adds `step`, `model`, `av`, `ar`, `data` and a "
+		     "`start_ar`) and `eval-STEP.json` of a run (which adds `reward`, the mean of score less penalty, failed "
+		     "rows too):");
 	put_eval(&o, &rl, &empty);
 	heading(out, "**rows.jsonl** of `nla-eval`, `eval-STEP.rows.jsonl` of a run:");
 	put_row(&o, &rl, &empty, 0);
