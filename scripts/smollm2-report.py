@@ -82,6 +82,16 @@ def warm_start(run):
     return ["## Warm start", "", *out] if out else []
 
 
+def recovered(found):
+    rows = []
+    for name, folder in found:
+        x = load(folder / "summary.json")
+        if x.get("recovered_kl") is not None:
+            rows.append([name, *(f"{x[key]:.3f}" for key in ("fve", "recovered_kl", "recovered_kl_all", "kl"))])
+    return ["## The model's next token", "", "The share of the KL of the mean vector that the reconstructions bring back, and the AV's own KL to the "
+            "warm start.", "", *table(["", "FVE", "recovered KL", "with failures", "KL of the AV"], rows)] if rows else []
+
+
 def side_by_side(run, found, count, seed):
     texts = lines(run / "eval" / "rows.jsonl.gz")
     answers = [(name, {x["row"]: x for x in reversed(lines(folder / "rows.jsonl"))}) for name, folder in found]     # first samples
@@ -107,7 +117,7 @@ def main():
     tables = args.run / "tables.md"
     report = [*hours(args.run), *corpus(args.run), *warm_start(args.run),
               *(tables.read_text("utf-8").splitlines() + [""] if tables.exists() else []),
-              *side_by_side(args.run, found, args.examples, args.seed)]
+              *recovered(found), *side_by_side(args.run, found, args.examples, args.seed)]
     if not report:
         sys.exit(f"smollm2-report: error: '{args.run}' holds nothing of a run")
     (args.run / "report.md").write_text("\n".join(report).rstrip() + "\n", "utf-8")
