@@ -70,15 +70,23 @@ enum nla_status nla_adapter_init(struct nla_adapter *a, const struct nla_arch *a
 	return nt_check() ? nla_nt_fail(err, "cannot make an adapter of rank %lld", (long long)spec->rank) : NLA_OK;
 }
 
-/* A [r, in] of both below each other; up: scaled B [out, r] next to each other. NULL: neither has one. */
+/* A [r, in] of both below each other; up: scaled B [out, r] next to each other; zeros for one that has the projection in other
+ * blocks alone. NULL: neither has it in this. */
 static nt_tensor *side_by_side(const struct nla_adapter *const from[2], int64_t l, int p, bool up)
 {
+	const struct nla_lora *x[2], *any = NULL;
 	nt_tensor *parts[2];
 	int n = 0;
 	for (int i = 0; i < 2; i++) {
-		const struct nla_lora *x = from[i] ? nla_lora_of(from[i], l, p) : NULL;
-		if (x)
-			parts[n++] = up ? nt_scale(x->B, nla_lora_scale(from[i], p)) : nt_share(x->A);
+		x[i] = from[i] ? nla_lora_of(from[i], l, p) : NULL;
+		any = x[i] ? x[i] : any;
+	}
+	for (int i = 0; i < 2 && any; i++) {
+		const int64_t r = from[i] ? from[i]->rank[p] : 0, width = up ? nt_size(any->B, 0) : nt_size(any->A, 1);
+		if (x[i])
+			parts[n++] = up ? nt_scale(x[i]->B, nla_lora_scale(from[i], p)) : nt_share(x[i]->A);
+		else if (r)
+			parts[n++] = nt_zeros(NT_F32, nt_device_of(any->A), 2, (int64_t[]){ up ? width : r, up ? r : width });
 	}
 	return n ? nt_own(nt_cat(parts, n, up ? 1 : 0)) : NULL;
 }

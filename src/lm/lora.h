@@ -46,8 +46,7 @@ double nla_lora_scale(const struct nla_adapter *a, enum nla_proj proj);
 /* A fresh one for the first n_layers blocks. rng: its own, or two of one run begin in one subspace. */
 enum nla_status nla_adapter_init(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers,
 				 const struct nla_lora_spec *spec, struct nla_rng rng, int device, struct nla_err *err);
-/* Missing and unexpected keys are an error that lists both; those of blocks after an AR's last are said and not read. A
- * projection that is adapted in some blocks has zeros in the others. */
+/* Missing and unexpected keys are an error that lists both; those of blocks after an AR's last are said and not read. */
 enum nla_status nla_adapter_load(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers, const char *folder,
 				 int device, struct nla_err *err);
 enum nla_status nla_adapter_save(const struct nla_adapter *a, const char *folder, const char *base_name, struct nla_err *err);

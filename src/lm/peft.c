@@ -240,11 +240,6 @@ static enum nla_status read_tensors(struct nla_adapter *a, const struct nla_arch
 				to->B = nla_tensor_read(st, B->name, nla_proj_out(arch, p), a->rank[p], device, err);
 		}
 		a->rank[p] = used ? a->rank[p] : 0;
-		const int64_t shapes[2][2] = { { a->rank[p], nla_proj_in(arch, p) }, { nla_proj_out(arch, p), a->rank[p] } };
-		for (int64_t l = 0; l < a->n_layers && used && !err->status; l++) /* one of some blocks: zeros stay zeros */
-			if (!a->layers[l][p].A)
-				a->layers[l][p] = (struct nla_lora){ nt_own(nt_zeros(NT_F32, device, 2, shapes[0])),
-								     nt_own(nt_zeros(NT_F32, device, 2, shapes[1])) };
 	}
 	if (!err->status && zero)
 		nla_say("warning: adapter '%s': every B is zero, so it changes nothing: was it saved before training?",
@@ -271,6 +266,21 @@ enum nla_status nla_adapter_load(struct nla_adapter *a, const struct nla_arch *a
 
 /* ---- writing ---- */
 
+/* One name, or where some blocks lack it those of the others. */
+static void add_target(cJSON *targets, const struct nla_adapter *a, enum nla_proj proj)
+{
+	int64_t n = 0;
+	for (int64_t l = 0; l < a->n_layers; l++)
+		n += a->layers[l][proj].A != NULL;
+	if (n == a->n_layers)
+		cJSON_AddItemToArray(targets, cJSON_CreateString(nla_proj_name(proj)));
+	for (int64_t l = 0; l < a->n_layers && n < a->n_layers; l++) {
+		nla_auto char *name = nla_format("layers.%lld.%s", (long long)l, nla_proj_path(proj));
+		if (a->layers[l][proj].A)
+			cJSON_AddItemToArray(targets, cJSON_CreateString(name));
+	}
+}
+
 static cJSON *config_json(const struct nla_adapter *a, const char *base_name)
 {
 	cJSON *json = cJSON_CreateObject(), *targets = cJSON_CreateArray();
@@ -281,7 +291,7 @@ static cJSON *config_json(const struct nla_adapter *a, const char *base_name)
 	for (int p = first; p < NLA_N_PROJ; p++) {
 		if (!a->rank[p])
 			continue;
-		cJSON_AddItemToArray(targets, cJSON_CreateString(nla_proj_name(p)));
+		add_target(targets, a, p);
 		if (a->rank[p] != a->rank[first])
 			cJSON_AddNumberToObject(ranks, nla_proj_name(p), (double)a->rank[p]);
 		if (a->alpha[p] != a->alpha[first])
