@@ -28,10 +28,13 @@ def mark(evaluation):
 
 
 def stands(control, evaluation):
-    """Was it made of this evaluation? One without a mark (older, or of scripts/sweep.sh's gate) is believed."""
+    """Was it made of this evaluation? One without a mark (older, or of scripts/sweep.sh's gate) is believed where its settings are the same."""
     facts = control.summary.get("control")
     made_for = facts.get("evaluation") if isinstance(facts, dict) else None
-    return made_for is None or made_for == mark(evaluation)
+    if made_for is not None:
+        return made_for == mark(evaluation)
+    kept = [key for key in ("seed", "temperature", "fail_mse", "av", "ar", "samples") if key in control.summary and key in evaluation.summary]
+    return all(control.summary[key] == evaluation.summary[key] for key in kept)
 
 
 def shuffled(text, seed):

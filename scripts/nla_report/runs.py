@@ -407,7 +407,7 @@ def set_of(runs, override):
         for base in (Path(), *(r.path for r in runs[:1])):
             folder = base / place
             for path in (folder / "rows.jsonl.gz", folder / "rows.jsonl", folder):
-                if path.is_file():
+                if os.path.isfile(path):                                # False, too, where one may not look
                     return path
     if override:
         raise Error(f"'{override}' is no activation set: it holds no rows.jsonl.gz")
@@ -420,6 +420,9 @@ def documents_of(runs, rows, override, notes):
     ids = {i: row.get("doc_id") for i, row in enumerate(read_lines(path, notes) if path else ())}
     found = [ids.get(row) for row in rows]
     if None in found or len(set(found)) == len(found):
+        return None
+    if len(set(found)) == 1:
+        notes.append("all rows are of one document: the intervals speak of it alone")
         return None
     notes.append(f"the {len(found)} rows are of {len(set(found))} documents, which the intervals draw as wholes")
     return found
