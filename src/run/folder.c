@@ -12,20 +12,7 @@
 
 #include "base/json.h"
 #include "base/progress.h"
-#include "commit.h"
 #include "lm/ranks.h"
-
-const char nla_version[] = NLA_VERSION, nla_commit[] = NLA_COMMIT, nla_libtorch[] = NLA_LIBTORCH;
-
-cJSON *nla_made_by(int device)
-{
-	cJSON *json = cJSON_CreateObject();
-	cJSON_AddStringToObject(json, "version", nla_version);
-	cJSON_AddStringToObject(json, "commit", nla_commit);
-	cJSON_AddStringToObject(json, "libtorch", nla_libtorch);
-	cJSON_AddStringToObject(json, "device", nt_device_name(device));
-	return json;
-}
 
 /* Lines of metrics.jsonl and samples.jsonl beyond the checkpoint belong to work that is done again. Older versions compressed
  * the samples: what of them can be read stays, as lines. */

@@ -8,7 +8,20 @@
 #include "base/json.h"
 #include "base/progress.h"
 #include "base/rng.h"
+#include "commit.h"
 #include "run/folder.h"
+
+const char nla_version[] = NLA_VERSION, nla_commit[] = NLA_COMMIT, nla_libtorch[] = NLA_LIBTORCH;
+
+cJSON *nla_made_by(int device)
+{
+	cJSON *json = cJSON_CreateObject();
+	cJSON_AddStringToObject(json, "version", nla_version);
+	cJSON_AddStringToObject(json, "commit", nla_commit);
+	cJSON_AddStringToObject(json, "libtorch", nla_libtorch);
+	cJSON_AddStringToObject(json, "device", nt_device_name(device));
+	return json;
+}
 
 #define WHOLE ((size_t)16 << 20) /* bytes of a file that is read in full */
 #define HEAD ((size_t)1 << 20)
