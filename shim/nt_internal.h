@@ -85,10 +85,11 @@ struct Deterministic {
 // [n, ..]: row i is the sum of the rows of x whose index is i, in fp32 and in one order.
 inline at::Tensor sum_rows(const at::Tensor &x, const at::Tensor &index, int64_t n)
 {
-	Deterministic on;
 	auto shape = x.sizes().vec();
 	shape[0] = n;
-	return at::zeros(shape, x.options().dtype(at::kFloat)).index_add_(0, index, x.to(at::kFloat)).to(x.scalar_type());
+	at::Tensor sum = at::zeros(shape, x.options().dtype(at::kFloat)); // before: then fresh memory would be filled first
+	Deterministic on;
+	return sum.index_add_(0, index, x.to(at::kFloat)).to(x.scalar_type());
 }
 
 // x W^T, or with `back` x W: x [n,..], W [O,I] maybe stored in another type, computed in that of x, into y where it is given.

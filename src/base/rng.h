@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 enum nla_stream { /* one per use: never renumber, checkpoints and results depend on it */
-	NLA_STREAM_INIT = 1,    /* weights, a warm start's AV: tensor number, row, column; others: see below */
+	NLA_STREAM_INIT = 1,    /* weights, a warm start's AV: tensor number, row, column */
 	NLA_STREAM_SHUFFLE = 2, /* order of training rows: step = epoch           */
 	NLA_STREAM_SAMPLE = 3,  /* rollout tokens: step, row in batch, token      */
 	NLA_STREAM_EVAL = 4,    /* evaluation tokens: 0, data set row, token      */
@@ -18,7 +18,9 @@ enum nla_stream { /* one per use: never renumber, checkpoints and results depend
 	NLA_STREAM_TEST = 7,
 	NLA_STREAM_TEACH = 8,   /* explanations by a teacher: try, data set row, token */
 	NLA_STREAM_COMPOSE = 9, /* how much an explanation quotes: 0, row, what   */
-	NLA_STREAM_INIT_AR = 10, NLA_STREAM_INIT_RL = 11, NLA_STREAM_INIT_RL_AR = 12,
+	NLA_STREAM_INIT_AR = 10, /* the same of a warm start's AR, of RL's AV and of its AR */
+	NLA_STREAM_INIT_RL = 11,
+	NLA_STREAM_INIT_RL_AR = 12,
 };
 
 struct nla_rng {

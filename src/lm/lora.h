@@ -43,7 +43,8 @@ enum nla_status nla_lora_targets(const char *list, unsigned *targets, struct nla
 const struct nla_lora *nla_lora_of(const struct nla_adapter *a, int64_t layer, enum nla_proj proj);
 double nla_lora_scale(const struct nla_adapter *a, enum nla_proj proj);
 
-/* A fresh one for the first n_layers blocks. rng: its own, or two of one run begin in one subspace. */
+/* A fresh one for the first n_layers blocks. rng: a stream of its own; adapters that share one begin in one
+ * subspace. */
 enum nla_status nla_adapter_init(struct nla_adapter *a, const struct nla_arch *arch, int64_t n_layers,
 				 const struct nla_lora_spec *spec, struct nla_rng rng, int device, struct nla_err *err);
 /* Missing and unexpected keys are an error that lists both; those of blocks after an AR's last are said and not read. */

@@ -346,15 +346,9 @@ static void test_join_some(void **state)
 	struct tiny *t = *state;
 	struct nla_adapter some, joined, again;
 	struct nla_lora gone = t->av.adapter.layers[0][NLA_Q];
-	nla_auto_json cJSON *json = NULL;
-	nla_auto char *config = nla_format("%s/adapter_config.json", in_scratch("some"));
-	const int blocks[] = { 1, 2, 3, 4, 5, 6, 7, 8 };
 	t->av.adapter.layers[0][NLA_Q] = (struct nla_lora){ 0 };
 	assert_ok(nla_adapter_save(&t->av.adapter, in_scratch("some"), "tiny/model", &err));
 	t->av.adapter.layers[0][NLA_Q] = gone;
-	assert_ok(nla_json_read(config, &json, &err));
-	cJSON_AddItemToObject(json, "layers_to_transform", cJSON_CreateIntArray(blocks, BLOCKS - 1));
-	assert_ok(nla_json_write(config, json, false, &err));
 	assert_ok(nla_adapter_load(&some, &t->target.lm.arch, BLOCKS, in_scratch("some"), DEVICE, &err));
 	assert_ok(nla_adapter_join(&joined, &some, &t->rl, &err));
 	assert_ok(nla_adapter_save(&joined, in_scratch("joined"), "tiny/model", &err));
