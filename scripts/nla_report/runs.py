@@ -419,7 +419,10 @@ def documents_of(runs, rows, override, notes):
     path = set_of(runs, override)
     ids = {i: row.get("doc_id") for i, row in enumerate(read_lines(path, notes) if path else ())}
     found = [ids.get(row) for row in rows]
-    if None in found or len(set(found)) == len(found):
+    if None in found:
+        notes.append("the evaluated set is not here to say which rows are of one document (--data SET): intervals draw every row by itself")
+        return None
+    if len(set(found)) == len(found):
         return None
     if len(set(found)) == 1:
         notes.append("all rows are of one document: the intervals speak of it alone")

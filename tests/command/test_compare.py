@@ -349,6 +349,12 @@ def test_documents(tmp):
         assert any(said in note for note in result["notes"]) if said else not any("documents" in note for note in result["notes"]), result["notes"]
         low, high = result["groups"][1]["fve"]["interval"]
         assert low < high, (ids, low, high)
+        if ids == "aabb":                                               # where the set is not at hand, it is said; --data says where it is
+            (tmp / "eval-set").rename(tmp / "elsewhere")
+            lost, found = (json.loads(program("--json", tmp / "doc-a", tmp / "doc-b", *more)[0]) for more in ((), ("--data", tmp / "elsewhere")))
+            assert any("--data SET" in note for note in lost["notes"]) and lost["groups"] != result["groups"], lost["notes"]
+            assert found["notes"] == result["notes"] and found["groups"] == result["groups"], found["notes"]
+            shutil.rmtree(tmp / "elsewhere")
 
 
 def test_words():
