@@ -337,6 +337,10 @@ def tell_apart(groups):
 def make_groups(runs, notes):
     """The warm start, then by lambda, then what else there is; `notes` says in what runs of different groups differ besides lambda."""
     trained = [r for r in runs if r.kind == "train" and r.evaluation]
+    for r in trained:
+        steps = number(at(r.config, "steps"))
+        if steps is not None and r.evaluation.step is not None and r.evaluation.step < steps:
+            notes.append(f"{r.name} is not finished: its evaluation is of step {r.evaluation.step} of {steps:g}")
     each = {id(r): settings(r, read_json(r.path / "inputs.json", [])) for r in trained}
     keys = sorted({k for s in each.values() for k in s})
     odd = [k for k in keys if k != "reward.lambda" and len({json.dumps(s.get(k)) for s in each.values()}) > 1]

@@ -187,6 +187,9 @@ def test_unfinished(tmp, sweep):
     (broken / "samples.jsonl").mkdir()
     page, said = program(tmp / "d.html", sweep, small, broken)
     assert "other rows" in said and "cannot read" in said and len(page.rows) == 5, said
+    half = run(tmp / "half", 0.02, 0, data, [line(r, 0.3, 10, "x") for r in range(12)])
+    (half / "evaluations" / "step-20").rename(half / "evaluations" / "step-10")
+    assert "half is not finished: its evaluation is of step 10 of 20" in program(tmp / "d.html", sweep, half)[1]
     one, _ = program(tmp / "e.html", sweep / "l1-0<i>")
     assert one.rows and "Paired differences" not in one.text
     rows, _ = program(tmp / "e.html", sweep / "l1-0<i>" / "evaluations" / "step-20", sweep / "l0-0" / "evaluations" / "step-20", "--data", tmp / "set")
