@@ -77,7 +77,7 @@ class WeightsAndBiases:
 class Run:
     def __init__(self, folder, sinks):
         self.folder, self.sinks = folder, sinks
-        self.offset, self.inode, self.step, self.evaluated = 0, None, 0, set()
+        self.offset, self.inode, self.step, self.evaluated = 0, None, -1, set()
 
     def new_lines(self):
         """Whole lines since the last look; from the beginning when the file was replaced, which a resume does."""
@@ -105,16 +105,16 @@ class Run:
         """Returns how many steps were new."""
         lines, replaced = self.new_lines()
         if replaced:
-            kept = lines[-1]["step"] if lines else 0
+            kept = lines[-1]["step"] if lines else -1
             if kept < self.step:
                 for sink in self.sinks:
                     sink.taken_back(kept + 1)
                 self.step = kept
                 self.evaluated = {name for name in self.evaluated if int(name[5:-5]) <= kept} # eval-N.json
         lines = [x for x in lines if x["step"] > self.step]
+        values = {} # of a step and its evaluation together: Weights & Biases takes no step after a later one
         for x in lines:
-            for sink in self.sinks:
-                sink.log(x["step"], scalars(x))
+            values.setdefault(x["step"], {}).update(scalars(x))
             self.step = x["step"]
         for path in sorted(self.folder.glob("eval-*.json"), key=lambda p: (len(p.name), p.name)):
             step = path.stem.removeprefix("eval-")
@@ -124,8 +124,10 @@ class Run:
                 except (OSError, ValueError):
                     continue
                 self.evaluated.add(path.name)
-                for sink in self.sinks:
-                    sink.log(int(step), {f"eval/{tag}": v for tag, v in scalars(summary).items()})
+                values.setdefault(int(step), {}).update({f"eval/{tag}": v for tag, v in scalars(summary).items()})
+        for step in sorted(values):
+            for sink in self.sinks:
+                sink.log(step, values[step])
         for sink in self.sinks:
             sink.flush()
         return len(lines)

@@ -67,7 +67,7 @@ def test_reading(tmp):
     assert run.look() == 1 and sink.logged == [(1, {"fve": 0.1, "seconds/rollout": 0.5})], sink.logged
     with open(path, "a") as f:
         f.write(line(2, 0.2)[20:] + "nonsense\n" + line(3, 0.3))
-    assert run.look() == 2 and [s for s, _ in sink.logged] == [1, 2, 3, 2] and sink.logged[3][1] == {"eval/fve": 0.6}, sink.logged
+    assert run.look() == 2 and [s for s, _ in sink.logged] == [1, 2, 3] and sink.logged[1][1]["eval/fve"] == 0.6, sink.logged
     assert run.look() == 0
     other = folder / "new"
     other.write_text(line(1, 0.1) + line(2, 0.2))                       # as a resume cuts it
@@ -75,7 +75,10 @@ def test_reading(tmp):
     assert run.look() == 0 and sink.back == [3] and run.step == 2
     with open(path, "a") as f:
         f.write(line(3, 0.35) + line(4, 0.4))
-    assert run.look() == 2 and [(s, v["fve"]) for s, v in sink.logged[4:]] == [(3, 0.35), (4, 0.4)]
+    assert run.look() == 2 and [(s, v["fve"]) for s, v in sink.logged[3:]] == [(3, 0.35), (4, 0.4)]
+    (tmp / "sft").mkdir()
+    (tmp / "sft" / "metrics.jsonl").write_text(line(0, 2.5) + line(1, 2.0))
+    assert follow.Run(tmp / "sft", [sink]).look() == 2 and [s for s, _ in sink.logged[5:]] == [0, 1]
 
 
 def test_tensorboard(tmp, python):
