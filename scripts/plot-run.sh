@@ -4,6 +4,7 @@
 # Of nla-train FVE and response tokens of each step's batch, of nla-sft the loss, its held-out figures and the AR's held-out FVE: a point
 # a step, and the running mean of the points around it (a tenth of the run).
 set -eu
+awk() { LC_ALL=C command awk "$@"; } # mawk reads 0.5 as 0 where the decimal sign is a comma
 data=$(mktemp -d)
 trap 'rm -rf "$data"' EXIT
 [ $# -gt 0 ] || { echo "usage: plot-run.sh RUN [RUN ...]" >&2; exit 2; }

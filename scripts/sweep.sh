@@ -27,6 +27,8 @@
 # which the programs get too, with their work saved; 128 + signal: ended at once. The last line is the command that continues it.
 set -u
 
+awk() { LC_ALL=C command awk "$@"; } # mawk reads 0.001 as 0 where the decimal sign is a comma
+
 quoted() { # WORD...: as a shell reads them back
 	words=
 	for word; do
