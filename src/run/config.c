@@ -334,9 +334,11 @@ static enum nla_status resolve(struct nla_config *cfg, unsigned who, struct nla_
 	};
 	for (size_t i = 0; i < NLA_LEN(paths) && !err->status; i++)
 		take_part(paths[i].at, *paths[i].at, paths[i].part, true, err);
-	nla_auto char *run = NULL;
+	nla_auto char *run = NULL, *beside = nla_format("%s/../ar", cfg->av), *own = realpath(beside, NULL), *ar = realpath(cfg->ar, NULL);
 	const int64_t step = nla_checkpoint_step(cfg->av, &run);
 	const char *name = *cfg->eval.name || !cfg->eval.vectors ? cfg->eval.name : "another";
+	if (who == EVAL && !*cfg->out && run && !*name && own && ar && strcmp(own, ar))
+		return nla_usage(err, "'%s' is not the AR of that checkpoint: give --name or --out", cfg->ar);
 	if (who == EVAL && !*cfg->out && run)
 		put(&cfg->out, nla_format("%s/evaluations/step-%lld%s%s", run, (long long)step, *name ? "-" : "", name));
 	if (!err->status && !(who & (TRAIN | SFT)) && *cfg->out && nla_is_run(cfg->out))

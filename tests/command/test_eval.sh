@@ -250,6 +250,8 @@ one, other = ([json.loads(line)["logprob"] for line in open(path)] for path in s
 assert one != other, "the adapters were not apart"
 END
 
+refused 2 "'$tiny/ar' is not the AR of that checkpoint: give --name or --out" nla-eval --model "$tiny/model" --av "$work/own.fp32" \
+	--ar "$tiny/ar" --data "$work/held" --rows 4
 # Every way to name the run means its newest checkpoint; a file of it never its warm start, nor its `out`.
 own=$work/own.fp32
 ok nla-eval "$own" --rows 4 --eval.vectors another
