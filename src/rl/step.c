@@ -181,6 +181,21 @@ void nla_step_join(struct nla_step *s)
 	nla_stage_now = NULL;
 }
 
+static int by_row(const void *a, const void *b, void *rows)
+{
+	const int order = nla_by_number((int64_t *)rows + *(const int64_t *)a, (int64_t *)rows + *(const int64_t *)b);
+	return order ? order : nla_by_number(a, b);
+}
+
+int64_t *nla_step_by_row(const struct nla_step *s)
+{
+	int64_t *at = nla_alloc((size_t)s->n, sizeof(*at));
+	for (int64_t i = 0; i < s->n; i++)
+		at[i] = i;
+	qsort_r(at, (size_t)s->n, sizeof(*at), by_row, s->rows);
+	return at;
+}
+
 void nla_step_lap(struct nla_step *s, enum nla_stage stage)
 {
 	const double now = nla_seconds();

@@ -110,6 +110,8 @@ void nla_step_start(struct nla_step *s, int64_t n_prompts, int64_t group, int64_
 void nla_step_release(struct nla_step *s);
 /* Of a finished step or evaluation: the samples of all ranks, in their order, without the vectors. */
 void nla_step_join(struct nla_step *s);
+/* Its samples' places, those of a row together and in their order; the caller frees it. */
+int64_t *nla_step_by_row(const struct nla_step *s);
 /* Samples [from, from + n) of `part`, with their texts, become those from `at` on. */
 void nla_step_take(struct nla_step *to, int64_t at, struct nla_step *part, int64_t from, int64_t n, int64_t d);
 /* The share of the `which`th of n policies in a step of all of them: `to` is started, and takes its samples. */

@@ -44,7 +44,11 @@ enum nla_status nla_eval_baselines(struct nla_rl *rl, const int64_t *rows, int64
 {
 	const struct nla_actset *set = rl->set;
 	NLA_AUTO(nla_i64s_release) struct nla_i64s all = nla_eval_all_rows(rows, n);
-	n = (int64_t)all.n;
+	qsort(all.data, all.n, sizeof(*all.data), nla_by_number);
+	n = 0;
+	for (size_t i = 0; i < all.n; i++) /* a row counts once, however many texts are of it */
+		if (!n || all.data[i] != all.data[n - 1])
+			all.data[n++] = all.data[i];
 	rl->base = (struct nla_baselines){ set->meta.baseline_var, set->meta.baseline_mean };
 	if (rl->own_baseline && n < FEW_ROWS)
 		nla_say("warning: eval.baseline is rows, and %lld rows are few: their variance says little of the data's",

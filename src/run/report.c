@@ -51,17 +51,18 @@ static double mean(const struct moments *m) { return m->sum / m->n; }
 
 typedef double value_fn(const struct nla_step *s, int64_t i); /* of a sample; NaN: does not count */
 
-/* Of m, the mean of an evaluation's samples: those of one row, which are adjacent, are drawn together (Liang and Zeger 1986).
- * With one sample a row it is the textbook's. */
+/* Of m, the mean of an evaluation's samples: those of one row are drawn together (Liang and Zeger 1986). With one sample a row
+ * it is the textbook's. */
 static double standard_error(const struct moments *m, const struct nla_step *s, value_fn *value)
 {
 	double rows = 0, sq = 0, off = 0;
 	bool counts = false;
+	nla_auto int64_t *at = nla_step_by_row(s);
 	for (int64_t i = 0; i < s->n; i++) {
-		const double x = value(s, i);
+		const double x = value(s, at[i]);
 		counts = counts || !isnan(x);
 		off += isnan(x) ? 0 : x - mean(m);
-		if (i + 1 < s->n && s->rows[i + 1] == s->rows[i])
+		if (i + 1 < s->n && s->rows[at[i + 1]] == s->rows[at[i]])
 			continue;
 		rows += counts;
 		sq += off * off;
@@ -323,9 +324,10 @@ static double recovered(const struct nla_step *s, bool all)
 static void put_eval(struct out *o, const struct nla_rl *rl, const struct nla_step *s)
 {
 	const struct numbers x = numbers_of(s);
+	nla_auto int64_t *at = nla_step_by_row(s);
 	double rows = 0;
 	for (int64_t i = 0; i < s->n; i++)
-		rows += i == 0 || s->rows[i] != s->rows[i - 1];
+		rows += i == 0 || s->rows[at[i]] != s->rows[at[i - 1]];
 	cJSON *causes = cJSON_CreateObject();
 	for (int cause = 1; cause < NLA_N_FAILURES; cause++)
 		cJSON_AddNumberToObject(causes, nla_failures[cause].name, x.failed[cause]);

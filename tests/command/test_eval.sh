@@ -363,7 +363,22 @@ assert all(x["mse"] == 2 for x in r[5:7])
 assert r[4]["mse"] == r[8]["mse"] and len({x["mse"] for x in r[4:]}) == 4 and r[8]["explanation"] == "" and r[8]["n_explanation"] == 0
 assert r[2]["ids"] == r[3]["ids"] and r[2]["logprob"] == r[3]["logprob"] and len(r[2]["logprob"]) == r[2]["n_response"]
 assert "logprob" not in r[0] and "n_response" not in r[0] and r[0]["response"] is None
-assert json.load(open(sys.argv[1] + "/summary.json"))["seconds"] > 0
+summary = json.load(open(sys.argv[1] + "/summary.json"))
+assert summary["seconds"] > 0 and summary["rows"] == 2 and summary["samples"] == 5, summary
+END
+# Texts of a row need not be adjacent; rows count once in their baseline.
+python3 -c 'import sys; lines = sys.stdin.readlines(); sys.stdout.writelines(x for i in range(3) for x in lines[i::3])' \
+	<"$work/three/rows.jsonl" >"$work/apart.jsonl"
+for order in three/rows apart; do
+	eval_ --data "$work/held" --score "$work/$order.jsonl" --eval.baseline rows --out "$work/given-${order%/*}"
+	grep -q 'eval.baseline is rows, and 16 rows are few' "$work/stderr" || fail "48 texts of 16 rows: $(cat "$work/stderr")"
+done
+python3 - "$work/given-three" "$work/given-apart" "$work/a-own" <<'END'
+import json, sys
+three, apart, own = (json.load(open(path + "/summary.json")) for path in sys.argv[1:])
+assert (apart["rows"], apart["samples"]) == (16, 3) and three["baseline_var"] == apart["baseline_var"] == own["baseline_var"], (apart, own)
+for key in ("fve_se", "mse_se", "response_tokens_se"):
+    assert key not in three or abs(three[key] - apart[key]) <= 1e-4 * three[key], (key, three[key], apart[key])
 END
 
 # The numbers of the reference implementation.
