@@ -194,7 +194,7 @@ static enum nla_status say_end(const struct nla_loop *l, struct nla_err *err)
 static enum nla_status begin(struct nla_loop *l, struct nla_err *err)
 {
 	const int64_t steps = l->cfg->steps;
-	l->idle = l->state.step >= steps && evaluated(l);
+	l->idle = l->folder.resumed >= 0 && l->state.step >= steps && evaluated(l);
 	if (l->idle)
 		nla_say("nothing left to do: '%s' has made %lld steps, and %lld are asked for; %s", l->folder.path,
 			(long long)l->state.step, (long long)steps, l->more);

@@ -7,6 +7,20 @@ make_av
 train --out "$work/start" --steps 0 --eval.data "$work/held" --rows 8
 [ "$(grep -c 'eval at step' "$work/stderr")" = 1 ] || fail "the start is evaluated $(grep -c 'eval at step' "$work/stderr") times"
 grep -Eq '"micro_batch": [1-9]' "$work/start/checkpoints/step-0/state.json" || fail "no micro-batch: $(cat "$work/start/checkpoints/step-0/state.json")"
+# So it is without anything to evaluate, and in supervised training.
+train --out "$work/bare" --steps 0
+ok nla-sft --role ar --model "$tiny/model" --data "$work/train" --out "$work/bare-ar" --steps 0 --batch 4 --sft.held_out 0.1
+[ -e "$work/bare/checkpoints/step-0/state.json" ] && [ -d "$work/bare-ar/checkpoints/step-0/ar" ] && grep -q '"step":0,' "$work/bare-ar/metrics.jsonl" ||
+	fail "no steps save nothing: $(cat "$work/stderr")"
+# Its new A is of random numbers of its own, not those that a warm start of the same seed began with, whose B of zeros is warned of.
+fresh=$work/fresh/checkpoints/latest/av
+ok nla-sft --role av --model "$tiny/model" --data "$work/train" --out "$work/fresh" --steps 1 --batch 4 --lr 0 --sft.held_out 0.1 \
+	--lora.rank 4 --lora.alpha 8
+tool distance "$fresh/adapter_model.safetensors" "$work/start/checkpoints/step-0/adapter/adapter_model.safetensors" \
+	base_model.model.model.layers.0.self_attn.q_proj.lora_A >"$work/distance"
+[ "$(cat "$work/distance")" != 0 ] || fail "RL's new A is that of the warm start"
+av=$fresh train --out "$work/untrained" --steps 0
+grep -q 'every B is zero, so it changes nothing' "$work/stderr" || fail "no word of a B of zeros: $(cat "$work/stderr")"
 ok nla-eval "$work/start" --rows 8
 cmp -s "$work/start/eval-0.rows.jsonl" "$work/start/evaluations/step-0/rows.jsonl" || python3 - "$work/start" <<'END'
 import json, sys
