@@ -248,6 +248,7 @@ static enum nla_status check_rules(const struct nla_config *cfg, enum nla_comman
 		  "'rollout.temperature' is 0: training needs samples that differ, want more than 0" },
 		{ train && cfg->ar_update.train_head && !cfg->ar_update.enabled,
 		  "'ar_update.train_head' is set, but not 'ar_update.enabled': the AR is frozen" },
+		{ train && cfg->checkpoint.best && !*cfg->eval.data, "'checkpoint.best' is set, but not 'eval.data': nothing tells the best" },
 		{ cfg->rollout.min_new_tokens > cfg->rollout.max_new_tokens,
 		  "'rollout.min_new_tokens' is more than 'rollout.max_new_tokens'" },
 		{ explain && *cfg->explain.text && *cfg->explain.vector,

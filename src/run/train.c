@@ -161,8 +161,9 @@ static enum nla_status step(struct nla_loop *loop, bool *skipped, struct nla_err
 	return err->status;
 }
 
-/* The best reward of the run's evaluations before that step, -inf without one: a run that was killed may have later ones. */
-static double best_reward(const char *run, int64_t step, struct nla_err *err)
+/* The best reward of the run's evaluations before that step, -inf without one: a run that was killed may have later ones. now:
+ * the step's own; one of other rows or by another baseline, with which the run began, does not count. */
+static double best_reward(const char *run, int64_t step, const cJSON *now, struct nla_err *err)
 {
 	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	double best = -(double)INFINITY;
@@ -171,8 +172,10 @@ static double best_reward(const char *run, int64_t step, struct nla_err *err)
 		nla_auto char *path = nla_path_join(run, names.data[i]);
 		nla_auto_json cJSON *json = NULL;
 		long long at;
-		if (sscanf(names.data[i], "eval-%lld", &at) == 1 && at < step && nla_ends_with(path, ".json") &&
-		    !nla_json_read(path, &json, err))
+		int end = 0;
+		if (sscanf(names.data[i], "eval-%lld%n", &at, &end) == 1 && !strcmp(names.data[i] + end, ".json") && at < step &&
+		    !nla_json_read(path, &json, err) && nla_json_value(json, "rows") == nla_json_value(now, "rows") &&
+		    nla_json_value(json, "baseline_var") == nla_json_value(now, "baseline_var"))
 			best = fmax(best, nla_json_value(json, "reward"));
 	}
 	return best;
@@ -194,18 +197,16 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	rl.rng.stream = NLA_STREAM_EVAL;
 	rl.step = 0; /* the same random numbers in every evaluation */
 	rl.halved = p->eval_halved;
-	const bool judges = t->cfg->checkpoint.best && !nla_rank();
-	const double before = judges ? best_reward(loop->folder.path, at, err) : (double)INFINITY;
-	if (!err->status && !nla_evaluate(&rl, rows, n, 1, t->cfg->eval.batch, &s, err) && !nla_reward(&rl, &s, err)) {
+	if (!nla_evaluate(&rl, rows, n, 1, t->cfg->eval.batch, &s, err) && !nla_reward(&rl, &s, err)) {
 		double reward, spread;
 		nla_step_join(&s);
 		nla_mean_std(s.reward, s.n, &reward, &spread);
-		loop->best = reward > before;
 		nla_auto_json cJSON *json = nla_report_eval(&rl, &s);
+		loop->best = t->cfg->checkpoint.best && !nla_rank() && reward > best_reward(loop->folder.path, at, json, err);
 		cJSON_AddNumberToObject(json, "reward", reward);
 		nla_auto char *fve = nla_figure(nla_json_value(json, "fve"), nla_json_value(json, "fve_se"), 4);
 		nla_auto char *meannorm = nla_figure(nla_json_value(json, "fve_meannorm"), (double)NAN, 4);
-		if (!nla_rank() && !nla_eval_write_rows(&rl, &s, lines, err) && !nla_json_write(summary, json, true, err))
+		if (!nla_rank() && !err->status && !nla_eval_write_rows(&rl, &s, lines, err) && !nla_json_write(summary, json, true, err))
 			nla_say("eval at step %lld: fve %s (mean-normalised %s), %.1f response tokens, %.1f%% failed, "
 				"%lld rows",
 				at, fve, meannorm, nla_json_value(json, "response_tokens"),

@@ -199,6 +199,33 @@ END
 best --lr 0.003 # which is best depends on the processor
 [ "$(best --lr 10 | tail -n 1)" -lt 6 ] || fail "what such steps leave is not worse than what was before"
 
+# One by other rows says nothing of which is the best, nor does what is no evaluation.
+echo '{"reward": 1000, "rows": 12}' >"$work/best/eval-0.json"
+echo 'no JSON' >"$work/best/eval-1-old.json"
+train --out "$work/best" --steps 7 --lambda 0.01 --eval.data "$work/held" --rows 10 --eval.every 1 --checkpoint.every 0 --checkpoint.keep 1 \
+	--checkpoint.best --lr 10 --resume
+[ "$(readlink "$work/best/checkpoints/best")" = step-7 ] || fail "best of 10 rows: $(readlink "$work/best/checkpoints/best")"
+refused 2 "'checkpoint.best' is set, but not 'eval.data'" nla-train --model "$tiny/model" --checkpoint.best --check
+
+# Gradients that are not finite: such steps are skipped and counted, and several in a row end the run.
+set -- --out "$work/bad" --prompts 6 --lr 0 --update.max_bad_steps 3
+train "$@" --steps 1
+python3 -B - "$SOURCE_DIR/tests/command" "$work/bad/checkpoints/latest/optimizer.safetensors" <<'END'
+import struct, sys
+sys.path.insert(0, sys.argv[1])
+import tool
+tensors, meta = tool.read_tensors(sys.argv[2])
+for name, (dtype, shape, data) in tensors.items(): # B is zero: with an A of 1e30 nothing changes but B's gradient, whose norm overflows
+    if name.startswith("av.param."):
+        f = f"<{len(data) // 4}f"
+        tensors[name] = dtype, shape, struct.pack(f, *(1e30 * x for x in struct.unpack(f, data)))
+tool.write_tensors(sys.argv[2], tensors, meta)
+END
+! (train "$@" --steps 9 --resume) 2>/dev/null || fail "gradients that are not finite end no run"
+program=nla-train
+said "gradients were not finite for 3 steps in a row: the last good state is '$work/bad/checkpoints/latest'"
+[ "$(sed -n 's/.*"skipped_steps":\([0-9]*\).*/\1/p' "$work/bad/metrics.jsonl" | tr '\n' ' ')" = "0 1 2 3 " ] || fail "skipped: $(cat "$work/bad/metrics.jsonl")"
+
 # The watchdog names what hangs, and for how long; here its alarm comes early, at a known point.
 signalled metrics.jsonl 3 ALRM nla-train --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 4 \
 	--max-new-tokens 8 --steps 4 --watchdog 900 --out "$work/watched"
