@@ -312,15 +312,17 @@ static const struct nla_field counters[] = {
 	COUNTER(step, NLA_MUST), COUNTER(cursor, NLA_MUST), COUNTER(bad_steps, NLA_MUST), COUNTER(skipped, NLA_MUST),
 	COUNTER(av_updates, NLA_MUST), COUNTER(ar_updates, NLA_MUST),
 	COUNTER(micro_batch, 0), COUNTER(copies, 0), COUNTER(rows, 0), COUNTER(decode_rows, 0),
-	COUNTER(score_tokens, 0), /* older versions' lack some */
+	COUNTER(score_tokens, 0), COUNTER(ranks, 1), /* older versions' lack some */
 };
 
 enum nla_status nla_state_write(const struct nla_state *s, const char *folder, struct nla_err *err)
 {
 	nla_auto char *path = nla_path_join(folder, "state.json");
 	nla_auto_json cJSON *json = cJSON_CreateObject();
+	struct nla_state now = *s;
+	now.ranks = nla_n_ranks();
 	for (size_t i = 0; i < NLA_LEN(counters); i++)
-		cJSON_AddNumberToObject(json, counters[i].key, (double)*(const int64_t *)((const char *)s + counters[i].at));
+		cJSON_AddNumberToObject(json, counters[i].key, (double)*(const int64_t *)((const char *)&now + counters[i].at));
 	return nla_json_write(path, json, true, err);
 }
 
@@ -333,6 +335,8 @@ enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t 
 	if (rows && s->rows && s->rows != rows)
 		nla_usage(err, "cannot resume: the data had %lld rows to train on at '%s' and has %lld now: another set?",
 			  (long long)s->rows, path, (long long)rows);
+	if (rows && s->ranks != nla_n_ranks())
+		s->micro_batch = s->decode_rows = 0;
 	s->rows = rows;
 	return err->status;
 }

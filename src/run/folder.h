@@ -68,6 +68,7 @@ struct nla_state {
 	int64_t rows;                /* of the data, which the cursor passes through; 0: written by an older version */
 	int64_t decode_rows;         /* at once, by the plan, in evaluations too */
 	int64_t score_tokens;        /* the same of what the AR reads; 0: NLA_SCORE_TOKENS */
+	int64_t ranks;               /* whose shares micro_batch and decode_rows are: others make their own plan */
 };
 enum nla_status nla_state_write(const struct nla_state *s, const char *folder, struct nla_err *err);
 /* rows: of the data as it is now; 0: any. An error when the run had another number of them: its cursor means nothing there. */

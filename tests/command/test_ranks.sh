@@ -81,6 +81,13 @@ said 'stopped after step 5 of 10: .* to continue: '
 ok_ranks 3 nla-train "$work/run.json" --out "$work/resumed" --resume
 grep -q 'resuming from step 5' "$work/stderr" || fail "does not resume: $(cat "$work/stderr")"
 below "$(apart_by ten resumed av.param.)" "$most" "resumed from 2 ranks by 3"
+# One process that goes on makes its own plan: a rank's share is not its batch.
+ok_ranks 3 nla-train "$work/run.json" --out "$work/shares" --steps 1 --update.micro_batch 0
+ok nla-train "$work/run.json" --out "$work/shares" --steps 2 --update.micro_batch 0 --resume
+for key in micro_batch decode_rows; do
+	[ "$(tool get "$work/shares/checkpoints/step-1/state.json" $key) $(tool get "$work/shares/checkpoints/step-2/state.json" $key)" = "16 48" ] ||
+		fail "$key of 3 ranks, then of one: $(cat "$work"/shares/checkpoints/step-?/state.json)"
+done
 
 # ---- sft ----
 
