@@ -66,7 +66,12 @@ static enum nla_status plan(struct nla_eval *e, const struct nla_config *cfg, in
 			"differently than the run, and some texts may differ");
 	e->rl.rollout.rows = NLA_MAX(rows, 1);
 	e->rl.score_tokens = e->state.score_tokens;
-	return nla_copies_make(&e->made, &e->models, trained, in.copies, !e->state.ar_updates, &e->rl, err);
+	nla_auto char *path = nla_format("%s/../config.json", cfg->av);
+	nla_auto_json cJSON *run = NULL; /* at its first step, too, a run merges no AR that it trains */
+	if (e->run)
+		nla_json_read(path, &run, NLA_IGNORED);
+	const bool frozen = !e->state.ar_updates && !cJSON_IsTrue(nla_json_at(run, "ar_update.enabled"));
+	return nla_copies_make(&e->made, &e->models, trained, in.copies, frozen, &e->rl, err);
 }
 
 static void say_what(const struct nla_eval *e, const struct nla_config *cfg)

@@ -197,21 +197,22 @@ for a, b in zip(own, again):
 a, b = json.load(open(sys.argv[1] + ".json")), json.load(open(sys.argv[2] + "/summary.json"))
 a.pop("reward") # of the run alone, whose objective it is
 assert all(b[key] == a[key] for key in a if a[key] is not None and key != "seconds"), (a, b)
-assert b["step"] == int(sys.argv[3]) and 0 < b["kl"], b
+assert b["step"] == int(sys.argv[3]) and (0 < b["kl"]) == (b["step"] > 0), b
 END
 }
 export_() { (on="--device cpu" && ok nla-export "$@"); } # it has no dtype
 export_ --model "$tiny/model" --av "$work/av" --out "$work/whole" --export.dtype fp32
-for kind in fp32 bf16 co whole; do
-	own=$work/own.$kind dtype=fp32
+for kind in fp32 bf16 co start whole; do
+	own=$work/own.$kind dtype=fp32 steps=3
 	case $kind in
 	fp32 | bf16) set -- --dtype $kind && dtype=$kind ;;
 	co) set -- --ar_update.enabled --ar_update.lr 1e-2 ;;
+	start) set -- --ar_update.enabled --ar_update.lr 1e-2 --dtype bf16 && dtype=bf16 steps=0 ;;
 	whole) set -- --av "$work/whole" ;;
 	esac
-	train --out "$own" --steps 3 --lr 2e-3 --eval.data "$work/held" --eval.rows 16 "$@"
+	train --out "$own" --steps $steps --lr 2e-3 --eval.data "$work/held" --eval.rows 16 "$@"
 	ok nla-eval "$own" ${NLA_TEST_DEVICE:+--dtype $dtype} # over the one that lib.sh gives on a device
-	as_the_run "$own" 3 step-3
+	as_the_run "$own" $steps step-$steps
 	! grep -q "rounds differently" "$work/stderr" || fail "$kind: $(cat "$work/stderr")"
 done
 # Texts are scored by the AR that the run began with too, where the run trained it, as --score does by that AR.
