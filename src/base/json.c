@@ -60,6 +60,8 @@ enum nla_status nla_json_parse(const char *text, size_t n, const char *name, cJS
 	*out = cJSON_ParseWithLengthOpts(text, n, &end, false);
 	while (*out && end < text + n && strchr(" \t\r\n", *end) && *end)
 		end++;
+	const char *zero = *out ? memchr(text, 0, n) : NULL; /* where cJSON ends a string, too */
+	end = zero ? zero : end;
 	if (!*out || end < text + n) {
 		cJSON_Delete(*out);
 		*out = NULL;

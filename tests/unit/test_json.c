@@ -87,6 +87,7 @@ static void test_bad_text(void **state)
 	assert_fails(nla_json_parse("{} x", 4, "f", &json, &err), "line 1, column 4");
 	assert_fails(nla_json_parse("{}{}", 4, "f", &json, &err), "line 1, column 3");
 	assert_fails(nla_json_parse("{\"a\": 1", 7, "f", &json, &err), "'f' is not JSON");
+	assert_fails(nla_json_parse("[\"a\0b\"]", 7, "f", &json, &err), "line 1, column 4");
 	assert_fails(nla_json_parse("{\"a\": NaN}", 10, "f", &json, &err), "column 7");
 	assert_fails(nla_json_parse("[\"\xc3\xa4\", x]", 9, "f", &json, &err), "column 7"); /* characters, not bytes */
 	assert_fails(nla_json_read(in_scratch("none.json"), &json, &err), "none.json': No such file");
