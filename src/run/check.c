@@ -44,13 +44,14 @@ static void write_larger(FILE *out, const struct nla_plan_in *in, int64_t room)
 {
 	struct nla_plan_in more = *in;
 	struct nla_plan p;
+	const int64_t rows = 256 * NLA_MAX(in->policies, 1);
 	more.prompts = more.group = 16;
 	nla_plan_make(&more, room, &p);
 	if (!p.fits)
 		fprintf(out, "room: 16 x 16 responses do not fit, they need %.1f GiB\n", (double)p.total / GIB);
 	else
 		fprintf(out, "room: 16 x 16 responses fit too, %lld rows decoding at once (%lld batches), %lld responses a "
-			"backward pass, %.1f GiB\n", (long long)p.rows, (long long)((256 + p.rows - 1) / p.rows),
+			"backward pass, %.1f GiB\n", (long long)p.rows, (long long)((rows + p.rows - 1) / p.rows),
 			(long long)p.micro_batch, (double)p.total / GIB);
 }
 

@@ -99,6 +99,9 @@ grep -q '^lambdas: 3 of 3 train together$' "$work/stdout" || fail "--check: $(ca
 ok nla-train "$@" --check --lambda 0.1
 ! grep -q '^lambdas' "$work/stdout" || fail "--check of one: $(cat "$work/stdout")"
 if [ -z "${NLA_TEST_DEVICE:-}" ]; then
+	ok nla-train "$SOURCE_DIR/demo/config.json" --check --prompts 2 --group 4 --max-new-tokens 40 --lambda $list --memory 900M
+	sed -n 's/^room: .* fit too, \([0-9]*\) rows .* (\([0-9]*\) batches).*/\1 \2/p' "$work/stdout" |
+		awk '{ ok = $1 < 768 && $2 == int((767 + $1) / $1) } END { exit !ok }' || fail "batches of 3 x 16 x 16 rows: $(cat "$work/stdout")"
 	ok nla-train "$@" --memory 338M --lambda $list --out "$work/turns"
 	[ "$(grep -c ': 1 of [23] lambdas fit into memory together: the others follow$' "$work/stderr")" -eq 2 ] || fail "turns: $(cat "$work/stderr")"
 	for l in $lambdas; do [ -e "$(folder "$work/turns" $l)/checkpoints/step-2" ] || fail "lambda $l had no turn"; done
