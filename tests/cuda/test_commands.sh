@@ -42,6 +42,16 @@ on_cuda nla-explain "$demo/config.json" --text 'The hen and the fox went home.' 
 on_cuda nla-teach --model "$demo/model" --data "$demo/eval" --teach.prompt 'Explain {text}' --max-new-tokens 8 --rows 4 \
 	--teach.again true --out taught
 
+# A cached kernel that is damaged is compiled again.
+(
+	export NLA_CACHE=$work/cache
+	set -- nla-explain "$demo/config.json" --text 'The hen and the fox went home.' --max-new-tokens 8
+	on_cuda "$@"
+	for kernel in cache/kernels/*.cubin; do printf torn >"$kernel"; done
+	on_cuda "$@"
+	! grep -l torn cache/kernels/*.cubin || fail "a damaged kernel stays in the cache"
+)
+
 # An installed program finds what it loads for a GPU.
 cmake --install "$BUILD_DIR" --prefix "$work/prefix" >installed
 BUILD_DIR=$work/prefix/bin on_cuda nla-explain "$demo/config.json" --text 'The hen and the fox went home.' --max-new-tokens 8

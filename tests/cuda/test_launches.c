@@ -253,14 +253,27 @@ static void test_memory(void **state)
 	assert_ok(nt_memory_limit(device, total));
 }
 
+/* A process uses one card. */
+static void test_second_card(void **state)
+{
+	int device;
+	(void)state;
+	assert_int_equal(nt_device_open("cuda:0", &device), NT_OK);
+	assert_int_equal(nt_device_open("cuda:1", &device), NT_NO_DEVICE);
+	assert_non_null(strstr(nt_error(), "this process uses GPU 0, and uses one"));
+	nt_clear();
+}
+
 int main(void)
 {
+	setenv("FAKE_CUDA_CARDS", "2", 1);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_token, model_open, model_close),
 		cmocka_unit_test_setup_teardown(test_gemma, gemma_open, model_close),
 		cmocka_unit_test_setup_teardown(test_forbidden, model_open, model_close),
 		cmocka_unit_test_setup_teardown(test_memory, model_open, model_close),
 		cmocka_unit_test_setup_teardown(test_block, model_open, model_close),
+		cmocka_unit_test(test_second_card),
 	};
 	return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

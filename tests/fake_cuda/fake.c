@@ -8,6 +8,7 @@
  *	LD_PRELOAD=build/tests/cuda/libcudart.so.13 LD_LIBRARY_PATH=build/tests/cuda:TORCH/lib nla-train --device cuda ...
  *
  *	FAKE_CUDA_GB     size of the card in 1e9 bytes (80)
+ *	FAKE_CUDA_CARDS  how many cards there are (1)
  *	FAKE_CUDA_DRIVER the CUDA version of the driver (13000)
  *	FAKE_CUDA_SM     compute capability in tenths (90)
  *	FAKE_CUDA_SAY    a file: the counts are appended to it at the end, one JSON object
@@ -166,7 +167,7 @@ API cudaError_t __cudaPopCallConfiguration(dim3 *grid, dim3 *block, size_t *shar
 
 API cudaError_t cudaGetDeviceCount(int *n)
 {
-	*n = 1;
+	*n = (int)asked("FAKE_CUDA_CARDS", 1);
 	return cudaSuccess;
 }
 
@@ -554,10 +555,12 @@ EXPORT(int, cuCtxGetCurrent, void **c)
 	*c = (void *)16;
 	return 0;
 }
-EXPORT(int, cuModuleLoadData, void **m, const void *image UNUSED)
+EXPORT(int, cuModuleLoadData, void **m, const void *image)
 {
 	if (!n_areas)
 		return 201; /* CUDA_ERROR_INVALID_CONTEXT: what the runtime makes with the first memory */
+	if (*(const char *)image)
+		return 200; /* CUDA_ERROR_INVALID_IMAGE: what NVRTC makes here is a zero */
 	*m = handle();
 	return 0;
 }
