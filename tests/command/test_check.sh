@@ -51,7 +51,8 @@ no_go() {
 	check "$@"
 	[ "$code" -eq 1 ] || fail "--check $* exits $code: $(cat "$work/stdout")"
 	grep -Eq -- "^no go: .*$pattern" "$work/stdout" || fail "--check $* says: $(tail -n 1 "$work/stdout")"
-	[ "$(wc -l <"$work/stderr")" -eq 1 ] && said "do not fit into .*$pattern"
+	[ "$(wc -l <"$work/stderr")" -eq 1 ] || fail "--check $* says: $(cat "$work/stderr")"
+	said "do not fit into .*$pattern"
 	sed -n 's/.* \([0-9.]*\) GiB do not fit into \([0-9.]*\):.*/\1 \2/p' "$work/stderr" | awk '{ bad = !($1 > $2) } END { exit bad || NR != 1 }' ||
 		fail "the number that does not fit is no larger: $(cat "$work/stderr")"
 }

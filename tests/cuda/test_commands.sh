@@ -57,12 +57,16 @@ cmake --install "$BUILD_DIR" --prefix "$work/prefix" >installed
 BUILD_DIR=$work/prefix/bin on_cuda nla-explain "$demo/config.json" --text 'The hen and the fox went home.' --max-new-tokens 8
 
 # A driver or a card that is too old is named with what is needed.
+refused() { # WHAT
+	[ "$code" -eq 1 ] || fail "exits $code: $(cat stderr)"
+	said "$1"
+}
 FAKE_CUDA_DRIVER=12080 cuda_run nla-explain "$demo/config.json" --text a
-[ "$code" -eq 1 ] && said 'the driver is of CUDA 12.8 and libtorch needs 13.0'
+refused 'the driver is of CUDA 12.8 and libtorch needs 13.0'
 FAKE_CUDA_SM=75 cuda_run nla-explain "$demo/config.json" --text a
-[ "$code" -eq 1 ] && said 'GPU 0 has compute capability 7.5, want 8.0 or more'
+refused 'GPU 0 has compute capability 7.5, want 8.0 or more'
 cuda_run nla-explain "$demo/config.json" --text a --device cuda:1
-[ "$code" -eq 1 ] && said 'there is no GPU of that number'
+refused 'there is no GPU of that number'
 
 # A driver that refuses graphs costs time, and one line.
 FAKE_CUDA_NO_GRAPHS=1 on_cuda nla-eval "$demo/config.json" --data "$demo/eval" --eval.rows 4 --eval.batch 2 --max-new-tokens 24 --out slow
