@@ -15,6 +15,23 @@ grep -q 'warning: eval.baseline is rows, and 16 rows are few' "$work/stderr" || 
 cp -R "$work/held" "$work/bare"
 sed -i '/^baseline:/,/mean_normalised/d' "$work/bare/nla_meta.yaml"
 eval_ --data "$work/bare" --rows 16 --out "$work/a-none" --seed 3
+# A set whose sidecar names the block as its AR's alone recovers the same KL.
+cp -R "$work/held" "$work/critic"
+sed -i '/^  layer_index:/d' "$work/critic/nla_meta.yaml"
+printf 'critic:\n  extraction_layer_index: 2\n' >>"$work/critic/nla_meta.yaml"
+for set in held critic; do eval_ --data "$work/$set" --rows 8 --eval.recovered_kl true --out "$work/recovered-$set"; done
+same "$work/recovered-held/rows.jsonl" "$work/recovered-critic/rows.jsonl"
+# The warm start's loss is the mean over all tokens of its texts, the end of the turn among them.
+ok nla-sft --role av --av "$work/av" --model "$tiny/model" --data "$work/held" --out "$work/loss" --steps 1 --batch 24 --lr 0 --sft.held_out 0
+python3 -c 'import json
+for i in range(24): print(json.dumps({"row": i, "response": "<explanation>\n%s\n</explanation>" % "ab"[i % 2]}))' >"$work/loss.jsonl"
+eval_ --data "$work/held" --score "$work/loss.jsonl" --out "$work/loss-eval"
+python3 - "$work/loss" "$work/loss-eval" <<'END'
+import json, sys
+p = [x for line in open(sys.argv[2] + "/rows.jsonl") for x in json.loads(line)["logprob"]]
+loss = [json.loads(line) for line in open(sys.argv[1] + "/metrics.jsonl")][1]["loss"]
+assert abs(loss + sum(p) / len(p)) < 1e-5, (loss, -sum(p) / len(p))
+END
 python3 - "$work/a" "$work/held" <<'END'
 import json, math, os, statistics, sys
 sys.path.insert(0, os.path.join(os.environ["SOURCE_DIR"], "tests", "command"))
