@@ -308,9 +308,31 @@ static void test_equal_texts(void **state)
 	check_equal_texts(&t->ar, "fp32");
 	assert_ok(nla_target_open(&target, TINY "/model", NULL, DEVICE, NT_BF16, -1, &err));
 	assert_ok(nla_half_open(&ar, NLA_AR, &target, TINY "/ar", NULL, &err));
+	assert_int_equal(nt_dtype_of(ar.head), NT_F32); /* whatever the target's */
 	check_equal_texts(&ar, "bf16");
 	nla_half_release(&ar);
 	nla_target_close(&target);
+}
+
+/* 200 equal texts of a vector take the memory of one. */
+static void test_equal_texts_memory(void **state)
+{
+	struct tiny *t = *state;
+	struct nla_rl rl = { .reward = { .fail_mse = 2 }, .ar = &t->ar, .ar_view = nla_half_view(&t->ar), .score_tokens = 1 << 20 };
+	int64_t peak[2];
+	for (int many = 0; many < 2; many++) {
+		struct nla_step s;
+		nla_step_start(&s, 1, many ? 200 : 1, D);
+		memcpy(s.v, golden_f32(t, "fve.vectors", 20 * D), D * sizeof(*s.v));
+		for (int64_t i = 0; i < s.n; i++)
+			s.explanation[i] = nla_strdup("the red fox");
+		nt_peak_reset(DEVICE);
+		const int64_t before = nt_peak(DEVICE);
+		assert_ok(nla_score(&rl, &s, &err));
+		peak[many] = nt_peak(DEVICE) - before;
+		nla_step_release(&s);
+	}
+	assert_true(peak[0] > 0 && peak[1] < 3 * peak[0]);
 }
 
 static void test_baselines(void **state)
@@ -341,6 +363,7 @@ int main(void)
 		TINY_TEST(test_score),
 		TINY_TEST(test_score_groups),
 		TINY_TEST(test_equal_texts),
+		TINY_TEST(test_equal_texts_memory),
 		TINY_TEST(test_baselines),
 	};
 	return run_tiny(tests);

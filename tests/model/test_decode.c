@@ -494,6 +494,26 @@ static void test_read(void **state)
 	}
 }
 
+/* A text is a C string from here on: one that begins with a zero byte is empty. */
+static void test_read_zero(void **state)
+{
+	static const char text[] = "<explanation>\0fox</explanation>";
+	struct tiny *t = *state;
+	struct nla_rl rl = golden_rl(t, &golden_cfg, NULL);
+	struct nla_i32s ids = { 0 };
+	struct nla_step s;
+	assert_ok(nla_tokenizer_encode(t->target.tok, text, sizeof(text) - 1, &ids, &err));
+	nla_step_start(&s, 1, 1, D);
+	nla_decoded_init(&s.tokens, 1, (int64_t)ids.n);
+	memcpy(s.tokens.ids, ids.data, ids.n * sizeof(*ids.data));
+	s.tokens.length[0] = (int64_t)ids.n;
+	rl.rollout.truncated = NLA_TRUNCATED_SCORE;
+	assert_ok(nla_rollout_read(&rl, &s, 0, &err));
+	assert_int_equal(s.failed[0], NLA_ROW_EMPTY);
+	nla_i32s_release(&ids);
+	nla_step_release(&s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -508,6 +528,7 @@ int main(void)
 		TINY_TEST(test_rollout_stops),
 		TINY_TEST(test_full_distribution),
 		TINY_TEST(test_read),
+		TINY_TEST(test_read_zero),
 	};
 	return run_tiny(tests);
 }

@@ -431,6 +431,10 @@ static void test_every_sample_counts(void **state)
 	for (int i = N / 2; i < N; i++)
 		advantage[i] = 0;
 	half.n = half.n_all = N / 2;
+	enum nla_failure failed[N]; /* count as well; `half` has none */
+	for (int i = 0; i < N; i++)
+		failed[i] = i % 2 ? NLA_ROW_TRUNCATED : NLA_ROW_NO_TAGS;
+	batch.failed = failed;
 	float *all = gradient(t, &p, &batch, &cfg, &stats, &n), *first = gradient(t, &p, &half, &cfg, &stats, &n);
 	for (size_t i = 0; i < n; i++)
 		first[i] /= 2;
