@@ -177,6 +177,12 @@ def test_groups(tmp):
     assert "λ 0.01 update.lr 0.1" in labels and len(labels) == 3, labels
     labels = [g["label"] for g in json.loads(program("--json", tmp / "sweep" / "l0-s0", tmp / "sweep" / "l0-s1")[0])["groups"]]
     assert labels == ["l0-s0", "l0-s1"], labels
+    # So are another type of the weights and another base.
+    for name in ("dtype", "av_base", "ar_base"):
+        for which in (0, 1):
+            run(tmp / name / f"l{which}", 0.01, which, [line(r, x, 20, "one") for r, x in enumerate(series(0, 40))], **{name: f"/{which}"})
+        labels = [g["label"] for g in json.loads(program("--json", tmp / name)[0])["groups"]]
+        assert labels == [f"λ 0.01 {name} /{which}" for which in (0, 1)], labels
 
 
 def test_beside(tmp):

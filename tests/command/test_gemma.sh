@@ -58,6 +58,8 @@ done
 ok nla-train --model inside --av av --ar $ar --data set --prompts 2 --group 4 --max-new-tokens 30 --steps 2 --lr 1e-3 --out run
 ok nla-train --model inside --av embed --ar $ar --data set --prompts 2 --group 4 --max-new-tokens 30 --steps 1 --update.recompute true --out run-embed
 ok nla-explain --model inside --av run/checkpoints/latest/av --ar $ar --text "the cold river sings" --max-new-tokens 20
+ok nla-explain --model inside --av av --ar $ar --text "the cold river sings" --positions every:9223372036854775807 --max-new-tokens 4
+[ "$(sed -n 's/^{"position":\([-0-9]*\),.*/\1/p' stdout)" = 1 ] || fail "every:2^63-1: $(cat stdout)"
 ok nla-export --model inside --av av --out whole --export.dtype fp32
 ok nla-export --model inside --ar $ar --out cut --export.dtype fp32
 [ "$(tool get whole/config.json model_type)" = gemma3_text ] || fail "the export is not the language model alone: $(cat whole/config.json)"

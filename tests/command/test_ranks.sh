@@ -113,8 +113,10 @@ done
 
 # ---- what splits its rows ----
 
+mkdir "$work/texts" && cp "$work/train.jsonl" "$work/texts"
 for n in 1 3; do
-	ok_ranks $n nla-extract --model "$tiny/model" --corpus "$work/train.jsonl" --layer 2 --extract.min_position 5 --extract.per_doc 2 \
+	[ $n = 1 ] && corpus=$work/train.jsonl || corpus=$work/texts # for ranks the folder that holds it
+	ok_ranks $n nla-extract --model "$tiny/model" --corpus "$corpus" --layer 2 --extract.min_position 5 --extract.per_doc 2 \
 		--extract.next 3 --out "$work/set-$n"
 	ok_ranks $n nla-teach --model "$tiny/model" --data "$work/set-$n" --teach.prompt 'Say {text}' --max-new-tokens 8 --teach.batch 10 \
 		--chat.format chatml --out "$work/taught-$n"

@@ -198,10 +198,12 @@ head -c 8 "$tiny/ar/value_head.safetensors" >"$work/ar-given/value_head.safetens
 ok nla-train "$@" --out "$work/changed" --steps 4 --resume
 tool lines "$work/straight/metrics.jsonl" "$work/changed/metrics.jsonl"
 same "$work/straight/checkpoints/latest/av/adapter_model.safetensors" "$work/changed/checkpoints/latest/av/adapter_model.safetensors"
-# So it does with the rows that it decoded at once, on which rounding depends.
-tool set "$work/changed/checkpoints/latest/state.json" decode_rows 5
+# So it does with the rows that it decoded and the tokens that its AR read at once, on which rounding depends.
+for kept in 'decode_rows 5' 'score_tokens 100'; do tool set "$work/changed/checkpoints/latest/state.json" $kept; done
 ok nla-train "$@" --out "$work/changed" --steps 5 --resume
-[ "$(tool get "$work/changed/checkpoints/step-5/state.json" decode_rows)" = 5 ] || fail "other rows decode at once"
+for kept in 'decode_rows 5' 'score_tokens 100'; do
+	[ "$(tool get "$work/changed/checkpoints/step-5/state.json" "${kept% *}")" = "${kept#* }" ] || fail "not kept: $kept"
+done
 # A counter below 0 would be a row before the first.
 cp -R "$work/changed" "$work/below" && tool set "$work/below/checkpoints/step-5/state.json" cursor -15
 run nla-train "$@" --out "$work/below" --steps 6 --resume

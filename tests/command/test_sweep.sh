@@ -21,7 +21,7 @@ for o in $folders; do
 	echo "{\"steps\": $n, \"eval\": {\"data\": \"$(cat held)\"}}" >"$o/config.json"
 done
 echo "step 1/3  fve 0.5"
-[ "$n" != 0 ] || exit 0
+[ "$n" != 0 ] || { echo "${OMP_NUM_THREADS-}" >gate-threads; exit 0; }
 echo "$l $s threads ${OMP_NUM_THREADS-} card ${CUDA_VISIBLE_DEVICES-}" >>devices
 if [ -e together ]; then # as many at once as it says: waits for the others
 	: >"work-$l-$s"
@@ -34,7 +34,7 @@ if [ -e signalled ]; then # the sweep alone gets a signal, and must pass it on
 	kill -"$(cat signalled)" "$(cat sweep.pid)"
 	while :; do sleep 0.1; done
 fi
-if [ "$l" = 0.002 ] && [ "$s" = 1 ] && [ -e broken ]; then echo "nla-train: error: out of luck" >&2; exit 1; fi
+if [ "$l $s" = "$(cat broken 2>/dev/null)" ]; then echo "nla-train: error: out of luck" >&2; exit 1; fi
 SH
 cat >bin/nla-eval <<'SH'
 #!/bin/sh
@@ -88,7 +88,7 @@ sh "$SOURCE_DIR/scripts/sweep.sh" --gate 0.3 --out out c.json 2>err || code=$?
 [ $code = 1 ] && grep -q 'FVE is 0.250 (want 0.3)' err || fail "--gate 0.3 exits $code: $(cat err)"
 rm -r out calls
 
-touch broken
+echo 0.002 1 >broken
 sweep && fail "a failed run must make it exit 1"
 [ "$(grep -c ^train calls)" = 5 ] || fail "it must continue after a failure: $(cat calls)"
 [ "$(grep -c ^eval calls)" = 5 ] || fail "the start, twice, and three runs can be evaluated: $(cat calls)"
@@ -102,6 +102,13 @@ grep -qx 'controls out/lambda-0.002-seed-0 --base out/lambda-0-seed-0' calls && 
 [ "$(grep -c ^controls calls)" = 4 ] || fail "controls of what was not evaluated: $(cat calls)"
 [ "$(tail -n 1 calls)" = "report out -o out/report.html --markdown out/table.md --figures out/figures" ] || fail "no report: $(cat calls)"
 [ "$(cat table)" = "$(cat out/*/evaluations/*/summary.json | cksum)" ] || fail "the first table is printed, not: $(cat table)"
+
+# A base that failed takes no other's controls with it.
+echo 0 1 >broken
+sh "$SOURCE_DIR/scripts/sweep.sh" --seeds 1 --lambdas "$lambdas" --out baseless c.json >table 2>err && fail "a failed base must make it exit 1"
+grep -qx 'controls baseless/lambda-0.002-seed-1' calls || fail "controls without a base: $(cat calls)"
+rm -r baseless
+echo 0.002 1 >broken
 
 # every row failed: no FVE, and done all the same
 cp -r out hopeless
@@ -195,6 +202,7 @@ rm -rf out devices
 touch watched
 sh "$SOURCE_DIR/scripts/sweep.sh" --slots 3 --every 0 --seeds "$seeds" --lambdas "$lambdas" --out out c.json -- --device cpu >table 2>err || fail "three slots: $(cat err)"
 grep -q "^0 0 threads $(($(nproc) > 3 ? $(nproc) / 3 : 1)) card" devices || fail "threads of a slot: $(cat devices)"
+[ "$(cat gate-threads)" = "$(nproc)" ] || fail "threads of the gate: $(cat gate-threads)"
 grep -Eq '^sweep: 0 of 4 runs done; lambda [0-9.]+ seed [01] (0|30) %, ' err || fail "no line of what runs: $(head -n 20 err)"
 grep -Eq '^sweep: [1-4] of 4 runs done.* min left, until .* [0-9][0-9]:[0-9][0-9]$' err || fail "no time left: $(head -n 20 err)"
 grep -q '^sweep: 0 of 4 runs done; the warm start' err && grep -q '^sweep: 4 of 4 runs done; .*controls of lambda [0-9.]* seed [01]' err ||

@@ -1,6 +1,8 @@
 /* Products of few rows, as decoding has them: against sums in double, and equal to the bit whatever rows stand beside a row,
  * however many threads there are, and wherever the weights lie. Then what is computed with weights that are stored in bf16:
  * the same numbers as with those weights in fp32. */
+#include <pthread.h>
+
 #include "tensors.h"
 
 static nt_tensor *few(const nt_tensor *x, const nt_tensor *w, const nt_tensor *bias)
@@ -147,6 +149,25 @@ static void test_edges(void **state)
 	nt_decoding(false);
 }
 
+static void *ends(void *arg)
+{
+	nt_decoding(false);
+	return arg;
+}
+
+/* Another thread whose decoding ends leaves this one's. The error is the kernel's own: it runs still. */
+static void test_other_thread(void **state)
+{
+	nt_tensor *x = gauss(1, DIMS(7, 100)), *w = gauss(1, DIMS(4, 5));
+	pthread_t other;
+	(void)state;
+	nt_decoding(true);
+	assert_int_equal(pthread_create(&other, NULL, ends, NULL), 0);
+	pthread_join(other, NULL);
+	assert_error(nt_linear(x, w, NULL), "widths differ");
+	nt_decoding(false);
+}
+
 /* Only where no gradient is recorded, of fp32, and with the fast versions on: elsewhere the bits are the library's. */
 static void test_elsewhere(void **state)
 {
@@ -285,7 +306,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_values), TEST(test_rows_alone), TEST(test_threads), TEST(test_views),
 		TEST(test_edges), TEST(test_elsewhere),	  TEST(test_adapters), TEST(test_stored_rows), TEST(test_stored_pieces),
-		TEST(test_stored_table),
+		TEST(test_stored_table), TEST(test_other_thread),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
