@@ -209,12 +209,11 @@ def extra_plot(name, title, ylabel, series, colours, caption):
         for g, x, y, interval in points:
             plot.cross(x, y, None, interval, colours[g["label"]])
             plot.dot(x, y, colours[g["label"]], hollow=g["role"] != "lambda", square=g["role"] == "start")
-    for i, (what, _, points) in enumerate(series):
-        for g, x, y, _ in points if i == 0 else []:
-            plot.label(x, y, g["label"], colours[g["label"]])
     for what, _, points in series if len(series) > 1 else []:
         _, x, y, _ = min(points, key=lambda p: p[1])                    # where they are apart
         plot.label(x, y, what, "quiet")
+    for g, x, y, _ in series[0][2]:
+        plot.label(x, y, g["label"], colours[g["label"]])
     said = "; ".join(f"{what}, {g['label']}: {y:.3f}" for what, _, points in series for g, _, y, _ in points)
     return figure(plot.render(name, title, said), caption)
 

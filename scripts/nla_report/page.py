@@ -59,7 +59,7 @@ def chart_head(result, colours):
         loss = excluded(fve)
         claim = "a loss is excluded" if loss == "any" else f"a loss {loss} is excluded"
         first = next((c for c in g["controls"] if c["name"] == "first" and c["difference"]), None)
-        cut = (f' {escape(first["label"].capitalize())}, have {show(first["difference"]["estimate"], 3, True)} FVE next to it '
+        cut = (f' {escape(first["label"].capitalize())}, differ from it by {show(first["difference"]["estimate"], 3, True)} FVE '
                f'<span class=interval>{show_interval(widest(first["difference"]), 3)}</span>.' if first else "")
         out.append(f'<li>{key(g["label"], colours)} writes {g["tokens"]["mean"]:.1f} tokens instead of {base["tokens"]["mean"]:.1f} '
                    f'({show(100 * share, 0, True)} %); FVE changes by {show(fve["estimate"], 3, True)} '

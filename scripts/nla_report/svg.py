@@ -7,7 +7,7 @@ import math
 from html import escape
 
 SIZE = 12                                                               # of the text, in units of the viewBox
-WIDE = 6.3                                                              # of a character, about
+WIDE = 7.0                                                              # of a character, in a wide font (DejaVu Sans)
 
 
 def ticks(low, high, count=5):
