@@ -11,10 +11,20 @@
  */
 #pragma once
 
+/* The C library for all: a file below includes what is not here. */
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 enum nla_status {
 	NLA_OK = 0,

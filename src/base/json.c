@@ -5,13 +5,6 @@
  * invalid UTF-8. It also ends a string at \u0000: such an escape becomes U+FFFD before parsing, so that no text is lost unseen.
  */
 #include "base/json.h"
-
-#include <ctype.h>
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/file.h"
 #include "base/utf8.h"
 

@@ -3,11 +3,6 @@
  * a container the path may be the host's, of which /sys shows only the root: what is not there limits nothing.
  */
 #include "base/machine.h"
-
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/file.h"
 
 /* What follows label in DIR/NAME, borrowed from text; "" when there is no such file or label. */

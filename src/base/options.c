@@ -5,12 +5,6 @@
  * key, the value, and what is wanted.
  */
 #include "base/options.h"
-
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
 #include "base/file.h"
 #include "base/json.h"
 #include "base/utf8.h"

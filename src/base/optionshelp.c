@@ -3,7 +3,6 @@
  *
  * Help is two columns: flags, then text, wrapped. Flags too long for their column get a line of their own.
  */
-#include <string.h>
 
 #include "base/json.h"
 #include "base/options.h"

@@ -3,12 +3,7 @@
  */
 #include "base/progress.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "base/file.h"
 

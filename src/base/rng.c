@@ -6,9 +6,6 @@
  */
 #include "base/rng.h"
 
-#include <math.h>
-#include <string.h>
-
 void nla_philox(uint64_t seed, uint32_t stream, uint32_t step, uint32_t row, uint32_t index, uint32_t out[4])
 {
 	uint32_t c0 = index, c1 = row, c2 = step, c3 = stream, k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);

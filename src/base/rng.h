@@ -5,8 +5,7 @@
  */
 #pragma once
 
-#include <stddef.h>
-#include <stdint.h>
+#include "base/base.h"
 
 enum nla_stream { /* one per use: never renumber, checkpoints and results depend on it */
 	NLA_STREAM_INIT = 1,    /* weights, a warm start's AV: tensor number, row, column */

@@ -7,11 +7,6 @@
  * name at the end: find is a binary search, and a name that occurs twice is its own neighbour.
  */
 #include "base/safetensors.h"
-
-#include <inttypes.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/json.h"
 
 static const struct {

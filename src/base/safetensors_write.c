@@ -2,11 +2,6 @@
  * safetensors - writing (see safetensors.h): header, then the data as they come.
  */
 #include "base/safetensors.h"
-
-#include <inttypes.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/json.h"
 
 struct nla_st_writer {

@@ -1,9 +1,6 @@
 /* utf8 - strict decoding, and white space, of UTF-8. See utf8.h. */
 #include "base/utf8.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 int nla_utf8_length(const char *s, size_t n)
 {
 	const unsigned char *p = (const unsigned char *)s;

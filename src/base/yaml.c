@@ -7,8 +7,6 @@
  */
 #include "base/json.h"
 
-#include <stdlib.h>
-#include <string.h>
 #include <yaml.h>
 
 #include "base/file.h"

@@ -6,9 +6,6 @@
  * A sample's random numbers depend on the seed and its number among its activation's, so a token is explained alike alone or
  * with others.
  */
-#include <math.h>
-#include <stdio.h>
-#include <string.h>
 
 #include "base/progress.h"
 #include "cmd/program.h"

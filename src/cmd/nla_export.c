@@ -1,5 +1,4 @@
 /* nla-export: an AV, an AR or both as whole checkpoints that transformers loads. */
-#include <stdio.h>
 
 #include "base/file.h"
 #include "run/export.h"

@@ -6,8 +6,6 @@
  * OUT/nla-extract.part holds what is written, with the settings and inputs that it depends on, until the set is whole.
  */
 #include <fcntl.h>
-#include <stdio.h>
-#include <unistd.h>
 
 #include "base/progress.h"
 #include "cmd/program.h"

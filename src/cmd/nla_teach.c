@@ -3,7 +3,6 @@
  *
  *	try 0: every row, a batch at a time; try 1: rows that its answers did not serve; ... -> the set OUT, a summary
  */
-#include <stdlib.h>
 
 #include "base/progress.h"
 #include "cmd/program.h"

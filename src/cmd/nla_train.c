@@ -1,6 +1,5 @@
 /* nla-train: the RL loop. One step flows from top to bottom; each stage is a file of its name in src/rl, src/run/loop.c is
  * around it. */
-#include <stdio.h>
 
 #include "cmd/program.h"
 #include "lm/ranks.h"

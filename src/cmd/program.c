@@ -2,8 +2,6 @@
 #include "cmd/program.h"
 
 #include <malloc.h>
-#include <stdio.h>
-#include <string.h>
 
 #include "base/json.h"
 #include "base/progress.h"

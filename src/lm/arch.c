@@ -1,8 +1,5 @@
 /* arch - config.json to the facts of an architecture; see arch.h. fields[] says what each of its fields does here. */
 #include "lm/arch.h"
-
-#include <string.h>
-
 #include "base/file.h"
 #include "base/json.h"
 

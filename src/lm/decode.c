@@ -8,11 +8,6 @@
  * random numbers) is its own, so a text does not depend on when others end.
  */
 #include "lm/decode.h"
-
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/progress.h"
 
 #define WINDOW 8 /* a row wastes half of it at its end, and a look costs about a token's time */

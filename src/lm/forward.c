@@ -4,8 +4,6 @@
  */
 #include "lm/forward.h"
 
-#include <math.h>
-
 /* A stored matrix, or its n parts in a mapped model; `first` is its first projection. */
 static struct nt_projection stored(const struct nla_lm *lm, int64_t layer, enum nla_proj first)
 {

@@ -7,9 +7,6 @@
  */
 #include "lm/lm.h"
 
-#include <stdio.h>
-#include <string.h>
-
 enum kind { TABLE, NORM, BIAS, PROJ }; /* PROJ + enum nla_proj: a projection */
 enum dim { NONE, D, Q, KV, F, HEAD, VOCAB };
 

@@ -3,12 +3,6 @@
  * (layout.c): the first slot of a stored tensor makes it, and every slot fills its rows.
  */
 #include "lm/lm.h"
-
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/machine.h"
 #include "base/rng.h"
 

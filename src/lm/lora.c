@@ -1,10 +1,5 @@
 /* lora - adapters in memory: making, joining, merging, listing, laying out for a pass; see lora.h. peft.c is their files. */
 #include "lm/lora.h"
-
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/rng.h"
 
 enum nla_status nla_lora_targets(const char *list, unsigned *targets, struct nla_err *err)

@@ -1,9 +1,6 @@
 /* optim - AdamW and its schedules; see optim.h. */
 #include "lm/optim.h"
 
-#include <math.h>
-#include <stdlib.h>
-
 enum nla_status nla_optim_init(struct nla_optim *o, nt_tensor *const *params, int n, struct nla_err *err)
 {
 	*o = (struct nla_optim){ .n = n, .hyper = { .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8 } };

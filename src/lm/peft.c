@@ -2,10 +2,6 @@
  * peft - adapters on disk in PEFT's layout; see lora.h. The keys of the file decide which projections of which blocks have an
  * adapter; adapter_config.json gives rank and scale, and what it names without doubt must be in the file.
  */
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "base/json.h"
 #include "base/progress.h"

@@ -1,9 +1,6 @@
 /* Sums, copies and gathered bytes over ranks, all made of the shim's sum and broadcast; see ranks.h. */
 #include "lm/ranks.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 static const struct nt_ranks *ranks;
 
 int64_t nla_rank(void) { return ranks ? ranks->rank : 0; }

@@ -1,8 +1,6 @@
 /* Backward pass a block at a time, from the inputs x_l [n, D] that the forward pass kept; see recompute.h. */
 #include "lm/recompute.h"
 
-#include <stdlib.h>
-
 /* The pass without gradients, keeping x_l: scope-owned handles move into r. */
 static nt_tensor *keep_inputs(struct nla_recompute *r)
 {

@@ -3,10 +3,6 @@
  * type, and gives a result and a gradient of that leaf.
  */
 #include "lm/selfcheck.h"
-
-#include <math.h>
-#include <stdlib.h>
-
 #include "base/progress.h"
 #include "base/rng.h"
 #include "lm/forward.h"

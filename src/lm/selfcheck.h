@@ -5,8 +5,6 @@
  */
 #pragma once
 
-#include <stdio.h>
-
 #include "lm/lm.h"
 
 /* table: a line an operation, with both differences (as a part of the largest number) and times; or NULL. A failure to run

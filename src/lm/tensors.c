@@ -1,9 +1,6 @@
 /* tensors - to and from safetensors files; see tensors.h. */
 #include "lm/tensors.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-
 #define PIECE (1 << 20)
 
 _Static_assert((int)NLA_ST_F32 == NT_F32 && (int)NLA_ST_F16 == NT_F16 && (int)NLA_ST_U8 == NT_U8, "nla_dtype_of");

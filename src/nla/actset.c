@@ -2,13 +2,6 @@
  * actset - reading: vectors [N, D] in a memory map, rows (text and ids) in memory. The baselines of vectors.
  */
 #include "nla/actset.h"
-
-#include <inttypes.h>
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/json.h"
 #include "base/progress.h"
 #include "nla/folder.h"

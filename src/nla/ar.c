@@ -3,9 +3,6 @@
  * mse [n].
  */
 #include "nla/ar.h"
-
-#include <string.h>
-
 #include "base/utf8.h"
 
 int64_t nla_ar_max_ids(const struct nla_half *ar) { return NLA_MIN(NLA_AR_MAX_IDS, nt_size(nla_half_lm(ar)->cos[0], 0)); }

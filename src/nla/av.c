@@ -2,9 +2,6 @@
  * av - prompts with their vectors v [B, D] as rows of a pack, and log p of response tokens after them [sum of lengths].
  */
 #include "nla/av.h"
-
-#include <string.h>
-
 #include "base/utf8.h"
 
 enum nla_status nla_av_pack(const struct nla_half *av, const float *v, int64_t n_prompts, struct nla_pack *pack, int64_t *rows,

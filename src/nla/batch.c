@@ -1,9 +1,5 @@
 /* batch - rows of a set [n] to train on and held out, and the order of the former: see batch.h. */
 #include "nla/batch.h"
-
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/rng.h"
 
 /* Uniform in [0,1), a function of the seed and the document alone. */

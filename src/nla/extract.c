@@ -3,12 +3,6 @@
  * likeliest next tokens of each [rows, next].
  */
 #include "nla/extract.h"
-
-#include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/rng.h"
 #include "lm/forward.h"
 #include "lm/ranks.h"

@@ -1,9 +1,5 @@
 /* folder - see folder.h. */
 #include "nla/folder.h"
-
-#include <stdio.h>
-#include <string.h>
-
 #include "base/file.h"
 
 static bool holds(const char *folder, const char *name, const char *want)

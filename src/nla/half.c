@@ -3,11 +3,6 @@
  * AV's whole checkpoint, an AR's first K + 1 blocks and head [D, D].
  */
 #include "nla/half.h"
-
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/file.h"
 #include "base/json.h"
 #include "base/progress.h"

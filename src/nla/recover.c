@@ -4,8 +4,6 @@
  */
 #include "nla/recover.h"
 
-#include <math.h>
-
 #define TOKENS_A_BATCH 4096
 #define LOGITS_A_BATCH (16 << 20)
 

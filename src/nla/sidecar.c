@@ -9,13 +9,6 @@
  * order marks or printable characters can change a template. Numbers always have a point: YAML 1.1 reads 1e-05 as a string.
  */
 #include "nla/sidecar.h"
-
-#include <ctype.h>
-#include <inttypes.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/file.h"
 #include "base/json.h"
 #include "base/utf8.h"

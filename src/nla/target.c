@@ -3,10 +3,6 @@
  * looked through in one place, nla_prompts_find; checking a sidecar and making one compare with what it finds.
  */
 #include "nla/target.h"
-
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/file.h"
 #include "base/progress.h"
 #include "lm/selfcheck.h"

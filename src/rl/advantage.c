@@ -1,8 +1,6 @@
 /* Advantage: reward [B*G] -> advantage [B*G], group by group; see advantage.h. */
 #include "rl/step.h"
 
-#include <math.h>
-
 void nla_mean_std(const double *x, int64_t n, double *mean, double *std)
 {
 	double sum = 0, sq = 0;

@@ -1,9 +1,6 @@
 /* Batch: the next B rows of the activation set in this epoch's order, with their vectors v [B, D], or a rank's share of them.
  * Makes the step's memory. */
 #include "rl/step.h"
-
-#include <string.h>
-
 #include "lm/ranks.h"
 
 enum nla_status nla_batch(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)

@@ -10,8 +10,7 @@
  */
 #pragma once
 
-#include <stdbool.h>
-#include <stdint.h>
+#include "base/base.h"
 
 enum nla_reward_score { NLA_REWARD_FVE, NLA_REWARD_NEG_MSE };
 enum nla_reward_count { NLA_COUNT_RESPONSE, NLA_COUNT_EXPLANATION };

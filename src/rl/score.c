@@ -5,9 +5,6 @@
  */
 #include "rl/step.h"
 
-#include <math.h>
-#include <string.h>
-
 /* The first sample of i's prompt that has its text, of those that have not failed and that one AR scores, group of them. */
 static int64_t first_of(const struct nla_step *s, int64_t i, int64_t group)
 {

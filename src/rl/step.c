@@ -1,9 +1,5 @@
 /* The step's memory and its clock; see step.h. */
 #include "rl/step.h"
-
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/progress.h"
 #include "lm/ranks.h"
 

@@ -4,11 +4,6 @@
  * (samples * own tokens), so that micro-batches and ranks add up to the batch's mean. A co-trained AR then makes its own step.
  */
 #include "rl/step.h"
-
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "lm/ranks.h"
 
 /* Sums over tokens, gathered over micro-batches and ranks. */

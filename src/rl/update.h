@@ -11,10 +11,7 @@
  */
 #pragma once
 
-#include <math.h>
-#include <stdbool.h>
-#include <stdint.h>
-
+#include "base/base.h"
 #include "shim/nt.h"
 
 #define NLA_KL_MAX_D 12

@@ -1,8 +1,5 @@
 /* The memory plan as a table, advice where it does not fit, and a trial step: B = 1, G responses (train.h). */
 #include "run/train.h"
-
-#include <math.h>
-
 #include "base/progress.h"
 #include "lm/selfcheck.h"
 

@@ -1,9 +1,5 @@
 /* Texts in, texts out: slots filled, answers cleaned and cut (compose.h). */
 #include "run/compose.h"
-
-#include <ctype.h>
-#include <string.h>
-
 #include "base/rng.h"
 #include "base/utf8.h"
 #include "nla/av.h"

@@ -1,10 +1,5 @@
 /* The option table, and what combines several options (config.h). */
 #include "run/config.h"
-
-#include <stddef.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/file.h"
 #include "base/json.h"
 #include "base/machine.h"

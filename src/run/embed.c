@@ -1,9 +1,5 @@
 /* libnla's public functions (include/nla.h): the models, and the stages that a program which embeds them calls one by one. */
 #include "nla.h"
-
-#include <stdlib.h>
-#include <string.h>
-
 #include "nla/extract.h"
 #include "run/models.h"
 

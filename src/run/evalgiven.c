@@ -1,5 +1,4 @@
 /* nla-eval --score: the step of an evaluation from texts that were given; see evaluate.h. */
-#include <string.h>
 
 #include "base/file.h"
 #include "base/json.h"

@@ -1,6 +1,4 @@
 /* What nla-eval loads: target, AV, AR, set, the anchor, and where memory allows the merged copies; see evaluate.h. */
-#include <stdlib.h>
-#include <string.h>
 
 #include "base/json.h"
 #include "base/progress.h"

@@ -2,8 +2,6 @@
  * What an evaluation's reconstructions are worth to the target: v_hat [n, D] of each explanation, at the length of its vector,
  * and the mean of the evaluated vectors [D], in the place of the vector: KL [n, 2]; see nla/recover.h.
  */
-#include <math.h>
-#include <string.h>
 
 #include "base/progress.h"
 #include "lm/ranks.h"

@@ -1,10 +1,5 @@
 /* Evaluation by sampling: rows of a set -> responses, mse, log-probabilities [n, T]; see evaluate.h. */
 #include "run/evaluate.h"
-
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/file.h"
 #include "base/json.h"
 #include "base/progress.h"

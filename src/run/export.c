@@ -6,8 +6,6 @@
 #include "run/export.h"
 
 #include <fnmatch.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "base/json.h"
 #include "base/progress.h"

@@ -1,14 +1,9 @@
 /* Opening a run folder fresh or resumed, its lines, its checkpoints and their counters (folder.h). */
 #include "run/folder.h"
 
-#include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/json.h"
 #include "base/progress.h"

@@ -1,9 +1,5 @@
 /* A table of sicknesses, each a number of a step's line beyond a limit for some steps in a row; see health.h. */
 #include "run/health.h"
-
-#include <math.h>
-#include <string.h>
-
 #include "base/file.h"
 #include "base/json.h"
 #include "base/progress.h"

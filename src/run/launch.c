@@ -1,9 +1,6 @@
 /* Finding the other ranks by the environment, and comparing configurations with them; see launch.h. */
 #include "run/launch.h"
 
-#include <errno.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 
 #include "base/file.h"

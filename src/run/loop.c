@@ -1,8 +1,5 @@
 /* The loop around a step, and its checkpoints; see loop.h. */
 #include "run/loop.h"
-
-#include <time.h>
-
 #include "base/progress.h"
 #include "lm/ranks.h"
 #include "run/stop.h"

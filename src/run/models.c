@@ -1,11 +1,5 @@
 /* Opening target, AV and AR; one activation v [D] of a file, a text's token, or a set's row; a new set's sidecar (models.h). */
 #include "run/models.h"
-
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
 #include "base/file.h"
 #include "nla/extract.h"
 #include "run/folder.h"

@@ -1,6 +1,4 @@
 /* The policies of a run, one a lambda: what each has of its own, and the step that they make together; see train.h. */
-#include <stdlib.h>
-#include <string.h>
 
 #include "base/progress.h"
 #include "run/train.h"

@@ -3,11 +3,6 @@
  * of an empty step, into the documentation. A new field is a new row.
  */
 #include "run/report.h"
-
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/json.h"
 
 /* Where rows go. */

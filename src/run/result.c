@@ -1,5 +1,4 @@
 /* The end of an RL run in words: the evaluations before and after as a table, and the first explanations of both. */
-#include <math.h>
 
 #include "base/file.h"
 #include "base/json.h"

@@ -2,7 +2,6 @@
  * counts that programs here read (tensors, JSON, tokenizer, sidecar, rows, texts), by name, size and bytes; of a large one the
  * first MiB (a safetensors header) and 64 samples of the rest, its end among them. */
 #include <fnmatch.h>
-#include <string.h>
 #include <sys/stat.h>
 
 #include "base/json.h"

@@ -1,8 +1,5 @@
 /* Supervised training: opening what is trained, its memory plan, and what the loop calls around a step; see sft.h. */
 #include "run/sft.h"
-
-#include <math.h>
-
 #include "base/json.h"
 #include "base/progress.h"
 #include "lm/ranks.h"

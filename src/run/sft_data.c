@@ -1,6 +1,5 @@
 /* What a supervised run trains on: documents of a corpus cut into sequences, or rows of an activation set with their
  * explanations. */
-#include <string.h>
 
 #include "base/progress.h"
 #include "base/rng.h"

@@ -1,5 +1,4 @@
 /* The losses of the three roles over a batch of rows, in ranks' shares and micro-batches that add up to the batch's mean. */
-#include <string.h>
 
 #include "lm/ranks.h"
 #include "run/sft.h"

@@ -1,13 +1,7 @@
 /* The signals that end a run, and the flag that its loops poll (stop.h). */
 #include "run/stop.h"
 
-#include <errno.h>
 #include <signal.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "lm/ranks.h"
 #include "rl/step.h"

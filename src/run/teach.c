@@ -4,12 +4,6 @@
  *	texts [n] -> prompts, one pack [tokens] -> ids [n, max_new_tokens] -> answers, a line each -> explanations
  */
 #include "run/teach.h"
-
-#include <errno.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
 #include "base/json.h"
 #include "base/progress.h"
 #include "base/utf8.h"

@@ -1,9 +1,5 @@
 /* An RL run: opening it (models, data, memory plan), and what the loop calls around a step; see train.h. */
 #include "run/train.h"
-
-#include <math.h>
-#include <string.h>
-
 #include "base/json.h"
 #include "base/progress.h"
 #include "lm/ranks.h"

@@ -19,8 +19,6 @@
  */
 #pragma once
 
-#include <stdio.h>
-
 #include "run/health.h"
 #include "run/loop.h"
 #include "run/models.h"

@@ -3,8 +3,6 @@
  * for a template they come from its format's row here and its own row in chat_known.h. A template is never interpreted: what is
  * neither known nor plain by its markers is an error that names scripts/chat-format.py.
  */
-#include <stdlib.h>
-#include <string.h>
 #include <zlib.h>
 
 #include "base/file.h"

@@ -1,10 +1,6 @@
 /* corpus - see corpus.h. */
 #include "text/corpus.h"
 
-#include <inttypes.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 
 #include "base/json.h"

@@ -7,8 +7,6 @@
  * whose text is a token that its own merges end in needs no merging, which is most of a text: each token remembers that from
  * the first time it was merged. A metaspace tokenizer does not split its gaps.
  */
-#include <stdlib.h>
-#include <string.h>
 #include <zlib.h>
 
 #include "base/file.h"

@@ -3,9 +3,6 @@
  * can be merged a heap of (rank, place), so no text takes quadratic time. A heap's entry is stale when the rank at its place
  * has changed since.
  */
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "base/rng.h"
 #include "text/tokenizer_read.h"

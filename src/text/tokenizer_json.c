@@ -6,7 +6,6 @@
  * Every kind of post_processor only puts special tokens around a text; nla_tokenizer_encode() puts none, but those in front are
  * kept.
  */
-#include <string.h>
 
 #include "base/utf8.h"
 #include "text/tokenizer_read.h"

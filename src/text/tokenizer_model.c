@@ -11,10 +11,6 @@
  * the place of tokenizer.json's, and a tokenizer of a class of its own (Qwen2Tokenizer) has the added tokens of
  * added_tokens_decoder alone.
  */
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "base/file.h"
 #include "base/utf8.h"

@@ -6,8 +6,6 @@
  * Unicode 15, 15.1 and 16 have added (no harm where PCRE2 knows them already). Constructs that mean different things to the
  * two, or that no tokenizer we load uses, are refused.
  */
-#include <stdlib.h>
-#include <string.h>
 
 #include <utf8proc.h>
 
