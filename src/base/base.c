@@ -6,12 +6,7 @@
  */
 #include "base/base.h"
 
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-#include <unistd.h>
+#include <locale.h>
 
 char nla_str_empty[1];
 
@@ -286,6 +281,14 @@ void nla_strs_release(struct nla_strs *a)
 		free(a->data[i]);
 	free(a->data);
 	*a = (struct nla_strs){ 0 };
+}
+
+double nla_strtod(const char *text, char **end)
+{
+	const locale_t c = newlocale(LC_ALL_MASK, "C", (locale_t)0);
+	const double x = strtod_l(text, end, c);
+	freelocale(c);
+	return x;
 }
 
 int nla_by_number(const void *a, const void *b)

@@ -31,7 +31,7 @@ static cJSON *scalar(const yaml_node_t *node)
 	const char *text = (const char *)node->data.scalar.value;
 	cJSON *out = cJSON_CreateString(text);
 	char *end;
-	double x = strtod(text, &end);
+	double x = nla_strtod(text, &end);
 	bool plain = node->data.scalar.style == YAML_PLAIN_SCALAR_STYLE;
 	if (plain && (!*text || nla_word_index("~|null|Null|NULL", text) >= 0)) {
 		out->type = cJSON_NULL;
