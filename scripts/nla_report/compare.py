@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from pathlib import Path
 
 from . import controls, facts, runs, stats, words
 
@@ -189,10 +190,10 @@ def choose_base(groups, paths, name=None):
     """The named group; else the group of the first argument when that is a run or an evaluation; else the smallest lambda's."""
     if name is not None:
         for g in groups:
-            if name in (g.label, g.label.removeprefix("λ ")) or any(name.rstrip("/") in (r.name, str(r.path)) for r in g.runs):
+            if name in (g.label, g.label.removeprefix("λ ")) or any(name.rstrip("/") == r.name or Path(name) == r.path for r in g.runs):
                 return g
         raise runs.Error(f"no '{name}' to compare with; there are {', '.join(repr(g.label) for g in groups)}")
-    first = next((g for g in groups if g.role != "start" and any(str(r.path) == str(paths[0]).rstrip("/") for r in g.runs)), None)
+    first = next((g for g in groups if g.role != "start" and any(r.path == Path(paths[0]) for r in g.runs)), None)
     return first or next((g for g in groups if g.role == "lambda"), groups[0])
 
 

@@ -111,6 +111,8 @@ def test_by_hand(tmp):
     near(b["wording"]["kept"], (1 / 3 + 1 / 2 + 0 + 1 / 2) / 4, 1e-12, "words kept")
     near(b["wording"]["found"], 1.0, 1e-12, "words found")
     assert json.loads(program("--json", "--base", tmp / "b", tmp / "a", tmp / "b")[0])["base"] == "b"
+    for args in ((f"{tmp}/./b", tmp / "a"), (f"{tmp}//b/", tmp / "a"), ("--base", f"{tmp}/./b", tmp / "a", tmp / "b")): # however it is spelled
+        assert json.loads(program("--json", *args)[0])["base"] == "b", args
     assert program("--json", tmp / "a", tmp / "b") == program("--json", tmp / "a", tmp / "b")
     assert program("--json", "--seed", 1, tmp / "a", tmp / "b") != program("--json", tmp / "a", tmp / "b")
 
