@@ -136,6 +136,10 @@ def test_tables(tmp, sweep):
     if shutil.which("gnuplot"):
         assert {p.name for p in (tmp / "figures").iterdir()} == {"curve.png", "curve.pdf", "training.png", "training.pdf"}
         assert (tmp / "figures" / "curve.png").read_bytes().startswith(b"\x89PNG")
+    for args, said in (((sweep, "--base", "nonsense"), "no 'nonsense'"), ((run(tmp / "unevaluated", 0, 0, tmp / "set"),), "no table was written")):
+        done = subprocess.run([sys.executable, str(SCRIPTS / "nla-report"), *map(str, args), "-o", str(tmp / "b.html"), "--markdown", str(tmp / "t.md")],
+                              capture_output=True, text=True)
+        assert done.returncode == 1 and said in done.stderr, done.stderr
     said = program(tmp / "a.html", sweep, "--figures", tmp / "none", env={**os.environ, "PATH": ""})[1]
     assert "gnuplot is not installed" in said, said
 
