@@ -52,10 +52,11 @@ class Facts:
     """Of a Comparison."""
 
     def __init__(self, comparison):
-        self.of, self.boot = comparison, stats.Bootstrap(len(comparison.rows), min(comparison.boot.resamples, DRAWS), comparison.boot.seed,
-                                                        comparison.boot.documents)
+        self.of, boot = comparison, comparison.boot
         every = {id(e): read(e, comparison.notes) for g in comparison.groups for e in g.evaluations}
         self.columns = {key: columns_of(facts, comparison.rows) for key, facts in every.items() if facts}
+        if self.columns:
+            self.boot = stats.Bootstrap(len(comparison.rows), min(boot.resamples, DRAWS), boot.seed, boot.documents)
         base = [self.columns.get(id(e), {}) for e in comparison.base.evaluations]
         self.kinds = list(dict.fromkeys(key[1] for columns in base for key in columns if key[0] == "recall"))
         self.zero = {key: stats.mean([c[key].mean for c in base]) for key in ("true", "false", "other_words") if all(c.get(key) for c in base)}
@@ -144,6 +145,6 @@ def as_columns(found):
     line = {}
     for key, one in {**found, **{f"{what} {kind}": v for kind, of in found["kinds"].items() for what, v in of.items()}}.items():
         if key != "kinds":
-            name = key.replace(" ", "_")
+            name = "stated_words" if key == "words" else key.replace(" ", "_") # the wording's are of each row's first sample
             line |= {name: one["mean"], f"{name}_low": one["interval"][0], f"{name}_high": one["interval"][1]} if isinstance(one, dict) else {name: one}
     return line

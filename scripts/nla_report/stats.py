@@ -81,9 +81,11 @@ class Bootstrap:
     def __init__(self, n_rows, resamples=4000, seed=0, documents=None):
         self.resamples, self.seed, self.documents = resamples, seed, documents
         rng, each = random.Random(f"rows {seed}"), together(documents or range(n_rows))
-        drawn = [[i for one in rng.choices(each, k=len(each)) for i in one] for _ in range(resamples)]
-        self.sizes = [len(rows) for rows in drawn]
-        self.rows = [itemgetter(*rows) if len(rows) > 1 else lambda values, i=rows[0]: (values[i],) for rows in drawn]
+
+        def draw():
+            rows = [i for one in rng.choices(each, k=len(each)) for i in one]
+            return len(rows), itemgetter(*rows) if len(rows) > 1 else lambda values, i=rows[0]: (values[i],)
+        self.sizes, self.rows = zip(*(draw() for _ in range(resamples)))
 
     def over_rows(self, column):
         """The mean of every draw of rows."""

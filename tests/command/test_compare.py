@@ -290,6 +290,9 @@ def test_facts(tmp):
     assert "words of no fact" in program(tmp / "fa", tmp / "fb")[0]
     csv_lines = list(csv.DictReader(io.StringIO(program("--csv", tmp / "fa", tmp / "fb")[0])))
     assert float(csv_lines[1]["recall_who"]) == 2 / 6 and csv_lines[0]["true_change"] == "" and csv_lines[1]["true_change_low"]
+    (tmp / "fb" / "facts.json").rename(tmp / "fb" / "kept")               # `words` are the wording's, with facts and without
+    assert [x["words"] for x in csv.DictReader(io.StringIO(program("--csv", tmp / "fa", tmp / "fb")[0]))] == [x["words"] for x in csv_lines]
+    (tmp / "fb" / "kept").rename(tmp / "fb" / "facts.json")
     evaluation(tmp / "fc", [line(r, 0.3, 30, "x") for r in range(4)])
     facts_json(tmp / "fc", [1, 1, 1, 1], [5, 6, 5, 4], [0, 0, 0, 0], who=([0] * 4, [0] * 4, [2] * 4, [0] * 4), where=([0] * 4, [0] * 4, [2] * 4, [0] * 4))
     c = by_label(json.loads(program("--json", tmp / "fa", tmp / "fc")[0]))["fc"]["facts"]
