@@ -31,9 +31,12 @@ if [ "${BASH_SOURCE[0]}" != "$0" ]; then
 fi
 
 set -eu
+unset PYTHONPATH PYTHONHOME # of modules: no part of our environments
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=$root/build
 cache=${NLA_CACHE:-${XDG_CACHE_HOME:-${HOME:?is not set, and neither is NLA_CACHE}/.cache}/nla}
+cache=$(realpath -m -- "$cache")
+[ -z "${LIBTORCH_DIR:-}" ] || LIBTORCH_DIR=$(realpath -m -- "$LIBTORCH_DIR")
 torch_version=2.11.0
 cmake_wanted=3.25
 torch_venv=$cache/torch-$torch_version
@@ -95,13 +98,23 @@ wanted_packages() {
 	have gnuplot || echo gnuplot-nox
 }
 
+lock_cache() { # until 9 is closed
+	mkdir -p "$cache/tmp" || die "cannot create '$cache'"
+	exec 9>"$cache/.lock"
+	flock 9 || say "'$cache/.lock' cannot be locked: nothing keeps two installations apart"
+}
+
 as_root() {
+	local kept=() name
+	for name in http_proxy https_proxy no_proxy; do # which sudo forgets
+		[ -z "${!name:-}" ] || kept+=("$name=${!name}")
+	done
 	if [ "$(id -u)" = 0 ]; then
 		env "$@"
 	elif [ -t 0 ]; then
-		sudo env "$@"
+		sudo env "${kept[@]}" "$@"
 	else
-		sudo -n env "$@"
+		sudo -n env "${kept[@]}" "$@"
 	fi
 }
 
@@ -162,6 +175,7 @@ relocate() {
 
 own_packages() { # PACKAGES...: unpacked below the prefix, with what they depend on but for the compiler's
 	local log=$prefix/log names deb
+	lock_cache
 	mkdir -p "$prefix/lists/partial" "$prefix/cache/archives/partial" "$prefix/debs" || die "cannot create '$prefix'"
 	say "unpacking into '$prefix': $*"
 	if ! apt_user update >"$log" 2>&1 || ! apt_user -s --no-install-recommends install "$@" >"$log.plan" 2>>"$log"; then
@@ -178,6 +192,7 @@ own_packages() { # PACKAGES...: unpacked below the prefix, with what they depend
 	relocate
 	rm -rf "$prefix/lists" "$prefix/cache" "$prefix/debs"
 	touch "$prefix/.nla-installed"
+	exec 9>&-
 }
 
 use_tools() {
@@ -227,7 +242,7 @@ install_packages() {
 		apt_install $missing $wanted || apt_install $missing || die "apt-get cannot install $missing: ${apt_error:-no message}$([ "$(id -u)" = 0 ] || echo "; --no-root does without")"
 		missing=$(missing_packages | tr '\n' ' ')
 		[ -z "$missing" ] || die "still missing after apt-get: $missing(too old a release? Debian 12 has them)"
-	elif [ -n "$wanted" ] && [ "$(id -u)" = 0 ] && have apt-get; then
+	elif [ -n "$wanted" ] && [ -z "$own" ] && [ "$(id -u)" = 0 ]; then
 		say "installing $wanted"
 		# shellcheck disable=SC2086
 		apt_install $wanted || say "going on without $wanted: ${apt_error:-apt-get failed}"
@@ -290,9 +305,7 @@ ensure_venv() { # VENV MEGABYTES PINS [pip options]
 	if [ "$(cat "$marker" 2>/dev/null)" = "$pins" ]; then
 		return
 	fi
-	mkdir -p "$cache/tmp" || die "cannot create '$cache'"
-	exec 9>"$cache/.lock"
-	flock 9
+	lock_cache
 	if [ "$(cat "$marker" 2>/dev/null)" != "$pins" ]; then
 		if [ -d "$venv" ]; then
 			say "completing '$venv'"
@@ -337,9 +350,9 @@ install_libtorch() {
 # -------------------------------------------------------------------------------------------------------------- build
 
 compile() {
+	cmake_ok || use_tools
 	if [ ! -e "$build/build.ninja" ] || ! grep -qxF "LIBTORCH_DIR:PATH=$LIBTORCH_DIR" "$build/CMakeCache.txt"; then
 		say "configuring build/"
-		cmake_ok || use_tools
 		cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DLIBTORCH_DIR="$LIBTORCH_DIR" >"$build.log" 2>&1 ||
 			{ cat "$build.log" >&2; rm -f "$build.log"; die "cmake cannot configure '$build'"; }
 		rm -f "$build.log"

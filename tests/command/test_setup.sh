@@ -26,6 +26,20 @@ setup
 ! grep -q "$work/cache/debian" "$work/stdout" || fail "with sudo: uses what was unpacked: $(cat "$work/stdout")"
 setup --no-root
 [ "$code" -eq 0 ] && grep -q "PKG_CONFIG_PATH=.*$work/cache/debian" "$work/stdout" || fail "--no-root: $(cat "$work/stdout" "$work/stderr")"
+# What modules and a relative NLA_CACHE bring to it.
+stub python3 '[ -z "${PYTHONPATH-}" ]'
+(cd "$work" && PYTHONPATH=$work/modules NLA_CACHE=cache LIBTORCH_DIR=torch PATH=$work/bin:$PATH "$BASH" "$SOURCE_DIR/scripts/setup.sh" --env --no-build) \
+	</dev/null >"$work/stdout" 2>"$work/stderr" || fail "with PYTHONPATH: $(cat "$work/stderr")"
+grep -q "LIBTORCH_DIR=['\"]*$work/torch" "$work/stdout" && grep -q "NLA_REFERENCE=['\"]*$work/cache/" "$work/stdout" ||
+	fail "relative paths: $(cat "$work/stdout")"
+# sudo has the proxy.
+stub sudo '[ "$1" != -n ] || shift; exec env -i PATH="$PATH" "$@"'
+stub apt-get "echo \"proxy: \$http_proxy\" >>$work/proxy; exit 100"
+stub pkg-config 'exit 1'
+http_proxy=http://proxy:3128 setup
+grep -qx 'proxy: http://proxy:3128' "$work/proxy" || fail "apt-get behind sudo: $(cat "$work/proxy" "$work/stderr")"
+stub apt-get 'echo "E: no archive here" >&2; exit 100'
+stub pkg-config 'exit 0'
 stub sudo 'exit 1'
 setup
 [ "$code" -eq 0 ] && grep -q "PKG_CONFIG_PATH=.*$work/cache/debian" "$work/stdout" || fail "no sudo: $(cat "$work/stdout" "$work/stderr")"
@@ -41,7 +55,9 @@ stub pkg-config 'exit 0'
 stub python3 'case "$*" in "-m venv"*) mkdir -p "$3/bin"; printf "#!/bin/sh\necho CERTIFICATE_VERIFY_FAILED >&2; exit 1\n" >"$3/bin/python"
 	chmod +x "$3/bin/python" ;; esac'
 unset PIP_CERT
+stub flock 'exit 1' # as on a file system without locks
 setup --reference
+grep -q "cannot be locked" "$work/stderr" || fail "no word of the lock: $(cat "$work/stderr")"
 [ "$code" -eq 1 ] && grep -q "behind a proxy, set PIP_CERT" "$work/stderr" || fail "without PIP_CERT: exits $code: $(cat "$work/stderr")"
 export PIP_CERT=$work/certs
 setup --reference
