@@ -210,6 +210,8 @@ def row_of(values, invented, templates, layer, where):
     if explanation is None:
         explanation = between(prompt, templates[1])
     text, doc = values.get(TEXT), values.get("doc_id")
+    if isinstance(doc, float):                                          # as pandas makes of integers with gaps
+        doc = None if doc != doc else int(doc) if doc.is_integer() else doc
     row = {"doc_id": invented if doc is None else str(doc), "n_raw_tokens": whole(values, "n_raw_tokens", where), "text": text or ""}
     if row["n_raw_tokens"] is None:
         del row["n_raw_tokens"]

@@ -58,6 +58,7 @@ pq.write_table(table.drop_columns(["prompt"]).set_column(0, "response", pa.array
 pq.write_table(table.set_column(4, "activation_layer", pa.array([2] * 9 + [3] * (n - 9), pa.int64())), "layers.parquet")
 counts = [float(r["n_raw_tokens"]) for r in rows]
 doubles = table.set_column(4, "activation_layer", pa.array([2.0] * n))
+doubles = doubles.set_column(5, "doc_id", pa.array([None, float("nan")] + [float(i) for i in range(2, n)]))
 pq.write_table(doubles.set_column(3, "n_raw_tokens", pa.array([None, float("nan")] + counts[2:])), "doubles.parquet")
 pq.write_table(table.set_column(3, "n_raw_tokens", pa.array(counts[:-1] + [57.5])), "halves.parquet")
 meta = yaml.safe_load(open(f"{sys.argv[1]}/nla_meta.yaml"))
@@ -112,6 +113,8 @@ imported doubles.parquet doubles
 python - <<'END'
 import gzip, json
 a, b = ([json.loads(line) for line in gzip.open(f"{name}/rows.jsonl.gz", "rt")] for name in ("set", "doubles"))
+ids = [(x.pop("doc_id"), y.pop("doc_id"))[1] for x, y in zip(a, b)]
+assert len({*ids}) == len(b) and ids[2:] == [str(i) for i in range(2, len(b))], ids # a row without one is a document of its own
 for row in a[:2]:
     del row["n_raw_tokens"]
 assert a == b and all(isinstance(row["activation_layer"], int) for row in b), (a[0], b[0])
