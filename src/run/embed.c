@@ -63,6 +63,14 @@ char **nla_explain_many(struct nla *nla, const float *v, int64_t n, int64_t max_
 			     .av = &nla->m.av, .sampler = nla_half_view(&nla->m.av), .rng = { seed, NLA_STREAM_EVAL } };
 	struct nla_step step;
 	char **texts = NULL;
+	bool fine = n >= 0 && max_new_tokens >= 1 && max_new_tokens <= 16384 && temperature >= 0 && temperature <= 100;
+	for (int64_t i = 0; fine && i < n * nla_width(nla); i++)
+		fine = isfinite(v[i]);
+	if (!fine) {
+		nla_usage(&err, "want finite activations, 1 to 16384 new tokens and a temperature of 0 to 100");
+		done(&err, message);
+		return NULL;
+	}
 	nla_step_start(&step, n, 1, nla_width(nla));
 	memcpy(step.v, v, (size_t)(n * nla_width(nla)) * sizeof(*v));
 	if (!nla_rollout(&rl, &step, &err)) {

@@ -1,6 +1,8 @@
 """python/nla.py on the demo, against nla-explain and nla-eval; what it says of shapes and failures. Needs numpy: this Python's, or the
 reference environment's."""
+import ctypes
 import json
+import math
 import os
 import subprocess
 import sys
@@ -103,6 +105,10 @@ def main():
         raises(ValueError, "v has shape (2, 128), want (128,)", nla.score, texts[0], both)
         raises(ValueError, "not finite", nla.explain, v * np.nan)
         raises(ValueError, "temperature -1", nla.explain, v, temperature=-1)
+        for n, tokens, temperature in ((1, -1, 1.0), (-1, 8, 1.0), (1, 8, -1.0), (1, 8, math.nan)): # so says libnla itself, which a C program calls
+            message = ctypes.create_string_buffer(1024)
+            assert not nla._lib.nla_explain_many(nla._nla, v.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), n, tokens, temperature, 0, message)
+            assert message.value.startswith(b"want finite activations"), message.value
         raises(ValueError, "zero byte", nla.reconstruct, "a\0b")
         raises(TypeError, "text is of type int", nla.reconstruct, [3])
         found = []
@@ -112,6 +118,13 @@ def main():
         for thread in threads:
             thread.join()
         assert found == [texts[0]] * 4
+    # a program that has set a locale whose decimal sign is a comma reads the same sidecars
+    with tempfile.TemporaryDirectory() as folder:
+        if subprocess.run(["localedef", "-i", "de_DE", "-f", "UTF-8", f"{folder}/de"], capture_output=True).returncode == 0:
+            code = "import locale, sys, nla; locale.setlocale(locale.LC_ALL, 'de'); nla.NLA(*sys.argv[1:], device='cpu')"
+            subprocess.run([sys.executable, "-c", code, *folders], check=True, env={**os.environ, "LOCPATH": folder, "PYTHONPATH": os.path.join(SOURCE, "python")})
+        else:
+            print("    no localedef or no locales here: not opened with a comma for decimal sign")
     raises(NLAError, "closed", nla.explain, v)
     nla.close()
 
