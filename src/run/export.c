@@ -239,7 +239,9 @@ static enum nla_status write_all(struct export *x, const struct nla_config *cfg,
 	const struct nla_chat *chat = &x->target.chat;
 	if (x->half.head)
 		meta->critic_layer = x->lm.arch.n_layers - 1;
-	else
+	if (x->half.head && nla_target_has_special(&x->target))
+		meta->add_special = nla_target_adds_special(&x->target, meta);
+	if (!x->half.head)
 		nla_sidecar_chat(meta, nla_chat_name(chat), chat->system, chat->before, chat->after);
 	if (list_tensors(x, err) || nla_mkdirs(out, err) || (cfg->overwrite && nla_remove_ours(out, is_ours, err)))
 		return err->status;

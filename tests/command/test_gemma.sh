@@ -62,6 +62,10 @@ ok nla-explain --model inside --av av --ar $ar --text "the cold river sings" --p
 [ "$(sed -n 's/^{"position":\([-0-9]*\),.*/\1/p' stdout)" = 1 ] || fail "every:2^63-1: $(cat stdout)"
 ok nla-export --model inside --av av --out whole --export.dtype fp32
 ok nla-export --model inside --ar $ar --out cut --export.dtype fp32
+cp -R -L $ar bare-ar
+sed -i '/add_special/d' bare-ar/nla_meta.yaml
+ok nla-export --model inside --ar bare-ar --out bare-cut --export.dtype fp32 --tokens.add_special false
+grep -q 'add_special: false' bare-cut/nla_meta.yaml || fail "the export forgets that it reads no special tokens: $(cat bare-cut/nla_meta.yaml)"
 [ "$(tool get whole/config.json model_type)" = gemma3_text ] || fail "the export is not the language model alone: $(cat whole/config.json)"
 ok nla-explain --model inside --av av --ar $ar --data set --row 3 --max-new-tokens 30 --temperature 0
 cp stdout adapters
