@@ -69,12 +69,33 @@ static void test_llama2(void **state) { check_folder(TOKENIZERS "llama2", "llama
 static void test_llama2_json(void **state) { check_folder(TOKENIZERS "llama2json", "llama2json"); }
 static void test_gemma(void **state) { check_folder(TOKENIZERS "gemma", "gemma"); }
 
+/* Without a class a .model is a LlamaTokenizer's, and a tokenizer.json is what it says. */
+static void test_no_class(void **state)
+{
+	static const char *const files[][3] = { { "llama2/tokenizer.model", "tokenizer.model", "llama2" },
+						{ "llama2json/tokenizer.json", "tokenizer.json", "llama2json" },
+						{ "gemma/tokenizer.json", "tokenizer.json", "gemma" } };
+	for (size_t i = 0; i < NLA_LEN(files); i++) {
+		cJSON *json = golden(files[i][2]);
+		copy_file(files[i][0], files[i][1]);
+		write_text("tokenizer_config.json", "{\"model_max_length\": 100}");
+		struct nla_tokenizer *tok = load(scratch);
+		assert_true(check_encode(tok, nla_json_at(json, "encode")) >= 150);
+		nla_tokenizer_free(tok);
+		remove_file(files[i][1]);
+		cJSON_Delete(json);
+	}
+	remove_file("tokenizer_config.json");
+}
+
 /* "legacy" in tokenizer_config.json decides where a space is put in front, for a .model and for a tokenizer.json alike. */
 static void test_llama2_config(void **state)
 {
 	static const char *const files[][2] = { { "llama2/tokenizer.model", "tokenizer.model" },
 						{ "llama2json/tokenizer.json", "tokenizer.json" } };
-	static const char *const configs[][2] = { { "{\"legacy\": true}", "legacy" }, { "{\"legacy\": false}", "encode" }, { "{}", "encode" },
+#define LLAMA "\"tokenizer_class\": \"LlamaTokenizer\""
+	static const char *const configs[][2] = { { "{" LLAMA ", \"legacy\": true}", "legacy" }, { "{" LLAMA ", \"legacy\": false}", "encode" },
+						  { "{" LLAMA "}", "encode" },
 						  { "{\"tokenizer_class\": \"LlamaTokenizerFast\", \"legacy\": true}", "legacy" } };
 	cJSON *json = golden("llama2");
 	uint32_t crc[NLA_LEN(configs)];
@@ -448,7 +469,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_small), cmocka_unit_test(test_llama), cmocka_unit_test(test_smollm), cmocka_unit_test(test_flags),
 		cmocka_unit_test(test_native), cmocka_unit_test(test_llama2), cmocka_unit_test(test_llama2_json), cmocka_unit_test(test_gemma),
-		cmocka_unit_test(test_llama2_config), cmocka_unit_test(test_native_added), cmocka_unit_test(test_accepted),
+		cmocka_unit_test(test_llama2_config),
+		cmocka_unit_test(test_no_class), cmocka_unit_test(test_native_added), cmocka_unit_test(test_accepted),
 		cmocka_unit_test(test_qwen3), cmocka_unit_test(test_ids), cmocka_unit_test(test_bytes), cmocka_unit_test(test_native_pieces),
 		cmocka_unit_test(test_metaspace_merges), cmocka_unit_test(test_crc),
 		cmocka_unit_test(test_front), cmocka_unit_test(test_limit),

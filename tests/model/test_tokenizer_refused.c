@@ -205,6 +205,8 @@ static void test_metaspace_refused(void **state)
 	expect_refused("tokenizer_config.json", "class", "field 'tokenizer_class' is \"GemmaTokenizer\", want LlamaTokenizer");
 	write_text("tokenizer_config.json", "{\"legacy\": \"yes\"}");
 	expect_refused("tokenizer_config.json", "legacy", "field 'legacy' is \"yes\", want true|false|null");
+	write_text("tokenizer_config.json", "{\"split_special_tokens\": true}");
+	expect_refused("tokenizer_config.json", "special tokens that are split", "field 'split_special_tokens' is true, want false|null");
 	write_text("tokenizer_config.json", "{\"legacy\": ");
 	expect_refused("tokenizer_config.json", "half a file", "tokenizer_config.json");
 	remove_file("tokenizer_config.json");
