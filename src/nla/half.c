@@ -115,6 +115,7 @@ static enum nla_status read_ar_meta(struct nla_sidecar *meta, const char *folder
 	nla_auto char *path = nla_path_join(folder, "ar_meta.json");
 	nla_auto_json cJSON *json = NULL;
 	bool stripped;
+	const char *quant = "none";
 	int64_t depth, block = nla_sidecar_block(meta);
 	double scale = nla_scale_value(&meta->mse_scale, meta->d_model), ours = sqrt((double)meta->d_model);
 	if (meta->mse_scale.kind == NLA_SCALE_NULL) /* both vectors get the length sqrt(D): another scale is another loss */
@@ -125,9 +126,12 @@ static enum nla_status read_ar_meta(struct nla_sidecar *meta, const char *folder
 			 scale, ours);
 	else if (nla_exists(path) && !nla_json_read(path, &json, err) &&
 		 !nla_json_need_int(json, path, "ar_num_layers", &depth, err) &&
+		 !nla_json_str(json, path, "quant", "none", &quant, err) &&
 		 !nla_json_bool(json, path, "final_norm_stripped", false, &stripped, err)) {
 		meta->final_norm = !stripped;
-		if (depth < 1 || depth > INT32_MAX)
+		if (strcmp(quant, "none"))
+			nla_fail(err, "'%s': 'quant' is '%s': its adapter makes up for quantised weights, only 'none' is supported", path, quant);
+		else if (depth < 1 || depth > INT32_MAX)
 			nla_fail(err, "'%s': ar_num_layers is %lld, want a number of blocks", path, (long long)depth);
 		else if (block < 0)
 			meta->layer = depth - 1;
