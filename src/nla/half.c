@@ -173,10 +173,11 @@ static enum nla_status load_weights(struct nla_half *h, const char *folder, stru
 		if (target->blocks ? nla_lm_load(&h->own, base, part, target->device, target->dtype, NLA_LM_AUTO, err)
 				   : nla_lm_describe(&h->own, base, part, err))
 			return err->status;
-		if (h->own.arch.d_model != target->arch.d_model || h->own.arch.vocab < nla_tokenizer_size(h->target->tok))
+		const int64_t ids = NLA_MIN(nla_tokenizer_size(h->target->tok), target->arch.vocab);
+		if (h->own.arch.d_model != target->arch.d_model || h->own.arch.vocab < ids)
 			return nla_fail(err, "'%s' has width %lld and %lld ids, the target width %lld and %lld ids", base,
 					(long long)h->own.arch.d_model, (long long)h->own.arch.vocab,
-					(long long)target->arch.d_model, (long long)nla_tokenizer_size(h->target->tok));
+					(long long)target->arch.d_model, (long long)ids);
 		if (h->role == NLA_AV)
 			h->depth = h->own.arch.n_layers;
 	}

@@ -8,7 +8,7 @@ sys.path.insert(0, f"{sys.argv[1]}/golden")
 from chat_templates import TEMPLATES
 shutil.copytree(f"{sys.argv[1]}/data/tokenizer/gemma", "text", ignore=shutil.ignore_patterns("golden.json"))
 open("text/chat_template.jinja", "w").write(next(t[3] for t in TEMPLATES if t[0] == "gemma3"))
-config = {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "vocab_size": 704, "hidden_size": 48, "intermediate_size": 96,
+config = {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "vocab_size": 699, "hidden_size": 48, "intermediate_size": 96,
           "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "query_pre_attn_scalar": 12,
           "sliding_window": 12, "sliding_window_pattern": 3, "max_position_embeddings": 512, "rope_local_base_freq": 1000,
           "rope_theta": 100000, "rope_scaling": {"rope_type": "linear", "factor": 8.0}, "initializer_range": 0.2, "bos_token_id": 2,
