@@ -265,7 +265,11 @@ static enum nla_status compose(struct nla_chat *chat, const struct template *t, 
 	const char *head = system && known && known->head && !nla_starts_with(system, known->head) ? known->head : "";
 	if (of_format && !known && check_unknown(t, row, given, err))
 		return err->status;
-	chat->system = system ? nla_format("%s%s", head, system) : nla_strdup("");
+	size_t at = system && known && known->head && !*head ? strlen(known->head) : 0, n = system ? strlen(system + at) : 0;
+	const char *own = system ? system + at : "";
+	if (chat->format == NLA_CHAT_LLAMA3) /* its templates trim it */
+		own = nla_utf8_strip(own, n, &n);
+	chat->system = nla_format("%s%.*s%.*s", head, (int)at, system ? system : "", (int)n, own);
 	chat->own = of_format && (known ? !known->head && !strcmp(usual ? usual : "", chat->system) : !given);
 	chat->before = system ? nla_format("%s%s%s%s", bos, row->system[0], chat->system, row->system[1])
 			      : nla_format("%s%s", bos, row->before);
