@@ -4,6 +4,7 @@
 #include "nla/actset.h"
 #include "base/json.h"
 #include "base/progress.h"
+#include "base/utf8.h"
 #include "nla/folder.h"
 
 #define MAX_CHECKED (64 << 20) /* numbers looked at when a set is opened */
@@ -154,7 +155,9 @@ static enum nla_status read_row(struct nla_row *row, const char *line, size_t n,
 		return nla_fail(err, "'%s': 'n_raw_tokens' is %" PRId64 ", want a count", name, row->n_raw_tokens);
 	row->doc_id = nla_strdup(doc_id);
 	row->text = nla_strdup(text);
-	row->explanation = explanation && *explanation ? nla_strdup(explanation) : NULL;
+	size_t size = explanation ? strlen(explanation) : 0;
+	explanation = explanation ? nla_utf8_strip(explanation, size, &size) : NULL; /* as a response's */
+	row->explanation = size ? nla_strndup(explanation, size) : NULL;
 	cJSON_ArrayForEach(next, nla_json_at(json, "next"))
 		if (cJSON_IsString(next))
 			nla_strs_push(&row->next, next->valuestring);

@@ -200,7 +200,7 @@ static void test_baseline_rows(void **state)
 static void test_explain(void **state)
 {
 	const char *from = in_scratch("set-bare"), *to = in_scratch("set-explained");
-	char first[] = "first", other[] = "second \"\n";
+	char first[] = "first", other[] = "second \"\n", blank[] = " \n"; /* white space around one is none of it */
 	char *explanation[4] = { [0] = first, [1] = first };
 	struct nla_actset set, made;
 	struct nla_str before = NLA_STR_INIT, after = NLA_STR_INIT;
@@ -212,11 +212,12 @@ static void test_explain(void **state)
 	assert_ok(nla_actset_open(&set, from, 6, &err));
 	assert_ok(nla_actset_explain(&set, to, explanation, &err));
 	explanation[1] = other;
+	explanation[3] = blank;
 	assert_ok(nla_actset_explain(&set, to, explanation, &err));
 	assert_ok(nla_actset_open(&made, to, 6, &err));
 	assert_int_equal(n_files(to), 3);
 	for (int i = 0; i < 4; i++) {
-		const char *want = explanation[i] ? explanation[i] : set.rows[i].explanation;
+		const char *want = i == 1 ? "second \"" : i == 3 ? NULL : explanation[i] ? explanation[i] : set.rows[i].explanation;
 		assert_string_equal(made.rows[i].text, set.rows[i].text);
 		assert_int_equal(made.rows[i].next.n, i % 2 ? 2 : 0);
 		assert_true(want ? !strcmp(made.rows[i].explanation, want) : !made.rows[i].explanation);
