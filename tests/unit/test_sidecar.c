@@ -210,6 +210,7 @@ static void test_wrong(void **state)
 		{ HEAD "tokens: {critic_suffix_ids: 7}\n", "'tokens.critic_suffix_ids' is not a list of token ids" },
 		{ HEAD "tokens: {critic_suffix_ids: [7, x]}\n", "'tokens.critic_suffix_ids' is not a list of token ids" },
 		{ HEAD "prompt_templates: {av: [a]}\n", "'prompt_templates.av' is an array, want a string" },
+		{ HEAD "prompt_templates: {ar: 'As {{x}}: {explanation}'}\n", "'prompt_templates.ar' has doubled braces" },
 		{ HEAD "prompt_templates: {av: hello}\n", "'prompt_templates.av': template has '{injection_char}' nowhere" },
 		{ HEAD "prompt_templates: {ar: '{explanation} {explanation}'}\n", "'prompt_templates.ar': template has '{explanation}' more than once" },
 		{ HEAD "chat: {format: [a]}\n", "'chat.format' is an array, want a string" },
