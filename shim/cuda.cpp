@@ -42,7 +42,7 @@ void limit(int device, int64_t bytes)
 {
 	auto card = static_cast<c10::DeviceIndex>(device);
 	double total = static_cast<double>(memory::get()->getMemoryInfo(card).second);
-	memory::setMemoryFraction(std::min(1.0, static_cast<double>(bytes) / total), card);
+	memory::setMemoryFraction(bytes ? std::min(1.0, static_cast<double>(bytes) / total) : 1.0, card);
 }
 
 // Intermediates are where they were recorded at each launch: in memory that is nobody else's until the graph ends.
