@@ -60,8 +60,11 @@ struct Graph {
 	{
 		if (exec)
 			C10_CUDA_CHECK_WARN(cudaGraphExecDestroy(exec));
-		memory::releasePool(stream.device_index(), pool);
-		memory::emptyCache(pool);
+		try {
+			memory::releasePool(stream.device_index(), pool);
+			memory::emptyCache(pool);
+		} catch (const c10::Error &) { // what broke the device has been said
+		}
 	}
 };
 

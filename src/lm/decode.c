@@ -318,7 +318,7 @@ static void capture(struct state *s)
 	s->graph = nt_graph_capture(s->lm->device, step, s);
 	if (s->graph)
 		return;
-	refused = true; /* no GPU that refuses one is asked again */
+	refused = nt_check() != NT_OUT_OF_MEMORY; /* no GPU that refuses one is asked again; memory may be there later */
 	nla_say("decoding without graphs, which is slower: %s", nt_error());
 	nt_clear();
 }
