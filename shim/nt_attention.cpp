@@ -251,6 +251,7 @@ at::Tensor gather(const at::Tensor &x, const at::Tensor &index, int64_t repeat)
 at::Tensor attention_plain(Tree &tree, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, int64_t window,
 			   double scale)
 {
+	nt::unordered |= !q.is_cpu() && nt::enabled();
 	if (!tree.q_index.defined())
 		plan_plain(tree);
 	int64_t group = q.size(1) / k.size(1);

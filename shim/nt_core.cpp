@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstring>
 #include <new>
+#include <optional>
 #include <vector>
 
 #include <unistd.h>
@@ -288,10 +289,20 @@ nt_status nt_requires_grad(nt_tensor *t, bool on)
 {
 	return action("requires_grad", {t}, [&] { t->t.requires_grad_(on); });
 }
-nt_status nt_backward(nt_tensor *loss) { return action("backward", {loss}, [&] { loss->t.backward(); }); }
+bool nt::unordered;
+
+static void backward(const at::Tensor &y, const at::Tensor &dy = {})
+{
+	std::optional<nt::Deterministic> on;
+	if (nt::unordered)
+		on.emplace();
+	y.backward(dy);
+}
+
+nt_status nt_backward(nt_tensor *loss) { return action("backward", {loss}, [&] { backward(loss->t); }); }
 nt_status nt_backward_with(nt_tensor *y, const nt_tensor *g)
 {
-	return action("backward_with", {y, g}, [&] { y->t.backward(g->t); });
+	return action("backward_with", {y, g}, [&] { backward(y->t, g->t); });
 }
 
 nt_tensor *nt_grad(const nt_tensor *t)

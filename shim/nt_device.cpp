@@ -102,6 +102,7 @@ nt_status nt_device_open(const char *name, int *out)
 	// The allocator exists from here on, so that it can be asked before the first tensor is made.
 	return action("device", {}, [&] {
 		at::Context &torch = at::globalContext();
+		setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 1); // without it deterministic products are refused
 		torch.lazyInitDevice(gpu_type());
 		torch.setFloat32MatmulPrecision("highest"); // whatever the environment says: no TF32
 		torch.setAllowBF16ReductionCuBLAS(false);

@@ -82,6 +82,9 @@ struct Deterministic {
 	~Deterministic() { at::globalContext().setDeterministicAlgorithms(before, false); }
 };
 
+// A GPU has attended by libtorch's operations for fp32, whose gradients are summed in one order only when that is asked for.
+extern bool unordered;
+
 // [n, ..]: row i is the sum of the rows of x whose index is i, in fp32 and in one order.
 inline at::Tensor sum_rows(const at::Tensor &x, const at::Tensor &index, int64_t n)
 {
