@@ -12,6 +12,7 @@ struct bf16 {
 #define SHARED(type, name, size) __shared__ type name[size]
 #define KERNEL(name) extern "C" __global__ void name
 #define NEGATIVE_INFINITY __int_as_float(0xff800000)
+#define UNROLL _Pragma("unroll")
 __device__ inline float up(bf16 x) { return __uint_as_float((unsigned)x.bits << 16); }
 __device__ inline void down(bf16 *p, float x) // to nearest, ties to even
 {
@@ -30,6 +31,31 @@ template <class N> __device__ inline N warp_sum(N x)
 	for (int i = 16; i; i >>= 1)
 		x += __shfl_xor_sync(ALL, x, i);
 	return x;
+}
+
+// Numbers j .. j + 7 of a row of n, at once where whole rows are of eights, and so is where each begins.
+#define EIGHT 8
+struct alignas(16) Eight {
+	T x[EIGHT];
+};
+
+__device__ inline Eight eight(const T *row, int j, int n)
+{
+	Eight e = {};
+	if (n % EIGHT == 0)
+		return *(const Eight *)(row + j);
+	for (int i = 0; i < EIGHT && j + i < n; i++)
+		e.x[i] = row[j + i];
+	return e;
+}
+
+__device__ inline void put_eight(T *row, const Eight &e, int j, int n)
+{
+	if (n % EIGHT == 0)
+		*(Eight *)(row + j) = e;
+	else
+		for (int i = 0; i < EIGHT && j + i < n; i++)
+			row[j + i] = e.x[i];
 }
 
 // ---- heads: x [rows, heads, d], a row's `stride` numbers apart, norms w [d] or NULL, cos, sin [rows, d/2]; a warp a head ----
@@ -123,9 +149,12 @@ __device__ inline float glu_sigmoid(float g, int gelu)
 KERNEL(glu)(const T *gate_up, T *y, int f, int gelu)
 {
 	const T *gate = gate_up + (i64)blockIdx.x * 2 * f;
-	for (int j = blockIdx.y * blockDim.x + threadIdx.x; j < f; j += gridDim.y * blockDim.x) {
-		float g = up(gate[j]);
-		down(y + (i64)blockIdx.x * f + j, g * glu_sigmoid(g, gelu) * up(gate[f + j]));
+	y += (i64)blockIdx.x * f;
+	for (int j = EIGHT * (blockIdx.y * blockDim.x + threadIdx.x); j < f; j += EIGHT * gridDim.y * blockDim.x) {
+		Eight g = eight(gate, j, f), u = eight(gate + f, j, f), o = {};
+		for (int i = 0; i < EIGHT; i++)
+			down(o.x + i, up(g.x[i]) * glu_sigmoid(up(g.x[i]), gelu) * up(u.x[i]));
+		put_eight(y, o, j, f);
 	}
 }
 
@@ -134,11 +163,17 @@ KERNEL(glu_back)(const T *dy, const T *gate_up, T *d, int f, int gelu)
 {
 	const T *gate = gate_up + (i64)blockIdx.x * 2 * f;
 	d += (i64)blockIdx.x * 2 * f;
-	for (int j = blockIdx.y * blockDim.x + threadIdx.x; j < f; j += gridDim.y * blockDim.x) {
-		float g = up(gate[j]), u = up(gate[f + j]), sig = glu_sigmoid(g, gelu), y = up(dy[(i64)blockIdx.x * f + j]);
-		float slope = gelu ? GELU + 3 * GELU_CUBE * g * g : 1.0f; // of z
-		down(d + j, y * u * sig * (1.0f + g * slope * (1.0f - sig)));
-		down(d + f + j, y * g * sig);
+	dy += (i64)blockIdx.x * f;
+	for (int j = EIGHT * (blockIdx.y * blockDim.x + threadIdx.x); j < f; j += EIGHT * gridDim.y * blockDim.x) {
+		Eight gs = eight(gate, j, f), us = eight(gate + f, j, f), ys = eight(dy, j, f), dg = {}, du = {};
+		for (int i = 0; i < EIGHT; i++) {
+			float g = up(gs.x[i]), u = up(us.x[i]), sig = glu_sigmoid(g, gelu), y = up(ys.x[i]);
+			float slope = gelu ? GELU + 3 * GELU_CUBE * g * g : 1.0f; // of z
+			down(dg.x + i, y * u * sig * (1.0f + g * slope * (1.0f - sig)));
+			down(du.x + i, y * g * sig);
+		}
+		put_eight(d, dg, j, f);
+		put_eight(d + f, du, j, f);
 	}
 }
 
@@ -176,8 +211,9 @@ __device__ inline void load(float *to, const T *from, int lane)
 		to[i] = up(part.x[i]);
 }
 
-// grid (splits, Hkv, rows), WARPS warps, of which each takes every WARPS-th key. A split leaves its largest score, its sum
-// and its weighted values in part [rows, Hkv, splits, GROUP, HEAD + 2].
+// grid (splits, Hkv, rows), WARPS warps, of which each takes KEYS keys at once, for their loads to overlap. A split leaves its
+// largest score, its sum and its weighted values in part [rows, Hkv, splits, GROUP, HEAD + 2].
+#define KEYS 4
 KERNEL(decode_split)(const T *q, const T *k, const T *v, const i64 *slot, const i64 *length, float *part, i64 positions,
 		     i64 window, int hkv, float scale)
 {
@@ -188,7 +224,7 @@ KERNEL(decode_split)(const T *q, const T *k, const T *v, const i64 *slot, const 
 	i64 row = blockIdx.z, n = length[row], first = n > window ? n - window : 0;
 	i64 each = (n - first + gridDim.x - 1) / gridDim.x;
 	i64 from = first + blockIdx.x * each, to = from + each < n ? from + each : n;
-	float qs[GROUP][PER], acc[GROUP][PER], m[GROUP], l[GROUP], kx[PER], vx[PER];
+	float qs[GROUP][PER], acc[GROUP][PER], m[GROUP], l[GROUP], kx[KEYS][PER], vx[KEYS][PER];
 	for (int g = 0; g < GROUP; g++) {
 		m[g] = NEGATIVE_INFINITY;
 		l[g] = 0;
@@ -198,20 +234,35 @@ KERNEL(decode_split)(const T *q, const T *k, const T *v, const i64 *slot, const 
 			acc[g][i] = 0;
 		}
 	}
-	for (i64 j = from + warp; j < to; j += WARPS) {
-		i64 at = ((slot[row] * positions + j) * hkv + h) * HEAD;
-		load(kx, k + at, lane);
-		load(vx, v + at, lane);
+	for (i64 j = from + warp * KEYS; j < to; j += WARPS * KEYS) {
+		UNROLL
+		for (int c = 0; c < KEYS; c++) { // behind the last: it once more, for nothing
+			i64 at = ((slot[row] * positions + (j + c < to ? j + c : to - 1)) * hkv + h) * HEAD;
+			load(kx[c], k + at, lane);
+			load(vx[c], v + at, lane);
+		}
+		UNROLL
 		for (int g = 0; g < GROUP; g++) {
-			float s = 0;
-			for (int i = 0; i < PER; i++)
-				s += qs[g][i] * kx[i];
-			s = warp_sum(s);
-			float top = fmaxf(m[g], s), keep = expf(m[g] - top), p = expf(s - top);
+			float s[KEYS], top = m[g];
+			for (int c = 0; c < KEYS; c++) {
+				s[c] = 0;
+				for (int i = 0; i < PER; i++)
+					s[c] += qs[g][i] * kx[c][i];
+				s[c] = warp_sum(s[c]);
+				s[c] = j + c < to ? s[c] : NEGATIVE_INFINITY;
+				top = fmaxf(top, s[c]);
+			}
+			float keep = expf(m[g] - top);
 			m[g] = top;
-			l[g] = l[g] * keep + p;
+			l[g] *= keep;
 			for (int i = 0; i < PER; i++)
-				acc[g][i] = acc[g][i] * keep + p * vx[i];
+				acc[g][i] *= keep;
+			for (int c = 0; c < KEYS; c++) {
+				float p = expf(s[c] - top);
+				l[g] += p;
+				for (int i = 0; i < PER; i++)
+					acc[g][i] += p * vx[c][i];
+			}
 		}
 	}
 	for (int g = 0; g < GROUP; g++) {

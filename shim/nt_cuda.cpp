@@ -279,7 +279,7 @@ at::Tensor attention_cached(const at::Tensor &q, const at::Tensor &k, const at::
 	static Kernel split = {"decode_split"}, join = {"decode_join"};
 	int64_t n = q.size(0), hkv = k.size(2), head = q.size(2), group = q.size(1) / hkv;
 	// As many splits as fill a large card, by the cache's size: the same for every token.
-	int64_t splits = std::clamp<int64_t>(std::min<int64_t>(1024 / (n * hkv), std::min(window, k.size(1)) / 64), 1, 32);
+	int64_t splits = std::clamp<int64_t>(std::min<int64_t>(1024 / (n * hkv), std::min(window, k.size(1)) / 32), 1, 32);
 	at::Tensor o = at::empty_like(q), part = at::empty({n, hkv, splits, group, head + 2}, q.options().dtype(at::kFloat));
 	launch(typed(split, q, head, group), {splits, hkv, n}, 128, q, k, v, slot, length, part, k.size(1), window, int(hkv),
 	       scale);

@@ -251,6 +251,7 @@ static EMU_OWN void launch(dim3 grid, dim3 block, const std::function<void()> &f
 #define __device__
 #define KERNEL(name) static inline void name
 #define NEGATIVE_INFINITY (-INFINITY)
+#define UNROLL
 #define SHARED(type, name, size)                      \
 	static emu::Shared<type, size> name##_shared; \
 	type *name = name##_shared.get()
