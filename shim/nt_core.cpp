@@ -103,7 +103,8 @@ nt_status caught(const char *op, Handles in)
 			why = why.substr(0, why.find('\n')); // the rest is advice on debugging
 		auto says = [&](const char *what) { return why.find(what) != std::string::npos; };
 		bool memory = dynamic_cast<const c10::OutOfMemoryError *>(&e) || says("not enough memory") ||
-			      says("can't allocate memory") || says("CUDA error: out of memory") || says("CUBLAS_STATUS_ALLOC_FAILED");
+			      says("can't allocate memory") || says("CUDA error: out of memory") ||
+			      says("CUBLAS_STATUS_ALLOC_FAILED");
 		return record(memory ? NT_OUT_OF_MEMORY : NT_FAILED, op, in, why);
 	} catch (const std::exception &e) {
 		return record(NT_FAILED, op, in, e.what());

@@ -165,7 +165,8 @@ static void check(const struct operation *op, const struct given *g, FILE *table
 	try(op, g, x, false, &fast);
 	const bool ran = !nt_check();
 	if (twins && nt_check() == NT_FAILED) {
-		nla_say("warning: on this GPU %s does not run, and is switched off; please report it: %s", op->name, nt_error());
+		nla_say("warning: on this GPU %s does not run, and is switched off; please report it: %s", op->name,
+			nt_error());
 		nt_clear();
 		nt_fast_off(op->fast);
 	}

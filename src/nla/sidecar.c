@@ -202,7 +202,8 @@ static enum nla_status read_text(struct reader *r, const struct field *f, void *
 	if (f->slot && nla_template_fill(text, f->slot, "", &filled, r->err))
 		return nla_err_context(r->err, "'%s': '%s'", r->path, r->key);
 	if (filled && (strstr(filled, "{{") || strstr(filled, "}}")))
-		return REFUSE(r, "'%s' has doubled braces, which Python's format() reads as one: write it without them", r->key);
+		return REFUSE(r, "'%s' has doubled braces, which Python's format() reads as one: write it without them",
+			      r->key);
 	if (f->type == WORD) {
 		*(int *)out = index;
 		return NLA_OK;

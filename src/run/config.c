@@ -243,7 +243,8 @@ static enum nla_status check_rules(const struct nla_config *cfg, enum nla_comman
 		  "'rollout.temperature' is 0: training needs samples that differ, want more than 0" },
 		{ train && cfg->ar_update.train_head && !cfg->ar_update.enabled,
 		  "'ar_update.train_head' is set, but not 'ar_update.enabled': the AR is frozen" },
-		{ train && cfg->checkpoint.best && !*cfg->eval.data, "'checkpoint.best' is set, but not 'eval.data': nothing tells the best" },
+		{ train && cfg->checkpoint.best && !*cfg->eval.data,
+		  "'checkpoint.best' is set, but not 'eval.data': nothing tells the best" },
 		{ cfg->rollout.min_new_tokens > cfg->rollout.max_new_tokens,
 		  "'rollout.min_new_tokens' is more than 'rollout.max_new_tokens'" },
 		{ explain && *cfg->explain.text && *cfg->explain.vector,
@@ -330,7 +331,8 @@ static enum nla_status resolve(struct nla_config *cfg, unsigned who, struct nla_
 	};
 	for (size_t i = 0; i < NLA_LEN(paths) && !err->status; i++)
 		take_part(paths[i].at, *paths[i].at, paths[i].part, true, err);
-	nla_auto char *run = NULL, *beside = nla_format("%s/../ar", cfg->av), *own = realpath(beside, NULL), *ar = realpath(cfg->ar, NULL);
+	nla_auto char *run = NULL, *beside = nla_format("%s/../ar", cfg->av);
+	nla_auto char *own = realpath(beside, NULL), *ar = realpath(cfg->ar, NULL);
 	const int64_t step = nla_checkpoint_step(cfg->av, &run);
 	const char *name = *cfg->eval.name || !cfg->eval.vectors ? cfg->eval.name : "another";
 	if (who == EVAL && !*cfg->out && run && !*name && own && ar && strcmp(own, ar))

@@ -169,8 +169,9 @@ static double best_reward(const char *run, int64_t step, const cJSON *now, struc
 		nla_auto_json cJSON *json = NULL;
 		long long at;
 		int end = 0;
-		if (sscanf(names.data[i], "eval-%lld%n", &at, &end) == 1 && !strcmp(names.data[i] + end, ".json") && at < step &&
-		    !nla_json_read(path, &json, err) && nla_json_value(json, "rows") == nla_json_value(now, "rows") &&
+		if (sscanf(names.data[i], "eval-%lld%n", &at, &end) == 1 && !strcmp(names.data[i] + end, ".json") &&
+		    at < step && !nla_json_read(path, &json, err) &&
+		    nla_json_value(json, "rows") == nla_json_value(now, "rows") &&
 		    nla_json_value(json, "baseline_var") == nla_json_value(now, "baseline_var"))
 			best = fmax(best, nla_json_value(json, "reward"));
 	}
@@ -198,11 +199,13 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 		nla_step_join(&s);
 		nla_mean_std(s.reward, s.n, &reward, &spread);
 		nla_auto_json cJSON *json = nla_report_eval(&rl, &s);
-		loop->best = t->cfg->checkpoint.best && !nla_rank() && reward > best_reward(loop->folder.path, at, json, err);
+		loop->best = t->cfg->checkpoint.best && !nla_rank() &&
+			     reward > best_reward(loop->folder.path, at, json, err);
 		cJSON_AddNumberToObject(json, "reward", reward);
 		nla_auto char *fve = nla_figure(nla_json_value(json, "fve"), nla_json_value(json, "fve_se"), 4);
 		nla_auto char *meannorm = nla_figure(nla_json_value(json, "fve_meannorm"), (double)NAN, 4);
-		if (!nla_rank() && !err->status && !nla_eval_write_rows(&rl, &s, lines, err) && !nla_json_write(summary, json, true, err))
+		if (!nla_rank() && !err->status && !nla_eval_write_rows(&rl, &s, lines, err) &&
+		    !nla_json_write(summary, json, true, err))
 			nla_say("eval at step %lld: fve %s (mean-normalised %s), %.1f response tokens, %.1f%% failed, "
 				"%lld rows",
 				at, fve, meannorm, nla_json_value(json, "response_tokens"),
