@@ -7,8 +7,7 @@
  *
  *	LD_PRELOAD=build/tests/cuda/libcudart.so.13 LD_LIBRARY_PATH=build/tests/cuda:TORCH/lib nla-train --device cuda ...
  *
- *	FAKE_CUDA_GB     size of the card in 1e9 bytes (80)
- *	FAKE_CUDA_CARDS  how many cards there are (1)
+ *	FAKE_CUDA_GB, FAKE_CUDA_CARDS size of a card in 1e9 bytes (80), how many there are (1)
  *	FAKE_CUDA_DRIVER the CUDA version of the driver (13000)
  *	FAKE_CUDA_SM     compute capability in tenths (90)
  *	FAKE_CUDA_SAY    a file: the counts are appended to it at the end, one JSON object
@@ -557,12 +556,10 @@ EXPORT(int, cuCtxGetCurrent, void **c)
 }
 EXPORT(int, cuModuleLoadData, void **m, const void *image)
 {
+	*m = handle();
 	if (!n_areas)
 		return 201; /* CUDA_ERROR_INVALID_CONTEXT: what the runtime makes with the first memory */
-	if (*(const char *)image)
-		return 200; /* CUDA_ERROR_INVALID_IMAGE: what NVRTC makes here is a zero */
-	*m = handle();
-	return 0;
+	return *(const char *)image ? 200 : 0; /* CUDA_ERROR_INVALID_IMAGE: what NVRTC makes here is a zero */
 }
 EXPORT(int, cuModuleGetFunction, void **f, void *m UNUSED, const char *name UNUSED)
 {
