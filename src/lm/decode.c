@@ -27,6 +27,7 @@ struct state {
 	nt_tensor *token, *row; /* int64 [n_batch]: drawn last; sample number, which is the cache's slab */
 	nt_tensor *at;          /* int64 [2 n_batch]: where the next key goes; number of the next token, of all the same */
 	nt_graph *graph;        /* of one token; NULL: it is computed as it comes */
+	bool tried;             /* to make one for these rows */
 	/* while the prompts are computed: token `from` of the pack has its place in slab `to` of the cache, at `place` */
 	nt_tensor *from, *to, *place;
 };
@@ -51,6 +52,7 @@ static void batch_release(struct state *s)
 	nt_free(s->row);
 	nt_free(s->at);
 	s->graph = NULL;
+	s->tried = false;
 	s->token = s->row = s->at = NULL;
 }
 
@@ -312,14 +314,17 @@ static void step(void *arg)
 /* The graph of a step, after one that has started what may not start in a graph. */
 static void capture(struct state *s)
 {
-	static bool refused;
-	if (refused || !on_gpu(s) || nt_check())
+	static bool refused, said;
+	if (refused || s->tried || !on_gpu(s) || nt_check())
 		return;
+	s->tried = true;
 	s->graph = nt_graph_capture(s->lm->device, step, s);
 	if (s->graph)
 		return;
 	refused = nt_check() != NT_OUT_OF_MEMORY; /* no GPU that refuses one is asked again; memory may be there later */
-	nla_say("decoding without graphs, which is slower: %s", nt_error());
+	if (!said)
+		nla_say("decoding without graphs, which is slower: %s", nt_error());
+	said = true;
 	nt_clear();
 }
 

@@ -72,6 +72,9 @@ refused 'there is no GPU of that number'
 FAKE_CUDA_NO_GRAPHS=1 on_cuda nla-eval "$demo/config.json" --data "$demo/eval" --eval.rows 4 --eval.batch 2 --max-new-tokens 24 --out slow
 [ "$(grep -c 'decoding without graphs, which is slower: .*operation not permitted when stream is capturing$' stderr)" -eq 1 ] ||
 	fail "it is not said once: $(cat stderr)"
+# So does one without memory for them, which is tried once for a batch of rows.
+FAKE_CUDA_NO_GRAPHS=2 on_cuda nla-eval "$demo/config.json" --data "$demo/eval" --eval.rows 4 --eval.batch 2 --max-new-tokens 24 --out slower
+[ "$(grep -c 'decoding without graphs, which is slower: .*out of memory' stderr)" -eq 1 ] || fail "it is not said once: $(cat stderr)"
 
 # What is too much for the card is one line that says what to do.
 export FAKE_CUDA_GB=0.8

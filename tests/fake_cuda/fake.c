@@ -12,7 +12,7 @@
  *	FAKE_CUDA_SM     compute capability in tenths (90)
  *	FAKE_CUDA_SAY    a file: the counts are appended to it at the end, one JSON object
  *	FAKE_CUDA_TRACE  1: every launch is named on stderr
- *	FAKE_CUDA_NO_GRAPHS 1: a graph's capture is refused
+ *	FAKE_CUDA_NO_GRAPHS 1: a graph's capture is refused; 2: a graph finds no memory
  *
  * A device address carries a mark that no mapping has, so the host dies of SIGSEGV when it follows one. Functions that are not
  * here are weak ones of stubs.sh that return 0.
@@ -423,7 +423,7 @@ API cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags UNUSED)
 
 API cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode m UNUSED)
 {
-	if (!s || getenv("FAKE_CUDA_NO_GRAPHS"))
+	if (!s || asked("FAKE_CUDA_NO_GRAPHS", 0) == 1)
 		return refused();
 	capturing = 1;
 	counts.captured = invalid = 0;
@@ -472,7 +472,7 @@ API cudaError_t cudaStreamGetCaptureInfo(cudaStream_t s, enum cudaStreamCaptureS
 API cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *e, cudaGraph_t g, unsigned long long flags UNUSED)
 {
 	*e = (cudaGraphExec_t)g;
-	return cudaSuccess;
+	return asked("FAKE_CUDA_NO_GRAPHS", 0) == 2 ? cudaErrorMemoryAllocation : cudaSuccess;
 }
 
 API cudaError_t cudaGraphGetNodes(cudaGraph_t g, cudaGraphNode_t *nodes UNUSED, size_t *n)
