@@ -268,23 +268,28 @@ char *nla_half_base(const struct nla_half *h)
 	return path ? path : nla_strdup(folder);
 }
 
+void nla_half_stamp(const struct nla_half *h, struct nla_sidecar *meta, const char *stage)
+{
+	const struct nla_chat *chat = &h->target->chat;
+	nla_sidecar_stamp(meta, "nla_model", role_names[h->role], stage);
+	if (h->role == NLA_AV)
+		nla_sidecar_chat(meta, nla_chat_name(chat), chat->system, chat->before, chat->after);
+	else
+		meta->critic_layer = h->depth - 1;
+	if (h->role == NLA_AR && nla_target_has_special(h->target))
+		meta->add_special = nla_target_adds_special(h->target, meta);
+}
+
 enum nla_status nla_half_save(const struct nla_half *h, const struct nla_adapter *extra, const char *folder, const char *stage,
 			      struct nla_err *err)
 {
 	const struct nla_adapter *own = h->adapter.layers ? &h->adapter : NULL, *saved = own ? own : extra;
 	NLA_AUTO(nla_adapter_release) struct nla_adapter joined = { 0 };
 	nla_auto char *base = nla_half_base(h);
-	const struct nla_chat *chat = &h->target->chat;
 	NLA_AUTO(nla_sidecar_release) struct nla_sidecar meta;
 	nla_sidecar_init(&meta);
 	nla_sidecar_copy(&meta, &h->meta);
-	if (h->role == NLA_AV)
-		nla_sidecar_chat(&meta, nla_chat_name(chat), chat->system, chat->before, chat->after);
-	nla_sidecar_stamp(&meta, "nla_model", role_names[h->role], stage);
-	if (h->role == NLA_AR)
-		meta.critic_layer = h->depth - 1;
-	if (h->role == NLA_AR && nla_target_has_special(h->target))
-		meta.add_special = nla_target_adds_special(h->target, &h->meta);
+	nla_half_stamp(h, &meta, stage);
 	free(meta.base_folder);
 	meta.base_folder = h->weights.base ? nla_strdup(h->weights.base) : NULL;
 	if (own && extra && !nla_adapter_join(&joined, own, extra, err))

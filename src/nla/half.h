@@ -45,6 +45,9 @@ enum nla_status nla_half_open(struct nla_half *half, enum nla_half_role role, co
 /* A new one on the bare target, with the templates of `meta` (a set's sidecar): no adapter, the head the identity. */
 enum nla_status nla_half_new(struct nla_half *half, enum nla_half_role role, const struct nla_target *target,
 			     const struct nla_sidecar *meta, struct nla_err *err);
+/* What every folder of the half says of it, into its sidecar: role and stage, an AV's chat format, an AR's block and whether it
+ * reads special tokens. */
+void nla_half_stamp(const struct nla_half *half, struct nla_sidecar *meta, const char *stage);
 /* PEFT folder (the adapter may be none), head, sidecar. extra (or NULL): a second adapter over its own, joined with it. A whole
  * checkpoint under them is named, not copied. */
 enum nla_status nla_half_save(const struct nla_half *half, const struct nla_adapter *extra, const char *folder,

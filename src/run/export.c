@@ -233,16 +233,9 @@ static enum nla_status write_all(struct export *x, const struct nla_config *cfg,
 {
 	struct nla_sidecar *meta = &x->half.meta;
 	nla_auto char *stage = nla_format("%s%smerged", meta->stage ? meta->stage : "", meta->stage ? ", " : "");
-	nla_sidecar_stamp(meta, "nla_model", x->half.role == NLA_AR ? "ar" : "av", stage);
+	nla_half_stamp(&x->half, meta, stage);
 	free(meta->base_folder);
 	meta->base_folder = NULL;
-	const struct nla_chat *chat = &x->target.chat;
-	if (x->half.head)
-		meta->critic_layer = x->lm.arch.n_layers - 1;
-	if (x->half.head && nla_target_has_special(&x->target))
-		meta->add_special = nla_target_adds_special(&x->target, meta);
-	if (!x->half.head)
-		nla_sidecar_chat(meta, nla_chat_name(chat), chat->system, chat->before, chat->after);
 	if (list_tensors(x, err) || nla_mkdirs(out, err) || (cfg->overwrite && nla_remove_ours(out, is_ours, err)))
 		return err->status;
 	nla_say("nla-export: '%s' as '%s'", x->half.role == NLA_AV ? cfg->av : cfg->ar, out);
