@@ -31,7 +31,7 @@ if [ "${BASH_SOURCE[0]}" != "$0" ]; then
 fi
 
 set -eu
-unset PYTHONPATH PYTHONHOME # of modules: no part of our environments
+unset PYTHONPATH PYTHONHOME # environment modules set them, for packages that are not in ours
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=$root/build
 cache=${NLA_CACHE:-${XDG_CACHE_HOME:-${HOME:?is not set, and neither is NLA_CACHE}/.cache}/nla}

@@ -33,7 +33,7 @@ template <class N> __device__ inline N warp_sum(N x)
 	return x;
 }
 
-// Numbers j .. j + 7 of a row of n, at once where whole rows are of eights, and so is where each begins.
+// Numbers j .. j + 7 of a row of n: one load where n is a multiple of 8, since every row is then aligned.
 #define EIGHT 8
 struct alignas(16) Eight {
 	T x[EIGHT];
@@ -236,7 +236,7 @@ KERNEL(decode_split)(const T *q, const T *k, const T *v, const i64 *slot, const 
 	}
 	for (i64 j = from + warp * KEYS; j < to; j += WARPS * KEYS) {
 		UNROLL
-		for (int c = 0; c < KEYS; c++) { // behind the last: it once more, for nothing
+		for (int c = 0; c < KEYS; c++) { // past the end the last key again, which counts for nothing
 			i64 at = ((slot[row] * positions + (j + c < to ? j + c : to - 1)) * hkv + h) * HEAD;
 			load(kx[c], k + at, lane);
 			load(vx[c], v + at, lane);

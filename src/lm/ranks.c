@@ -7,6 +7,16 @@ int64_t nla_rank(void) { return ranks ? ranks->rank : 0; }
 int64_t nla_n_ranks(void) { return ranks ? ranks->size : 1; }
 void nla_ranks_set(const struct nt_ranks *r) { ranks = r; }
 
+nt_status nla_ranks_start(int device)
+{
+	if (device == NT_CPU || !ranks)
+		return NT_OK;
+	nt_scope_push();
+	nt_all_reduce(nt_zeros(NT_F32, device, 1, (int64_t[]){ 4 << 20 }));
+	nt_scope_pop();
+	return nt_check();
+}
+
 void nla_share(int64_t n, int64_t rank, int64_t *from, int64_t *to)
 {
 	*from = n * rank / nla_n_ranks();

@@ -18,6 +18,8 @@ int64_t nla_rank(void);
 int64_t nla_n_ranks(void);
 /* r: an open one's; NULL: alone again. */
 void nla_ranks_set(const struct nt_ranks *r);
+/* GPUs of several ranks make a first sum, at which NCCL takes memory of its own: before what is free is read. */
+nt_status nla_ranks_start(int device);
 
 /* The rows [from, to) of n that are a rank's. */
 void nla_share(int64_t n, int64_t rank, int64_t *from, int64_t *to);

@@ -414,11 +414,8 @@ static enum nla_status find_room(const struct nla_config *cfg, int device, int64
 {
 	const int64_t limit = cfg->memory_bytes;
 	int64_t total, peak, context = device == NT_CPU ? 0 : NLA_PLAN_CONTEXT; /* in the plan, and already in use */
-	if (device != NT_CPU && nla_n_ranks() > 1) { /* NCCL takes memory at its first sum: before what is free is read */
-		nt_scope_push();
-		nt_all_reduce(nt_zeros(NT_F32, device, 1, (int64_t[]){ 4 << 20 }));
-		nt_scope_pop();
-	}
+	if (nla_ranks_start(device))
+		return nla_nt_fail(err, "the ranks' GPUs cannot sum");
 	if (nt_memory(device, room, &total, &peak))
 		return nla_nt_fail(err, "cannot read the memory's size");
 	if (device == NT_CPU) {

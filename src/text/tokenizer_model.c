@@ -286,10 +286,11 @@ static enum nla_status take_config(struct nla_tokenizer *tok, const struct nla_p
 				   const cJSON *decoder, struct nla_err *err)
 {
 	bool native = !tok->bpe.n_merges;
-	/* Without a class transformers takes tokenizer.json as it is. */
-	bool llama = class ? nla_word_index("LlamaTokenizer|LlamaTokenizerFast", class) >= 0 : native;
-	bool gemma = class && !llama && nla_word_index("GemmaTokenizer|GemmaTokenizerFast", class) >= 0 && !tok->prefix;
-	if (class && !llama && (native || (!gemma && nla_word_index("PreTrainedTokenizerFast|TokenizersBackend", class) < 0)))
+	if (!class) /* what transformers takes: of a tokenizer.json what it says */
+		class = native ? "LlamaTokenizer" : "TokenizersBackend";
+	bool llama = nla_word_index("LlamaTokenizer|LlamaTokenizerFast", class) >= 0;
+	bool gemma = !llama && nla_word_index("GemmaTokenizer|GemmaTokenizerFast", class) >= 0 && !tok->prefix;
+	if (!llama && (native || (!gemma && nla_word_index("PreTrainedTokenizerFast|TokenizersBackend", class) < 0)))
 		return nla_place_fail(p, "tokenizer_class", native ? "LlamaTokenizer for a sentencepiece model"
 							   : "LlamaTokenizer, or GemmaTokenizer without a space in front", err);
 	if (nla_place_check(p, "*;legacy" NLA_PLACE_BOOL ";add_prefix_space" NLA_PLACE_BOOL ";add_bos_token" NLA_PLACE_BOOL

@@ -346,7 +346,7 @@ static void test_graphs(void **state)
 	nla_decoded_release(&free_run);
 	int64_t launched = graphs_launched();
 	struct nla_decoded out = run(t, &j);
-	assert_int_equal(graphs_launched() > launched, DEVICE != NT_CPU && !on_card()); /* nobody counts a card's */
+	assert_int_equal(graphs_launched() > launched, DEVICE != NT_CPU && !on_card()); /* nothing counts a card's */
 	same_in_windows(t, &j, &out);
 	launched = graphs_launched();
 	for (int i = 0; i < N; i++) {
