@@ -50,8 +50,8 @@ const struct nla_option nla_config_table[] = {
 	PATH(ref, NULL, EVAL, "anchor of the reported log-probabilities; empty: the run's own if av is its checkpoint, or av"),
 	PATH(data, NULL, TRAIN | SFT | EVAL | EXPLAIN | TEACH, "activation set"),
 	PATH(out, NULL, TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT | FREE,
-	     "folder to write; a file's is that of training: nla-eval and nla-export read the flag alone; "
-	     "nla-eval: empty means evaluations/step-N in av's run"),
+	     "folder to write; nla-eval and nla-export ignore a file's, the training run's, and "
+	     "nla-eval without --out writes evaluations/step-N in av's run"),
 	STR(device, "auto", NULL, ALL | FREE, "auto, cpu, cuda or cuda:N"),
 	ENUM(dtype, "auto", "auto|fp32|bf16", NULL, ALL & ~EXPORT,
 	     "type of the weights; the CPU computes in fp32 with either; auto: bf16 on a GPU, fp32 on the CPU and for role lm"),
@@ -62,7 +62,8 @@ const struct nla_option nla_config_table[] = {
 	BOOL(check, TRAIN | FREE,
 	     "load and verify all, print the memory plan (with memory: for a GPU of that size), try one prompt, write nothing"),
 	BOOL(profile, TRAIN | FREE, "write where the second step's time goes to trace-STEP.json in out, for nla-profile"),
-	STR(guard, "", NULL, TRAIN | FREE, "warnings that end the run: some of " NLA_HEALTH_NAMES),
+	STR(guard, "", NULL, TRAIN | FREE,
+	    "warnings that end the run, separated by commas, without spaces: some of " NLA_HEALTH_NAMES),
 	INT(watchdog, "1800", 0, 1000000, NULL, TRAIN | SFT | FREE,
 	    "seconds after which a step, evaluation or checkpoint that has not ended is named; 0: never"),
 	BOOL(quiet, ALL | FREE, "on stderr warnings and errors alone; log.txt has all"),
@@ -108,16 +109,17 @@ const struct nla_option nla_config_table[] = {
 	NUM(ar_update.lr, "1e-5", 0, 10, NULL, TRAIN, "learning rate of the AR"),
 	BOOL(ar_update.train_head, TRAIN, "train the AR's head too"),
 
-	PATH(eval.data, NULL, TRAIN | EVAL | FREE, "held-out activation set; nla-eval, nla-explain: before a file's data"),
+	PATH(eval.data, NULL, TRAIN | EVAL | FREE,
+	     "held-out activation set; nla-eval and nla-explain use it in place of a file's data"),
 	ENUM(eval.baseline, "data", "data|rows", NULL, TRAIN | EVAL | FREE,
 	     "variance that FVE is of: the one stored with the evaluated set, or that of the evaluated rows"),
 	ENUM(eval.vectors, "own", "own|another", NULL, EVAL,
 	     "whose vector a row's explanation is of: its own; or, as a control, the next row's of another document"),
 	PATH(eval.start_ar, NULL, EVAL, "an AR that scores the same texts once more (fve_start_ar), if it is another than ar; "
 	     "empty: the one that the run began with, where the run trained it"),
-	STR(eval.name, "", "name", EVAL, "makes the folder of a run's evaluation evaluations/step-N-NAME; "
-	    "empty: another, with eval.vectors another"),
-	INT(eval.samples, "1", 1, 4096, NULL, EVAL | FREE, "explanations of each row; the first is that of 1"),
+	STR(eval.name, "", "name", EVAL, "a run's evaluation is written to evaluations/step-N-NAME; "
+	    "empty: to step-N, with eval.vectors another to step-N-another"),
+	INT(eval.samples, "1", 1, 4096, NULL, EVAL | FREE, "explanations of each row; the first is the one that 1 would draw"),
 	INT(eval.rows, "0", 0, BIG, "rows", TRAIN | EVAL | FREE, "rows to evaluate, always the same of a set; 0: all"),
 	INT(eval.every, "0", 0, BIG, NULL, TRAIN | FREE, "steps between evaluations; 0: at start and end, with eval.data only"),
 	ROW(eval.logprob, BOOL, "true", 0, 0, NULL, NULL, EVAL,
@@ -173,7 +175,8 @@ const struct nla_option nla_config_table[] = {
 	INT(teach.context, "128", 1, 32768, NULL, TEACH, "last tokens of a row's text that it reads"),
 	INT(teach.max_new_tokens, "96", 1, 16384, "max-new-tokens", TEACH, "longest answer"),
 	NUM(teach.temperature, "0.7", 0, 100, "temperature", TEACH, "temperature of sampling; 0: greedy"),
-	INT(teach.tries, "2", 1, 100, NULL, TEACH | FREE, "answers until one is usable; at last, cut at its last sentence"),
+	INT(teach.tries, "2", 1, 100, NULL, TEACH | FREE,
+	    "answers asked for until one is usable; if none is, one that was cut off is kept up to its last sentence"),
 	INT(teach.batch, "64", 1, 65536, "batch", TEACH | FREE, "rows answered at once"),
 	INT(teach.rows, "0", 0, BIG, "rows", TEACH | FREE, "rows to teach, the set's first without an explanation; 0: all"),
 	BOOL(teach.again, TEACH, "teach rows that have an explanation too"),

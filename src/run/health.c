@@ -48,7 +48,7 @@ enum nla_status nla_health_guard(const char *guard, struct nla_err *err)
 	for (size_t i = 0; i < NLA_HEALTH_N; i++)
 		known += named(guard, table[i].name);
 	return known == words ? NLA_OK
-	     : nla_usage(err, "'guard' is '%s': want some of " NLA_HEALTH_NAMES ", with commas", guard);
+	     : nla_usage(err, "'guard' is '%s': want some of " NLA_HEALTH_NAMES ", separated by commas, without spaces", guard);
 }
 
 /* Counts a step; true where it has been sick for long enough. *x: its number. */
