@@ -31,8 +31,9 @@ extern "C" {
 
 struct nla;
 
-/* model: target folder; av, ar: adapter folders with sidecars (the AV's has its prompt's chat format and system turn, else the
- * model's own are used, which is said on stderr where it has one); device: "auto", "cpu", "cuda", "cuda:N". */
+/* model: target folder; av, ar: adapter folders or whole checkpoints with sidecars (the AV's has its prompt's chat format and
+ * system turn, else the model's own are used, which is said on stderr where it has one). A run's folder is refused: name
+ * RUN/checkpoints/latest/av and .../ar. device: "auto", "cpu", "cuda", "cuda:N". */
 int nla_open(struct nla **out, const char *model, const char *av, const char *ar, const char *device, char *message);
 void nla_close(struct nla *nla); /* NULL is fine */
 

@@ -64,7 +64,8 @@ class NLA:
     """A target with its verbalizer and reconstructor, loaded. A context manager; calls from several threads wait for one another.
     On a GPU a process uses one card, from the thread that opened it.
 
-    model: the target's folder; av, ar: adapter folders or whole checkpoints with their sidecars; device: "auto", "cpu", "cuda", "cuda:1".
+    model: the target's folder; av, ar: adapter folders or whole checkpoints with their sidecars, of a run RUN/checkpoints/latest/av and
+    .../ar; device: "auto", "cpu", "cuda", "cuda:1".
     """
 
     def __init__(self, model, av, ar, device="auto", library=None):
