@@ -3,12 +3,13 @@
 #
 #	scripts/sweep.sh [options] config.json [-- nla-train flags]
 #
-#	--lambdas "0 0.001 ..."  penalties a token, in units of reward.score
+#	--lambdas "0 0.001 ..."  penalties a token, in units of reward.score (default: the published ones, which are for -mse)
 #	--seeds "0 1 2"          one run for each
 #	--out DIR                default runs/sweep
 #	--slots N                runs at once; default: one a GPU, else 1. On a CPU they share the cores
 #	--samples N              explanations a held-out row, in evaluations of every run (default 1)
-#	--gate FVE | off         the warm start must reach it (default -0.5; by chance -1), and lose 0.05 by another row's vector
+#	--gate FVE | off         the warm start must reach it (default -0.5; texts that say nothing get about -0.95 on the demo, -0.45 to -0.75
+#	                         on SmolLM2: see nla-controls), and lose 0.05 by another row's vector
 #	--every SECONDS          between two lines that say what runs and what is left (default 60)
 #	--together               one nla-train for all lambdas of a seed: less memory than as many runs, and on a GPU less time
 #	--resume                 continue a sweep that was cut: what a second call does anyway
