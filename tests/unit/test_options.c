@@ -319,7 +319,7 @@ static void test_markdown(void **state)
 	size_t lines = 0;
 	for (const char *c = s.buf; *c; c++)
 		lines += *c == '\n';
-	assert_int_equal(lines, N + 8);
+	assert_int_equal(lines, N + 11);
 	nla_str_release(&s);
 }
 
