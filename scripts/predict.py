@@ -22,7 +22,7 @@ COMPUTE, BANDWIDTH, LAUNCH = 0.70, 0.85, 4.5e-6  # shares of the peaks; seconds 
 
 # Counted by tests/cuda/test_launches.c, products apart: kernels a block and around all blocks for a decoded token; a block's
 # forward and backward pass. A forward pass: two norms, two rotations, keys and values laid out, attention, SwiGLU.
-TOKEN_BLOCK, TOKEN_AROUND, TRAIN_BLOCK, FORWARD_BLOCK = 8, 12, 39, 8
+TOKEN_BLOCK, TOKEN_AROUND, TRAIN_BLOCK, FORWARD_BLOCK = 5, 12, 39, 8
 GRAPH_WORTH = 16  # tokens to come for which decode.c makes a graph (WORTH)
 SCORE_TOKENS, EXTRACT_TOKENS = 8192, 4096  # NLA_SCORE_TOKENS, TOKENS_A_BATCH
 
@@ -179,8 +179,8 @@ def token(m, rows, context, adapters):
         if rank:
             w.product(rows, inputs, rank, times=m.layers)
             w.product(rows, rank, outputs, times=m.layers, add=True)
-    w.kernel(2 * rows * (4 * m.d + 2 * (m.q + 2 * m.kv) + 3 * m.f), times=m.layers, n=TOKEN_BLOCK - 2)
-    w.kernel(2 * rows * (2 * m.q + context * 2 * m.kv), 4 * m.q * rows * context, times=m.layers, n=2)
+    w.kernel(2 * rows * (4 * m.d + 2 * (m.q + 2 * m.kv) + 3 * m.f), times=m.layers, n=TOKEN_BLOCK - 1)
+    w.kernel(2 * rows * (2 * m.q + context * 2 * m.kv), 4 * m.q * rows * context, times=m.layers, n=1)
     w.product(rows, m.d, m.vocab, out=4)
     w.kernel(4 * rows * m.vocab * 2, n=TOKEN_AROUND)
     return w

@@ -17,9 +17,9 @@
  * nt_logits, nt_token_logprob), and nt_embedding gives fp32.
  *
  * Fast versions stand behind one semantic call (nt_rms_norm, nt_qk_rope, nt_swiglu, nt_geglu, nt_attention, nt_token_logprob,
- * nt_sample; in decoding nt_linear and nt_project too): for fp32 on the CPU, and on a GPU (kernels.cu). Each has a plain twin
- * of libtorch operations, for all other devices and types, and everywhere after nt_plain(true). Tests compare both, forward and
- * backward.
+ * nt_sample; in decoding nt_linear and nt_project too): for fp32 on the CPU, and on a GPU (kernels.cu, decode.cu). Each has a
+ * plain twin of libtorch operations, for all other devices and types, and everywhere after nt_plain(true). Tests compare both,
+ * forward and backward.
  */
 #pragma once
 
@@ -73,7 +73,8 @@ int64_t nt_live(void);                         /* handles alive: every test ends
 void nt_plain(bool on);
 /* A GPU's fast version that proved wrong there runs no more. */
 enum nt_fast {
-	NT_FAST_ROPE, NT_FAST_SWIGLU, NT_FAST_ATTENTION, NT_FAST_PRODUCT, NT_FAST_DECODING, NT_FAST_SAMPLING, NT_FAST_N
+	NT_FAST_NORM, NT_FAST_ROPE, NT_FAST_SWIGLU, NT_FAST_ATTENTION, NT_FAST_PRODUCT, NT_FAST_DECODING, NT_FAST_SAMPLING,
+	NT_FAST_N
 };
 void nt_fast_off(enum nt_fast what);
 
@@ -208,7 +209,8 @@ void nt_logprob_chunk(int64_t bytes);
 
 /* ---- decoding (no gradients) ---- */
 /* While on, the products of an fp32 x on the CPU take a kernel for few rows: several times as fast for 8, and a row's
- * result is the same to the bit whatever rows stand beside it and however many threads there are. */
+ * result is the same to the bit whatever rows stand beside it and however many threads there are. On a GPU nt_project leaves
+ * its result in `residual`, which saves the copy that libtorch's product with an addend begins with. */
 void nt_decoding(bool on);
 /* cache [N,S,..]: cache[slot[i], at[i]] = x[i], x [n,..]; slot, at int64 [n]. */
 nt_status nt_cache_put(nt_tensor *cache, const nt_tensor *slot, const nt_tensor *at, const nt_tensor *x);

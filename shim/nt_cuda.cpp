@@ -1,6 +1,6 @@
-// The GPU's own kernels (kernels.cu): compiled for the card at first use by NVRTC, kept in the cache folder by hash, launched
-// through the driver. Nothing of CUDA is linked: libcuda.so.1 and libnvrtc.so.13 are opened when a GPU is. Without NVRTC the
-// operations are libtorch's own.
+// The GPU's own kernels (kernels.cu, decode.cu): compiled for the card at first use by NVRTC, kept in the cache folder by hash,
+// launched through the driver. Nothing of CUDA is linked: libcuda.so.1 and libnvrtc.so.13 are opened when a GPU is. Without
+// NVRTC the operations are libtorch's own.
 #include "shim/nt_gpu.h"
 
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -17,7 +17,8 @@
 
 asm(".section .rodata\n"
     ".balign 16\n"
-    "nla_kernels_source: .incbin \"" NLA_KERNELS "\"\n"
+    "nla_kernels_source: .incbin \"" NLA_SHIM "/kernels.cu\"\n"
+    ".incbin \"" NLA_SHIM "/decode.cu\"\n"
     ".byte 0\n"
     ".previous\n");
 extern "C" const char nla_kernels_source[];
@@ -178,7 +179,8 @@ bool fast(nt_fast what) { return enabled() && !switched_off[what]; }
 bool takes(nt_fast what, at::TensorList in)
 {
 	return launcher && fast(what) && std::all_of(in.begin(), in.end(), [&](const at::Tensor &t) {
-		       return !t.is_cpu() && t.is_contiguous() && t.scalar_type() == in[0].scalar_type() && takes_type(t);
+		       return !t.is_cpu() && t.is_contiguous() && t.scalar_type() == in[0].scalar_type() && takes_type(t) &&
+			      reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0; // they load 16 bytes at once
 	       });
 }
 
@@ -204,6 +206,29 @@ template <class... A> static void launch(Kernel &k, at::IntArrayRef blocks, unsi
 		void *addresses[] = {&args...};
 		launcher(k, grid, threads, addresses);
 	}(argument(a)...);
+}
+
+static unsigned norm_threads(int64_t d) { return unsigned(std::clamp<int64_t>((d + 255) / 256 * 32, 32, 1024)); }
+
+// w: of the type of x, or fp32.
+at::Tensor rms_norm(const at::Tensor &x, const at::Tensor &w, double eps)
+{
+	static Kernel kernel = {"rms_norm"};
+	at::Tensor y = at::empty_like(x), none;
+	int64_t d = x.size(-1);
+	bool wide = w.scalar_type() == at::kFloat;
+	launch(typed(kernel, x), {x.numel() / d}, norm_threads(d), x, wide ? none : w, wide ? w : none, y, int(d), eps);
+	return y;
+}
+
+at::Tensor rms_norm_back(const at::Tensor &dy, const at::Tensor &x, const at::Tensor &w, double eps)
+{
+	static Kernel kernel = {"rms_norm_back"};
+	at::Tensor dx = at::empty_like(x), none;
+	int64_t d = x.size(-1);
+	bool wide = w.scalar_type() == at::kFloat;
+	launch(typed(kernel, x), {x.numel() / d}, norm_threads(d), dy, x, wide ? none : w, wide ? w : none, dx, int(d), eps);
+	return dx;
 }
 
 at::Tensor glu(bool gelu, const at::Tensor &gate_up)
@@ -268,7 +293,7 @@ at::Tensor rope_cached(const nt_heads &x, const at::Tensor &k_cache, const at::T
 
 bool takes_heads(int64_t head, int64_t group)
 {
-	bool fits = head <= 256 && (head % 32 == 0 || head < 32) && group <= 16;
+	bool fits = head <= 256 && head % 2 == 0 && (head % 4 == 0 || head <= 64) && group <= 16;
 	fits = fits && head * group <= 2048; // 32 KB of shared memory
 	return fits && (!plugin->has_heads || plugin->has_heads(int(head), int(group)));
 }
@@ -278,12 +303,17 @@ at::Tensor attention_cached(const at::Tensor &q, const at::Tensor &k, const at::
 {
 	static Kernel split = {"decode_split"}, join = {"decode_join"};
 	int64_t n = q.size(0), hkv = k.size(2), head = q.size(2), group = q.size(1) / hkv;
-	// As many splits as fill a large card, by the cache's size: the same for every token.
-	int64_t splits = std::clamp<int64_t>(std::min<int64_t>(1024 / (n * hkv), std::min(window, k.size(1)) / 32), 1, 32);
-	at::Tensor o = at::empty_like(q), part = at::empty({n, hkv, splits, group, head + 2}, q.options().dtype(at::kFloat));
-	launch(typed(split, q, head, group), {splits, hkv, n}, 128, q, k, v, slot, length, part, k.size(1), window, int(hkv),
-	       scale);
-	launch(typed(join, q, head, group), {q.size(1), n}, unsigned(std::max<int64_t>(head, 32)), part, o, int(splits));
+	// By the cache's size alone: the same for every token, and a row's sums do not depend on how many rows there are.
+	int64_t splits = std::clamp<int64_t>(std::min(window, k.size(1)) / 512, 1, 32);
+	unsigned threads = head * group <= 1024 ? 256 : 128; // WARPS of decode.cu
+	at::Tensor o = at::empty_like(q), part;
+	if (splits > 1)
+		part = at::empty({n, hkv, splits, group, head + 2}, q.options().dtype(at::kFloat));
+	launch(typed(split, q, head, group), {splits, hkv, n}, threads, q, k, v, slot, length, part, o, k.size(1), window,
+	       int(hkv), scale);
+	if (splits > 1)
+		launch(typed(join, q, head, group), {q.size(1), n}, unsigned(std::max<int64_t>(head, 32)), part, o,
+		       int(splits));
 	return o;
 }
 

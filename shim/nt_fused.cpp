@@ -312,9 +312,17 @@ nt_tensor *nt_rms_norm(const nt_tensor *x, const nt_tensor *w, double eps)
 {
 	return expr("rms_norm", {x, w}, [&] {
 		TORCH_CHECK(w->t.numel() == x->t.size(-1), "widths differ");
-		if (!nt::fast({x->t, w->t}))
-			return norm_plain(x->t, w->t, eps);
-		return norm_rope(x->t.contiguous(), w->t.contiguous(), eps, {}, {});
+		at::Tensor in = x->t.contiguous(), gain = w->t.contiguous();
+		if (nt::fast({in, gain}))
+			return norm_rope(in, gain, eps, {}, {});
+		bool wide = gain.scalar_type() == at::kFloat && nt::gpu::takes_type(in);
+		if (!nt::gpu::takes(NT_FAST_NORM, {wide ? gain : in, gain}) || !in.is_contiguous() || gain.requires_grad())
+			return norm_plain(in, gain, eps);
+		return nt::fused(
+			{in}, [=](at::TensorList all, Tensors &) { return nt::gpu::rms_norm(all[0], gain, eps); },
+			[=](const Tensors &saved, const at::Tensor &dy) -> Tensors {
+				return {nt::gpu::rms_norm_back(dy, saved[0], gain, eps)};
+			});
 	});
 }
 

@@ -9,7 +9,7 @@
 namespace nt::gpu
 {
 
-struct Kernel { // of kernels.cu
+struct Kernel { // of kernels.cu or decode.cu
 	const char *name;
 	bool fp32 = false;       // T: float or bf16
 	int head = 0, group = 0; // of the attention's: HEAD and GROUP
@@ -63,6 +63,8 @@ bool flash_takes(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v);
 at::Tensor flash_attention(const Sequences &tree, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, int64_t window,
 			   double scale);
 
+at::Tensor rms_norm(const at::Tensor &x, const at::Tensor &w, double eps);
+at::Tensor rms_norm_back(const at::Tensor &dy, const at::Tensor &x, const at::Tensor &w, double eps);
 at::Tensor glu(bool gelu, const at::Tensor &gate_up);
 at::Tensor glu_back(bool gelu, const at::Tensor &dy, const at::Tensor &gate_up);
 // x [n,H,d], whose tokens may lie apart; w [d] fp32 or undefined; cos, sin [n,d/2].

@@ -7,7 +7,7 @@
 #include "base/rng.h"
 #include "lm/forward.h"
 
-enum { N = 96, HEAD = 24, PROMPT = 24, VOCABULARY = 8192, ROWS = 8, ROUNDS = 3 };
+enum { N = 96, HEAD = 24, PROMPT = 24, VOCABULARY = 8192, ROWS = 8, LONG = 1024, ROUNDS = 3 };
 
 /* What the operations read beside their leaf. */
 struct given {
@@ -23,6 +23,11 @@ static nt_tensor *rotation(const struct given *g, const nt_tensor *x)
 	return nt_qk_rope(qkv[0], g->lm->blocks[0].q_norm, g->lm->arch.rms_eps, g->cos, g->sin);
 }
 
+static nt_tensor *norm(const struct given *g, const nt_tensor *x)
+{
+	return nt_rms_norm(x, g->lm->blocks[0].attn_norm, g->lm->arch.rms_eps);
+}
+
 static nt_tensor *gate(const struct given *g, const nt_tensor *x) { return nla_glu(&g->lm->arch, x); }
 
 static nt_tensor *attention(const struct given *g, const nt_tensor *x)
@@ -32,13 +37,13 @@ static nt_tensor *attention(const struct given *g, const nt_tensor *x)
 	return nt_attention(qkv[0], qkv[1], qkv[2], g->tree, nla_window(&g->lm->arch, 0), nla_score_scale(&g->lm->arch));
 }
 
-/* Token N - ROWS + i is the next of row i, behind i + 1 to N - ROWS others. */
-static nt_tensor *decoding(const struct given *g, const nt_tensor *x)
+/* Token N - ROWS + i is the next of row i, behind i + 1 to N - ROWS others, in a cache of so many positions. */
+static nt_tensor *decoding_in(int64_t positions, const struct given *g, const nt_tensor *x)
 {
 	const struct nla_arch *a = &g->lm->arch;
 	const struct nla_block *b = &g->lm->blocks[0];
 	nt_tensor *qkv[3], *part[3];
-	int64_t slot[ROWS], at[ROWS], shape[4] = { ROWS, N, a->n_kv_heads, a->head_dim };
+	int64_t slot[ROWS], at[ROWS], shape[4] = { ROWS, positions, a->n_kv_heads, a->head_dim };
 	nt_tensor *k = nt_zeros(nt_dtype_of(x), g->lm->device, 4, shape), *v = nt_clone(k);
 	nla_heads(&g->lm->arch, x, qkv);
 	for (int64_t i = 0; i < ROWS; i++) {
@@ -56,6 +61,13 @@ static nt_tensor *decoding(const struct given *g, const nt_tensor *x)
 				      nt_narrow(g->cos, 0, 0, ROWS), nt_narrow(g->sin, 0, 0, ROWS) };
 	nt_tensor *q = nt_rope_cached(&new, k, v, slots, places);
 	return nt_attention_cached(q, k, v, slots, nt_add_scalar(places, 1), nla_window(a, 0), nla_score_scale(a));
+}
+
+/* In one go, and in parts that are joined, as a long cache is read. */
+static nt_tensor *decoding(const struct given *g, const nt_tensor *x)
+{
+	nt_tensor *both[2] = { decoding_in(N, g, x), decoding_in(LONG, g, x) };
+	return nt_cat(both, 2, 0);
 }
 
 /* Log-probabilities of what is drawn; from the same logits, so that the same tokens are. */
@@ -81,6 +93,7 @@ static const struct operation {
 	bool trains;
 	enum nt_fast fast;
 } operations[] = {
+	{ "norm", norm, RESIDUAL, true, NT_FAST_NORM },
 	{ "rotation with norm", rotation, HEADS, true, NT_FAST_ROPE },
 	{ "gated MLP", gate, MLP, true, NT_FAST_SWIGLU },
 	{ "attention", attention, HEADS, true, NT_FAST_ATTENTION },

@@ -162,20 +162,20 @@ static void token_costs(const struct model *m, const struct nla_view *view, cons
 static void test_token(void **state)
 {
 	const struct model *m = *state;
-	/* 8 kernels a block and 4 products, 12 with adapters beside; 12 and 1 around them */
-	token_costs(m, &m->base, "no adapters", (8 + 4) * BLOCKS + 12 + 1);
-	token_costs(m, &m->beside, "two adapters beside", (8 + 12) * BLOCKS + 12 + 1);
+	/* 5 kernels a block and 4 products, 12 with adapters beside; 12 and 1 around them */
+	token_costs(m, &m->base, "no adapters", (5 + 4) * BLOCKS + 12 + 1);
+	token_costs(m, &m->beside, "two adapters beside", (5 + 12) * BLOCKS + 12 + 1);
 	/* and as many for several policies, each with adapters of its own */
 	const struct nla_view views[4] = { m->beside, m->beside, m->beside, m->beside };
-	tokens_cost(m, views, 4, "of four policies", (8 + 12) * BLOCKS + 12 + 1);
+	tokens_cost(m, views, 4, "of four policies", (5 + 12) * BLOCKS + 12 + 1);
 }
 
 /* Blocks with windows and four norms, which compute in fp32: one graph as well. */
 static void test_gemma(void **state)
 {
 	const struct model *m = *state;
-	token_costs(m, &m->base, "Gemma 3", (18 + 4) * BLOCKS + 17 + 1);
-	token_costs(m, &m->beside, "Gemma 3, two adapters beside", (18 + 12) * BLOCKS + 17 + 1);
+	token_costs(m, &m->base, "Gemma 3", (9 + 4) * BLOCKS + 15 + 1);
+	token_costs(m, &m->beside, "Gemma 3, two adapters beside", (9 + 12) * BLOCKS + 15 + 1);
 	assert_ok(nla_adapter_train(&((struct model *)m)->rl, true, &err));
 	train(m, &m->beside, 5);
 	struct fake_cuda few = train(m, &m->beside, 2), many = train(m, &m->beside, 4);

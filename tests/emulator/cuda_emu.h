@@ -225,6 +225,8 @@ static EMU_OWN void launch(dim3 grid, dim3 block, const std::function<void()> &f
 	}
 	if (n > 1024)
 		die("more than 1024 threads");
+	if (grid.y > 65535 || grid.z > 65535)
+		die("a grid of more than 65535 in y or z");
 	body = &f;
 	grid_dim = grid;
 	block_dim = block;
@@ -250,8 +252,10 @@ static EMU_OWN void launch(dim3 grid, dim3 block, const std::function<void()> &f
 #define gridDim emu::where(3)
 #define __device__
 #define KERNEL(name) static inline void name
+#define KERNEL_OF(name, threads, blocks) static inline void name
 #define NEGATIVE_INFINITY (-INFINITY)
 #define UNROLL
+#define UNROLL_8
 #define SHARED(type, name, size)                      \
 	static emu::Shared<type, size> name##_shared; \
 	type *name = name##_shared.get()

@@ -1,4 +1,4 @@
-// The GPU's kernels (shim/kernels.cu) on the emulator against the same in double precision: every kernel in bf16 and fp32, in three
+// The GPU's kernels (shim/kernels.cu, shim/decode.cu) on the emulator against the same in double precision: every kernel in bf16 and fp32, in three
 // orders of threads, which must agree bit for bit. Built a second time under AddressSanitizer, and under ThreadSanitizer with SMALL
 // grids, where a thread costs much. Exits 1 on the first number that is off.
 #include "tests/emulator/cuda_emu.h"
@@ -27,6 +27,11 @@
 #define T bf16
 #define HEAD 96
 #define GROUP 2
+#include "tests/emulator/kernels.h"
+#define NAME many
+#define T bf16
+#define HEAD 12
+#define GROUP 5
 #include "tests/emulator/kernels.h"
 using wide::down;
 using wide::i64;
@@ -128,6 +133,35 @@ template <class T, class F, class B> static void check_turn(F &&forward, B &&bac
 				within("qk_rope_back", off(back[j], up(dx[(i * h + k) * d + j])), 2 * precision<T>());
 			}
 		}
+	note(y.data(), y.size() * sizeof(T));
+	note(dx.data(), dx.size() * sizeof(T));
+}
+
+// w in the type of x, or in fp32.
+template <class T, class F, class B> static void check_norm(F &&forward, B &&backward, bool fp32, int d)
+{
+	const int rows = 3, threads = small ? 32 : 96;
+	auto x = normal<T>(rows * d, 3), dy = normal<T>(rows * d), w = normal<T>(d);
+	auto wide = normal<float>(d);
+	std::vector<T> y(x.size()), dx(x.size());
+	const T *own = fp32 ? nullptr : w.data();
+	const float *other = fp32 ? wide.data() : nullptr;
+	emu::launch(rows, threads, [&] { forward(x.data(), own, other, y.data(), d, 1e-6f); });
+	emu::launch(rows, threads, [&] { backward(dy.data(), x.data(), own, other, dx.data(), d, 1e-6f); });
+	for (int i = 0; i < rows; i++) {
+		double sum = 0, dot = 0;
+		auto a = wide_of(x.data() + i * d, d), g = wide_of(dy.data() + i * d, d);
+		auto gain = fp32 ? wide_of(wide.data(), d) : wide_of(w.data(), d);
+		for (int j = 0; j < d; j++) {
+			sum += a[j] * a[j];
+			dot += a[j] * g[j] * gain[j];
+		}
+		double r = 1 / sqrt(sum / d + 1e-6);
+		for (int j = 0; j < d; j++) {
+			within("rms_norm", off(a[j] * r * gain[j], up(y[i * d + j])), 2 * precision<T>());
+			within("rms_norm_back", off(r * (gain[j] * g[j] - a[j] * dot * r * r / d), up(dx[i * d + j])), 2 * precision<T>());
+		}
+	}
 	note(y.data(), y.size() * sizeof(T));
 	note(dx.data(), dx.size() * sizeof(T));
 }
@@ -237,10 +271,20 @@ static void check_attention(S &&split, J &&join, int head, int group, int positi
 	std::vector<float> part(size_t(rows) * hkv * splits * group * (head + 2), NAN);
 	std::vector<T> o(q.size());
 	float scale = 1 / sqrtf(float(head));
-	emu::launch(dim3(splits, hkv, rows), 128, [&] {
-		split(q.data(), k.data(), v.data(), slot.data(), length.data(), part.data(), positions, window, hkv, scale);
+	emu::launch(dim3(splits, hkv, rows), head * group <= 1024 ? 256 : 128, [&] {
+		split(q.data(), k.data(), v.data(), slot.data(), length.data(), part.data(), o.data(), positions, window, hkv, scale);
 	});
-	emu::launch(dim3(hkv * group, rows), std::max(head, 32), [&] { join(part.data(), o.data(), splits); });
+	if (splits > 1)
+		emu::launch(dim3(hkv * group, rows), std::max(head, 32), [&] { join(part.data(), o.data(), splits); });
+	std::vector<T> alone(hkv * group * head); // the last row: bits that do not depend on the others
+	const size_t last = o.size() - alone.size();
+	emu::launch(dim3(splits, hkv), head * group <= 1024 ? 256 : 128, [&] {
+		split(q.data() + last, k.data(), v.data(), &slot[rows - 1], &length[rows - 1], part.data(), alone.data(), positions, window, hkv,
+		      scale);
+	});
+	if (splits > 1)
+		emu::launch(dim3(hkv * group), std::max(head, 32), [&] { join(part.data(), alone.data(), splits); });
+	within("a row alone", memcmp(alone.data(), o.data() + last, alone.size() * sizeof(T)), 0);
 	for (int i = 0; i < rows; i++)
 		for (int h = 0; h < hkv * group; h++) {
 			i64 n = std::min<i64>(length[i], window);
@@ -303,6 +347,10 @@ static uint64_t round_of(const char *order)
 		check_turn<bf16>(wide::qk_rope, wide::qk_rope_back, norm, small ? 32 : 128);
 		check_turn<float>(wide_float::qk_rope, wide_float::qk_rope_back, norm, 16);
 	}
+	for (bool fp32 : {false, true}) {
+		check_norm<bf16>(wide::rms_norm, wide::rms_norm_back, fp32, small ? 40 : 1600);
+		check_norm<float>(wide_float::rms_norm, wide_float::rms_norm_back, fp32, 81);
+	}
 	check_key_sum<bf16>(wide::key_sum);
 	check_key_sum<float>(wide_float::key_sum);
 	for (int gelu : {0, 1}) {
@@ -313,6 +361,7 @@ static uint64_t round_of(const char *order)
 	check_attention<float>(wide_float::decode_split, wide_float::decode_join, 128, 4, small ? 9 : 40, 1);
 	check_attention<bf16>(narrow::decode_split, narrow::decode_join, 16, 3, small ? 9 : 70, 2);
 	check_attention<float>(narrow_float::decode_split, narrow_float::decode_join, 16, 3, small ? 9 : 70, 3);
+	check_attention<bf16>(many::decode_split, many::decode_join, 12, 5, small ? 9 : 150, 2);
 	check_attention<bf16>(odd::decode_split, odd::decode_join, 96, 2, small ? 9 : 70, 2);
 	for (int window : {1, 4, small ? 8 : 33})
 		check_attention<float>(narrow_float::decode_split, narrow_float::decode_join, 16, 3, small ? 9 : 70, 3, window);

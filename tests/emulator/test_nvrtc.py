@@ -1,8 +1,9 @@
-"""NVRTC compiles shim/kernels.cu for every architecture that the wheel's CUDA knows and we name. Skips where there is no NVRTC:
+"""NVRTC compiles shim/kernels.cu and shim/decode.cu for every architecture that the wheel's CUDA knows and we name. Skips where there is no NVRTC:
 neither libnvrtc.so.13 of a toolkit, nor the wheel nvidia-cuda-nvrtc beside libtorch."""
 import ctypes
 import glob
 import os
+import re
 import sys
 
 found = glob.glob(os.path.join(os.environ["LIBTORCH"], "../../nvidia/cu13/lib/libnvrtc.so.13")) or ["libnvrtc.so.13"]
@@ -11,19 +12,21 @@ try:
 except OSError as e:
     print("skipped:", e)
     sys.exit(77)
-source = open(os.path.join(os.environ["SOURCE_DIR"], "shim/kernels.cu"), "rb").read()
+source = b"".join(open(os.path.join(os.environ["SOURCE_DIR"], "shim", name), "rb").read() for name in ("kernels.cu", "decode.cu"))
 for arch in ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"):
-    for kind, head, group in (("bf16", 0, 0), ("bf16", 128, 4), ("float", 0, 0), ("float", 128, 4)):
+    for kind, head, group in (("bf16", 0, 0), ("bf16", 128, 4), ("bf16", 128, 8), ("float", 0, 0), ("float", 128, 4)):
         program, size = ctypes.c_void_p(), ctypes.c_size_t()
         text = b"#define T %s\n" % kind.encode() + (b"#define HEAD %d\n#define GROUP %d\n" % (head, group) if head else b"") + source
         assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, b"kernels.cu", 0, None, None) == 0
-        options = (ctypes.c_char_p * 2)(b"--gpu-architecture=" + arch.encode(), b"--std=c++17")
-        failed = nvrtc.nvrtcCompileProgram(program, 2, options)
-        (nvrtc.nvrtcGetProgramLogSize if failed else nvrtc.nvrtcGetCUBINSize)(program, ctypes.byref(size))
-        if failed:
-            log = ctypes.create_string_buffer(size.value)
-            nvrtc.nvrtcGetProgramLog(program, log)
+        options = (ctypes.c_char_p * 3)(b"--gpu-architecture=" + arch.encode(), b"--std=c++17", b"--ptxas-options=-v")
+        failed = nvrtc.nvrtcCompileProgram(program, 3, options)
+        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetProgramLog(program, log)
+        frames = re.findall(r"(\d+) bytes stack frame", log.value.decode())
+        if failed or len(frames) < 8 or set(frames) != {"0"}:   # one keeps registers in memory: several times slower
             sys.exit(f"{arch}, {kind}, head {head}: {log.value.decode()}")
+        nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
         print(f"{arch}, {kind}, head {head}: {size.value} bytes")
         assert size.value > 10000
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))

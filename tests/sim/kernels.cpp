@@ -42,7 +42,7 @@ static bool named(const std::string &name, const char *own, void (*kernel)(A...)
 #define EACH                                                                                                                \
 	static bool run(const std::string &name, const unsigned *grid, unsigned threads, void **args)                       \
 	{                                                                                                                   \
-		return RUN(rope_cached) || RUN(qk_rope) || RUN(qk_rope_back) || RUN(key_sum) || RUN(glu) || RUN(glu_back) || \
+		return RUN(rope_cached) || RUN(qk_rope) || RUN(qk_rope_back) || RUN(key_sum) || RUN(rms_norm) || RUN(rms_norm_back) || RUN(glu) || RUN(glu_back) || \
 		       RUN(sample) || RUN(decode_split) || RUN(decode_join);                                                 \
 	}
 #define NAME b16_3
