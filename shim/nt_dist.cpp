@@ -121,12 +121,12 @@ struct Group {
 			if (t->joinable())
 				t->join();
 	}
-	void part() // the store is the first rank's, which leaves last
+	void part() // the store is the first rank's, which leaves last; its other connection may wait for one that never comes
 	{
 		try {
 			if (o.rank)
-				store->add("left", 1);
-			for (double end = now() + 5; !o.rank && now() < end && store->add("left", 0) < o.size - 1;)
+				beats->add("left", 1);
+			for (double end = now() + 5; !o.rank && now() < end && beats->add("left", 0) < o.size - 1;)
 				usleep(20000);
 		} catch (const std::exception &) { // it has left
 		}
