@@ -75,7 +75,7 @@ char *nla_utf8_end(const char *text, size_t most)
 	while (skip && ((unsigned char)text[skip] & 0xC0) == 0x80)
 		skip++;
 	char *line = nla_format("%s%s", skip ? "..." : "", text + skip);
-	for (char *c = line; *c; c++)
-		*c = strchr("\r\n", *c) ? ' ' : *c;
+	for (char *c = line; *c; c++) /* nor may a text move a terminal's cursor */
+		*c = (unsigned char)*c < ' ' || *c == 0x7f ? ' ' : *c;
 	return line;
 }
