@@ -42,7 +42,7 @@ enum nla_status nla_corpus_open(struct nla_corpus *c, const char *path, struct n
 		return err->status;
 	for (size_t i = 0; i < names.n; i++) {
 		nla_auto char *file = nla_path_join(path, names.data[i]);
-		if (is_known(file) && !nla_is_dir(file)) {
+		if (is_known(file) && names.data[i][0] != '.' && !nla_is_dir(file)) {
 			nla_strs_push(&c->files, file);
 			c->bytes += size_of(file);
 		}

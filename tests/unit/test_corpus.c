@@ -120,6 +120,7 @@ static void test_folder(void **state)
 	put_text("corpus/b.txt", "second\n");
 	put_text("corpus/c.jsonl", "{\"text\":\"third\"}\n");
 	put("corpus/a.txt.gz", "first", 5, true);
+	put("corpus/._a.txt", "of another system, and no text", 30, false);
 	expect(dir, "a.txt.gz:1=first|b.txt:1=second|c.jsonl:1=third|");
 	expect_error(in_scratch("corpus/README.md"), "", "its name must end in .txt or .jsonl");
 	expect_error(in_scratch("corpus/none.txt"), "", "no such file or folder");
