@@ -31,6 +31,7 @@ import gzip
 import io
 import json
 import math
+import os
 import random
 import re
 import sys
@@ -423,9 +424,12 @@ def read_lines(path):
 
 
 def write_lines(path, objects):
-    with open_text(path, "w") as file:
+    """Its name means whole: what is stopped leaves none."""
+    part = os.path.join(os.path.dirname(path), ".part-" + os.path.basename(path))
+    with open_text(part, "w") as file:
         for item in objects:
             file.write(json.dumps(item, ensure_ascii=False) + "\n")
+    os.replace(part, path)
 
 
 def cmd_corpus(args):

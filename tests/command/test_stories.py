@@ -180,6 +180,20 @@ def test_facts(folder):
     assert code == 1 and "no evaluation" in err, err
 
 
+def test_what_is_stopped_leaves_no_file(folder):
+    def stopped():
+        yield {"doc_id": "1"}
+        raise KeyboardInterrupt
+    path = os.path.join(folder, "stopped.jsonl.gz")
+    try:
+        stories.write_lines(path, stopped())
+    except KeyboardInterrupt:
+        pass
+    assert not os.path.exists(path)
+    stories.write_lines(path, [{"doc_id": "1"}])
+    assert stories.read_lines(path) == [{"doc_id": "1"}] and not os.path.exists(os.path.join(folder, ".part-stopped.jsonl.gz"))
+
+
 def test_level_is_continuous():
     """Between neighbouring levels the mean length moves by little: no jump from one style to another."""
     cuts = list(prefixes(250, "levels"))
@@ -268,6 +282,7 @@ def main():
         test_stories_tell_their_facts()
         test_explanations_say_what_the_text_says()
         test_level_is_continuous()
+        test_what_is_stopped_leaves_no_file(folder)
         test_explain_command(folder)
         test_facts(folder)
         test_templates_and_chats(folder)
