@@ -90,10 +90,9 @@ static enum nla_status explain(struct nla_rl *rl, const struct nla_subject *s, i
 		for (int64_t i = p * samples; i < (p + 1) * samples; i++)
 			print_one(&step, s, from + p, i, agree);
 	}
-	fflush(stdout);
 	if (from == 0)
 		nla_warn_failed(&step, NLA_ROW_OK);
-	return NLA_OK;
+	return !fflush(stdout) ? NLA_OK : nla_fail(err, "cannot write to standard output: %s", strerror(errno));
 }
 
 static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)

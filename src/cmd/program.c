@@ -74,7 +74,7 @@ int nla_program(const char *name, enum nla_command command, const char *purpose,
 	const bool says = nla_launch_end(&err);
 	const bool overwrite = cfg.overwrite;
 	nla_config_release(&cfg);
-	if (!err.status && fflush(stdout))
+	if (!err.status && (fflush(stdout) || ferror(stdout))) /* what a full disk took before, too */
 		nla_fail(&err, "cannot write to standard output");
 	if (err.status == NLA_STOPPED) {
 		nla_str_add(&again, "; to continue: ");

@@ -127,6 +127,13 @@ for a, b in zip(one, some):
     assert abs(a["norm"] - b["norm"]) < 1e-3 * a["norm"] and a["norm"] > 0
 assert one[0]["text"] and "text" not in some[0]
 END
+# A full disk under stdout is an error, also where a flush before the end has met it.
+for set in '--row 1' --help; do
+	code=0
+	"$BUILD_DIR/nla-explain" --threads 1 $on --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" $set >/dev/full 2>"$work/stderr" || code=$?
+	program=nla-explain
+	[ "$code" -eq 1 ] && said 'cannot write to standard output' || fail "$set: a full disk exits $code"
+done
 explain --text "@$work/words" --positions every:3
 [ "$(sed -n 's/^{"position":\([0-9]*\),.*/\1/p' "$work/stdout" | head -n 3 | tr '\n' ' ')" = "0 3 6 " ] || fail "every:3: $(cat "$work/stdout")"
 for bad in every: every:0 every:2,3 3, 3,x all,1 1000; do
