@@ -15,10 +15,28 @@ static enum nla_status logprob(const struct nla_eval *e, const struct nla_config
 	return nla_eval_logprob(&rl, cfg->eval.batch, step, err);
 }
 
-static enum nla_status report(const struct nla_eval *e, const struct nla_config *cfg, const struct nla_step *step,
-			      const char *summary, struct nla_err *err)
+#define NEW ".new-" /* under such names until all is written */
+
+/* New rows and their summary into their places. What speaks of the former rows goes first: without a summary it is no
+ * evaluation. */
+static enum nla_status publish(const char *out, struct nla_err *err)
 {
-	nla_auto char *rows = nla_path_join(cfg->out, "rows.jsonl"), *facts = nla_path_join(cfg->out, "facts.json");
+	static const char *const names[] = { "facts.json", "summary.json", "rows.jsonl", "summary.json" };
+	for (int i = 0; i < 4 && !err->status; i++) {
+		nla_auto char *name = nla_format(NEW "%s", names[i]);
+		nla_auto char *from = nla_path_join(out, name), *to = nla_path_join(out, names[i]);
+		if (i < 2 ? nla_exists(to) && nla_rmtree(to, err) : rename(from, to))
+			nla_fail(err, "cannot replace '%s': %s", to, strerror(errno));
+		else if (i == 1 || i == 3)
+			nla_sync(out, err);
+	}
+	return err->status;
+}
+
+static enum nla_status report(const struct nla_eval *e, const struct nla_config *cfg, const struct nla_step *step,
+			      struct nla_err *err)
+{
+	nla_auto char *rows = nla_path_join(cfg->out, NEW "rows.jsonl"), *summary = nla_path_join(cfg->out, NEW "summary.json");
 	cJSON *json = nla_report_eval(&e->rl, step);
 	const int64_t at = nla_checkpoint_step(cfg->av, NULL);
 	cJSON_AddItemToObject(json, "step", at < 0 ? cJSON_CreateNull() : cJSON_CreateNumber((double)at));
@@ -28,9 +46,7 @@ static enum nla_status report(const struct nla_eval *e, const struct nla_config 
 	if (step->mse_start)
 		cJSON_AddStringToObject(json, "start_ar", cfg->eval.start_ar);
 	cJSON_AddStringToObject(json, "data", e->set.path);
-	if (nla_eval_write_rows(&e->rl, step, rows, err) || nla_json_write(summary, json, true, err))
-		cJSON_Delete(json);
-	else if (nla_exists(facts) && nla_rmtree(facts, err)) /* of the explanations that were there */
+	if (nla_eval_write_rows(&e->rl, step, rows, err) || nla_json_write(summary, json, true, err) || publish(cfg->out, err))
 		cJSON_Delete(json);
 	else
 		nla_program_print(json, true);
@@ -56,7 +72,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 		nla_step_join(&step);
 		nla_warn_failed(&step, NLA_ROW_OK);
 		if (!nla_rank())
-			report(&e, cfg, &step, summary, err);
+			report(&e, cfg, &step, err);
 	}
 	nla_eval_close(&e);
 	return err->status;

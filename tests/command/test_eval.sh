@@ -124,6 +124,15 @@ differ "$work/a/rows.jsonl" "$work/seed/rows.jsonl"
 refused 2 "give --overwrite" nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" --out "$work/a"
 eval_ --data "$work/held" --rows 16 --out "$work/small" --seed 3 --overwrite
 same "$work/a/rows.jsonl" "$work/small/rows.jsonl"
+# Killed over another one, it leaves that: never its rows under a former summary.
+cp -r "$work/small" "$work/kept"
+signalled .new-summary.json.tmp 1 KILL nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" --rows 16 --seed 9 --overwrite \
+	--out "$work/small"
+[ "$code" -eq 137 ] || fail "killed at its summary: exits $code: $(cat "$work/stderr")"
+for file in rows.jsonl summary.json; do same "$work/kept/$file" "$work/small/$file"; done
+eval_ --data "$work/held" --rows 16 --out "$work/small" --seed 9 --overwrite
+[ "$(ls -A "$work/small" | tr '\n' ' ')" = "rows.jsonl summary.json " ] || fail "the folder holds $(ls -A "$work/small")"
+differ "$work/kept/rows.jsonl" "$work/small/rows.jsonl"
 
 # Several samples a row: the first is that of one, the others are others, whatever the batches; the errors are those of the rows' means.
 eval_ --data "$work/held" --rows 16 --out "$work/three" --seed 3 --eval.samples 3 --eval.batch 7
