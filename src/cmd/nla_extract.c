@@ -3,7 +3,8 @@
  *
  *	documents -> ids -> target -> residual stream after block K at chosen tokens, v [rows, D] -> OUT, with its baselines
  *
- * OUT/nla-extract.part holds what is written, with the settings and inputs that it depends on, until the set is whole.
+ * OUT/nla-extract.part holds what is written, with the settings and inputs that it depends on, until the set is whole; these
+ * stay in OUT/nla-extract.done.
  */
 #include <fcntl.h>
 
@@ -35,11 +36,13 @@ static bool show(int64_t docs, int64_t rows, void *arg)
 static enum nla_status look(const struct nla_config *cfg, int *lock, struct nla_extract_count *former, bool *whole,
 			    struct nla_err *err)
 {
-	nla_auto char *part = nla_path_join(cfg->out, NLA_ACTSET_PART);
+	nla_auto char *part = nla_path_join(cfg->out, NLA_ACTSET_PART), *done = nla_path_join(cfg->out, NLA_ACTSET_DONE);
 	if (nla_mkdirs(cfg->out, err) || nla_lock(*lock = open(cfg->out, O_RDONLY | O_DIRECTORY | O_CLOEXEC), cfg->out, err) ||
 	    (cfg->overwrite && nla_actset_remove(cfg->out, err)) || (cfg->resume && nla_actset_publish(cfg->out, err)))
 		return err->status;
 	*whole = cfg->resume && nla_exists_in(cfg->out, NLA_SIDECAR_NAME);
+	if (*whole && nla_exists_in(done, "config.json"))
+		return nla_same_run(done, cfg, NLA_CMD_EXTRACT, false, false, err);
 	if (*whole || !nla_exists_in(part, "config.json"))
 		return NLA_OK;
 	return nla_may_write(cfg, true, "a part of a set", err) ||

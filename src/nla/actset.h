@@ -22,6 +22,7 @@
 #define NLA_ACTSET_ROWS "rows.jsonl.gz"
 #define NLA_ACTSET_PART "nla-extract.part" /* of a set's folder, while it is written */
 #define NLA_ACTSET_MARKS "batches.jsonl"   /* in there */
+#define NLA_ACTSET_DONE "nla-extract.done" /* with what settings and inputs a set was made */
 
 struct nla_row {
 	char *doc_id;

@@ -41,7 +41,7 @@ enum nla_status nla_actset_remove(const char *folder, struct nla_err *err)
 	for (size_t i = 0; i < names.n && !err->status; i++) {
 		const char *name = names.data[i];
 		nla_auto char *path = nla_path_join(folder, name);
-		if (i == 0 || is_data(name) || !strcmp(name, NLA_ACTSET_ROWS) || !strcmp(name, NLA_ACTSET_PART))
+		if (i == 0 || is_data(name) || nla_word_index(NLA_ACTSET_ROWS "|" NLA_ACTSET_PART "|" NLA_ACTSET_DONE, name) >= 0)
 			nla_rmtree(path, err);
 	}
 	return err->status;
@@ -57,6 +57,22 @@ static enum nla_status check_folder(const char *folder, struct nla_err *err)
 	return NLA_OK;
 }
 
+/* Of the folder in which a set was made what tells later with what: its settings and inputs. */
+static enum nla_status keep_settings(const char *folder, const char *part, struct nla_err *err)
+{
+	static const char *const work[] = { VECTORS_PART, ROWS_PART, NLA_ACTSET_MARKS };
+	nla_auto char *done = nla_path_join(folder, NLA_ACTSET_DONE);
+	if (!nla_exists_in(part, "config.json"))
+		return nla_rmtree(part, err);
+	for (size_t i = 0; i < NLA_LEN(work) && !err->status; i++) {
+		nla_auto char *path = nla_path_join(part, work[i]);
+		nla_rmtree(path, err);
+	}
+	if (!err->status && !nla_rmtree(done, err) && rename(part, done))
+		nla_fail(err, "cannot rename '%s' to '%s': %s", part, done, strerror(errno));
+	return err->status || nla_sync(folder, err) ? err->status : NLA_OK;
+}
+
 enum nla_status nla_actset_publish(const char *folder, struct nla_err *err)
 {
 	nla_auto char *part = nla_path_join(folder, NLA_ACTSET_PART);
@@ -69,7 +85,7 @@ enum nla_status nla_actset_publish(const char *folder, struct nla_err *err)
 		if (!err->status && i + 2 == NLA_LEN(files)) /* before the sidecar says that they are there */
 			nla_sync(folder, err);
 	}
-	return err->status || nla_sync(folder, err) ? err->status : nla_rmtree(part, err);
+	return err->status || nla_sync(folder, err) ? err->status : keep_settings(folder, part, err);
 }
 
 /* ---- writing ---- */

@@ -256,7 +256,8 @@ tool corpus 1000 600 >"$work/big.jsonl"
 set -- --model "$tiny/model" --corpus "$work/big.jsonl" --layer 2 --extract.min_position 5 --extract.per_doc 2 --extract.next 2 --rows 900 \
 	--templates.av "$(tool golden av_template)" --templates.ar "$(tool golden ar_template)" --templates.marker "$(tool golden marker)"
 same_set() {
-	[ "$(ls "$1" | tr '\n' ' ')" = "activations.safetensors nla_meta.yaml rows.jsonl.gz " ] || fail "the set holds $(ls "$1")"
+	[ "$(ls "$1" | tr '\n' ' ')" = "activations.safetensors nla-extract.done nla_meta.yaml rows.jsonl.gz " ] || fail "the set holds $(ls "$1")"
+	[ "$(ls "$1/nla-extract.done" | tr '\n' ' ')" = "config.json inputs.json " ] || fail "its settings: $(ls "$1/nla-extract.done")"
 	for file in activations.safetensors nla_meta.yaml rows.jsonl.gz; do same "$work/big/$file" "$1/$file"; done
 }
 ok nla-extract "$@" --out "$work/big"
@@ -287,6 +288,13 @@ ok nla-extract "$@" --out "$out" --resume
 same_set "$out"
 grep -q "^nothing left to do: '$out' is whole" "$work/stderr" || fail "$(cat "$work/stderr")"
 same "$work/big.said" "$work/stdout"
+# A whole set says with what it was made, like a part of one; without that at least its block counts.
+run nla-extract "$@" --out "$out" --resume --seed 3
+[ "$code" -eq 2 ] && said "cannot resume: 'seed' is 0 in '.*' and 3 now" || fail "a set of another seed: exits $code"
+tool corpus 5000 600 >"$work/other.jsonl"
+run nla-extract "$@" --out "$out" --resume --corpus "$work/other.jsonl"
+[ "$code" -eq 2 ] && said "cannot resume: '.*other.jsonl' has another content" || fail "a set of another corpus: exits $code"
+rm -r "$out/nla-extract.done"
 run nla-extract "$@" --out "$out" --resume --layer 1
 [ "$code" -eq 2 ] && said "is a whole set of block 2, and block 1 is asked for" || fail "a set of another block: exits $code"
 # Stopped by a signal, continued by the last line's command; replaced by --overwrite.
