@@ -270,3 +270,15 @@ import json, sys
 words = [word for line in sys.stdin for word in json.loads(line)["next"]]
 spaced = [word for word in words if word.startswith(" ") and word.strip()]
 assert len(words) >= 100 and len(spaced) > len(words) / 10, f"{len(spaced)} of {len(words)} next words begin with a space"' || fail "the space of next words"
+
+# ---- a set that says little: what is trained on it is bound to its tokenizer all the same ----
+cp -r train little
+awk '/injection_left|injection_right|tokenizer_crc/ { next } /critic_suffix_ids/ { cut = 1; next } cut && /^ *- / { next } { cut = 0; print }' \
+	train/nla_meta.yaml >little/nla_meta.yaml
+for role in av ar; do
+	ok nla-sft --role $role --model "$model" --data little --out "bound-$role" --steps 1 --batch 4 --lora.rank 2 --sft.warmup 0
+	for key in injection_left_neighbor_id injection_right_neighbor_id tokenizer_crc critic_suffix_ids; do
+		[ "$(grep -A 3 "$key" train/nla_meta.yaml)" = "$(grep -A 3 "$key" "bound-$role/checkpoints/latest/$role/nla_meta.yaml")" ] ||
+			fail "the $role of a set without it has no $key"
+	done
+done
