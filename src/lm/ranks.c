@@ -108,3 +108,13 @@ void nla_ranks_gather_i64(struct nla_i64s *a)
 	a->n = 0;
 	nla_i64s_append(a, (const int64_t *)(const void *)s.buf, s.len / sizeof(*a->data));
 }
+
+int64_t nla_ranks_least(int64_t x)
+{
+	NLA_AUTO(nla_i64s_release) struct nla_i64s all = { 0 };
+	nla_i64s_push(&all, x);
+	nla_ranks_gather_i64(&all);
+	for (size_t i = 0; i < all.n; i++)
+		x = NLA_MIN(x, all.data[i]);
+	return x;
+}

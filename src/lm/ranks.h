@@ -27,6 +27,7 @@ static inline int64_t nla_most(int64_t n) { return (n + nla_n_ranks() - 1) / nla
 /* Over all ranks, in their order: the same bits on each. */
 void nla_ranks_sum(double *x, int64_t n);
 bool nla_ranks_any(bool x);
+int64_t nla_ranks_least(int64_t x);
 /* Becomes that of rank 0. */
 void nla_ranks_copy(void *x, size_t bytes);
 void nla_ranks_copy_str(struct nla_str *s);

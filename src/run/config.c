@@ -415,7 +415,7 @@ static enum nla_status open_device(const struct nla_config *cfg, int *device, nt
 
 static enum nla_status find_room(const struct nla_config *cfg, int device, int64_t *room, struct nla_err *err)
 {
-	const int64_t limit = cfg->memory_bytes;
+	const int64_t limit = cfg->check && device == NT_CPU ? 0 : cfg->memory_bytes; /* of the device that is checked for */
 	int64_t total, peak, context = device == NT_CPU ? 0 : NLA_PLAN_CONTEXT; /* in the plan, and already in use */
 	if (nla_ranks_start(device))
 		return nla_nt_fail(err, "the ranks' GPUs cannot sum");
@@ -426,11 +426,8 @@ static enum nla_status find_room(const struct nla_config *cfg, int device, int64
 		nla_machine_read(&machine, "");
 		*room = NLA_MIN(*room, machine.free / nla_launch_here());
 	}
-	*room += context;
-	if (!limit || (cfg->check && device == NT_CPU)) /* that memory is another device's */
-		return NLA_OK;
-	*room = NLA_MIN(*room, limit);
-	if (device != NT_CPU && nt_memory_limit(device, NLA_MAX(limit - context, 1)))
+	*room = nla_ranks_least(limit ? NLA_MIN(*room + context, limit) : *room + context); /* ranks make the same plan */
+	if (limit && device != NT_CPU && nt_memory_limit(device, NLA_MAX(limit - context, 1)))
 		return nla_nt_fail(err, "cannot keep to 'memory'");
 	return NLA_OK;
 }
