@@ -266,7 +266,7 @@ static enum nla_status check_rules(const struct nla_config *cfg, enum nla_comman
 	for (size_t i = 0; i < NLA_LEN(rules); i++)
 		if (rules[i].broken)
 			return nla_usage(err, "%s", rules[i].why);
-	return nla_health_guard(cfg->guard, err);
+	return nla_health_guard(cfg, train, err);
 }
 
 /* ---- runs ---- */

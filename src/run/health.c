@@ -40,15 +40,23 @@ static bool named(const char *list, const char *name)
 	return false;
 }
 
-enum nla_status nla_health_guard(const char *guard, struct nla_err *err)
+enum nla_status nla_health_guard(const struct nla_config *cfg, bool trains, struct nla_err *err)
 {
+	const char *guard = cfg->guard;
 	size_t known = 0, words = *guard != 0;
 	for (const char *c = guard; *c; c++)
 		words += *c == ',';
 	for (size_t i = 0; i < NLA_HEALTH_N; i++)
 		known += named(guard, table[i].name);
-	return known == words ? NLA_OK
-	     : nla_usage(err, "'guard' is '%s': want some of " NLA_HEALTH_NAMES ", separated by commas, without spaces", guard);
+	if (known != words)
+		return nla_usage(err, "'guard' is '%s': want some of " NLA_HEALTH_NAMES ", separated by commas, without spaces",
+				 guard);
+	if (trains && cfg->update.kl == 0 && (named(guard, "kl") || named(guard, "kl_clamped")))
+		return nla_usage(err, "'guard' is '%s', but with 'update.kl' 0 a step has no KL: nothing would end the run",
+				 guard);
+	if (trains && !cfg->ar_update.enabled && named(guard, "ar"))
+		return nla_usage(err, "'guard' is '%s', but 'ar_update.enabled' is not set: the AR is frozen", guard);
+	return NLA_OK;
 }
 
 /* Counts a step; true where it has been sick for long enough. *x: its number. */

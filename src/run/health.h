@@ -25,4 +25,4 @@ enum nla_status nla_health_check(struct nla_health *h, const struct nla_config *
  * stopped. */
 enum nla_status nla_health_resume(struct nla_health *h, const struct nla_config *cfg, const char *metrics, struct nla_err *err);
 /* NLA_USAGE: `guard` names what is none. */
-enum nla_status nla_health_guard(const char *guard, struct nla_err *err);
+enum nla_status nla_health_guard(const struct nla_config *cfg, bool trains, struct nla_err *err);

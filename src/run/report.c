@@ -342,7 +342,7 @@ static void put_eval(struct out *o, const struct nla_rl *rl, const struct nla_st
 	item(o, "failed", causes, "number of failed rows by cause");
 	if (o->markdown || s->logprob)
 		num(o, "kl", mean_kl(s),
-		    "k3 estimate of the divergence from the reference, mean over response tokens (nla-eval)");
+		    "k3 estimate of the divergence from the reference, mean over response tokens (nla-eval; `update.kl` 0)");
 	if (o->markdown || s->kl) {
 		num(o, "recovered_kl", recovered(s, false),
 		    "share of the mean vector's KL of the target's next token that reconstructions take away "

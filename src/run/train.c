@@ -194,7 +194,8 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	rl.rng.stream = NLA_STREAM_EVAL;
 	rl.step = 0; /* the same random numbers in every evaluation */
 	rl.halved = p->eval_halved;
-	if (!nla_evaluate(&rl, rows, n, 1, t->cfg->eval.batch, &s, err) && !nla_reward(&rl, &s, err)) {
+	if (!nla_evaluate(&rl, rows, n, 1, t->cfg->eval.batch, &s, err) && !nla_reward(&rl, &s, err) &&
+	    (t->cfg->update.kl > 0 || !nla_eval_logprob(&rl, t->cfg->eval.batch, &s, err))) { /* the steps have no KL */
 		double reward, spread;
 		nla_step_join(&s);
 		nla_mean_std(s.reward, s.n, &reward, &spread);

@@ -144,6 +144,8 @@ END
 train --out "$work/k" --steps 2 --update.kl 0
 [ "$(grep -c 'update.kl is 0: the reference does not run' "$work/stderr")" -eq 1 ] || fail "nothing said of update.kl 0"
 grep -q 'kl off' "$work/stderr" || fail "a number where there is no kl"
+train --out "$work/k2" --steps 2 --update.kl 0 --eval.data "$work/held" --rows 8 # its evaluations have one
+python3 -c 'import json, sys; a, b = (json.load(open(f"{sys.argv[1]}/eval-{i}.json"))["kl"] for i in (0, 2)); assert abs(a) < 1e-6 < b, (a, b)' "$work/k2"
 train --out "$work/f" --steps 11 --max-new-tokens 3 --lambda 0.01 --update.kl 0
 [ "$(grep -c 'warning: groups_failed: groups_failed has been above 0.5 for 10 steps, and is 1: a group without' "$work/stderr")" -eq 1 ] ||
 	fail "no warning of failing groups: $(grep warning "$work/stderr")"
@@ -175,6 +177,8 @@ said "step 10, with the checkpoint of step 8: guard groups_failed: groups_failed
 tail -n 1 "$work/guarded/metrics.jsonl" | grep -q '"step":10,.*"warnings":\["entropy","length","groups_failed"\]' || fail "the last line: $(tail -n 1 "$work/guarded/metrics.jsonl")"
 [ "$(ls "$work/guarded/checkpoints" | tr '\n' ' ')" = "latest step-4 step-8 " ] || fail "checkpoints: $(ls "$work/guarded/checkpoints")"
 refused 2 "'guard' is 'kl,nothing': want some of entropy, kl, " nla-train --guard kl,nothing --check
+refused 2 "'guard' is 'kl', but with 'update.kl' 0 a step has no KL" nla-train --guard kl --update.kl 0 --check
+refused 2 "'guard' is 'ar', but 'ar_update.enabled' is not set" nla-train --guard ar --check
 # The checkpoint of the best evaluation by reward stays, and is made where none is due. Evaluations of its step and of later ones, which a
 # killed run may have left, do not count.
 best() { # FLAG...: evaluated at each step

@@ -66,9 +66,9 @@ static void test_each_after_its_steps(void **state)
 static void test_guard(void **state)
 {
 	(void)state;
-	struct nla_config cfg = { .guard = "entropy,kl", .rollout.prompts = 8 };
+	struct nla_config cfg = { .guard = "entropy,kl", .rollout.prompts = 8, .update.kl = 0.01, .ar_update.enabled = true };
 	struct nla_health h = { 0 };
-	assert_int_equal(nla_health_guard(cfg.guard, &err), NLA_OK);
+	assert_int_equal(nla_health_guard(&cfg, true, &err), NLA_OK);
 	for (int step = 1; step < 5; step++)
 		assert_null(warned(&h, &cfg, "kl", 6));
 	assert_string_equal(warned(&h, &cfg, "kl", 6), "kl"); /* in the line too, which is written before the run ends */
@@ -79,13 +79,25 @@ static void test_guard(void **state)
 	assert_int_equal(err.status, NLA_OK);
 	NLA_AUTO(nla_str_release) struct nla_str names = NLA_STR_INIT;
 	for (size_t i = 0; i < NLA_LEN(kinds); i++) {
-		assert_int_equal(nla_health_guard(kinds[i].name, &err), NLA_OK);
+		cfg.guard = (char *)kinds[i].name;
+		assert_int_equal(nla_health_guard(&cfg, true, &err), NLA_OK);
 		nla_str_addf(&names, "%s%s", i ? ", " : "", kinds[i].name);
 	}
 	assert_string_equal(names.buf, NLA_HEALTH_NAMES);
 	static const char *const wrong[] = { "groups", "kl,", "kl,,entropy", "KL", "kl_", "entropy kl" };
 	for (size_t i = 0; i < NLA_LEN(wrong); i++) {
-		assert_int_equal(nla_health_guard(wrong[i], &err), NLA_USAGE);
+		cfg.guard = (char *)wrong[i];
+		assert_int_equal(nla_health_guard(&cfg, true, &err), NLA_USAGE);
+		err = (struct nla_err)NLA_ERR_INIT;
+	}
+	/* what can never fire guards nothing; of a run that is evaluated it is no matter */
+	static const char *const idle[] = { "kl", "length,kl_clamped", "ar" };
+	cfg.update.kl = 0;
+	cfg.ar_update.enabled = false;
+	for (size_t i = 0; i < NLA_LEN(idle); i++) {
+		cfg.guard = (char *)idle[i];
+		assert_int_equal(nla_health_guard(&cfg, false, &err), NLA_OK);
+		assert_int_equal(nla_health_guard(&cfg, true, &err), NLA_USAGE);
 		err = (struct nla_err)NLA_ERR_INIT;
 	}
 }
