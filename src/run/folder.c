@@ -31,6 +31,22 @@ static enum nla_status cut_lines(const char *folder, const char *name, int64_t s
 	return err->status || !former ? err->status : nla_rmtree(packed, err);
 }
 
+/* And so do evaluations. */
+static enum nla_status drop_evaluations(const char *folder, int64_t step, struct nla_err *err)
+{
+	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
+	nla_list_dir(folder, &names, err);
+	for (size_t i = 0; i < names.n && !err->status; i++) {
+		nla_auto char *path = nla_path_join(folder, names.data[i]);
+		long long at;
+		int end = 0;
+		if (sscanf(names.data[i], "eval-%lld.%n", &at, &end) == 1 && end && at > step &&
+		    nla_word_index("json|rows.jsonl", names.data[i] + end) >= 0)
+			nla_rmtree(path, err);
+	}
+	return err->status;
+}
+
 /* Only what a run writes, never what else lies there. */
 static bool is_ours(const char *name)
 {
@@ -76,7 +92,8 @@ static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg,
 		const bool own = f->checkpoint && nla_exists_in(f->path, "reference/nla_meta.yaml");
 		if ((there || f->checkpoint) && (nla_same_run(f->path, cfg, NLA_CMD_LOOPS, fixed_steps, own, err) ||
 						 cut_lines(f->path, "metrics.jsonl", f->resumed, err) ||
-						 cut_lines(f->path, "samples.jsonl", f->resumed, err)))
+						 cut_lines(f->path, "samples.jsonl", f->resumed, err) ||
+						 drop_evaluations(f->path, f->resumed, err)))
 			return err->status;
 	}
 	return nla_same_write(f->path, cfg, NLA_CMD_LOOPS, device, err);
@@ -226,7 +243,10 @@ static void warn_once(bool *warned, const struct nla_err *err)
 static void relink(struct nla_folder *f, const char *which, bool *warned, int64_t step, int64_t keep)
 {
 	nla_auto char *dir = nla_path_join(f->path, "checkpoints");
+	nla_auto char *own = nla_format("%s/step-%lld", dir, (long long)step);
 	struct nla_err link = NLA_ERR_INIT, old = NLA_ERR_INIT;
+	if (!nla_is_dir(own)) /* `latest` is a folder, and all there is */
+		return;
 	point(dir, which, step, &link);
 	warn_once(warned, &link);
 	drop_old(dir, step, keep, &old);
@@ -237,9 +257,7 @@ void nla_checkpoint_best(struct nla_folder *f, int64_t step, int64_t keep) { rel
 
 void nla_checkpoint_tidy(struct nla_folder *f, int64_t step, int64_t keep)
 {
-	nla_auto char *own = nla_format("%s/checkpoints/step-%lld", f->path, (long long)step);
-	if (nla_is_dir(own)) /* else `latest` is a folder, and all there is */
-		relink(f, "latest", &f->warned_latest, step, keep);
+	relink(f, "latest", &f->warned_latest, step, keep);
 }
 
 /* Every file and folder of it was synced when it was written; the lines up to it are, first. */

@@ -311,11 +311,24 @@ static void init_loop(struct nla_policy *p)
 				 : "start a new run from its av and ar with a lower update.lr";
 }
 
+/* A kill may have come between the checkpoint of the best evaluation and the link to it. */
+static enum nla_status find_best(struct nla_policy *p, struct nla_err *err)
+{
+	struct nla_folder *f = &p->loop.folder;
+	const int64_t at = p->loop.state.step;
+	nla_auto char *path = nla_format("%s/eval-%lld.json", f->path, (long long)at);
+	nla_auto_json cJSON *json = NULL;
+	if (p->cfg.checkpoint.best && f->checkpoint && !nla_rank() && nla_exists(path) && !nla_json_read(path, &json, err) &&
+	    nla_json_value(json, "reward") > best_reward(f->path, at, json, err) && !err->status)
+		nla_checkpoint_best(f, at, p->cfg.checkpoint.keep);
+	return err->status;
+}
+
 static enum nla_status open_folder(struct nla_policy *p, struct nla_err *err)
 {
 	p->loop.device = p->train->models.target.lm.device;
 	nla_say_for(p->who);
-	return nla_loop_open(&p->loop, false, err) || same_inputs(p, err) ||
+	return nla_loop_open(&p->loop, false, err) || same_inputs(p, err) || find_best(p, err) ||
 	       (p->loop.folder.checkpoint && !nla_rank() &&
 		nla_health_resume(&p->health, &p->cfg, p->loop.folder.metrics.path, err)) ||
 	       keep_reference(p, err) ? err->status : NLA_OK;

@@ -209,6 +209,13 @@ echo 'no JSON' >"$work/best/eval-1-old.json"
 train --out "$work/best" --steps 7 --lambda 0.01 --eval.data "$work/held" --rows 10 --eval.every 1 --checkpoint.every 0 --checkpoint.keep 1 \
 	--checkpoint.best --lr 10 --resume
 [ "$(readlink "$work/best/checkpoints/best")" = step-7 ] || fail "best of 10 rows: $(readlink "$work/best/checkpoints/best")"
+# A kill between such a checkpoint and its link is made up for, and what was evaluated beyond a checkpoint is not the run's.
+rm "$work/best/checkpoints/best"
+touch "$work/best/eval-9.json" "$work/best/eval-9.rows.jsonl"
+train --out "$work/best" --steps 7 --lambda 0.01 --eval.data "$work/held" --rows 10 --eval.every 1 --checkpoint.every 0 --checkpoint.keep 1 \
+	--checkpoint.best --lr 10 --resume
+[ "$(readlink "$work/best/checkpoints/best")" = step-7 ] || fail "best of a run that was killed before its link"
+[ -e "$work/best/eval-7.rows.jsonl" ] && ! ls "$work/best"/eval-9.* 2>/dev/null || fail "evaluations of steps that are made again stay"
 refused 2 "'checkpoint.best' is set, but not 'eval.data'" nla-train --model "$tiny/model" --checkpoint.best --check
 
 # Gradients that are not finite: such steps are skipped and counted, and several in a row end the run.
