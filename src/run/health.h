@@ -24,5 +24,5 @@ enum nla_status nla_health_check(struct nla_health *h, const struct nla_config *
 /* What the lines of a run's metrics.jsonl so far have counted and warned of: a resumed run continues as one that never
  * stopped. */
 enum nla_status nla_health_resume(struct nla_health *h, const struct nla_config *cfg, const char *metrics, struct nla_err *err);
-/* NLA_USAGE: `guard` names what is none. */
+/* NLA_USAGE: `guard` names what is none, or (trains) what the run has no number for. */
 enum nla_status nla_health_guard(const struct nla_config *cfg, bool trains, struct nla_err *err);
