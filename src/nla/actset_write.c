@@ -41,7 +41,8 @@ enum nla_status nla_actset_remove(const char *folder, struct nla_err *err)
 	for (size_t i = 0; i < names.n && !err->status; i++) {
 		const char *name = names.data[i];
 		nla_auto char *path = nla_path_join(folder, name);
-		if (i == 0 || is_data(name) || nla_word_index(NLA_ACTSET_ROWS "|" NLA_ACTSET_PART "|" NLA_ACTSET_DONE, name) >= 0)
+		if (i == 0 || is_data(name) ||
+		    nla_word_index(NLA_ACTSET_ROWS "|" NLA_ACTSET_PART "|" NLA_ACTSET_DONE, name) >= 0)
 			nla_rmtree(path, err);
 	}
 	return err->status;

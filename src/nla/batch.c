@@ -1,5 +1,7 @@
 /* batch - rows of a set [n] to train on and held out, and the order of the former: see batch.h. */
 #include "nla/batch.h"
+#include "base/file.h"
+#include "base/json.h"
 #include "base/rng.h"
 
 /* Uniform in [0,1), a function of the seed and the document alone. */
@@ -38,12 +40,37 @@ void nla_split_release(struct nla_split *split)
 	memset(split, 0, sizeof(*split));
 }
 
+/* The rows' doc_id in order; owned, not what it points to. */
+static const char **sorted_ids(const struct nla_actset *set)
+{
+	const char **ids = nla_alloc((size_t)set->n + 1, sizeof(*ids));
+	for (int64_t i = 0; i < set->n; i++)
+		ids[i] = set->rows[i].doc_id;
+	qsort(ids, (size_t)set->n, sizeof(*ids), nla_by_text);
+	return ids;
+}
+
+bool nla_shares_docs(const struct nla_actset *eval, const char *folder)
+{
+	nla_auto const char **ids = sorted_ids(eval);
+	nla_auto char *path = nla_path_join(folder, NLA_ACTSET_ROWS);
+	struct nla_lines in;
+	const char *line;
+	bool found = false;
+	if (!nla_exists(path) || nla_lines_open(&in, path, NLA_IGNORED))
+		return false;
+	for (int64_t n = 0; n < NLA_SHARED_ROWS && !found && (line = nla_lines_next_filled(&in)); n++) {
+		nla_auto_json cJSON *json = cJSON_Parse(line);
+		const char *id = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "doc_id"));
+		found = id && bsearch(&id, ids, (size_t)eval->n, sizeof(*ids), nla_by_text);
+	}
+	nla_lines_close(&in, NLA_IGNORED);
+	return found;
+}
+
 enum nla_status nla_disjoint_docs(const struct nla_actset *train, const struct nla_actset *eval, struct nla_err *err)
 {
-	nla_auto const char **ids = nla_alloc((size_t)eval->n + 1, sizeof(*ids));
-	for (int64_t i = 0; i < eval->n; i++)
-		ids[i] = eval->rows[i].doc_id;
-	qsort(ids, (size_t)eval->n, sizeof(*ids), nla_by_text);
+	nla_auto const char **ids = sorted_ids(eval);
 	for (int64_t i = 0; i < train->n && !err->status; i++) {
 		const char *id = train->rows[i].doc_id;
 		if (bsearch(&id, ids, (size_t)eval->n, sizeof(*ids), nla_by_text))

@@ -17,6 +17,10 @@ struct nla_split {
 enum nla_status nla_split_by_doc(struct nla_split *split, const struct nla_actset *set, uint64_t seed, double held_fraction,
 				 struct nla_err *err);
 void nla_split_release(struct nla_split *split);
+/* Are rows of the set of documents that that folder's set has too, in its first NLA_SHARED_ROWS rows? False without such a
+ * set. */
+#define NLA_SHARED_ROWS 100000
+bool nla_shares_docs(const struct nla_actset *eval, const char *folder);
 /* An error naming a document that both sets hold. */
 enum nla_status nla_disjoint_docs(const struct nla_actset *train, const struct nla_actset *eval, struct nla_err *err);
 

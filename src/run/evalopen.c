@@ -2,6 +2,8 @@
 
 #include "base/json.h"
 #include "base/progress.h"
+#include "lm/ranks.h"
+#include "nla/batch.h"
 #include "run/evaluate.h"
 
 /* A checkpoint has the adapter that its run trained next to the joined one: over the AV at the run's start (`start`, or NULL)
@@ -89,19 +91,34 @@ static void say_what(const struct nla_eval *e, const struct nla_config *cfg)
 			"texts may differ", cfg->av);
 }
 
-/* Rows that a run has learnt from say less of it than others. */
-static void warn_of_own(const struct nla_eval *e, const struct nla_config *cfg)
+void nla_eval_warn(const struct nla_actset *set, const char *half, int depth)
 {
-	nla_auto char *run = NULL, *set = realpath(e->set.path, NULL);
+	nla_auto char *run = NULL;
 	nla_auto_json cJSON *json = NULL;
-	nla_checkpoint_step(cfg->av, &run);
+	nla_checkpoint_step(half, &run);
 	nla_auto char *path = nla_path_join(run ? run : "", "config.json");
-	if (run)
-		nla_json_read(path, &json, NLA_IGNORED);
+	if (!run || nla_rank() || nla_json_read(path, &json, NLA_IGNORED))
+		return;
 	const char *data = cJSON_GetStringValue(nla_json_at(json, "data"));
-	nla_auto char *own = data ? realpath(data, NULL) : NULL;
-	if (own && set && !strcmp(own, set))
-		nla_say("warning: '%s' trained on these rows, '%s': give held-out ones (--data)", run, e->set.path);
+	if (data && nla_shares_docs(set, data))
+		nla_say("warning: '%s' trained on '%s', which shares documents with '%s': give held-out rows", run, data,
+			set->path);
+	for (int ar = 0; ar < 2 && depth; ar++) { /* what it began with */
+		const char *start = cJSON_GetStringValue(nla_json_at(json, ar ? "ar" : "av"));
+		if (start && *start)
+			nla_eval_warn(set, start, depth - 1);
+	}
+}
+
+/* A run's AV and AR are of one run. */
+static void warn_of_shared(const struct nla_eval *e, const struct nla_config *cfg)
+{
+	nla_auto char *av = NULL, *ar = NULL;
+	nla_checkpoint_step(cfg->av, &av);
+	nla_checkpoint_step(cfg->ar, &ar);
+	nla_eval_warn(&e->set, cfg->av, NLA_EVAL_WARN);
+	if (!av || !ar || strcmp(av, ar))
+		nla_eval_warn(&e->set, cfg->ar, NLA_EVAL_WARN);
 }
 
 enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, struct nla_err *err)
@@ -125,7 +142,7 @@ enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, 
 	e->rl.keep_v_hat = cfg->eval.recovered_kl;
 	if (!plan(e, cfg, room, err) && !open_reference(e, cfg, start, err)) {
 		say_what(e, cfg);
-		warn_of_own(e, cfg);
+		warn_of_shared(e, cfg);
 	}
 	return err->status;
 }

@@ -303,7 +303,23 @@ whole, plain = (json.load(open(path + "/summary.json")) for path in sys.argv[1:]
 assert "kl" in whole and "kl" not in plain and whole["fve"] == plain["fve"]
 END
 ok nla-eval "$own" --name own --data "$work/../$(basename "$work")/train" --rows 4
-grep -q "^warning: '$own' trained on these rows" "$work/stderr" || fail "the run's own rows pass as held-out: $(cat "$work/stderr")"
+grep -q "^warning: '$own' trained on '.*/train', which shares documents with '.*/train'" "$work/stderr" ||
+	fail "the run's own rows pass as held-out: $(cat "$work/stderr")"
+# So does a warm start's set: of an AR alone, of the run that begins with it, and of that run's evaluation.
+ok nla-sft --role ar --model "$tiny/model" --data "$work/held" --out "$work/warm" --steps 1 --batch 4 --lora.rank 2 --sft.warmup 0
+warned() { # HOW OFTEN
+	[ "$(grep -c "^warning: '$work/warm' trained on '$work/held', which shares documents with '$work/held'" "$work/stderr")" -eq "$1" ] ||
+		fail "rows of the warm start pass as held-out, or not: $(cat "$work/stderr")"
+}
+set -- --model "$tiny/model" --av "$work/av" --ar "$work/warm" --max-new-tokens 2
+ok nla-eval "$@" --data "$work/held" --rows 4 --out "$work/shared"
+warned 1
+ok nla-eval "$@" --data "$work/train" --rows 4 --out "$work/apart"
+warned 0
+ok nla-train "$@" --data "$work/train" --eval.data "$work/held" --rows 4 --out "$work/after-warm" --steps 1 --prompts 2 --group 2
+warned 1
+ok nla-eval "$work/after-warm" --rows 4
+warned 1
 refused 1 "there is no folder '$work/typo'" nla-eval "$own" --name typo --rows 4 --eval.start_ar "$work/typo" # before anything is sampled
 [ "$(tool get "$own/evaluations/step-3-seed/summary.json" rows)" = 4 ] || fail "--rows does not change a run's"
 [ ! -e "$own/summary.json" ] || fail "an evaluation in the run's own folder"
