@@ -47,24 +47,30 @@ def key(label, colours):
 
 
 def chart_head(result, colours):
-    """A sentence a lambda: what it saves, what it loses, which losses the data exclude."""
+    """A sentence a lambda: what it saves, how much fails, what it loses, which losses the data exclude. Of the rows that did not fail,
+    unless a side fails more: who fails where it is hard looks good there."""
     base = next(g for g in result["groups"] if not g["difference"])
     out = []
     for g in result["groups"]:
         d = g["difference"]
-        fve = d and (d["fve"] or d["fve_meannorm"])
-        if g["role"] != "lambda" or not fve or not d["tokens"] or not base["tokens"]["mean"]:
+        if g["role"] != "lambda" or not d or not d["tokens"] or not base["tokens"]["mean"]:
             continue
+        fve, whole = d["fve"] or d["fve_meannorm"], d["fve_all"] or d["fve_all_meannorm"]
         share = d["tokens"]["estimate"] / base["tokens"]["mean"]
-        loss = excluded(fve)
-        claim = "a loss is excluded" if loss == "any" else f"a loss {loss} is excluded"
+        apart = not fve or abs(g["failed_rate"] - base["failed_rate"]) > 0.01
+        loss = excluded(whole if apart else fve)
+        claim = f'{"with failures " if apart else ""}a loss{"" if loss == "any" else " " + loss} is excluded'
         first = next((c for c in g["controls"] if c["name"] == "first" and c["difference"]), None)
-        cut = (f' {escape(first["label"].capitalize())}, differ from it by {show(first["difference"]["estimate"], 3, True)} FVE '
-               f'<span class=interval>{show_interval(widest(first["difference"]), 3)}</span>.' if first else "")
+        cut = f' {escape(first["label"].capitalize())}, differ from it by {estimated(first["difference"])} FVE.' if first else ""
+        changes = f"FVE changes by {estimated(fve)}" if fve else "all rows failed" if g["failed_rate"] == 1 else "no row is valid on both sides"
         out.append(f'<li>{key(g["label"], colours)} writes {g["tokens"]["mean"]:.1f} tokens instead of {base["tokens"]["mean"]:.1f} '
-                   f'({show(100 * share, 0, True)} %); FVE changes by {show(fve["estimate"], 3, True)} '
-                   f'<span class=interval>{show_interval(widest(fve), 3)}</span>: {claim}.{cut}</li>')
+                   f'({show(100 * share, 0, True)} %), and {percent(g["failed_rate"], 1)} fail instead of {percent(base["failed_rate"], 1)}; '
+                   f'{changes}, with failures by {estimated(whole)}: {claim}.{cut}</li>')
     return f'<ul class="findings">{"".join(out)}</ul>' if out else ""
+
+
+def estimated(d):
+    return f'{show(d["estimate"], 3, True)} <span class=interval>{show_interval(widest(d), 3)}</span>'
 
 
 def tables(result, colours):
@@ -88,7 +94,7 @@ def tables(result, colours):
             body.append([key(g["label"], colours), show(d["estimate"], 3, True), figures.sketch(d, (min(spans), max(spans) or 1e-9), colours[g["label"]]), change,
                          show_interval(d["over_rows"], 3), *([show_interval(d["both"], 3), show_interval(d["t_over_seeds"], 3)]
                                                              if several else []), excluded(d),
-                         f'{show(failures["estimate"], 3, True)} <span class=interval>{show_interval(widest(failures), 3)}</span>' if failures else "–"])
+                         estimated(failures) if failures else "–"])
         head = ["", "FVE" if kind == "fve" else "FVE, mean-norm.", "", "tokens", "95 % over rows", *(["over rows and seeds", "t over seeds"] if several else []),
                 "losses excluded", "with failures"]
         out += (f'<h2>Paired differences to {escape(base["label"])}</h2>' + table(head, body)

@@ -122,6 +122,12 @@ def test_page(tmp, sweep):
     assert page.text.count("Recall.") == 1 and "the words go first, by −" in page.text
     assert "Recovered KL" in text and "Seconds a step" in text and "published sweep" in text
     assert "Outside the frame: λ 0 garbled" in page.text
+    # One of 12 rows fails at lambda 0.01: the claim is about all rows, and a lambda that only fails is not left out.
+    assert "8.3 % fail instead of 0.0 %; FVE changes by −0.193" in page.text and ": with failures a loss above 0." in page.text, page.text
+    failed = [run(tmp / f"failed-{value}", value, 0, tmp / "set", [line(r, 1.9 if value else 0.2, 50, "x", "no_tags" if value else None) for r in range(12)])
+              for value in (0, 0.02)]
+    page, _ = program(tmp / "failed.html", *failed)
+    assert "100.0 % fail instead of 0.0 %; all rows failed, with failures by −2.125" in page.text and "with failures a loss above 2.125 is excluded" in page.text
     few, _ = program(tmp / "few.html", sweep, "--rows", 6)
     assert len(few.rows) == 5 and len(few.hidden) == 1 and "6 of 12 rows" in few.text
     assert "texts are not here" not in page.text
