@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from . import controls, facts, runs, stats, words
+from .stats import widest
 
 METRICS = ("fve", "fve_meannorm", "fve_all", "fve_all_meannorm", "fve_start_ar")
 NAMES = {"tokens": "response tokens", "fve": "FVE", "fve_meannorm": "FVE, mean-normalised", "fve_all": "FVE with failures",
@@ -109,7 +110,7 @@ class Comparison:
             return None
         single = [(v, d) for v, d in zip(getattr(self.of(group)[0], name), self.boot.documents or range(len(self.rows))) if v is not None]
         error = stats.standard_error([c.mean for c in columns]) if len(columns) > 1 else stats.standard_error(*zip(*single))
-        return {"mean": found["estimate"], "se": None if error is None else abs(factor) * error, "interval": found["both"] or found["over_rows"]}
+        return {"mean": found["estimate"], "se": None if error is None else abs(factor) * error, "interval": widest(found)}
 
     def levels(self, group):
         out = {"runs": len(group.evaluations), "tokens": self.level(group, "tokens"), "explanation_tokens": self.level(group, "payload"),
@@ -181,11 +182,6 @@ class Comparison:
                             "controls": self.controls(g), "difference": None if g is self.base else self.difference(g)} for g in self.groups]}
 
 
-def widest(d):
-    """The interval that claims are made from: over rows and seeds, of single runs over rows."""
-    return d["both"] or d["over_rows"]
-
-
 def choose_base(groups, paths, name=None):
     """The named group; else the group of the first argument when that is a run or an evaluation; else the smallest lambda's."""
     if name is not None:
@@ -243,13 +239,15 @@ def level_rows(result):
 
 
 def control_rows(result):
-    head = ["controls", "", "explanation tokens", "FVE", "FVE, mean-normalised", "less its explanations", "95 % over rows", "over both", "failed"]
+    head = ["controls", "", "explanation tokens", "FVE", "FVE, mean-normalised", "less its explanations", "95 % over rows",
+            "careful", "failed"]
     out = []
     for g in result["groups"]:
         for i, c in enumerate(c for c in g["controls"] if c["name"] not in controls.CUTS):
             d = c["difference"] or {}
             out.append([g["label"] if i == 0 else "", c["label"], show(c["explanation_tokens"], 1), show(c["fve"]), show(c["fve_meannorm"]),
-                        show(d.get("estimate"), 3, True), show_interval(d.get("over_rows"), 3), show_interval(d.get("both"), 3), percent(c["failed_rate"], 1)])
+                        show(d.get("estimate"), 3, True), *(show_interval(d.get(k), 3) for k in ("over_rows", "careful")),
+                        percent(c["failed_rate"], 1)])
     return head, out
 
 
@@ -266,14 +264,14 @@ def early_rows(result):
 
 
 def difference_rows(result, metrics=("tokens", *METRICS)):
-    head = [f"less {result['base']}, row by row", "", "difference", "95 % over rows", "over seeds", "over both", "t over seeds",
+    head = [f"less {result['base']}, row by row", "", "difference", "95 % over rows", "over seeds", "over both", "careful",
             "losses excluded"]
     out = []
     for g in (g for g in result["groups"] if g["difference"]):
         for i, key in enumerate(m for m in metrics if g["difference"][m]):
             d, digits = g["difference"][key], 1 if key == "tokens" else 3
             out.append([g["label"] if i == 0 else "", NAMES[key], show(d["estimate"], digits, True),
-                        *(show_interval(d[k], digits) for k in ("over_rows", "over_seeds", "both", "t_over_seeds")),
+                        *(show_interval(d[k], digits) for k in ("over_rows", "over_seeds", "both", "careful")),
                         "" if key == "tokens" else excluded(d)])
     return head, out
 
@@ -301,15 +299,20 @@ def footing(result):
     differences = [g for g in result["groups"] if g["difference"]]
     if differences:
         out.append(f"Intervals are the middle 95 % of {result['resamples']} bootstrap draws (seed {result['seed']}). "
-                   "Losses excluded: those beyond the interval over both, of single runs over rows.")
+                   "Losses excluded: those beyond the careful interval, from ten seeds on beyond that over both, of single "
+                   "runs over rows.")
+    if len([g for g in differences if g["role"] == "lambda"]) > 1:
+        out.append("No interval is corrected for the number of lambdas, and to pick the largest lambda that passes is a "
+                   "selection: its own interval is then too kind.")
     if facts.with_facts(result):
         out.append(f"Facts, of {min(facts.DRAWS, result['resamples'])} draws: recall is the share stated of those that a text has told, precision the share "
                    "that is true of those stated, by chance what holds of another row's text. A word states a fact once; words of no fact are all others.")
     counts = {g["runs"] for g in result["groups"] if g["role"] == "lambda"}
     if 1 in counts and differences:
         out.append("Of a single run an interval over rows speaks of this run, not of its lambda: another seed may differ by more.")
-    if any(1 < n < 5 for n in counts) and any((g["difference"][k] or {}).get("both") for g in differences for k in ("tokens", *METRICS)):
-        out.append("A bootstrap of fewer than five seeds is too narrow: the t interval of the seeds' means is the careful one.")
+    if any((g["difference"][k] or {}).get("careful") for g in differences for k in ("tokens", *METRICS)):
+        out.append("Careful: as wide on either side as the interval over rows and the t interval of the seeds' means are in "
+                   "quadrature. A bootstrap of fewer than ten seeds is too narrow.")
     return out
 
 
@@ -347,7 +350,7 @@ def as_csv(result):
         for key in ("tokens", *METRICS):
             d = (g["difference"] or {}).get(key) or {}
             line[f"{key}_difference"] = d.get("estimate")
-            for k in ("over_rows", "over_seeds", "both", "t_over_seeds"):
+            for k in ("over_rows", "over_seeds", "both", "t_over_seeds", "careful"):
                 line |= ends(f"{key}_difference_{k}", d.get(k))
         lines.append(line | facts.as_columns(g["facts"] or {"kinds": {}}))
     out = io.StringIO()

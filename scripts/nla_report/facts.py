@@ -67,7 +67,7 @@ class Facts:
         if None in [c for side in columns for c in side]:
             return None
         d = stats.difference(self.boot, *([[]] + columns)[-2:], paired)
-        return {"mean": d["estimate"], "interval": d["both"] or d["over_rows"]}
+        return {"mean": d["estimate"], "interval": stats.widest(d)}
 
     def change(self, sides, paired, signs):
         """Sum of sign * what / the base's: the base is drawn too, by what changes to first order, of a ratio r the (what - r base) / base."""
@@ -81,7 +81,7 @@ class Facts:
                                                         for key, sign in signs.items()))]) for c in columns]
         d = stats.difference(self.boot, mixed(base, r), mixed(group, {}), paired)
         mean = sum(sign * (r[key] - 1) for key, sign in signs.items())
-        return {"mean": mean, "interval": tuple(mean + v for v in d["both"] or d["over_rows"])}
+        return {"mean": mean, "interval": tuple(mean + v for v in stats.widest(d))}
 
     def result(self, group):
         """None where an evaluation of the group or of the base has no facts.json."""

@@ -7,8 +7,9 @@ from itertools import accumulate
 from pathlib import Path
 
 from . import controls, facts, stats
-from .compare import METRICS, percent, show, show_interval, widest
+from .compare import METRICS, percent, show, show_interval
 from .runs import number
+from .stats import widest
 from .svg import Plot, padded
 
 STAGES = ("rollout", "score", "update", "eval", "checkpoint")
@@ -245,7 +246,7 @@ def by_kind(result, colours, what, caption):
 
 
 def sketch(d, span, cls):
-    """A difference as a dot with its intervals, over rows thick and over rows and seeds thin; span: of all of the table."""
+    """A difference as a dot with its intervals, over rows thick and the widest thin; span: of all of the table."""
     low, high = span
     if not low <= d["estimate"] <= high:
         return ""
@@ -253,9 +254,8 @@ def sketch(d, span, cls):
     def at(v):
         return 4 + (v - low) / (high - low) * 152
     parts = [f'<path class="grid" d="M{at(0):.1f} 0V18"/>']
-    for key, width in (("both", 1.2), ("over_rows", 3.5)):
-        if d[key]:
-            parts.append(f'<path class="line {cls}" stroke-width="{width}" d="M{at(d[key][0]):.1f} 9H{at(d[key][1]):.1f}"/>')
+    for (first, end), width in ((widest(d), 1.2), (d["over_rows"], 3.5)):
+        parts.append(f'<path class="line {cls}" stroke-width="{width}" d="M{at(first):.1f} 9H{at(end):.1f}"/>')
     parts.append(f'<circle class="dot {cls}" cx="{at(d["estimate"]):.1f}" cy="9" r="3.6"/>')
     text = f"{show(d['estimate'], 3, True)}, 95 % over rows {show_interval(d['over_rows'], 3)}"
     return f'<svg class="sketch" viewBox="0 0 160 18" role="img" aria-label="{escape(text)}">{"".join(parts)}</svg>'

@@ -5,8 +5,9 @@ from html import escape
 from pathlib import Path
 
 from . import compare, facts, figures, words
-from .compare import excluded, percent, show, show_interval, show_level, widest
+from .compare import excluded, percent, show, show_interval, show_level
 from .runs import at, number
+from .stats import widest
 
 HERE = Path(__file__).parent
 LISTED = 5                                                              # rows of a page without JavaScript
@@ -47,8 +48,8 @@ def key(label, colours):
 
 
 def chart_head(result, colours):
-    """A sentence a lambda: what it saves, how much fails, what it loses, which losses the data exclude. Of the rows that did not fail,
-    unless a side fails more: who fails where it is hard looks good there."""
+    """A sentence a lambda: what it saves, how much fails, what it loses, which losses the data exclude. Of the rows that did
+    not fail, unless a side fails more: who fails where it is hard looks good there."""
     base = next(g for g in result["groups"] if not g["difference"])
     out = []
     for g in result["groups"]:
@@ -61,11 +62,12 @@ def chart_head(result, colours):
         loss = excluded(whole if apart else fve)
         claim = f'{"with failures " if apart else ""}a loss{"" if loss == "any" else " " + loss} is excluded'
         first = next((c for c in g["controls"] if c["name"] == "first" and c["difference"]), None)
-        cut = f' {escape(first["label"].capitalize())}, differ from it by {estimated(first["difference"])} FVE.' if first else ""
-        changes = f"FVE changes by {estimated(fve)}" if fve else "all rows failed" if g["failed_rate"] == 1 else "no row is valid on both sides"
+        cut = f' {escape(first["label"].capitalize())}, differ by {estimated(first["difference"])} FVE.' if first else ""
+        gone = "all rows failed" if g["failed_rate"] == 1 else "no row is valid on both sides"
+        changes = f"FVE changes by {estimated(fve)}" if fve else gone
         out.append(f'<li>{key(g["label"], colours)} writes {g["tokens"]["mean"]:.1f} tokens instead of {base["tokens"]["mean"]:.1f} '
-                   f'({show(100 * share, 0, True)} %), and {percent(g["failed_rate"], 1)} fail instead of {percent(base["failed_rate"], 1)}; '
-                   f'{changes}, with failures by {estimated(whole)}: {claim}.{cut}</li>')
+                   f'({show(100 * share, 0, True)} %), and {percent(g["failed_rate"], 1)} fail instead of '
+                   f'{percent(base["failed_rate"], 1)}; {changes}, with failures by {estimated(whole)}: {claim}.{cut}</li>')
     return f'<ul class="findings">{"".join(out)}</ul>' if out else ""
 
 
@@ -83,7 +85,7 @@ def tables(result, colours):
         base = next(g for g in result["groups"] if not g["difference"])
         kind = "fve" if compared[0]["difference"]["fve"] else "fve_meannorm"
         main = [g for g in compared if g["role"] in ("lambda", "start")] or compared
-        spans = [v for g in main for k in ("both", "over_rows") if g["difference"][kind][k] for v in g["difference"][kind][k]] + [0.0]
+        spans = [v for g in main for v in widest(g["difference"][kind])] + [0.0]
         several = any(g["difference"][kind]["both"] for g in compared)
         body = []
         for g in compared:
@@ -92,13 +94,14 @@ def tables(result, colours):
                 f'{show(tokens["estimate"], 1, True)} ({show(100 * tokens["estimate"] / base["tokens"]["mean"], 0, True)} %)'
             failures = g["difference"]["fve_all" if kind == "fve" else "fve_all_meannorm"]
             body.append([key(g["label"], colours), show(d["estimate"], 3, True), figures.sketch(d, (min(spans), max(spans) or 1e-9), colours[g["label"]]), change,
-                         show_interval(d["over_rows"], 3), *([show_interval(d["both"], 3), show_interval(d["t_over_seeds"], 3)]
+                         show_interval(d["over_rows"], 3), *([show_interval(d["both"], 3), show_interval(d["careful"], 3)]
                                                              if several else []), excluded(d),
                          estimated(failures) if failures else "–"])
-        head = ["", "FVE" if kind == "fve" else "FVE, mean-norm.", "", "tokens", "95 % over rows", *(["over rows and seeds", "t over seeds"] if several else []),
-                "losses excluded", "with failures"]
+        head = ["", "FVE" if kind == "fve" else "FVE, mean-norm.", "", "tokens", "95 % over rows",
+                *(["over rows and seeds", "careful"] if several else []), "losses excluded", "with failures"]
         out += (f'<h2>Paired differences to {escape(base["label"])}</h2>' + table(head, body)
-                + '<p class="note">Thick: the interval over rows' + ("; thin: over rows and seeds" if several else "") + ".</p>")
+                + '<p class="note">Thick: the interval over rows'
+                + ("; thin: the one that losses are excluded by" if several else "") + ".</p>")
     for title, made, note in (
             ("Controls", compare.control_rows, "Texts that the same AR read in place of the explanations. Another row's vector: the AV explained the vector of another document. "
              "First words, as long: cut so that their mean tokens are those of the explanations, which they are compared with."),

@@ -55,6 +55,15 @@ def test_intervals():
         for got, want in zip(found["over_rows"], golden[key]):
             near(got, want, 0.03 * (golden[key][1] - golden[key][0]), key)
         assert found["both"] is None and found["t_over_seeds"] is None
+        assert found["careful"] is None and stats.widest(found) == found["over_rows"]
+    # The careful interval: what rows and the t interval of the seeds leave open, in quadrature; from ten seeds on over both.
+    (low, high), t = d["over_rows"], stats.t_quantile(2) * stats.standard_error([b.mean - a.mean for a, b in zip(minus, plus)])
+    e = d["estimate"]
+    for got, want in zip(d["careful"], (e - math.hypot(e - low, t), e + math.hypot(high - e, t))):
+        near(got, want, 1e-12, "careful")
+    assert stats.widest(d) == d["careful"] and d["careful"][0] < min(d["both"][0], d["t_over_seeds"][0])
+    ten = stats.difference(boot, [], [stats.Column(series(s % 3, N)) for s in range(10)], False)
+    assert stats.widest(ten) == ten["both"] != ten["careful"]
     # Pairs of seeds that differ by the same amount leave nothing to draw; as strangers they vary.
     shifted = [stats.Column([x + 0.1 for x in series(s, N)]) for s in range(3)]
     same, strangers = (stats.difference(boot, minus, shifted, pair)["over_seeds"] for pair in (True, False))
@@ -161,14 +170,15 @@ def test_groups(tmp):
     assert [(g["label"], g["runs"], g["seeds"]) for g in result["groups"]] == [("λ 0", 3, [0, 1, 2]), ("λ 0.01", 3, [0, 1, 2])], result["groups"]
     assert "no finished evaluation" in said and "nla-sft" in said
     text = program(tmp / "sweep")[0]
-    assert "over both" in text and "fewer than five seeds" in text, text
+    assert "over both" in text and "careful" in text and "fewer than ten seeds" in text and "corrected" not in text, text
     d = by_label(result)["λ 0.01"]["difference"]
     assert d["paired_seeds"]
     near(d["tokens"]["estimate"], -20, 1e-9, "tokens over seeds")
     gaps = [stats.mean([0.1 * x - 0.02 * s for x in series(s, 40)]) / VAR for s in range(3)]
     near(d["fve"]["estimate"], sum(gaps) / 3, 1e-12, "fve over seeds")
     near(d["fve"]["t_over_seeds"][0], sum(gaps) / 3 - stats.t_quantile(2) * stats.standard_error(gaps), 1e-12, "t")
-    assert d["fve"]["both"][0] <= d["fve"]["over_rows"][0] + 0.002 and d["fve"]["largest_loss_not_excluded"] == max(0.0, -d["fve"]["both"][0])
+    assert d["fve"]["both"][0] <= d["fve"]["over_rows"][0] + 0.002
+    assert d["fve"]["largest_loss_not_excluded"] == max(0.0, -d["fve"]["careful"][0])
     wording = by_label(result)["λ 0"]["wording"]
     near(wording["kept"], 1.0, 1e-12, "two seeds of lambda 0")
     near(wording["kept_other_row"], 0.75, 1e-12, "another row")
