@@ -64,12 +64,24 @@ class Table:
         self.failed = [stats.mean([float(bool(s["failed"])) for s in one]) for one in samples]
         self.columns = {}
 
-    def column(self, name, mask=None):
-        key = (name, mask)
-        if key not in self.columns:
-            values = getattr(self, name)
-            self.columns[key] = stats.Column([v if m else None for v, m in zip(values, mask)] if mask else values)
-        return self.columns[key]
+    def column(self, name):
+        if name not in self.columns:
+            self.columns[name] = stats.Column(getattr(self, name))
+        return self.columns[name]
+
+
+def without_failures(sides, name, paired):
+    """Columns of the rows that have a valid sample in some run of either side, and their number. A run without any is out, with
+    its pair."""
+    there = [[any(v is not None for v in getattr(t, name)) for t in side] for side in sides]
+    there = [[all(x) for x in zip(*there)]] * 2 if paired else there
+    sides = [[t for t, has in zip(side, some) if has] for side, some in zip(sides, there)]
+    values = [[getattr(t, name) for t in side] for side in sides]
+    mask = [all(any(v is not None for v in row) for row in both) for both in zip(*(zip(*side) for side in values))]
+    if mask and not any(None in c for side in values for c in side):
+        return [[t.column(name) for t in side] for side in sides], len(mask)
+    values = [stats.filled([[v if m else None for v, m in zip(c, mask)] for c in side]) for side in values]
+    return [[stats.Column(c) for c in side] for side in values], sum(mask)
 
 
 def scaled(found, factor, offset=0.0):
@@ -158,15 +170,18 @@ class Comparison:
         return [ordered(self.base), ordered(group)], paired
 
     def difference(self, group):
-        """Failures out: of the rows with a valid sample in every run of both groups."""
         both, paired = self.sides(group)
         sides = [[self.tables[id(e)] for e in side] for side in both]
-        mask = tuple(all(t.valid[i] is not None for side in sides for t in side) for i in range(len(self.rows)))
-        names = {"tokens": ("tokens", None), "valid": ("valid", None if all(mask) else mask), "all": ("all", None)}
+        columns = {key: [[t.column(key) for t in side] for side in sides] for key in ("tokens", "all")}
+        columns["valid"], valid = without_failures(sides, "valid", paired)
         if self.co_trained:
-            names["start"] = ("start", names["valid"][1])
-        plain = {key: stats.difference(self.boot, *([t.column(*name) for t in side] for side in sides), paired) for key, name in names.items()}
-        out = {"to": self.base.label, "rows": len(self.rows), "valid_rows": sum(mask), "paired_seeds": paired, "tokens": plain["tokens"]}
+            columns["start"], _ = without_failures(sides, "start", paired)
+        plain = {key: stats.difference(self.boot, *of, paired) if all(of) else None for key, of in columns.items()}
+        if valid < 0.9 * len(self.rows):
+            self.notes.append(f"{group.label}: FVE without failures is of {valid} of {len(self.rows)} rows, those with a valid "
+                              "sample on both sides")
+        out = {"to": self.base.label, "rows": len(self.rows), "valid_rows": valid, "paired_seeds": paired,
+               "tokens": plain["tokens"]}
         for key, name, base in self.fve_columns():
             out[key] = scaled(plain[name], -1 / base) if base else None
             if out[key]:
@@ -264,13 +279,15 @@ def early_rows(result):
 
 
 def difference_rows(result, metrics=("tokens", *METRICS)):
-    head = [f"less {result['base']}, row by row", "", "difference", "95 % over rows", "over seeds", "over both", "careful",
-            "losses excluded"]
+    head = [f"less {result['base']}, row by row", "", "rows", "difference", "95 % over rows", "over seeds", "over both",
+            "careful", "losses excluded"]
     out = []
     for g in (g for g in result["groups"] if g["difference"]):
         for i, key in enumerate(m for m in metrics if g["difference"][m]):
             d, digits = g["difference"][key], 1 if key == "tokens" else 3
-            out.append([g["label"] if i == 0 else "", NAMES[key], show(d["estimate"], digits, True),
+            rows = g["difference"]["rows" if key == "tokens" or "_all" in key else "valid_rows"]
+            out.append([g["label"] if i == 0 else "", NAMES[key], f"{rows} of {result['rows']}",
+                        show(d["estimate"], digits, True),
                         *(show_interval(d[k], digits) for k in ("over_rows", "over_seeds", "both", "careful")),
                         "" if key == "tokens" else excluded(d)])
     return head, out

@@ -93,11 +93,13 @@ def tables(result, colours):
             change = "–" if not tokens or not base["tokens"] else \
                 f'{show(tokens["estimate"], 1, True)} ({show(100 * tokens["estimate"] / base["tokens"]["mean"], 0, True)} %)'
             failures = g["difference"]["fve_all" if kind == "fve" else "fve_all_meannorm"]
-            body.append([key(g["label"], colours), show(d["estimate"], 3, True), figures.sketch(d, (min(spans), max(spans) or 1e-9), colours[g["label"]]), change,
+            body.append([key(g["label"], colours), show(d["estimate"], 3, True),
+                         figures.sketch(d, (min(spans), max(spans) or 1e-9), colours[g["label"]]),
+                         f'{g["difference"]["valid_rows"]} of {result["rows"]}', change,
                          show_interval(d["over_rows"], 3), *([show_interval(d["both"], 3), show_interval(d["careful"], 3)]
                                                              if several else []), excluded(d),
                          estimated(failures) if failures else "–"])
-        head = ["", "FVE" if kind == "fve" else "FVE, mean-norm.", "", "tokens", "95 % over rows",
+        head = ["", "FVE" if kind == "fve" else "FVE, mean-norm.", "", "rows", "tokens", "95 % over rows",
                 *(["over rows and seeds", "careful"] if several else []), "losses excluded", "with failures"]
         out += (f'<h2>Paired differences to {escape(base["label"])}</h2>' + table(head, body)
                 + '<p class="note">Thick: the interval over rows'
@@ -248,8 +250,9 @@ def latest_samples(runs):
 def methods(result):
     return "<h2>How the numbers are made</h2>" + "".join(f"<p>{escape(text)}</p>" for text in compare.footing(result)) + (
         "<p>Every evaluation is of the same rows, so a difference is taken row by row and a draw of rows holds for all runs; over both means that rows and seeds are "
-        "drawn crosswise. Several samples of a row are averaged first. FVE without failures compares the rows that have a valid sample on either side; with failures every "
-        "row counts, a failed one at the mse that the run gave it.</p>")
+        "drawn crosswise. Several samples of a row are averaged first. FVE without failures compares the rows that have a "
+        "valid sample in some run of either side, each averaged over its side's runs (what failed there is filled in by row "
+        "and run); with failures every row counts, a failed one at the mse that the run gave it.</p>")
 
 
 def build(title, runs, comparison, result, texts, notes, rows=500, refresh=0, stamp=""):

@@ -66,6 +66,16 @@ def t_quantile(df, level=0.95):
     return (low + high) / 2
 
 
+def filled(columns):
+    """What a run lacks of a row that others have, by what row and run add up to (least squares): a row counts as the mean of
+    the runs that have it, less what sets those apart from the others on the rows that they share."""
+    levels = [0.0] * len(columns)
+    for _ in range(30):
+        rows = [mean([v - a for v, a in zip(row, levels) if v is not None]) for row in zip(*columns)]
+        levels = [mean([v - r for v, r in zip(c, rows) if v is not None]) or 0.0 for c in columns]
+    return [[r + a if v is None and r is not None else v for v, r in zip(c, rows)] for c, a in zip(columns, levels)]
+
+
 class Column:
     """A number a row of one run; None where it does not exist."""
 

@@ -136,6 +136,27 @@ def test_forms(tmp):
     near(float(lines[1]["fve_difference"]), -0.1 / 3 / VAR, 1e-9, "csv")
 
 
+def test_failures(tmp):
+    """Failures out: a row counts where some run of either side has it, and who fails there moves nothing."""
+    def lines(seed, add, gone):
+        return [line(r, 0.1 * (1 + seed % 3) + 0.02 * r + add, 30, "x", "truncated" if gone(r) else None) for r in range(10)]
+    for seed in range(10):                                              # a run a row: no row is valid in all
+        run(tmp / "each" / f"l0-{seed}", 0, seed, lines(seed, 0, lambda r, s=seed: r == s))
+        run(tmp / "each" / f"l1-{seed}", 0.01, seed, lines(seed, 0.1, lambda r, s=seed: r == (s + 3) % 10))
+    for seed in (0, 1):                                                 # the worse run fails in most rows, and another in all
+        run(tmp / "worse" / f"l0-{seed}", 0, seed, lines(seed, 0, lambda r: False))
+        run(tmp / "worse" / f"l1-{seed}", 0.01, seed, lines(seed, 0.1, lambda r, s=seed: s and r < 7))
+    for value in (0, 0.01):
+        run(tmp / "worse" / f"l{value}-2", value, 2, lines(2, 0, lambda r, v=value: v))
+    for sweep, rows, seeds in (("each", 10, 10), ("worse", 10, 2)):
+        d = by_label(json.loads(program("--json", tmp / sweep)[0]))["λ 0.01"]["difference"]
+        assert d["valid_rows"] == rows and d["fve"]["seeds"] == seeds and d["paired_seeds"], d
+        for got in (d["fve"]["estimate"], *d["fve"]["t_over_seeds"]):
+            near(got, -0.1 / VAR, 1e-3, sweep)
+    out, said = program(tmp / "a", tmp / "b")
+    assert "3 of 4" in out and "4 of 4" in out and "b: FVE without failures is of 3 of 4 rows" in said, (out, said)
+
+
 def test_refusals(tmp):
     evaluation(tmp / "c", [line(0, 0.4, 50, "x"), line(7, 0.2, 40, "y"), line(9, 0.2, 40, "y")])
     _, said = program(tmp / "a", tmp / "c", code=1)
@@ -405,6 +426,7 @@ def main():
         tmp = Path(folder)
         test_by_hand(tmp)
         test_forms(tmp)
+        test_failures(tmp)
         test_refusals(tmp)
         test_groups(tmp)
         test_beside(tmp)
