@@ -39,11 +39,15 @@ def baselines(groups, notes):
     if first is None:
         raise runs.Error(f"'{each[0].path}' names no baselines (baseline_var, baseline_mean): FVE cannot be computed")
     for e in each:
-        if e.var and first.var and abs(e.var / first.var - 1) > 1e-6:
-            mine, other = (x.summary.get("data") for x in (first, e))
-            if mine and other and str(mine).rstrip("/").split("/")[-1] != str(other).rstrip("/").split("/")[-1]:
-                raise runs.Error(f"the evaluations are of different sets: '{mine}' and '{other}'")
-            notes.append(f"'{e.path}' measured FVE by another baseline ({e.var:.6g}, here {first.var:.6g}): recomputed from its mse")
+        own, other = (e.var, first.var) if e.var and first.var else (e.mean, first.mean)
+        if own and other and abs(own / other - 1) > 1e-6:
+            sets = [x.summary.get("data") for x in (first, e)]
+            if all(x.summary.get("baseline_of") == "data" for x in (first, e)):
+                raise runs.Error(f"the evaluations are of different sets: the baseline of '{first.path}' is {other:.6g}, "
+                                 f"that of '{e.path}' {own:.6g}, both of the set that they name")
+            if all(sets) and len({str(s).rstrip("/").split("/")[-1] for s in sets}) > 1:
+                raise runs.Error(f"the evaluations are of different sets: '{sets[0]}' and '{sets[1]}'")
+            notes.append(f"'{e.path}' measured FVE by another baseline ({own:.6g}, here {other:.6g}): recomputed from its mse")
     for key, what in (("temperature", "sampling temperatures"), ("fail_mse", "mse of a failed row")):
         values = sorted({v for v in (runs.number(e.summary.get(key)) for e in each) if v is not None})
         if len(values) > 1:

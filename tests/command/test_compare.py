@@ -169,6 +169,15 @@ def test_refusals(tmp):
     out, said = program("--json", tmp / "a", tmp / "moved")
     near(by_label(json.loads(out))["moved"]["fve"]["mean"], 0.5, 1e-12, "one baseline for all")
     assert "another baseline" in said
+    # Baselines that are stored with a set tell sets apart whose folders share a name; so does the one that both have.
+    for name, var, mean in (("half", 0.5, MEAN), ("more", 0.6, MEAN), ("mean", None, MEAN), ("mean-2", None, 1.3)):
+        lines = [line(r, 0.4, 50, "x") for r in range(4)]
+        evaluation(tmp / name, lines, baseline_of="data", baseline_var=var, baseline_mean=mean)
+    for one, other, *have in (("half", "more", "0.5,", "0.6,"), ("mean", "mean-2", "1.25,", "1.3,"),
+                              ("half", "mean-2", "1.25,", "1.3,")):
+        said = program(tmp / one, tmp / other, code=1)[1]
+        assert all(word in said for word in ("different sets", f"{tmp / one}' is {have[0]}", f"{tmp / other}' {have[1]}")), said
+    program(tmp / "half", tmp / "mean")
     (tmp / "empty").mkdir()
     for args, word in (([tmp / "nowhere"], "there is no"), ([tmp / "empty"], "neither a run"), (["--base", "x", tmp / "a"], "no 'x'")):
         assert word in program(*args, code=1)[1], word
