@@ -110,6 +110,10 @@ class Comparison:
         self.rows = common_rows(groups, allow_common, notes)
         self.var, self.mean = baselines(groups, notes)
         documents = runs.documents_of([r for g in groups for r in g.runs], self.rows, data, notes)
+        drawn = len(set(documents or self.rows))
+        if drawn < 20:
+            notes.append(f"intervals draw {drawn} {'documents' if documents else 'rows'}: of fewer than 20 they are too narrow"
+                         if drawn > 1 else "of one document there are no intervals, and nothing is claimed")
         self.boot = stats.Bootstrap(len(self.rows), resamples, seed, documents)
         self.tables = {id(e): Table(e, self.rows) for g in groups for e in g.evaluations}
         self.co_trained = any(t.start != t.valid and any(v is not None for v in t.start) for t in self.tables.values())
@@ -189,7 +193,8 @@ class Comparison:
         for key, name, base in self.fve_columns():
             out[key] = scaled(plain[name], -1 / base) if base else None
             if out[key]:
-                out[key]["largest_loss_not_excluded"] = max(0.0, -widest(out[key])[0])
+                span = widest(out[key])
+                out[key]["largest_loss_not_excluded"] = max(0.0, -span[0]) if span else None
         return out
 
     def result(self):
@@ -236,8 +241,10 @@ def percent(value, digits=0):
 
 
 def excluded(d, digits=3):
-    """A bound rounds away from zero, so that the words stay true."""
+    """A bound rounds away from zero, so that the words stay true. "–" where nothing is claimed."""
     loss = d["largest_loss_not_excluded"]
+    if loss is None:
+        return "–"
     if not loss:
         return "any"
     step = 10 ** -digits

@@ -81,7 +81,7 @@ class Facts:
                                                         for key, sign in signs.items()))]) for c in columns]
         d = stats.difference(self.boot, mixed(base, r), mixed(group, {}), paired)
         mean = sum(sign * (r[key] - 1) for key, sign in signs.items())
-        return {"mean": mean, "interval": tuple(mean + v for v in stats.widest(d))}
+        return {"mean": mean, "interval": tuple(mean + v for v in stats.widest(d) or ()) or None}
 
     def result(self, group):
         """None where an evaluation of the group or of the base has no facts.json."""
@@ -117,8 +117,8 @@ def with_facts(result, roles=("lambda", "start", "other", "named")):
 def cell(one, show, digits, change=False, factor=1):
     if not one:
         return "–"
-    mean, low, high = (show(factor * v, digits, change) for v in (one["mean"], *one["interval"]))
-    return f"{mean} [{low}, {high}]"
+    mean, *span = (show(factor * v, digits, change) for v in (one["mean"], *(one["interval"] or ())))
+    return f"{mean} [{', '.join(span)}]" if span else mean
 
 
 def tables(result, show):
@@ -146,5 +146,6 @@ def as_columns(found):
     for key, one in {**found, **{f"{what} {kind}": v for kind, of in found["kinds"].items() for what, v in of.items()}}.items():
         if key != "kinds":
             name = "stated_words" if key == "words" else key.replace(" ", "_") # the wording's are of each row's first sample
-            line |= {name: one["mean"], f"{name}_low": one["interval"][0], f"{name}_high": one["interval"][1]} if isinstance(one, dict) else {name: one}
+            low, high = isinstance(one, dict) and one["interval"] or (None, None)
+            line |= {name: one["mean"], f"{name}_low": low, f"{name}_high": high} if isinstance(one, dict) else {name: one}
     return line

@@ -118,7 +118,7 @@ def place(group, key, groups):
     if not tokens and group["explanation_tokens"]:
         around = next((g["tokens"]["mean"] - g["explanation_tokens"]["mean"] for g in groups if g["tokens"] and g["explanation_tokens"]), 0.0)
         own = group["explanation_tokens"]
-        tokens = {"mean": own["mean"] + around, "interval": tuple(v + around for v in own["interval"])}
+        tokens = {"mean": own["mean"] + around, "interval": own["interval"] and tuple(v + around for v in own["interval"])}
     return (group, tokens["mean"], fve["mean"], tokens["interval"], fve["interval"]) if tokens and fve else None
 
 
@@ -129,8 +129,8 @@ def losses(result, colours):
     for g in result["groups"]:
         d = g["difference"]
         if g["role"] == "lambda" and d and d["tokens"] and d["fve_meannorm"] and base["tokens"]["mean"]:
-            zero = base["tokens"]["mean"]
-            points.append((g, 1 + d["tokens"]["estimate"] / zero, d["fve_meannorm"]["estimate"], widest(d["fve_meannorm"])))
+            zero, y = base["tokens"]["mean"], d["fve_meannorm"]["estimate"]
+            points.append((g, 1 + d["tokens"]["estimate"] / zero, y, widest(d["fve_meannorm"]) or (y, y)))
     if not points or base["lambda"] is None:
         return ""
     published = reference()["points"]
@@ -181,8 +181,9 @@ def extras(result, evaluations, colours):
 
     def left(g, key):
         change = g["facts"] and g["facts"].get(f"{key}_change")
-        return {"mean": 100 + 100 * change["mean"], "interval": tuple(100 + 100 * v for v in change["interval"])} if change else \
-            {"mean": 100, "interval": None} if g["facts"] and not g["difference"] else None
+        if not change:
+            return {"mean": 100, "interval": None} if g["facts"] and not g["difference"] else None
+        return {"mean": 100 + 100 * change["mean"], "interval": tuple(100 + 100 * v for v in change["interval"] or ()) or None}
     out = extra_plot("kl", "Recovered KL", "share of the KL recovered", [("", "", [(g, recovered(g)) for g in result["groups"]])], colours,
                      "<b>Recovered KL.</b> The share of the mean vector's KL that the reconstruction recovers, in the target's own next-token distribution.")
     if not facts.with_facts(result):
@@ -238,7 +239,7 @@ def by_kind(result, colours, what, caption):
             of = g["facts"]["kinds"][kind][what]
             if of:
                 y = row + 0.5 + (i - (len(groups) - 1) / 2) * 5 / step
-                plot.cross(of["mean"], y, tuple(min(max(v, 0.0), 1.0) for v in of["interval"]), None, colours[g["label"]])
+                plot.cross(of["mean"], y, tuple(min(max(v, 0.0), 1.0) for v in of["interval"] or ()), None, colours[g["label"]])
                 plot.dot(of["mean"], y, colours[g["label"]], 2.6, hollow=g["role"] != "lambda", square=g["role"] == "start",
                          title=f"{kind}, {g['label']}: {show(of['mean'], 2)}")
                 said.append(f"{kind}, {g['label']}: {show(of['mean'], 2)}")
@@ -254,8 +255,9 @@ def sketch(d, span, cls):
     def at(v):
         return 4 + (v - low) / (high - low) * 152
     parts = [f'<path class="grid" d="M{at(0):.1f} 0V18"/>']
-    for (first, end), width in ((widest(d), 1.2), (d["over_rows"], 3.5)):
-        parts.append(f'<path class="line {cls}" stroke-width="{width}" d="M{at(first):.1f} 9H{at(end):.1f}"/>')
+    for span, width in ((widest(d), 1.2), (d["over_rows"], 3.5)):
+        if span:
+            parts.append(f'<path class="line {cls}" stroke-width="{width}" d="M{at(span[0]):.1f} 9H{at(span[1]):.1f}"/>')
     parts.append(f'<circle class="dot {cls}" cx="{at(d["estimate"]):.1f}" cy="9" r="3.6"/>')
     text = f"{show(d['estimate'], 3, True)}, 95 % over rows {show_interval(d['over_rows'], 3)}"
     return f'<svg class="sketch" viewBox="0 0 160 18" role="img" aria-label="{escape(text)}">{"".join(parts)}</svg>'

@@ -22,7 +22,8 @@ def curve(result):
     rows, labels = [], []
     for g in result["groups"]:
         if g["role"] == "lambda" and g["tokens"] and g["fve"]:
-            rows.append([g["tokens"]["mean"], g["fve"]["mean"], *g["tokens"]["interval"], *g["fve"]["interval"]])
+            rows.append([g["tokens"]["mean"], g["fve"]["mean"], *(g["tokens"]["interval"] or [g["tokens"]["mean"]] * 2),
+                         *(g["fve"]["interval"] or [g["fve"]["mean"]] * 2)])
             labels.append(f'set label "{quoted(g["label"])}" at {rows[-1][0]:.6g},{rows[-1][1]:.6g} offset 0.7,-0.7 noenhanced')
     if not rows:
         return None

@@ -60,7 +60,8 @@ def chart_head(result, colours):
         share = d["tokens"]["estimate"] / base["tokens"]["mean"]
         apart = not fve or abs(g["failed_rate"] - base["failed_rate"]) > 0.01
         loss = excluded(whole if apart else fve)
-        claim = f'{"with failures " if apart else ""}a loss{"" if loss == "any" else " " + loss} is excluded'
+        claim = "of one document nothing is claimed" if loss == "–" else \
+            f'{"with failures " if apart else ""}a loss{"" if loss == "any" else " " + loss} is excluded'
         first = next((c for c in g["controls"] if c["name"] == "first" and c["difference"]), None)
         cut = f' {escape(first["label"].capitalize())}, differ by {estimated(first["difference"])} FVE.' if first else ""
         gone = "all rows failed" if g["failed_rate"] == 1 else "no row is valid on both sides"
@@ -72,7 +73,8 @@ def chart_head(result, colours):
 
 
 def estimated(d):
-    return f'{show(d["estimate"], 3, True)} <span class=interval>{show_interval(widest(d), 3)}</span>'
+    span = widest(d)
+    return show(d["estimate"], 3, True) + (f" <span class=interval>{show_interval(span, 3)}</span>" if span else "")
 
 
 def tables(result, colours):
@@ -85,7 +87,7 @@ def tables(result, colours):
         base = next(g for g in result["groups"] if not g["difference"])
         kind = "fve" if compared[0]["difference"]["fve"] else "fve_meannorm"
         main = [g for g in compared if g["role"] in ("lambda", "start")] or compared
-        spans = [v for g in main for v in widest(g["difference"][kind])] + [0.0]
+        spans = [v for g in main for v in widest(g["difference"][kind]) or [g["difference"][kind]["estimate"]]] + [0.0]
         several = any(g["difference"][kind]["both"] for g in compared)
         body = []
         for g in compared:
@@ -143,7 +145,7 @@ def changed(group, what):
 
 def first_gone(d):
     """Which goes faster, true facts or words that state none, if the interval tells them apart."""
-    low, high = d["interval"]
+    low, high = d["interval"] or (0, 0)
     said = "the words go first" if high < 0 else "the facts go first" if low > 0 else "neither goes first"
     return f"{said}, by {facts.cell(d, show, 0, True, 100)} points"
 

@@ -419,7 +419,7 @@ def set_of(runs, override):
 
 
 def documents_of(runs, rows, override, notes):
-    """The document of each of these rows; None where the set is not here, or every row is a document."""
+    """The document of each of these rows; None where the set is not here, or every row is a document of its own."""
     path = set_of(runs, override)
     ids = {i: row.get("doc_id") for i, row in enumerate(read_lines(path, notes) if path else ())}
     found = [ids.get(row) for row in rows]
@@ -428,10 +428,8 @@ def documents_of(runs, rows, override, notes):
         return None
     if len(set(found)) == len(found):
         return None
-    if len(set(found)) == 1:
-        notes.append("all rows are of one document: the intervals speak of it alone")
-        return None
-    notes.append(f"the {len(found)} rows are of {len(set(found))} documents, which the intervals draw as wholes")
+    of = "one document" if len(set(found)) == 1 else f"{len(set(found))} documents, which the intervals draw as wholes"
+    notes.append(f"the {len(found)} rows are of {of}")
     return found
 
 

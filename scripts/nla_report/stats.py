@@ -99,6 +99,11 @@ class Bootstrap:
             return len(rows), itemgetter(*rows) if len(rows) > 1 else lambda values, i=rows[0]: (values[i],)
         self.sizes, self.rows = zip(*(draw() for _ in range(resamples)))
 
+    def n_documents(self, column):
+        """That the column has a row of."""
+        there = column.there or [1.0] * len(column.numbers)
+        return len({d for d, t in zip(self.documents or range(len(there)), there) if t})
+
     def over_rows(self, column):
         """The mean of every draw of rows."""
         if column.drawn is None:
@@ -124,8 +129,9 @@ def difference(boot, minus, plus, paired_seeds):
     drawn = [[boot.over_rows(c) for c in columns] for _, columns in sides]
     found = {"estimate": estimate, "seeds": min(len(c) for _, c in sides), "paired_seeds": paired_seeds, "both": None, "over_seeds": None,
              "t_over_seeds": None, "careful": None}
-    found["over_rows"] = interval(combine(sides, lambda i, b: [m[b] for m in drawn[i]], boot.resamples))
-    if found["seeds"] > 1:
+    alone = min(boot.n_documents(c) for _, columns in sides for c in columns) < 2      # it says nothing of others
+    found["over_rows"] = None if alone else interval(combine(sides, lambda i, b: [m[b] for m in drawn[i]], boot.resamples))
+    if found["seeds"] > 1 and not alone:
         sizes = [len(sides[0][1])] if paired_seeds else [len(c) for _, c in sides]
         picks = boot.over_seeds(*sizes)
 
@@ -140,7 +146,8 @@ def difference(boot, minus, plus, paired_seeds):
 
 
 def widest(d):
-    """The interval that claims are made from: of single runs over rows, below ten seeds the careful one, else over both."""
+    """The interval that claims are made from: of single runs over rows, below ten seeds the careful one, else over both. Of one
+    document None."""
     return d["over_rows"] if d["seeds"] < 2 else d["careful"] if d["seeds"] < 10 else d["both"]
 
 

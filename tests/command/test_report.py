@@ -131,6 +131,13 @@ def test_page(tmp, sweep):
     page, _ = program(tmp / "failed.html", *failed)
     assert "100.0 % fail instead of 0.0 %; all rows failed, with failures by −2.125" in page.text, page.text
     assert "with failures a loss above 2.125 is excluded" in page.text, page.text
+    for path in [*tmp.glob("failed-*/evaluations/step-20/rows.jsonl")]:     # of one row nothing is claimed
+        path.write_text(path.read_text().splitlines()[0] + "\n")
+        facts = {"who": {"true": [1], "false": [2], "missing": [1], "by_chance": [0]}}
+        (path.parent / "facts.json").write_text(json.dumps(
+            {"row": [0], "explanations": [1], "words": [5], "words_of_facts": [2], "facts": facts}))
+    page, _ = program(tmp / "failed.html", *failed, "--figures", tmp / "one", "--csv", tmp / "one.csv")
+    assert "with failures by −2.125: of one document nothing is claimed" in page.text and "above" not in page.text, page.text
     few, _ = program(tmp / "few.html", sweep, "--rows", 6)
     assert len(few.rows) == 5 and len(few.hidden) == 1 and "6 of 12 rows" in few.text
     assert "texts are not here" not in page.text
