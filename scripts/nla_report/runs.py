@@ -32,9 +32,9 @@ def read_json(path, notes):
     return {}
 
 
-def read_lines(path, notes):
+def each_line(path, notes):
     """Objects of a .jsonl, or of a .jsonl.gz; a last line that was cut off is left out without a word."""
-    rows, bad = [], 0
+    bad = 0
     try:
         with (gzip.open if str(path).endswith(".gz") else open)(path, "rt", encoding="utf-8", errors="replace") as f:
             for line in f:
@@ -44,18 +44,21 @@ def read_lines(path, notes):
                     bad += line.endswith("\n") and bool(line.strip())
                     continue
                 if isinstance(value, dict):
-                    rows.append(value)
+                    yield value
                 else:
                     bad += 1
     except FileNotFoundError:
-        return []
+        pass
     except (EOFError, zlib.error):
         pass                                                            # a gzip member in the making
     except OSError as e:
         notes.append(f"cannot read '{path}': {e}")
     if bad:
         notes.append(f"'{path}': {bad} unreadable lines left out")
-    return rows
+
+
+def read_lines(path, notes):
+    return list(each_line(path, notes))
 
 
 def write(path, text):
@@ -123,10 +126,9 @@ def read_evaluation(folder, notes, name=None):
     """A folder of nla-eval; None where its summary or rows are not there (yet)."""
     folder = Path(folder)
     summary = read_json(folder / "summary.json", notes)
-    lines = read_lines(folder / "rows.jsonl", notes)
-    if not summary or not lines:
+    if not summary:
         return None
-    found = Evaluation(name or folder.name, str(folder), summary, lines, notes)
+    found = Evaluation(name or folder.name, str(folder), summary, each_line(folder / "rows.jsonl", notes), notes)
     found.facts = read_json(folder / "facts.json", notes)
     return found if found.rows else None
 
@@ -211,9 +213,9 @@ class Run:
     def read(self, kind, path, name):
         if kind:
             return read_evaluation(path, self.notes, name)
-        summary, lines = read_json(path, self.notes), read_lines(path.with_suffix(".rows.jsonl"), self.notes)
-        evaluation = Evaluation(name, str(path), summary, lines, self.notes) if summary and lines else None
-        return evaluation if evaluation and evaluation.rows else None
+        summary, lines = read_json(path, self.notes), each_line(path.with_suffix(".rows.jsonl"), self.notes)
+        evaluation = Evaluation(name, str(path), summary, lines, self.notes)
+        return evaluation if summary and evaluation.rows else None
 
     def last_step(self):
         return int(self.metrics[-1]["step"]) if self.metrics else None
@@ -242,7 +244,7 @@ def is_run(path):
 def find_runs(path, notes, depth=2):
     """A run, an evaluation, a rows.jsonl, or a folder of those."""
     if path.is_file():
-        evaluation = Evaluation(path.name, str(path), {}, read_lines(path, notes), notes)
+        evaluation = Evaluation(path.name, str(path), {}, each_line(path, notes), notes)
         if not evaluation.rows:
             raise Error(f"'{path}' holds no evaluated rows (lines with row and mse)")
         return [Run.of_evaluation(evaluation, notes)]
@@ -421,7 +423,7 @@ def set_of(runs, override):
 def documents_of(runs, rows, override, notes):
     """The document of each of these rows; None where the set is not here, or every row is a document of its own."""
     path = set_of(runs, override)
-    ids = {i: row.get("doc_id") for i, row in enumerate(read_lines(path, notes) if path else ())}
+    ids = {i: row.get("doc_id") for i, row in enumerate(each_line(path, notes) if path else ())}
     found = [ids.get(row) for row in rows]
     if None in found:
         notes.append("the evaluated set is not here to say which rows are of one document (--data SET): intervals draw every row by itself")
@@ -436,4 +438,5 @@ def documents_of(runs, rows, override, notes):
 def texts_of(runs, rows, override, notes):
     """{row: text} of these rows of the evaluated set."""
     path = set_of(runs, override)
-    return {i: row["text"] for i, row in enumerate(read_lines(path, notes) if path else ()) if i in rows and isinstance(row.get("text"), str)}
+    return {i: row["text"] for i, row in enumerate(each_line(path, notes) if path else ())
+            if i in rows and isinstance(row.get("text"), str)}

@@ -88,16 +88,23 @@ class Column:
 
 
 class Bootstrap:
-    """Means of columns over the same draws of rows."""
+    """Means of columns over the same draws of documents, of many in at most BLOCKS blocks."""
+    BLOCKS = 2000                                                       # a draw is as long, and kept
 
     def __init__(self, n_rows, resamples=4000, seed=0, documents=None):
         self.resamples, self.seed, self.documents = resamples, seed, documents
-        rng, each = random.Random(f"rows {seed}"), together(documents or range(n_rows))
+        rng, blocks = random.Random(f"rows {seed}"), together(documents or range(n_rows))
+        if len(blocks) > self.BLOCKS:
+            rng.shuffle(blocks)
+            blocks = [[i for one in blocks[k::self.BLOCKS] for i in one] for k in range(self.BLOCKS)]
+        places = list(range(len(blocks)))
+        draws = (rng.choices(places, k=len(places)) for _ in range(resamples))
+        self.blocks, self.draws = blocks, [itemgetter(*one) if len(one) > 1 else tuple for one in draws]
+        self.sizes = self.drawn_sums([1.0] * n_rows)
 
-        def draw():
-            rows = [i for one in rng.choices(each, k=len(each)) for i in one]
-            return len(rows), itemgetter(*rows) if len(rows) > 1 else lambda values, i=rows[0]: (values[i],)
-        self.sizes, self.rows = zip(*(draw() for _ in range(resamples)))
+    def drawn_sums(self, values):
+        by_block = [sum(map(values.__getitem__, block)) for block in self.blocks]
+        return [sum(draw(by_block)) for draw in self.draws]
 
     def n_documents(self, column):
         """That the column has a row of."""
@@ -107,11 +114,8 @@ class Bootstrap:
     def over_rows(self, column):
         """The mean of every draw of rows."""
         if column.drawn is None:
-            if column.there:
-                weights = [sum(rows(column.there)) for rows in self.rows]
-                column.drawn = [sum(rows(column.numbers)) / w if w else None for rows, w in zip(self.rows, weights)]
-            else:
-                column.drawn = [sum(rows(column.numbers)) / n for rows, n in zip(self.rows, self.sizes)]
+            sizes = self.drawn_sums(column.there) if column.there else self.sizes
+            column.drawn = [total / n if n else None for total, n in zip(self.drawn_sums(column.numbers), sizes)]
         return column.drawn
 
     def over_seeds(self, *sizes):

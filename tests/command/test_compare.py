@@ -7,10 +7,12 @@ import io
 import json
 import math
 import os
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 SOURCE = Path(os.environ.get("SOURCE_DIR", Path(__file__).resolve().parents[2]))
@@ -68,6 +70,31 @@ def test_intervals():
     shifted = [stats.Column([x + 0.1 for x in series(s, N)]) for s in range(3)]
     same, strangers = (stats.difference(boot, minus, shifted, pair)["over_seeds"] for pair in (True, False))
     assert same[1] - same[0] < 1e-12 < strangers[1] - strangers[0]
+
+
+def drawn_alone(values, resamples):
+    """Draws of every row by itself."""
+    rng, rows = random.Random("rows 0"), list(range(len(values)))
+    drawn = ([values[i] for i in rng.choices(rows, k=len(rows))] for _ in range(resamples))
+    return [stats.mean([v for v in one if v is not None]) for one in drawn]
+
+
+def test_blocks():
+    """1000 rows are drawn one by one; 100,000 in blocks, with an interval as wide and little memory."""
+    values = [(x * 37 % 1009 / 1009) ** 3 for x in range(1000)]
+    holes = [None if i % 7 == 0 else v for i, v in enumerate(values)]
+    boot = stats.Bootstrap(1000, 500)
+    for column in (values, holes):
+        got, want = stats.interval(boot.over_rows(stats.Column(column))), stats.interval(drawn_alone(column, 500))
+        assert max(abs(a - b) for a, b in zip(got, want)) < 1e-12, (got, want)
+    assert stats.Bootstrap(4, 100, documents="aaaa").over_rows(stats.Column([1, 2, 3, None])) == [2] * 100
+    tracemalloc.start()
+    many = [(x * 7919 % 100003 / 100003) ** 3 for x in range(100000)]
+    low, high = stats.interval(stats.Bootstrap(100000, 4000).over_rows(stats.Column(many)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    near((high - low) / 2, 1.96 * stats.standard_error(many), 0.1 * stats.standard_error(many), "in blocks")
+    assert peak < 500e6, f"{peak / 1e6:.0f} MB"
 
 
 def line(row, mse, tokens, text, failed=None):
@@ -340,7 +367,7 @@ def test_facts(tmp):
         near(end, -1, 1e-12, "no true fact is left")
     tops, bottoms = [x * x for x in series(1, N)], [x + 0.5 for x in series(0, N)]
     boot = stats.Bootstrap(N, 4000)
-    want = stats.interval([sum(rows(tops)) / sum(rows(bottoms)) for rows in boot.rows])
+    want = stats.interval([sum(draw(tops)) / sum(draw(bottoms)) for draw in boot.draws])
     for got, end in zip(stats.interval(boot.over_rows(facts.ratio(tops, bottoms))), want):
         near(got, end, 0.03 * (want[1] - want[0]), "draws of a ratio")
     for broken in ({"row": [0, 1]}, {"row": [0], "explanations": [1], "words": [1], "words_of_facts": ["1"], "facts": {}}, {"x": 1},
@@ -360,7 +387,7 @@ def test_change_of_facts(tmp):
             "row": list(rows), "explanations": [1] * N, "words": [20] * N, "words_of_facts": [4] * N,
             "facts": {"who": {"true": true, "false": [1] * N, "missing": [2] * N, "by_chance": [0] * N}}}))
     got = by_label(json.loads(program("--json", tmp / "had", tmp / "left")[0]))["left"]["facts"]["true_change"]
-    want = stats.interval([sum(pick(left)) / sum(pick(had)) - 1 for pick in stats.Bootstrap(N, 4000).rows])
+    want = stats.interval([sum(pick(left)) / sum(pick(had)) - 1 for pick in stats.Bootstrap(N, 4000).draws])
     near(got["mean"], sum(left) / sum(had) - 1, 1e-12, "change")
     for ours, end in zip(got["interval"], want):
         near(ours, end, 0.1 * (want[1] - want[0]), "end of its interval")
@@ -438,6 +465,7 @@ def test_files(tmp):
 def main():
     test_intervals()
     test_words()
+    test_blocks()
     with tempfile.TemporaryDirectory() as folder:
         tmp = Path(folder)
         test_by_hand(tmp)
