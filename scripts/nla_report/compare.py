@@ -167,15 +167,24 @@ class Comparison:
         columns = [stats.Column([None if a is None or b is None else b - a for a, b in zip(self.tables[id(own)].valid, t.valid)]) for (own, _), t in zip(pairs, tables)]
         return scaled(stats.difference(self.boot, [], columns, False), -1 / base)
 
+    def base_of(self, group):
+        """Of runs with other settings than the base's the group of its lambda with those; where there is none the base."""
+        if group.setting == self.base.setting:
+            return self.base
+        own = (g for g in self.groups if g.role == "lambda" and (g.setting, g.lambda_) == (group.setting, self.base.lambda_))
+        found = next(own, self.base)
+        return self.base if found is group else found
+
     def sides(self, group):
-        """The evaluations of the base and of the group, and whether their seeds make them pairs: then in the order of those."""
-        seeds = [sorted(g.seeds(), key=str) for g in (self.base, group)]
+        """The evaluations of its base and of the group, and whether their seeds make them pairs: then in the order of those."""
+        base = self.base_of(group)
+        seeds = [sorted(g.seeds(), key=str) for g in (base, group)]
         paired = len(seeds[0]) > 1 and seeds[0] == seeds[1] and None not in seeds[0] and len(set(map(str, seeds[0]))) == len(seeds[0])
 
         def ordered(g):
             places = sorted(range(len(g.evaluations)), key=lambda i: str(g.seeds()[i])) if paired else range(len(g.evaluations))
             return [g.evaluations[i] for i in places]
-        return [ordered(self.base), ordered(group)], paired
+        return [ordered(base), ordered(group)], paired
 
     def difference(self, group):
         both, paired = self.sides(group)
@@ -188,12 +197,14 @@ class Comparison:
         if valid < 0.9 * len(self.rows):
             self.notes.append(f"{group.label}: FVE without failures is of {valid} of {len(self.rows)} rows, those with a valid "
                               "sample on both sides")
-        out = {"to": self.base.label, "rows": len(self.rows), "valid_rows": valid, "paired_seeds": paired,
+        base = self.base_of(group)
+        alike = group.setting == base.setting or () in (group.setting, base.setting)
+        out = {"to": base.label, "rows": len(self.rows), "valid_rows": valid, "paired_seeds": paired,
                "tokens": plain["tokens"]}
-        for key, name, base in self.fve_columns():
-            out[key] = scaled(plain[name], -1 / base) if base else None
+        for key, name, baseline in self.fve_columns():
+            out[key] = scaled(plain[name], -1 / baseline) if baseline else None
             if out[key]:
-                span = widest(out[key])
+                span = widest(out[key]) if alike else None              # other settings may be what it loses
                 out[key]["largest_loss_not_excluded"] = max(0.0, -span[0]) if span else None
         return out
 
@@ -201,7 +212,8 @@ class Comparison:
         wording, stated = words.wording(self.groups, self.base, self.rows), facts.Facts(self)
         return {"rows": len(self.rows), "baseline_var": self.var, "baseline_mean": self.mean, "base": self.base.label,
                 "resamples": self.boot.resamples, "seed": self.boot.seed, "notes": self.notes,
-                "groups": [{"label": g.label, "role": g.role, "lambda": g.lambda_, "paths": [str(e.path) for e in g.evaluations],
+                "groups": [{"label": g.label, "role": g.role, "lambda": g.lambda_, "setting": g.setting,
+                            "paths": [str(e.path) for e in g.evaluations],
                             "seeds": g.seeds(), **self.levels(g), "wording": wording[g.label], "facts": stated.result(g),
                             "controls": self.controls(g), "difference": None if g is self.base else self.difference(g)} for g in self.groups]}
 
@@ -294,10 +306,11 @@ def difference_rows(result, metrics=("tokens", *METRICS)):
             "careful", "losses excluded"]
     out = []
     for g in (g for g in result["groups"] if g["difference"]):
+        label = g["label"] + (f", less {g['difference']['to']}" if g["difference"]["to"] != result["base"] else "")
         for i, key in enumerate(m for m in metrics if g["difference"][m]):
             d, digits = g["difference"][key], 1 if key == "tokens" else 3
             rows = g["difference"]["rows" if key == "tokens" or "_all" in key else "valid_rows"]
-            out.append([g["label"] if i == 0 else "", NAMES[key], f"{rows} of {result['rows']}",
+            out.append([label if i == 0 else "", NAMES[key], f"{rows} of {result['rows']}",
                         show(d["estimate"], digits, True),
                         *(show_interval(d[k], digits) for k in ("over_rows", "over_seeds", "both", "careful")),
                         "" if key == "tokens" else excluded(d)])

@@ -96,7 +96,7 @@ class Facts:
                 kinds[kind][what] = self.found(both[1:], False, (what, kind))
                 guessed = [self.columns[id(e)].get((f"{what}_by_chance", kind)) for e in both[1]]
                 kinds[kind][f"{what}_by_chance"] = stats.mean([c.mean for c in guessed if c])
-        if group is not self.of.base:
+        if group is not self.of.base and self.of.base_of(group) is self.of.base:
             for key in self.zero:
                 level[f"{key}_change"] = self.change(both, paired, {key: 1})
             level["other_less_true"] = self.change(both, paired, {"other_words": 1, "true": -1})

@@ -47,9 +47,9 @@ def curve(result, colours):
     plot = Plot(480, 340, padded(across), padded(ends), top=30, right=54 if both else 16)
     plot.axes("response tokens, mean", "FVE, raw variance" if both or key == "fve" else "FVE, mean-normalised",
               (lambda v: 1 - (1 - v) * ratio, lambda v: 1 - (1 - v) / ratio) if both else None, "mean-normalised")
-    line = [(x, y) for g, x, y, _, _ in points if g["role"] == "lambda" and g["lambda"] is not None]
-    plot.line(line, "faint", 1.2)
-    plot.block(line)
+    for line in joined(points):
+        plot.line(line, "faint", 1.2)
+        plot.block(line)
     for g, x, y, xs, ys in points:
         plot.cross(x, y, xs, ys, colours[g["label"]])
     for g, x, y, _ in cut:
@@ -68,6 +68,15 @@ def curve(result, colours):
                + (" Hollow circles: controls and other evaluations." if kinds & {"named", "other"} else "")
                + (" Outside the frame: " + ", ".join(f"{escape(g['label'])} ({show(y, 3)})" for g, _, y, _, _ in below) + "." if below else ""))
     return figure(plot.render("curve", "FVE against response tokens", said), caption)
+
+
+def joined(points):
+    """[(x, y), ..] of (group, x, y, ..), a list for every configuration, whose lambdas a line joins."""
+    found = {}
+    for g, x, y, *_ in points:
+        if g["role"] == "lambda" and g["lambda"] is not None:
+            found.setdefault(str(g["setting"]), []).append((x, y))
+    return list(found.values())
 
 
 def cuts(points, key):
@@ -124,12 +133,14 @@ def place(group, key, groups):
 
 def losses(result, colours):
     """Against lambda 0: tokens saved and FVE lost, in which runs of any model can stand next to each other."""
-    base = next(g for g in result["groups"] if not g["difference"])
-    points = []
+    by_label = {g["label"]: g for g in result["groups"]}
+    base, points = by_label[result["base"]], []
     for g in result["groups"]:
         d = g["difference"]
-        if g["role"] == "lambda" and d and d["tokens"] and d["fve_meannorm"] and base["tokens"]["mean"]:
-            zero, y = base["tokens"]["mean"], d["fve_meannorm"]["estimate"]
+        own = by_label[d["to"]] if d else base
+        if g["role"] == "lambda" and d and d["tokens"] and d["fve_meannorm"] and own["tokens"]["mean"] \
+                and own["setting"] in (g["setting"], ()):
+            zero, y = own["tokens"]["mean"], d["fve_meannorm"]["estimate"]
             points.append((g, 1 + d["tokens"]["estimate"] / zero, y, widest(d["fve_meannorm"]) or (y, y)))
     if not points or base["lambda"] is None:
         return ""
@@ -143,7 +154,8 @@ def losses(result, colours):
     shown = [k for k in known if floor <= k[1]]
     low, high = min(low, *(k[2][0] for k in shown)), max(high, *(k[2][1] for k in shown))
     plot = Plot(480, 340, (0.0, max(1.04, *(1.04 * x for _, x, _, _ in points))), padded((low, high), 0.06), top=30, left=56)
-    plot.axes(f"response tokens, as a share of {base['label']}'s", f"FVE, mean-normalised, less {base['label']}'s", percent=False)
+    whose = f"{base['label']}'s" if all(g["difference"]["to"] == base["label"] for g, *_ in points) else "its base's"
+    plot.axes(f"response tokens, as a share of {whose}", f"FVE, mean-normalised, less {whose}", percent=False)
     plot.add(f'<path class="axis" d="M{plot.box[0]} {plot.sy(0):.1f}H{plot.box[2]}"/>')
     plot.taken.append((plot.width / 2, plot.sy(0), plot.width / 2, 1))
     plot.add('<g clip-path="url(#losses-clip)">')
@@ -152,10 +164,10 @@ def losses(result, colours):
         plot.cross(x, y, None, s, "quiet")
         plot.dot(x, y, "quiet", 2.5, hollow=True)
     plot.add("</g>")
-    line = [(x, y) for _, x, y, _ in points] + [(1.0, 0.0)]
-    line.sort()
-    plot.line(line, "faint", 1.2)
-    plot.block(line)
+    for line in joined(points):
+        line = sorted([*line, (1.0, 0.0)])
+        plot.line(line, "faint", 1.2)
+        plot.block(line)
     plot.block([(x, y) for x, y, _, _ in reversed(shown)] + [(1, 0)])
     plot.dot(1.0, 0.0, colours[base["label"]])
     for g, x, y, s in points:
@@ -205,9 +217,9 @@ def extra_plot(name, title, ylabel, series, colours, caption):
     plot = Plot(480, 290, padded([p[1] for p in every]), padded([v for p in every for v in (p[2], *(p[3] or ()))], zero=True), top=30)
     plot.axes("response tokens, mean", ylabel)
     for _, dash, points in series:
-        line = sorted((x, y) for g, x, y, _ in points if g["role"] == "lambda")
-        plot.line(line, "faint", 1.2, f' stroke-dasharray="{dash}"' if dash else "")
-        plot.block(line)
+        for line in map(sorted, joined(points)):
+            plot.line(line, "faint", 1.2, f' stroke-dasharray="{dash}"' if dash else "")
+            plot.block(line)
         for g, x, y, interval in points:
             plot.cross(x, y, None, interval, colours[g["label"]])
             plot.dot(x, y, colours[g["label"]], hollow=g["role"] != "lambda", square=g["role"] == "start")

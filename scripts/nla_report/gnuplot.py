@@ -20,8 +20,11 @@ def quoted(text):
 
 def curve(result):
     rows, labels = [], []
-    for g in result["groups"]:
+    for g in sorted(result["groups"], key=lambda g: str(g["setting"])):
         if g["role"] == "lambda" and g["tokens"] and g["fve"]:
+            if labels and g["setting"] != setting:
+                rows.append([])                                         # a gap in the line
+            setting = g["setting"]
             rows.append([g["tokens"]["mean"], g["fve"]["mean"], *(g["tokens"]["interval"] or [g["tokens"]["mean"]] * 2),
                          *(g["fve"]["interval"] or [g["fve"]["mean"]] * 2)])
             labels.append(f'set label "{quoted(g["label"])}" at {rows[-1][0]:.6g},{rows[-1][1]:.6g} offset 0.7,-0.7 noenhanced')

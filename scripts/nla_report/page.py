@@ -50,17 +50,18 @@ def key(label, colours):
 def chart_head(result, colours):
     """A sentence a lambda: what it saves, how much fails, what it loses, which losses the data exclude. Of the rows that did
     not fail, unless a side fails more: who fails where it is hard looks good there."""
-    base = next(g for g in result["groups"] if not g["difference"])
-    out = []
+    by_label, out = {g["label"]: g for g in result["groups"]}, []
     for g in result["groups"]:
         d = g["difference"]
+        base = by_label[d["to"]] if d else g
         if g["role"] != "lambda" or not d or not d["tokens"] or not base["tokens"]["mean"]:
             continue
         fve, whole = d["fve"] or d["fve_meannorm"], d["fve_all"] or d["fve_all_meannorm"]
         share = d["tokens"]["estimate"] / base["tokens"]["mean"]
         apart = not fve or abs(g["failed_rate"] - base["failed_rate"]) > 0.01
         loss = excluded(whole if apart else fve)
-        claim = "of one document nothing is claimed" if loss == "–" else \
+        silent = "across settings" if g["setting"] != base["setting"] else "of one document"
+        claim = f"{silent} nothing is claimed" if loss == "–" else \
             f'{"with failures " if apart else ""}a loss{"" if loss == "any" else " " + loss} is excluded'
         first = next((c for c in g["controls"] if c["name"] == "first" and c["difference"]), None)
         cut = f' {escape(first["label"].capitalize())}, differ by {estimated(first["difference"])} FVE.' if first else ""
@@ -84,18 +85,19 @@ def tables(result, colours):
     out = "<h2>Levels</h2>" + table(map(escape, head), swatch(rows))
     compared = [g for g in result["groups"] if g["difference"] and (g["difference"]["fve"] or g["difference"]["fve_meannorm"])]
     if compared:
-        base = next(g for g in result["groups"] if not g["difference"])
         kind = "fve" if compared[0]["difference"]["fve"] else "fve_meannorm"
         main = [g for g in compared if g["role"] in ("lambda", "start")] or compared
         spans = [v for g in main for v in widest(g["difference"][kind]) or [g["difference"][kind]["estimate"]]] + [0.0]
         several = any(g["difference"][kind]["both"] for g in compared)
         body = []
         for g in compared:
-            d, tokens = g["difference"][kind], g["difference"]["tokens"]
+            d, tokens, to = (g["difference"][k] for k in (kind, "tokens", "to"))
+            base = next(b for b in result["groups"] if b["label"] == to)
             change = "–" if not tokens or not base["tokens"] else \
                 f'{show(tokens["estimate"], 1, True)} ({show(100 * tokens["estimate"] / base["tokens"]["mean"], 0, True)} %)'
             failures = g["difference"]["fve_all" if kind == "fve" else "fve_all_meannorm"]
-            body.append([key(g["label"], colours), show(d["estimate"], 3, True),
+            body.append([key(g["label"], colours) + (f", less {escape(to)}" if to != result["base"] else ""),
+                         show(d["estimate"], 3, True),
                          figures.sketch(d, (min(spans), max(spans) or 1e-9), colours[g["label"]]),
                          f'{g["difference"]["valid_rows"]} of {result["rows"]}', change,
                          show_interval(d["over_rows"], 3), *([show_interval(d["both"], 3), show_interval(d["careful"], 3)]
@@ -103,7 +105,7 @@ def tables(result, colours):
                          estimated(failures) if failures else "–"])
         head = ["", "FVE" if kind == "fve" else "FVE, mean-norm.", "", "rows", "tokens", "95 % over rows",
                 *(["over rows and seeds", "careful"] if several else []), "losses excluded", "with failures"]
-        out += (f'<h2>Paired differences to {escape(base["label"])}</h2>' + table(head, body)
+        out += (f'<h2>Paired differences to {escape(result["base"])}</h2>' + table(head, body)
                 + '<p class="note">Thick: the interval over rows'
                 + ("; thin: the one that losses are excluded by" if several else "") + ".</p>")
     for title, made, note in (

@@ -310,10 +310,12 @@ def settings(run, inputs):
 
 
 class Group:
-    """Evaluations of one lambda (or of one thing that is no run), one a seed. role: lambda, start, other or named."""
+    """Evaluations of one lambda (or of one thing that is no run), one a seed. role: lambda, start, other or named.
+    setting: what else sets runs apart."""
 
-    def __init__(self, label, role, lambda_=None, runs=()):
-        self.label, self.role, self.lambda_, self.runs, self.evaluations = label, role, lambda_, list(runs), []
+    def __init__(self, label, role, lambda_=None, runs=(), setting=()):
+        self.label, self.role, self.lambda_, self.runs, self.setting = label, role, lambda_, list(runs), setting
+        self.evaluations = []
         self.controls = {}                                              # {name: [(evaluation, its control), ..]}
 
     def seeds(self):
@@ -351,7 +353,7 @@ def make_groups(runs, notes):
         key = (r.lambda_, *(json.dumps(each[id(r)].get(k)) for k in odd))
         label = lambda_text(r.lambda_) if r.lambda_ is not None else r.name
         extra = "" if not odd else " " + ", ".join(f"{k} {at(r.config, k)}" for k in odd)
-        groups.setdefault(key, Group(label + extra, "lambda", r.lambda_)).runs.append(r)
+        groups.setdefault(key, Group(label + extra, "lambda", r.lambda_, setting=key[1:])).runs.append(r)
     if odd:
         notes.append(f"the runs differ in more than lambda and seed: {', '.join(odd)}")
     if len(groups) == 1 and len(trained) > 1 and len(trained) == len(runs):  # seeds alone: each for itself
@@ -360,7 +362,7 @@ def make_groups(runs, notes):
         if len(set(g.seeds())) < len(g.runs):                           # a seed twice: of two sweeps, each for itself
             del groups[key]
             for r in g.runs:
-                groups.setdefault((key, r.path.parent), Group(g.label, g.role, g.lambda_)).runs.append(r)
+                groups.setdefault((key, r.path.parent), Group(g.label, g.role, g.lambda_, setting=g.setting)).runs.append(r)
     found = tell_apart(sorted(groups.values(), key=lambda g: (g.lambda_ is None, g.lambda_ or 0, g.label)))
     for g in found:
         g.evaluations = [r.evaluation for r in g.runs]
@@ -379,7 +381,7 @@ def make_groups(runs, notes):
         for g in list(found):
             with_it = [r for r in g.runs if name in r.named]
             if with_it and g.role == "lambda":
-                group = Group(f"{g.label} {name}", "named", g.lambda_)
+                group = Group(f"{g.label} {name}", "named", g.lambda_, setting=g.setting)
                 group.runs, group.evaluations = with_it, [r.named[name] for r in with_it]
                 others.append(group)
     for g in found + others:

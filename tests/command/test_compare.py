@@ -17,7 +17,7 @@ from pathlib import Path
 
 SOURCE = Path(os.environ.get("SOURCE_DIR", Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(SOURCE / "scripts"))
-from nla_report import compare, controls, facts, runs, stats, words  # noqa: E402
+from nla_report import compare, controls, facts, figures, runs, stats, words  # noqa: E402
 
 VAR, MEAN = 0.8, 1.25
 N = 240
@@ -328,6 +328,25 @@ def test_controls(tmp):
     assert list(csv.DictReader(io.StringIO(program("--csv", tmp / "sweep-c")[0])))[1]["empty_fve"] == str(empty["fve"])
 
 
+def test_settings(tmp):
+    """Runs of other settings are compared with the base's lambda of their own; where there is none nothing is claimed."""
+    for rate, values in ((1e-5, (0, 0.002, 0.01)), (1e-4, (0, 0.002, 0.01)), (1e-3, (0.01,))):
+        for value in values:
+            run(tmp / "rates" / f"l{value}-{rate}", value, 0, [line(r, 0.2 + 1000 * rate + value, 30, "x") for r in range(30)],
+                update={"lr": rate})
+    out = json.loads(program("--json", tmp / "rates")[0])
+    found = {g["label"].removeprefix("λ ").replace("update.lr ", ""): g["difference"] for g in out["groups"]}
+    assert found["0 0.0001"] is None and out["base"] == "λ 0 update.lr 0.0001", found.keys()
+    for label, to, gain, claims in (("0.01 1e-05", "1e-05", -0.01, True), ("0.01 0.0001", "0.0001", -0.01, True),
+                                    ("0 1e-05", "0.0001", 0.09, False), ("0.01 0.001", "0.0001", -0.91, False)):
+        d = found[label]
+        assert d["to"] == f"λ 0 update.lr {to}" and (d["fve"]["largest_loss_not_excluded"] is not None) == claims, (label, d)
+        near(d["fve"]["estimate"], gain / VAR, 1e-12, label)
+    assert "λ 0.01 update.lr 1e-05, less λ 0 update.lr 1e-05" in program(tmp / "rates")[0]
+    lines = figures.joined([(g, g["tokens"]["mean"], g["lambda"]) for g in out["groups"]])
+    assert lines == [[(30, 0), (30, 0.002), (30, 0.01)]] * 2 + [[(30, 0.01)]], lines
+
+
 def facts_json(folder, explanations, words, used, **kinds):
     made = {kind: dict(zip(("true", "false", "missing", "by_chance"), columns)) for kind, columns in kinds.items()}
     (folder / "facts.json").write_text(json.dumps({"row": [0, 1, 2, 3], "explanations": explanations, "words": words, "words_of_facts": used, "facts": made}))
@@ -475,6 +494,7 @@ def main():
         test_groups(tmp)
         test_beside(tmp)
         test_controls(tmp)
+        test_settings(tmp)
         test_facts(tmp)
         test_change_of_facts(tmp)
         test_two_sweeps(tmp)
