@@ -210,7 +210,11 @@ class Comparison:
 
     def result(self):
         wording, stated = words.wording(self.groups, self.base, self.rows), facts.Facts(self)
+        rewards = [{k: runs.at(r.config, f"reward.{k}") for k in ("score", "count", "floor")}
+                   for g in self.groups if g.role == "lambda" for r in g.runs]
+        units = {", ".join(f"{k} {v}" for k, v in r.items() if v is not None) for r in rewards}
         return {"rows": len(self.rows), "baseline_var": self.var, "baseline_mean": self.mean, "base": self.base.label,
+                "units": sorted(units - {""}),
                 "resamples": self.boot.resamples, "seed": self.boot.seed, "notes": self.notes,
                 "groups": [{"label": g.label, "role": g.role, "lambda": g.lambda_, "setting": g.setting,
                             "paths": [str(e.path) for e in g.evaluations],
@@ -337,6 +341,8 @@ def footing(result):
     kinds = [f"{name} {result[key]:.4f}" for key, name in (("baseline_var", "raw variance"), ("baseline_mean", "mean-normalised")) if result[key]]
     out = [f"{result['rows']} rows; FVE is 1 - mse / baseline ({', '.join(kinds)}); "
            "± is the standard error over seeds, of a single run over rows; tokens of all rows, FVE of those that did not fail."]
+    for unit in result["units"]:
+        out.append(f"Lambda is in units of reward.score a token that counts ({unit}).")
     differences = [g for g in result["groups"] if g["difference"]]
     if differences:
         out.append(f"Intervals are the middle 95 % of {result['resamples']} bootstrap draws (seed {result['seed']}). "

@@ -144,22 +144,23 @@ def losses(result, colours):
             points.append((g, 1 + d["tokens"]["estimate"] / zero, y, widest(d["fve_meannorm"]) or (y, y)))
     if not points or base["lambda"] is None:
         return ""
-    published = reference()["points"]
-    zero = next(p["tokens"]["mean"] for p in published if p["lambda"] == 0)
+    published = reference()["points"] if base["lambda"] == 0 else []    # whose differences are to 0
+    zero = next((p["tokens"]["mean"] for p in published if p["lambda"] == 0), None)
     known = [(1 + p["difference"]["tokens"]["estimate"] / zero, p["difference"]["fve_meannorm"]["estimate"], p["difference"]["fve_meannorm"]["over_rows"],
               p["lambda"]) for p in published if p["difference"] and p["lambda"] is not None]
     low = min(0.0, *(min(y, s[0]) for _, _, y, s in points))
     high = max(0.0, *(max(y, s[1]) for _, _, y, s in points))
     floor = min(2.2 * low, -0.06)                                       # the reference may leave the frame, never squeeze it
     shown = [k for k in known if floor <= k[1]]
-    low, high = min(low, *(k[2][0] for k in shown)), max(high, *(k[2][1] for k in shown))
+    low, high = min([low, *(k[2][0] for k in shown)]), max([high, *(k[2][1] for k in shown)])
     plot = Plot(480, 340, (0.0, max(1.04, *(1.04 * x for _, x, _, _ in points))), padded((low, high), 0.06), top=30, left=56)
     whose = f"{base['label']}'s" if all(g["difference"]["to"] == base["label"] for g, *_ in points) else "its base's"
     plot.axes(f"response tokens, as a share of {whose}", f"FVE, mean-normalised, less {whose}", percent=False)
     plot.add(f'<path class="axis" d="M{plot.box[0]} {plot.sy(0):.1f}H{plot.box[2]}"/>')
     plot.taken.append((plot.width / 2, plot.sy(0), plot.width / 2, 1))
     plot.add('<g clip-path="url(#losses-clip)">')
-    plot.line([(x, y) for x, y, _, _ in reversed(known)] + [(1, 0)], "quiet", 1, ' stroke-dasharray="3 3"')
+    if known:
+        plot.line([(x, y) for x, y, _, _ in reversed(known)] + [(1, 0)], "quiet", 1, ' stroke-dasharray="3 3"')
     for x, y, s, _ in shown:
         plot.cross(x, y, None, s, "quiet")
         plot.dot(x, y, "quiet", 2.5, hollow=True)
@@ -179,9 +180,10 @@ def losses(result, colours):
     for x, y, _, value in shown:
         plot.label(x, y, f"{value:g}", "quiet", 10)
     said = "; ".join(f"{g['label']}: {100 * x:.0f} % of the tokens, FVE {show(y, 3, True)}" for g, x, y, _ in points)
-    caption = (f"<b>What is lost for what is saved</b>, row by row, with 95 % intervals{over(result)}. Dashed: the published sweep on Qwen3-8B "
-               "(1000 rows, one seed, intervals over rows)"
-               + (", which goes on below the frame" if len(shown) < len(known) else "") + "; its lambda is in units of −mse.")
+    caption = f"<b>What is lost for what is saved</b>, row by row, with 95 % intervals{over(result)}." + (
+        " Dashed: the published sweep on Qwen3-8B (1000 rows, one seed, intervals over rows)"
+        + (", which goes on below the frame" if len(shown) < len(known) else "")
+        + "; its lambda is in units of −mse." if known else "")
     return figure(plot.render("losses", "FVE lost against tokens saved", said, clip=True), caption)
 
 

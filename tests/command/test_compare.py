@@ -227,6 +227,7 @@ def test_groups(tmp):
     assert [(g["label"], g["runs"], g["seeds"]) for g in result["groups"]] == [("λ 0", 3, [0, 1, 2]), ("λ 0.01", 3, [0, 1, 2])], result["groups"]
     assert "no finished evaluation" in said and "nla-sft" in said
     text = program(tmp / "sweep")[0]
+    assert "Lambda is in units of reward.score a token that counts (score fve)." in text, text
     assert "over both" in text and "careful" in text and "fewer than ten seeds" in text and "corrected" not in text, text
     d = by_label(result)["λ 0.01"]["difference"]
     assert d["paired_seeds"]

@@ -138,6 +138,8 @@ def test_page(tmp, sweep):
             {"row": [0], "explanations": [1], "words": [5], "words_of_facts": [2], "facts": facts}))
     page, _ = program(tmp / "failed.html", *failed, "--figures", tmp / "one", "--csv", tmp / "one.csv")
     assert "with failures by −2.125: of one document nothing is claimed" in page.text and "above" not in page.text, page.text
+    other, _ = program(tmp / "other.html", sweep, "--base", "0.01")     # published differences are to lambda 0
+    assert "published sweep" not in other.text and "What is lost for what is saved" in other.text
     few, _ = program(tmp / "few.html", sweep, "--rows", 6)
     assert len(few.rows) == 5 and len(few.hidden) == 1 and "6 of 12 rows" in few.text
     assert "texts are not here" not in page.text
