@@ -92,7 +92,8 @@ def story_of(row, number, place):
 
 
 def facts_of(evaluation, rows, place):
-    """facts.json: columns over the rows, each the sum over a row's explanations; by chance is true what holds of the next row's text."""
+    """facts.json: columns over the rows, each the sum over a row's explanations; by chance is true what holds of the text of
+    the next row that is of another story."""
     out = {"row": [], "explanations": [], "words": [], "words_of_facts": [], "facts": {}}
     names = ("true", "false", "missing", "by_chance")
     facts = {kind: {"recall": None, "precision": None, **{name: [] for name in names}} for kind in KINDS.values()}
@@ -100,10 +101,12 @@ def facts_of(evaluation, rows, place):
     if not 0 <= numbers[0] <= numbers[-1] < len(rows):
         raise runs.Error(f"'{evaluation.path}' has a row {numbers[-1]}, and '{place}' {len(rows)} rows: --data names the evaluated set")
     truth = {number: truths(rows[number], story_of(rows[number], number, place)) for number in numbers}
-    for number, another in zip(numbers, numbers[1:] + numbers[:1]):
+    others = words.elsewhere([rows[number]["doc_id"] for number in numbers])
+    for number, other in zip(numbers, others):
         texts = [s["explanation"] for s in evaluation.rows[number] if s["explanation"] is not None]
         said = [stated(text) for text in texts]
-        judged, guessed = ([judge(truth[of], facts_said) for facts_said in said] for of in (number, another))
+        another = truth[numbers[other]] if other is not None else set()
+        judged, guessed = ([judge(of, facts_said) for facts_said in said] for of in (truth[number], another))
         for key, value in (("row", number), ("explanations", len(texts)), ("words", sum(len(words.words(text)) for text in texts)),
                            ("words_of_facts", sum(used for _, used in judged))):
             out[key].append(value)

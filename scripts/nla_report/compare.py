@@ -209,7 +209,7 @@ class Comparison:
         return out
 
     def result(self):
-        wording, stated = words.wording(self.groups, self.base, self.rows), facts.Facts(self)
+        wording, stated = words.wording(self.groups, self.base, self.rows, self.boot.documents), facts.Facts(self)
         rewards = [{k: runs.at(r.config, f"reward.{k}") for k in ("score", "count", "floor")}
                    for g in self.groups if g.role == "lambda" for r in g.runs]
         units = {", ".join(f"{k} {v}" for k, v in r.items() if v is not None) for r in rewards}

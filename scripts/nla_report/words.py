@@ -32,19 +32,24 @@ def kept_between(sources, others):
     return average([average([kept(a, b) for a, b in zip(source, other)]) for source in sources for other in others if source is not other])
 
 
-def shifted(explanations):
-    """Every row's words those of the next row: what two explanations share that are of different vectors."""
-    return explanations[1:] + explanations[:1]
+def elsewhere(documents):
+    """For every row the place of the next that is of another document, around the end; None where all are of one. Texts of a
+    document have more in common than chance."""
+    n, found = len(documents), [None] * len(documents)
+    for i in reversed(range(2 * n)):
+        here, after = i % n, (i + 1) % n
+        found[here] = after if documents[after] != documents[here] else found[after]
+    return found
 
 
-def wording(groups, base, rows):
+def wording(groups, base, rows, documents=None):
     """{label: numbers} for every group; those of `base` say how much two runs of it share."""
     every = {g.label: [first_words(e, rows) for e in g.evaluations] for g in groups}
     zero = every[base.label]
     samples = [[words(s["explanation"]) for s in (base.evaluations[0].rows[row] * 2)[:2]] for row in rows]
     repeated = all(len(base.evaluations[0].rows[row]) > 1 for row in rows)
     total = min(sum(map(len, one)) for texts in every.values() for one in texts)
-    found = {}
+    found, other = {}, elsewhere(documents or rows)
     for g in groups:
         texts = every[g.label]
         same = g is base
@@ -57,7 +62,8 @@ def wording(groups, base, rows):
             "words": average([len(w) for one in texts for w in one]),
             "kept": texts_kept, "found": texts_found,
             "kept_of": "samples" if same and len(texts) < 2 else "seeds" if same else "runs",
-            "kept_other_row": average([kept(a, b) for z in zero for one in texts for a, b in zip(z, shifted(one))]) if len(rows) > 1 else None,
+            "kept_other_row": average([kept(a, one[j]) for z in zero for one in texts for a, j in zip(z, other)
+                                       if j is not None]),
             "type_token": average([len(set(w)) / len(w) for one in texts for w in one if w]),
             "type_token_pooled": average([pooled(one, total) for one in texts])}
     return found

@@ -442,9 +442,12 @@ def test_documents(tmp):
         (tmp / "eval-set" / "rows.jsonl").write_text("".join(json.dumps({"doc_id": d, "text": "t"}) + "\n" for d in ids))
         for name in ("doc-a", "doc-b"):
             shutil.rmtree(tmp / name, ignore_errors=True)
-            evaluation(tmp / name, [line(r, mse, 30, "x") for r, mse in enumerate((0.2, 0.3, 0.6, 0.5 + 0.1 * (name == "doc-a")))], data=str(tmp / "eval-set"))
+            lines = [line(r, mse, 30, f"text {r // 2}") for r, mse in enumerate((0.2, 0.3, 0.6, 0.5 + 0.1 * (name == "doc-a")))]
+            evaluation(tmp / name, lines, data=str(tmp / "eval-set"))
         result = json.loads(program("--json", tmp / "doc-a", tmp / "doc-b")[0])
         assert any(said in note for note in result["notes"]) if said else not any("documents" in note for note in result["notes"]), result["notes"]
+        chance = {"aabb": 0.5, "abcd": 0.75, "aaaa": None}[ids]         # of another document's text
+        assert result["groups"][1]["wording"]["kept_other_row"] == chance, result["groups"][1]["wording"]
         drawn = {"aabb": "draw 2 documents: of fewer", "abcd": "draw 4 rows: of fewer", "aaaa": "of one document there are no"}
         assert any(drawn[ids] in note for note in result["notes"]), result["notes"]
         d = result["groups"][1]["difference"]
@@ -465,6 +468,7 @@ def test_documents(tmp):
 def test_words():
     assert words.words("Don't stop: 3 cats\u3002 \u72ac\u3068") == ["don't", "stop", "3", "cats", "\u72ac", "\u3068"]
     assert words.kept(["a", "a", "b"], ["a", "c"]) == 1 / 3 and words.kept([], ["a"]) is None
+    assert [words.elsewhere(x) for x in ("aabac", "aba", "aaa")] == [[2, 2, 3, 4, 0], [1, 2, 1], [None] * 3]
     parts = words.differences("the small cat sat", "the cat slept")
     assert parts == [("=", "the"), ("-", " small"), ("=", " cat"), ("-", " sat"), ("+", " slept")], parts
     assert compare.excluded({"largest_loss_not_excluded": 0.01201}) == "above 0.013"  # never rounded to less than was excluded

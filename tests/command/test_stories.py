@@ -171,6 +171,12 @@ def test_facts(folder):
     assert who["true"][1] == chance and who["by_chance"] == [chance + (("name", 0, "Finn") in told), 2], who
     total = [sum(who[key]) for key in ("true", "false", "missing")]
     assert who["recall"] == total[0] / (total[0] + total[2]) and who["precision"] == total[0] / (total[0] + total[1]), who
+    stories.write_lines(os.path.join(data, "rows.jsonl.gz"), [rows[0], rows[0], rows[1]])    # by chance: of another story
+    stories.write_lines(os.path.join(evaluation, "rows.jsonl"), [{"row": i, "mse": 0.5, "explanation": HAND} for i in range(3)])
+    must(folder, "--data", data, program="facts.py")
+    with open(os.path.join(evaluation, "facts.json"), encoding="utf-8") as file:
+        assert json.load(file)["facts"]["who"]["by_chance"] == [chance, chance, 2]
+    stories.write_lines(os.path.join(data, "rows.jsonl.gz"), rows)
     for row, word in (({"row": 2, "mse": 1}, "--data names"), ({"row": 0, "mse": 1}, "no text of the demo's stories")):
         stories.write_lines(os.path.join(evaluation, "rows.jsonl"), [row])
         stories.write_lines(os.path.join(data, "rows.jsonl.gz"), [dict(rows[0], text="Another text"), rows[1]])
