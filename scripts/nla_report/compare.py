@@ -176,15 +176,17 @@ class Comparison:
         return self.base if found is group else found
 
     def sides(self, group):
-        """The evaluations of its base and of the group, and whether their seeds make them pairs: then in the order of those."""
+        """The evaluations of its base and of the group, and whether seeds make them pairs: then those of the seeds that both
+        have."""
         base = self.base_of(group)
-        seeds = [sorted(g.seeds(), key=str) for g in (base, group)]
-        paired = len(seeds[0]) > 1 and seeds[0] == seeds[1] and None not in seeds[0] and len(set(map(str, seeds[0]))) == len(seeds[0])
-
-        def ordered(g):
-            places = sorted(range(len(g.evaluations)), key=lambda i: str(g.seeds()[i])) if paired else range(len(g.evaluations))
-            return [g.evaluations[i] for i in places]
-        return [ordered(base), ordered(group)], paired
+        by_seed = [dict(zip(map(str, g.seeds()), g.evaluations)) for g in (base, group)]
+        common = sorted(by_seed[0].keys() & by_seed[1].keys() - {"None"})
+        if len(common) < 2 or any(len(e) < len(g.evaluations) for e, g in zip(by_seed, (base, group))):
+            return [base.evaluations, group.evaluations], False
+        odd = sorted(by_seed[0].keys() ^ by_seed[1].keys())
+        note = f"{group.label} is compared with {base.label} by the seeds that both have; without a pair: {', '.join(odd)}"
+        self.notes += [note] if odd and note not in self.notes else []
+        return [[side[seed] for seed in common] for side in by_seed], True
 
     def difference(self, group):
         both, paired = self.sides(group)

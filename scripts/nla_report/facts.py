@@ -74,10 +74,13 @@ class Facts:
         base, group = ([self.columns[id(e)] for e in side] for side in sides)
         if not all(self.zero.get(key) and all(c.get(key) for c in base + group) for key in signs):
             return None
-        r = {key: stats.mean([c[key].mean for c in group]) / self.zero[key] for key in signs}
+        zero, own = ({key: stats.mean([c[key].mean for c in side]) for key in signs} for side in (base, group))
+        if not all(zero.values()):
+            return None
+        r = {key: own[key] / zero[key] for key in signs}
 
         def mixed(columns, factor):
-            return [stats.Column([sum(x) for x in zip(*([sign * factor.get(key, 1) / self.zero[key] * v for v in c[key].numbers]
+            return [stats.Column([sum(x) for x in zip(*([sign * factor.get(key, 1) / zero[key] * v for v in c[key].numbers]
                                                         for key, sign in signs.items()))]) for c in columns]
         d = stats.difference(self.boot, mixed(base, r), mixed(group, {}), paired)
         mean = sum(sign * (r[key] - 1) for key, sign in signs.items())
@@ -86,15 +89,15 @@ class Facts:
     def result(self, group):
         """None where an evaluation of the group or of the base has no facts.json."""
         both, paired = self.of.sides(group)
-        if any(id(e) not in self.columns for side in both for e in side):
+        if any(id(e) not in self.columns for side in (*both, group.evaluations) for e in side):
             return None
         level, kinds = {}, {kind: {} for kind in self.kinds}
         for key in ("words", "true", "false", "other_words", "other_words_share"):
-            level[key] = self.found(both[1:], False, key)
+            level[key] = self.found([group.evaluations], False, key)
         for kind in kinds:
             for what in ("recall", "precision"):
-                kinds[kind][what] = self.found(both[1:], False, (what, kind))
-                guessed = [self.columns[id(e)].get((f"{what}_by_chance", kind)) for e in both[1]]
+                kinds[kind][what] = self.found([group.evaluations], False, (what, kind))
+                guessed = [self.columns[id(e)].get((f"{what}_by_chance", kind)) for e in group.evaluations]
                 kinds[kind][f"{what}_by_chance"] = stats.mean([c.mean for c in guessed if c])
         if group is not self.of.base and self.of.base_of(group) is self.of.base:
             for key in self.zero:

@@ -237,6 +237,13 @@ def test_groups(tmp):
     near(d["fve"]["t_over_seeds"][0], sum(gaps) / 3 - stats.t_quantile(2) * stats.standard_error(gaps), 1e-12, "t")
     assert d["fve"]["both"][0] <= d["fve"]["over_rows"][0] + 0.002
     assert d["fve"]["largest_loss_not_excluded"] == max(0.0, -d["fve"]["careful"][0])
+    # Without a seed on one side the others stay pairs, and it is said.
+    (tmp / "sweep" / "l0-s1").rename(tmp / "l0-s1")
+    out, said = program("--json", tmp / "sweep")
+    few = by_label(json.loads(out))["λ 0.01"]["difference"]
+    assert few["paired_seeds"] and few["fve"]["seeds"] == 2 and "by the seeds that both have; without a pair: 1" in said, said
+    near(few["fve"]["estimate"], (gaps[0] + gaps[2]) / 2, 1e-12, "of the pairs")
+    (tmp / "l0-s1").rename(tmp / "sweep" / "l0-s1")
     wording = by_label(result)["λ 0"]["wording"]
     near(wording["kept"], 1.0, 1e-12, "two seeds of lambda 0")
     near(wording["kept_other_row"], 0.75, 1e-12, "another row")
