@@ -101,7 +101,7 @@ def text_block(run, word):
     every = [s for one in run.samples.values() for s in one]
     failed = sum(bool(s.get("failed")) for s in every)
     facts = [f"mean {word} {show(stats.mean([v for v in map(run.value, run.tokens) if v is not None]), 2)}",
-             f"{show(stats.mean([number(s.get('response_tokens')) or 0 for s in every]), 0)} tokens an explanation"]
+             f"{show(stats.mean([number(s.get('response_tokens')) or 0 for s in every]), 0)} tokens a response"]
     facts += [f"{failed} of {len(every)} failed"] if failed else []
     if len(every) > len(run.tokens):
         facts += agreement(average(map(run.kept, run.tokens)), average([number(s.get("agreement")) for s in every]))

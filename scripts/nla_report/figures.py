@@ -290,9 +290,9 @@ def running(points, width):
     return out
 
 
-def thinned(points):
-    """What a page of some hundred pixels can show."""
-    return points[::len(points) // 2000 + 1]
+def thinned(points, lines):
+    """What a panel of some hundred pixels can show, of many lines less of each."""
+    return points[::len(points) // max(200, 20000 // lines) + 1]
 
 
 def training(runs, colour_of):
@@ -313,8 +313,8 @@ def training(runs, colour_of):
         for r, points in lines:
             width = max(1, len(points) // 15) | 1
             if width > 1:
-                plot.line(thinned(points), colour_of(r), 0.8, f' opacity="{0.28 * min(1, 6 / len(lines)):.2f}"')
-            plot.line(thinned(running(points, width)), colour_of(r), 1.5)
+                plot.line(thinned(points, len(lines)), colour_of(r), 0.8, f' opacity="{0.28 * min(1, 6 / len(lines)):.2f}"')
+            plot.line(thinned(running(points, width), len(lines)), colour_of(r), 1.5)
             if len(points) == 1:
                 plot.dot(*points[0], colour_of(r), 2)
         for r, s, y in held:

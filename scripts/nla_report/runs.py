@@ -135,6 +135,7 @@ def read_evaluation(folder, notes, name=None):
 
 class Run:
     """kind: train, start (a run of no steps: the warm start), sft or eval (an evaluation without a run). controls: {name: evaluation}."""
+    left_out = False                                                    # its evaluation is of other rows
 
     def __init__(self, path, notes):
         self.path, self.name, self.notes = Path(path), label_of(path), notes
@@ -284,7 +285,7 @@ def leave_out_other_rows(found, notes):
         for r in found:
             if r.evaluation and r.evaluation.rows.keys() != rows:
                 notes.append(f"{r.name} is left out of the comparison: its evaluation is of {len(r.evaluation.rows)} other rows")
-                r.evaluation = None
+                r.evaluation, r.left_out = None, True
 
 
 # ---- groups: runs that differ in their seed alone ----

@@ -85,6 +85,7 @@ def test_page(tmp):
     assert "lambda 0" in page.articles["t0"] and "one two three" in page.articles["t0"] and "two samples share 28 % of their words" in page.articles["t0"]
     assert "cosine of their reconstructions 0.75" in page.articles["t0"] and "failed: truncated broken off" in page.articles["t2"]
     assert "not explained" in page.articles["t7"] and "←" in page.articles["t1"] and "→" not in page.articles["t7"]
+    assert "12 tokens a response" in text and "tokens an explanation" not in text
     assert "mean FVE 0.76" in text and "1 of 4 failed" in text                                   # (0.84 - 0.3 + 0.5 + 2) / 4
     one, _ = program(tmp / "p.html", "-", stdin=a.read_text())
     assert len(one.texts) == 1 and one.texts[0][0][4] == "The"

@@ -209,6 +209,12 @@ def test_unfinished(tmp, sweep):
     (broken / "samples.jsonl").mkdir()
     page, said = program(tmp / "d.html", sweep, small, broken)
     assert "other rows" in said and "cannot read" in said and len(page.rows) == 5, said
+    odd = run(tmp / "odd", 0.02, 0, data, [line(r, None if r == 3 else 0.3, 10, "x") for r in range(12)])   # a row without mse
+    said = program(tmp / "d.html", sweep, odd)[1]
+    assert "odd is left out of the comparison" in said and "no evaluation yet" not in said, said
+    many = [run(tmp / "many" / str(i), 0, i, data, steps=1999) for i in range(30)]     # a page that can be sent
+    program(tmp / "d.html", *many)
+    assert (tmp / "d.html").stat().st_size < 6e6, (tmp / "d.html").stat().st_size
     half = run(tmp / "half", 0.02, 0, data, [line(r, 0.3, 10, "x") for r in range(12)])
     (half / "evaluations" / "step-20").rename(half / "evaluations" / "step-10")
     assert "half is not finished: its evaluation is of step 10 of 20" in program(tmp / "d.html", sweep, half)[1]
