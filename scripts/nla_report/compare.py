@@ -122,7 +122,7 @@ class Comparison:
         return [self.tables[id(e)] for e in group.evaluations]
 
     def level(self, group, name, base=None):
-        """Mean over seeds; its standard error over seeds, of a single one over rows; interval over all that was drawn."""
+        """Mean over seeds; its standard error over seeds, of a single one over rows; interval over rows; the mean of each seed."""
         factor, offset = (-1 / base, 1.0) if base else (1.0, 0.0)
         columns = [t.column(name) for t in self.of(group)]
         found = scaled(stats.difference(self.boot, [], columns, False), factor, offset)
@@ -130,7 +130,8 @@ class Comparison:
             return None
         single = [(v, d) for v, d in zip(getattr(self.of(group)[0], name), self.boot.documents or range(len(self.rows))) if v is not None]
         error = stats.standard_error([c.mean for c in columns]) if len(columns) > 1 else stats.standard_error(*zip(*single))
-        return {"mean": found["estimate"], "se": None if error is None else abs(factor) * error, "interval": widest(found)}
+        return {"mean": found["estimate"], "se": None if error is None else abs(factor) * error, "interval": found["over_rows"],
+                "each": [offset + factor * c.mean for c in columns if c.mean is not None]}
 
     def levels(self, group):
         out = {"runs": len(group.evaluations), "tokens": self.level(group, "tokens"), "explanation_tokens": self.level(group, "payload"),

@@ -40,8 +40,9 @@ def curve(result, colours):
         return low - (high - low) / 2 <= p[2] <= high + (high - low) / 2
     below, points = [p for p in points if not inside(p)], [p for p in points if inside(p)]
     cut = [p for p in cuts(main, key) if inside(p)]
-    ends = [v for _, x, y, xs, ys in points for v in (ys or (y,))] + [y for _, _, y, _ in cut]
-    across = [v for _, x, y, xs, ys in points for v in (xs or (x,))]
+    seeds = [(g, *at) for g, *_ in points for at in each_seed(g, key)]
+    ends = [v for _, x, y, xs, ys in points for v in (ys or (y,))] + [y for _, _, y, _ in cut] + [y for *_, y in seeds]
+    across = [v for _, x, y, xs, ys in points for v in (xs or (x,))] + [x for _, x, _ in seeds]
     both = result["baseline_var"] and result["baseline_mean"]
     ratio = result["baseline_var"] / result["baseline_mean"] if both else 1
     plot = Plot(480, 340, padded(across), padded(ends), top=30, right=54 if both else 16)
@@ -54,6 +55,8 @@ def curve(result, colours):
         plot.cross(x, y, xs, ys, colours[g["label"]])
     for g, x, y, _ in cut:
         plot.dot(x, y, colours[g["label"]], 2.5, hollow=True)
+    for g, x, y in seeds:
+        plot.dot(x, y, colours[g["label"]], 1.8)
     for g, x, y, xs, ys in points:
         plot.dot(x, y, colours[g["label"]], hollow=g["role"] != "lambda", square=g["role"] == "start",
                  title=f"{g['label']}: {x:.1f} tokens, FVE {y:.3f}")
@@ -61,7 +64,7 @@ def curve(result, colours):
         plot.label(x, y, g["label"], colours[g["label"]])
     said = "; ".join(f"{g['label']}: {x:.1f} tokens, FVE {y:.3f}" for g, x, y, _, _ in points)
     kinds = {g["role"] for g, *_ in points}
-    caption = ("<b>FVE against tokens.</b> Bars are 95 % intervals of each mean" + over(result) + "."
+    caption = ("<b>FVE against tokens.</b> Bars are 95 % intervals of each mean over rows" + ("; small dots: single seeds." if seeds else ".")
                + (" Both scales show the same points: they differ in the baseline alone." if both else "")
                + (" Square: the warm start, before RL." if "start" in kinds else "")
                + (f" Small circles: {escape(cut[0][3])} as its explanations." if cut else "")
@@ -77,6 +80,12 @@ def joined(points):
         if g["role"] == "lambda" and g["lambda"] is not None:
             found.setdefault(str(g["setting"]), []).append((x, y))
     return list(found.values())
+
+
+def each_seed(group, key):
+    """(tokens, FVE) of each of several runs."""
+    both = [group[name]["each"] if group[name] else [] for name in ("tokens", key)]
+    return list(zip(*both)) if len(both[0]) == len(both[1]) > 1 else []
 
 
 def cuts(points, key):

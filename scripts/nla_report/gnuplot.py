@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 
+from .figures import each_seed
 from .page import palette
 from .runs import lambda_text, number
 
@@ -19,7 +20,7 @@ def quoted(text):
 
 
 def curve(result):
-    rows, labels = [], []
+    rows, labels, seeds = [], [], []
     for g in sorted(result["groups"], key=lambda g: str(g["setting"])):
         if g["role"] == "lambda" and g["tokens"] and g["fve"]:
             if labels and g["setting"] != setting:
@@ -27,12 +28,14 @@ def curve(result):
             setting = g["setting"]
             rows.append([g["tokens"]["mean"], g["fve"]["mean"], *(g["tokens"]["interval"] or [g["tokens"]["mean"]] * 2),
                          *(g["fve"]["interval"] or [g["fve"]["mean"]] * 2)])
+            seeds += each_seed(g, "fve")
             labels.append(f'set label "{quoted(g["label"])}" at {rows[-1][0]:.6g},{rows[-1][1]:.6g} offset 0.7,-0.7 noenhanced')
     if not rows:
         return None
-    return (block("curve", rows) + "\n".join(labels) + '\nset xlabel "response tokens"\nset ylabel "FVE (raw variance)"\nunset key\n'
+    return (block("curve", rows) + block("seeds", seeds or [[None, None]]) + "\n".join(labels) + '\nset xlabel "response tokens"\nset ylabel "FVE (raw variance)"\nunset key\n'
             "set offsets graph 0.1, graph 0.14, graph 0.1, graph 0.1\n"
-            "plot $curve using 1:2:3:4:5:6 with xyerrorbars lc rgb '#27509b' pt 7, $curve using 1:2 with lines lc rgb '#aaaaaa'\n")
+            "plot $curve using 1:2:3:4:5:6 with xyerrorbars lc rgb '#27509b' pt 7, $curve using 1:2 with lines lc rgb '#aaaaaa', "
+            "$seeds using 1:2 with points lc rgb '#27509b' pt 7 ps 0.5\n")
 
 
 def training(runs):

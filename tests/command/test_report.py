@@ -117,6 +117,7 @@ def test_page(tmp, sweep):
     for row, lost in page.rows:
         assert abs(lost[1] - (0.1 + 0.01 * row) / 0.8) < 1e-4 and lost[0] == 0, (row, lost)
     assert text.count("<mark>sat</mark>") == 12 and "<del>small</del>" in text
+    assert "small dots: single seeds" in page.text and 'r="1.8"' in text    # a few seeds say more as they are than by an interval
     assert "20.0 tokens instead of 50.0 (−60 %)" in page.text and "over rows and seeds" in page.text
     assert "changes the true facts that an explanation states by −50 %, the false ones by 0 %" in page.text, page.text
     assert "What goes first" in page.text, page.text
