@@ -163,6 +163,13 @@ grep -q "^sweep: another call is at work in 'out', or programs of one that was k
 [ "$(grep -c ^eval calls)" = 2 ] || fail "finished evaluations are kept: $(cat calls)"
 cp table plain
 
+# Settings of a call that failed before any run began bind no other.
+mkdir -p typo/start
+: >typo/start/train.log
+printf 'other settings\n' >typo/settings
+sh "$SOURCE_DIR/scripts/sweep.sh" --lambdas 0 --seeds 0 --gate off --out typo c.json >table 2>err || fail "after a call that failed at once: $(cat err)"
+rm -r typo
+
 rm calls
 sweep || fail "a third call: $(cat err)"
 ! grep -q '^train\|^eval' calls || fail "nothing was left to do: $(cat calls)"
