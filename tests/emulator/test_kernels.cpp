@@ -25,12 +25,12 @@
 #include "tests/emulator/kernels.h"
 #define NAME odd
 #define T bf16
-#define HEAD 96
-#define GROUP 2
+#define HEAD 80
+#define GROUP 16
 #include "tests/emulator/kernels.h"
 #define NAME many
 #define T bf16
-#define HEAD 12
+#define HEAD 100
 #define GROUP 5
 #include "tests/emulator/kernels.h"
 using wide::down;
@@ -361,8 +361,8 @@ static uint64_t round_of(const char *order)
 	check_attention<float>(wide_float::decode_split, wide_float::decode_join, 128, 4, small ? 9 : 40, 1);
 	check_attention<bf16>(narrow::decode_split, narrow::decode_join, 16, 3, small ? 9 : 70, 2);
 	check_attention<float>(narrow_float::decode_split, narrow_float::decode_join, 16, 3, small ? 9 : 70, 3);
-	check_attention<bf16>(many::decode_split, many::decode_join, 12, 5, small ? 9 : 150, 2);
-	check_attention<bf16>(odd::decode_split, odd::decode_join, 96, 2, small ? 9 : 70, 2);
+	check_attention<bf16>(many::decode_split, many::decode_join, 100, 5, small ? 9 : 150, 2);
+	check_attention<bf16>(odd::decode_split, odd::decode_join, 80, 16, small ? 9 : 70, 2);
 	for (int window : {1, 4, small ? 8 : 33})
 		check_attention<float>(narrow_float::decode_split, narrow_float::decode_join, 16, 3, small ? 9 : 70, 3, window);
 	for (float temperature : {0.0f, 1.0f, 0.7f})
