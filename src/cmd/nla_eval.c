@@ -15,21 +15,42 @@ static enum nla_status logprob(const struct nla_eval *e, const struct nla_config
 	return nla_eval_logprob(&rl, cfg->eval.batch, step, err);
 }
 
-#define NEW ".new-" /* under such names until all is written */
+/* Under such names is what has been written and not yet published, and what it replaces until it is. */
+#define NEW ".new-"
+#define OLD ".old-"
 
-/* New rows and their summary into their places. What speaks of the former rows goes first: without a summary it is no
- * evaluation. */
+/* The files of an evaluation to other names: its summary goes first and comes last, as without one it is none. */
+static enum nla_status move(const char *out, const char *from, const char *to, struct nla_err *err)
+{
+	static const char *const names[] = { "summary.json", "facts.json", "rows.jsonl" };
+	for (int i = 0; i < 3 && !err->status; i++) {
+		const char *name = names[*to ? i : 2 - i];
+		nla_auto char *own = nla_format("%s%s", from, name), *other = nla_format("%s%s", to, name);
+		nla_auto char *a = nla_path_join(out, own), *b = nla_path_join(out, other);
+		if (nla_exists(a) && rename(a, b))
+			nla_fail(err, "cannot rename '%s' to '%s': %s", a, b, strerror(errno));
+		else
+			nla_sync(*out ? out : ".", err);
+	}
+	return err->status;
+}
+
+static bool is_new(const char *name) { return nla_starts_with(name, NEW); }
+static bool is_old(const char *name) { return nla_starts_with(name, OLD); }
+
+/* A former start was killed between what goes and what comes: what was there is there again. */
+static enum nla_status settle(const char *out, const char *summary, struct nla_err *err)
+{
+	if (!nla_is_dir(out) || (!nla_exists(summary) && move(out, OLD, "", err)))
+		return err->status;
+	return nla_remove_ours(out, is_old, err) || nla_remove_ours(out, is_new, err) ? err->status : NLA_OK;
+}
+
 static enum nla_status publish(const char *out, struct nla_err *err)
 {
-	static const char *const names[] = { "facts.json", "summary.json", "rows.jsonl", "summary.json" };
-	for (int i = 0; i < 4 && !err->status; i++) {
-		nla_auto char *name = nla_format(NEW "%s", names[i]);
-		nla_auto char *from = nla_path_join(out, name), *to = nla_path_join(out, names[i]);
-		if (i < 2 ? nla_exists(to) && nla_rmtree(to, err) : rename(from, to))
-			nla_fail(err, "cannot replace '%s': %s", to, strerror(errno));
-		else if (i == 1 || i == 3)
-			nla_sync(out, err);
-	}
+	if (!move(out, "", OLD, err) && !move(out, NEW, "", err))
+		return nla_remove_ours(out, is_old, err);
+	move(out, OLD, "", NLA_IGNORED);
 	return err->status;
 }
 
@@ -61,6 +82,8 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	NLA_AUTO(nla_step_release) struct nla_step step = { 0 };
 	nla_auto char *summary = nla_path_join(cfg->out, "summary.json");
 	const bool start_ar = *cfg->eval.start_ar && !nla_same_folder(cfg->eval.start_ar, cfg->ar);
+	if (*cfg->out && !nla_rank() && settle(cfg->out, summary, err))
+		return err->status;
 	if (*cfg->out && nla_exists(summary) && !cfg->overwrite)
 		nla_usage(err, "'%s' is there already: give --overwrite to replace it, or another --out or --name", summary);
 	else if (!nla_eval_open(&e, cfg, err) && !nla_mkdirs(cfg->out, err) &&

@@ -133,6 +133,14 @@ for file in rows.jsonl summary.json; do same "$work/kept/$file" "$work/small/$fi
 eval_ --data "$work/held" --rows 16 --out "$work/small" --seed 9 --overwrite
 [ "$(ls -A "$work/small" | tr '\n' ' ')" = "rows.jsonl summary.json " ] || fail "the folder holds $(ls -A "$work/small")"
 differ "$work/kept/rows.jsonl" "$work/small/rows.jsonl"
+# Killed between what goes and what comes: what was there comes back.
+mv "$work/small/summary.json" "$work/small/.old-summary.json"
+mv "$work/small/rows.jsonl" "$work/small/.old-rows.jsonl"
+cp "$work/kept/rows.jsonl" "$work/small/rows.jsonl"
+cp "$work/kept/summary.json" "$work/small/.new-summary.json"
+refused 2 "give --overwrite" nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" --out "$work/small"
+[ "$(ls -A "$work/small" | tr '\n' ' ')" = "rows.jsonl summary.json " ] || fail "the folder holds $(ls -A "$work/small")"
+differ "$work/kept/rows.jsonl" "$work/small/rows.jsonl"
 
 # Several samples a row: the first is that of one, the others are others, whatever the batches; the errors are those of the rows' means.
 eval_ --data "$work/held" --rows 16 --out "$work/three" --seed 3 --eval.samples 3 --eval.batch 7
