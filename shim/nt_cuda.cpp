@@ -293,7 +293,8 @@ at::Tensor rope_cached(const nt_heads &x, const at::Tensor &k_cache, const at::T
 
 bool takes_heads(int64_t head, int64_t group)
 {
-	bool fits = head <= 256 && head % 2 == 0 && (head % 4 == 0 || head <= 64) && group <= 16;
+	int64_t at_once = head % 8 == 0 ? 8 : head % 4 == 0 ? 4 : 2; // components of a lane, of which a warp has 32
+	bool fits = head % 2 == 0 && head <= 32 * at_once && group <= 16;
 	fits = fits && head * group <= 2048; // 32 KB of shared memory
 	return fits && (!plugin->has_heads || plugin->has_heads(int(head), int(group)));
 }
