@@ -424,12 +424,14 @@ def read_lines(path):
 
 
 def write_lines(path, objects):
-    """Its name means whole: what is stopped leaves none."""
-    part = os.path.join(os.path.dirname(path), ".part-" + os.path.basename(path))
+    """Its name means whole: what is stopped leaves none. A pipe is written as it is."""
+    special = os.path.exists(path) and not os.path.isfile(path)
+    part = path if special else os.path.join(os.path.dirname(path), ".part-" + os.path.basename(path))
     with open_text(part, "w") as file:
         for item in objects:
             file.write(json.dumps(item, ensure_ascii=False) + "\n")
-    os.replace(part, path)
+    if not special:
+        os.replace(part, path)
 
 
 def cmd_corpus(args):

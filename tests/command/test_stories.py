@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import stat
 import subprocess
 import sys
 import tempfile
@@ -197,6 +198,8 @@ def test_what_is_stopped_leaves_no_file(folder):
         pass
     assert not os.path.exists(path)
     stories.write_lines(path, [{"doc_id": "1"}])
+    stories.write_lines("/dev/null", [{"doc_id": "1"}])
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
     assert stories.read_lines(path) == [{"doc_id": "1"}] and not os.path.exists(os.path.join(folder, ".part-stopped.jsonl.gz"))
 
 
