@@ -75,7 +75,10 @@ char *nla_utf8_end(const char *text, size_t most)
 	while (skip && ((unsigned char)text[skip] & 0xC0) == 0x80)
 		skip++;
 	char *line = nla_format("%s%s", skip ? "..." : "", text + skip);
-	for (char *c = line; *c; c++) /* nor may a text move a terminal's cursor */
-		*c = (unsigned char)*c < ' ' || *c == 0x7f ? ' ' : *c;
+	for (unsigned char *c = (unsigned char *)line; *c; c++) /* nor may a text move a terminal's cursor */
+		if (*c < ' ' || *c == 0x7f)
+			*c = ' ';
+		else if (*c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0) /* U+0080 to U+009F, in two bytes */
+			c[0] = c[1] = ' ';
 	return line;
 }

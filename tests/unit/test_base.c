@@ -240,6 +240,7 @@ static void test_words(void **state)
 	assert_text(nla_figure(NAN, NAN, 3), "-");
 	assert_text(nla_utf8_end("a\nb", 9), "a b");
 	assert_text(nla_utf8_end("\x1b[2Ja\x7f\tb", 9), " [2Ja  b"); /* nothing that a terminal obeys */
+	assert_text(nla_utf8_end("\xc2\x9b" "2J\xc2\xa0", 9), "  2J\xc2\xa0");
 	assert_text(nla_utf8_end("one two", 3), "...two");
 	assert_text(nla_utf8_end("ab\xc3\xa9", 1), "...");
 	assert_text(nla_utf8_end("ab\xc3\xa9", 2), "...\xc3\xa9");
