@@ -208,6 +208,8 @@ enum nla_status nla_eval_logprob(struct nla_rl *rl, int64_t batch, struct nla_st
 	nla_progress_start(&p, "log-probabilities", (int64_t)at.n);
 	for (int64_t from = 0, m; from < (int64_t)at.n && !err->status; from += m) {
 		int64_t tokens = 0;
+		if (nla_n_ranks() == 1 && nla_stop_asked())
+			return nla_err_set(err, NLA_STOPPED, "stopped after log-probabilities of %lld rows", (long long)from);
 		for (m = 0; m < batch && from + m < (int64_t)at.n; m++) {
 			tokens += (int64_t)rl->av->prompt.n - rl->av->marker + s->tokens.length[at.data[from + m]];
 			if (m && tokens > NLA_SCORE_TOKENS)

@@ -51,11 +51,15 @@ enum nla_status nla_health_guard(const struct nla_config *cfg, bool trains, stru
 	if (known != words)
 		return nla_usage(err, "'guard' is '%s': want some of " NLA_HEALTH_NAMES ", separated by commas, without spaces",
 				 guard);
-	if (trains && cfg->update.kl == 0 && (named(guard, "kl") || named(guard, "kl_clamped")))
-		return nla_usage(err, "'guard' is '%s', but with 'update.kl' 0 a step has no KL: nothing would end the run",
-				 guard);
-	if (trains && !cfg->ar_update.enabled && named(guard, "ar"))
-		return nla_usage(err, "'guard' is '%s', but 'ar_update.enabled' is not set: the AR is frozen", guard);
+	const char *why = !trains ? NULL
+			: cfg->update.kl == 0 && (named(guard, "kl") || named(guard, "kl_clamped"))
+				? "with 'update.kl' 0 a step has no KL: nothing would end the run"
+			: !cfg->ar_update.enabled && named(guard, "ar")
+				? "'ar_update.enabled' is not set: the AR is frozen" : NULL;
+	if (why && !cfg->resume)
+		return nla_usage(err, "'guard' is '%s', but %s", guard, why);
+	if (why) /* an older run goes on */
+		nla_say("warning: 'guard' is '%s', but %s", guard, why);
 	return NLA_OK;
 }
 

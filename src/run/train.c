@@ -197,7 +197,8 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	rl.step = 0; /* the same random numbers in every evaluation */
 	rl.halved = p->eval_halved;
 	if (!nla_evaluate(&rl, rows, n, 1, t->cfg->eval.batch, &s, err) && !nla_reward(&rl, &s, err) &&
-	    (t->cfg->update.kl > 0 || !nla_eval_logprob(&rl, t->cfg->eval.batch, &s, err))) { /* the steps have no KL */
+	    (t->cfg->update.kl > 0 || !t->cfg->eval.logprob || /* the steps have the KL, or it is not wanted */
+	     !nla_eval_logprob(&rl, t->cfg->eval.batch, &s, err))) {
 		double reward, spread;
 		nla_step_join(&s);
 		nla_mean_std(s.reward, s.n, &reward, &spread);

@@ -169,6 +169,10 @@ for line in failing:
     assert line["grad_norm"] == 0 and line["loss"] == 0, (line["grad_norm"], line["loss"])
 END
 
+train --out "$work/k2" --steps 3 --update.kl 0 --eval.data "$work/held" --rows 8 --resume --eval.logprob false --guard kl
+grep -q "^warning: 'guard' is 'kl', but with 'update.kl' 0" "$work/stderr" || fail "a guard that cannot fire is not named"
+! grep -q '"kl"' "$work/k2/eval-3.json" || fail "--eval.logprob false has a KL"
+
 # Where `guard` names it, it ends the run after its line, and the newest checkpoint is from before.
 run nla-train --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 4 --max-new-tokens 3 --steps 14 \
 	--checkpoint.every 4 --guard kl,groups_failed --out "$work/guarded"
