@@ -69,7 +69,7 @@ static enum nla_status keep_settings(const char *folder, const char *part, struc
 		nla_auto char *path = nla_path_join(part, work[i]);
 		nla_rmtree(path, err);
 	}
-	if (!err->status && !nla_rmtree(done, err) && rename(part, done))
+	if (!err->status && !nla_sync(part, err) && !nla_rmtree(done, err) && rename(part, done))
 		nla_fail(err, "cannot rename '%s' to '%s': %s", part, done, strerror(errno));
 	return err->status || nla_sync(folder, err) ? err->status : NLA_OK;
 }
