@@ -181,6 +181,11 @@ differs "rank 1 on .*: its 'update.lr' is 0.5, and that of rank 0 is 0.001" 1 --
 differs "rank 1 on .*: its 'data' is \"[0-9a-f]*\", and that of rank 0 is" 1 --data "$work/held"
 differs "rank 1 on .*: its 'update.lr' is 0.001, and that of rank 0 is 0.5" 0 --lr 0.5
 
+# One that has less memory decides the plan of all: what is merged is rounded, and the ranks' policies would differ.
+timeout 60 "$launch" -n 2 sh "$work/other.sh" 1 --memory 1M "$BUILD_DIR/nla-train" --threads 1 $on "$work/run.json" --steps 1 --out "$work/tight" \
+	>/dev/null 2>"$work/stderr" || fail "a rank with less memory: $(cat "$work/stderr")"
+grep -q 'memory plan: .* no merged copies' "$work/tight/log.txt" || fail "another plan: $(grep 'memory plan' "$work/tight/log.txt")"
+
 alone() { # NAME=VALUE ... : as one rank with this environment
 	code=0
 	env MASTER_ADDR=127.0.0.1 MASTER_PORT=$((20000 + $$ % 10000)) "$@" timeout 60 "$BUILD_DIR/nla-train" --threads 1 $on "$work/run.json" \
