@@ -38,36 +38,40 @@ static nt_tensor *attention(const struct given *g, const nt_tensor *x)
 	return nt_attention(qkv[0], qkv[1], qkv[2], g->tree, nla_window(&g->lm->arch, 0), nla_score_scale(&g->lm->arch));
 }
 
-/* Token N - ROWS + i is the next of row i, behind i + 1 to N - ROWS others, in a cache of so many positions. */
-static nt_tensor *decoding_in(int64_t positions, const struct given *g, const nt_tensor *x)
+/* The last tokens are the next of so many rows, behind 1 to N - ROWS others, in a cache of so many positions. */
+static nt_tensor *decoding_in(int64_t positions, int64_t rows, const struct given *g, const nt_tensor *x)
 {
 	const struct nla_arch *a = &g->lm->arch;
 	const struct nla_block *b = &g->lm->blocks[0];
 	nt_tensor *qkv[3], *part[3];
-	int64_t slot[ROWS], at[ROWS], shape[4] = { ROWS, positions, a->n_kv_heads, a->head_dim };
+	int64_t slot[ROWS], at[ROWS], shape[4] = { rows, positions, a->n_kv_heads, a->head_dim };
 	nt_tensor *k = nt_zeros(nt_dtype_of(x), g->lm->device, 4, shape), *v = nt_clone(k);
 	nla_heads(&g->lm->arch, x, qkv);
-	for (int64_t i = 0; i < ROWS; i++) {
-		slot[i] = ROWS - 1 - i;
-		at[i] = 1 + (N - ROWS - 1) * i / (ROWS - 1);
+	for (int64_t i = 0; i < rows; i++) {
+		slot[i] = rows - 1 - i;
+		at[i] = 1 + (N - ROWS - 1) * (ROWS - rows + i) / (ROWS - 1);
 		for (int kv = 1; kv < 3; kv++)
 			nt_copy_into(nt_narrow(nt_narrow(kv == 1 ? k : v, 0, slot[i], 1), 1, 0, N - ROWS),
 				     nt_reshape(nt_narrow(qkv[kv], 0, 0, N - ROWS), 4,
 						(int64_t[]){ 1, N - ROWS, a->n_kv_heads, a->head_dim }));
 	}
 	for (int i = 0; i < 3; i++)
-		part[i] = nt_narrow(qkv[i], 0, N - ROWS, ROWS);
-	nt_tensor *slots = nt_i64(g->lm->device, slot, ROWS), *places = nt_i64(g->lm->device, at, ROWS);
+		part[i] = nt_narrow(qkv[i], 0, N - rows, rows);
+	nt_tensor *slots = nt_i64(g->lm->device, slot, rows), *places = nt_i64(g->lm->device, at, rows);
 	const struct nt_heads new = { part[0], part[1], part[2], b->q_norm, b->k_norm, a->rms_eps,
-				      nt_narrow(g->cos, 0, 0, ROWS), nt_narrow(g->sin, 0, 0, ROWS) };
+				      nt_narrow(g->cos, 0, 0, rows), nt_narrow(g->sin, 0, 0, rows) };
 	nt_tensor *q = nt_rope_cached(&new, k, v, slots, places);
 	return nt_attention_cached(q, k, v, slots, nt_add_scalar(places, 1), nla_window(a, 0), nla_score_scale(a));
 }
 
-/* In one go, and in parts that are joined, as a long cache is read. */
+/* In one go, and, one row, in parts that are joined, as a long cache is read. */
 static nt_tensor *decoding(const struct given *g, const nt_tensor *x)
 {
-	nt_tensor *both[2] = { decoding_in(N, g, x), decoding_in(LONG, g, x) };
+	nt_tensor *both[2];
+	for (int i = 0; i < 2; i++) {
+		nt_scope_push();
+		both[i] = nt_scope_pop_with(i ? decoding_in(LONG, 1, g, x) : decoding_in(N, ROWS, g, x));
+	}
 	return nt_cat(both, 2, 0);
 }
 
