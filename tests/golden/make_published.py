@@ -45,7 +45,8 @@ def result(folder, resamples=4000):
 
 def reference(found):
     """What a report draws, at six digits."""
-    points = [{"label": g["label"], "lambda": g["lambda"], "tokens": g["tokens"], "fve_meannorm": g["fve_meannorm"],
+    points = [{"label": g["label"], "lambda": g["lambda"],
+               **{key: {k: g[key][k] for k in ("mean", "se", "interval")} for key in ("tokens", "fve_meannorm")},
                "difference": g["difference"] and {k: {"estimate": g["difference"][k]["estimate"], "over_rows": g["difference"][k]["over_rows"]}
                                                   for k in ("tokens", "fve_meannorm")}} for g in found["groups"]]
     whole = {"what": "Qwen3-8B, block 24, 1000 rows, lambda in units of -mse", "baseline_mean": BASELINE, "points": points}
