@@ -189,6 +189,7 @@ def token(m, rows, context, adapters):
 def decode(m, rows, prompts, prompt, head, new, adapters):
     """The prompts once, from which the first token is drawn, then new - 1 tokens a row: all but one by a graph."""
     w = forward(m, responses(0, prompts, prompt, head, 0, 0), adapters, m.layers)
+    w.kernel(4 * rows * m.kv * (new + 4 * prompt), times=m.layers, n=6)  # keys' and values' caches zeroed, then gathered and put
     w.product(rows, m.d, m.vocab, out=4)
     w.kernel(4 * rows * m.vocab * 2, n=TOKEN_AROUND)
     one = token(m, rows, prompt + new / 2, adapters)
