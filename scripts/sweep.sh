@@ -114,10 +114,13 @@ evaluate=$(program nla-eval) || exit 1
 mkdir -p "$out" || exit 1
 settings="$(cksum <"$config") $*"
 [ "$samples" = 1 ] || settings="$settings; $samples samples"
-if [ ! -e "$out/settings" ] || [ "$(cat "$out/settings")" != "$settings" ]; then
-	for file in "$out"/*/config.json "$out"/*/metrics.jsonl; do # a call that failed at once left none
-		[ ! -e "$out/settings" ] || [ ! -e "$file" ] || usage_error "'$out' holds runs of another configuration or other flags: give another --out"
-	done # and now whole or not at all: other jobs may be reading
+if [ -e "$out/settings" ] && [ "$(cat "$out/settings")" != "$settings" ]; then
+	for file in "$out"/*/config.json "$out"/*/metrics.jsonl; do
+		[ ! -e "$file" ] || usage_error "'$out' holds runs of another configuration or other flags: give another --out"
+	done
+	rm -f "$out/settings" # of a call that failed before any run began
+fi
+if [ ! -e "$out/settings" ]; then # whole or not at all: other jobs may be reading
 	printf '%s\n' "$settings" >"$out/settings.$$" && mv "$out/settings.$$" "$out/settings" || exit 1
 fi
 

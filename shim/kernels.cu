@@ -1,5 +1,6 @@
-// The GPU's own kernels, for decoding a token and for training. One source for two compilers: NVRTC for the card (nt_cuda.cpp),
-// and for the tests g++ with an emulator's header in front of it (tests/emulator), which defines EMULATED.
+// The GPU's own kernels that training and decoding share; those of decoding alone follow in decode.cu. One source for two
+// compilers: NVRTC for the card (nt_cuda.cpp), and for the tests g++ with an emulator's header in front of it (tests/emulator),
+// which defines EMULATED.
 //
 // Defined for a model when it is compiled: T, the type of its numbers, bf16 or float; for attention HEAD and GROUP: that many
 // query heads share a key head of HEAD numbers. Rows of tokens are blocks, so what a row gets depends on no other row.

@@ -315,8 +315,9 @@ nt_tensor *nt_rms_norm(const nt_tensor *x, const nt_tensor *w, double eps)
 		at::Tensor in = x->t.contiguous(), gain = w->t.contiguous();
 		if (nt::fast({in, gain}))
 			return norm_rope(in, gain, eps, {}, {});
-		bool wide = gain.scalar_type() == at::kFloat && nt::gpu::takes_type(in);
-		if (!nt::gpu::takes(NT_FAST_NORM, {wide ? gain : in, gain}) || !in.is_contiguous() || gain.requires_grad())
+		bool types = gain.scalar_type() == in.scalar_type() || gain.scalar_type() == at::kFloat;
+		bool gpu = types && nt::gpu::takes(NT_FAST_NORM, {in}) && nt::gpu::takes(NT_FAST_NORM, {gain});
+		if (!gpu || gain.requires_grad())
 			return norm_plain(in, gain, eps);
 		return nt::fused(
 			{in}, [=](at::TensorList all, Tensors &) { return nt::gpu::rms_norm(all[0], gain, eps); },

@@ -131,8 +131,8 @@ at::Tensor project(const Projection &p, at::TensorList in, Tensors &keep)
 	const at::Tensor &x = in[X], none;
 	at::Tensor y;
 	if (p.n_w == 1 && p.residual && !p.biased && !x.is_cpu()) { // a GPU adds in the product: a kernel and a rounding less
-		y = in[RESIDUAL];
-		y = decoding ? y.addmm_(x, in[W].t()) : at::addmm(y, x, in[W].t()); // which copies the residual
+		y = in[RESIDUAL]; // in place while decoding: else libtorch copies it first
+		y = decoding ? y.addmm_(x, in[W].t()) : at::addmm(y, x, in[W].t());
 	} else {
 		y = product(x, in.slice(W, p.n_w), p.biased ? in[BIAS] : none);
 		if (p.residual)

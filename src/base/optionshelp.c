@@ -131,9 +131,9 @@ void nla_options_help(const struct nla_option *table, size_t n, unsigned command
 	if (markdown)
 		nla_str_add(out, "# Options\n\nEvery program takes a JSON file with these keys (`reward.lambda` is\n"
 				 "`{\"reward\": {\"lambda\": 0.002}}`), and flags, which go over the file: `--KEY VALUE`,\n"
-				 "`--KEY=VALUE`, or the short flag; one that is true or false may stand alone. A relative\n"
-				 "path in a file is relative to the file's folder, in a flag to where you are. Keys of a file\n"
-				 "that begin with `_` are comments, outside of the sections.\n"
+				 "`--KEY=VALUE`, or the short flag; `--KEY` alone means true. A relative path in a file is\n"
+				 "relative to the file's folder, in a flag to where you are. At the top level of a file, keys\n"
+				 "that begin with `_` are comments.\n"
 				 "`PROGRAM --help` lists those it uses. `nla-train --help-markdown` writes this page.\n\n"
 				 "| key | short flag | value | default | meaning |\n|---|---|---|---|---|\n");
 	for (size_t i = 0; i < n; i++) {

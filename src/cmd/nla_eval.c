@@ -35,21 +35,20 @@ static enum nla_status move(const char *out, const char *from, const char *to, s
 	return err->status;
 }
 
-static bool is_new(const char *name) { return nla_starts_with(name, NEW); }
-static bool is_old(const char *name) { return nla_starts_with(name, OLD); }
+static bool is_aside(const char *name) { return nla_starts_with(name, NEW) || nla_starts_with(name, OLD); }
 
 /* A former start was killed between what goes and what comes: what was there is there again. */
 static enum nla_status settle(const char *out, const char *summary, struct nla_err *err)
 {
 	if (!nla_is_dir(out) || (!nla_exists(summary) && move(out, OLD, "", err)))
 		return err->status;
-	return nla_remove_ours(out, is_old, err) || nla_remove_ours(out, is_new, err) ? err->status : NLA_OK;
+	return nla_remove_ours(out, is_aside, err);
 }
 
 static enum nla_status publish(const char *out, struct nla_err *err)
 {
 	if (!move(out, "", OLD, err) && !move(out, NEW, "", err))
-		return nla_remove_ours(out, is_old, err);
+		return nla_remove_ours(out, is_aside, err);
 	move(out, OLD, "", NLA_IGNORED);
 	return err->status;
 }

@@ -241,24 +241,6 @@ static nt_tensor *identity(int64_t d, int device)
 	return nt_own(nt_from_host(NT_F32, device, eye, 2, shape));
 }
 
-/* What tells a later tokenizer from this one, where the set does not say it. */
-static enum nla_status complete(struct nla_half *h, struct nla_err *err)
-{
-	NLA_AUTO(nla_prompts_release) struct nla_prompts p = { 0 };
-	struct nla_sidecar *meta = &h->meta;
-	if (nla_prompts_find(&p, meta, h->target, err))
-		return err->status;
-	if (meta->tokenizer_crc < 0)
-		meta->tokenizer_crc = nla_tokenizer_crc(h->target->tok);
-	if (p.av.n && meta->left_id < 0 && meta->right_id < 0) {
-		meta->left_id = p.left;
-		meta->right_id = p.right;
-	}
-	if (!meta->suffix.n)
-		nla_i32s_append(&meta->suffix, p.suffix.data, p.suffix.n);
-	return NLA_OK;
-}
-
 enum nla_status nla_half_new(struct nla_half *h, enum nla_half_role role, const struct nla_target *target,
 			     const struct nla_sidecar *meta, struct nla_err *err)
 {
@@ -271,7 +253,8 @@ enum nla_status nla_half_new(struct nla_half *h, enum nla_half_role role, const 
 		if (!h->head)
 			nla_nt_fail(err, "cannot make the head");
 	}
-	if (err->status || prepare(h, NLA_SIDECAR_NAME, err) || check_injection(h, NLA_SIDECAR_NAME, err) || complete(h, err))
+	if (err->status || prepare(h, NLA_SIDECAR_NAME, err) || check_injection(h, NLA_SIDECAR_NAME, err) ||
+	    nla_contract_bind(&h->meta, target, err))
 		nla_half_release(h);
 	return err->status;
 }

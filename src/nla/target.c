@@ -360,20 +360,30 @@ enum nla_status nla_marker_choose(struct nla_sidecar *meta, const struct nla_tar
 	return NLA_OK;
 }
 
-enum nla_status nla_contract_make(struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
+enum nla_status nla_contract_bind(struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
 {
 	NLA_AUTO(nla_prompts_release) struct nla_prompts p = { 0 };
-	meta->marker_id = -1;
 	if (nla_prompts_find(&p, meta, t, err))
 		return err->status;
-	if (!p.suffix.n)
-		nla_fail(err, "the AR template must end in text after {explanation}");
-	nla_i32s_release(&meta->suffix);
-	nla_i32s_append(&meta->suffix, p.suffix.data, p.suffix.n);
-	meta->marker_id = p.marker_id;
-	meta->left_id = p.left;
-	meta->right_id = p.right;
+	if (p.av.n) {
+		meta->marker_id = p.marker_id;
+		meta->left_id = p.left;
+		meta->right_id = p.right;
+	}
+	if (!meta->suffix.n)
+		nla_i32s_append(&meta->suffix, p.suffix.data, p.suffix.n);
 	meta->tokenizer_crc = nla_tokenizer_crc(t->tok);
+	return NLA_OK;
+}
+
+enum nla_status nla_contract_make(struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err)
+{
+	meta->marker_id = -1;
+	nla_i32s_release(&meta->suffix);
+	if (nla_contract_bind(meta, t, err))
+		return err->status;
+	if (!meta->suffix.n)
+		nla_fail(err, "the AR template must end in text after {explanation}");
 	if (nla_target_has_special(t))
 		meta->add_special = nla_target_adds_special(t, meta);
 	meta->d_model = t->lm.arch.d_model;

@@ -64,7 +64,10 @@ enum nla_status nla_contract_fits_set(struct nla_actset *set, const struct nla_t
 /* For a new sidecar: without a marker, the first of a list that is a token of its own in the AV template, which gets a line
  * break around it where every one merges. A marker that is not is an error that names three that are. */
 enum nla_status nla_marker_choose(struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err);
-/* Fill in what follows from templates and tokenizer: marker id, neighbours, closing ids, tokenizer crc. For a new sidecar. */
+/* Fill in what follows from templates and tokenizer: marker id, neighbours, closing ids where there are none, tokenizer crc.
+ * What is there must have been checked. */
+enum nla_status nla_contract_bind(struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err);
+/* The same for a new sidecar, with d_model and add_special. */
 enum nla_status nla_contract_make(struct nla_sidecar *meta, const struct nla_target *t, struct nla_err *err);
 /* config.json, generation_config.json and the files of the tokenizer, from one folder to another; skip: a name left out, or
  * NULL. */

@@ -91,34 +91,30 @@ static void say_what(const struct nla_eval *e, const struct nla_config *cfg)
 			"texts may differ", cfg->av);
 }
 
-void nla_eval_warn(const struct nla_actset *set, const char *half, int depth)
+static void warn_of_run(const struct nla_actset *set, const char *run, int depth)
 {
-	nla_auto char *run = NULL;
 	nla_auto_json cJSON *json = NULL;
-	nla_checkpoint_step(half, &run);
-	nla_auto char *path = nla_path_join(run ? run : "", "config.json");
-	if (!run || nla_rank() || nla_json_read(path, &json, NLA_IGNORED))
+	nla_auto char *path = nla_path_join(run, "config.json");
+	if (nla_json_read(path, &json, NLA_IGNORED))
 		return;
 	const char *data = cJSON_GetStringValue(nla_json_at(json, "data"));
+	const char *av = cJSON_GetStringValue(nla_json_at(json, "av")), *ar = cJSON_GetStringValue(nla_json_at(json, "ar"));
 	if (data && nla_shares_docs(set, data))
 		nla_say("warning: '%s' trained on '%s', which shares documents with '%s': give held-out rows", run, data,
 			set->path);
-	for (int ar = 0; ar < 2 && depth; ar++) { /* what it began with */
-		const char *start = cJSON_GetStringValue(nla_json_at(json, ar ? "ar" : "av"));
-		if (start && *start)
-			nla_eval_warn(set, start, depth - 1);
-	}
+	if (depth)
+		nla_eval_warn(set, av ? av : "", ar ? ar : "", depth - 1);
 }
 
-/* A run's AV and AR are of one run. */
-static void warn_of_shared(const struct nla_eval *e, const struct nla_config *cfg)
+void nla_eval_warn(const struct nla_actset *set, const char *av, const char *ar, int depth)
 {
-	nla_auto char *av = NULL, *ar = NULL;
-	nla_checkpoint_step(cfg->av, &av);
-	nla_checkpoint_step(cfg->ar, &ar);
-	nla_eval_warn(&e->set, cfg->av, NLA_EVAL_WARN);
-	if (!av || !ar || strcmp(av, ar))
-		nla_eval_warn(&e->set, cfg->ar, NLA_EVAL_WARN);
+	nla_auto char *of_av = NULL, *of_ar = NULL;
+	nla_checkpoint_step(av, &of_av);
+	nla_checkpoint_step(ar, &of_ar);
+	if (of_av && !nla_rank())
+		warn_of_run(set, of_av, depth);
+	if (of_ar && !nla_rank() && !(of_av && !strcmp(of_av, of_ar)))
+		warn_of_run(set, of_ar, depth);
 }
 
 enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, struct nla_err *err)
@@ -142,7 +138,7 @@ enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, 
 	e->rl.keep_v_hat = cfg->eval.recovered_kl;
 	if (!plan(e, cfg, room, err) && !open_reference(e, cfg, start, err)) {
 		say_what(e, cfg);
-		warn_of_shared(e, cfg);
+		nla_eval_warn(&e->set, cfg->av, cfg->ar, NLA_EVAL_WARN);
 	}
 	return err->status;
 }

@@ -50,10 +50,10 @@ enum nla_status nla_eval_baselines(struct nla_rl *rl, const int64_t *rows, int64
  * unless it was `said` already. Else NLA_ROW_OK. */
 enum nla_failure nla_warn_failed(const struct nla_step *s, enum nla_failure said);
 
-/* Warns when rows of the set are of documents on which the run of `half` (an AV's or AR's folder) trained, or one whose AV or
- * AR it began with, `depth` runs back. */
+/* Warns when rows of the set are of documents that a run trained on of which av or ar is a checkpoint, or one that such a run
+ * began with, up to `depth` runs back. */
 #define NLA_EVAL_WARN 3
-void nla_eval_warn(const struct nla_actset *set, const char *half, int depth);
+void nla_eval_warn(const struct nla_actset *set, const char *av, const char *ar, int depth);
 
 /* What nla-eval loads: models and set named by the configuration. */
 struct nla_eval {

@@ -31,7 +31,7 @@ static enum nla_status cut_lines(const char *folder, const char *name, int64_t s
 	return err->status || !former ? err->status : nla_rmtree(packed, err);
 }
 
-/* And so do evaluations. */
+/* Evaluations of steps that are made again. */
 static enum nla_status drop_evaluations(const char *folder, int64_t step, struct nla_err *err)
 {
 	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };

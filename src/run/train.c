@@ -89,10 +89,8 @@ static enum nla_status open_data(struct nla_train *t, struct nla_err *err)
 		return nla_usage(err, "rollout.prompts is %lld: want at least one for each of %lld ranks",
 				 (long long)cfg->rollout.prompts, (long long)nla_n_ranks());
 	t->has_eval = *cfg->eval.data;
-	if (t->has_eval && !open_set(t, &t->eval_set, cfg->eval.data, err) && !nla_disjoint_docs(&t->set, &t->eval_set, err)) {
-		nla_eval_warn(&t->eval_set, cfg->av, NLA_EVAL_WARN);
-		nla_eval_warn(&t->eval_set, cfg->ar, NLA_EVAL_WARN);
-	}
+	if (t->has_eval && !open_set(t, &t->eval_set, cfg->eval.data, err) && !nla_disjoint_docs(&t->set, &t->eval_set, err))
+		nla_eval_warn(&t->eval_set, cfg->av, cfg->ar, NLA_EVAL_WARN);
 	return err->status;
 }
 
