@@ -19,9 +19,9 @@ take() { # TARGET FILES...
 	done
 }
 take safetensors $data/families/llama2/ar/adapter_model.safetensors $tiny/ar/value_head.safetensors
-take tokenizer $data/tokenizer/*/tokenizer.json $data/special/*/tokenizer.json $tiny/model/tokenizer.json
+take tokenizer $data/tokenizer/*/tokenizer.json $data/special/*/tokenizer.json $tiny/model/tokenizer.json beside/letters/tokenizer.json
 take tokenizer_config $data/*/*/tokenizer_config.json
-take model $data/tokenizer/*/tokenizer.model
+take model $data/tokenizer/*/tokenizer.model beside/bytes/tokenizer.model
 take model_config $data/tokenizer/*/tokenizer_config.json
 take stops $tiny/model/generation_config.json
 take sidecar $tiny/a?/nla_meta.yaml
