@@ -2,7 +2,7 @@
 """
 chat-format.py - what a model's chat template prints around a user's message, for nla_chat.json.
 
-    scripts/chat-format.py MODEL [--system TEXT] [--out FILE]
+    scripts/chat-format.py MODEL [--system TEXT] [--no-thinking] [--out FILE]
 
 MODEL is a Hugging Face folder. Its template (chat_template.jinja, else chat_template of tokenizer_config.json, "default" of several) is
 rendered by jinja2 as transformers does, with one user message and the opening of the assistant's turn. Odd messages find out what is in
@@ -14,6 +14,7 @@ is refused. A date is pinned to 26 Jul 2024, and that is said. The result is MOD
 "both" strips the message, "end" what is at the end of before + message; the first stop token ends a response.
 
 --system TEXT   render with this system message; without it the template's own default, if it has one, is in "before"
+--no-thinking   render with enable_thinking false, as AVs of some trainers have it: Qwen3's prints an empty think block
 --out FILE      write there instead: for a folder that cannot be written to, with the option chat.file FILE
 
 Exit 0: done, 1: failed (one line on stderr), 2: usage. Needs jinja2.
@@ -105,7 +106,7 @@ def known_tokens(folder, config):
 
 
 class Renderer:
-    """A template of a folder; dated: whether it asked for today's date."""
+    """A template, with what transformers hands to it besides messages; dated: whether it asked for today's date."""
 
     def __init__(self, text, tokens):
         try:
@@ -206,13 +207,16 @@ def write(path, found):
 
 
 def run(args):
+    switch = {"enable_thinking": False} if args.no_thinking else {}
     folder = pathlib.Path(args.model)
     if not folder.is_dir():
         raise Refused(f"'{folder}' is no folder")
     config = read_json(folder / "tokenizer_config.json")
     file, text = find_template(folder, config)
     try:
-        found, renderer = describe(text, special_tokens(folder, config), known_tokens(folder, config), args.system)
+        if switch and "enable_thinking" not in text:
+            raise Refused("the template has no switch for thinking: leave out --no-thinking")
+        found, renderer = describe(text, special_tokens(folder, config) | switch, known_tokens(folder, config), args.system)
     except Refused as e:
         raise Refused(f"'{file}': {e}")
     out = pathlib.Path(args.out) if args.out else folder / "nla_chat.json"
@@ -226,6 +230,7 @@ def main():
     parser = argparse.ArgumentParser(prog="chat-format", description="Write what a model's chat template prints around a message.")
     parser.add_argument("model", help="folder of the model")
     parser.add_argument("--system", metavar="TEXT", help="system message (default: the template's own)")
+    parser.add_argument("--no-thinking", action="store_true", help="render with enable_thinking false")
     parser.add_argument("--out", metavar="FILE", help="file to write (default: MODEL/nla_chat.json)")
     try:
         run(parser.parse_args())

@@ -221,9 +221,11 @@ enum nla_status nla_half_open(struct nla_half *h, enum nla_half_role role, const
 			 (!ar || !find_layer(h, err)) && !prepare(h, path, err) && !load_weights(h, folder, err))
 			check_injection(h, path, err);
 	}
-	if (!err->status && !ar && !h->meta.chat_format && !(target->chat.own && !*target->chat.system))
-		nla_say("'%s' does not say which chat format and system turn it was trained with: here %s, system turn '%s'",
-			path, nla_chat_name(&target->chat), target->chat.system ? target->chat.system : "of nla_chat.json");
+	const struct nla_chat *chat = &target->chat;
+	if (!err->status && !ar && !h->meta.chat_format && (!chat->own || *chat->system || chat->thinks))
+		nla_say("'%s' does not say which chat format and system turn it was trained with: here %s, system turn '%s'%s",
+			path, nla_chat_name(chat), chat->system ? chat->system : "of nla_chat.json",
+			chat->thinks ? ", no think block (scripts/chat-format.py --no-thinking for an empty one)" : "");
 	if (err->status) {
 		nla_folder_lead(err, folder, NLA_SIDECAR_NAME, role_names[role]);
 		nla_err_context(err, "cannot load %s '%s'", role_titles[role], folder);

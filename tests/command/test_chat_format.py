@@ -189,6 +189,18 @@ def test_dates(work):
     assert found["before"] == "26 Jul 2024<|im_start|>user\n" and "prints today's date: it is 26 Jul 2024" in said, (found, said)
 
 
+def test_thinking(work, tokenizers):
+    think = "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
+    make(work / "model", turns() + OPEN + think)
+    tokenizer = tokenizers.from_pretrained(work / "model")
+    for flags, switch in (([], {}), (["--no-thinking"], {"enable_thinking": False})):
+        found, _ = written(work / "model", *flags)
+        want = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True, **switch)
+        assert found["before"] + "Hi" + found["after"] == want and want.endswith("</think>\n\n") == bool(flags), (found, want)
+    make(work / "model", turns() + OPEN)
+    refused("has no switch for thinking", work / "model", "--no-thinking")
+
+
 def test_programs(work):
     """An unknown template is refused, and the script's file puts that right; a system turn that is printed is in the prompt."""
     (work / "text.txt").write_text("the end is the end of the text and of the end\n")
@@ -226,6 +238,7 @@ def main():
         test_refused(work)
         test_places(work, AutoTokenizer)
         test_dates(work)
+        test_thinking(work, AutoTokenizer)
         test_programs(work)
     return 0
 

@@ -43,6 +43,7 @@ static void test_qwen3(void **state)
 	chat_load(&chat, folder, tok, &automatic);
 	assert_int_equal(chat.format, NLA_CHAT_CHATML);
 	assert_int_equal(chat.end_of_turn, 151645);
+	assert_true(chat.own && chat.thinks);
 	check_prompts(&chat, tok, nla_json_at(json, "chat"));
 	nla_chat_release(&chat);
 	cJSON_Delete(json);
