@@ -48,7 +48,7 @@ static const struct field fields[] = {
 	ROW("d_model", INT, d_model, .also = "extraction.d_model", .min = 1, .max = 1 << 20, .need = NLA_NEED_ANY),
 	ROW("extraction.d_model", INT, d_model, .also = "d_model", .min = 1, .max = 1 << 20), /* for readers of sets */
 	ROW("extraction.layer_index", INT, layer, .max = INT32_MAX, .need = NLA_NEED_BLOCK),
-	{ .key = "extraction.norm", .type = CONST, .words = "none" }, /* of the stored vectors */
+	ROW("extraction.norm", WORD, norm, .words = "none"),
 	ROW("extraction.injection_scale", SCALE, injection_scale),
 	ROW("extraction.mse_scale", SCALE, mse_scale),
 	ROW("extraction.injection_mode", WORD, inject, .words = "residual_add|embed_replace"),
@@ -198,7 +198,7 @@ static enum nla_status read_text(struct reader *r, const struct field *f, void *
 		return r->err->status;
 	int index = f->words ? word_index(f->words, text) : 0;
 	if (index < 0)
-		return REFUSE(r, "'%s' is '%s', want one of %s", r->key, text, f->words);
+		return REFUSE(r, "'%s' is '%s', want %s%s", r->key, text, strchr(f->words, '|') ? "one of " : "", f->words);
 	if (f->slot && nla_template_fill(text, f->slot, "", &filled, r->err))
 		return nla_err_context(r->err, "'%s': '%s'", r->path, r->key);
 	if (filled && (strstr(filled, "{{") || strstr(filled, "}}")))

@@ -30,6 +30,7 @@ struct nla_sidecar {
 	int64_t layer;               /* K; -1 when absent */
 	int64_t critic_layer;        /* critic.extraction_layer_index; -1 when absent */
 	bool final_norm;             /* ours, critic.final_norm: the AR's head reads the residual after the final norm */
+	int norm;                    /* extraction.norm, of the stored vectors: 0, none; any other is refused */
 	struct nla_scale injection_scale;
 	struct nla_scale mse_scale;  /* absent: sqrt_d_model */
 	enum nla_inject_mode inject; /* ours; absent: embed_replace if there is an injection_scale, else residual_add */

@@ -159,7 +159,7 @@ static void test_spellings(void **state)
 
 	assert_ok(parse(&s,
 		"kind: NLA_Model\nrole: AR\nstage: on\nd_model: 4096.0\nbase_checkpoint: null\nrow_count: ~\n"
-		"extraction: {d_model: '4096', layer_index: \"24\", injection_scale: '150.5', mse_scale: SQRT_D_MODEL, injection_mode: Embed_Replace}\n"
+		"extraction: {d_model: '4096', layer_index: \"24\", injection_scale: '150.5', mse_scale: SQRT_D_MODEL, injection_mode: Embed_Replace, norm: None}\n"
 		"tokens: {injection_char: '7', injection_token_id: 1.49705e5, critic_suffix_ids: ['1318', 29.0]}\n"
 		"critic: {extraction_layer_index: 24, final_norm: True}\nbaseline: {raw_variance: '0.5', mean_normalised: 1}\n"));
 	assert_string_equal(s.kind, "nla_model");
@@ -204,6 +204,7 @@ static void test_wrong(void **state)
 		{ HEAD "extraction: {mse_scale: [1]}\n", "'extraction.mse_scale' is not null, a positive number" },
 		{ HEAD "extraction: {injection_mode: add}\n", "'extraction.injection_mode' is 'add', want one of residual_add|" },
 		{ HEAD "extraction: {injection_mode: embed_replace}\n", "there is no injection_scale" },
+		{ HEAD "extraction: {norm: whitened_zca_v1}\n", "'extraction.norm' is 'whitened_zca_v1', want none" },
 		{ HEAD "tokens: {injection_char: ''}\n", "'tokens.injection_char' is empty" },
 		{ HEAD "tokens: {injection_char: \"a\\0b\"}\n", "line 3: a NUL character" },
 		{ HEAD "tokens: {injection_token_id: 4294967296}\n", "'tokens.injection_token_id' is 4294967296, want 0 to 2147483647" },
