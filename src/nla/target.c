@@ -270,6 +270,11 @@ enum nla_status nla_contract_fits(const struct nla_sidecar *meta, const struct n
 		if (ours >= 0 && theirs >= 0 && ours != theirs)
 			return nla_fail(err, "'%s' is of block %lld, the %s of block %lld", path, (long long)ours,
 					i ? "AR" : "AV", (long long)theirs);
+		const char *one = meta->base_checkpoint, *other = with[i] ? with[i]->base_checkpoint : NULL;
+		if (one && other && nla_is_hub_name(one) && nla_is_hub_name(other) &&
+		    strcasecmp(nla_path_base(one), nla_path_base(other)))
+			nla_say("warning: '%s' is of '%s', the %s of '%s': are their models one?", path, one, i ? "AR" : "AV",
+				other);
 	}
 	return NLA_OK;
 }

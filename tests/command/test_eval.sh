@@ -15,6 +15,15 @@ grep -q 'warning: eval.baseline is rows, and 16 rows are few' "$work/stderr" || 
 cp -R "$work/held" "$work/bare"
 sed -i '/^baseline:/,/mean_normalised/d' "$work/bare/nla_meta.yaml"
 eval_ --data "$work/bare" --rows 16 --out "$work/a-none" --seed 3
+# A set and an AV of other models by their names on the hub.
+cp -R "$work/held" "$work/base-set" && cp -R "$work/av" "$work/hub-av"
+sed -i '/^base_checkpoint:/d; $a base_checkpoint: Qwen/Qwen3-8B-Base' "$work/base-set/nla_meta.yaml"
+for name in Qwen/Qwen3-8B unsloth/qwen3-8b-base; do
+	sed -i "/^base_checkpoint:/d; \$a base_checkpoint: $name" "$work/hub-av/nla_meta.yaml"
+	eval_ --data "$work/base-set" --av "$work/hub-av" --rows 4 --out "$work/hub-${name%/*}"
+	echo "$name: $(grep -c "warning: '.*/base-set' is of 'Qwen/Qwen3-8B-Base', the AV of '$name'" "$work/stderr" || true)"
+done >"$work/names"
+printf 'Qwen/Qwen3-8B: 1\nunsloth/qwen3-8b-base: 0\n' | cmp - "$work/names" || fail "set and AV of two models: $(cat "$work/names")"
 # A set whose sidecar names the block as its AR's alone recovers the same KL.
 cp -R "$work/held" "$work/critic"
 sed -i '/^  layer_index:/d' "$work/critic/nla_meta.yaml"
