@@ -341,7 +341,7 @@ enum nla_status nla_options_args(struct nla_args *args, void *cfg, struct nla_er
 	return take_arguments(args, cfg, err);
 }
 
-static char *absolute(const char *path)
+char *nla_options_path(const char *path)
 {
 	nla_auto char *cwd = path[0] && path[0] != '/' ? getcwd(NULL, 0) : NULL;
 	while (nla_starts_with(path, "./"))
@@ -368,7 +368,7 @@ static cJSON *dump_value(const struct nla_option *o, const void *cfg)
 		return one ? one : all;
 	}
 	text = o->type == NLA_OPT_ENUM ? nla_word_at(o->choices, *(const int *)at)
-	     : o->type == NLA_OPT_PATH ? absolute(*(char *const *)at) : nla_strdup(*(char *const *)at);
+	     : o->type == NLA_OPT_PATH ? nla_options_path(*(char *const *)at) : nla_strdup(*(char *const *)at);
 	return cJSON_CreateString(text);
 }
 

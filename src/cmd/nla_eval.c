@@ -53,6 +53,12 @@ static enum nla_status publish(const char *out, struct nla_err *err)
 	return err->status;
 }
 
+static void add_path(cJSON *json, const char *key, const char *path)
+{
+	nla_auto char *whole = nla_options_path(path);
+	cJSON_AddStringToObject(json, key, whole);
+}
+
 static enum nla_status report(const struct nla_eval *e, const struct nla_config *cfg, const struct nla_step *step,
 			      struct nla_err *err)
 {
@@ -60,12 +66,12 @@ static enum nla_status report(const struct nla_eval *e, const struct nla_config 
 	cJSON *json = nla_report_eval(&e->rl, step);
 	const int64_t at = nla_checkpoint_step(cfg->av, NULL);
 	cJSON_AddItemToObject(json, "step", at < 0 ? cJSON_CreateNull() : cJSON_CreateNumber((double)at));
-	cJSON_AddStringToObject(json, "model", cfg->model);
-	cJSON_AddStringToObject(json, "av", cfg->av);
-	cJSON_AddStringToObject(json, "ar", cfg->ar);
+	add_path(json, "model", cfg->model);
+	add_path(json, "av", cfg->av);
+	add_path(json, "ar", cfg->ar);
 	if (step->mse_start)
-		cJSON_AddStringToObject(json, "start_ar", cfg->eval.start_ar);
-	cJSON_AddStringToObject(json, "data", e->set.path);
+		add_path(json, "start_ar", cfg->eval.start_ar);
+	add_path(json, "data", e->set.path);
 	if (nla_eval_write_rows(&e->rl, step, rows, err) || nla_json_write(summary, json, true, err) || publish(cfg->out, err))
 		cJSON_Delete(json);
 	else

@@ -354,6 +354,9 @@ static void put_eval(struct out *o, const struct nla_rl *rl, const struct nla_st
 	text(o, "baseline_of", rl->own_baseline ? "rows" : "data", "`eval.baseline`: of the set, or of the evaluated rows");
 	text(o, "vectors", rl->another ? "another" : "own", "`eval.vectors`: whose were explained");
 	num(o, "temperature", rl->rollout.temperature, "of sampling");
+	num(o, "max_new_tokens", (double)rl->rollout.max_new_tokens, "longest response");
+	num(o, "min_new_tokens", (double)rl->rollout.min_new_tokens, "shortest");
+	text(o, "truncated", rl->rollout.truncated ? "score" : "fail", "`rollout.truncated`");
 	num(o, "fail_mse", rl->reward.fail_mse, "mse of a failed row");
 	num(o, "seed", (double)rl->rng.seed, "of the random numbers");
 	num(o, "seconds", s->seconds[NLA_STAGE_EVAL], "of sampling and scoring");
@@ -429,9 +432,9 @@ void nla_report_markdown(struct nla_str *out)
 	heading(out, "**samples.jsonl**: probes, and `log.samples` responses of the first and every `log.samples_every`th "
 		     "step, with one that failed, if any did:");
 	put_sample(&o, &rl, &empty, 0, 0);
-	heading(out, "**Evaluation**, `summary.json` of `nla-eval` (which adds `step`, `model`, `av`, `ar`, `data` and a "
-		     "`start_ar`) and `eval-STEP.json` of a run (which adds `reward`, the mean of score less penalty, failed "
-		     "rows too):");
+	heading(out, "**Evaluation**, `summary.json` of `nla-eval` (which adds `step`, and `model`, `av`, `ar`, `data` and a "
+		     "`start_ar` as absolute paths) and `eval-STEP.json` of a run (which adds `reward`, the mean of score less "
+		     "penalty, failed rows too):");
 	put_eval(&o, &rl, &empty);
 	heading(out, "**rows.jsonl** of `nla-eval`, `eval-STEP.rows.jsonl` of a run:");
 	put_row(&o, &rl, &empty, 0);

@@ -4,10 +4,17 @@ make_sets
 make_av
 eval_() { ok nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --max-new-tokens 40 "$@"; }
 
-eval_ --data "$work/held" --rows 16 --out "$work/a" --seed 3
+(cd "$work" && ok nla-eval --model "$tiny/model" --av av --ar "$tiny/ar" --max-new-tokens 40 --data held --rows 16 --out a --seed 3)
 python3 -c 'import json, sys; a, b = (json.load(open(p)) for p in sys.argv[1:]); assert a == b' \
 	"$work/stdout" "$work/a/summary.json" || fail "stdout is not summary.json"
-head -n 1 "$work/stderr" | grep -q "^nla-eval: AV '$work/av', AR '.*/ar', 16 of 24 rows of '$work/held' on .*; baselines of the set: raw variance" ||
+python3 - "$work/a/summary.json" "$work" "$tiny" <<'END'
+import json, sys
+summary, work, tiny = json.load(open(sys.argv[1])), *sys.argv[2:] # later tools run in other folders, and decode alike
+paths = {key: summary[key] for key in ("model", "av", "ar", "data")}
+assert paths == {"model": f"{tiny}/model", "av": f"{work}/av", "ar": f"{tiny}/ar", "data": f"{work}/held"}, paths
+assert [summary[key] for key in ("max_new_tokens", "min_new_tokens", "truncated")] == [40, 0, "fail"], summary
+END
+head -n 1 "$work/stderr" | grep -q "^nla-eval: AV 'av', AR '.*/ar', 16 of 24 rows of 'held' on .*; baselines of the set: raw variance" ||
 	fail "the first line does not say what is evaluated: $(cat "$work/stderr")"
 ! grep -q warning "$work/stderr" || fail "a warning: $(cat "$work/stderr")"
 eval_ --data "$work/held" --rows 16 --out "$work/a-own" --seed 3 --eval.baseline rows
