@@ -15,30 +15,6 @@ bool nla_is_hub_name(const char *s)
 	return owner && name && *s != '.' && !s[owner + 1 + name];
 }
 
-static bool is_pointer(const char *path)
-{
-	static const char head[] = "version https://git-lfs.github.com/spec/v1";
-	char have[sizeof(head)] = "";
-	FILE *f = fopen(path, "rb");
-	bool is = f && fread(have, 1, sizeof(head) - 1, f) == sizeof(head) - 1 && !strcmp(have, head);
-	if (f)
-		fclose(f);
-	return is;
-}
-
-static char *pointer_lead(const char *folder, const struct nla_strs *names)
-{
-	static const char *const ours[] = { ".safetensors", ".json", ".model", ".yaml", ".gz" };
-	char *text = NULL;
-	for (size_t i = 0; i < names->n && !text; i++)
-		for (size_t j = 0; j < NLA_LEN(ours) && !text; j++) {
-			nla_auto char *path = nla_path_join(folder, names->data[i]);
-			if (nla_ends_with(path, ours[j]) && is_pointer(path))
-				text = nla_format("'%s' is a git-lfs pointer, not the file: run 'git lfs pull' there", path);
-		}
-	return text;
-}
-
 /* Where `want` is instead: in a checkpoint of a run, or one folder down. */
 static char *below_lead(const char *folder, const struct nla_strs *names, const char *want, const char *part)
 {
@@ -84,8 +60,7 @@ static char *lead(const char *folder, const char *want, const char *part)
 	else if (nla_is_dir(snapshots) && !nla_list_dir(snapshots, &names, NLA_IGNORED) && names.n)
 		text = nla_format("it is a folder of the hub's cache: name '%s/%s'", snapshots, names.data[names.n - 1]);
 	else if (nla_is_dir(folder) && !nla_list_dir(folder, &names, NLA_IGNORED)) {
-		text = pointer_lead(folder, &names);
-		if (!text && !holds(folder, ".", want))
+		if (!holds(folder, ".", want))
 			text = below_lead(folder, &names, want, part);
 		if (!text)
 			text = torch_lead(folder, &names);

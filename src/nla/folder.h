@@ -6,9 +6,9 @@
 #include "base/base.h"
 
 /*
- * Adds to err, when it is one, what leads on: a name on the hub; a folder of the hub's cache; pointers of git-lfs; a run, or
- * another folder that has `want` below it (want: a file that the right folder holds; part: where a run's checkpoint keeps it,
- * or NULL); weights that are no safetensors. Returns err's status.
+ * Adds to err, when it is one, what leads on: a name on the hub; a folder of the hub's cache; a run, or another folder that has
+ * `want` below it (want: a file that the right folder holds; part: where a run's checkpoint keeps it, or NULL); weights that
+ * are no safetensors. Returns err's status.
  */
 enum nla_status nla_folder_lead(struct nla_err *err, const char *folder, const char *want, const char *part);
 

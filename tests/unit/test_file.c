@@ -1,6 +1,7 @@
 /* Whole files, folders, maps, lines and logs; a full disk when this user may mount a small one. */
 #include "scratch.h"
 
+#include "base/json.h"
 #include "base/safetensors.h"
 
 #include <errno.h>
@@ -268,6 +269,33 @@ static void assert_content(const char *path, const char *want)
 	nla_str_release(&s);
 }
 
+/* By each way of reading, and only the whole of its first line. */
+static void test_git_lfs(void **state)
+{
+	struct nla_err err = NLA_ERR_INIT;
+	struct nla_str s = NLA_STR_INIT;
+	struct nla_lines l;
+	struct nla_map m;
+	struct nla_st st;
+	cJSON *json;
+	const char *want = "/x.txt': it is a git-lfs pointer, not the file: run 'git lfs pull' there";
+	const char *path = put_text("x.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n");
+	assert_ok(nla_lines_open(&l, path, &err));
+	assert_null(nla_lines_next(&l));
+	assert_fails(nla_lines_close(&l, &err), want);
+	assert_fails(nla_file_read(path, &s, &err), want);
+	assert_fails(nla_map_open(&m, path, &err), want);
+	assert_fails(nla_json_read(path, &json, &err), want);
+	assert_fails(nla_st_open(&st, path, &err), want);
+	path = put_text("x.npy", "\x93NUMPY\x01");
+	assert_fails(nla_st_open(&st, path, &err), "/x.npy': it is a NumPy file: safetensors.numpy.save_file() writes");
+	path = put_text("y.txt", "version https://git-lfs");
+	assert_ok(nla_lines_open(&l, path, &err));
+	assert_string_equal(nla_lines_next(&l), "version https://git-lfs");
+	assert_ok(nla_lines_close(&l, &err));
+	nla_str_release(&s);
+}
+
 static void test_log(void **state)
 {
 	struct nla_err err;
@@ -406,7 +434,7 @@ int main(void)
 		cmocka_unit_test(test_paths),     cmocka_unit_test(test_write_and_read),
 		cmocka_unit_test(test_bad_gzip),  cmocka_unit_test(test_errors_name_path_and_reason),
 		cmocka_unit_test(test_folders),   cmocka_unit_test(test_map),
-		cmocka_unit_test(test_lines),     cmocka_unit_test(test_log),
+		cmocka_unit_test(test_lines),     cmocka_unit_test(test_git_lfs),     cmocka_unit_test(test_log),
 		cmocka_unit_test(test_full_disk), cmocka_unit_test(test_links),
 		cmocka_unit_test(test_line_too_long), cmocka_unit_test(test_bomb), cmocka_unit_test(test_folder_without_reading),
 	};
