@@ -367,6 +367,12 @@ bool nt_ranks_fail(const struct nt_ranks *o, const char *text)
 	try {
 		if (!group)
 			connect(soon);
+		const std::string line = "rank " + std::to_string(o->rank) + ": " + text;
+		std::thread([limit = std::max(o->timeout, 10.), line] { // nobody may answer
+			std::this_thread::sleep_for(std::chrono::duration<double>(limit));
+			std::cerr << line << std::endl;
+			_exit(1);
+		}).detach();
 		Group &g = *group;
 		g.stop();
 		if (!g.met && g.store->check({"met"})) // others have, and this process is none of them
