@@ -65,13 +65,19 @@ void watch(void)
 	std::unique_ptr<Sleepers> sleepers;
 	std::map<std::string, double> sums;
 	waited(sums);
+	const int n = std::max(omp_get_num_procs() - nt_threads(), 0) + 2;
+	if (n > 64) // a container's share of a large machine: not worth its threads, which may be limited
+		return;
 	for (int busy = 0, quiet = 0;;) {
 		std::this_thread::sleep_for(std::chrono::duration<double>(every));
 		double share = waited(sums) / every;
 		busy = share > contended ? busy + 1 : 0;
 		quiet = share < calm ? quiet + 1 : 0;
-		if (!sleepers && busy > 1) // twice: threads that have just begun share a processor for a moment
-			sleepers = std::make_unique<Sleepers>(std::max(omp_get_num_procs() - nt_threads(), 0) + 2);
+		if (!sleepers && busy > 1) try { // twice: threads that have just begun share a processor for a moment
+			sleepers = std::make_unique<Sleepers>(n);
+		} catch (const std::system_error &) { // no thread to be had
+			return;
+		}
 		else if (quiet >= looks)
 			sleepers.reset();
 	}
