@@ -74,7 +74,7 @@ static enum nla_status compute(const struct nla_target *t, struct waiting *w, in
 					   &(struct nla_tap){ .out = take, .arg = &tap });
 		nt_to_host_f32(tap.rows, v, (size_t)(n * t->lm.arch.d_model));
 		if (n_next) {
-			nt_tensor *logits = nt_linear(nla_final_norm(&view, nt_rows(x, tap.at)), t->lm.head, NULL);
+			nt_tensor *logits = nt_logits(nla_final_norm(&view, nt_rows(x, tap.at)), t->lm.head);
 			nt_to_host_i64(nt_topk(logits, n_next), next, (size_t)(n * n_next));
 		}
 		nt_free(tap.rows);
