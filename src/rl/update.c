@@ -102,8 +102,11 @@ enum nla_status nla_step_logprob(const struct nla_rl *rl, const struct nla_view 
 	const nt_tensor *logprob = logprob_of(rl, view, &r, err);
 	if (logprob && nt_to_host_f32(logprob, host, (size_t)n))
 		nla_nt_fail(err, "cannot read log-probabilities");
-	else if (logprob && !nla_lm_blame(view->lm, host, (size_t)n, err))
-		nla_logprob_check(host, n, err);
+	else if (logprob && !nla_lm_blame(view->lm, host, (size_t)n, err) && !nla_logprob_check(host, n, err))
+		for (int64_t i = 0; i < n && !err->status; i++)
+			if (isnan(host[i]))
+				nla_fail(err, "the log-probability of a response token is no number: the weights of the "
+					 "model or of an adapter are too large for their type, or broken");
 	nt_scope_pop();
 	for (int64_t i = from, at = 0; i < to; at += s->tokens.length[i++])
 		memcpy(out + (i - from) * width, host + at, (size_t)s->tokens.length[i] * sizeof(*out));

@@ -18,7 +18,7 @@
 /* k3 of a token, whose d is ref - logp. */
 static inline double nla_k3(double d)
 {
-	d = fmin(d, NLA_KL_MAX_D);
+	d = d > NLA_KL_MAX_D ? NLA_KL_MAX_D : d; /* NaN stays */
 	return exp(d) - d - 1;
 }
 

@@ -388,6 +388,7 @@ static void test_no_reference(void **state)
 	float *g = gradient(t, &p, &batch, &none, &stats, &n);
 	within("gradient, relative, beta 1e-12 or 0", relative(g, want, n), 1e-6);
 	assert_true(isnan(stats.kl) && isnan(stats.kl_clamped));
+	assert_true(isnan(nla_k3((double)NAN)) && nla_k3(13) == nla_k3(12));
 	free(g);
 	free(want);
 	nla_strs_release(&p.names);
