@@ -21,7 +21,7 @@ import predict  # noqa: E402
 TIMES = re.compile("^(seconds|tokens_per_second|peak_memory)")  # what differs between two runs of the same
 PLAN = re.compile(r"memory plan: ([0-9.]+) of [0-9.]+ GiB, ([0-9.]+) of it head room.*?(?:(\d+) rows decode at once, )?"
                   r"(\d+) (?:responses|rows) a backward pass, blocks (kept|recomputed)")
-SLOWER = re.compile("(?:warning: on this GPU|decoding without) .*")  # what goes on without a fast version
+SLOWER = re.compile("(?:warning: on this GPU|this GPU runs without) .*")  # what goes on without a fast version
 GIB = 2**30
 
 

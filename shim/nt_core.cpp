@@ -79,7 +79,7 @@ nt_status record(nt_status s, const char *op, Handles in, const std::string &why
 {
 	if (status == NT_OK) {
 		status = s;
-		text = std::string(op) + " " + shapes(in) + ": " + why;
+		text = *op ? std::string(op) + " " + shapes(in) + ": " + why : why;
 		std::replace(text.begin(), text.end(), '\n', ' ');
 	}
 	return s;

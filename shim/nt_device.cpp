@@ -25,7 +25,7 @@ at::Device nt::device(int index)
 
 using nt::action;
 
-static nt_status no_device(const std::string &why) { return nt::record(NT_NO_DEVICE, "device", {}, why); }
+static nt_status no_device(const std::string &why) { return nt::record(NT_NO_DEVICE, "", {}, why); }
 
 static std::string version(int tens, int ones) { return std::to_string(tens) + "." + std::to_string(ones); }
 

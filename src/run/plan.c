@@ -353,7 +353,5 @@ char *nla_plan_words(const struct nla_plan_in *in, const struct nla_plan *p)
 			     (long long)p->rows);
 	nla_str_addf(&s, "%lld %s a backward pass, blocks %s", (long long)p->micro_batch, in->rollout ? "responses" : "rows",
 		     p->recompute ? "recomputed" : "kept");
-	if (in->gpu && in->plain && in->rollout)
-		nla_str_addf(&s, "; decoding without our own kernels, which is slower: %s", nt_kernels_off());
 	return nla_str_detach(&s);
 }

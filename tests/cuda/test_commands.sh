@@ -68,6 +68,14 @@ refused 'GPU 0 has compute capability 7.5, want 8.0 or more'
 cuda_run nla-explain "$demo/config.json" --text a --device cuda:1
 refused 'there is no GPU of that number'
 
+# So does a system without NVRTC, which compiles our kernels.
+cp -R "$FAKE_CUDA" plain && rm plain/libnvrtc.so.13 && ${CC:-cc} -shared -o plain/libnvrtc.so.13 -x c /dev/null
+for program in nla-explain nla-train; do
+	what="--text a" && [ $program = nla-explain ] || what="--check"
+	FAKE_CUDA=$PWD/plain NLA_CACHE=$work/none on_cuda $program "$demo/config.json" $what --max-new-tokens 4
+	grep -q "this GPU runs without our own kernels, which is slower: " stderr || fail "$program does not say it: $(cat stderr)"
+done
+
 # A driver that refuses graphs costs time, and one line.
 FAKE_CUDA_NO_GRAPHS=1 on_cuda nla-eval "$demo/config.json" --data "$demo/eval" --eval.rows 4 --eval.batch 2 --max-new-tokens 24 --out slow
 [ "$(grep -c 'decoding without graphs, which is slower: .*operation not permitted when stream is capturing$' stderr)" -eq 1 ] ||
