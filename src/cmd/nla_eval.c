@@ -11,8 +11,9 @@ static enum nla_status logprob(const struct nla_eval *e, const struct nla_config
 			       struct nla_err *err)
 {
 	struct nla_rl rl = e->rl;
+	int64_t batch = cfg->eval.batch;
 	rl.rollout.temperature = *cfg->score || rl.rollout.temperature == 0 ? 1 : rl.rollout.temperature;
-	return nla_eval_logprob(&rl, cfg->eval.batch, step, err);
+	return nla_eval_logprob(&rl, &batch, step, err);
 }
 
 /* Under such names is what has been written and not yet published, and what it replaces until it is. */

@@ -195,7 +195,7 @@ static enum nla_status logprob_batch(const struct nla_rl *rl, const struct nla_v
 	return err->status;
 }
 
-enum nla_status nla_eval_logprob(struct nla_rl *rl, int64_t batch, struct nla_step *s, struct nla_err *err)
+enum nla_status nla_eval_logprob(struct nla_rl *rl, int64_t *batch, struct nla_step *s, struct nla_err *err)
 {
 	const size_t cells = (size_t)(s->n * s->tokens.width);
 	struct nla_progress p;
@@ -210,7 +210,7 @@ enum nla_status nla_eval_logprob(struct nla_rl *rl, int64_t batch, struct nla_st
 		int64_t tokens = 0;
 		if (nla_n_ranks() == 1 && nla_stop_asked())
 			return nla_err_set(err, NLA_STOPPED, "stopped after log-probabilities of %lld rows", (long long)from);
-		for (m = 0; m < batch && from + m < (int64_t)at.n; m++) {
+		for (m = 0; m < *batch && from + m < (int64_t)at.n; m++) {
 			tokens += (int64_t)rl->av->prompt.n - rl->av->marker + s->tokens.length[at.data[from + m]];
 			if (m && tokens > NLA_SCORE_TOKENS)
 				break;
@@ -219,7 +219,7 @@ enum nla_status nla_eval_logprob(struct nla_rl *rl, int64_t batch, struct nla_st
 		    !logprob_batch(rl, &rl->reference, s, at.data + from, m, s->ref_logprob, err))
 			nla_progress_step(&p, from + m, "rows");
 		else if (nla_halve(&rl->halved, NLA_STAGE_EVAL, &m, m, err))
-			batch = m, m = 0;
+			*batch = m, m = 0;
 	}
 	return err->status;
 }

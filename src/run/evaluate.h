@@ -30,8 +30,9 @@ enum nla_status nla_probe(const struct nla_rl *rl, const int64_t *rows, int64_t 
  * line of a rows.jsonl serves as it is: its "ids" are scored instead of those that the tokenizer gives its text. Errors name
  * the line. */
 enum nla_status nla_evaluate_given(struct nla_rl *rl, const char *path, struct nla_step *out, struct nla_err *err);
-/* Log-probabilities of the responses under policy and reference, at the sampling temperature. */
-enum nla_status nla_eval_logprob(struct nla_rl *rl, int64_t batch, struct nla_step *s, struct nla_err *err);
+/* Log-probabilities of the responses under policy and reference, at the sampling temperature. *batch: responses at once, fewer
+ * afterwards where memory ran out. */
+enum nla_status nla_eval_logprob(struct nla_rl *rl, int64_t *batch, struct nla_step *s, struct nla_err *err);
 /* s->mse_start [n]: by the AR of eval.start_ar, which takes the other's place in `m` and `rl`, so that memory holds one. Texts
  * that it alone cannot read have reward.fail_mse. */
 enum nla_status nla_eval_start_ar(struct nla_models *m, const struct nla_config *cfg, struct nla_rl *rl, struct nla_step *s,

@@ -194,9 +194,12 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	rl.rng.stream = NLA_STREAM_EVAL;
 	rl.step = 0; /* the same random numbers in every evaluation */
 	rl.halved = p->eval_halved;
+	p->eval_batch = p->eval_batch ? p->eval_batch : t->cfg->eval.batch;
+	rl.rollout.rows = p->eval_rows ? p->eval_rows : rl.rollout.rows;
+	rl.score_tokens = p->eval_tokens ? p->eval_tokens : rl.score_tokens;
 	if (!nla_evaluate(&rl, rows, n, 1, t->cfg->eval.batch, &s, err) && !nla_reward(&rl, &s, err) &&
 	    (t->cfg->update.kl > 0 || !t->cfg->eval.logprob || /* the steps have the KL, or it is not wanted */
-	     !nla_eval_logprob(&rl, t->cfg->eval.batch, &s, err))) {
+	     !nla_eval_logprob(&rl, &p->eval_batch, &s, err))) {
 		double reward, spread;
 		nla_step_join(&s);
 		nla_mean_std(s.reward, s.n, &reward, &spread);
@@ -216,8 +219,8 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	if (!err->status)
 		nla_ranks_copy(&loop->best, sizeof(loop->best));
 	p->eval_halved = rl.halved;
-	p->rl.rollout.rows = rl.rollout.rows;
-	p->rl.score_tokens = rl.score_tokens;
+	p->eval_rows = rl.halved & 1u << NLA_STAGE_ROLLOUT ? rl.rollout.rows : 0;
+	p->eval_tokens = rl.halved & 1u << NLA_STAGE_SCORE ? rl.score_tokens : 0;
 	return err->status;
 }
 

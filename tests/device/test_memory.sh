@@ -37,6 +37,12 @@ ok "$@" --out "$work/all"
 halved 'rows decoded at once, from 48 to 24' "$@"
 same "$work/all/rows.jsonl.gz" "$work/out/rows.jsonl.gz"
 
+# At each of three evaluations, of which the first is given half.
+set -- nla-train --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 2 --max-new-tokens 40 --steps 2 \
+	--update.kl 0 --log.probe 0 --eval.data "$work/held" --eval.every 1 --eval.batch 24
+halved 'evaluation, rows at once, from 24 to 12' "$@"
+[ -e "$work/out/eval-2.json" ] || fail "there is no last evaluation"
+
 set -- nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" --eval.batch 24 --max-new-tokens 40
 ok "$@" --out "$work/whole"
 halved 'evaluation, rows at once, from 24 to 12' "$@"

@@ -118,7 +118,7 @@ static void test_evaluate(void **state)
 	memcpy(s.tokens.ids, t->ids, 4 * sizeof(*t->ids));
 	s.tokens.length[0] = 4;
 	map_bad(t);
-	assert_fails(nla_eval_logprob(&rl, 1, &s, &err), WANT);
+	assert_fails(nla_eval_logprob(&rl, &(int64_t){ 1 }, &s, &err), WANT);
 	nla_step_release(&s);
 	nla_actset_close(&set);
 }
