@@ -240,6 +240,7 @@ score 1 "given.jsonl line 1': 'ids' has what is no token id" '{"row": 0, "respon
 	seq 140000 | sed 's/.*/{"row": 0, "response": ""}/'
 	echo "{\"row\": 0, \"response\": \"\", \"ids\": [$(seq 16384 | sed 's/.*/5/' | paste -sd ,)]}"
 } >given.jsonl
+late_eval 2 "24 rows \* 'eval.samples' \* 'rollout.max_new_tokens' are more than 268435456 tokens: evaluate fewer" --eval.samples 4096 --max-new-tokens 16384
 late_eval 1 "140001 responses, the longest of 16384 tokens, are too many at once" --score given.jsonl
 : >given.jsonl
 late_eval 1 "'given.jsonl' holds no line to score" --score given.jsonl
