@@ -101,7 +101,7 @@ const struct nla_option nla_config_table[] = {
 	NUM(update.clip, "0.2", 0, 1, NULL, TRAIN, "ratio clip"),
 	NUM(update.kl, "0.01", 0, 100, "kl", TRAIN, "weight of the KL term to the AV at the start of the run"),
 	NUM(update.grad_clip, "1", 0, 1e9, NULL, TRAIN | SFT, "gradient norm to clip to; 0: off"),
-	INT(update.micro_batch, "0", 0, 65536, NULL, TRAIN | SFT, "responses (nla-sft: rows) in a backward pass; 0: by plan"),
+	INT(update.micro_batch, "0", 0, 65536, NULL, TRAIN | SFT | FREE, "responses (nla-sft: rows) at once; 0: by plan"),
 	ENUM(update.recompute, "auto", "auto|true|false", NULL, TRAIN | SFT | FREE,
 	     "compute blocks twice instead of keeping activations: less memory, equal gradients; auto: if the plan needs it"),
 	INT(update.max_bad_steps, "10", 1, BIG, NULL, TRAIN | SFT, "non-finite gradients in a row that end the run"),

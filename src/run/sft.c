@@ -64,7 +64,8 @@ static void make_plan(struct nla_sft *s, int64_t room)
 	const struct nla_half *half = &s->half, none = { 0 };
 	const bool ar = cfg->sft.role == NLA_ROLE_AR;
 	struct nla_plan plan;
-	s->micro_batch = s->loop.state.micro_batch ? s->loop.state.micro_batch : cfg->update.micro_batch;
+	const int64_t had = s->loop.state.micro_batch, asked = cfg->update.micro_batch;
+	s->micro_batch = had && asked ? NLA_MIN(had, asked) : had + asked;
 	s->recompute = cfg->update.recompute == NLA_RECOMPUTE_TRUE;
 	if (cfg->sft.role == NLA_ROLE_LM)
 		return;

@@ -39,7 +39,7 @@ static enum nla_status make_plan(struct nla_train *t, struct nla_err *err)
 {
 	struct nla_state *state = &t->policies->loop.state;
 	struct nla_plan_in in = nla_train_sizes(t, t->n), before = in;
-	before.micro_batch = state->micro_batch;
+	before.micro_batch = in.micro_batch ? NLA_MIN(in.micro_batch, state->micro_batch) : state->micro_batch;
 	before.copies &= (int)state->copies;
 	if (state->micro_batch)
 		nla_plan_make(&before, t->room, &t->plan);
