@@ -26,18 +26,15 @@ static void print_options(enum nla_command command, bool markdown)
 /* The command that continues this one: its words, quoted where a shell needs it, with --resume instead of `overwrite`. */
 static void add_resume(struct nla_str *out, int argc, char **argv, bool overwrite)
 {
-	static const char plain[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz%+,-./:=@_";
 	for (int i = 0; i < argc; i++) {
-		const char *word = argv[i], *quote = *word && !word[strspn(word, plain)] ? "" : "'";
+		const char *word = argv[i];
 		if (nla_starts_with(word, "--overwrite") || nla_starts_with(word, "--resume")) {
 			overwrite = overwrite && nla_starts_with(word, "--resume");
 			i += i + 1 < argc && (!strcmp(argv[i + 1], "true") || !strcmp(argv[i + 1], "false"));
 			continue;
 		}
-		nla_str_add(out, quote);
-		for (const char *c = word; *c; c++)
-			nla_str_addf(out, *c == '\'' ? "'\\%c'" : "%c", *c);
-		nla_str_addf(out, "%s ", quote);
+		nla_str_add_word(out, word);
+		nla_str_addc(out, ' ');
 	}
 	nla_str_add(out, overwrite ? "--resume --overwrite false" : "--resume"); /* a file has it */
 }
