@@ -151,6 +151,8 @@ class NLA:
             raise ValueError(f"v has shape {v.shape}, want ({self.width},) or (N, {self.width})")
         if not np.isfinite(v).all():
             raise ValueError("v holds numbers that are not finite")
+        if not v.any(-1).all():
+            raise ValueError("v holds a vector of zeros, which no explanation can point to")
         return v
 
     def _call(self, name, *arguments):

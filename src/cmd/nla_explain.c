@@ -64,7 +64,7 @@ static void say_what(const struct nla_config *cfg, const struct nla_subject *s)
 {
 	nla_auto char *models = nla_models_words(cfg);
 	nla_auto char *what = s->row >= 0 ? nla_format("row %lld of '%s'", (long long)s->row, cfg->data) :
-			      s->n > 1 ? nla_format("%lld tokens of the text", (long long)s->n) :
+			      s->n > 1 ? nla_format("%lld %s", (long long)s->n, s->text ? "tokens of the text" : "vectors") :
 			      s->token[0] ? nla_format("token %lld '%s' of the text", (long long)s->position[0], s->token[0]) :
 					    nla_format("'%s'", cfg->explain.vector);
 	nla_auto char *base = s->base.var > 0

@@ -65,9 +65,9 @@ char **nla_explain_many(struct nla *nla, const float *v, int64_t n, int64_t max_
 	char **texts = NULL;
 	bool fine = n >= 0 && max_new_tokens >= 1 && max_new_tokens <= 16384 && temperature >= 0 && temperature <= 100;
 	for (int64_t i = 0; fine && i < n * nla_width(nla); i++)
-		fine = isfinite(v[i]);
+		fine = isfinite(v[i]) && (i % nla_width(nla) || !nla_is_zero(v + i, nla_width(nla)));
 	if (!fine) {
-		nla_usage(&err, "want finite activations, 1 to 16384 new tokens and a temperature of 0 to 100");
+		nla_usage(&err, "want finite activations other than 0, 1 to 16384 new tokens and a temperature of 0 to 100");
 		done(&err, message);
 		return NULL;
 	}

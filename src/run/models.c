@@ -95,19 +95,12 @@ char *nla_models_words(const struct nla_config *cfg)
 	return nla_str_detach(&s);
 }
 
-static enum nla_status from_file(struct nla_subject *s, const char *path, int64_t d, struct nla_err *err)
+bool nla_is_zero(const float *v, int64_t d)
 {
-	NLA_AUTO(nla_st_close) struct nla_st st = { 0 };
-	if (nla_st_open(&st, path, err))
-		return err->status;
-	const struct nla_st_entry *e = st.n_entries == 1 ? &st.entries[0] : NULL;
-	if (!e || e->dtype > NLA_ST_F16 || e->nbytes != (size_t)d * nla_st_dtype_size(e->dtype))
-		return nla_fail(err, "'%s': want one float tensor of %lld numbers", path, (long long)d);
-	nt_scope_push();
-	if (!nla_tensor_check(&st, e, err) && nt_to_host_f32(nla_tensor_borrow(e), s->v, (size_t)d))
-		nla_nt_fail(err, "cannot read '%s'", path);
-	nt_scope_pop();
-	return err->status;
+	int64_t i = 0;
+	while (i < d && v[i] == 0)
+		i++;
+	return i == d;
 }
 
 /* Room for n activations. */
@@ -120,6 +113,27 @@ static void make_room(struct nla_subject *s, int64_t n, int64_t d)
 	s->position = nla_alloc((size_t)n, sizeof(*s->position));
 	for (int64_t i = 0; i < n; i++)
 		s->position[i] = -1;
+}
+
+static enum nla_status from_file(struct nla_subject *s, const char *path, int64_t d, struct nla_err *err)
+{
+	NLA_AUTO(nla_st_close) struct nla_st st = { 0 };
+	if (nla_st_open(&st, path, err))
+		return err->status;
+	const struct nla_st_entry *e = st.n_entries == 1 ? &st.entries[0] : NULL;
+	const size_t row = e && e->dtype <= NLA_ST_F16 ? (size_t)d * nla_st_dtype_size(e->dtype) : 0;
+	if (!row || !e->nbytes || e->nbytes % row || (e->nbytes > row && e->shape[e->ndim - 1] != d))
+		return nla_fail(err, "'%s': want one float tensor, [D] or [N, D], of vectors of %lld numbers", path,
+				(long long)d);
+	make_room(s, (int64_t)(e->nbytes / row), d);
+	nt_scope_push();
+	if (!nla_tensor_check(&st, e, err) && nt_to_host_f32(nla_tensor_borrow(e), s->v, (size_t)(s->n * d)))
+		nla_nt_fail(err, "cannot read '%s'", path);
+	nt_scope_pop();
+	for (int64_t i = 0; i < s->n && !err->status; i++)
+		if (nla_is_zero(s->v + i * d, d))
+			nla_fail(err, "'%s': vector %lld is all zeros, which no explanation can point to", path, (long long)i);
+	return err->status;
 }
 
 static void set_token(struct nla_subject *s, int64_t i, const struct nla_models *m, const struct nla_i32s *ids, int64_t at)
@@ -163,6 +177,8 @@ static enum nla_status read_text(const char *text, struct nla_str *out, struct n
 			return err->status;
 		if (memchr(out->buf, 0, out->len))
 			return nla_fail(err, "'%s' holds a zero byte: want text", text);
+		if (out->len && out->buf[out->len - 1] == '\n') /* it ends the line, not the text */
+			out->buf[--out->len] = '\0';
 	} else {
 		nla_str_add(out, text);
 	}
@@ -234,7 +250,8 @@ enum nla_status nla_subject_find(struct nla_subject *s, const struct nla_models 
 	take_baselines(s, m, cfg->data);
 	if (*cfg->explain.text)
 		return from_text(s, m, cfg, err);
-	make_room(s, 1, d);
+	if (!*cfg->explain.vector)
+		make_room(s, 1, d);
 	return *cfg->explain.vector ? from_file(s, cfg->explain.vector, d, err) : from_row(s, m, cfg, err);
 }
 

@@ -46,6 +46,7 @@ struct nla_subject {
 };
 enum nla_status nla_subject_find(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg,
 				 struct nla_err *err);
+bool nla_is_zero(const float *v, int64_t d); /* no direction that could be explained? */
 void nla_subject_release(struct nla_subject *s);
 
 /* The sidecar of a new activation set: block, marker and templates of extract.meta or of the options, and the ids that follow

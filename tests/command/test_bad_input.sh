@@ -220,7 +220,14 @@ explain() { w=$1 p=$2; shift 2; refused "$w" "$p" nla-explain --model "$model" -
 tool vector v.safetensors 48 && cp v.safetensors nan.safetensors && tool edit nan.safetensors nan v 7
 explain 1 "cannot load 'nan.safetensors': tensor 'v' has a NaN or an infinity \(element 7\)" --vector nan.safetensors
 tool vector short.safetensors 40
-explain 1 "'short.safetensors': want one float tensor of 48 numbers" --vector short.safetensors
+explain 1 "'short.safetensors': want one float tensor, \[D\] or \[N, D\], of vectors of 48 numbers" --vector short.safetensors
+python3 -B - <<'END'
+import os, sys
+sys.path.insert(0, os.path.join(os.environ["SOURCE_DIR"], "tests", "command"))
+import tool
+tool.write_tensors("zeros.safetensors", {"v": ("F32", [2, 48], b"\0\0\x80\x3f" * 48 + bytes(4 * 48))})
+END
+explain 1 "'zeros.safetensors': vector 1 is all zeros" --vector zeros.safetensors
 explain 1 "cannot .*'no.safetensors'" --vector no.safetensors
 explain 2 "position 50 is outside the text's" --text 'the cat' --position 50
 explain 2 "'data' is not set" --row 0

@@ -55,7 +55,7 @@ END
 }
 explain --text "$(cat "$work/text")" --temperature 0 --data "$work/held"
 alike "$work/stdout" 1e-2
-head -n 1 "$work/stderr" | grep -q "^nla-explain: AV '$work/av', AR '.*/ar', token [0-9]* '.*' of the text; baselines of '$work/held': raw variance" ||
+grep -q "^nla-explain: AV '$work/av', AR '.*/ar', token [0-9]* '.*' of the text; baselines of '$work/held': raw variance" "$work/stderr" ||
 	fail "the first line does not say what is explained: $(cat "$work/stderr")"
 python3 - "$work/row" "$work/stdout" <<'END'
 import json, sys
@@ -74,6 +74,21 @@ alike "$work/stdout" 1e-2
 explain --vector "$work/v.safetensors" --temperature 0
 alike "$work/stdout" 0
 ! grep -q '"fve"' "$work/stdout" || fail "an fve without a baseline"
+cp "$work/stdout" "$work/vector"
+python3 -B - "$work/v.safetensors" "$work/two.safetensors" <<'END' # itself, and what points the other way
+import os, sys
+sys.path.insert(0, os.path.join(os.environ["SOURCE_DIR"], "tests", "command"))
+import tool
+kind, shape, data = tool.read_tensors(sys.argv[1])[0]["v"]
+tool.write_tensors(sys.argv[2], {"v": (kind, [2, shape[-1]], data + bytes(x ^ 0x80 if i % 4 == 3 else x for i, x in enumerate(data)))})
+END
+explain --vector "$work/two.safetensors" --temperature 0
+grep -q ', 2 vectors; no fve' "$work/stderr" || fail "not two vectors: $(cat "$work/stderr")"
+python3 -c '
+import json, sys
+one, (same, other) = (list(map(json.loads, open(path))) for path in sys.argv[1:])
+assert same["response"] == one[0]["response"] != other["response"] and abs(same["mse"] - one[0]["mse"]) < 1e-5, (one, same, other)' \
+	"$work/vector" "$work/stdout"
 
 # A set that stores no baselines: those that its opening computes.
 cp -R "$work/held" "$work/bare"
@@ -90,7 +105,7 @@ train --out "$work/run" --steps 2 --eval.data "$work/held" --eval.rows 2
 ok nla-explain "$work/run" --row 5
 [ "$(python3 -c 'import json, sys; print(json.loads(open(sys.argv[1]).readline())["text"])' "$work/stdout")" = "$(cat "$work/text")" ] ||
 	fail "not row 5 of the held-out set: $(cat "$work/stdout")"
-head -n 1 "$work/stderr" | grep -q "^nla-explain: AV '$work/run/checkpoints/step-2/av' (step 2), .* row 5 of '$work/held'; baselines" ||
+grep -q "^nla-explain: AV '$work/run/checkpoints/step-2/av' (step 2), .* row 5 of '$work/held'; baselines" "$work/stderr" ||
 	fail "$(cat "$work/stderr")"
 explain --av "$work/run/checkpoints/latest" --ar "$work/run" --row 5 --data "$work/held"
 cp "$work/stdout" "$work/row"
@@ -100,8 +115,9 @@ same "$work/row" "$work/stdout"
 # One activation at a time, and one at least.
 refused 2 "nothing to explain: give a --text that is not empty" nla-explain "$work/run" --text ""
 refused 2 "nothing to explain" nla-explain --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held"
-refused 2 "give one of" nla-explain --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --text a \
-	--vector "$work/v.safetensors"
+for other in "--vector $work/v.safetensors" "--row 5"; do
+	refused 2 "is set: give one" nla-explain --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" --text a $other
+done
 
 explain --data "$work/held" --row 5 --samples 2 --temperature 0 # twice the same text
 grep -c '"agreement":\(1[,.]\|0[.]99999\)' "$work/stdout" | grep -qx 2 || fail "equal texts do not agree: $(cat "$work/stdout")"

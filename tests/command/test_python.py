@@ -104,6 +104,7 @@ def main():
         raises(ValueError, "v has shape (128,), want (2, 128)", nla.score, texts, v)
         raises(ValueError, "v has shape (2, 128), want (128,)", nla.score, texts[0], both)
         raises(ValueError, "not finite", nla.explain, v * np.nan)
+        raises(ValueError, "a vector of zeros", nla.explain, np.stack([v, 0 * v]))
         raises(ValueError, "temperature -1", nla.explain, v, temperature=-1)
         for n, tokens, temperature in ((1, -1, 1.0), (-1, 8, 1.0), (1, 8, -1.0), (1, 8, math.nan)): # so says libnla itself, which a C program calls
             message = ctypes.create_string_buffer(1024)
