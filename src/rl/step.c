@@ -87,7 +87,7 @@ struct part {
 	void *at; /* NULL: it is not there */
 	size_t size; /* bytes a prompt */
 };
-enum { N_PARTS = 15 };
+enum { N_PARTS = 16 };
 
 static void parts_of(const struct nla_step *s, struct part *parts)
 {
@@ -97,6 +97,7 @@ static void parts_of(const struct nla_step *s, struct part *parts)
 		{ s->n_explanation, g * sizeof(*s->n_explanation) }, { s->failed, g * sizeof(*s->failed) },
 		{ s->mse, g * sizeof(*s->mse) }, { s->penalty, g * sizeof(*s->penalty) }, { s->reward, g * sizeof(*s->reward) },
 		{ s->advantage, g * sizeof(*s->advantage) }, { s->tokens.length, g * sizeof(*s->tokens.length) },
+		{ s->tokens.stopped, g * sizeof(*s->tokens.stopped) },
 		{ s->tokens.ids, row }, { s->logprob, row }, { s->ref_logprob, row },
 		{ s->mse_start, g * sizeof(*s->mse_start) }, { s->kl, 2 * g * sizeof(*s->kl) },
 	};

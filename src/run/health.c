@@ -19,7 +19,7 @@ static const struct sickness {
 	{ "kl", "kl", OF_ALL, false, 5, 5, "the policy is far from the warm start: raise update.kl, or lower update.lr" },
 	{ "kl_clamped", "kl_clamped", OF_ALL, false, 0.01, 1,
 	  "these tokens are beyond the KL's clamp, where it does not hold the policy: lower update.lr, or raise update.kl" },
-	{ "length", "failed_truncated", OF_ALL, false, 0.5, 10,
+	{ "length", "unstopped_rate", OF_ALL, false, 0.5, 10,
 	  "most responses end at rollout.max_new_tokens: raise it, or lambda" },
 	{ "groups_failed", "groups_failed", OF_GROUPS, false, 0.5, 10,
 	  "a group without a valid row teaches nothing: failed_* of metrics.jsonl says why they fail" },

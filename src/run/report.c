@@ -95,6 +95,7 @@ struct numbers {
 	struct moments response, explanation; /* tokens */
 	double p10, p50, p90;                 /* of response tokens */
 	double failed[NLA_N_FAILURES];        /* rows, by cause */
+	double unstopped;                     /* responses */
 };
 
 static struct numbers numbers_of(const struct nla_step *s)
@@ -114,6 +115,7 @@ static struct numbers numbers_of(const struct nla_step *s)
 		if (!s->response[i]) /* an explanation that was given */
 			continue;
 		sorted[n++] = s->tokens.length[i];
+		x.unstopped += !s->tokens.stopped[i];
 		add(&x.response, (double)s->tokens.length[i]);
 	}
 	qsort(sorted, (size_t)n, sizeof(*sorted), nla_by_number);
@@ -160,13 +162,14 @@ static double groups_failed(const struct nla_step *s)
 	return n;
 }
 
-/* With valid rows, all of the same reward: it has no advantages. */
+/* With valid rows, all of nearly the same reward: it has no advantages. */
 static double groups_tied(const struct nla_step *s)
 {
 	double n = 0;
 	for (int64_t from = 0; from < s->n; from += s->group) {
 		int64_t equal = 1;
-		while (equal < s->group && s->reward[from + equal] == s->reward[from])
+		while (equal < s->group && (s->reward[from + equal] == s->reward[from] ||
+					    (s->advantage[from] == 0 && s->advantage[from + equal] == 0)))
 			equal++;
 		n += equal == s->group && !nla_group_failed(s->failed + from, s->group);
 	}
@@ -248,14 +251,17 @@ static void put_step(struct out *o, const struct nla_rl *rl, const struct nla_st
 		nla_auto char *key = nla_format("failed_%s", nla_failures[cause].name);
 		num(o, key, x.failed[cause] / x.all.n, nla_failures[cause].meaning);
 	}
+	num(o, "unstopped_rate", x.unstopped / x.response.n, "share of responses that have no stop token, scored ones too");
 	num(o, "groups_failed", groups_failed(s), "groups without a valid row: their advantages are 0");
-	num(o, "groups_tied", groups_tied(s), "groups with valid rows whose rewards are all the same: their advantages are 0");
+	num(o, "groups_tied", groups_tied(s), "groups with valid rows whose rewards are all the same, or spread less than "
+	    "`advantage.min_std`: their advantages are 0");
 	num(o, "unique_explanations", unique_texts(s->explanation, s->n), "different explanations of the step");
 	put_update(o, rl, s, state);
 	put_seconds(o, s);
 	put_reduced(o, s->update.reduced);
 	num(o, "micro_batch", (double)rl->update.micro_batch, "responses a backward pass");
 	item(o, "warnings", cJSON_CreateArray(), "names of the warnings of the run's health that hold now (`guard`)");
+	num(o, "live_tensors", (double)nt_live(), "that the program holds");
 	num(o, "peak_memory_bytes", (double)peak, "most that tensors took of the device so far");
 }
 

@@ -104,10 +104,10 @@ lines = [json.loads(line) for line in open(sys.argv[1])]
 assert [line["step"] for line in lines] == [1, 2, 3, 4]
 wanted = """step reward_mean reward_std fve fve_meannorm fve_all mse cosine response_tokens_mean response_tokens_p10
 response_tokens_p50 response_tokens_p90 explanation_tokens_mean penalty_mean score_within_std penalty_within_std failed_rate
-failed_no_tags failed_empty failed_truncated failed_over_long failed_merges groups_failed groups_tied warnings unique_explanations kl kl_clamped entropy
+failed_no_tags failed_empty failed_truncated failed_over_long failed_merges unstopped_rate groups_failed groups_tied warnings unique_explanations kl kl_clamped entropy
  clip_frac sampler_gap loss
 grad_norm lr skipped_steps ar_loss seconds_rollout seconds_score seconds_update seconds_eval seconds_checkpoint seconds
-tokens_per_second peak_memory_bytes""".split()
+tokens_per_second live_tensors peak_memory_bytes""".split()
 for line in lines:
     absent = [key for key in wanted if key not in line]
     assert not absent, absent
@@ -257,6 +257,23 @@ tool equal "$tiny/ar/value_head.safetensors" "$work/d/checkpoints/latest/ar/valu
 python3 -c 'import json, sys; assert json.loads(open(sys.argv[1]).readline())["ar_loss"] > 0' "$work/d/metrics.jsonl"
 train --out "$work/e" --steps 2 --ar_update.enabled true --ar_update.lr 1e-3 --ar_update.train_head
 apart equal "$tiny/ar/value_head.safetensors" "$work/e/checkpoints/latest/ar/value_head.safetensors" # train_head did not train the head
+
+# Groups that spread less than advantage.min_std teach nothing, and are counted.
+train --out "$work/tied" --steps 1 --advantage.min_std 100
+grep -q '"groups_failed":0,"groups_tied":2,' "$work/tied/metrics.jsonl" || fail "groups without advantages: $(cat "$work/tied/metrics.jsonl")"
+# A copy of a run, or a moved one, and what is none.
+cp -R "$work/tied" "$work/copied"
+refused 2 "the 'out' of '$work/copied/config.json' is '$work/tied': give --out $work/copied to resume" nla-train "$work/copied/config.json" --resume
+ok nla-train "$work/copied/config.json" --resume --out "$work/copied" --steps 2 --update.micro_batch 3
+[ "$(wc -l <"$work/copied/metrics.jsonl")" -eq 2 ] && grep -q '"step":2,.*"micro_batch":3,' "$work/copied/metrics.jsonl" ||
+	fail "a copy does not continue by itself, with another micro-batch: $(cat "$work/copied/metrics.jsonl")"
+cp -R "$tiny/model" "$work/model"
+for flag in --overwrite --resume; do
+	refused 2 "'$work/model' holds a config.json of something else, and is no run" nla-train "$work/tied/config.json" --out "$work/model" $flag
+	refused 2 "'$work/held' holds nla_meta.yaml, and is no run" nla-train "$work/tied/config.json" --out "$work/held" $flag
+done
+same "$tiny/model/config.json" "$work/model/config.json"
+refused 2 "'$work/model' has a config.json, so it is a model's or a run's" nla-extract --model "$tiny/model" --corpus "$work/train.jsonl" --out "$work/model"
 
 # An existing run: refused, gone on with, or replaced; what else lies in its folder stays.
 refused 2 "holds a run already" nla-train "$work/a/config.json"

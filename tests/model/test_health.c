@@ -11,7 +11,7 @@ static struct nla_err err = NLA_ERR_INIT;
 static cJSON *line_with(const char *key, double x)
 {
 	static const struct { const char *key; double healthy; } numbers[] = {
-		{ "entropy", 1.2 }, { "kl", 0.1 }, { "kl_clamped", 0 }, { "failed_truncated", 0.1 }, { "groups_failed", 2 },
+		{ "entropy", 1.2 }, { "kl", 0.1 }, { "kl_clamped", 0 }, { "unstopped_rate", 0.1 }, { "groups_failed", 2 },
 		{ "groups_tied", 1 }, { "sampler_gap", 1e-6 }, { "fve", 0.4 },
 	};
 	cJSON *line = cJSON_CreateObject();
@@ -37,7 +37,7 @@ static const char *warned(struct nla_health *h, const struct nla_config *cfg, co
 
 static const struct { const char *name, *key; double sick, edge; int steps; } kinds[NLA_HEALTH_N] = {
 	{ "entropy", "entropy", 0.049, 0.05, 10 }, { "kl", "kl", 5.1, 5, 5 }, { "kl_clamped", "kl_clamped", 0.011, 0.01, 1 },
-	{ "length", "failed_truncated", 0.51, 0.5, 10 }, { "groups_failed", "groups_failed", 5, 4, 10 },
+	{ "length", "unstopped_rate", 0.51, 0.5, 10 }, { "groups_failed", "groups_failed", 5, 4, 10 },
 	{ "groups_tied", "groups_tied", 5, 4, 10 }, { "sampler_gap", "sampler_gap", 0.11, 0.1, 5 }, { "ar", "fve", -0.01, 0, 10 },
 };
 
