@@ -123,7 +123,7 @@ enum nla_status nla_folder_may_open(const struct nla_config *cfg, struct nla_err
 enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, int device, bool fixed_steps,
 				struct nla_err *err)
 {
-	*f = (struct nla_folder){ .path = nla_strdup(cfg->out), .resumed = -1, .lock = -1 };
+	*f = (struct nla_folder){ .path = nla_strdup(cfg->out), .resumed = -1, .good = INT64_MAX, .lock = -1 };
 	if (nla_rank()) /* reads what the first one writes */
 		return cfg->resume ? nla_checkpoint_find(f->path, &f->checkpoint, &f->resumed, err) : NLA_OK;
 	if (!nla_mkdirs(f->path, err) && !nla_lock(f->lock = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), f->path, err) &&
@@ -194,17 +194,29 @@ static int64_t step_in(const char *state)
 	return step >= 0 && step < 0x1p53 ? (int64_t)step : -1;
 }
 
+int64_t nla_checkpoint_upto(const struct nla_folder *f, int64_t most)
+{
+	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
+	nla_auto char *dir = nla_path_join(f->path, "checkpoints");
+	int64_t newest = -1;
+	nla_list_dir(dir, &names, NLA_IGNORED);
+	for (size_t i = 0; i < names.n; i++)
+		newest = step_of(names.data[i]) <= most ? NLA_MAX(newest, step_of(names.data[i])) : newest;
+	return newest;
+}
+
 /* Beyond `keep` ones, and what a killed program left half-made. One that is removed has no checkpoint's name any more. */
-static enum nla_status drop_old(const char *dir, int64_t newest, int64_t keep, struct nla_err *err)
+static enum nla_status drop_old(const struct nla_folder *f, const char *dir, int64_t newest, int64_t keep, struct nla_err *err)
 {
 	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	nla_auto char *link = nla_path_join(dir, "best"), *best = realpath(link, NULL);
+	const int64_t good = nla_checkpoint_upto(f, f->good);
 	nla_list_dir(dir, &names, err);
 	for (size_t i = 0; i < names.n; i++) { /* one that cannot be removed keeps no other */
 		int64_t step = step_of(names.data[i]), newer = 0;
 		for (size_t j = 0; j < names.n; j++)
 			newer += step_of(names.data[j]) > step && step_of(names.data[j]) <= newest;
-		const bool old = step >= 0 && step < newest && newer >= keep &&
+		const bool old = step >= 0 && step < newest && newer >= keep && step != good &&
 				 !(best && !strcmp(nla_path_base(best), names.data[i]));
 		nla_auto char *path = nla_path_join(dir, names.data[i]);
 		nla_auto char *gone = nla_format("%s/.tmp-old-%lld", dir, (long long)step);
@@ -249,7 +261,7 @@ static void relink(struct nla_folder *f, const char *which, bool *warned, int64_
 		return;
 	point(dir, which, step, &link);
 	warn_once(warned, &link);
-	drop_old(dir, step, keep, &old);
+	drop_old(f, dir, step, keep, &old);
 	warn_once(&f->warned_old, &old);
 }
 

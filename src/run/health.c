@@ -73,6 +73,15 @@ static bool lasts(struct nla_health *h, size_t i, const struct nla_config *cfg, 
 	return h->steps[i] >= t->steps;
 }
 
+int64_t nla_health_good(const struct nla_health *h, const struct nla_config *cfg, int64_t step)
+{
+	int64_t good = INT64_MAX;
+	for (size_t i = 0; i < NLA_HEALTH_N; i++)
+		if (h->steps[i] && named(cfg->guard, table[i].name))
+			good = NLA_MIN(good, step - h->steps[i]);
+	return good;
+}
+
 enum nla_status nla_health_resume(struct nla_health *h, const struct nla_config *cfg, const char *metrics, struct nla_err *err)
 {
 	struct nla_lines in;

@@ -3,8 +3,8 @@
  *
  *	nla_health_check(&health, cfg, line, err);        after each step, of its line of metrics.jsonl
  *
- * A line gets the names of those that last, as `warnings`. One that `guard` names is an error: the run ends, and its newest
- * checkpoint is from before.
+ * A line gets the names of those that last, as `warnings`. One that `guard` names is an error, which ends the run; the newest
+ * checkpoint from before it began is kept.
  */
 #pragma once
 
@@ -24,5 +24,7 @@ enum nla_status nla_health_check(struct nla_health *h, const struct nla_config *
 /* What the lines of a run's metrics.jsonl so far have counted and warned of: a resumed run continues as one that never
  * stopped. */
 enum nla_status nla_health_resume(struct nla_health *h, const struct nla_config *cfg, const char *metrics, struct nla_err *err);
+/* The last step before any that `guard` names and that holds at `step` began; INT64_MAX: none does. */
+int64_t nla_health_good(const struct nla_health *h, const struct nla_config *cfg, int64_t step);
 /* NLA_USAGE: `guard` names what is none, or (trains) what the run has no number for. */
 enum nla_status nla_health_guard(const struct nla_config *cfg, bool trains, struct nla_err *err);

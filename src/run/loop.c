@@ -17,8 +17,6 @@ static enum nla_status restore(struct nla_loop *l, struct nla_err *err)
 		l->ar_optim.step = l->state.ar_updates;
 		l->cursor.position = l->state.cursor;
 		l->saved = l->state.step;
-		if (!err->status && !nla_rank())
-			nla_checkpoint_tidy(&l->folder, l->state.step, l->cfg->checkpoint.keep);
 		nla_say("resuming from step %lld: %s", (long long)l->state.step, l->folder.checkpoint);
 	}
 	return err->status;
@@ -192,6 +190,8 @@ static enum nla_status say_end(const struct nla_loop *l, struct nla_err *err)
 static enum nla_status begin(struct nla_loop *l, struct nla_err *err)
 {
 	const int64_t steps = l->cfg->steps;
+	if (l->folder.checkpoint && !nla_rank())
+		nla_checkpoint_tidy(&l->folder, l->state.step, l->cfg->checkpoint.keep);
 	l->idle = l->folder.resumed >= 0 && l->state.step >= steps && evaluated(l);
 	if (l->idle)
 		nla_say("nothing left to do: '%s' has made %lld steps, and %lld are asked for; %s", l->folder.path,

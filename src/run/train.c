@@ -278,11 +278,13 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 			s->update.ar_skipped ? "  (AR skipped: its gradient not finite)" : "");
 	p->failed = nla_warn_failed(s, p->failed);
 	nla_health_check(&p->health, cfg, line, &sick);
+	loop->folder.good = nla_health_good(&p->health, cfg, state->step);
 	nla_log_line(&loop->folder.metrics, line, err);
 	if (sick.status && !err->status) {
 		*err = sick;
-		nla_auto char *with = loop->saved < 0 ? nla_strdup("without a checkpoint")
-						      : nla_format("with the checkpoint of step %lld", (long long)loop->saved);
+		const int64_t good = nla_checkpoint_upto(&loop->folder, loop->folder.good);
+		nla_auto char *with = good < 0 ? nla_strdup("no checkpoint is from before it began")
+					       : nla_format("the last good state is checkpoints/step-%lld", (long long)good);
 		nla_err_context(err, "step %lld, %s", (long long)state->step, with);
 	}
 	const bool due = state->step % cfg->log.samples_every == 0;
@@ -332,10 +334,12 @@ static enum nla_status open_folder(struct nla_policy *p, struct nla_err *err)
 {
 	p->loop.device = p->train->models.target.lm.device;
 	nla_say_for(p->who);
-	return nla_loop_open(&p->loop, false, err) || same_inputs(p, err) || find_best(p, err) ||
-	       (p->loop.folder.checkpoint && !nla_rank() &&
-		nla_health_resume(&p->health, &p->cfg, p->loop.folder.metrics.path, err)) ||
-	       keep_reference(p, err) ? err->status : NLA_OK;
+	if (nla_loop_open(&p->loop, false, err) || same_inputs(p, err) ||
+	    (p->loop.folder.checkpoint && !nla_rank() &&
+	     nla_health_resume(&p->health, &p->cfg, p->loop.folder.metrics.path, err)))
+		return err->status;
+	p->loop.folder.good = nla_health_good(&p->health, &p->cfg, p->loop.state.step);
+	return find_best(p, err) || keep_reference(p, err) ? err->status : NLA_OK;
 }
 
 enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, const struct nla_algorithm *algorithm,

@@ -173,13 +173,20 @@ train --out "$work/k2" --steps 3 --update.kl 0 --eval.data "$work/held" --rows 8
 grep -q "^warning: 'guard' is 'kl', but with 'update.kl' 0" "$work/stderr" || fail "a guard that cannot fire is not named"
 ! grep -q '"kl"' "$work/k2/eval-3.json" || fail "--eval.logprob false has a KL"
 
-# Where `guard` names it, it ends the run after its line, and the newest checkpoint is from before.
+# Where `guard` names it, it ends the run after its line; here it began with the first step.
 run nla-train --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 4 --max-new-tokens 3 --steps 14 \
 	--checkpoint.every 4 --guard kl,groups_failed --out "$work/guarded"
 [ "$code" -eq 1 ] || fail "a guard exits $code: $(tail -n 1 "$work/stderr")"
-said "step 10, with the checkpoint of step 8: guard groups_failed: groups_failed has been above 0.5 for 10 steps, and is 1: "
+said "step 10, no checkpoint is from before it began: guard groups_failed: groups_failed has been above 0.5 for 10 steps, and is 1: "
 tail -n 1 "$work/guarded/metrics.jsonl" | grep -q '"step":10,.*"warnings":\["entropy","length","groups_failed"\]' || fail "the last line: $(tail -n 1 "$work/guarded/metrics.jsonl")"
 [ "$(ls "$work/guarded/checkpoints" | tr '\n' ' ')" = "latest step-4 step-8 " ] || fail "checkpoints: $(ls "$work/guarded/checkpoints")"
+# The checkpoint from before it began stays, past a resume and one more.
+good() { run nla-train --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 4 --max-new-tokens 12 \
+	--lr 0.1 --rollout.truncated score --checkpoint.every 1 --checkpoint.keep 1 --guard groups_failed --out "$work/good" "$@"; }
+good --steps 4
+for steps in 5 6 14; do good --resume --steps "$steps"; done
+said "step 11, the last good state is checkpoints/step-1: guard groups_failed: groups_failed has been above 0.5 for 10 steps"
+[ "$(ls "$work/good/checkpoints" | tr '\n' ' ')" = "latest step-1 step-10 " ] || fail "checkpoints: $(ls "$work/good/checkpoints")"
 refused 2 "'guard' is 'kl,nothing': want some of entropy, kl, " nla-train --guard kl,nothing --check
 refused 2 "'guard' is 'kl', but with 'update.kl' 0 a step has no KL" nla-train --guard kl --update.kl 0 --check
 refused 2 "'guard' is 'ar', but 'ar_update.enabled' is not set" nla-train --guard ar --check
