@@ -80,6 +80,8 @@ static enum nla_status find_weights(struct nla_weights *w, const char *folder, c
 	nla_auto char *found = w->base;
 	w->base = found && !err->status ? realpath(found, NULL) : NULL;
 	w->shared = w->base && nla_same_folder(found, target);
+	if (w->base && !w->shared && !(asked && *asked) && !nla_same_folder(w->base, folder))
+		nla_say("'%s' says that it stands on '%s'", folder, w->base);
 	return err->status;
 }
 
