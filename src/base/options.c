@@ -341,6 +341,15 @@ enum nla_status nla_options_args(struct nla_args *args, void *cfg, struct nla_er
 	return take_arguments(args, cfg, err);
 }
 
+bool nla_args_have(const struct nla_args *args, const char *flag)
+{
+	const size_t n = strlen(flag);
+	for (int i = 1; i < args->argc; i++)
+		if (!strncmp(args->argv[i], flag, n) && (!args->argv[i][n] || args->argv[i][n] == '='))
+			return true;
+	return false;
+}
+
 char *nla_options_path(const char *path)
 {
 	nla_auto char *cwd = path[0] && path[0] != '/' ? getcwd(NULL, 0) : NULL;

@@ -57,6 +57,7 @@ struct nla_args {
 	enum nla_status (*loaded)(const struct nla_args *args, void *cfg, struct nla_err *err);
 };
 enum nla_status nla_options_args(struct nla_args *args, void *cfg, struct nla_err *err);
+bool nla_args_have(const struct nla_args *args, const char *flag); /* "--out": as it is, or with = and a value */
 /* The help text for one command (its bit, or several), grouped by section, with defaults and ranges, within 100 columns;
  * appended. markdown: a table for docs/options.md instead. */
 void nla_options_help(const struct nla_option *table, size_t n, unsigned command, bool markdown, struct nla_str *out);

@@ -142,6 +142,8 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	if (cfg->extract.sidecar)
 		return nla_sidecar_make(cfg, err) || print_sidecar(cfg->out, err) ? err->status : NLA_OK;
 	nla_stop_catch();
+	if (nla_exists_in(cfg->out, "config.json"))
+		return nla_usage(err, "'%s' has a config.json, so it is a model's or a run's: give another --out", cfg->out);
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->extract.corpus, "extract.corpus", err) ||
 	    nla_config_need(cfg->out, "out", err) || nla_config_target(cfg, cfg->extract.meta, -1, NULL, &target, err) ||
 	    nla_newset_describe(&meta, &target, cfg, err) || nla_corpus_open(&corpus, cfg->extract.corpus, err) ||

@@ -305,6 +305,10 @@ static enum nla_status from_run(const struct nla_args *args, void *config, struc
 		return nla_usage(err, "'%s' is a run's folder: '%s %s/config.json --out %s --resume' continues that run", at,
 				 nla_path_base(args->argv[0]), whole, whole);
 	}
+	if (run && who & (TRAIN | SFT) && nla_args_have(args, "--resume") && !nla_args_have(args, "--out") &&
+	    !nla_same_folder(cfg->out, at)) /* it was moved, or copied */
+		return nla_usage(err, "the 'out' of '%s' is '%s': give --out %s to resume the run that is here", args->config,
+				 cfg->out, at);
 	if (who & (EVAL | EXPORT) || (run && !(who & (TRAIN | SFT))))
 		put(&cfg->out, nla_strdup(""));
 	if (who & (EVAL | EXPLAIN) && *cfg->eval.data) {

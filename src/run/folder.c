@@ -78,12 +78,26 @@ enum nla_status nla_may_write(const struct nla_config *cfg, bool there, const ch
 			 cfg->out, what);
 }
 
+/* A model, a set, or an AV: nothing of them is replaced. */
+static enum nla_status refuse_others(const char *out, struct nla_err *err)
+{
+	nla_auto char *config = nla_path_join(out, "config.json");
+	nla_auto_json cJSON *json = NULL;
+	const bool made = nla_exists_in(out, NLA_SIDECAR_NAME);
+	if (nla_is_run(out) || nla_exists_in(out, "checkpoints") ||
+	    (!made && (!nla_exists(config) || nla_json_read(config, &json, NLA_IGNORED) || nla_json_at(json, "_made_by"))))
+		return NLA_OK;
+	return nla_usage(err, "'%s' holds %s, and is no run: give another --out", out,
+			 made ? NLA_SIDECAR_NAME : "a config.json of something else");
+}
+
 /* A run to resume that is not there yet starts: so that one command starts and restarts. */
 static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg, int device, bool fixed_steps,
 			     struct nla_err *err)
 {
 	const bool there = nla_exists_in(f->path, "config.json");
-	if (nla_may_write(cfg, there || nla_exists_in(f->path, "checkpoints"), "a run already", err) ||
+	if (refuse_others(f->path, err) ||
+	    nla_may_write(cfg, there || nla_exists_in(f->path, "checkpoints"), "a run already", err) ||
 	    (cfg->overwrite && nla_remove_ours(f->path, is_ours, err)))
 		return err->status;
 	if (cfg->resume) {
@@ -113,7 +127,7 @@ enum nla_status nla_folder_may_open(const struct nla_config *cfg, struct nla_err
 {
 	const int fd = open(cfg->out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	const bool there = nla_exists_in(cfg->out, "config.json") || nla_exists_in(cfg->out, "checkpoints");
-	if (!nla_lock(fd, cfg->out, err))
+	if (!nla_lock(fd, cfg->out, err) && !refuse_others(cfg->out, err))
 		nla_may_write(cfg, there, "a run already", err);
 	if (fd >= 0)
 		close(fd);
