@@ -80,7 +80,8 @@ static void advise(const struct nla_plan_in *asked, int64_t room, struct nla_str
 	if (p.fits && in.new_tokens < asked->new_tokens)
 		nla_str_addf(s, "lower rollout.max_new_tokens from %lld to %lld, ", (long long)asked->new_tokens,
 			     (long long)in.new_tokens);
-	nla_str_addf(s, p.fits ? "and it takes %.3f GiB" : "and still it needs %.3f GiB", need(p.total));
+	nla_str_addf(s, p.fits ? "and it takes %.3f GiB" :
+			s->len ? "and still it needs %.3f GiB" : "no setting makes it less than %.3f GiB", need(p.total));
 }
 
 /* What all steps and evaluations would take, if the work of these `prompts` grew in proportion. */

@@ -66,7 +66,7 @@ const struct nla_option nla_config_table[] = {
 	    "warnings that end the run, separated by commas, without spaces: some of " NLA_HEALTH_NAMES),
 	INT(watchdog, "1800", 0, 1000000, NULL, TRAIN | SFT | FREE,
 	    "seconds after which a step, evaluation or checkpoint that has not ended is named; 0: never"),
-	BOOL(quiet, ALL | FREE, "on stderr warnings and errors alone; log.txt has all"),
+	BOOL(quiet, ALL | FREE, "on stderr warnings and errors alone; a run's log.txt has all"),
 	INT(steps, "250", 0, BIG, NULL, TRAIN | SFT | FREE, "number of updates; 0: evaluate and save the start"),
 	BOOL(resume, RESUMES | FREE, "resume from the newest checkpoint, or batch, in out"),
 	BOOL(overwrite, TRAIN | SFT | EXTRACT | EVAL | TEACH | EXPORT | FREE, "replace what is in out"),
@@ -78,7 +78,7 @@ const struct nla_option nla_config_table[] = {
 	  NULL, ALL, "special tokens (BOS) in front of extraction texts and AR prompts; auto: by sidecar, else by tokenizer" },
 
 	INT(lora.rank, "16", 1, 8192, NULL, TRAIN | SFT, "rank of the adapter to train"),
-	NUM(lora.alpha, "32", 0, 1e6, NULL, TRAIN | SFT, "scale of the adapter: alpha/sqrt(rank), without rslora alpha/rank"),
+	NUM(lora.alpha, "32", 1e-3, 1e6, NULL, TRAIN | SFT, "adapter scale: alpha/sqrt(rank), without rslora alpha/rank"),
 	ROW(lora.rslora, BOOL, "true", 0, 0, NULL, NULL, TRAIN | SFT, "scale by sqrt(rank)"),
 	STR(lora.targets, "q,k,v,o", NULL, TRAIN | SFT, "projections with an adapter: some of q,k,v,o,gate,up,down"),
 
@@ -110,7 +110,7 @@ const struct nla_option nla_config_table[] = {
 	BOOL(ar_update.train_head, TRAIN, "train the AR's head too"),
 
 	PATH(eval.data, NULL, TRAIN | EVAL | FREE,
-	     "held-out activation set; nla-eval and nla-explain use it in place of a file's data"),
+	     "held-out activation set; that of a file is what nla-eval and nla-explain look at, in place of its data"),
 	ENUM(eval.baseline, "data", "data|rows", NULL, TRAIN | EVAL | FREE,
 	     "variance that FVE is of: the one stored with the evaluated set, or that of the evaluated rows"),
 	ENUM(eval.vectors, "own", "own|another", NULL, EVAL,

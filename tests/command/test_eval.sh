@@ -14,7 +14,7 @@ paths = {key: summary[key] for key in ("model", "av", "ar", "data")}
 assert paths == {"model": f"{tiny}/model", "av": f"{work}/av", "ar": f"{tiny}/ar", "data": f"{work}/held"}, paths
 assert [summary[key] for key in ("max_new_tokens", "min_new_tokens", "truncated")] == [40, 0, "fail"], summary
 END
-head -n 1 "$work/stderr" | grep -q "^nla-eval: AV 'av', AR '.*/ar', 16 of 24 rows of 'held' on .*; baselines of the set: raw variance" ||
+grep -q "^nla-eval: AV 'av', AR '.*/ar', 16 of 24 rows of 'held' on .*; baselines of the set: raw variance" "$work/stderr" ||
 	fail "the first line does not say what is evaluated: $(cat "$work/stderr")"
 ! grep -q warning "$work/stderr" || fail "a warning: $(cat "$work/stderr")"
 eval_ --data "$work/held" --rows 16 --out "$work/a-own" --seed 3 --eval.baseline rows
@@ -286,7 +286,7 @@ grep -q "nowhere', the AR that the run began with, is not there: it scores nothi
 own=$work/own.whole
 ok nla-eval "$own" --name start --eval.start_ar "$work/own.co" --rows 2 # any other AR will do
 tool get "$own/evaluations/step-3-start/summary.json" fve_start_ar >"$work/start"
-head -n 1 "$work/stderr" | grep -q "^nla-eval: AV '$own/checkpoints/step-3/av' (step 3), AR '$own/checkpoints/step-3/ar' (step 3), 2 of 24 rows" ||
+grep -q "^nla-eval: AV '$own/checkpoints/step-3/av' (step 3), AR '$own/checkpoints/step-3/ar' (step 3), 2 of 24 rows" "$work/stderr" ||
 	fail "the first line does not say what is evaluated: $(cat "$work/stderr")"
 tail -n 1 "$work/stderr" | grep -q "written to '$own/evaluations/step-3-start'" || fail "where is it? $(cat "$work/stderr")"
 for dtype in fp32 bf16; do
