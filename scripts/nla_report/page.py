@@ -156,7 +156,7 @@ def first_gone(d):
 
 def marked(text):
     """The text with its last word, which holds the explained token, marked."""
-    m = re.search(r"(\w+|[^\w\s]+|\s+)$", text)
+    m = re.search(r"(\w+|[^\w\s]+|\s+)\Z", text)
     return f"{escape(text[:m.start()])}<mark>{escape(m[0])}</mark>" if m else escape(text)
 
 

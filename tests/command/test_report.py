@@ -16,6 +16,9 @@ from pathlib import Path
 
 SOURCE = Path(os.environ.get("SOURCE_DIR", Path(__file__).resolve().parents[2]))
 SCRIPTS = SOURCE / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+from nla_report import page as pages  # noqa: E402
+
 HOSTILE = "</p></template><script>alert(1)</script><img src=x onerror=alert(2)> & \"quoted\" ]]> {{x}}"
 VOID = {"meta", "input", "br"}
 
@@ -144,6 +147,12 @@ def test_page(tmp, sweep):
     few, _ = program(tmp / "few.html", sweep, "--rows", 6)
     assert len(few.rows) == 5 and len(few.hidden) == 1 and "6 of 12 rows" in few.text
     assert "texts are not here" not in page.text
+
+
+def test_marked(*_):
+    """The explained token is in the text's last word, or is the white space after it."""
+    for text, want in (("The cat sat", "The cat <mark>sat</mark>"), ("sat\n", "sat<mark>\n</mark>"), ("sat\n\n", "sat<mark>\n\n</mark>"), ("a <b>", "a &lt;b<mark>&gt;</mark>")):
+        assert pages.marked(text) == want, (text, pages.marked(text))
 
 
 def test_tables(tmp, sweep):
@@ -291,7 +300,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         tmp = Path(folder)
         sweep = make(tmp)
-        for test in (test_page, test_tables, test_controls, test_unfinished, test_installed, test_watch, test_mutated):
+        for test in (test_page, test_marked, test_tables, test_controls, test_unfinished, test_installed, test_watch, test_mutated):
             test(tmp, sweep)
 
 
