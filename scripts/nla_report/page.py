@@ -233,7 +233,7 @@ def run_table(runs):
         done = f'{last.get("step", "–")}' + (f" of {steps}" if number(steps) is not None and r.kind == "train" else "")
         hours = sum(number(m.get("seconds")) or 0 for m in r.metrics) / 3600
         used = Path(r.evaluation.path).name if r.evaluation else "–"
-        value = show(r.lambda_, 6).rstrip("0").rstrip(".") if r.kind == "train" and r.lambda_ is not None else "–"
+        value = f"{r.lambda_:g}" if r.kind == "train" and r.lambda_ is not None else "–"
         made = " ".join(str(at(r.config, f"_made_by.{k}") or "")[:12] for k in ("version", "commit")).strip() or "–"
         body.append([escape(r.name), {"train": "nla-train", "start": "nla-train", "sft": "nla-sft", "eval": "evaluation"}[r.kind], value, escape(str(r.seed if r.seed is not None else "–")),
                      escape(done) if r.kind != "eval" else "–", show(hours, 2) if r.metrics else "–", escape(used), escape(made)])

@@ -17,7 +17,7 @@ from pathlib import Path
 SOURCE = Path(os.environ.get("SOURCE_DIR", Path(__file__).resolve().parents[2]))
 SCRIPTS = SOURCE / "scripts"
 sys.path.insert(0, str(SCRIPTS))
-from nla_report import page as pages  # noqa: E402
+from nla_report import page as pages, runs  # noqa: E402
 
 HOSTILE = "</p></template><script>alert(1)</script><img src=x onerror=alert(2)> & \"quoted\" ]]> {{x}}"
 VOID = {"meta", "input", "br"}
@@ -153,6 +153,13 @@ def test_marked(*_):
     """The explained token is in the text's last word, or is the white space after it."""
     for text, want in (("The cat sat", "The cat <mark>sat</mark>"), ("sat\n", "sat<mark>\n</mark>"), ("sat\n\n", "sat<mark>\n\n</mark>"), ("a <b>", "a &lt;b<mark>&gt;</mark>")):
         assert pages.marked(text) == want, (text, pages.marked(text))
+
+
+def test_lambdas(tmp, _):
+    """In the table of runs as everywhere: a small one is not nothing."""
+    for value, want in ((0, "0"), (1e-7, "1e-07"), (1.5e-6, "1.5e-06"), (0.002, "0.002")):
+        found = pages.run_table([runs.Run(run(tmp / "values" / want, value, 7, tmp / "set"), [])])
+        assert f"<td>nla-train</td><td>{want}</td><td>7</td>" in found, (value, found)
 
 
 def test_tables(tmp, sweep):
@@ -300,7 +307,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         tmp = Path(folder)
         sweep = make(tmp)
-        for test in (test_page, test_marked, test_tables, test_controls, test_unfinished, test_installed, test_watch, test_mutated):
+        for test in (test_page, test_marked, test_lambdas, test_tables, test_controls, test_unfinished, test_installed, test_watch, test_mutated):
             test(tmp, sweep)
 
 
