@@ -48,8 +48,8 @@ out=runs/sweep
 slots='' samples=1 gate=-0.5 slurm='' submits='' part='' every=60 config='' together=''
 root=$(cd "$(dirname "$0")/.." && pwd)
 
-usage_error() { echo "sweep: $*" >&2; exit 2; }
-say() { echo "sweep: $*" >&2; }
+say() { printf 'sweep: %s\n' "$*" >&2; } # not echo, where the text is not ours: dash's reads backslashes
+usage_error() { say "$@"; exit 2; }
 
 job= # this call's words without --slurm and --part
 while [ $# -gt 0 ]; do
@@ -92,7 +92,7 @@ lambdas=$(printf '%s\n' $lambdas | tr , '\n' | awk '{ s = ""
 	s = s == "" ? $0 : s } s != "" && !seen[s]++ { print s }')
 # shellcheck disable=SC2086
 seeds=$(printf '%s\n' $seeds | tr , '\n' | awk 'NF && !seen[$0]++ { printf "%s%s", space, $0; space = " " }')
-run_of() { echo "$out/lambda-$1-seed-$2"; }
+run_of() { printf '%s\n' "$out/lambda-$1-seed-$2"; }
 wanted=0
 for seed in $seeds; do
 	for lambda in $lambdas; do wanted=$((wanted + 1)); done
@@ -102,7 +102,7 @@ done
 program() { # NAME: its path
 	for folder in ${NLA_BUILD:+"$NLA_BUILD"} "$root/build"; do
 		if [ -x "$folder/$1" ]; then
-			echo "$folder/$1"
+			printf '%s\n' "$folder/$1"
 			return
 		fi
 	done
@@ -209,7 +209,7 @@ rounded() { LC_ALL=C printf '%.3f' "$(number "$@")"; }
 
 evaluation() { # RUN [NAME]: the folder of its newest checkpoint's
 	step=$(for folder in "$1"/checkpoints/step-*; do echo "${folder##*/step-}"; done | grep -v '[^0-9]' | sort -n | tail -n 1)
-	echo "$1/evaluations/step-${step:-none}${2:+-$2}"
+	printf '%s\n' "$1/evaluations/step-${step:-none}${2:+-$2}"
 }
 
 evaluated() { # RUN [NAME]: its summary is there; where every row failed it has no FVE

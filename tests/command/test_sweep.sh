@@ -186,11 +186,13 @@ set -e
 cp -r out kept
 for call in first second; do
 	rm -f calls
-	sh "$SOURCE_DIR/scripts/sweep.sh" --seeds "$(printf '0\n1\n0')" --lambdas 0,0.002,0 --out words c.json -- --chat.system 'a\nb' >table 2>err ||
+	sh "$SOURCE_DIR/scripts/sweep.sh" --seeds "$(printf '0\n1\n0')" --lambdas 0,0.002,0 --out 'words\t' c.json -- --chat.system 'a\nb' >table 2>err ||
 		fail "the $call call with odd words: $(cat err)"
 done
-[ "$(ls -d words/lambda-*)" = "$(cd kept && printf 'words/%s\n' lambda-*)" ] || fail "runs: $(ls words)"
-rm -r words kept
+[ "$(cd 'words\t' && printf '%s\n' lambda-*)" = "$(cd kept && printf '%s\n' lambda-*)" ] || fail "runs: $(ls -d words*/*)"
+sh "$SOURCE_DIR/scripts/sweep.sh" --out 'words\t' c.json -- --lr 'a\nb' 2>err && fail "other flags were taken"
+grep -Fqx "sweep: 'words\t' holds runs of another configuration or other flags: give another --out" err || fail "it says: $(cat err)"
+rm -r 'words\t' kept
 
 # several at once: a card each, or slots that share the cores; a line says what runs
 mkdir path
