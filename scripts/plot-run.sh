@@ -5,11 +5,12 @@
 # a step, and the running mean of the points around it (a tenth of the run).
 set -eu
 awk() { LC_ALL=C command awk "$@"; } # mawk reads 0.5 as 0 where the decimal sign is a comma
+die() { printf 'plot-run: %s\n' "$*" >&2; exit 1; } # dash's echo reads backslashes
 data=$(mktemp -d)
 trap 'rm -rf "$data"' EXIT
 [ $# -gt 0 ] || { echo "usage: plot-run.sh RUN [RUN ...]" >&2; exit 2; }
 for run; do
-	[ -r "$run/metrics.jsonl" ] || { echo "plot-run: cannot read '$run/metrics.jsonl'" >&2; exit 1; }
+	[ -r "$run/metrics.jsonl" ] || die "cannot read '$run/metrics.jsonl'"
 done
 
 # Step, value, running mean; nothing when the run has no such key.
@@ -27,13 +28,14 @@ panel() { # TITLE KEY ...
 	title=$1 lines="" colour=0
 	shift
 	for key; do
-		while read -r run; do
+		while IFS= read -r run; do
 			colour=$((colour + 1))
-			file=$data/$key.$colour
-			values "$run" "$key" >"$file"
-			[ -s "$file" ] || continue
+			file=$key.$colour
+			values "$run" "$key" >"$data/$file"
+			[ -s "$data/$file" ] || continue
+			name=$(basename "$run" | sed "s/'/''/g") # single quotes: nothing in it is a command or an escape
 			lines="$lines${lines:+, }'$file' using 1:2 with points lt $colour pt 7 ps 0.6 notitle, '$file' using 1:3 with lines \
-lt $colour lw 2 title \"$(basename "$run") $key\" noenhanced"
+lt $colour lw 2 title '$name $key' noenhanced"
 		done <"$data/runs"
 	done
 	[ -z "$lines" ] || printf 'set ylabel "%s"\nplot %s\n' "$title" "$lines" >>"$data/panels"
@@ -44,10 +46,12 @@ panel "FVE of the batch" fve
 panel "response tokens" response_tokens_mean
 grep -q '"held_loss"' "$1/metrics.jsonl" && panel "loss" loss held_loss held_loss_other_vector
 panel "held-out FVE" held_fve
-[ -s "$data/panels" ] || { echo "plot-run: '$1/metrics.jsonl' has no step of nla-train or nla-sft" >&2; exit 1; }
+[ -s "$data/panels" ] || die "'$1/metrics.jsonl' has no step of nla-train or nla-sft"
 n=$(grep -c '^plot' "$data/panels")
 {
-	printf 'set terminal pngcairo size 900,%d font "sans,11"\nset output "%s/run.png"\nset multiplot layout %d,1\n' $((n * 380)) "$1" "$n"
+	printf 'set terminal pngcairo size 900,%d font "sans,11"\nset output "run.png"\nset multiplot layout %d,1\n' $((n * 380)) "$n"
 	printf 'set grid\nset xlabel "step"\nset key above\n'
 	cat "$data/panels"
-} | gnuplot
+} | (cd "$data" && gnuplot 2>said) || rm -f "$data/run.png"
+[ -s "$data/run.png" ] || die "no picture: gnuplot says: $(grep . "$data/said" | tail -n 1)"
+mv "$data/run.png" "$1/run.png"

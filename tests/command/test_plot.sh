@@ -4,7 +4,9 @@ mkdir "$work/bin" "$work/rl" "$work/other" "$work/av" "$work/empty"
 cat >"$work/bin/gnuplot" <<END
 cat >"$work/script"
 rm -rf "$work/data"
-cp -R "\$(sed -n "s|^plot '\([^']*\)/[^/']*'.*|\1|p" "$work/script" | head -n 1)" "$work/data"
+cp -R . "$work/data"
+echo "a warning" >&2
+[ -e "$work/broken" ] || echo picture >run.png
 END
 chmod +x "$work/bin/gnuplot"
 plot() { PATH=$work/bin:$PATH sh "$SOURCE_DIR/scripts/plot-run.sh" "$@"; }
@@ -20,12 +22,22 @@ plot "$work/rl" "$work/other"
 [ "$(wc -l <"$work/data/fve.1")" -eq 12 ] && [ ! -s "$work/data/fve.2" ] || fail "points of fve: $(cat "$work"/data/fve.*)"
 [ "$(sed -n '1p;6p' "$work/data/fve.1" | tr '\n' ' ')" = "1 1.5 1 6 0.5 1.16667 " ] || fail "running mean: $(cat "$work/data/fve.1")"
 [ "$(sed -n 2p "$work/data/response_tokens_mean.2")" = "2 7 7" ] || fail "the second run: $(cat "$work"/data/response*)"
-grep -q 'title "other response_tokens_mean"' "$work/script" || fail "the second run has no title"
+grep -q "title 'other response_tokens_mean'" "$work/script" || fail "the second run has no title"
 plot "$work/av"
 [ "$(cat "$work/data/held_loss_other_vector.3")" = "6 2.25 2.25" ] || fail "of nla-sft: $(ls "$work/data")"
 [ "$(wc -l <"$work/data/loss.1")" -eq 12 ] || fail "loss of nla-sft: $(ls "$work/data")"
 ! plot "$work/none" 2>"$work/stderr" && grep -q "cannot read '$work/none/metrics.jsonl'" "$work/stderr" || fail "a missing run: $(cat "$work/stderr")"
 : >"$work/empty/metrics.jsonl"
 ! plot "$work/empty" 2>"$work/stderr" && grep -q "has no step" "$work/stderr" || fail "an empty run: $(cat "$work/stderr")"
+# Nothing in a folder's name is a command or an escape, and without a picture it is a failure.
+odd="$work/a\\t%d \"@x\" \`touch hacked\` d'e"
+cp -R "$work/rl" "$odd" && rm -f "$odd/run.png"
+plot "$odd" "$work/other" && [ "$(cat "$odd/run.png")" = picture ] || fail "an odd name: $(ls "$odd")"
+grep -Fq "title 'a\\t%d \"@x\" \`touch hacked\` d''e fve'" "$work/script" || fail "the odd name's title: $(cat "$work/script")"
+: >"$work/broken"
+rm "$odd/run.png"
+! plot "$odd" 2>"$work/stderr" && [ ! -e "$odd/run.png" ] && [ "$(cat "$work/stderr")" = "plot-run: no picture: gnuplot says: a warning" ] ||
+	fail "without a picture: $(cat "$work/stderr")"
 command -v gnuplot >/dev/null || exit 0
+(cd "$work" && sh "$SOURCE_DIR/scripts/plot-run.sh" "$odd" && [ ! -e hacked ]) && [ "$(head -c 4 "$odd/run.png" | tail -c 3)" = PNG ] || fail "no picture of an odd name"
 sh "$SOURCE_DIR/scripts/plot-run.sh" "$work/rl" "$work/other" "$work/av" && [ "$(head -c 4 "$work/rl/run.png" | tail -c 3)" = PNG ] || fail "no picture"
