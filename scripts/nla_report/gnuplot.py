@@ -1,11 +1,12 @@
 """PNG and PDF of the curve and of the training, for papers, where gnuplot is installed."""
 
+import os
 import shutil
 import subprocess
 
 from .figures import each_seed
 from .page import palette
-from .runs import lambda_text, number
+from .runs import Error, lambda_text, number
 
 TERMINALS = (("png", 'pngcairo size 1350,900 fontscale 1.4 font "sans,12"'), ("pdf", 'pdfcairo size 13cm,9cm font "sans,10"'))
 
@@ -57,16 +58,27 @@ def training(runs):
 
 
 def figures(folder, runs, result):
-    """Writes them, and returns what there is to say."""
+    """Writes them, each whole or not at all, and returns what there is to say. One that cannot be made does not stay from before."""
     if not shutil.which("gnuplot"):
         return ["no figures: gnuplot is not installed"]
-    folder.mkdir(parents=True, exist_ok=True)
     notes = []
-    for name, script in (("curve", curve(result) if result else None), ("training", training(runs))):
-        for ending, terminal in TERMINALS if script else ():
-            path = str(folder / f"{name}.{ending}").replace("'", "''")
-            head = f"set encoding utf8\nset terminal {terminal}\nset output '{path}'\nset grid lc rgb '#dddddd'\nset border 3\nset tics nomirror\n"
-            done = subprocess.run(["gnuplot"], input=head + script, text=True, capture_output=True)
-            if done.returncode:
-                notes.append(f"no {name}.{ending}: gnuplot says: {(done.stderr.strip().splitlines() or ['nothing'])[-1]}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, script in (("curve", curve(result) if result else None), ("training", training(runs))):
+            for ending, terminal in TERMINALS:
+                notes += figure(folder, f"{name}.{ending}", terminal, script)
+    except OSError as e:
+        raise Error(f"cannot write '{e.filename}': {e.strerror}") from e
     return notes
+
+
+def figure(folder, name, terminal, script):
+    part = folder / f".{name}.{os.getpid()}"
+    head = f"set encoding utf8\nset terminal {terminal}\nset output '{part.name}'\nset grid lc rgb '#dddddd'\nset border 3\nset tics nomirror\n"
+    done = subprocess.run(["gnuplot"], input=head + script, text=True, capture_output=True, cwd=folder) if script else None
+    if done and not done.returncode and part.exists():
+        part.replace(folder / name)
+        return []
+    for path in (part, folder / name):
+        path.unlink(missing_ok=True)
+    return [f"no {name}: gnuplot says: {(done.stderr.strip().splitlines() or ['nothing'])[-1]}"] if done else []

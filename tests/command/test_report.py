@@ -171,6 +171,16 @@ def test_tables(tmp, sweep):
     if shutil.which("gnuplot"):
         assert {p.name for p in (tmp / "figures").iterdir()} == {"curve.png", "curve.pdf", "training.png", "training.pdf"}
         assert (tmp / "figures" / "curve.png").read_bytes().startswith(b"\x89PNG")
+        program(tmp / "a.html", run(tmp / "uncompared", 0, 0, tmp / "set"), "--figures", tmp / "figures")  # nor does an earlier curve stay beside its training
+        assert {p.name for p in (tmp / "figures").iterdir()} == {"training.png", "training.pdf"}
+        assert "cannot write" in program(tmp / "a.html", sweep, "--figures", tmp / "t.csv" / "x", code=1)[1]
+    for name in ("broken", "figures"):
+        (tmp / name).mkdir(exist_ok=True)
+    (tmp / "broken" / "gnuplot").write_text("#!/bin/sh\nsed -n \"s/^set output '\\(.*\\)'/\\1/p\" | while read -r file; do echo half >$file; done\necho no luck >&2\nexit 1\n")
+    (tmp / "broken" / "gnuplot").chmod(0o755)
+    (tmp / "figures" / "curve.png").write_text("old")
+    said = program(tmp / "a.html", sweep, "--figures", tmp / "figures", env={**os.environ, "PATH": f"{tmp / 'broken'}:{os.environ['PATH']}"})[1]
+    assert "no curve.png: gnuplot says: no luck" in said and not list((tmp / "figures").iterdir()), said
     for args, said in (((sweep, "--base", "nonsense"), "no 'nonsense'"), ((run(tmp / "unevaluated", 0, 0, tmp / "set"),), "no table was written")):
         done = subprocess.run([sys.executable, str(SCRIPTS / "nla-report"), *map(str, args), "-o", str(tmp / "b.html"), "--markdown", str(tmp / "t.md")],
                               capture_output=True, text=True)
