@@ -78,6 +78,7 @@ class Run:
     def __init__(self, folder, sinks):
         self.folder, self.sinks = folder, sinks
         self.offset, self.inode, self.step, self.evaluated = 0, None, -1, set()
+        self.sent = {}                                                  # {step: hash of its values}
 
     def new_lines(self):
         """Whole lines since the last look; from the beginning when the file was replaced, which a resume does."""
@@ -104,18 +105,21 @@ class Run:
     def look(self):
         """Returns how many steps were new."""
         lines, replaced = self.new_lines()
-        if replaced:
-            kept = lines[-1]["step"] if lines else -1
-            if kept < self.step:
-                for sink in self.sinks:
-                    sink.taken_back(kept + 1)
-                self.step = kept
-                self.evaluated = {name for name in self.evaluated if int(name[5:-5]) <= kept} # eval-N.json
-        lines = [x for x in lines if x["step"] > self.step]
         values = {} # of a step and its evaluation together: Weights & Biases takes no step after a later one
         for x in lines:
             values.setdefault(x["step"], {}).update(scalars(x))
-            self.step = x["step"]
+        found = {step: hash(tuple(of.items())) for step, of in values.items()}
+        other = [step for step in self.sent if found.get(step) != self.sent[step]] if replaced else []
+        if other:
+            first = min(other)
+            for sink in self.sinks:
+                sink.taken_back(first)
+            self.step = first - 1
+            self.sent = {step: of for step, of in self.sent.items() if step < first}
+            self.evaluated = {name for name in self.evaluated if int(name[5:-5]) < first} # eval-N.json
+        values = {step: of for step, of in values.items() if step > self.step}
+        self.sent.update((step, found[step]) for step in values)
+        self.step, new = max(values, default=self.step), len(values)
         for path in sorted(self.folder.glob("eval-*.json"), key=lambda p: (len(p.name), p.name)):
             step = path.stem.removeprefix("eval-")
             if step.isdigit() and path.name not in self.evaluated and int(step) <= self.step:
@@ -130,7 +134,7 @@ class Run:
                 sink.log(step, values[step])
         for sink in self.sinks:
             sink.flush()
-        return len(lines)
+        return new
 
 
 def find(paths):

@@ -76,6 +76,16 @@ def test_reading(tmp):
     with open(path, "a") as f:
         f.write(line(3, 0.35) + line(4, 0.4))
     assert run.look() == 2 and [(s, v["fve"]) for s, v in sink.logged[3:]] == [(3, 0.35), (4, 0.4)]
+    (folder / "eval-4.json").write_text('{"fve": 0.65}')
+    assert run.look() == 0 and len(sink.logged) == 6
+    other.write_text("".join(line(s, s / 10) for s in (1, 2)) + "".join(line(s, s / 5) for s in (3, 4, 5)))  # it passes its old step before the next look
+    other.replace(path)
+    assert run.look() == 3 and sink.back == [3, 3] and [(s, v["fve"]) for s, v in sink.logged[6:]] == [(3, 0.6), (4, 0.8), (5, 1.0)], (sink.back, sink.logged[6:])
+    assert sink.logged[7][1]["eval/fve"] == 0.65
+    other.write_text(path.read_text() + line(6, 1.2))                   # the same again, and more: nothing is taken back
+    other.replace(path)
+    assert run.look() == 1 and sink.back == [3, 3] and sink.logged[9] == (6, {"fve": 1.2, "seconds/rollout": 0.5}), sink.logged[9:]
+    del sink.logged[5:]
     (tmp / "sft").mkdir()
     (tmp / "sft" / "metrics.jsonl").write_text(line(0, 2.5) + line(1, 2.0))
     assert follow.Run(tmp / "sft", [sink]).look() == 2 and [s for s, _ in sink.logged[5:]] == [0, 1]
