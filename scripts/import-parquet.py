@@ -73,6 +73,9 @@ def read_sidecar(path):
         raise Refused(f"cannot read '{path}': {first_line(error)}") from None
     if not isinstance(meta, dict):
         raise Refused(f"cannot read '{path}': it is not a mapping of keys")
+    norm = (meta.get("extraction") or {}).get("norm")
+    if str(norm).lower() != "none":
+        raise Refused(f"'{path}': 'extraction.norm' is '{norm}', want none: AV and AR take vectors as the model has them")
     return meta
 
 

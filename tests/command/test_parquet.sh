@@ -161,6 +161,15 @@ not_imported "'slim.parquet' has no column 'activation_vector', which 'set.parqu
 cp set.parquet meta.parquet && echo '[' >meta.parquet.nla_meta.yaml
 not_imported "cannot read 'meta.parquet.nla_meta.yaml'" meta.parquet no
 not_imported "cannot read 'nowhere/nla_meta.yaml'" --export nowhere no.parquet
+for norm in none None null; do # vectors that are not raw, and the ways to say that they are
+	sed "s/norm: none/norm: $norm/" set.parquet.nla_meta.yaml >meta.parquet.nla_meta.yaml
+	imported meta.parquet raw --overwrite
+done
+cp -R set white && sed -i 's/norm: none/norm: whitened_zca_v1/' white/nla_meta.yaml
+sed -i 's/norm: null/norm: whitened_zca_v1/' meta.parquet.nla_meta.yaml
+not_imported "'meta.parquet.nla_meta.yaml': 'extraction.norm' is 'whitened_zca_v1', want none" meta.parquet no
+not_imported "'meta.parquet.nla_meta.yaml': 'extraction.norm' is 'whitened_zca_v1', want none" set.parquet meta.parquet no
+not_imported "'white/nla_meta.yaml': 'extraction.norm' is 'whitened_zca_v1', want none" --export white no.parquet
 not_imported "'layers.parquet': column 'activation_layer' holds 3, its sidecar says block 2" layers.parquet no
 for what in 'block layer_index:.2 layer_index:.1' 'tokens injection_token_id:.* injection_token_id:.5' 'templates critic:.* critic:.x{explanation}y'; do
 	set -- $what
