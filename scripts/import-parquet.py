@@ -43,6 +43,7 @@ TAGS = re.compile(r"<explanation>(.*?)</explanation>", re.DOTALL)
 BASELINE_ROWS = 50000
 ROWS_AT_ONCE = 1024
 VECTOR, TEXT = "activation_vector", "detokenized_text_truncated"
+COLUMNS = (VECTOR, "response", "api_explanation", "prompt", "n_raw_tokens", "doc_id", TEXT, "activation_layer")
 
 
 class Refused(Exception):
@@ -244,11 +245,12 @@ def import_sets(paths, out, dtype, sidecar):
     slim = VECTOR not in names
     if slim and TEXT not in names:
         raise Refused(f"'{paths[0]}' has neither a column '{VECTOR}' nor '{TEXT}': its columns are {', '.join(sorted(names))}")
-    columns = [c for c in (VECTOR, "response", "api_explanation", "prompt", "n_raw_tokens", "doc_id", TEXT, "activation_layer") if c in names]
+    columns = [c for c in COLUMNS if c in names]
     for path, file in files:
-        lacking = [c for c in columns if c not in file.schema_arrow.names]
-        if lacking:
-            raise Refused(f"'{path}' has no column '{lacking[0]}', which '{paths[0]}' has")
+        for c in COLUMNS:
+            if (c in file.schema_arrow.names) != (c in names):
+                without, has = (paths[0], path) if c in file.schema_arrow.names else (path, paths[0])
+                raise Refused(f"'{without}' has no column '{c}', which '{has}' has")
     count, number, vectors = sum(file.metadata.num_rows for _, file in files), 0, None
     width = (meta.get("extraction") or {}).get("d_model", meta.get("d_model"))
     with gzip.open(out / "rows.jsonl.gz", "wt", encoding="utf-8") as rows:

@@ -158,6 +158,9 @@ not_imported "'halves.parquet': column 'n_raw_tokens' holds 57.5, want whole num
 not_imported "'words.parquet': column 'activation_vector' holds string" words.parquet no
 not_imported "'nan.parquet': the vector of row 5 is not finite" nan.parquet no
 not_imported "'slim.parquet' has no column 'activation_vector', which 'set.parquet' has" set.parquet slim.parquet no
+not_imported "'slim.parquet' has no column 'activation_vector', which 'set.parquet' has" slim.parquet set.parquet no
+not_imported "'ar.parquet' has no column 'response', which 'set.parquet' has" ar.parquet set.parquet no
+not_imported "'plain.parquet' has no column 'n_raw_tokens', which 'set.parquet' has" plain.parquet other.parquet set.parquet no
 cp set.parquet meta.parquet && echo '[' >meta.parquet.nla_meta.yaml
 not_imported "cannot read 'meta.parquet.nla_meta.yaml'" meta.parquet no
 not_imported "cannot read 'nowhere/nla_meta.yaml'" --export nowhere no.parquet
