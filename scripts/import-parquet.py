@@ -90,11 +90,25 @@ def layer_of(meta):
     return (meta.get("extraction") or {}).get("layer_index") if layer is None else layer
 
 
+SPELLINGS = {"raw": "none", "null": "none", "sqrt(d_model)": "sqrt_d_model"}
+
+
+def also_said(meta):
+    """What a sidecar may be silent about; names and spellings of one meaning are those of src/nla/sidecar.c."""
+    extraction = meta.get("extraction") or {}
+    words = {key: str(extraction[key]).lower() for key in ("injection_scale", "mse_scale", "injection_mode") if key in extraction}
+    found = {key: extraction[key] if isinstance(extraction[key], (int, float)) else SPELLINGS.get(word, word) for key, word in words.items()}
+    named = {"base model": meta.get("base_checkpoint") or extraction.get("base_model"), "d_model": meta.get("d_model") or extraction.get("d_model")}
+    return {**found, **{key: value for key, value in named.items() if value}}
+
+
 def same_sidecar(first, meta, path, first_path):
     """One folder has one sidecar: what it says must hold for every file."""
-    for what, of in (("block", layer_of), ("tokens", lambda m: m.get("tokens") or {}), ("templates", templates_of)):
-        if of(meta) != of(first):
-            raise Refused(f"'{path}' has other {what} than '{first_path}': import them one by one")
+    known, found = also_said(first), also_said(meta)
+    other = [key for key in found if key in known and found[key] != known[key]]
+    other += [what for what, of in (("block", layer_of), ("tokens", lambda m: m.get("tokens") or {}), ("templates", templates_of)) if of(meta) != of(first)]
+    if other:
+        raise Refused(f"'{path}' has other {other[-1]} than '{first_path}': import them one by one")
 
 
 def plain_prompt(av_template):

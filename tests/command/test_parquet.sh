@@ -179,6 +179,31 @@ for what in 'block layer_index:.2 layer_index:.1' 'tokens injection_token_id:.* 
 	cp set.parquet second.parquet && sed "s/$2/$3/; s/:\./: /" set.parquet.nla_meta.yaml >second.parquet.nla_meta.yaml
 	not_imported "'second.parquet.nla_meta.yaml' has other $1 than 'set.parquet.nla_meta.yaml': import them one by one" set.parquet second.parquet no
 done
+extraction() { # LINE: the sidecar with another line there
+	sed "/^ *base_model:/d; /^ *d_model:/d; s/^extraction:/&\n  $1/" set.parquet.nla_meta.yaml
+}
+cp set.parquet first.parquet
+while IFS='|' read -r what first second; do # what both say must be one, in whatever words
+	extraction "$first" >first.parquet.nla_meta.yaml
+	extraction "$second" >second.parquet.nla_meta.yaml
+	if [ "$what" = same ]; then
+		imported first.parquet second.parquet both --overwrite
+	else
+		not_imported "'second.parquet.nla_meta.yaml' has other $what than 'first.parquet.nla_meta.yaml': import them one by one" first.parquet second.parquet no
+	fi
+done <<'END'
+base model|base_model: a|base_model: b
+d_model|d_model: 48|d_model: 40
+injection_scale|injection_scale: 60|injection_scale: 75.5
+mse_scale|mse_scale: sqrt_d_model|mse_scale: null
+injection_mode|injection_mode: residual_add|injection_mode: embed_replace
+same|base_model: a|injection_scale: 60
+same|injection_scale: 60|injection_scale: 60.0
+same|mse_scale: sqrt(d_model)|mse_scale: SQRT_D_MODEL
+same|injection_scale: raw|injection_scale: null
+END
+sed 's/^extraction:/base_checkpoint: other\n&/; /^ *base_model:/d' set.parquet.nla_meta.yaml >second.parquet.nla_meta.yaml
+not_imported "'second.parquet.nla_meta.yaml' has other base model than 'set.parquet.nla_meta.yaml'" set.parquet second.parquet no
 "$(command -v python3)" -S "$SOURCE_DIR/scripts/import-parquet.py" --help >stdout || fail "--help needs more than Python"
 grep -q -- --overwrite stdout || fail "no --overwrite in --help"
 import --export set back.parquet
