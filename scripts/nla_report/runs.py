@@ -348,7 +348,7 @@ def make_groups(runs, notes):
             notes.append(f"{r.name} is not finished: its evaluation is of step {r.evaluation.step} of {steps:g}")
     each = {id(r): settings(r, read_json(r.path / "inputs.json", [])) for r in trained}
     keys = sorted({k for s in each.values() for k in s})
-    odd = [k for k in keys if k != "reward.lambda" and len({json.dumps(s.get(k)) for s in each.values()}) > 1]
+    odd = [k for k in keys if k != "reward.lambda" and len({json.dumps(s[k]) for s in each.values() if k in s}) > 1]   # older versions lack keys
     groups = {}
     for r in trained:
         key = (r.lambda_, *(json.dumps(each[id(r)].get(k)) for k in odd))

@@ -110,7 +110,7 @@ def evaluation(folder, lines, **summary):
 
 def run(folder, value, seed, lines, **config):
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"seed": seed, "steps": 3, "reward": {"lambda": value, "score": "fve"}, **config}))
+    (folder / "config.json").write_text(json.dumps({"seed": seed, "steps": 3, "reward": {"lambda": value, "score": "fve"}, "update": {"lr": 0.01}, **config}))
     (folder / "metrics.jsonl").write_text('{"step":1,"reward_mean":0.5,"fve":0.5}\n{"step":2,"rew')
     evaluation(folder / "evaluations" / "step-3", lines)
 
@@ -254,6 +254,14 @@ def test_groups(tmp):
     assert "λ 0.01 update.lr 0.1" in labels and len(labels) == 3, labels
     labels = [g["label"] for g in json.loads(program("--json", tmp / "sweep" / "l0-s0", tmp / "sweep" / "l0-s1")[0])["groups"]]
     assert labels == ["l0-s0", "l0-s1"], labels
+    # A key that one version has and another has not makes no other experiment, unless those that have it differ.
+    for i, (rollout, want) in enumerate((({0: {"group": 4}, 1: {"group": 4, "min_new_tokens": 0}}, ["λ 0", "λ 0.01"]),
+                                         ({0: {"min_new_tokens": 0}, 1: {"min_new_tokens": 8}}, [f"λ {v} rollout.min_new_tokens {n}" for v in (0, 0.01) for n in (0, 8)]))):
+        for value in (0, 0.01):
+            for seed in (0, 1):
+                run(tmp / f"versions-{i}" / f"l{value}-{seed}", value, seed, [line(r, x, 20, "one") for r, x in enumerate(series(0, 40))], rollout=rollout[seed])
+        labels = [g["label"] for g in json.loads(program("--json", tmp / f"versions-{i}")[0])["groups"]]
+        assert labels == want, labels
     # So are another type of the weights and another base.
     for name in ("dtype", "av_base", "ar_base"):
         for which in (0, 1):
