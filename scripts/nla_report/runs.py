@@ -196,20 +196,21 @@ class Run:
                 found.append((int(step), 0, "", path))
                 self.held.append((int(step), read_json(path, self.notes)))
         self.held.sort(key=lambda x: x[0])
-        for step, kind, name, path in sorted(found, key=lambda x: (-x[0], -x[1], x[2])):
-            if name and name not in self.named:
-                evaluation = self.read(kind, path, name)
-                if evaluation:
-                    self.named[name], evaluation.step = evaluation, step
-            elif not name and step > 0 and step >= newest:
+        for step, kind, name, path in sorted((x for x in found if not x[2]), key=lambda x: (-x[0], -x[1])):
+            if step > 0 and step >= newest:
                 evaluation = self.read(kind, path, f"step {step}")
                 if evaluation and (not self.evaluation or len(evaluation.rows) > len(self.evaluation.rows)):
                     self.evaluation, evaluation.step, newest = evaluation, step, step
-            elif not name and step == 0 and not self.start:
+            elif step == 0 and not self.start:
                 self.start = self.read(kind, path, "warm start")
                 if self.start:
                     self.start.step = 0
                     by_start(self.start)
+        own = self.evaluation or self.start                             # of each name that of its step, else the newest
+        for step, kind, name, path in sorted((x for x in found if x[2]), key=lambda x: (not own or x[0] != own.step, -x[0])):
+            evaluation = self.read(kind, path, name) if name not in self.named else None
+            if evaluation:
+                self.named[name], evaluation.step = evaluation, step
 
     def read(self, kind, path, name):
         if kind:
@@ -379,10 +380,14 @@ def make_groups(runs, notes):
     if not any(g.role == "start" for g in others):
         others += start_group(trained)
     for name in sorted({name for r in trained for name in r.named}):
-        for g in list(found):
-            with_it = [r for r in g.runs if name in r.named]
-            if with_it and g.role == "lambda":
-                group = Group(f"{g.label} {name}", "named", g.lambda_, setting=g.setting)
+        for g in found:
+            of_step = {}                                                # None: of the runs' own
+            for r in g.runs if g.role == "lambda" else ():
+                if name in r.named:
+                    step = r.named[name].step
+                    of_step.setdefault(None if step == r.evaluation.step else step, []).append(r)
+            for step, with_it in of_step.items():
+                group = Group(f"{g.label} {name}" + ("" if step is None else f" of step {step}"), "named", g.lambda_, setting=g.setting)
                 group.runs, group.evaluations = with_it, [r.named[name] for r in with_it]
                 others.append(group)
     for g in found + others:

@@ -289,6 +289,17 @@ def test_beside(tmp):
     assert found["warm start"]["runs"] == 1 and abs(found["warm start"]["fve"]["mean"] - 0.5) < 1e-12   # two runs share it
     assert found["λ 0"]["paths"] == [str(sweep / "l0" / "eval-3.json")] and found["λ 0 odd"]["role"] == "named"
     near(found["λ 0 odd"]["difference"]["fve"]["estimate"], -0.5, 1e-12, "control")
+    # One of another step says so, and seeds are pooled by step; of several steps the run's own counts.
+    steps = tmp / "steps"
+    for value, seed, named in ((0, 0, ("2",)), (0, 1, ("3", "9")), (0.01, 0, ("3",))):
+        run(steps / f"l{value}-{seed}", value, seed, lines)
+        for step in named:
+            evaluation(steps / f"l{value}-{seed}" / "evaluations" / f"step-{step}-other", [line(r, 0.1 * int(step), 40, "b a") for r in range(5)])
+    found = by_label(json.loads(program("--json", steps)[0]))
+    assert list(found) == ["λ 0", "λ 0.01", "λ 0 other of step 2", "λ 0 other", "λ 0.01 other"], list(found)
+    for label, paths, mse in (("λ 0 other", ["l0-1/evaluations/step-3-other"], 0.3), ("λ 0 other of step 2", ["l0-0/evaluations/step-2-other"], 0.2)):
+        assert found[label]["paths"] == [str(steps / path) for path in paths], found[label]["paths"]
+        near(found[label]["fve"]["mean"], 1 - mse / VAR, 1e-12, label)
     evaluation(tmp / "begun", [line(r, 0.4, 45, "a") for r in range(5)], av=str(tmp / "av"))
     out = json.loads(program("--json", sweep, tmp / "begun")[0])
     assert [g["paths"] for g in out["groups"] if g["role"] == "start"] == [[str(tmp / "begun")]]
