@@ -137,11 +137,11 @@ def main():
         evaluation = runs.read_evaluation(folder, notes)
         if not evaluation:
             raise runs.Error(notes[0] if notes else f"'{folder}' holds no evaluated rows")
-        place = args.data or str(evaluation.summary.get("data"))
+        place = runs.set_of([runs.Run.of_evaluation(evaluation, notes)], args.data)
         if place not in sets:
-            sets[place] = runs.read_lines(Path(place) / "rows.jsonl.gz", notes)
+            sets[place] = runs.read_lines(place, notes) if place else []
         if not sets[place]:
-            raise runs.Error(f"no rows in '{place}', the set of '{folder}': --data SET says where it is")
+            raise runs.Error(f"no rows in '{evaluation.summary.get('data')}', the set of '{folder}': --data SET says where it is")
         found = facts_of(evaluation, sets[place], place)
         (folder / "facts.json").write_text(json.dumps(found) + "\n", "utf-8")
         print(f"{folder}: " + ", ".join(f"{kind} {f['recall']:.2f}" for kind, f in found["facts"].items() if f["recall"] is not None))

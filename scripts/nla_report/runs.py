@@ -110,6 +110,14 @@ class Evaluation:
             notes.append(f"'{path}': {wrong} lines without row or mse left out")
 
 
+def placed(path, folder):
+    """Where a path lies that a file in `folder` names; None where it is not there. A relative one (older files) was typed in a folder that nobody
+    noted, and is looked for in those around the file; of a checkpoint its run, which may have moved with the file, is too."""
+    path, folder = Path(path), Path(os.path.abspath(folder))
+    names = [path, *(Path(*path.parts[i - 1:]) for i, part in enumerate(path.parts) if i and part == "checkpoints")]
+    return next((base / name for name in names for base in (folder, *folder.parents) if os.path.exists(base / name)), None)
+
+
 def by_start(evaluation):
     """Its AR is the one that the run began with."""
     for samples in evaluation.rows.values():
@@ -368,12 +376,16 @@ def make_groups(runs, notes):
     found = tell_apart(sorted(groups.values(), key=lambda g: (g.lambda_ is None, g.lambda_ or 0, g.label)))
     for g in found:
         g.evaluations = [r.evaluation for r in g.runs]
-    begun = {os.path.realpath(r.config["av"]) for r in trained if isinstance(r.config.get("av"), str)}
+
+    def real(path, folder):
+        place = placed(path, folder) if isinstance(path, str) else None
+        return os.path.realpath(place) if place else path
+    begun = {real(r.config["av"], r.path) for r in trained if isinstance(r.config.get("av"), str)}
     others = []
     for r in (r for r in runs if r.kind in ("eval", "start") and r.evaluation):
         av = r.evaluation.summary.get("av")
         start = r.kind == "start" or trained and not r.evaluation.given and (
-            isinstance(av, str) and os.path.realpath(av) in begun or r.path.name in ("start", "warm-start"))
+            isinstance(av, str) and real(av, r.path) in begun or r.path.name in ("start", "warm-start"))
         group = Group("warm start" if start else r.name, "start" if start else "other")
         group.runs, group.evaluations = [r], [r.evaluation]
         others.append(group)
@@ -413,19 +425,32 @@ def start_group(trained):
 
 def set_of(runs, override):
     """The file of the evaluated set's rows: --data, else what the evaluations name; None where it is not here."""
-    places = [override] if override else []
-    for r in runs if not override else []:
-        if r.evaluation:
-            places += [r.evaluation.summary.get("data"), at(r.config, "eval.data")]
-    for place in dict.fromkeys(p for p in places if isinstance(p, str) and p):
-        for base in (Path(), *(r.path for r in runs[:1])):
-            folder = base / place
-            for path in (folder / "rows.jsonl.gz", folder / "rows.jsonl", folder):
-                if os.path.isfile(path):                                # False, too, where one may not look
-                    return path
+    places = [(Path(override), None)] if override else []
+    for r in (r for r in runs if r.evaluation and not override):
+        named = [p for p in (r.evaluation.summary.get("data"), at(r.config, "eval.data")) if isinstance(p, str) and p]
+        places += [(placed(p, r.evaluation.path), r.evaluation) for p in named]
+    for folder, evaluation in places:
+        for path in (folder / "rows.jsonl.gz", folder / "rows.jsonl", folder) if folder and is_of(evaluation, folder) else ():
+            if os.path.isfile(path):                                    # False, too, where one may not look
+                return path
     if override:
         raise Error(f"'{override}' is no activation set: it holds no rows.jsonl.gz")
     return None
+
+
+def is_of(evaluation, folder):
+    """Is it of this set, as far as the baseline stored with both says?"""
+    if evaluation and evaluation.var and evaluation.summary.get("baseline_of") == "data":
+        with contextlib.suppress(OSError, ValueError):
+            stored = re.search(r"(?m)^ +raw_variance: (.*)$", (folder / "nla_meta.yaml").read_text("utf-8", "replace"))
+            return not stored or abs(float(stored[1]) / evaluation.var - 1) < 1e-6
+    return True
+
+
+def set_named(runs):
+    """As the evaluations name it, for messages."""
+    named = (r.evaluation.summary.get("data") or at(r.config, "eval.data") for r in runs if r.evaluation)
+    return next((f" '{name}'" for name in named if isinstance(name, str)), "")
 
 
 def documents_of(runs, rows, override, notes):
@@ -434,7 +459,7 @@ def documents_of(runs, rows, override, notes):
     ids = {i: row.get("doc_id") for i, row in enumerate(each_line(path, notes) if path else ())}
     found = [ids.get(row) for row in rows]
     if None in found:
-        notes.append("the evaluated set is not here to say which rows are of one document (--data SET): intervals draw every row by itself")
+        notes.append(f"the evaluated set{set_named(runs)} is not here to say which rows are of one document (--data SET): intervals draw every row by itself")
         return None
     if len(set(found)) == len(found):
         return None

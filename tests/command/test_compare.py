@@ -115,8 +115,8 @@ def run(folder, value, seed, lines, **config):
     evaluation(folder / "evaluations" / "step-3", lines)
 
 
-def program(*args, code=0):
-    done = subprocess.run([sys.executable, str(SOURCE / "scripts" / "nla-compare"), *map(str, args)], capture_output=True, text=True)
+def program(*args, code=0, cwd=None):
+    done = subprocess.run([sys.executable, str(SOURCE / "scripts" / "nla-compare"), *map(str, args)], capture_output=True, text=True, cwd=cwd)
     assert done.returncode == code and "Traceback" not in done.stderr, f"{args}: exit {done.returncode}\n{done.stderr}"
     return done.stdout, done.stderr
 
@@ -491,6 +491,38 @@ def test_documents(tmp):
             shutil.rmtree(tmp / "elsewhere")
 
 
+def test_places(tmp):
+    """A path that is not absolute is looked for around the evaluation, never where the reader happens to be; a set is known by its baseline."""
+    here, there = tmp / "reader", tmp / "project"
+    for folder, ids in ((here, "aaaa"), (there, "aabb")):
+        (folder / "sets" / "held").mkdir(parents=True)
+        (folder / "sets" / "held" / "rows.jsonl").write_text("".join(json.dumps({"doc_id": d, "text": "t"}) + "\n" for d in ids))
+    for name in ("e-1", "e-2"):
+        evaluation(there / "runs" / name, [line(r, 0.2, 30, "x") for r in range(4)], data="sets/held", baseline_of="data")
+
+    def notes():
+        return json.loads(program("--json", there / "runs" / "e-1", there / "runs" / "e-2", cwd=here)[0])["notes"]
+    assert any("the 4 rows are of 2 documents" in note for note in notes()), notes()
+    sidecar = there / "sets" / "held" / "nla_meta.yaml"
+    for variance, found in ((VAR, True), (0.9, False)):
+        sidecar.write_text(f"kind: nla_dataset\nbaseline:\n  raw_variance: {variance}\n  mean_normalised: {MEAN}\n")
+        assert any("2 documents" in note for note in notes()) == found, notes()
+    assert any("the evaluated set 'sets/held' is not here" in note for note in notes()), notes()
+    av = there / "l0" / "checkpoints" / "step-3" / "av"
+    av.mkdir(parents=True)
+    file = there / "l0" / "evaluations" / "step-3"
+    for path, want in ((av, av), ("/gone/l0/checkpoints/step-3/av", av), ("runs/l0/checkpoints/step-3/av", av), ("l0/checkpoints/step-3/av", av),
+                       ("/gone/l1/checkpoints/step-3/av", None), ("/gone/av", None), ("sets/held", there / "sets" / "held"), ("held", None)):
+        assert runs.placed(str(path), file) == want, (path, runs.placed(str(path), file))
+    lines = [line(r, 0.2, 40, "a b") for r in range(5)]                 # the warm start is the AV that runs began with, wherever a reader is
+    run(there / "sweep" / "l0", 0, 0, lines, av=str(there / "av"))
+    (there / "av").mkdir()
+    evaluation(there / "begun", lines, av="av")
+    for cwd in (here, there):
+        roles = {g["label"]: g["role"] for g in json.loads(program("--json", there / "sweep", there / "begun", cwd=cwd)[0])["groups"]}
+        assert roles == {"warm start": "start", "λ 0": "lambda"}, roles
+
+
 def test_words():
     assert words.words("Don't stop: 3 cats\u3002 \u72ac\u3068") == ["don't", "stop", "3", "cats", "\u72ac", "\u3068"]
     assert words.kept(["a", "a", "b"], ["a", "c"]) == 1 / 3 and words.kept([], ["a"]) is None
@@ -530,6 +562,7 @@ def main():
         test_change_of_facts(tmp)
         test_two_sweeps(tmp)
         test_documents(tmp)
+        test_places(tmp)
         test_files(tmp)
 
 

@@ -161,6 +161,8 @@ def test_facts(folder):
     stories.write_lines(os.path.join(evaluation, "summary.json"), [{"data": "nowhere", "baseline_var": 1}])
     code, _, err = run(folder, program="facts.py")
     assert code == 1 and "no rows in 'nowhere'" in err and "--data" in err, err
+    stories.write_lines(os.path.join(evaluation, "summary.json"), [{"data": "set", "baseline_var": 1}])         # a relative one: around the evaluation
+    assert "who" in must(folder, program="facts.py")
     assert "who" in must(folder, "--data", data, program="facts.py")
     with open(os.path.join(evaluation, "facts.json"), encoding="utf-8") as file:
         made = json.load(file)
