@@ -142,6 +142,38 @@ import json, sys
 fve = {name: json.load(open(f"{sys.argv[1]}/{name}/summary.json"))["fve"] for name in (".", "controls/another", "controls/empty", "controls/first-8")}
 assert fve["controls/another"] < 0.05 < 0.5 < fve["."] and fve["controls/empty"] < fve["controls/first-8"] < fve["."], fve
 END
+
+# What it names is looked for around it, not where one is; a run that moved has its own checkpoints.
+printf '#!/bin/sh\nprintf "%%s\\n" "$*" >"%s/asked"\nexit 1\n' "$work" >"$work/fake/nla-eval"
+asked() { # FLAGS: they are those of nla-eval, in this order
+	grep -q -- "^$1 " "$work/asked" || fail "want '$1', not: $(cat "$work/asked")"
+}
+mkdir -p "$work/project/sets" "$work/reader/sets" "$work/moved"
+cp -R "$SOURCE_DIR/demo/eval" "$work/project/sets/demo"
+cp -R "$work/held" "$work/reader/sets/demo"
+for folder in project reader; do mkdir -p "$work/$folder/its/model" "$work/$folder/its/av" "$work/$folder/its/ar"; done
+mkdir "$work/project/old" && cp "$work/lone/rows.jsonl" "$work/lone/summary.json" "$work/project/old"
+for key in model av ar; do tool set "$work/project/old/summary.json" "$key" "\"its/$key\""; done
+tool set "$work/project/old/summary.json" data '"sets/demo"'
+cd "$work/reader"
+old=$work/project/old there=$work/project
+build=$work/fake controls 1 ../project/old
+asked "--model $there/its/model --av $there/its/av --ar $there/its/ar --data $there/sets/demo"
+mv "$there/sets/demo" "$there/sets/other"
+build=$work/fake controls 1 ../project/old
+said_last "^nla-controls: error: 'sets/demo', which '../project/old' names as its data, is not here: give --data SET$"
+cp -R sets/demo "$there/sets" # another set of that name
+build=$work/fake controls 1 ../project/old
+said_last "^nla-controls: error: 'sets/demo', .* is not here: give --data SET$"
+rm -r "$there/its/av"
+build=$work/fake controls 1 --data "$there/sets/other" ../project/old
+said_last "^nla-controls: error: 'its/av', which '../project/old' names as its av, is not here: give -- --av PATH$"
+build=$work/fake controls 1 --data "$there/sets/other" ../project/old -- --av its/av
+asked "--model $there/its/model --ar $there/its/ar --av its/av --data $there/sets/other"
+cd "$work"
+mv runs/l0 moved && rm -r moved/l0/evaluations/step-1-empty
+build=$work/fake controls 1 moved/l0/evaluations/step-1
+asked "--model $tiny/model --av $work/moved/l0/checkpoints/step-1/av --ar $work/moved/l0/checkpoints/step-1/ar --data $work/held"
 controls 2
 controls 1 "$work/nowhere"
 said_last "^nla-controls: error: there is no '$work/nowhere'"
