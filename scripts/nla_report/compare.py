@@ -48,10 +48,11 @@ def baselines(groups, notes):
             if all(sets) and len({str(s).rstrip("/").split("/")[-1] for s in sets}) > 1:
                 raise runs.Error(f"the evaluations are of different sets: '{sets[0]}' and '{sets[1]}'")
             notes.append(f"'{e.path}' measured FVE by another baseline ({own:.6g}, here {other:.6g}): recomputed from its mse")
-    for key, what in (("temperature", "sampling temperatures"), ("fail_mse", "mse of a failed row")):
-        values = sorted({v for v in (runs.number(e.summary.get(key)) for e in each) if v is not None})
+    for key, what in (("temperature", "sampling temperatures"), ("fail_mse", "mse of a failed row"), *((key, key) for key in controls.DECODING)):
+        values = [e.summary.get(key) for e in each if key not in controls.DECODING or not e.given]
+        values = dict.fromkeys(f"{v:g}" if runs.number(v) is not None else v for v in values if isinstance(v, str) or runs.number(v) is not None)
         if len(values) > 1:
-            notes.append(f"the evaluations differ in {what}: {', '.join(f'{v:g}' for v in values)}")
+            notes.append(f"the evaluations differ in {what}: {', '.join(values)}")
     return first.var, first.mean
 
 

@@ -11,6 +11,7 @@ import re
 
 from .words import CJK
 
+DECODING = ("max_new_tokens", "min_new_tokens", "truncated")            # beside the temperature; of given texts it says nothing
 CUTS = {f"first-{k}": k for k in (2, 4, 8, 16, 32)}                     # words
 NAMES = {"another": "another row's vector", "empty": "no words", "text": "the row's own text", "shuffled": "its words, shuffled",
          "first": "first words of {base}, as long", **{name: f"its first {k} words" for name, k in CUTS.items()}}
@@ -28,13 +29,12 @@ def mark(evaluation):
 
 
 def stands(control, evaluation):
-    """Was it made of this evaluation? One without a mark (older, or of scripts/sweep.sh's gate) is believed where its settings are the same."""
+    """Was it made of this evaluation, and decoded alike? One without a mark (older, or of scripts/sweep.sh's gate) is believed where its settings are the same."""
     facts = control.summary.get("control")
     made_for = facts.get("evaluation") if isinstance(facts, dict) else None
-    if made_for is not None:
-        return made_for == mark(evaluation)
-    kept = [key for key in ("seed", "temperature", "fail_mse", "av", "ar", "samples") if key in control.summary and key in evaluation.summary]
-    return all(control.summary[key] == evaluation.summary[key] for key in kept)
+    keys = (("seed", "temperature", "fail_mse", "av", "ar", "samples") if made_for is None else ()) + (() if control.given else DECODING)
+    return made_for in (None, mark(evaluation)) and all(control.summary[key] == evaluation.summary[key] for key in keys
+                                                        if key in control.summary and key in evaluation.summary)
 
 
 def shuffled(text, seed):

@@ -205,6 +205,15 @@ def test_refusals(tmp):
         said = program(tmp / one, tmp / other, code=1)[1]
         assert all(word in said for word in ("different sets", f"{tmp / one}' is {have[0]}", f"{tmp / other}' {have[1]}")), said
     program(tmp / "half", tmp / "mean")
+    # Other settings of sampling are said; of given texts there are none.
+    settings = {"temperature": 1, "max_new_tokens": 40, "min_new_tokens": 0, "truncated": "fail"}
+    for name, other in (("as-it-is", {}), ("longer", {"max_new_tokens": 160}), ("at-least", {"min_new_tokens": 8, "truncated": "score"}), ("cold", {"temperature": 0.5})):
+        evaluation(tmp / name, [line(r, 0.4, 50, "x") for r in range(4)], **settings | other)
+    evaluation(tmp / "texts", [{**line(r, 0.4, 50, "x"), "n_response": None} for r in range(4)], **settings | {"max_new_tokens": 120})
+    for name, want in (("longer", ["max_new_tokens: 40, 160"]), ("at-least", ["min_new_tokens: 0, 8", "truncated: fail, score"]), ("cold", ["sampling temperatures: 1, 0.5"]),
+                       ("texts", []), ("a", [])):
+        said = [x.split("differ in ")[1] for x in program(tmp / "as-it-is", tmp / name)[1].splitlines() if "differ in" in x]
+        assert said == want, (name, said)
     (tmp / "empty").mkdir()
     for args, word in (([tmp / "nowhere"], "there is no"), ([tmp / "empty"], "neither a run"), (["--base", "x", tmp / "a"], "no 'x'")):
         assert word in program(*args, code=1)[1], word
@@ -341,6 +350,18 @@ def test_controls(tmp):
     near(empty["difference"]["estimate"], -(1.0 + 0.5) / 2 / VAR, 1e-12, "less")
     near(group["fve_start_ar"]["mean"], 1 - (0.5 + 0.8) / 2 / VAR, 1e-12, "by the first AR")
     assert len(result["groups"]) == 1 and own["explanation_tokens"] == (43 + 53) / 2 and empty["explanation_tokens"] == 0
+    # It stands where it was made of this evaluation and decoded alike, as far as both say.
+    own = {"seed": 0, "temperature": 1, "max_new_tokens": 40, "min_new_tokens": 0, "truncated": "fail"}
+    given = [{"row": 0, "explanation": "", "n_explanation": 0, "failed": None, "mse": 1.3}]
+    of, notes = runs.Evaluation("own", "", own, lines, []), []
+    for kind, rows in (("sampled", lines), ("given", given)):
+        for other, want in (({}, True), ({"max_new_tokens": 160}, kind == "given"), ({"min_new_tokens": 8}, kind == "given"), ({"truncated": "score"}, kind == "given"),
+                            ({"temperature": 0.5}, False)):
+            for marked in ({}, {"control": {"evaluation": controls.mark(of)}}):
+                found = controls.stands(runs.Evaluation("", "", {**own, **other, **marked}, rows, notes), of)
+                assert found == (want or "temperature" in other and bool(marked)), (kind, other, marked)
+    assert not controls.stands(runs.Evaluation("", "", {**own, "control": {"evaluation": "another"}}, lines, notes), of)
+    assert controls.stands(runs.Evaluation("", "", {"seed": 0}, lines, notes), of)
     out = program(tmp / "sweep-c")[0]
     start = tmp / "sweep-c" / "start"                                   # a run of no steps: the warm start
     run(start, 0, 0, lines)

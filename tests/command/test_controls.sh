@@ -123,6 +123,20 @@ inodes | diff "$work/before" - | sed -n 's,^> \./\(.*\)/rows.jsonl .*,\1,p' | so
 (cd "$work/runs" && ls -d l0.5/evaluations/step-1-shuffled l0.5/evaluations/step-1-first-2) | sort | comm -23 - "$work/made" >"$work/lacking"
 [ ! -s "$work/lacking" ] && ! grep -Eq '^l0/|another|empty|text|first$' "$work/made" || fail "made anew: $(cat "$work/made")"
 
+# Another row's vector is decoded as the evaluation was, by its summary; one that was not is made anew.
+for setting in 'max_new_tokens 24' 'min_new_tokens 4' 'truncated "score"'; do
+	set -- $setting
+	for place in "$at" "$at-another"; do tool set "$place/summary.json" "$1" "$2"; done
+done
+tool set "$at-another/summary.json" max_new_tokens 40
+printf '#!/bin/sh\nprintf "%%s\\n" "$*" >"%s/asked"\nexit 1\n' "$work" >"$work/fake/nla-eval"
+build=$work/fake controls 1 "$work/runs/l0.5"
+grep -q -- " --max-new-tokens 24 --rollout.min_new_tokens 4 --rollout.truncated score$" "$work/asked" || fail "decoded otherwise: $(cat "$work/asked")"
+rm "$work/asked"
+tool set "$at-another/summary.json" max_new_tokens 24
+build=$work/fake controls 0 "$work/runs/l0.5"
+[ ! -e "$work/asked" ] || fail "made anew, though decoded alike"
+
 # Of an evaluation that another AR made, with the same texts, none stands.
 sed -i 's/"mse": *[0-9.e-]*/"mse": 0.4321/' "$work/runs/l0.5/evaluations/step-1/rows.jsonl"
 inodes >"$work/before"
