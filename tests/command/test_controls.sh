@@ -108,7 +108,9 @@ build=$work/fake controls 0 "$work/runs"
 inodes >"$work/after"
 same "$work/before" "$work/after"
 rm -r "$at-shuffled"
-mkdir -p "$work/runs/l0.5/evaluations/.controls/scored-1" # of one that was killed
+sh -c ':' & # its number is nobody's
+wait $!
+mkdir -p "$work/runs/l0.5/evaluations/.controls/scored-1" "$work/runs/l0.5/evaluations/.controls-$(uname -n)-$!" # of those that were killed
 build=$work/fake controls 1 "$work/runs"
 said_last() { tail -n 1 "$work/stderr" | grep -Eq "$1" || fail "'$1' is not the last line: $(cat "$work/stderr")"; }
 said_last "^nla-controls: error: '$work/runs/l0.5': nla-eval failed with exit code 1, see above"
@@ -136,6 +138,33 @@ rm "$work/asked"
 tool set "$at-another/summary.json" max_new_tokens 24
 build=$work/fake controls 0 "$work/runs/l0.5"
 [ ! -e "$work/asked" ] || fail "made anew, though decoded alike"
+
+# Two calls at once have a folder each; what is scored must be what was asked for.
+rm -r "$at-shuffled"
+printf '#!/bin/sh\n: >"%s/waits"\nuntil [ -e "%s/go" ]; do sleep 0.1; done\nexec "%s/nla-eval" "$@"\n' "$work" "$work" "$BUILD_DIR" >"$work/fake/nla-eval"
+# shellcheck disable=SC2086
+NLA_BUILD=$work/fake python3 -B "$SOURCE_DIR/scripts/nla-controls" "$work/runs/l0.5" -- $settings >/dev/null 2>"$work/said" &
+until [ -e "$work/waits" ]; do sleep 0.1; done
+# shellcheck disable=SC2086
+controls 0 "$work/runs/l0.5" -- $settings
+touch "$work/go"
+wait $! || fail "two at once: $(cat "$work/said")"
+python3 - "$at" "$at-shuffled" <<'END'
+import json, sys
+own, shuffled = ([json.loads(line) for line in open(path + "/rows.jsonl")] for path in sys.argv[1:])
+assert all(a["failed"] or sorted(a["explanation"].split()) == sorted(b["explanation"].split()) for a, b in zip(own, shuffled)), (own, shuffled)
+END
+[ -z "$(find "$work/runs" -name '.controls*')" ] || fail "leftovers of two: $(find "$work/runs" -name '.controls*')"
+rm -r "$at-shuffled" "$at-text"
+cat >"$work/fake/nla-eval" <<END
+#!/bin/sh
+"$BUILD_DIR/nla-eval" "\$@" || exit
+while [ "\$1" != --out ]; do shift; done
+tac "\$2/rows.jsonl" >"\$2/tac" && mv "\$2/tac" "\$2/rows.jsonl"
+END
+# shellcheck disable=SC2086
+build=$work/fake controls 1 "$work/runs/l0.5" -- $settings
+said_last "^nla-controls: error: '$work/runs/l0.5': nla-eval scored other texts than it was asked for"
 
 # Of an evaluation that another AR made, with the same texts, none stands.
 sed -i 's/"mse": *[0-9.e-]*/"mse": 0.4321/' "$work/runs/l0.5/evaluations/step-1/rows.jsonl"
