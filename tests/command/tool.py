@@ -252,7 +252,7 @@ def drop_key(path, key):
         json.dump(whole, f)
 
 
-TIMINGS = re.compile(r"seconds|tokens_per_second|peak_memory")
+TIMINGS = re.compile(r"seconds|tokens_per_second|peak_memory|live_tensors")
 
 
 def lines(a, b, *keys):
