@@ -1,5 +1,5 @@
 # What is wrong with a folder in one of the field's layouts: exit code 1 and one line that names file and cause.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 make_set held 100 12
 cd "$work"
 model=$tiny/model av=$tiny/av ar=$tiny/ar

@@ -1,6 +1,6 @@
 # Bad input, as a user meets it: exit code 1 (what is there is wrong) or 2 (what was asked for makes no sense), and one line
 # that says what and where.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 make_sets
 cd "$work"
 model=$tiny/model av=$tiny/av ar=$tiny/ar

@@ -1,5 +1,5 @@
 # nla-train --check: what it prints, that it writes nothing, when it says no; and what the memory plan may not change.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 make_sets
 make_av
 

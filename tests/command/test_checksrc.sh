@@ -1,5 +1,5 @@
 # Each rule of scripts/checksrc.sh finds its sin in a made tree, and nothing in a clean one.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 cd "$work"
 mkdir -p src/base src/lm src/cmd
 printf '/* clean */\n#include "base/b.h"\n\nint f(int a, int b, int c, int d, int e, int g,\n      int h)\n{\n\treturn printed(a);\n}\n' >src/lm/clean.c

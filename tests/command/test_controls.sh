@@ -1,6 +1,6 @@
 # nla-controls: texts of every control, scored as nla-eval scores them alone, kept, made anew where the evaluation is another, whole or
 # not at all; the base's first words as long as a run's; what nla-compare makes of them.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 make_sets
 make_av
 for lambda in 0 0.5; do

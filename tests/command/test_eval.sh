@@ -1,5 +1,5 @@
 # nla-eval: sampled rows, given texts, and that both ways agree; golden reconstructions; the same rows for every AV.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 make_sets
 make_av
 eval_() { ok nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --max-new-tokens 40 "$@"; }

@@ -1,5 +1,5 @@
 # nla-explain: a row, a text's token and a vector are three ways to one activation.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 make_sets
 make_av
 explain() { ok nla-explain --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --max-new-tokens 40 "$@"; }

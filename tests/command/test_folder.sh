@@ -1,5 +1,5 @@
 # Run folders: what a run resumes with is known by its content, and housekeeping that fails ends no run.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 make_sets
 make_av
 

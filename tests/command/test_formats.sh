@@ -1,6 +1,6 @@
 # The layouts of the field: whole AVs and truncated ARs, nanoNLA's AR, adapters over whole checkpoints, what nla-export writes.
 # Every layout of one model must say what the adapter folders say.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 make_sets
 make_av
 cd "$work"

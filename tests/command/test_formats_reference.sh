@@ -1,6 +1,6 @@
 # The Python examples of docs/formats.md, and every layout against transformers and PEFT: merged exports have the adapters' logits; log-probabilities and scores agree for both
 # injection modes, both AR layouts and nanoNLA's, with and without adapters; PEFT's adapters come back byte for byte.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 [ -x "${REFERENCE_PYTHON:-/nowhere}" ] || skip "no reference Python: scripts/setup.sh --reference installs it"
 make_sets
 cd "$work"

@@ -1,7 +1,7 @@
 # A disk that fills up while a checkpoint is written: an error that says so, the former checkpoint whole, and --resume continues
 # once there is room again, to the numbers of a run that never met it. On a small tmpfs where one may be mounted; everywhere
 # with a limit on the size of a file, which fails the same write at the same place.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 make_sets
 make_av
 set -- --lora.targets q,k,v,o,gate,up,down --steps 6 --checkpoint.every 3

@@ -1,6 +1,6 @@
 # A small Gemma 3 from random weights to an exported AV: alone and inside a folder with other modalities, in both spellings of its tensors,
 # with both ways to inject; the texts are the same, and transformers and PEFT compute the same numbers.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 cd "$work"
 python3 -B - "$SOURCE_DIR/tests" <<'END'
 import json, shutil, sys

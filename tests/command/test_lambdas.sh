@@ -1,5 +1,5 @@
 # Several lambdas in one process: every run folder is what a run of its own leaves, and resumes together or alone.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 make_sets
 make_av
 

@@ -1,5 +1,5 @@
 # The option table is the one source of --help, of docs/options.md and of what is accepted.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 
 for program in nla-train nla-sft nla-extract nla-eval nla-explain nla-teach nla-export; do
 	for flag in --help -h; do

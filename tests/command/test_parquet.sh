@@ -1,6 +1,6 @@
 # Published parquet sets become activation sets and come back equal; slim ones get their vectors from the target; what is wrong with a
 # file is one line.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 [ -x "${REFERENCE_PYTHON:-/nowhere}" ] && "$REFERENCE_PYTHON" -c 'import pyarrow, numpy, yaml' 2>/dev/null ||
 	skip "no Python with pyarrow: scripts/setup.sh --reference installs it"
 make_sets

@@ -1,5 +1,5 @@
 # PEFT loads what we write and we load what PEFT writes: log-probabilities and scores agree with transformers + PEFT.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 [ -x "${REFERENCE_PYTHON:-/nowhere}" ] || skip "no reference Python: scripts/setup.sh --reference installs it"
 make_sets
 make_av

@@ -1,5 +1,5 @@
 # scripts/plot-run.sh: a point a step and a running mean, of several runs and of nla-sft. gnuplot's stand-in keeps what it was given.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 mkdir "$work/bin" "$work/rl" "$work/other" "$work/av" "$work/empty"
 cat >"$work/bin/gnuplot" <<END
 cat >"$work/script"

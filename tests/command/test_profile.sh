@@ -1,6 +1,6 @@
 # nla-train --profile and nla-profile: the table's FLOPs are those counted by hand from the model's shapes, its times fit into
 # their stage, the trace can be read, and the run's numbers are those of a run without it.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 make_set train 0 24
 av=$tiny/av
 

@@ -1,6 +1,6 @@
 # Several ranks make the run that one makes, up to the order of sums; and when one of them is gone, the others say which and end.
 # On NLA_TEST_DEVICE's simulated device, where sums go through the host, only the training.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 make_sets
 make_av
 launch=$SOURCE_DIR/scripts/launch.sh

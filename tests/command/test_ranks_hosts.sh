@@ -2,7 +2,7 @@
 if ! unshare -nu true 2>/dev/null; then
 	! unshare -Urnu true 2>/dev/null || exec unshare -Ur bash "$0"
 fi
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 unshare -nu true 2>/dev/null && command -v ip >/dev/null && command -v nsenter >/dev/null || skip "no right to make network namespaces, or no ip"
 make_set train 0 24
 

@@ -1,6 +1,6 @@
 # NLAs in the shapes that are published, as sparse files (tests/tools/released.py): both halves are mapped, held to their sidecars and
 # planned for a GPU; nothing of them is read.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 : >"$work/hole"
 truncate -s 1G "$work/hole"
 [ "$(du -k "$work/hole" | cut -f 1)" -lt 1024 ] || skip "the file system of $work has no sparse files"

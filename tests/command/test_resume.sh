@@ -1,5 +1,5 @@
 # A run that was killed, stopped or cut short continues to the same numbers, bit for bit, as one that never stopped.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 make_sets
 make_av
 

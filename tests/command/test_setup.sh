@@ -1,6 +1,6 @@
 # setup.sh: packages unpacked without root are used only where none can be installed, and it says when it does that. Programs that
 # it asks for are stubs: nothing is installed here.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 
 stub() { # NAME TEXT
 	printf '#!/bin/sh\n%s\n' "$2" >"$work/bin/$1"

@@ -1,5 +1,5 @@
 # scripts/small-model.py: a Qwen2 with a tokenizer of its own, which our programs read and explain. A few steps: what it learns is not tested.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 "$REFERENCE_PYTHON" -c 'import tokenizers' 2>/dev/null || skip "no tokenizers: scripts/setup.sh --reference installs them"
 cd "$work"
 python3 -B "$SOURCE_DIR/demo/stories.py" corpus --seed 6 --docs 150 --split pretrain --out stories.jsonl

@@ -1,5 +1,5 @@
 # A sweep that was killed with all its programs, and started again, leaves what an undisturbed one leaves: real programs, two runs at once.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 make_sets
 make_av
 export NLA_BUILD=$BUILD_DIR

@@ -1,5 +1,5 @@
 # nla-teach on the demo's model: its chats are requests to explain a story, so it can answer. A killed run continues to the same bytes.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 demo=$SOURCE_DIR/demo
 prompt='Explain in <explanation> tags the last words, what comes next and the facts so far.
 {text}'

@@ -1,5 +1,5 @@
 # nla-train: what a run writes, that it repeats, what it refuses, and that only what is trained moves.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 make_sets
 make_av
 

@@ -1,6 +1,6 @@
 # docs/transformers.md: its command and its code as they stand, on the demo, with transformers alone: the text and the cosine are
 # nla-explain's.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 "$REFERENCE_PYTHON" -c 'import transformers' 2>/dev/null || skip "no transformers: scripts/setup.sh --reference installs it"
 page=$SOURCE_DIR/docs/transformers.md
 ln -s "$SOURCE_DIR/demo" "$work/demo"

@@ -1,5 +1,5 @@
 # docs/your-model.md: its commands as they stand, on the demo's model and stories; only the settings, the page's first block, are others.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 page=$SOURCE_DIR/docs/your-model.md
 cd "$work"
 awk '/^```sh$/ { n++; on = 1; next } /^```$/ { on = 0 } on { print >("block-" n ".sh") }' "$page"

@@ -1,7 +1,7 @@
 # For the scripts of the label cuda: the real programs on the fake CUDA (tests/fake_cuda) with libtorch's own CUDA code above it.
 #
 #	on_cuda nla-train ...     must exit 0; stdout, stderr as for ok; $work/counts: launches, products, waits, ... as one line of JSON
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 [ -e "${FAKE_CUDA:?}/libcudart.so.13" ] || skip "no fake CUDA was built: this libtorch has no libtorch_cuda.so"
 
 cuda_run() {

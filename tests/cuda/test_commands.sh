@@ -1,6 +1,6 @@
 # Every program once on the fake CUDA, in bf16, to its end: no operation is missing there, none mixes devices or reads the device's
 # memory. Numbers mean nothing, so nothing is said of them: what comes back is zero, every response is token 0 to its full length.
-. "$SOURCE_DIR/tests/cuda/cuda.sh"
+. "${SOURCE_DIR:?}/tests/cuda/cuda.sh"
 demo=$SOURCE_DIR/demo
 cd "$work"
 tool corpus 0 8 >corpus.jsonl

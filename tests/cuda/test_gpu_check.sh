@@ -1,6 +1,6 @@
 # scripts/gpu-check.sh on the fake CUDA: its report is complete, and what fails is in the report and in the exit code. Times and
 # numbers mean nothing there; the demo stands for a large model.
-. "$SOURCE_DIR/tests/cuda/cuda.sh"
+. "${SOURCE_DIR:?}/tests/cuda/cuda.sh"
 mkdir "$work/bin" "$work/build"
 cat >"$work/bin/nvidia-smi" <<'END'
 #!/bin/sh

@@ -1,6 +1,6 @@
 # Two ranks on the fake CUDA: their gradients go through NCCL, on the device, one sum a step for each optimizer, and one before the
 # memory plan, since NCCL's own memory is in none.
-. "$SOURCE_DIR/tests/cuda/cuda.sh"
+. "${SOURCE_DIR:?}/tests/cuda/cuda.sh"
 code=0
 FAKE_CUDA_SAY=$work/counts timeout 300 "$SOURCE_DIR/scripts/launch.sh" -n 2 env LD_PRELOAD="$FAKE_CUDA/libcudart.so.13" \
 	LD_LIBRARY_PATH="$FAKE_CUDA:$LIBTORCH" "$BUILD_DIR/nla-train" --threads 1 --device cuda "$SOURCE_DIR/demo/config.json" --steps 3 \

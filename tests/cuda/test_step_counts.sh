@@ -1,6 +1,6 @@
 # What scripts/predict.py counts for a step is what a step issues on the fake CUDA: the second of two steps of the demo, in bf16, of 16
 # tokens without graphs and of 40 with. Nothing is scored there, as no response closes.
-. "$SOURCE_DIR/tests/cuda/cuda.sh"
+. "${SOURCE_DIR:?}/tests/cuda/cuda.sh"
 for tokens in 16 40; do
 	for steps in 1 2; do
 		on_cuda nla-train "$SOURCE_DIR/demo/config.json" --steps $steps --prompts 2 --group 4 --max-new-tokens $tokens \

@@ -1,6 +1,6 @@
 # A card that is short of memory: the program halves the batch of the stage that runs out, says so once, and ends with the numbers of
 # a run that was given half. (The stages of nla-train: model/test_update.)
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 make_sets
 make_av
 

@@ -1,6 +1,6 @@
 # What a program says of the GPU's fast operations: a table that finds nothing wrong; and with a kernel that does nothing, a warning
 # that names the operation, which then runs plain: the same tokens and nearly the same numbers.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 make_sets
 make_av
 export SIM_KERNELS=1

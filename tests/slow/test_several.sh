@@ -1,6 +1,6 @@
 # Several at once, on one tree, one set and one disk: eight runs, of which two are of one folder; two sweeps of one folder; and runs on a disk
 # that becomes full for all of them. Each ends with the bytes of a run that was alone, or is refused.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 make_sets
 make_av
 cp -R "$work/train" "$work/train.before"

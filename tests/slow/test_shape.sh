@@ -1,6 +1,6 @@
 # Qwen3-8B's shape with random weights: --check maps, verifies and plans it for 24 GB without reading it, nla-explain runs it on the CPU
 # from the mapped file. Takes 17 GB of disk, and some minutes.
-. "$SOURCE_DIR/tests/command/lib.sh"
+. "${SOURCE_DIR:?}/tests/command/lib.sh"
 tokenizer=$SOURCE_DIR/../shared/qwen3
 [ -f "$tokenizer/tokenizer.json" ] || skip "no Qwen3 tokenizer in ../shared/qwen3"
 [ "$(df -k --output=avail "$work" | tail -n 1)" -ge $((20 << 20)) ] || skip "less than 20 GB free in $work"
