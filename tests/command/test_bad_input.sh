@@ -215,6 +215,15 @@ mine" ] || fail "--overwrite took what is not the set's"
 [ "$(gzip -dc there/rows.jsonl.gz | wc -l)" -eq 24 ] || fail "--overwrite made another set"
 differ held/activations.safetensors there/activations.safetensors
 
+# ---- numbers that are none, in each file of weights ----
+key=base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight
+for part in av ar; do
+	copy "$tiny/$part" a && tool edit a/adapter_model.safetensors nan $key 3
+	bad_train 1 "tensor '$key' has a NaN or an infinity \(element 3\)" --$part a
+done
+copy "$ar" a && tool edit a/value_head.safetensors nan weight 5
+bad_train 1 "tensor 'weight' has a NaN or an infinity \(element 5\)" --ar a
+
 # ---- a vector, a text, a row ----
 explain() { w=$1 p=$2; shift 2; refused "$w" "$p" nla-explain --model "$model" --av "$av" --ar "$ar" "$@"; }
 tool vector v.safetensors 48 && cp v.safetensors nan.safetensors && tool edit nan.safetensors nan v 7

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """
-A long run: from its first quarter to its end the memory, the open handles and the files on the disk stay what they were, with
+A long run: from its first quarter to its end the memory, the open handles, the live tensors and the files on the disk stay what they were, with
 evaluations, samples and checkpoints all the way. A run that leaks a handle, or 64 KiB, at each checkpoint must be seen. Memory is what
 is resident less what malloc has free: that is kept, and grows when arrays of other sizes happen to lie badly.
 
@@ -10,6 +10,7 @@ is resident less what malloc has free: that is kept, and grows when arrays of ot
 NLA_TEST_DEVICE names the device of the first form (default: cpu).
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -28,15 +29,17 @@ KEEPS = 10            # moments a quarter, at least
 
 
 def look(pid, out, memory):
-    """(steps done, bytes, handles, files but for results of evaluations, resident bytes), or None before the first step and after the last"""
+    """(steps done, bytes, handles, files but for results of evaluations, live tensors, resident bytes), or None before the first step and
+    after the last"""
     try:
         resident, free = map(int, memory.read_text().split())
         handles = len(os.listdir(f"/proc/{pid}/fd"))
-        steps = (out / "metrics.jsonl").read_bytes().count(b"\n")
+        lines = (out / "metrics.jsonl").read_bytes().split(b"\n")
     except OSError:
         return None
     files = sum(not name.startswith("eval-") for _, _, names in os.walk(out) for name in names)
-    return (steps, resident - free, handles, files, resident) if steps else None
+    steps = len(lines) - 1
+    return (steps, resident - free, handles, files, json.loads(lines[-2])["live_tensors"], resident) if steps else None
 
 
 def soak(argv, out, steps, env):
@@ -50,7 +53,7 @@ def soak(argv, out, steps, env):
         if now and (not seen or now[0] - seen[-1][0] >= steps / 100):
             seen.append(now)
             if now[0] >= shown * steps / 10:
-                print(f"step {now[0]}: {now[1] / 2**20:.1f} MiB of {now[4] / 2**20:.1f} resident, {now[2]} handles, {now[3]} files", flush=True)
+                print(f"step {now[0]}: {now[1] / 2**20:.1f} MiB of {now[5] / 2**20:.1f} resident, {now[2]} handles, {now[3]} files, {now[4]} tensors", flush=True)
                 shown += 1
         time.sleep(0.01)
     shutil.rmtree(memory.parent)
@@ -66,7 +69,7 @@ def grown(seen, steps):
     """
     early, late = ([s for s in seen if steps * a <= s[0] <= steps * b] for a, b in ((0.25, 0.5), (0.75, 1)))
     assert min(len(early), len(late)) >= KEEPS, f"{len(early)} and {len(late)} moments were seen: more steps are needed"
-    more = {name: min(s[i] for s in late) - most(s[i] for s in early) for i, name, most in ((1, "memory", min), (2, "handle", max), (3, "file", max))}
+    more = {name: min(s[i] for s in late) - most(s[i] for s in early) for i, name, most in ((1, "memory", min), (2, "handle", max), (3, "file", max), (4, "tensor", max))}
     print("from the second quarter to the last: " + ", ".join(f"{name} {value:+d}" for name, value in more.items()), flush=True)
     return {name for name, value in more.items() if value > (GROWTH if name == "memory" else 0)}
 
