@@ -61,14 +61,25 @@ def read_lines(path, notes):
     return list(each_line(path, notes))
 
 
-def write(path, text):
-    """Whole or not at all: a browser may be reading."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+BEGIN = ("<!DOCTYPE html><html lang=", "group,role,lambda,", "|  | runs |")  # a page, a table as CSV and as Markdown
+
+
+def write(path, text, option="-o"):
+    """Whole or not at all: a browser may be reading. A link stays, and its target is replaced; a pipe or a device is written to; a file
+    that does not begin as one of ours is left alone."""
+    target, begin = Path(os.path.realpath(path)), next(b for b in BEGIN if text.startswith(b)).encode()
+    part = target.parent / f".{target.name}.{os.getpid()}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.exists(path) and not os.path.isfile(path):
+            Path(path).write_text(text, "utf-8", "replace")
+            return
+        if os.path.exists(path):
+            with open(path, "rb") as f:
+                if f.read(len(begin)) not in (b"", begin):
+                    raise Error(f"'{path}' is no report: give another {option}")
+        target.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(text, "utf-8", "replace")
-        part.replace(path)
+        part.replace(target)
     except OSError as e:
         with contextlib.suppress(OSError):
             part.unlink()

@@ -254,6 +254,25 @@ def test_unfinished(tmp, sweep):
     assert "cannot write" in program(tmp / "bare" / "metrics.jsonl" / "x.html", sweep, code=1)[1]
 
 
+def test_outputs(tmp, sweep):
+    """A link stays, a pipe is written to, and what is no report is not replaced: settings, an input, a table by a page."""
+    os.mkfifo(tmp / "pipe")
+    reader = os.open(tmp / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    program(tmp / "a.html", sweep, "--markdown", tmp / "pipe", "--csv", tmp / "t.csv")
+    assert os.read(reader, 12) == b"|  | runs | "
+    os.close(reader)
+    (tmp / "target.html").write_text("")
+    (tmp / "page.html").symlink_to("target.html")
+    for _ in range(2):
+        program(tmp / "page.html", sweep)
+    assert (tmp / "page.html").is_symlink() and (tmp / "target.html").read_text("utf-8").startswith("<!DOCTYPE html>")
+    rows = sweep / "l0-0" / "evaluations" / "step-20" / "rows.jsonl"
+    for out, args in ((sweep / "l0-0" / "config.json", [sweep]), (rows, [rows]), (tmp / "t.csv", [sweep])):
+        kept = out.read_bytes()
+        assert f"'{out}' is no report: give another -o" in program(out, *args, code=1)[1] and out.read_bytes() == kept
+    assert "t.csv' is no report: give another --markdown" in program(tmp / "a.html", sweep, "--markdown", tmp / "t.csv", code=1)[1]
+
+
 def test_installed(tmp, sweep):
     """bin/ and share/nla/ next to each other, wherever they lie; build/ has links."""
     (tmp / "prefix" / "bin").mkdir(parents=True)
@@ -319,6 +338,7 @@ def main():
         sweep = make(tmp)
         for test in (test_page, test_marked, test_lambdas, test_tables, test_controls, test_unfinished, test_installed, test_watch, test_mutated):
             test(tmp, sweep)
+        test_outputs(tmp, sweep)
 
 
 if __name__ == "__main__":
