@@ -1,6 +1,7 @@
 """What the programs write, read back: run folders, evaluations, and the groups that are compared.
 
-A run that is going on has torn last lines and no evaluation yet; what cannot be read becomes a line of `notes`, never a traceback.
+A run that is going on has torn last lines and no evaluation yet; what makes no sense becomes a line of `notes`, never a traceback, and
+what the disk does not give an Error.
 """
 
 import contextlib
@@ -19,16 +20,25 @@ class Error(Exception):
     """One line for the user."""
 
 
+class Unreadable(Error):
+    """A file that is there."""
+
+
+NO_FILE = IsADirectoryError, NotADirectoryError, gzip.BadGzipFile       # in its place
+
+
 def read_json(path, notes):
     try:
-        value = json.loads(Path(path).read_text("utf-8", "replace"))
+        value = json.loads(Path(path).read_text("utf-8-sig", "replace"))
         if isinstance(value, dict):
             return value
         notes.append(f"'{path}' holds no JSON object")
     except FileNotFoundError:
         pass
-    except (OSError, ValueError) as e:
+    except (*NO_FILE, ValueError) as e:
         notes.append(f"cannot read '{path}': {e}")
+    except OSError as e:
+        raise Unreadable(f"cannot read '{path}': {e.strerror}") from e
     return {}
 
 
@@ -36,7 +46,7 @@ def each_line(path, notes):
     """Objects of a .jsonl, or of a .jsonl.gz; a last line that was cut off is left out without a word."""
     bad = 0
     try:
-        with (gzip.open if str(path).endswith(".gz") else open)(path, "rt", encoding="utf-8", errors="replace") as f:
+        with (gzip.open if str(path).endswith(".gz") else open)(path, "rt", encoding="utf-8-sig", errors="replace") as f:
             for line in f:
                 try:
                     value = json.loads(line)
@@ -51,8 +61,10 @@ def each_line(path, notes):
         pass
     except (EOFError, zlib.error):
         pass                                                            # a gzip member in the making
-    except OSError as e:
+    except NO_FILE as e:
         notes.append(f"cannot read '{path}': {e}")
+    except OSError as e:                                                # half of an evaluation is none
+        raise Unreadable(f"cannot read '{path}': {e.strerror}") from e
     if bad:
         notes.append(f"'{path}': {bad} unreadable lines left out")
 
@@ -288,8 +300,8 @@ def open_runs(paths, notes):
             raise Error(f"there is no '{path}'")
         try:
             runs = find_runs(path, notes)
-        except PermissionError as e:
-            raise Error(f"cannot read '{path}': {e.strerror}") from e
+        except OSError as e:
+            raise Error(f"cannot read '{e.filename}': {e.strerror}") from e
         if not runs:
             raise Error(f"'{path}' holds neither a run (metrics.jsonl) nor an evaluation (summary.json, rows.jsonl)")
         seen = {os.path.realpath(r.path) for r in found}

@@ -558,10 +558,10 @@ def test_files(tmp):
     """Lines that are no objects, broken gzip members, numbers that are none."""
     notes = []
     path = tmp / "odd.jsonl"
-    path.write_bytes(b'{"a":1}\n[1]\nnonsense\n\xff\xfe\n{"a":2}\n{"a":')
+    path.write_bytes(b'\xef\xbb\xbf{"a":1}\n[1]\nnonsense\n\xff\xfe\n{"a":2}\n{"a":')
     assert [x["a"] for x in runs.read_lines(path, notes)] == [1, 2] and "3 unreadable" in notes[0], notes
     assert runs.number(float("nan")) is None and runs.number(True) is None and runs.number("1") is None and runs.number(10 ** 400) is None and runs.number(2) == 2.0
-    (tmp / "a" / "facts.json").write_text("[]")
+    (tmp / "a" / "facts.json").write_text("\ufeff[]")
     assert runs.read_evaluation(tmp / "a", notes).facts == {} and "no JSON object" in notes[-1]
 
 

@@ -102,7 +102,7 @@ def programs(work):
         Program("nla-eval", ["nla-eval", *half, "--data", inputs / "held", "--rows", 4], ["--overwrite"]),
         Program("nla-export", ["nla-export", *AV_AR(inputs), "--av", inputs / "av"], ["--overwrite"]),
         Program("nla-report", [sys.executable, "-B", SOURCE / "scripts" / "nla-report", inputs / "eval-0", inputs / "eval-1",
-                               "--resamples", 100, "-o", work / "out" / "report.html", "--csv", work / "out" / "report.csv"], [], folder=work / "out"),
+                               "--resamples", 100, "-o", work / "out" / "report.html", "--csv", work / "out" / "report.csv"], [], folder=work),
     ]
     for p in found[:-1]:
         p.argv, p.again = ([*argv[:1], *COMMON, "--out", work / "out", *argv[1:]] for argv in (p.argv, p.again))
