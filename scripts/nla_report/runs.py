@@ -411,6 +411,10 @@ def make_groups(runs, notes):
             isinstance(av, str) and real(av, r.path) in begun or r.path.name in ("start", "warm-start"))
         group = Group("warm start" if start else r.name, "start" if start else "other")
         group.runs, group.evaluations = [r], [r.evaluation]
+        other = other_input(r, trained) if r.kind == "start" else None
+        if other:
+            notes.append(f"the warm start is of another {other} than {found[0].label}: left out")
+            continue
         others.append(group)
     if not any(g.role == "start" for g in others):
         others += start_group(trained)
@@ -431,6 +435,12 @@ def make_groups(runs, notes):
                 g.controls.setdefault(name, []).append((e, control))
     order = {"start": 0, "other": 2, "named": 3}
     return tell_apart(sorted(found + others, key=lambda g: order.get(g.role, 1)))
+
+
+def other_input(run, trained):
+    """AV or AR, where it was made of one that no other run began with."""
+    own, theirs = read_json(run.path / "inputs.json", []), [read_json(r.path / "inputs.json", []) for r in trained]
+    return next((key.upper() for key in ("av", "ar") if theirs and key in own and all(i.get(key, own[key]) != own[key] for i in theirs)), None)
 
 
 def start_group(trained):

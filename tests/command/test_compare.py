@@ -372,6 +372,13 @@ def test_controls(tmp):
     groups = json.loads(program("--json", tmp / "sweep-c")[0])["groups"]
     assert [(g["label"], g["role"], len(g["controls"])) for g in groups] == [("warm start", "start", 2), ("λ 0", "lambda", 2)], groups
     near(groups[0]["fve_start_ar"]["mean"], groups[0]["fve"]["mean"], 1e-12, "its AR is the first")
+    for av, ar, other in (("1", "2", None), ("3", "2", "AV"), ("1", "3", "AR")):
+        for path, av_of, ar_of in ((folder, "1", "2"), (start, av, ar)):
+            (path / "inputs.json").write_text(json.dumps({"av": av_of, "ar": ar_of}))
+        out_of, said = program("--json", tmp / "sweep-c")
+        assert (f"the warm start is of another {other} than λ 0: left out" in said) == bool(other), (other, said)
+        assert [g["role"] for g in json.loads(out_of)["groups"]] == ["start", "lambda"][bool(other):], other
+    (start / "inputs.json").unlink()
     assert "no words" in out and "FVE by the AR at the start" in out, out
     assert list(csv.DictReader(io.StringIO(program("--csv", tmp / "sweep-c")[0])))[1]["empty_fve"] == str(empty["fve"])
 
