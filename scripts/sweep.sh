@@ -21,7 +21,8 @@
 # says what runs and what is left. Every run has the gate's micro-batch: on one machine two sweeps give the same numbers.
 #
 # Call it again after an interruption or a failure: what is done is kept, an unfinished run continues from its newest checkpoint. More
-# seeds or lambdas may be added later; another configuration or other flags need another OUT, because a table must not mix them.
+# seeds or lambdas may be added later; another configuration, other flags or an AV with another content need another OUT, because a table
+# must not mix them.
 # Programs come from $NLA_BUILD, else build/, else the PATH.
 #
 # Exit 0: all done; 1: the gate or some run failed (named at the end; the table holds the others); 2: usage; 3: stopped by a signal,
@@ -114,15 +115,18 @@ evaluate=$(program nla-eval) || exit 1
 mkdir -p "$out" || exit 1
 settings="$(cksum <"$config") $*"
 [ "$samples" = 1 ] || settings="$settings; $samples samples"
-if [ -e "$out/settings" ] && [ "$(cat "$out/settings")" != "$settings" ]; then
-	for file in "$out"/*/config.json "$out"/*/metrics.jsonl; do
-		[ ! -e "$file" ] || usage_error "'$out' holds runs of another configuration or other flags: give another --out"
+begun() { # some run
+	for file in "$out"/lambda-*/config.json; do
+		[ ! -e "$file" ] || return 0
 	done
-	rm -f "$out/settings" # of a call that failed before any run began
-fi
-if [ ! -e "$out/settings" ]; then # whole or not at all: other jobs may be reading
-	printf '%s\n' "$settings" >"$out/settings.$$" && mv "$out/settings.$$" "$out/settings" || exit 1
-fi
+	return 1
+}
+same_settings() {
+	[ ! -e "$out/settings" ] || [ "$(cat "$out/settings")" = "$settings" ] && return
+	! begun || usage_error "'$out' holds runs of another configuration or other flags: give another --out"
+	return 1
+}
+same_settings
 
 # ---- as a job of Slurm: the gate, then the runs, then this script without --part, which finds what they left and does the rest ----
 
@@ -176,6 +180,10 @@ else
 	lock "$out/lock" -s
 	exec 8>&9
 	lock "$out/lock-$part" -x
+fi
+same_settings || rm -rf "$out/start" "$out/settings" # of a call that ended before any run began
+if [ ! -e "$out/settings" ]; then # whole or not at all: other jobs may be reading
+	printf '%s\n' "$settings" >"$out/settings.$$" && mv "$out/settings.$$" "$out/settings" || exit 1
 fi
 
 # ---- what one slot does, in a shell of its own ----
@@ -250,10 +258,22 @@ held_out() { # RUN: it has rows of its own to be evaluated on
 	! sed -n '/"eval": *{/,/}/p' "$1/config.json" | grep -q '"data": *""'
 }
 
+all_begun() {
+	for seed in $seeds; do
+		for lambda in $lambdas; do [ -e "$(run_of "$lambda" "$seed")/config.json" ] || return; done
+	done
+}
+
 # The warm start, as a run of no steps: what the gate judges, a row of the table, and the micro-batch of all runs.
 gate() { # [flags]
 	what='warm start'
 	[ -z "$shares" ] || export OMP_NUM_THREADS="$cores" # nothing else runs yet
+	if [ -e "$start/trained" ] && ! all_begun; then # runs to come would be of another: nla-train compares by content, and says so
+		run "$train" --lambda 0 --seed "$(number seed "$start/config.json")" "$@" --steps 0 --out "$start" --resume "$config" >"$start/again.log" 2>&1
+		other=$(sed -n "s/.*\('[^']*' has another content than\).*/\1/p" "$start/again.log" | head -n 1)
+		[ -z "$other" ] || ! begun || { say "$other '$out' began with: give another --out"; return 1; }
+		[ -z "$other" ] || { say "$what: $other before: made anew"; rm -rf "$start"; }
+	fi
 	train_run "$what" "$start" --lambda 0 --seed "${seeds%% *}" "$@" --steps 0 || return 1
 	held_out "$start" || { say "'eval.data' is not set: no held-out rows to evaluate on"; return 1; }
 	evaluate_run "$what" "$start" || return 1

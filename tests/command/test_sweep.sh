@@ -11,6 +11,7 @@ mkdir bin
 cat >bin/nla-train <<'SH'
 #!/bin/sh
 echo "train $*" >>calls
+[ ! -e replaced ] || echo "'av' has another content than at the start of the run, which resumes with its own av"
 n=3
 while [ $# -gt 0 ]; do case $1 in --lambda) l=$2 ;; --seed) s=$2 ;; --out) o=$2 ;; --steps) n=$2 ;; esac; shift; done
 folders=$o
@@ -18,7 +19,7 @@ case $l in *,*) folders=$(for one in $(echo "$l" | tr , ' '); do echo "$o/lambda
 for o in $folders; do
 	mkdir -p "$o/checkpoints/step-$n"
 	echo '{"micro_batch": 16}' >"$o/checkpoints/step-$n/state.json"
-	echo "{\"steps\": $n, \"eval\": {\"data\": \"$(cat held)\"}}" >"$o/config.json"
+	echo "{\"seed\": $s, \"steps\": $n, \"eval\": {\"data\": \"$(cat held)\"}}" >"$o/config.json"
 done
 echo "step 1/3  fve 0.5"
 [ "$n" != 0 ] || { echo "${OMP_NUM_THREADS-}" >gate-threads; exit 0; }
@@ -81,6 +82,17 @@ echo 0.24 >other
 sweep && fail "the gate must stay shut"
 grep -q "^sweep: the gate stays shut: the warm start's FVE is 0.250 (want -0.5), with another row's vector 0.240 (want 0.05 less)" err || fail "the gate says: $(cat err)"
 grep -q "lambda 0.002" calls && fail "runs were made: $(cat calls)"
+# Other flags before any run, or another AV of the same name: the start is made anew.
+rm calls
+sweep --lr 1 && fail "the gate must stay shut"
+[ "$(grep -c '^eval out/start' calls)" = 2 ] || fail "the start of other flags is kept: $(cat calls)"
+sweep --lr 1 && fail "the gate must stay shut"
+[ "$(grep -c '^eval out/start' calls)" = 2 ] || fail "the start is not kept: $(cat calls)"
+: >replaced
+sweep --lr 1 && fail "the gate must stay shut"
+grep -q "warm start: 'av' has another content than before: made anew" err && [ "$(grep -c '^eval out/start' calls)" = 4 ] ||
+	fail "the start of another AV is kept: $(cat err calls)"
+rm replaced
 echo -0.5 >other
 rm -r out calls
 code=0
@@ -158,7 +170,8 @@ rm -r evaluating calls out/lambda-0.002-seed-0
 flock out/lock sh -c 'touch locked; sleep 1; rm locked' & # what an earlier, killed sweep left at work
 until [ -e locked ]; do sleep 0.01; done
 sweep || fail "the second call must finish: $(cat err)"
-[ "$(grep -c ^train calls)" = 2 ] || fail "two runs are left to do: $(cat calls)"
+[ "$(grep -c '^train.*out/lambda' calls)" = 2 ] || fail "two runs are left to do: $(cat calls)"
+grep -q '^train --lambda 0 --seed 0 --steps 3 --steps 0 --out out/start' calls || fail "the start is not compared: $(cat calls)"
 grep -q "^sweep: another call is at work in 'out', or programs of one that was killed: waiting for it" err && [ ! -e locked ] || fail "not waited for: $(cat err)"
 [ "$(grep -c ^eval calls)" = 2 ] || fail "finished evaluations are kept: $(cat calls)"
 cp table plain
@@ -171,6 +184,12 @@ sh "$SOURCE_DIR/scripts/sweep.sh" --lambdas 0 --seeds 0 --gate off --out typo c.
 rm -r typo
 
 rm calls
+: >replaced
+code=0
+sh "$SOURCE_DIR/scripts/sweep.sh" --seeds "2" --lambdas 0 --out out c.json -- --steps 3 2>err || code=$?
+[ $code = 1 ] && grep -qx "sweep: 'av' has another content than 'out' began with: give another --out" err && [ ! -e out/lambda-0-seed-2 ] ||
+	fail "a run of another AV exits $code: $(cat err)"
+rm replaced calls
 sweep || fail "a third call: $(cat err)"
 ! grep -q '^train\|^eval' calls || fail "nothing was left to do: $(cat calls)"
 set +e

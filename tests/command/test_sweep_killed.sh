@@ -35,4 +35,7 @@ for run in start lambda-0-seed-3 lambda-0-seed-4 lambda-0.002-seed-3 lambda-0.00
 	done
 done
 [ "$(ls -d "$work/cut"/*/evaluations/step-8 | wc -l)" -eq 4 ] || fail "evaluations: $(ls -d "$work/cut"/*/evaluations/*)"
+echo '{}' >"$work/av/tokenizer_config.json"
+! sh "$SOURCE_DIR/scripts/sweep.sh" --lambdas 0 --seeds 5 --samples 2 --out "$work/whole" "$work/rl.json" -- $on 2>"$work/stderr" &&
+	grep -q "^sweep: '$work/av' has another content than '$work/whole' began with" "$work/stderr" || fail "of another AV: $(cat "$work/stderr")"
 ! tool lines "$work/whole/lambda-0-seed-3/metrics.jsonl" "$work/whole/lambda-0.002-seed-3/metrics.jsonl" 2>/dev/null || fail "all runs are one"
