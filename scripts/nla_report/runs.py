@@ -395,7 +395,12 @@ def make_groups(runs, notes):
         if len(set(g.seeds())) < len(g.runs):                           # a seed twice: of two sweeps, each for itself
             del groups[key]
             for r in g.runs:
-                groups.setdefault((key, r.path.parent), Group(g.label, g.role, g.lambda_, setting=g.setting)).runs.append(r)
+                of = groups.setdefault((key, r.path.parent), Group(g.label, g.role, g.lambda_, setting=g.setting)).runs
+                same = next((o for o in of if o.seed == r.seed is not None), None)
+                if same:                                                # a copy is no seed
+                    notes.append(f"'{r.path}' is of the same lambda and seed as '{same.path}': left out")
+                else:
+                    of.append(r)
     found = tell_apart(sorted(groups.values(), key=lambda g: (g.lambda_ is None, g.lambda_ or 0, g.label)))
     for g in found:
         g.evaluations = [r.evaluation for r in g.runs]

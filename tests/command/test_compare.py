@@ -479,6 +479,12 @@ def test_two_sweeps(tmp):
     assert {label: g["seeds"] for label, g in both.items() if g["role"] == "lambda"} == {f"λ 0 in {tmp / x}": [0, 1] for x in ("old", "new")}, both.keys()
     assert sum(g["role"] == "start" for g in both.values()) == 2, both.keys()
     near(both[f"λ 0 in {tmp / 'new'}"]["fve"]["mean"], 1 - 0.5 / VAR, 1e-12, "the new sweep's own")
+    shutil.copytree(tmp / "new" / "lambda-0-seed-0", tmp / "new" / "lambda-0-seed-0-copy")
+    out, said = program("--json", tmp / "old", tmp / "new")
+    assert by_label(json.loads(out)) == both and f"'{tmp / 'new' / 'lambda-0-seed-0-copy'}' is of the same lambda and seed as '{tmp / 'new' / 'lambda-0-seed-0'}': left out" in said, said
+    run(tmp / "new" / "lambda-1-seed-0", 1, 0, [line(r, 0.5, 30, "x") for r in range(4)])
+    groups = json.loads(program("--json", tmp / "new")[0])["groups"]
+    assert [(g["label"], g["seeds"]) for g in groups if g["role"] == "lambda"] == [("λ 0", [0, 1]), ("λ 1", [0])], groups
 
 
 def test_documents(tmp):
