@@ -74,6 +74,7 @@ while [ $# -gt 0 ]; do
 	--together) together=1 ;;
 	-h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
 	--) shift; break ;;
+	--lambda | --seed) usage_error "unknown option '$1': did you mean '$1s'?" ;;
 	-*) usage_error "unknown option '$1' (flags for nla-train follow --)" ;;
 	*) [ -z "$config" ] || usage_error "two configurations: '$config' and '$1'"; config=$1 ;;
 	esac
@@ -85,8 +86,17 @@ case $slots$samples$part$every in *[!0-9]*) usage_error "--slots, --samples, --p
 case " $slots $samples " in *" 0 "* | *"  ") usage_error "--slots and --samples want at least 1" ;; esac
 [ -z "$together" ] || [ -z "$submits$part" ] || usage_error "--together makes one job of a seed: leave --slurm and --part away"
 case $gate in off) ;; *[!-0-9.]* | '') usage_error "--gate wants an FVE or off, not '$gate'" ;; esac
+for flag; do
+	case $flag in
+	--lambda | --lambda=* | --reward.lambda | --reward.lambda=*) own=--lambdas ;;
+	--seed | --seed=*) own=--seeds ;;
+	--out | --out=*) own=--out ;;
+	*) continue ;;
+	esac
+	usage_error "'${flag%%=*}' behind -- would be that of all runs: give $own in front of it"
+done
 job="$job $(quoted "$config" -- "$@")"
-# Each number once, as nla-train writes it and names folders by it: 1e-05 for 0.00001. It refuses what is not a number.
+# Each number once, as nla-train writes it and names folders by it: 1e-05 for 0.00001.
 # shellcheck disable=SC2086  # numbers are words
 lambdas=$(printf '%s\n' $lambdas | tr , '\n' | awk '{ s = ""
 	for (d = 15; $0 ~ /^[-+.0-9eE]+$/ && d <= 17 && (s = sprintf("%." d "g", $0)) + 0 != $0 + 0; d++);
@@ -98,6 +108,10 @@ wanted=0
 for seed in $seeds; do
 	for lambda in $lambdas; do wanted=$((wanted + 1)); done
 done
+wrong=$(printf '%s\n' "$lambdas" | awk '!/^([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$/ { print "\047" $0 "\047"; exit }')
+[ -z "$wrong" ] || usage_error "--lambdas wants numbers, 0 or more, not $wrong"
+wrong=$(printf '%s\n' "$seeds" | tr ' ' '\n' | awk '!/^(0|[1-9][0-9]*)$/ { print "\047" $0 "\047"; exit }')
+[ -z "$wrong" ] || usage_error "--seeds wants whole numbers, 0 or more, not $wrong"
 [ "${part:-0}" -le $wanted ] || usage_error "--part $part: there are $wanted runs"
 
 program() { # NAME: its path

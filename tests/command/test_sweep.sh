@@ -76,6 +76,27 @@ sweep() {
 	sh -c 'echo $$ >sweep.pid; exec sh "$@"' - "$SOURCE_DIR/scripts/sweep.sh" --seeds "$seeds" --lambdas "$lambdas" --out out c.json -- --steps 3 "$@" >table 2>err
 }
 
+# what cannot be meant, before anything is trained
+refused() { # MESSAGE WORD...
+	want=$1 code=0
+	shift
+	sh "$SOURCE_DIR/scripts/sweep.sh" --out out "$@" 2>err || code=$?
+	[ $code = 2 ] && [ "$(cat err)" = "sweep: $want" ] && [ ! -e out ] || fail "$* exits $code: $(cat err)"
+}
+refused "unknown option '--lambda': did you mean '--lambdas'?" --lambda 0 c.json
+for flag in --lambda --reward.lambda --seed --out; do
+	own=--${flag##*[-.]} && [ $own = --out ] || own=${own}s
+	refused "'$flag' behind -- would be that of all runs: give $own in front of it" c.json -- --steps 3 $flag 1
+	refused "'$flag' behind -- would be that of all runs: give $own in front of it" c.json -- $flag=1
+done
+for bad in "0 -1" "0 x" '' ' ' "0,nan" "1e999" "0x1"; do
+	word=$(echo "$bad" | tr , ' ')
+	word=${word##* }
+	[ "$word" != 1e999 ] || word=inf
+	refused "--lambdas wants numbers, 0 or more, not '$word'" --lambdas "$bad" c.json
+done
+for bad in "0 -1" "1 1.5" '' "1e3" "0 x"; do refused "--seeds wants whole numbers, 0 or more, not '${bad##* }'" --seeds "$bad" c.json; done
+
 # the gate: a warm start that says nothing of its vector ends the sweep before a run
 seeds="0 1"
 echo 0.24 >other
