@@ -227,6 +227,10 @@ number() { # KEY FILE: the number at that key, or nan
 		value = substr(text, RSTART, RLENGTH); sub(/^"[^"]*"[ \t]*:[ \t]*/, "", value); print value }' "$2" 2>/dev/null || echo nan
 }
 
+causes() { # FILE: "3 no_tags, 61 truncated" of why responses failed
+	tr -d '"\n\t ' <"$1" | sed 's/.*failed:{\([^}]*\)}.*/\1/' | tr , '\n' | awk -F : '$2 > 0 { printf "%s%s %s", comma, $2, $1; comma = ", " }'
+}
+
 rounded() { LC_ALL=C printf '%.3f' "$(number "$@")"; }
 
 evaluation() { # RUN [NAME]: the folder of its newest checkpoint's
@@ -293,8 +297,13 @@ gate() { # [flags]
 	evaluate_run "$what" "$start" || return 1
 	evaluate_run "$what" "$start" another --eval.vectors another --eval.logprob false --eval.recovered_kl false || return 1
 	own=$(rounded fve "$(evaluation "$start")/summary.json") other=$(rounded fve "$(evaluation "$start" another)/summary.json")
+	if [ "$gate" != off ] && [ "$own" = nan ]; then
+		say "the gate stays shut: every response of the warm start failed ($(causes "$(evaluation "$start")/summary.json")): see" \
+			"$(evaluation "$start")/rows.jsonl"
+		return 1
+	fi
 	if [ "$gate" != off ] && ! awk -v own="$own" -v other="$other" -v floor="$gate" \
-		'BEGIN { exit own == "nan" || own < floor || (other != "nan" && own - other < 0.05) }'; then
+		'BEGIN { exit own < floor || (other != "nan" && own - other < 0.05) }'; then
 		say "the gate stays shut: the warm start's FVE is $own (want $gate), with another row's vector $other (want 0.05 less): AV or AR do not" \
 			"carry the vector yet. Train them longer, or give --gate off"
 		return 1

@@ -48,14 +48,14 @@ for at in "$run"/checkpoints/step-*; do o=$run/evaluations/${at##*/}$name; done
 mkdir -p "$o"
 case $o in
 *start*another) f=$(cat other) t=30 ;;
-*start*) f=0.25 t=30 ;;
+*start*) f=$(cat own 2>/dev/null || echo 0.25) t=30 ;;
 *lambda-0-seed-0*) f=0.6 t=100 ;;
 *lambda-0-seed-1*) f=0.7 t=110 ;;
 *seed-0*) f=0.5 t=40 ;;
 *) f=-1e-1 t=50 ;;
 esac
 printf '{\n\t"fve_se": 0.03,\n\t"fve": %s,\n\t"fve_meannorm":0.2, "response_tokens": %s, "failed_rate": 0.125,\n' $f $t >"$o/summary.json"
-printf '"response_tokens_se": 2.5, "rows": 64}\n' >>"$o/summary.json"
+printf '"response_tokens_se": 2.5, "failed": {\n\t"no_tags": 3, "empty": 0,\n\t"truncated": 61}, "rows": 64}\n' >>"$o/summary.json"
 SH
 printf '#!/bin/sh\necho "controls $*" >>calls\n' >bin/nla-controls # of a run and its base
 cat >bin/nla-report <<'SH'
@@ -114,6 +114,12 @@ sweep --lr 1 && fail "the gate must stay shut"
 grep -q "warm start: 'av' has another content than before: made anew" err && [ "$(grep -c '^eval out/start' calls)" = 4 ] ||
 	fail "the start of another AV is kept: $(cat err calls)"
 rm replaced
+echo null >own
+rm -r out
+sweep && fail "the gate must stay shut"
+[ "$(tail -n 1 err)" = "sweep: the gate stays shut: every response of the warm start failed (3 no_tags, 61 truncated): see out/start/evaluations/step-0/rows.jsonl" ] ||
+	fail "of failures the gate says: $(cat err)"
+rm own
 echo -0.5 >other
 rm -r out calls
 code=0
