@@ -34,7 +34,7 @@ def padded(values, share=0.08, zero=False):
     if zero:
         low = min(low, 0.0)
     if high - low < 1e-9 * max(abs(high), abs(low), 1e-9):              # one number, or nearly
-        low, high = low - 0.05 * (abs(low) or 1), high + 0.05 * (abs(low) or 1)
+        low, high = low - 0.05 * (abs(low) or not zero), high + 0.05 * (abs(low) or 1)
     span = max(high - low, 1e-12)
     return (low if zero and low == 0 else low - share * span), high + share * span
 

@@ -565,6 +565,7 @@ def test_words():
     assert parts == [("=", "the"), ("-", " small"), ("=", " cat"), ("-", " sat"), ("+", " slept")], parts
     assert compare.excluded({"largest_loss_not_excluded": 0.01201}) == "above 0.013"  # never rounded to less than was excluded
     assert compare.excluded({"largest_loss_not_excluded": 0.0}) == "any"
+    assert figures.padded([0, 0], zero=True)[0] == 0 > figures.padded([0, 0])[0]    # where nothing fails
 
 
 def test_files(tmp):
