@@ -67,7 +67,10 @@ class Facts:
         if None in [c for side in columns for c in side]:
             return None
         d = stats.difference(self.boot, *([[]] + columns)[-2:], paired)
-        return {"mean": d["estimate"], "interval": stats.widest(d)}
+        found = stats.widest(d)
+        if found and (key == "other_words_share" or isinstance(key, tuple)):    # shares: draws to first order, and added errors, know no ends
+            found = tuple(min(max(v, 1 - len(sides)), 1) for v in found)
+        return {"mean": d["estimate"], "interval": found}
 
     def change(self, sides, paired, signs):
         """Sum of sign * what / the base's: the base is drawn too, by what changes to first order, of a ratio r the (what - r base) / base."""

@@ -427,6 +427,8 @@ def test_facts(tmp):
         near(got["mean"], want, 1e-12, what)
         assert got["interval"][0] <= want <= got["interval"][1], (what, got)
     near(a["kinds"]["who"]["recall_by_chance"], 2 / 10, 1e-12, "by chance")
+    shares = [(key, one["interval"]) for of in (*a["kinds"].values(), *b["kinds"].values()) for key, one in of.items() if isinstance(one, dict)]
+    assert all(-key.endswith("_difference") <= low and high <= 1 for key, (low, high) in shares) and any(high == 1 for _, (_, high) in shares), shares
     assert "true_change" not in a and "recall_difference" not in a["kinds"]["who"]
     assert "words of no fact" in program(tmp / "fa", tmp / "fb")[0]
     csv_lines = list(csv.DictReader(io.StringIO(program("--csv", tmp / "fa", tmp / "fb")[0])))
