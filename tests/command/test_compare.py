@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -161,6 +162,17 @@ def test_forms(tmp):
     lines = list(csv.DictReader(io.StringIO(program("--csv", tmp / "a", tmp / "b")[0])))
     assert [x["group"] for x in lines] == ["a", "b"] and lines[0]["fve_difference"] == ""
     near(float(lines[1]["fve_difference"]), -0.1 / 3 / VAR, 1e-9, "csv")
+
+
+def test_stdout(tmp):
+    """Nobody reads it any more; there is no room for it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    for out, limit, said in ((writer, -1, []), (os.open(tmp / "full", os.O_CREAT | os.O_WRONLY), 0, ["nla-compare: error: cannot write to standard output: File too large"])):
+        done = subprocess.run([sys.executable, "-B", str(SOURCE / "scripts" / "nla-compare"), str(tmp / "a"), str(tmp / "b")], stdout=out, stderr=subprocess.PIPE, text=True,
+                              preexec_fn=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+        os.close(out)
+        assert done.returncode == 1 and [x for x in done.stderr.splitlines() if "rror" in x] == said, done.stderr
 
 
 def test_failures(tmp):
@@ -589,6 +601,7 @@ def main():
         tmp = Path(folder)
         test_by_hand(tmp)
         test_forms(tmp)
+        test_stdout(tmp)
         test_failures(tmp)
         test_refusals(tmp)
         test_groups(tmp)
