@@ -374,6 +374,9 @@ def tell_apart(groups):
 def make_groups(runs, notes):
     """The warm start, then by lambda, then what else there is; `notes` says in what runs of different groups differ besides lambda."""
     trained = [r for r in runs if r.kind == "train" and r.evaluation]
+    for r in [r for r in trained if not r.config and any(o.config for o in trained)]:
+        notes.append(f"{r.name} is left out: its config.json cannot be read")
+        trained.remove(r)
     for r in trained:
         steps = number(at(r.config, "steps"))
         if steps is not None and r.evaluation.step is not None and r.evaluation.step < steps:

@@ -269,6 +269,12 @@ def test_groups(tmp):
     near(wording["kept"], 1.0, 1e-12, "two seeds of lambda 0")
     near(wording["kept_other_row"], 0.75, 1e-12, "another row")
     near(by_label(result)["λ 0.01"]["wording"]["kept"], 0.5, 1e-12, "kept")
+    # One whose configuration cannot be read is no experiment that another label could name.
+    shutil.copytree(tmp / "sweep" / "l0-s0", tmp / "sweep" / "torn")
+    (tmp / "sweep" / "torn" / "config.json").write_text('{"seed": 0, "ste')
+    out, said = program("--json", tmp / "sweep")
+    assert json.loads(out)["groups"] == result["groups"] and "torn is left out: its config.json cannot be read" in said and "cannot read '" in said, said
+    shutil.rmtree(tmp / "sweep" / "torn")
     # Another learning rate is another experiment; seeds alone stand each for itself.
     run(tmp / "sweep" / "lr", 0.01, 0, [line(r, x, 20, "one") for r, x in enumerate(series(0, 40))], update={"lr": 0.1})
     labels = [g["label"] for g in json.loads(program("--json", tmp / "sweep")[0])["groups"]]
