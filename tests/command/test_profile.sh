@@ -17,6 +17,9 @@ python3 "$SOURCE_DIR/scripts/nla-profile" "$work/b/trace-2.json" >"$work/table"
 grep -q "^nla-profile: cannot read '.*config.json'.* want a trace" "$work/stderr" ||
 	fail "of no trace it says: $(cat "$work/stderr")"
 
+python3 -B "$SOURCE_DIR/scripts/nla-profile" "$work/b/trace-2.json" 2>"$work/stderr" | true # gone before a word is written
+[ ! -s "$work/stderr" ] || fail "without a reader it says: $(cat "$work/stderr")"
+
 python3 - "$work" "$tiny/model/config.json" <<'END_PY'
 import json, sys
 
@@ -61,6 +64,31 @@ want = [
 got = stages[2][2]
 assert abs(got - sum(want)) <= 1e5, (got, sum(want), want)
 END_PY
+
+# A made-up trace of a GPU: kernels count for the operation that launched them, whoever else runs meanwhile.
+python3 - >"$work/gpu.json" <<'END_PY'
+import json
+
+def event(cat, name, start, ms, tid=1, id=None, dims=()):
+    return {"cat": cat, "name": name, "ts": 1000 * start, "dur": 1000 * ms, "tid": tid,
+            "args": {"External id": id, "Input Dims": list(dims), "Input type": ["float"] * len(dims)}}
+
+square = [[1000, 1000]] * 2
+print(json.dumps({"traceEvents": [
+    event("user_annotation", "rollout", 0, 1000), event("cpu_op", "project", 10, 9, id=1), event("cpu_op", "aten::mm", 11, 5, id=2, dims=square),
+    event("cpu_op", "attention", 20, 1, id=3), event("kernel", "gemm", 500, 300, 7, 2), event("gpu_memset", "Memset", 490, 5, 7, 1),
+    event("gpu_memcpy", "Memcpy", 810, 40, 7, 3), event("kernel", "late", 900, 50, 7, 99),
+    event("user_annotation", "update", 1000, 500), event("cpu_op", "autograd::engine::evaluate_function: MmBackward0", 1010, 9, 2, 4),
+    event("kernel", "gemm", 1100, 100, 7, 4),
+    event("user_annotation", "roofline", 2000, 100), event("cpu_op", "aten::mm", 2001, 1, id=5, dims=square), event("kernel", "gemm", 2010, 10, 7, 5),
+    event("cpu_op", "aten::copy_", 2020, 1, id=6, dims=[[1000000]] * 2), event("kernel", "copy", 2030, 1, 7, 6)]}))
+END_PY
+python3 -B "$SOURCE_DIR/scripts/nla-profile" "$work/gpu.json" | tr -s ' ' >"$work/table"
+for line in 'times of kernels; a large product reaches 200.0 GFLOP/s, a large copy 8.0 GB/s' 'rollout 1.0000 100.0% 2 2.0000 0.0120 1%' \
+	' project 0.3050 30.5% 1 2.0000 0.0120 3%' ' attention 0.0400 4.0% 1 0.0000 0.0000' ' outside of operations 0.6550 65.5% 0 0.0000 0.0000' \
+	' backward 0.1000 20.0% 0 0.0000 0.0000'; do
+	grep -qxF -- "$line" "$work/table" || fail "no '$line' of kernels: $(cat "$work/table")"
+done
 
 # A run of one step profiles that one; --overwrite removes what the former wrote.
 train --out "$work/b" --steps 1 --profile --overwrite
