@@ -233,7 +233,7 @@ def optimizer(m, adapter, blocks):
 
 Plan = namedtuple("Plan", "recompute micro rows")
 PLANS = {24e9: {(8, 4): Plan(True, 32, 32), (16, 16): Plan(True, 32, 128)},
-         80e9: {(8, 4): Plan(False, 32, 32), (16, 16): Plan(False, 64, 256)},
+         80e9: {(8, 4): Plan(False, 32, 32), (16, 16): Plan(False, 32, 256)},
          141e9: {(8, 4): Plan(False, 32, 32), (16, 16): Plan(False, 128, 256)}}
 SFT = {24e9: ((True, 32), (False, 8)), 80e9: ((False, 32), (False, 64)), 141e9: ((False, 32), (False, 64))}  # AV, AR: recomputed, rows
 TARGETS = {("h200", 8, 4): 1.5, ("h200", 16, 16): 6.5, ("h100", 8, 4): 1.8, ("h100", 16, 16): 8.0}

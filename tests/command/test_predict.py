@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""scripts/predict.py: operations and bytes of a small model counted by hand, its launches against those that test_launches.c holds, and
-the tables of docs/performance.md against what it prints."""
+"""scripts/predict.py: operations and bytes of a small model counted by hand, its launches against those that test_launches.c holds, the
+tables of docs/performance.md against what it prints, and its plans against nla-train's."""
 
 import importlib.util
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 SOURCE = Path(os.environ.get("SOURCE_DIR", Path(__file__).resolve().parents[2]))
@@ -88,7 +89,18 @@ def test_docs():
         assert f"{prompts} x {group} x 160" in tables and f"| {target} |" in tables
 
 
+def test_plans():
+    """PLANS are what nla-train plans for Qwen3-8B's shape, whose weights are holes."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, "-B", SOURCE / "scripts" / "make-shape.py", "--out", folder, "--sparse"], stdout=subprocess.DEVNULL, check=True)
+        for memory, prompts, group, plan in ((m, *step, plan) for m, steps in predict.PLANS.items() for step, plan in steps.items()):
+            said = subprocess.run([Path(os.environ["BUILD_DIR"]) / "nla-train", "--check", "--memory", f"{memory / 1e9:.0f}G", "--prompts", str(prompts),
+                                   "--group", str(group), f"{folder}/config.json"], capture_output=True, text=True, check=True).stdout
+            rows, micro, blocks = re.search(r"cache .* (\d+) rows of (?s:.*)activations .* (\d+) of \d+ responses a backward pass, .*blocks (\w+)", said).groups()
+            assert plan == (blocks == "recomputed", int(micro), int(rows)), (memory, prompts, group, plan, said)
+
+
 if __name__ == "__main__":
-    for test in test_hand_count, test_times, test_launches, test_docs:
+    for test in test_hand_count, test_times, test_launches, test_docs, test_plans:
         test()
         print(f"{test.__name__}: ok")
