@@ -7,7 +7,7 @@
 # needs PyPI and scripts/setup.sh --reference (5 GB: transformers reads them). The corpus is made of packages of Debian 12.
 # A stage that is finished is skipped, an unfinished one continues: interrupt it (exit code 3) and call it again. Every setting is below; a run with
 # other settings wants another --out (default: runs/smollm2, or runs/smollm2-short). The whole is about half a day of two idle cores; --short is
-# the same way with fewer rows, steps and lambdas and two seeds, in about two hours.
+# the same way with fewer rows, steps and lambdas and two seeds, in 2 h 20 min.
 #
 #	model      the weights, 538 MB, from a Python package, without --model        scripts/smollm2-model.py
 #	corpus     20 MB of English from Debian packages: warm, train and eval        scripts/smollm2-corpus.py
