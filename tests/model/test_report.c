@@ -45,7 +45,8 @@ static void test_standard_error(void **state)
 	cJSON_Delete(outlier);
 }
 
-/* Three times 0.1 have a mean that is not 0.1, and are equal all the same; a group without a valid row is no tie. */
+/* Three times 0.1 have a mean that is not 0.1, and are equal all the same; a group without a valid row is no tie. One whose
+ * rewards differ by less than min_std has no advantages. */
 static void test_groups_tied(void **state)
 {
 	static const double reward[] = { 0.1, 0.1, 0.1, 0.1, 0.1, 0.2, 0.1, 0.1, 0.1 };
@@ -58,11 +59,16 @@ static void test_groups_tied(void **state)
 	for (int64_t i = 0; i < 9; i++) {
 		s.response[i] = nla_strdup("x");
 		s.reward[i] = reward[i];
+		s.advantage[i] = i % 3 - 1;
 		s.failed[i] = i < 6 ? NLA_ROW_OK : NLA_ROW_EMPTY;
 	}
 	cJSON *json = nla_report_step(&rl, &s, &counters);
 	expect(json, "groups_tied", 1);
 	expect(json, "groups_failed", 1);
+	cJSON_Delete(json);
+	memset(s.advantage + 3, 0, 3 * sizeof(*s.advantage));
+	json = nla_report_step(&rl, &s, &counters);
+	expect(json, "groups_tied", 2);
 	cJSON_Delete(json);
 	nla_step_release(&s);
 }
