@@ -152,7 +152,7 @@ class NLA:
         if not np.isfinite(v).all():
             raise ValueError("v holds numbers that are not finite")
         if not v.any(-1).all():
-            raise ValueError("v holds a vector of zeros, which no explanation can point to")
+            raise ValueError("v holds a vector of zeros, which has no direction to explain")
         return v
 
     def _call(self, name, *arguments):

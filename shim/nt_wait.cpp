@@ -73,13 +73,14 @@ void watch(void)
 		double share = waited(sums) / every;
 		busy = share > contended ? busy + 1 : 0;
 		quiet = share < calm ? quiet + 1 : 0;
-		if (!sleepers && busy > 1) try { // twice: threads that have just begun share a processor for a moment
-			sleepers = std::make_unique<Sleepers>(n);
+		try {
+			if (!sleepers && busy > 1) // twice: threads that have just begun share a processor for a moment
+				sleepers = std::make_unique<Sleepers>(n);
+			else if (quiet >= looks)
+				sleepers.reset();
 		} catch (const std::system_error &) { // no thread to be had
 			return;
 		}
-		else if (quiet >= looks)
-			sleepers.reset();
 	}
 }
 

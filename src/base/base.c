@@ -165,20 +165,15 @@ void nla_str_addf(struct nla_str *s, const char *fmt, ...)
 	va_end(ap);
 }
 
-void nla_str_add_word(struct nla_str *s, const char *word)
+char *nla_quoted(const char *word)
 {
 	static const char plain[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz%+,-./:=@_";
 	const char *quote = *word && !word[strspn(word, plain)] ? "" : "'";
-	nla_str_add(s, quote);
-	for (const char *c = word; *c; c++)
-		nla_str_addf(s, *c == '\'' ? "'\\%c'" : "%c", *c);
-	nla_str_add(s, quote);
-}
-
-char *nla_word(const char *word)
-{
 	struct nla_str s = NLA_STR_INIT;
-	nla_str_add_word(&s, word);
+	nla_str_add(&s, quote);
+	for (const char *c = word; *c; c++)
+		nla_str_addf(&s, *c == '\'' ? "'\\%c'" : "%c", *c);
+	nla_str_add(&s, quote);
 	return nla_str_detach(&s);
 }
 

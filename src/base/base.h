@@ -94,8 +94,7 @@ void nla_str_add(struct nla_str *s, const char *text);
 void nla_str_addn(struct nla_str *s, const void *bytes, size_t n);
 void nla_str_addc(struct nla_str *s, char c);
 void nla_str_addf(struct nla_str *s, const char *fmt, ...) NLA_PRINTF(2, 3);
-void nla_str_add_word(struct nla_str *s, const char *word); /* quoted, where a shell needs it */
-char *nla_word(const char *word);                           /* the same, owned */
+char *nla_quoted(const char *word); /* as it is typed into a shell: in quotes where it needs them; owned */
 void nla_str_addv(struct nla_str *s, const char *fmt, va_list ap) NLA_PRINTF(2, 0);
 char *nla_str_detach(struct nla_str *s); /* hand over the buffer; caller frees */
 

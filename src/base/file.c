@@ -58,7 +58,7 @@ enum nla_status nla_file_refuse(const char *path, const void *bytes, size_t n, s
 {
 	static const struct { const char *head, *is; } others[] = {
 		{ "version https://git-lfs.github.com/spec/v1", "a git-lfs pointer, not the file: run 'git lfs pull' there" },
-		{ "\x93NUMPY", "a NumPy file: safetensors.numpy.save_file() writes what is read here" },
+		{ "\x93NUMPY", "a NumPy file: save the array with safetensors.numpy.save_file()" },
 	};
 	for (size_t i = 0; i < NLA_LEN(others); i++)
 		if (n > strlen(others[i].head) && !memcmp(bytes, others[i].head, strlen(others[i].head)))

@@ -14,7 +14,7 @@ char *nla_path_join(const char *dir, const char *name);  /* owned; an absolute n
 char *nla_path_dir(const char *path);                    /* owned; "." when there is no slash; "a" of "a/b/" */
 const char *nla_path_base(const char *path);             /* borrowed from path: a slash at its end stays */
 
-/* An error where what is no file of ours begins like that: a pointer of git-lfs, an array of NumPy. All readers here ask. */
+/* An error if that is the beginning of a git-lfs pointer or of a NumPy file. Every reader below asks. */
 enum nla_status nla_file_refuse(const char *path, const void *bytes, size_t n, struct nla_err *err);
 /* Read a whole file (plain or gzip, by its magic bytes) of at most 2 GiB into s, appended. */
 enum nla_status nla_file_read(const char *path, struct nla_str *s, struct nla_err *err);

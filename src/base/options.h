@@ -65,5 +65,5 @@ void nla_options_help(const struct nla_option *table, size_t n, unsigned command
 void nla_option_want(const struct nla_option *o, struct nla_str *s);
 /* The resolved configuration, every key, as nla_options_json reads it (write it with nla_json_write: integers up to 2^53 stay
  * exact). Paths are made absolute. Owned by the caller. */
-char *nla_options_path(const char *path); /* such a path, owned */
 cJSON *nla_options_dump(const struct nla_option *table, size_t n, const void *cfg);
+char *nla_options_path(const char *path); /* as a dump has it: absolute; owned */

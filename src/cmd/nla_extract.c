@@ -142,8 +142,8 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	if (cfg->extract.sidecar)
 		return nla_sidecar_make(cfg, err) || print_sidecar(cfg->out, err) ? err->status : NLA_OK;
 	nla_stop_catch();
-	if (nla_exists_in(cfg->out, "config.json"))
-		return nla_usage(err, "'%s' has a config.json, so it is a model's or a run's: give another --out", cfg->out);
+	if (*cfg->out && nla_exists_in(cfg->out, "config.json"))
+		return nla_usage(err, "'%s' has a config.json: it is a model or a run, give another --out", cfg->out);
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->extract.corpus, "extract.corpus", err) ||
 	    nla_config_need(cfg->out, "out", err) || nla_config_target(cfg, cfg->extract.meta, -1, NULL, &target, err) ||
 	    nla_newset_describe(&meta, &target, cfg, err) || nla_corpus_open(&corpus, cfg->extract.corpus, err) ||
@@ -152,7 +152,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	if (made.layer != meta.layer) /* one that was whole before this start */
 		return nla_usage(err, "'%s' is a whole set of block %lld, and block %lld is asked for: give --overwrite to "
 				 "replace it, or another --out", cfg->out, (long long)made.layer, (long long)meta.layer);
-	nla_auto char *model = nla_word(cfg->model), *out = nla_word(cfg->out);
+	nla_auto char *model = nla_quoted(cfg->model), *out = nla_quoted(cfg->out);
 	nla_say("next: nla-teach --model %s --data %s --out TAUGHT, or nla-train --data %s", model, out, out);
 	printf("{\"rows\": %lld, \"d_model\": %lld, \"layer\": %lld, \"baseline_var\": %.9g, \"baseline_mean\": %.9g}\n",
 	       (long long)made.n_rows, (long long)made.d_model, (long long)made.layer, made.baseline_var, made.baseline_mean);

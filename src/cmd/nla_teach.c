@@ -48,7 +48,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 			nla_err_set(err, NLA_STOPPED, "stopped: '%s' holds the answers so far", t.log.path);
 		} else if (!err->status && !nla_rank() && !nla_teach_finish(&t, err)) {
 			nla_program_print(nla_teach_summary(&t), true);
-			nla_auto char *out = nla_word(cfg->out);
+			nla_auto char *out = nla_quoted(cfg->out);
 			nla_say("'%s' is explained; next: nla-sft --role av --model MODEL --data %s --out AV, and --role ar",
 				cfg->out, out);
 		}

@@ -33,8 +33,8 @@ static void add_resume(struct nla_str *out, int argc, char **argv, bool overwrit
 			i += i + 1 < argc && (!strcmp(argv[i + 1], "true") || !strcmp(argv[i + 1], "false"));
 			continue;
 		}
-		nla_str_add_word(out, word);
-		nla_str_addc(out, ' ');
+		nla_auto char *quoted = nla_quoted(word);
+		nla_str_addf(out, "%s ", quoted);
 	}
 	nla_str_add(out, overwrite ? "--resume --overwrite false" : "--resume"); /* a file has it */
 }

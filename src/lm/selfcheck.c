@@ -223,8 +223,6 @@ void nla_selfcheck(const struct nla_lm *lm, FILE *table)
 	const int64_t length[4] = { HEAD, PROMPT, 24, N - HEAD - PROMPT - 24 }, parent[4] = { -1, 0, 1, 1 };
 	int64_t ids[N], place[N];
 	float u[N];
-	if (*nt_kernels_off() && nla_starts_with(nt_device_name(lm->device), "cuda")) /* the tests' has none unless asked */
-		nla_say("this GPU runs without our own kernels, which is slower: %s", nt_kernels_off());
 	for (int i = 0; i < N; i++) {
 		ids[i] = i * 37 % NLA_MIN(lm->arch.vocab, VOCABULARY);
 		place[i] = i % nt_size(lm->cos[0], 0);

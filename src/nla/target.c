@@ -50,6 +50,8 @@ enum nla_status nla_target_open(struct nla_target *t, const char *folder, const 
 	if (!err->status && nla_tokenizer_size(t->tok) > t->lm.arch.vocab)
 		nla_tokenizer_limit(t->tok, (int32_t)t->lm.arch.vocab);
 	if (!err->status && device != NT_CPU) {
+		if (*nt_kernels_off() && nla_starts_with(nt_device_name(device), "cuda")) /* the tests' has them if asked */
+			nla_say("this GPU runs without our own kernels, which is slower: %s", nt_kernels_off());
 		nla_selfcheck(&t->lm, NULL);
 		if (nt_check())
 			nla_nt_fail(err, "cannot check this GPU's operations");
@@ -273,8 +275,8 @@ enum nla_status nla_contract_fits(const struct nla_sidecar *meta, const struct n
 		const char *one = meta->base_checkpoint, *other = with[i] ? with[i]->base_checkpoint : NULL;
 		if (one && other && nla_is_hub_name(one) && nla_is_hub_name(other) &&
 		    strcasecmp(nla_path_base(one), nla_path_base(other)))
-			nla_say("warning: '%s' is of '%s', the %s of '%s': are their models one?", path, one, i ? "AR" : "AV",
-				other);
+			nla_say("warning: '%s' is of '%s', the %s of '%s': are these the same model?", path, one,
+				i ? "AR" : "AV", other);
 	}
 	return NLA_OK;
 }

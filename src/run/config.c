@@ -209,9 +209,9 @@ static enum nla_status check_sizes(const struct nla_config *cfg, struct nla_err 
 	};
 	for (size_t i = 0; i < NLA_LEN(sizes); i++) {
 		long long rows = sizes[i].rows, tokens = rows * sizes[i].tokens;
-		if (rows > 1 << 20 || tokens > 1 << 28)
+		if (rows > 1 << 20 || tokens > NLA_MAX_TOKENS)
 			return nla_usage(err, "'%s' is %lld tokens of %lld rows: want at most %d of %d", sizes[i].what, tokens,
-					 rows, 1 << 28, 1 << 20);
+					 rows, NLA_MAX_TOKENS, 1 << 20);
 	}
 	return NLA_OK;
 }
@@ -301,14 +301,14 @@ static enum nla_status from_run(const struct nla_args *args, void *config, struc
 	const bool run = nla_is_run(at) || nla_exists_in(at, "state.json");
 	if (folder && run && who & (TRAIN | SFT)) {
 		nla_auto char *all = nla_path_dir(at), *above = nla_path_dir(all);
-		const char *whole = nla_exists_in(at, "state.json") ? above : at; /* of a checkpoint */
+		nla_auto char *whole = nla_quoted(nla_exists_in(at, "state.json") ? above : at); /* of a checkpoint */
 		return nla_usage(err, "'%s' is a run's folder: '%s %s/config.json --out %s --resume' continues that run", at,
 				 nla_path_base(args->argv[0]), whole, whole);
 	}
-	if (run && who & (TRAIN | SFT) && nla_args_have(args, "--resume") && !nla_args_have(args, "--out") &&
+	nla_auto char *here = nla_quoted(at);
+	if (nla_is_run(at) && who & (TRAIN | SFT) && nla_args_have(args, "--resume") && !nla_args_have(args, "--out") &&
 	    !nla_same_folder(cfg->out, at)) /* it was moved, or copied */
-		return nla_usage(err, "the 'out' of '%s' is '%s': give --out %s to resume the run that is here", args->config,
-				 cfg->out, at);
+		return nla_usage(err, "the 'out' of '%s' is '%s': give --out %s to resume it", args->config, cfg->out, here);
 	if (who & (EVAL | EXPORT) || (run && !(who & (TRAIN | SFT))))
 		put(&cfg->out, nla_strdup(""));
 	if (who & (EVAL | EXPLAIN) && *cfg->eval.data) {

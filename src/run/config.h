@@ -18,6 +18,8 @@ enum nla_command {
 enum nla_dtype_choice { NLA_DTYPE_AUTO, NLA_DTYPE_FP32, NLA_DTYPE_BF16 };
 enum nla_role { NLA_ROLE_LM, NLA_ROLE_AV, NLA_ROLE_AR };
 
+#define NLA_MAX_TOKENS (1 << 28) /* of rows that are drawn, or written, at once */
+
 struct nla_config {
 	char *model, *av, *ar, *av_base, *ar_base, *ref, *data, *out, *device, *memory, *guard;
 	char *lambdas; /* with commas, each as JSON has it; the first is reward.lambda */

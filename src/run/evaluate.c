@@ -114,9 +114,9 @@ enum nla_status nla_evaluate(struct nla_rl *rl, const int64_t *rows, int64_t n, 
 	memset(out, 0, sizeof(*out));
 	if (nla_eval_need(n, err))
 		return err->status;
-	if (n * samples > (1 << 28) / rl->rollout.max_new_tokens)
+	if (n * samples > NLA_MAX_TOKENS / rl->rollout.max_new_tokens)
 		return nla_usage(err, "%lld rows * 'eval.samples' * 'rollout.max_new_tokens' are more than %d tokens: evaluate "
-				 "fewer (--rows)", (long long)n, 1 << 28);
+				 "fewer (--rows)", (long long)n, NLA_MAX_TOKENS);
 	nla_share(n, nla_rank(), &first, &end);
 	rows += first;
 	n = end - first;

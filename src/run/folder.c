@@ -208,24 +208,30 @@ static int64_t step_in(const char *state)
 	return step >= 0 && step < 0x1p53 ? (int64_t)step : -1;
 }
 
-int64_t nla_checkpoint_upto(const struct nla_folder *f, int64_t most)
+static int64_t newest_of(const struct nla_strs *names, int64_t most)
 {
-	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
-	nla_auto char *dir = nla_path_join(f->path, "checkpoints");
 	int64_t newest = -1;
-	nla_list_dir(dir, &names, NLA_IGNORED);
-	for (size_t i = 0; i < names.n; i++)
-		newest = step_of(names.data[i]) <= most ? NLA_MAX(newest, step_of(names.data[i])) : newest;
+	for (size_t i = 0; i < names->n; i++)
+		newest = step_of(names->data[i]) <= most ? NLA_MAX(newest, step_of(names->data[i])) : newest;
 	return newest;
 }
 
-/* Beyond `keep` ones, and what a killed program left half-made. One that is removed has no checkpoint's name any more. */
-static enum nla_status drop_old(const struct nla_folder *f, const char *dir, int64_t newest, int64_t keep, struct nla_err *err)
+int64_t nla_checkpoint_good(const struct nla_folder *f)
 {
 	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
+	nla_auto char *dir = nla_path_join(f->path, "checkpoints");
+	nla_list_dir(dir, &names, NLA_IGNORED);
+	return newest_of(&names, f->good);
+}
+
+/* Beyond `keep` ones, and what a killed program left half-made. One that is removed has no checkpoint's name any more. */
+static enum nla_status drop_old(const struct nla_folder *f, int64_t newest, int64_t keep, struct nla_err *err)
+{
+	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
+	nla_auto char *dir = nla_path_join(f->path, "checkpoints");
 	nla_auto char *link = nla_path_join(dir, "best"), *best = realpath(link, NULL);
-	const int64_t good = nla_checkpoint_upto(f, f->good);
 	nla_list_dir(dir, &names, err);
+	const int64_t good = newest_of(&names, f->good);
 	for (size_t i = 0; i < names.n; i++) { /* one that cannot be removed keeps no other */
 		int64_t step = step_of(names.data[i]), newer = 0;
 		for (size_t j = 0; j < names.n; j++)
@@ -275,7 +281,7 @@ static void relink(struct nla_folder *f, const char *which, bool *warned, int64_
 		return;
 	point(dir, which, step, &link);
 	warn_once(warned, &link);
-	drop_old(f, dir, step, keep, &old);
+	drop_old(f, step, keep, &old);
 	warn_once(&f->warned_old, &old);
 }
 

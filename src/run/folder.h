@@ -23,7 +23,7 @@ struct nla_folder {
 	int lock; /* of the folder: one program at a time */
 	int64_t resumed; /* step of the checkpoint that the run resumes from, -1: a fresh run */
 	char *checkpoint; /* its folder, or NULL */
-	int64_t good; /* the newest checkpoint up to this step is not dropped */
+	int64_t good; /* the newest checkpoint up to this step stays, whatever checkpoint.keep is */
 	bool warned_latest, warned_old, warned_best; /* housekeeping that failed */
 };
 
@@ -54,8 +54,8 @@ enum nla_status nla_checkpoint_end(struct nla_folder *f, int64_t step, char *pat
 void nla_checkpoint_best(struct nla_folder *f, int64_t step, int64_t keep);
 /* `latest` and the removal of old ones alone: what a kill after a checkpoint left undone. */
 void nla_checkpoint_tidy(struct nla_folder *f, int64_t step, int64_t keep);
-/* Of the newest checkpoint up to `most`, by their names; -1: there is none. */
-int64_t nla_checkpoint_upto(const struct nla_folder *f, int64_t most);
+/* The step of the newest checkpoint up to f->good; -1: there is none. */
+int64_t nla_checkpoint_good(const struct nla_folder *f);
 /* Newest whole checkpoint (has state.json): *path owned, NULL when there is none. */
 enum nla_status nla_checkpoint_find(const char *run, char **path, int64_t *step, struct nla_err *err);
 bool nla_is_run(const char *folder); /* did a run write there? */

@@ -174,14 +174,14 @@ static enum nla_status say_end(const struct nla_loop *l, struct nla_err *err)
 {
 	const long long at = l->state.step, steps = l->cfg->steps;
 	const char *path = l->folder.path;
-	nla_auto char *word = nla_word(path);
+	nla_auto char *quoted = nla_quoted(path);
 	NLA_AUTO(nla_str_release) struct nla_str took = NLA_STR_INIT;
 	if (at < steps || !evaluated(l))
 		return nla_err_set(err, NLA_STOPPED, "stopped after step %lld of %lld%s: '%s/checkpoints/step-%lld' is saved",
 				   at, steps, at < steps ? "" : ", before its evaluation", path, at);
 	nla_add_duration(&took, nla_seconds() - l->started);
 	nla_str_addf(&took, "; next: ");
-	nla_str_addf(&took, l->next, word);
+	nla_str_addf(&took, l->next, quoted);
 	nla_say("done: %lld steps, '%s/checkpoints/step-%lld', after %s", steps, path, at, took.buf);
 	return NLA_OK;
 }

@@ -132,7 +132,7 @@ static enum nla_status from_file(struct nla_subject *s, const char *path, int64_
 	nt_scope_pop();
 	for (int64_t i = 0; i < s->n && !err->status; i++)
 		if (nla_is_zero(s->v + i * d, d))
-			nla_fail(err, "'%s': vector %lld is all zeros, which no explanation can point to", path, (long long)i);
+			nla_fail(err, "'%s': vector %lld is all zeros: it has no direction to explain", path, (long long)i);
 	return err->status;
 }
 
@@ -250,9 +250,10 @@ enum nla_status nla_subject_find(struct nla_subject *s, const struct nla_models 
 	take_baselines(s, m, cfg->data);
 	if (*cfg->explain.text)
 		return from_text(s, m, cfg, err);
-	if (!*cfg->explain.vector)
-		make_room(s, 1, d);
-	return *cfg->explain.vector ? from_file(s, cfg->explain.vector, d, err) : from_row(s, m, cfg, err);
+	if (*cfg->explain.vector)
+		return from_file(s, cfg->explain.vector, d, err);
+	make_room(s, 1, d);
+	return from_row(s, m, cfg, err);
 }
 
 void nla_subject_release(struct nla_subject *s)

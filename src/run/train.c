@@ -52,7 +52,7 @@ static enum nla_status make_plan(struct nla_train *t, struct nla_err *err)
 		nla_loop_turn(&p->loop);
 		if (state->micro_batch && (t->plan.micro_batch != state->micro_batch || t->plan.copies != state->copies ||
 					   nla_train_rows(t) < state->decode_rows))
-			nla_say("the memory plan that the run had does not fit now: the next one rounds differently");
+			nla_say("the memory plan is not the one that the run had: it rounds differently from here on");
 		state->micro_batch = t->plan.micro_batch;
 		state->copies = t->plan.copies;
 		state->decode_rows = nla_train_rows(t);
@@ -282,7 +282,7 @@ static enum nla_status log_step(struct nla_loop *loop, struct nla_err *err)
 	nla_log_line(&loop->folder.metrics, line, err);
 	if (sick.status && !err->status) {
 		*err = sick;
-		const int64_t good = nla_checkpoint_upto(&loop->folder, loop->folder.good);
+		const int64_t good = nla_checkpoint_good(&loop->folder);
 		nla_auto char *with = good < 0 ? nla_strdup("no checkpoint is from before it began")
 					       : nla_format("the last good state is checkpoints/step-%lld", (long long)good);
 		nla_err_context(err, "step %lld, %s", (long long)state->step, with);

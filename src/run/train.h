@@ -41,9 +41,10 @@ struct nla_policy {
 	struct nla_half *ar, own_ar;     /* the models' AR, or, trained, one of its own over the same weights */
 	struct nla_step step;            /* the newest */
 	int64_t share;                   /* which of those that have drawn together, from 1, and has yet to learn; 0: none */
-	unsigned eval_halved;            /* rl.halved of evaluations, whose last batch may be a small one */
-	int64_t eval_rows, eval_tokens;  /* their rollout.rows and score_tokens, once halved; 0: rl's */
-	int64_t eval_batch;              /* of log-probabilities; 0: eval.batch */
+	/* What memory left of evaluations: a small last batch that did not fit must not limit the steps. */
+	unsigned eval_halved;            /* as rl.halved */
+	int64_t eval_rows, eval_tokens;  /* as rl's rollout.rows and score_tokens; 0: rl's */
+	int64_t eval_batch;              /* log-probabilities at once; 0: eval.batch */
 	int64_t made;                    /* steps since the start */
 	struct nla_health health;
 	enum nla_failure failed;         /* of nearly all responses of the newest step */

@@ -271,7 +271,7 @@ static enum nla_status compose(struct nla_chat *chat, const struct template *t, 
 		own = nla_utf8_strip(own, n, &n);
 	chat->system = nla_format("%s%.*s%.*s", head, (int)at, system ? system : "", (int)n, own);
 	chat->own = of_format && (known ? !known->head && !strcmp(usual ? usual : "", chat->system) : !given);
-	chat->thinks = strstr(t->text.buf, "enable_thinking");
+	chat->thinks = strstr(t->text.buf, "enable_thinking") != NULL;
 	chat->before = system ? nla_format("%s%s%s%s", bos, row->system[0], chat->system, row->system[1])
 			      : nla_format("%s%s", bos, row->before);
 	chat->after = nla_strdup(row->after);

@@ -40,7 +40,7 @@ struct nla_chat {
 	char *before, *after;        /* around the content; before has the system turn; owned       */
 	char *system;                /* text of the system turn, "": none; NULL: nla_chat.json's    */
 	bool own;                    /* as the model's own template prints it on any day            */
-	bool thinks;                 /* that has enable_thinking, which is not given                */
+	bool thinks;                 /* that template has enable_thinking, which is left undefined  */
 	enum nla_chat_strip strip;
 	int32_t end_of_turn;         /* what ends a response                                        */
 	struct nla_i32s stop;        /* every stop id: end_of_turn and generation_config's eos ids  */

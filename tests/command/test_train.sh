@@ -270,7 +270,7 @@ train --out "$work/tied" --steps 1 --advantage.min_std 100
 grep -q '"groups_failed":0,"groups_tied":2,' "$work/tied/metrics.jsonl" || fail "groups without advantages: $(cat "$work/tied/metrics.jsonl")"
 # A copy of a run, or a moved one, and what is none.
 cp -R "$work/tied" "$work/copied"
-refused 2 "the 'out' of '$work/copied/config.json' is '$work/tied': give --out $work/copied to resume" nla-train "$work/copied/config.json" --resume
+refused 2 "the 'out' of '$work/copied/config.json' is '$work/tied': give --out $work/copied to resume it" nla-train "$work/copied/config.json" --resume
 ok nla-train "$work/copied/config.json" --resume --out "$work/copied" --steps 2 --update.micro_batch 3
 [ "$(wc -l <"$work/copied/metrics.jsonl")" -eq 2 ] && grep -q '"step":2,.*"micro_batch":3,' "$work/copied/metrics.jsonl" ||
 	fail "a copy does not continue by itself, with another micro-batch: $(cat "$work/copied/metrics.jsonl")"
@@ -280,7 +280,7 @@ for flag in --overwrite --resume; do
 	refused 2 "'$work/held' holds nla_meta.yaml, and is no run" nla-train "$work/tied/config.json" --out "$work/held" $flag
 done
 same "$tiny/model/config.json" "$work/model/config.json"
-refused 2 "'$work/model' has a config.json, so it is a model's or a run's" nla-extract --model "$tiny/model" --corpus "$work/train.jsonl" --out "$work/model"
+refused 2 "'$work/model' has a config.json: it is a model or a run, give another --out" nla-extract --model "$tiny/model" --corpus "$work/train.jsonl" --out "$work/model"
 
 # An existing run: refused, gone on with, or replaced; what else lies in its folder stays.
 refused 2 "holds a run already" nla-train "$work/a/config.json"

@@ -1,5 +1,6 @@
 #!/bin/sh
-# corpus.sh OUT: what the fuzzers begin with: OUT/TARGET/FILE, from the tests' files and what is committed in corpus/.
+# corpus.sh OUT: what the fuzzers begin with: OUT/TARGET/FILE, from the tests' files and what is committed in corpus/ and beside/, where
+# a byte-level tokenizer has 15 tokens, and a sentencepiece model the 256 bytes and 8 more: small, as each execution loads one.
 set -eu
 rm -rf "$1"
 mkdir -p "$1"

@@ -4,7 +4,7 @@ kill -9 at random moments: runs that checkpoint every step are killed and resume
 is lost each time, no line of metrics.jsonl is torn or doubled after a resume, and each run ends as one that was never killed, bit
 for bit.
 
-    test_kill.py [KILLS [SEED]]     (default: 100 kills, seed 0)
+    test_kill.py [KILLS [SEED]]     (default: 300 kills, seed 0)
 """
 
 import json
@@ -32,7 +32,7 @@ def steps(out):
 
 
 def main():
-    kills, seed = (int(sys.argv[i]) if len(sys.argv) > i else default for i, default in ((1, 100), (2, 0)))
+    kills, seed = (int(sys.argv[i]) if len(sys.argv) > i else default for i, default in ((1, 300), (2, 0)))
     rng, killed, runs, lost = random.Random(seed), 0, 0, 0
     with tempfile.TemporaryDirectory(dir=test_faults.fast_folder()) as name:
         work = Path(name, "work")

@@ -58,12 +58,12 @@ static void test_error_too_long(void **state)
 	assert_null(strstr(err.text, "prefix"));
 }
 
-static void test_word(void **state)
+static void test_quoted(void **state)
 {
 	static const char *const words[][2] = { { "a/b-1", "a/b-1" }, { "", "''" }, { "a b", "'a b'" }, { "it's", "'it'\\''s'" }, { "$x", "'$x'" } };
 	for (size_t i = 0; i < NLA_LEN(words); i++) {
-		nla_auto char *word = nla_word(words[i][0]);
-		assert_string_equal(word, words[i][1]);
+		nla_auto char *quoted = nla_quoted(words[i][0]);
+		assert_string_equal(quoted, words[i][1]);
 	}
 }
 
@@ -267,7 +267,7 @@ static void test_clock(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_error_text), cmocka_unit_test(test_strip), cmocka_unit_test(test_error_too_long), cmocka_unit_test(test_word), cmocka_unit_test(test_str),
+		cmocka_unit_test(test_error_text), cmocka_unit_test(test_strip), cmocka_unit_test(test_error_too_long), cmocka_unit_test(test_quoted), cmocka_unit_test(test_str),
 		cmocka_unit_test(test_copies),     cmocka_unit_test(test_arrays),         cmocka_unit_test(test_nearest),
 		cmocka_unit_test(test_bugs_and_memory), cmocka_unit_test(test_words),          cmocka_unit_test(test_clock),
 	};

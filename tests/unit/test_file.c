@@ -288,7 +288,7 @@ static void test_git_lfs(void **state)
 	assert_fails(nla_json_read(path, &json, &err), want);
 	assert_fails(nla_st_open(&st, path, &err), want);
 	path = put_text("x.npy", "\x93NUMPY\x01");
-	assert_fails(nla_st_open(&st, path, &err), "/x.npy': it is a NumPy file: safetensors.numpy.save_file() writes");
+	assert_fails(nla_st_open(&st, path, &err), "/x.npy': it is a NumPy file: save the array with safetensors.numpy");
 	path = put_text("y.txt", "version https://git-lfs");
 	assert_ok(nla_lines_open(&l, path, &err));
 	assert_string_equal(nla_lines_next(&l), "version https://git-lfs");
