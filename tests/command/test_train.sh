@@ -274,6 +274,8 @@ refused 2 "the 'out' of '$work/copied/config.json' is '$work/tied': give --out $
 ok nla-train "$work/copied/config.json" --resume --out "$work/copied" --steps 2 --update.micro_batch 3
 [ "$(wc -l <"$work/copied/metrics.jsonl")" -eq 2 ] && grep -q '"step":2,.*"micro_batch":3,' "$work/copied/metrics.jsonl" ||
 	fail "a copy does not continue by itself, with another micro-batch: $(cat "$work/copied/metrics.jsonl")"
+ok nla-train "$work/tied/checkpoints/latest/config.json" --resume # a checkpoint's own names its run
+grep -q "^nothing left to do: '$work/tied' has made 1 steps" "$work/stderr" || fail "a checkpoint's configuration: $(cat "$work/stderr")"
 cp -R "$tiny/model" "$work/model"
 for flag in --overwrite --resume; do
 	refused 2 "'$work/model' holds a config.json of something else, and is no run" nla-train "$work/tied/config.json" --out "$work/model" $flag
