@@ -50,6 +50,12 @@ on_cuda nla-teach --model "$demo/model" --data "$demo/eval" --teach.prompt 'Expl
 	for kernel in cache/kernels/*.cubin; do printf torn >"$kernel"; done
 	on_cuda "$@"
 	! grep -l torn cache/kernels/*.cubin || fail "a damaged kernel stays in the cache"
+
+	# Several that begin at once fill one cache, and leave nothing else in it.
+	mv cache one
+	for i in 1 2 3 4; do (mkdir "$i" && work=$PWD/$i && on_cuda "$@") & pids="${pids:-} $!"; done
+	for pid in $pids; do wait "$pid"; done
+	[ "$(ls one/kernels)" = "$(ls cache/kernels)" ] || fail "one program keeps $(ls one/kernels), four keep $(ls cache/kernels)"
 )
 
 # An installed program finds what it loads for a GPU.
