@@ -368,9 +368,9 @@ bool nt_ranks_fail(const struct nt_ranks *o, const char *text)
 		if (!group)
 			connect(soon);
 		const std::string line = "rank " + std::to_string(o->rank) + ": " + text;
-		std::thread([limit = std::max(o->timeout, 10.), line] { // nobody may answer
+		std::thread([limit = std::max(o->timeout, 10.), line, over = o->over] { // nobody may answer
 			std::this_thread::sleep_for(std::chrono::duration<double>(limit));
-			std::cerr << line << std::endl;
+			over(line.c_str());
 			_exit(1);
 		}).detach();
 		Group &g = *group;

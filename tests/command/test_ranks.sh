@@ -283,6 +283,27 @@ program=nla-eval
 [ "$code" -eq 1 ] || fail "a rank that hangs: exit $code: $(cat "$work/stderr")"
 said 'rank 1 on [^ ]* has not come to a sum for [4-9] s'
 
+# One that fails ends with its own reason though the first, which keeps the ranks' store, stands still.
+mkfifo "$work/score-0" "$work/score-1"
+for r in 0 1; do
+	one_of $r nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" --score "$work/score-$r" --out "$work/none" \
+		--dist.timeout 8 >"$work/stdout-$r" 2>"$work/stderr-$r" &
+	eval "eval_$r=$!"
+done
+cat "$work/eval-own-1/rows.jsonl" >"$work/score-0"
+kill -s STOP "$eval_0"
+echo 'no JSON' >"$work/score-1"
+for try in $(seq 300); do
+	kill -0 "$eval_1" 2>/dev/null || break
+	[ "$try" -lt 300 ] || fail "a rank that failed waits for one that stands still: $(cat "$work/stderr-1")"
+	sleep 0.1
+done
+code=0
+wait "$eval_1" || code=$?
+kill -s KILL "$eval_0"
+wait "$eval_0" 2>/dev/null || true # bash says who was killed
+[ "$code" -eq 1 ] && grep -q "^nla-eval: rank 1: .*score-1.* line 1" "$work/stderr-1" || fail "a rank that failed exits $code: $(cat "$work/stderr-1")"
+
 # lost SIGNAL RANK N: a run of many steps whose rank gets the signal once there is a checkpoint.
 lost() {
 	rm -rf "$work/lost"
