@@ -14,7 +14,7 @@ check() { # EXIT-CODE OPTIONS...
 	shift
 	code=0
 	PATH=$work/bin:$PATH BUILD_DIR=$built FAKE_CUDA_GB=141 LD_PRELOAD=$FAKE_CUDA/libcudart.so.13 LD_LIBRARY_PATH=$FAKE_CUDA:$LIBTORCH \
-		bash "$SOURCE_DIR/scripts/gpu-check.sh" --quick --out "$work/out" "$@" >"$work/stdout" 2>"$work/stderr" || code=$?
+		bash "$SOURCE_DIR/scripts/gpu-check.sh" ${QUICK---quick} --out "$work/out" "$@" >"$work/stdout" 2>"$work/stderr" || code=$?
 	[ "$code" -eq "$want" ] || fail "gpu-check $* exits $code, want $want: $(cat "$work/stderr")"
 }
 
@@ -54,6 +54,24 @@ check 1 --only demo
 verdict demo 'FVE of 4 steps, cpu' ok
 verdict demo 'FVE of 4 steps, cuda' FAILED
 verdict demo 'gradient norm of step 1, cuda' FAILED
+
+# A card that refuses graphs; it needs more tokens than quick ones.
+FAKE_CUDA_NO_GRAPHS=1 QUICK='' check 1 --config "$demo" --only step-8x4 --scratch "$work/out"
+verdict step-8x4 'decoding without graphs' FAILED
+
+# A fast version that proves wrong when the card is opened does not end the report.
+cat >"$work/build/nla-explain" <<END
+#!/bin/sh
+"$BUILD_DIR/nla-explain" "\$@" || exit
+echo "warning: on this GPU norms are off: planted" >&2
+END
+ln -s "$BUILD_DIR/nla-train" "$work/build/nla-train"
+chmod +x "$work/build/nla-explain"
+built=$work/build
+check 1 --only repeat
+verdict machine 'norms are off: planted' FAILED
+verdict repeat 'two runs of the demo' ok
+rm "$work/build"/*
 
 # A plan that is too small, a program that fails or does without a fast version, and one that is not there; the checks after them run.
 ln -s "$BUILD_DIR/nla-explain" "$work/build/nla-explain"
