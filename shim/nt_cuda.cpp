@@ -107,10 +107,17 @@ std::string cubin(const std::string &source, const std::string &arch, bool anew)
 	return made;
 }
 
+// What the driver returns; 2: another process has the rest of the card's memory.
+void need(int rc, const char *what, const char *name = "")
+{
+	TORCH_CHECK_WITH(OutOfMemoryError, rc != 2, what, name, ": out of memory");
+	TORCH_CHECK(rc == 0, what, name, ": error ", rc);
+}
+
 void *module(int device, const Kernel &k)
 {
 	static std::map<std::array<int, 4>, void *> modules;
-	void *&m = modules[{device, k.fp32, k.head, k.group}];
+	void *&m = modules[{device, k.fp32, k.head, k.group}], *loaded = nullptr;
 	if (m)
 		return m;
 	std::string source = k.fp32 ? "#define T float\n" : "#define T bf16\n";
@@ -119,11 +126,11 @@ void *module(int device, const Kernel &k)
 	source += nla_kernels_source;
 	const std::string arch = "sm_" + std::to_string(capability(device));
 	auto load = symbol<int (*)(void **, const void *)>(driver(), "cuModuleLoadData");
-	int rc = load(&m, cubin(source, arch, false).data());
-	if (rc)
-		rc = load(&m, cubin(source, arch, true).data());
-	TORCH_CHECK(rc == 0, "the driver does not load the kernels: error ", rc);
-	return m;
+	int rc = load(&loaded, cubin(source, arch, false).data());
+	if (rc && rc != 2)
+		rc = load(&loaded, cubin(source, arch, true).data());
+	need(rc, "the driver does not load the kernels");
+	return m = loaded;
 }
 
 int card; // that kernels start on
@@ -134,15 +141,14 @@ void launch_cuda(Kernel &k, const unsigned *grid, unsigned threads, void **args)
 					 void **, void **)>(driver(), "cuLaunchKernel");
 	if (k.card != card) {
 		auto get = symbol<int (*)(void **, void *, const char *)>(driver(), "cuModuleGetFunction");
-		int rc = get(&k.function, module(card, k), k.name);
-		TORCH_CHECK(rc == 0, "there is no kernel ", k.name);
+		need(get(&k.function, module(card, k), k.name), "the driver does not find the kernel ", k.name);
 		k.card = card;
 	}
 	c10::impl::VirtualGuardImpl guard(at::kCUDA);
 	c10::Stream stream = guard.getStream(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(card)));
 	void *handle = guard.getStreamNativeHandle(stream);
-	int rc = run(k.function, grid[0], grid[1], grid[2], threads, 1, 1, 0, handle, args, nullptr);
-	TORCH_CHECK(rc == 0, "kernel ", k.name, " does not start: error ", rc);
+	need(run(k.function, grid[0], grid[1], grid[2], threads, 1, 1, 0, handle, args, nullptr),
+	     "the driver does not start the kernel ", k.name);
 }
 
 } // namespace

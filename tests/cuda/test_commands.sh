@@ -96,6 +96,15 @@ cuda_run nla-train "$demo/config.json" --steps 1 --prompts 64 --group 256 --upda
 [ "$code" -eq 1 ] || fail "16,384 responses on 0.8 GB exit $code: $(tail -n 3 stderr)"
 said 'out of memory, lower the program.s batch'
 
+# A driver that finds no memory for a kernel, since another process took it, is no operation that goes wrong: a batch is halved, or the
+# check of operations ends.
+set -- "$demo/config.json" --steps 1 --prompts 2 --group 4 --max-new-tokens 8 --eval.rows 4 --out taken
+FAKE_CUDA_NO_LAUNCH=100 on_cuda nla-train "$@"
+grep -q '^out of memory, once more with half: ' stderr || fail "a kernel without memory: $(cat stderr)"
+FAKE_CUDA_NO_LAUNCH=30 cuda_run nla-train "$@" --overwrite
+[ "$code" -eq 1 ] || fail "a check without memory exits $code: $(tail -n 3 stderr)"
+said 'cannot check this GPU.s operations: out of memory'
+
 # So it is wherever memory ends: while weights are loaded, and while the card's operations are checked.
 unset FAKE_CUDA_GB
 for megabytes in 820 835 850 865 880; do

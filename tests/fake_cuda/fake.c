@@ -12,6 +12,7 @@
  *	FAKE_CUDA_SM     compute capability in tenths (90)
  *	FAKE_CUDA_SAY    a file: the counts are appended to it at the end, one JSON object
  *	FAKE_CUDA_TRACE  1: every launch is named on stderr
+ *	FAKE_CUDA_NO_LAUNCH a number: so many launches by the driver, then one finds no memory, once
  *	FAKE_CUDA_NO_GRAPHS 1: a graph's capture is refused; 2: a graph finds no memory
  *
  * A device address carries a mark that no mapping has, so the host dies of SIGSEGV when it follows one. Functions that are not
@@ -566,7 +567,11 @@ EXPORT(int, cuModuleGetFunction, void **f, void *m UNUSED, const char *name UNUS
 	*f = handle();
 	return 0;
 }
-EXPORT(int, cuLaunchKernel, void *f) { return (int)launch(f); }
+EXPORT(int, cuLaunchKernel, void *f)
+{
+	static _Atomic long n;
+	return ++n == (long)asked("FAKE_CUDA_NO_LAUNCH", 0) ? (int)cudaErrorMemoryAllocation : (int)launch(f);
+}
 
 /* ---- NVRTC: any source compiles to one byte. Its version is 0.0, so that the card's cache never has it by a real name ---- */
 
