@@ -33,6 +33,16 @@
 #define HEAD 100
 #define GROUP 5
 #include "tests/emulator/kernels.h"
+#define NAME small_head
+#define T bf16
+#define HEAD 64
+#define GROUP 3
+#include "tests/emulator/kernels.h"
+#define NAME large_head
+#define T bf16
+#define HEAD 256
+#define GROUP 2
+#include "tests/emulator/kernels.h"
 using wide::down;
 using wide::i64;
 using wide::up;
@@ -362,6 +372,8 @@ static uint64_t round_of(const char *order)
 	check_attention<bf16>(narrow::decode_split, narrow::decode_join, 16, 3, small ? 9 : 70, 2);
 	check_attention<float>(narrow_float::decode_split, narrow_float::decode_join, 16, 3, small ? 9 : 70, 3);
 	check_attention<bf16>(many::decode_split, many::decode_join, 100, 5, small ? 9 : 150, 2);
+	check_attention<bf16>(small_head::decode_split, small_head::decode_join, 64, 3, small ? 9 : 150, 2);
+	check_attention<bf16>(large_head::decode_split, large_head::decode_join, 256, 2, small ? 9 : 150, 2);
 	check_attention<bf16>(odd::decode_split, odd::decode_join, 80, 16, small ? 9 : 70, 2);
 	for (int window : {1, 4, small ? 8 : 33})
 		check_attention<float>(narrow_float::decode_split, narrow_float::decode_join, 16, 3, small ? 9 : 70, 3, window);

@@ -14,7 +14,8 @@ except OSError as e:
     sys.exit(77)
 source = b"".join(open(os.path.join(os.environ["SOURCE_DIR"], "shim", name), "rb").read() for name in ("kernels.cu", "decode.cu"))
 for arch in ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"):
-    for kind, head, group in (("bf16", 0, 0), ("bf16", 128, 4), ("bf16", 128, 8), ("float", 0, 0), ("float", 128, 4)):
+    for kind, head, group in (("bf16", 0, 0), ("bf16", 128, 4), ("bf16", 128, 5), ("bf16", 128, 7), ("bf16", 128, 8), ("bf16", 256, 2),
+                              ("bf16", 64, 3), ("float", 0, 0), ("float", 128, 4)):
         program, size = ctypes.c_void_p(), ctypes.c_size_t()
         text = b"#define T %s\n" % kind.encode() + (b"#define HEAD %d\n#define GROUP %d\n" % (head, group) if head else b"") + source
         assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, b"kernels.cu", 0, None, None) == 0
