@@ -23,9 +23,11 @@ static void print_options(enum nla_command command, bool markdown)
 	fputs(text.buf, stdout);
 }
 
-/* The command that continues this one: its words, quoted where a shell needs it, with --resume instead of `overwrite`. */
+/* The command that continues this one: its words, quoted where a shell needs it, with --resume instead of `overwrite`; before a
+ * bare --, behind which all are files. */
 static void add_resume(struct nla_str *out, int argc, char **argv, bool overwrite)
 {
+	NLA_AUTO(nla_str_release) struct nla_str files = NLA_STR_INIT;
 	for (int i = 0; i < argc; i++) {
 		const char *word = argv[i];
 		if (nla_starts_with(word, "--overwrite") || nla_starts_with(word, "--resume")) {
@@ -34,9 +36,13 @@ static void add_resume(struct nla_str *out, int argc, char **argv, bool overwrit
 			continue;
 		}
 		nla_auto char *quoted = nla_quoted(word);
-		nla_str_addf(out, "%s ", quoted);
+		if (files.len || !strcmp(word, "--"))
+			nla_str_addf(&files, " %s", quoted);
+		else
+			nla_str_addf(out, "%s ", quoted);
 	}
 	nla_str_add(out, overwrite ? "--resume --overwrite false" : "--resume"); /* a file has it */
+	nla_str_addn(out, files.buf, files.len);
 }
 
 int nla_program(const char *name, enum nla_command command, const char *purpose, int argc, char **argv, nla_program_fn *run)

@@ -239,15 +239,17 @@ enum nla_status nla_extract(const struct nla_target *t, struct nla_corpus *corpu
 	const int64_t ranks = nla_n_ranks();
 	nla_auto struct waiting *w = nla_alloc((size_t)ranks, sizeof(*w));
 	const struct nla_doc *doc;
-	int64_t left = 1, passed = 0, full = 0, waiting = 0; /* batches; rows in them */
+	int64_t passed = 0, full = 0, waiting = 0; /* batches; rows in them */
+	int64_t left = cfg->max_rows ? cfg->max_rows - count->rows : INT64_MAX;
 	bool go = true;
 	while (passed < count->docs && !nla_corpus_next(corpus, &doc, err) && doc)
 		passed++;
 	while (!err->status && left > 0 && !nla_corpus_next(corpus, &doc, err) && doc) {
-		left = cfg->max_rows ? cfg->max_rows - count->rows - waiting - (int64_t)w[full].at.n : INT64_MAX;
 		count->docs++;
 		if (add(t, &w[full], doc, cfg, left, count, err))
 			break;
+		if (cfg->max_rows)
+			left = cfg->max_rows - count->rows - waiting - (int64_t)w[full].at.n;
 		w[full].behind = *count;
 		if (w[full].pack.n >= TOKENS_A_BATCH)
 			waiting += (int64_t)w[full++].at.n;

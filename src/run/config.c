@@ -192,7 +192,7 @@ const struct nla_option nla_config_table[] = {
 	NUM(export.shard, "5", 0.0001, 1e6, NULL, EXPORT, "most GB in a file, unless one tensor is larger"),
 	NUM(dist.timeout, "600", 4, 1e6, NULL, (ALL & ~(EXPLAIN | EXPORT)) | FREE,
 	    "seconds after which several ranks end when one of them is gone or hangs, or a rank is not there at the start"),
-	PATH(score, NULL, EVAL, "score the texts of this .jsonl (row, and explanation or response) instead of sampling"),
+	PATH(score, NULL, EVAL, "score all texts of this .jsonl (row, and explanation or response) instead of sampling"),
 };
 /* clang-format on */
 const size_t nla_config_n = NLA_LEN(nla_config_table);

@@ -76,14 +76,16 @@ set -- --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train
 stop TERM "$@"
 stop INT "$@"
 
-# Where a file asks to overwrite, the command takes that back.
+# Where a file asks to overwrite, the command takes that back, before a -- behind which all are files.
 echo '{"overwrite": true}' >"$work/over.json"
-out=$work/over
-signalled metrics.jsonl 7 TERM nla-train "$@" --out "$out" "$work/over.json"
-sed -n 's/.*; to continue: //p' "$work/stderr" >"$work/again"
-grep -q ' --resume --overwrite false$' "$work/again" || fail "the command is: $(cat "$work/again")"
-go_on
-same_end $parts
+for dash in '' --; do
+	out=$work/over$dash
+	signalled metrics.jsonl 7 TERM nla-train "$@" --out "$out" $dash "$work/over.json"
+	sed -n 's/.*; to continue: //p' "$work/stderr" >"$work/again"
+	grep -q -- " --resume --overwrite false${dash:+ -- $work/over.json}\$" "$work/again" || fail "the command is: $(cat "$work/again")"
+	go_on
+	same_end $parts
+done
 
 # A scheduler's signals: before its time is up; TERM twice; with CONT. A second one within two seconds is the first again.
 set -- "$@" --checkpoint.every 0
@@ -260,6 +262,8 @@ same_set() {
 	[ "$(ls "$1/nla-extract.done" | tr '\n' ' ')" = "config.json inputs.json " ] || fail "its settings: $(ls "$1/nla-extract.done")"
 	for file in activations.safetensors nla_meta.yaml rows.jsonl.gz; do same "$work/big/$file" "$1/$file"; done
 }
+{ head -n 3 "$work/big.jsonl" && echo '{"broken'; } >"$work/enough.jsonl" # what is behind the last row is not read
+ok nla-extract "$@" --corpus "$work/enough.jsonl" --rows 6 --out "$work/enough"
 ok nla-extract "$@" --out "$work/big"
 cp "$work/stdout" "$work/big.said"
 refused 2 "there is one already: give --overwrite to replace it, or another --out" nla-extract "$@" --out "$work/big"

@@ -539,17 +539,8 @@ EXPORT(int, cuInit, unsigned flags UNUSED) { return 0; }
 EXPORT(int, cuDriverGetVersion, int *v) { return (int)cudaDriverGetVersion(v); }
 EXPORT(int, cuDeviceGetCount, int *n) { return (int)cudaGetDeviceCount(n); }
 EXPORT(int, cuDeviceGetAttribute, int *v, int a, int d) { return (int)cudaDeviceGetAttribute(v, (enum cudaDeviceAttr)a, d); }
-EXPORT(int, cuDeviceGet, int *d, int i)
-{
-	*d = i;
-	return 0;
-}
-EXPORT(int, cuDevicePrimaryCtxGetState, int d UNUSED, unsigned *flags, int *active)
-{
-	*flags = 0;
-	*active = 1;
-	return 0;
-}
+EXPORT(int, cuDeviceGet, int *d, int i) { return *d = i, 0; }
+EXPORT(int, cuDevicePrimaryCtxGetState, int d UNUSED, unsigned *flags, int *active) { return *flags = 0, *active = 1, 0; }
 EXPORT(int, cuCtxGetCurrent, void **c)
 {
 	*c = (void *)16;
