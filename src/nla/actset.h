@@ -75,9 +75,9 @@ void nla_actset_abort(struct nla_actset_writer *w);
 /* Where finish was killed when the set was whole: the rest of it. */
 enum nla_status nla_actset_publish(const char *folder, struct nla_err *err);
 /*
- * The set `from` again at `to`, row i with explanation[i] (NULL: as it was). Vectors are shared by a hard link, or copied where
- * the file system has none; all else that a row's line holds stays. `to` becomes a set with the last file written, and may hold
- * one already that was made this way: every file is replaced as a whole.
+ * The set `from` again at `to`, row i with explanation[i] (NULL: as it was; "": none). Vectors are shared by a hard link, or
+ * copied where the file system has none; all else that a row's line holds stays. `to` becomes a set with the last file written,
+ * and may hold one already that was made this way: every file is replaced as a whole.
  */
 enum nla_status nla_actset_explain(const struct nla_actset *from, const char *to, char *const *explanation,
 				   struct nla_err *err);

@@ -280,7 +280,9 @@ static void add_explained(struct nla_str *rows, const char *line, size_t n, cons
 	cJSON *json;
 	if (nla_json_parse(line, n, path, &json, err))
 		return;
-	if (cJSON_GetObjectItemCaseSensitive(json, "explanation"))
+	if (!*explanation)
+		cJSON_DeleteItemFromObjectCaseSensitive(json, "explanation");
+	else if (cJSON_GetObjectItemCaseSensitive(json, "explanation"))
 		cJSON_ReplaceItemInObjectCaseSensitive(json, "explanation", cJSON_CreateString(explanation));
 	else
 		cJSON_AddItemToObject(json, "explanation", cJSON_CreateString(explanation));

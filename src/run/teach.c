@@ -353,12 +353,17 @@ enum nla_status nla_teach_finish(struct nla_teach *t, struct nla_err *err)
 	nla_auto char **whole = nla_alloc((size_t)t->set.n, sizeof(*whole));
 	int64_t n_tags = 0;
 	for (int64_t i = 0; i < t->set.n; i++) {
-		whole[i] = t->rows[i].explanation ? nla_compose(&compose, &t->set.rows[i], i, t->rows[i].explanation) : NULL;
+		struct nla_taught *row = &t->rows[i];
+		whole[i] = row->explanation ? nla_compose(&compose, &t->set.rows[i], i, row->explanation) : NULL;
 		if (whole[i] && nla_has_tag(whole[i])) { /* of {end} or {next}: it would end there */
 			free(whole[i]);
-			whole[i] = NULL;
+			free(row->explanation);
+			whole[i] = row->explanation = NULL;
+			row->cut = false;
 			n_tags++;
 		}
+		if (!whole[i] && row->asked) /* it has none, and no former teacher's either */
+			whole[i] = nla_strdup("");
 	}
 	if (n_tags)
 		nla_say("%lld rows stay without explanation: their own texts hold explanation tags", (long long)n_tags);

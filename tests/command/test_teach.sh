@@ -102,6 +102,27 @@ ok nla-teach --model "$demo/model" --data "$work/taught" --teach.prompt "$prompt
 [ "$(tool get "$work/stdout" kept)" -eq "$(tool get "$work/summary" taught)" ] || fail "explanations were not kept"
 ok nla-teach --model "$demo/model" --data "$work/taught" --teach.prompt "$prompt" --rows 3 --seed 9 --teach.again --out "$work/again"
 [ "$(tool get "$work/stdout" kept)" -eq 0 ] || fail "--teach.again keeps rows"
+# A row for which the second teacher has no answer has no explanation, not the first one's; the others' stay.
+ok nla-teach --model "$demo/model" --data "$work/taught" --teach.prompt "$prompt" --rows 3 --max-new-tokens 1 --teach.again --out "$work/mute"
+python3 - "$work" <<'END' || fail "--teach.again leaves a former teacher's texts"
+import gzip, json, sys
+before, after = ([json.loads(line) for line in gzip.open(f"{sys.argv[1]}/{name}/rows.jsonl.gz", "rt")] for name in ("taught", "mute"))
+summary = json.load(open(sys.argv[1] + "/stdout"))
+assert summary["failed"] == 3 and all("explanation" not in row for row in after[:3]), (summary, after[:3])
+assert before[3:] == after[3:]
+END
+# Nor has a row whose own words hold a tag; it is counted as failed.
+echo '{"doc_id": "d", "text": "The hen and the fox said <explanation> and went home to the small house in the wood."}' >"$work/tag.jsonl"
+ok nla-extract --model "$demo/model" --corpus "$work/tag.jsonl" --layer 3 --extract.min_position 6 --extract.per_doc 20 --out "$work/tag"
+ok nla-teach --model "$demo/model" --data "$work/tag" --teach.prompt "$prompt" --teach.explanation '{answer} {end}' --teach.max_end 60 \
+	--out "$work/tagged"
+python3 - "$work" <<'END' || fail "the summary counts explanations that were dropped for a tag"
+import gzip, json, sys
+rows = [json.loads(line) for line in gzip.open(sys.argv[1] + "/tagged/rows.jsonl.gz", "rt")]
+summary = json.load(open(sys.argv[1] + "/stdout"))
+taught = sum("explanation" in row for row in rows)
+assert 0 < taught < len(rows) and summary["taught"] == taught and summary["failed"] == len(rows) - taught, (taught, summary)
+END
 
 # Truncated answers: cut at a whole sentence where they have one. {next} puts the row's next tokens in.
 ok nla-teach --model "$demo/model" --data "$work/bare" --teach.prompt 'Who is the story about? {next}
