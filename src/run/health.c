@@ -101,13 +101,13 @@ enum nla_status nla_health_resume(struct nla_health *h, const struct nla_config 
 enum nla_status nla_health_check(struct nla_health *h, const struct nla_config *cfg, cJSON *line, struct nla_err *err)
 {
 	cJSON *warnings = cJSON_GetObjectItem(line, "warnings");
-	for (size_t i = 0; i < NLA_HEALTH_N && !err->status; i++) {
+	for (size_t i = 0; i < NLA_HEALTH_N; i++) { /* of each the count, and in `warnings` each that lasts */
 		const struct sickness *t = &table[i];
 		double x;
 		if (!lasts(h, i, cfg, line, &x))
 			continue;
 		cJSON_AddItemToArray(warnings, cJSON_CreateString(t->name));
-		if (named(cfg->guard, t->name))
+		if (named(cfg->guard, t->name) && !err->status)
 			nla_fail(err, "guard %s: %s has been %s %g for %lld steps, and is %.3g: %s", t->name, t->key,
 				 t->below ? "below" : "above", t->limit, (long long)h->steps[i], x, t->advice);
 		else if (!h->said[i])

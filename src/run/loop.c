@@ -182,7 +182,7 @@ static enum nla_status say_end(const struct nla_loop *l, struct nla_err *err)
 	nla_add_duration(&took, nla_seconds() - l->started);
 	nla_str_addf(&took, "; next: ");
 	nla_str_addf(&took, l->next, quoted);
-	nla_say("done: %lld steps, '%s/checkpoints/step-%lld', after %s", steps, path, at, took.buf);
+	nla_say("done: %lld steps, '%s/checkpoints/step-%lld', after %s", at, path, at, took.buf);
 	return NLA_OK;
 }
 
@@ -260,6 +260,16 @@ static enum nla_status make_steps(struct nla_loop *const *all, int64_t n, struct
 	return err->status;
 }
 
+/* The line that the program ends with, in the run's log too. */
+static void log_end(struct nla_loop *l, const char *text)
+{
+	nla_auto char *line = nla_format("%s\n", text);
+	if (!l->folder.log.path)
+		return;
+	nla_log_add(&l->folder.log, line, strlen(line));
+	nla_log_flush(&l->folder.log, NLA_IGNORED);
+}
+
 enum nla_status nla_loop_run(struct nla_loop *const *all, int64_t n, struct nla_err *err)
 {
 	struct nla_err first = NLA_ERR_INIT;
@@ -278,6 +288,8 @@ enum nla_status nla_loop_run(struct nla_loop *const *all, int64_t n, struct nla_
 	}
 	if (!err->status)
 		*err = first;
+	for (int64_t i = 0; i < n && err->status; i++)
+		log_end(all[i], err->text);
 	return err->status;
 }
 

@@ -44,6 +44,7 @@ static void on_alarm(int number)
 void nla_watch(int64_t seconds, const char *what, int64_t step)
 {
 	alarm(0);
+	nla_stage_now = NULL;
 	snprintf(watched, sizeof(watched), "warning: %s %lld has been at work for %lld s, and has not ended", what,
 		 (long long)step, (long long)seconds);
 	alarm((unsigned)seconds);

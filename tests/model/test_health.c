@@ -102,8 +102,27 @@ static void test_guard(void **state)
 	}
 }
 
+/* Where one guard ends the run, others count that step too: the last good state is from before all of them. */
+static void test_guards_together(void **state)
+{
+	(void)state;
+	struct nla_config cfg = { .guard = "kl_clamped,length", .rollout.prompts = 8 };
+	struct nla_health h = { 0 };
+	for (int step = 1; step <= 7; step++) {
+		cJSON *line = line_with(step > 2 ? "unstopped_rate" : NULL, 1);
+		if (step == 7)
+			cJSON_SetNumberValue(cJSON_GetObjectItem(line, "kl_clamped"), 1);
+		nla_health_check(&h, &cfg, line, &err);
+		cJSON_Delete(line);
+	}
+	assert_int_equal(err.status, NLA_FAIL);
+	assert_int_equal(nla_health_good(&h, &cfg, 7), 2);
+	err = (struct nla_err)NLA_ERR_INIT;
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_each_after_its_steps), cmocka_unit_test(test_guard) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_each_after_its_steps), cmocka_unit_test(test_guard),
+					    cmocka_unit_test(test_guards_together) };
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
