@@ -3,6 +3,11 @@
 #include "base/progress.h"
 #include "run/train.h"
 
+char *nla_policy_out(const char *out, const char *lambda, int64_t seed)
+{
+	return nla_format("%s/lambda-%s-seed-%lld", out, lambda, (long long)seed);
+}
+
 void nla_policies_init(struct nla_train *t, int64_t from)
 {
 	const struct nla_config *cfg = t->cfg;
@@ -22,7 +27,7 @@ void nla_policies_init(struct nla_train *t, int64_t from)
 		p->cfg.lambdas = nla_strndup(at, strcspn(at, ","));
 		p->cfg.reward.lambda = strtod(p->cfg.lambdas, NULL);
 		p->cfg.out = n == 1 || !*cfg->out ? nla_strdup(cfg->out)
-			   : nla_format("%s/lambda-%s-seed-%lld", cfg->out, p->cfg.lambdas, (long long)cfg->seed);
+			   : nla_policy_out(cfg->out, p->cfg.lambdas, cfg->seed);
 		p->who = n == 1 ? NULL : nla_format("lambda %s", p->cfg.lambdas);
 		t->loops[i] = &p->loop;
 	}

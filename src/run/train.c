@@ -342,6 +342,24 @@ static enum nla_status open_folder(struct nla_policy *p, struct nla_err *err)
 	return find_best(p, err) || keep_reference(p, err) ? err->status : NLA_OK;
 }
 
+/* Several lambdas are one process's and have their folders below `out`; one has `out` itself. */
+static enum nla_status of_one_or_several(const struct nla_train *t, struct nla_err *err)
+{
+	const struct nla_config *cfg = t->cfg, *first = &t->policies->cfg;
+	const bool several = t->policies->who, run = nla_is_run(cfg->out);
+	nla_auto char *own = nla_policy_out(cfg->out, first->lambdas, cfg->seed);
+	if (several && nla_n_ranks() > 1)
+		return nla_usage(err, "'reward.lambda' is %s: several lambdas train in one process, and there are %lld ranks: "
+				 "give one", cfg->lambdas, (long long)nla_n_ranks());
+	if (several && run)
+		return nla_usage(err, "'%s' is a run's folder: several lambdas have theirs below 'out': give another --out",
+				 cfg->out);
+	if (!several && !run && nla_is_run(own))
+		return nla_usage(err, "'%s' holds the runs of several lambdas: give --out %s, which is of this one", cfg->out,
+				 own);
+	return NLA_OK;
+}
+
 enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg, const struct nla_algorithm *algorithm,
 			       int64_t from, struct nla_err *err)
 {
@@ -352,13 +370,7 @@ enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg
 	nla_policies_init(t, from);
 	for (int64_t i = 0; i < t->n_wanted; i++)
 		init_loop(&t->policies[i]);
-	if (t->policies->who && nla_n_ranks() > 1)
-		return nla_usage(err, "'reward.lambda' is %s: several lambdas train in one process, and there are %lld ranks: "
-				 "give one", cfg->lambdas, (long long)nla_n_ranks());
-	if (t->policies->who && nla_is_run(cfg->out))
-		return nla_usage(err, "'%s' is a run's folder: several lambdas have theirs below 'out': give another --out",
-				 cfg->out);
-	if (nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) ||
+	if (of_one_or_several(t, err) || nla_config_need(cfg->model, "model", err) || nla_config_need(cfg->av, "av", err) ||
 	    nla_config_need(cfg->ar, "ar", err) || nla_config_need(cfg->data, "data", err) ||
 	    (!cfg->check && nla_config_need(cfg->out, "out", err)) || nla_models_lora(cfg, &spec, err) ||
 	    open_models(t, err) || open_data(t, err) || nla_policy_open(t->policies, &spec, err) ||
@@ -371,7 +383,7 @@ enum nla_status nla_train_open(struct nla_train *t, const struct nla_config *cfg
 		nla_policy_open(&t->policies[i], &spec, err);
 	if (err->status || cfg->check) /* which writes nothing, and makes copies only for what it tries */
 		return err->status ? err->status : make_plan(t, err);
-	for (int64_t i = 0; i < t->n && t->n > 1 && !err->status; i++)
+	for (int64_t i = 0; i < t->n_wanted && t->policies->who && !err->status; i++)
 		nla_folder_may_open(&t->policies[i].cfg, err);
 	for (int64_t i = 0; i < t->n && !err->status; i++)
 		open_folder(&t->policies[i], err);

@@ -74,6 +74,8 @@ void nla_policies_init(struct nla_train *t, int64_t from);
 enum nla_status nla_policy_open(struct nla_policy *p, const struct nla_lora_spec *spec, struct nla_err *err);
 enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err);
 void nla_policies_release(struct nla_train *t);
+/* The folder of one of several below `out`, owned. */
+char *nla_policy_out(const char *out, const char *lambda, int64_t seed);
 /* The folder of the AR that a policy starts or resumes from, owned. */
 char *nla_policy_ar(const struct nla_policy *p, struct nla_err *err);
 /* One step: it draws with all policies that have made as many, unless one of them has. */

@@ -105,6 +105,9 @@ if [ -z "${NLA_TEST_DEVICE:-}" ]; then
 	ok nla-train "$@" --memory 338M --lambda $list --out "$work/turns"
 	[ "$(grep -c ': 1 of [23] lambdas fit into memory together: the others follow$' "$work/stderr")" -eq 2 ] || fail "turns: $(cat "$work/stderr")"
 	for l in $lambdas; do [ -e "$(folder "$work/turns" $l)/checkpoints/step-2" ] || fail "lambda $l had no turn"; done
+	rm -r "$(folder "$work/turns" 0)" # of which the last one's turn would come after the first one's steps
+	run nla-train "$@" --memory 338M --lambda $list --out "$work/turns"
+	[ "$code" -eq 2 ] && [ ! -e "$(folder "$work/turns" 0)" ] || fail "refused for a later turn: exits $code, $(ls "$work/turns")"
 fi
 
 # ---- what is wrong ----
@@ -120,6 +123,10 @@ refused 2 "'reward.lambda' is an array: want a number, or several" nla-train "$@
 echo '{"reward": {"lambda": [0, 0.5]}}' >"$work/two.json"
 ok nla-train "$@" --out "$work/two" "$work/two.json"
 [ -e "$(folder "$work/two" 0.5)/checkpoints/step-2" ] || fail "a file's lambdas: $(ls "$work/two")"
+for flag in --resume --overwrite --quiet; do
+	refused 2 "two' holds the runs of several lambdas: give --out .*/two/lambda-0.5-seed-0, which is of this one" nla-train "$@" --out "$work/two" \
+		--lambda 5e-1 $flag
+done
 run nla-train "$@" --out "$work/two" --lambda 0.00001,5e-1
 said "lambda-0.5-seed-0' holds a run already: give --resume" # another spelling of the same number names the same folder
 run nla-train "$@" --out "$work/two" --lambda 0,0.5
