@@ -69,7 +69,7 @@ struct nla_state {
 	int64_t step, cursor, bad_steps, skipped, av_updates, ar_updates;
 	int64_t micro_batch, copies; /* what the memory plan chose; micro_batch 0: nothing yet */
 	int64_t rows;                /* of the data, which the cursor passes through; 0: written by an older version */
-	int64_t decode_rows;         /* at once, by the plan, in evaluations too */
+	int64_t decode_rows;         /* at once, as memory allowed, in evaluations too; 0: all */
 	int64_t score_tokens;        /* the same of what the AR reads; 0: NLA_SCORE_TOKENS */
 	int64_t ranks;               /* whose shares micro_batch and decode_rows are: others make their own plan */
 };

@@ -30,7 +30,7 @@ struct nla_plan_in nla_train_sizes(const struct nla_train *t, int64_t policies)
 int64_t nla_train_rows(const struct nla_train *t)
 {
 	const struct nla_plan_in one = nla_train_sizes(t, 1);
-	return NLA_MIN(t->plan.rows, NLA_MAX(one.prompts * one.group, one.eval_rows));
+	return t->plan.rows < NLA_MAX(one.prompts * one.group, one.eval_rows) ? t->plan.rows : 0;
 }
 
 /* A resumed run keeps its micro-batch, copies and rows that decode at once, on which the rounding depends, where they still
@@ -47,15 +47,16 @@ static enum nla_status make_plan(struct nla_train *t, struct nla_err *err)
 		nla_plan_make(&in, t->room, &t->plan);
 	if (state->decode_rows && t->n == 1)
 		t->plan.rows = NLA_MIN(t->plan.rows, state->decode_rows);
+	const int64_t rows = nla_train_rows(t);
 	for (struct nla_policy *p = t->policies; p < t->policies + t->n && !err->status; p++) {
 		state = &p->loop.state;
 		nla_loop_turn(&p->loop);
 		if (state->micro_batch && (t->plan.micro_batch != state->micro_batch || t->plan.copies != state->copies ||
-					   nla_train_rows(t) < state->decode_rows))
+					   (rows && (!state->decode_rows || rows < state->decode_rows))))
 			nla_say("the memory plan is not the one that the run had: it rounds differently from here on");
 		state->micro_batch = t->plan.micro_batch;
 		state->copies = t->plan.copies;
-		state->decode_rows = nla_train_rows(t);
+		state->decode_rows = rows;
 	}
 	return err->status;
 }

@@ -80,7 +80,7 @@ char *nla_policy_out(const char *out, const char *lambda, int64_t seed);
 char *nla_policy_ar(const struct nla_policy *p, struct nla_err *err);
 /* One step: it draws with all policies that have made as many, unless one of them has. */
 enum nla_status nla_policy_step(struct nla_policy *p, struct nla_err *err);
-/* Rows that one of its policies decodes at once by itself: in evaluations. */
+/* Rows that one of its policies decodes at once by itself, where memory does not hold all; else 0. */
 int64_t nla_train_rows(const struct nla_train *t);
 /* The sizes that its plan is made from, of so many policies. */
 struct nla_plan_in nla_train_sizes(const struct nla_train *t, int64_t policies);

@@ -83,11 +83,27 @@ grep -q 'resuming from step 5' "$work/stderr" || fail "does not resume: $(cat "$
 below "$(apart_by ten resumed av.param.)" "$most" "resumed from 2 ranks by 3"
 # One process that goes on makes its own plan: a rank's share is not its batch.
 ok_ranks 3 nla-train "$work/run.json" --out "$work/shares" --steps 1 --update.micro_batch 0
+[ "$(tool get "$work/shares/checkpoints/step-1/state.json" micro_batch)" = 16 ] || fail "a rank's share"
+tool set "$work/shares/checkpoints/step-1/state.json" decode_rows 16
 ok nla-train "$work/run.json" --out "$work/shares" --steps 2 --update.micro_batch 0 --resume
-for key in micro_batch decode_rows; do
-	[ "$(tool get "$work/shares/checkpoints/step-1/state.json" $key) $(tool get "$work/shares/checkpoints/step-2/state.json" $key)" = "16 48" ] ||
+for key in 'micro_batch 48' 'decode_rows 0'; do
+	[ "$(tool get "$work/shares/checkpoints/step-2/state.json" "${key% *}")" = "${key#* }" ] ||
 		fail "$key of 3 ranks, then of one: $(cat "$work"/shares/checkpoints/step-?/state.json)"
 done
+
+# An evaluation splits its rows, and all ranks skip a step whose gradient is not finite (as test_train.sh makes one).
+set -- "$work/run.json" --lr 0 --eval.data "$work/held" --eval.every 1 --max-new-tokens 40 --update.max_bad_steps 3 --checkpoint.every 1
+ok nla-train "$@" --out "$work/bad" --steps 1
+ok_ranks 2 nla-train "$@" --out "$work/bad-2" --steps 1
+for key in ids mse cosine fve; do
+	tool near "$work/bad/eval-1.rows.jsonl" "$work/bad-2/eval-1.rows.jsonl" $key 1e-4
+done
+tool scale "$work/bad-2/checkpoints/latest/optimizer.safetensors" av.param. 1e30
+ranks 2 nla-train "$@" --out "$work/bad-2" --steps 9 --resume
+[ "$code" -eq 1 ] || fail "gradients that are not finite end no ranks: exit $code"
+program=nla-train
+said "gradients were not finite for 3 steps in a row: the last good state is '$work/bad-2/checkpoints/latest'"
+[ "$(sed -n 's/.*"skipped_steps":\([0-9]*\).*/\1/p' "$work/bad-2/metrics.jsonl" | tr '\n' ' ')" = "0 1 2 3 " ] || fail "skipped: $(cat "$work/bad-2/metrics.jsonl")"
 
 # ---- sft ----
 

@@ -253,6 +253,10 @@ signalled metrics.jsonl 3 ALRM nla-train --model "$tiny/model" --av "$work/av" -
 	--max-new-tokens 8 --steps 4 --watchdog 900 --out "$work/watched"
 [ "$code" -eq 0 ] || fail "a watchdog ends the run: $code"
 grep -q '^warning: step 3 has been at work for 900 s, and has not ended$' "$work/stderr" || fail "the watchdog says: $(grep warning "$work/stderr")"
+signalled state.json.tmp 1 ALRM nla-train --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 4 \
+	--max-new-tokens 8 --steps 1 --watchdog 900 --log.samples_every 1 --out "$work/saved"
+grep -q '^warning: the checkpoint of step 1 has been at work for 900 s, and has not ended$' "$work/stderr" ||
+	fail "of a checkpoint behind a probe the watchdog says: $(grep warning "$work/stderr")"
 
 # A frozen AR stays as it is, bit for bit; a co-trained one moves, its head only if told to.
 tool equal "$tiny/ar/value_head.safetensors" "$work/a/checkpoints/latest/ar/value_head.safetensors"
@@ -302,6 +306,7 @@ mine" ] || fail "--overwrite took what is not the run's"
 # Without its evaluation set a finished run with eval files resumes, and prints no table.
 ok nla-train "$work/a/config.json" --resume --eval.data ''
 [ ! -s "$work/stdout" ] || fail "a table without an evaluation"
+! grep 'memory plan is not the one' "$work/stderr" || fail "without an evaluation fewer rows decode at once, and no step's"
 
 # Weights in bf16 on the CPU, which computes in fp32: the sampler agrees with the training pass as in fp32, and an evaluation of the
 # finished run with what the run said itself.
