@@ -63,9 +63,10 @@ enum nla_status nla_remove_ours(const char *folder, bool (*ours)(const char *nam
 {
 	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	nla_list_dir(folder, &names, err);
-	for (size_t i = 0; i < names.n && !err->status; i++) {
-		nla_auto char *path = nla_path_join(folder, names.data[i]);
-		if (ours(names.data[i]))
+	for (size_t i = 0; i < 2 * names.n && !err->status; i++) { /* the configuration last: until then it holds a run */
+		const char *name = names.data[i % names.n];
+		nla_auto char *path = nla_path_join(folder, name);
+		if (ours(name) && !strcmp(name, "config.json") == (i >= names.n))
 			nla_rmtree(path, err);
 	}
 	return err->status;

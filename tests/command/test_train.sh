@@ -232,21 +232,13 @@ refused 2 "'checkpoint.best' is set, but not 'eval.data'" nla-train --model "$ti
 # Gradients that are not finite: such steps are skipped and counted, and several in a row end the run.
 set -- --out "$work/bad" --prompts 6 --lr 0 --update.max_bad_steps 3
 train "$@" --steps 1
-python3 -B - "$SOURCE_DIR/tests/command" "$work/bad/checkpoints/latest/optimizer.safetensors" <<'END'
-import struct, sys
-sys.path.insert(0, sys.argv[1])
-import tool
-tensors, meta = tool.read_tensors(sys.argv[2])
-for name, (dtype, shape, data) in tensors.items(): # B is zero: with an A of 1e30 nothing changes but B's gradient, whose norm overflows
-    if name.startswith("av.param."):
-        f = f"<{len(data) // 4}f"
-        tensors[name] = dtype, shape, struct.pack(f, *(1e30 * x for x in struct.unpack(f, data)))
-tool.write_tensors(sys.argv[2], tensors, meta)
-END
+# B is zero: with an A of 1e30 nothing changes but B's gradient, whose norm overflows.
+tool scale "$work/bad/checkpoints/latest/optimizer.safetensors" av.param. 1e30
 ! (train "$@" --steps 9 --resume) 2>/dev/null || fail "gradients that are not finite end no run"
 program=nla-train
 said "gradients were not finite for 3 steps in a row: the last good state is '$work/bad/checkpoints/latest'"
 [ "$(sed -n 's/.*"skipped_steps":\([0-9]*\).*/\1/p' "$work/bad/metrics.jsonl" | tr '\n' ' ')" = "0 1 2 3 " ] || fail "skipped: $(cat "$work/bad/metrics.jsonl")"
+tail -n 1 "$work/bad/log.txt" | grep -q '^gradients were not finite for 3 steps' || fail "log.txt does not say why the run ended"
 
 # The watchdog names what hangs, and for how long; here its alarm comes early, at a known point.
 signalled metrics.jsonl 3 ALRM nla-train --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 4 \
@@ -303,6 +295,12 @@ ok nla-train "$work/b.json" --overwrite --steps 2 --eval.data ''
 mine" ] || fail "--overwrite took what is not the run's"
 [ "$(wc -l <"$work/b/metrics.jsonl")" -eq 2 ] || fail "--overwrite kept lines of the former run"
 [ ! -e "$work/b/eval-4.json" ] && [ ! -e "$work/b/checkpoints/step-4" ] || fail "--overwrite kept parts of the former run"
+# What was not removed to its end is still a run: its lines are not taken for those of the next.
+mkdir "$work/b/evaluations" "$work/b/evaluations/.tmp-old-1" # which libdeny keeps
+(denied rmdir nla-train "$work/b.json" --overwrite --steps 2 --eval.data '') 2>/dev/null && fail "it is removed"
+refused 2 "holds a run already" nla-train "$work/b.json" --eval.data ''
+ok nla-train "$work/b.json" --resume --steps 2 --eval.data ''
+[ "$(wc -l <"$work/b/metrics.jsonl")" -eq 2 ] || fail "lines of a run that was half removed: $(cat "$work/b/metrics.jsonl")"
 # Without its evaluation set a finished run with eval files resumes, and prints no table.
 ok nla-train "$work/a/config.json" --resume --eval.data ''
 [ ! -s "$work/stdout" ] || fail "a table without an evaluation"

@@ -19,6 +19,7 @@ tool.py rekey FILE OLD NEW            replace a part of every name
 tool.py distance A B PREFIX           norm of the difference of fp32 tensors of that name, over the norm of A's
 tool.py near A B KEY TOLERANCE        the numbers at KEY of two rows.jsonl, as many, not all null
 tool.py halve FILE                    fp32 numbers cut to bf16
+tool.py scale FILE PREFIX FACTOR      fp32 tensors of that name, times FACTOR
 tool.py dtypes FILE                   the type of every tensor
 tool.py retype FILE NAME DTYPE        the same bytes under another type of the same size
 tool.py edit FILE drop|rename|reshape|nan|widen NAME [NEW]
@@ -188,6 +189,15 @@ def halve(path):
     write_tensors(path, all_of, meta)
 
 
+def scale(path, prefix, factor):
+    all_of, meta = read_tensors(path)
+    for name, (dtype, shape, data) in all_of.items():
+        if name.startswith(prefix):
+            numbers = struct.unpack(f"<{len(data) // 4}f", data)
+            all_of[name] = dtype, shape, struct.pack(f"<{len(numbers)}f", *(float(factor) * x for x in numbers))
+    write_tensors(path, all_of, meta)
+
+
 def dtypes(path):
     print("\n".join(dtype for dtype, _, _ in read_tensors(path)[0].values()))
 
@@ -269,7 +279,8 @@ def lines(a, b, *keys):
 
 JOBS = {"corpus": corpus, "golden": golden, "explain": explain, "lengthen": lengthen, "unexplain": unexplain, "golden-set": golden_set, "get": get,
         "set": put, "drop-key": drop_key, "lines": lines, "vector": vector, "tensors": tensors, "equal": equal, "edit": edit,
-        "nano": nano, "rekey": rekey, "near": near, "distance": distance, "retype": retype, "halve": halve, "dtypes": dtypes, "clip": clip}
+        "nano": nano, "rekey": rekey, "near": near, "distance": distance, "retype": retype, "halve": halve, "scale": scale,
+        "dtypes": dtypes, "clip": clip}
 
 if __name__ == "__main__":
     JOBS[sys.argv[1]](*sys.argv[2:])
