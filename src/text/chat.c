@@ -134,21 +134,6 @@ static enum nla_status use_file(struct nla_chat *chat, const char *path, const s
 
 /* ---- templates ---- */
 
-/* chat_template of tokenizer_config.json: a text, or named ones as an object or a list. Borrowed; NULL: none. */
-static const char *named_template(const cJSON *json)
-{
-	const cJSON *item, *value = nla_json_at(json, "chat_template");
-	if (!value || cJSON_IsString(value))
-		return cJSON_GetStringValue(value);
-	cJSON_ArrayForEach(item, value) {
-		const char *name = item->string ? item->string : cJSON_GetStringValue(nla_json_at(item, "name"));
-		const char *text = cJSON_GetStringValue(item->string ? item : nla_json_at(item, "template"));
-		if (name && text && !strcmp(name, "default"))
-			return text;
-	}
-	return "";
-}
-
 static void recognise(struct template *t)
 {
 	size_t n = t->text.len - (t->text.len && t->text.buf[t->text.len - 1] == '\n');
@@ -176,19 +161,22 @@ static enum nla_status read_template(struct template *t, const char *folder, str
 	nla_auto char *jinja = nla_path_join(folder, "chat_template.jinja");
 	nla_auto char *config = nla_path_join(folder, "tokenizer_config.json");
 	NLA_AUTO(nla_str_release) struct nla_str file = NLA_STR_INIT;
-	const char *source = NULL;
-	const cJSON *bos;
 	nla_auto_json cJSON *json = NULL;
-	nla_str_init(&t->text);
 	if (nla_exists(config))
 		nla_json_read(config, &json, err);
-	bos = nla_json_at(json, "bos_token");
+	/* chat_template of tokenizer_config.json: a text, or named ones as an object or a list. */
+	const cJSON *item, *value = nla_json_at(json, "chat_template"), *bos = nla_json_at(json, "bos_token");
+	const char *source = !value || cJSON_IsString(value) ? cJSON_GetStringValue(value) : "";
+	cJSON_ArrayForEach(item, value) {
+		const char *name = item->string ? item->string : cJSON_GetStringValue(nla_json_at(item, "name"));
+		const char *text = cJSON_GetStringValue(item->string ? item : nla_json_at(item, "template"));
+		if (name && text && !strcmp(name, "default") && !*source)
+			source = text;
+	}
 	bos = cJSON_IsObject(bos) ? nla_json_at(bos, "content") : bos;
 	t->bos = cJSON_IsString(bos) ? nla_strdup(bos->valuestring) : NULL;
-	if (!nla_exists(jinja))
-		source = named_template(json);
-	else if (!err->status && !nla_file_read(jinja, &file, err))
-		source = file.buf;
+	if (nla_exists(jinja))
+		source = !err->status && !nla_file_read(jinja, &file, err) ? file.buf : NULL;
 	t->path = source ? nla_strdup(source == file.buf ? jinja : config) : NULL;
 	for (const char *c = source; c && *c; c++)
 		if (*c != '\r')
@@ -262,14 +250,14 @@ static enum nla_status compose(struct nla_chat *chat, const struct template *t, 
 	const struct known_row *known = of_format ? t->known : NULL;
 	const char *bos = *row->bos && of_format && t->bos ? t->bos : row->bos;
 	const char *usual = known ? known->system : NULL, *system = given ? (*cfg->system ? cfg->system : NULL) : usual;
-	const char *head = system && known && known->head && !nla_starts_with(system, known->head) ? known->head : "";
+	const char *head = system && known && known->head ? known->head : "", *own = system ? system : "";
 	if (of_format && !known && check_unknown(t, row, given, err))
 		return err->status;
-	size_t at = system && known && known->head && !*head ? strlen(known->head) : 0, n = system ? strlen(system + at) : 0;
-	const char *own = system ? system + at : "";
+	own += nla_starts_with(own, head) ? strlen(head) : 0;
+	size_t n = strlen(own);
 	if (chat->format == NLA_CHAT_LLAMA3) /* its templates trim it */
 		own = nla_utf8_strip(own, n, &n);
-	chat->system = nla_format("%s%.*s%.*s", head, (int)at, system ? system : "", (int)n, own);
+	chat->system = nla_format("%s%.*s", head, (int)n, own);
 	chat->own = of_format && (known ? !known->head && !strcmp(usual ? usual : "", chat->system) : !given);
 	chat->thinks = strstr(t->text.buf, "enable_thinking") != NULL;
 	chat->before = system ? nla_format("%s%s%s%s", bos, row->system[0], chat->system, row->system[1])
@@ -284,19 +272,6 @@ static enum nla_status compose(struct nla_chat *chat, const struct template *t, 
 	return NLA_OK;
 }
 
-static enum nla_status use_template(struct nla_chat *chat, const char *folder, const struct nla_tokenizer *tok,
-				    const struct nla_chat_cfg *cfg, struct nla_err *err)
-{
-	struct template t = {0};
-	chat->format = (enum nla_chat_format)cfg->format;
-	if (!read_template(&t, folder, err) && !choose_format(chat, &t, folder, tok, err) && !compose(chat, &t, cfg, err))
-		nla_i32s_push(&chat->stop, chat_token(tok, formats[chat->format].end));
-	free(t.path);
-	free(t.bos);
-	nla_str_release(&t.text);
-	return err->status;
-}
-
 /* ---- what others call ---- */
 
 enum nla_status nla_chat_load(struct nla_chat *chat, const char *folder, const struct nla_tokenizer *tok,
@@ -304,14 +279,19 @@ enum nla_status nla_chat_load(struct nla_chat *chat, const char *folder, const s
 {
 	nla_auto char *beside = nla_path_join(folder, "nla_chat.json");
 	const char *file = cfg->file && *cfg->file ? cfg->file : nla_exists(beside) ? beside : NULL;
-	memset(chat, 0, sizeof(*chat));
-	if (!file)
-		use_template(chat, folder, tok, cfg, err);
-	else if (cfg->format != NLA_CHAT_AUTO || strcmp(cfg->system, "auto"))
+	struct template t = { .text = NLA_STR_INIT };
+	*chat = (struct nla_chat){ .format = file ? NLA_CHAT_AUTO : (enum nla_chat_format)cfg->format };
+	if (!file && !read_template(&t, folder, err) && !choose_format(chat, &t, folder, tok, err) &&
+	    !compose(chat, &t, cfg, err))
+		nla_i32s_push(&chat->stop, chat_token(tok, formats[chat->format].end));
+	else if (file && (cfg->format != NLA_CHAT_AUTO || strcmp(cfg->system, "auto")))
 		nla_fail(err, "'%s' decides the prompts, system turn included: leave out 'chat.format' and 'chat.system', or "
 			 "write it with scripts/chat-format.py --system TEXT", file);
-	else
+	else if (file)
 		use_file(chat, file, tok, err);
+	free(t.path);
+	free(t.bos);
+	nla_str_release(&t.text);
 	if (!err->status && !read_stops(chat, folder, tok, err))
 		chat->end_of_turn = chat->stop.data[0];
 	if (err->status)

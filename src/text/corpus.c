@@ -74,11 +74,11 @@ void nla_corpus_close(struct nla_corpus *c)
 	memset(c, 0, sizeof(*c));
 }
 
-/* The next line of the open file, checked; *line is NULL at its end. */
+/* The next line of the open file, of .jsonl that is not blank, checked; *line is NULL at its end. */
 static enum nla_status next_line(struct nla_corpus *c, const char **line, struct nla_err *err)
 {
 	const struct nla_lines *l = &c->lines;
-	*line = nla_lines_next(&c->lines);
+	*line = (c->jsonl ? nla_lines_next_filled : nla_lines_next)(&c->lines);
 	if (!*line && l->failed) { /* here, before what came of a document passes for the whole */
 		c->open = false;
 		return nla_lines_close(&c->lines, err);
@@ -102,11 +102,15 @@ static char *numbered_id(const struct nla_corpus *c)
 	return nla_format("%s:%" PRId64, nla_path_base(c->lines.path), c->n_in_file);
 }
 
-static enum nla_status read_json(struct nla_corpus *c, const char *line, struct nla_err *err)
+/* One document of the open file into c->doc; text stays NULL at the file's end. An empty one counts and comes out blank. */
+static enum nla_status next_jsonl(struct nla_corpus *c, struct nla_err *err)
 {
-	nla_auto char *name = nla_format("%s:%zu", c->lines.path, c->lines.number);
-	const char *text, *explanation;
+	const char *line, *text, *explanation;
 	nla_auto_json cJSON *json = NULL;
+	if (next_line(c, &line, err) || !line)
+		return err->status;
+	nla_auto char *name = nla_format("%s:%zu", c->lines.path, c->lines.number);
+	c->n_in_file++;
 	if (nla_json_parse(line, c->lines.line.len, name, &json, err) || nla_json_need_str(json, name, "text", &text, err) ||
 	    nla_json_str(json, name, "explanation", NULL, &explanation, err) ||
 	    nla_json_int(json, name, "n_raw_tokens", -1, &c->doc.n_raw_tokens, err))
@@ -123,20 +127,6 @@ static enum nla_status read_json(struct nla_corpus *c, const char *line, struct 
 	c->doc.text = nla_strdup(text);
 	c->doc.explanation = explanation ? nla_strdup(explanation) : NULL;
 	return err->status;
-}
-
-/* One document of the open file into c->doc; text stays NULL at the file's end. An empty one counts and comes out blank. */
-static enum nla_status next_jsonl(struct nla_corpus *c, struct nla_err *err)
-{
-	const char *line;
-	do {
-		if (next_line(c, &line, err))
-			return err->status;
-	} while (line && is_blank(line));
-	if (!line)
-		return NLA_OK;
-	c->n_in_file++;
-	return read_json(c, line, err);
 }
 
 static enum nla_status next_txt(struct nla_corpus *c, struct nla_err *err)

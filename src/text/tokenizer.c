@@ -53,11 +53,7 @@ static void sort_added(struct nla_added_set *set)
 	}
 }
 
-static void add_crc(uint32_t *crc, int32_t x)
-{
-	for (int shift = 0; shift < 32; shift += 8)
-		*crc = (uint32_t)crc32(*crc, &(Bytef){ (Bytef)((uint32_t)x >> shift) }, 1);
-}
+static void add_crc(uint32_t *crc, int32_t x) { *crc = (uint32_t)crc32(*crc, (const Bytef *)&x, sizeof(x)); }
 
 static uint32_t find_crc(const struct nla_tokenizer *tok)
 {
@@ -87,27 +83,21 @@ static uint32_t find_crc(const struct nla_tokenizer *tok)
 
 enum nla_status nla_tokenizer_load(struct nla_tokenizer **out, const char *folder, struct nla_err *err)
 {
-	struct nla_tokenizer *tok = nla_alloc(1, sizeof(*tok));
-	nla_auto char *model = nla_path_join(folder, "tokenizer.model");
+	struct nla_tokenizer *tok = *out = nla_alloc(1, sizeof(*tok));
 	const bool json = nla_exists_in(folder, "tokenizer.json");
-	enum nla_status status;
 	nla_str_init(&tok->bpe.text);
-	tok->path = json ? nla_path_join(folder, "tokenizer.json") : nla_strdup(model);
-	if (!json && !nla_exists(model))
-		status = nla_fail(err, "cannot load a tokenizer from '%s': it has neither tokenizer.json nor tokenizer.model",
-				  folder);
-	else
-		status = (json ? nla_tokenizer_read_json : nla_tokenizer_read_model)(tok, err);
-	if (!status) {
+	tok->path = nla_path_join(folder, json ? "tokenizer.json" : "tokenizer.model");
+	if (!nla_exists(tok->path))
+		nla_fail(err, "cannot load a tokenizer from '%s': it has neither tokenizer.json nor tokenizer.model", folder);
+	else if (!(json ? nla_tokenizer_read_json : nla_tokenizer_read_model)(tok, err))
 		tok->crc = find_crc(tok);
-		sort_added(&tok->added[0]);
-		sort_added(&tok->added[1]);
-	} else {
+	sort_added(&tok->added[0]);
+	sort_added(&tok->added[1]);
+	if (err->status) {
 		nla_tokenizer_free(tok);
-		tok = NULL;
+		*out = NULL;
 	}
-	*out = tok;
-	return status;
+	return err->status;
 }
 
 void nla_tokenizer_free(struct nla_tokenizer *tok)
@@ -229,40 +219,29 @@ static enum nla_status encode_splits(struct run *r, size_t level, const char *te
 	return NLA_OK;
 }
 
-/* The character that ends at `at`, and its length; 0: there is none. */
-static uint32_t code_before(const char *text, size_t at, size_t *length)
+/* The character that ends at `at`, or (ahead) begins there: its length, 0 where there is none. */
+static size_t next_to(const char *text, size_t n, size_t at, bool ahead, uint32_t *code)
 {
 	size_t start = at;
-	uint32_t code = 0;
-	while (start > 0 && ((unsigned char)text[--start] & 0xc0) == 0x80)
+	while (!ahead && start > 0 && ((unsigned char)text[--start] & 0xc0) == 0x80)
 		;
-	*length = at - start;
-	return nla_utf8_next(text + start, at - start, &code) ? code : 0;
+	return nla_utf8_next(text + start, (ahead ? n : at) - start, code);
 }
 
-static size_t spaces_before(const char *text, size_t at)
+/* The end of the white space on one side. */
+static size_t past_spaces(const char *text, size_t n, size_t at, bool ahead)
 {
-	size_t length, start = at;
-	while (start > 0 && nla_utf8_is_space(code_before(text, start, &length)))
-		start -= length;
-	return at - start;
-}
-
-static size_t spaces_after(const char *text, size_t n, size_t at)
-{
-	size_t length, stop = at;
 	uint32_t code;
-	while (stop < n && (length = nla_utf8_next(text + stop, n - stop, &code)) > 0 && nla_utf8_is_space(code))
-		stop += length;
-	return stop - at;
+	for (size_t length; (length = next_to(text, n, at, ahead, &code)) > 0 && nla_utf8_is_space(code);)
+		at = ahead ? at + length : at - length;
+	return at;
 }
 
 static bool inside_word(const char *text, size_t n, size_t start, size_t stop)
 {
-	size_t length;
 	uint32_t code;
-	return (start > 0 && nla_tok_split_is_word(code_before(text, start, &length))) ||
-	       (stop < n && nla_utf8_next(text + stop, n - stop, &code) && nla_tok_split_is_word(code));
+	return (next_to(text, n, start, false, &code) && nla_tok_split_is_word(code)) ||
+	       (next_to(text, n, stop, true, &code) && nla_tok_split_is_word(code));
 }
 
 /*
@@ -309,10 +288,11 @@ static enum nla_status encode_added(struct run *r, int pass, const char *text, s
 	size_t done = 0, from = 0, at;
 	const struct nla_added *token;
 	while ((token = find_added(&r->tok->added[pass], text, n, from, &at))) {
-		size_t stop = at + token->n;
-		from = stop;
-		at -= token->flags & NLA_ADDED_LSTRIP ? spaces_before(text, at) : 0;
-		stop += token->flags & NLA_ADDED_RSTRIP ? spaces_after(text, n, stop) : 0;
+		size_t stop = from = at + token->n;
+		if (token->flags & NLA_ADDED_LSTRIP)
+			at = past_spaces(text, n, at, false);
+		if (token->flags & NLA_ADDED_RSTRIP)
+			stop = past_spaces(text, n, stop, true);
 		if (at > done && encode_gap(r, pass, text + done, at - done))
 			return r->err->status;
 		nla_i32s_push(r->ids, token->id);

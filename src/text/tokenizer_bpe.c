@@ -8,12 +8,8 @@
 #include "text/tokenizer_read.h"
 
 #define MAX_ID (1 << 24) /* so that a wild id does not take all memory */
+#define FREE UINT64_MAX
 
-struct nla_bpe_pair {
-	int32_t left, right; /* left -1: free */
-	int32_t merged;
-	uint32_t rank;
-};
 struct nla_bpe_symbol {
 	int32_t id;         /* -1: merged into one to its left     */
 	uint32_t rank;      /* of the merge with the next one      */
@@ -23,51 +19,52 @@ struct nla_bpe_symbol {
 void nla_bpe_release(struct nla_bpe *bpe)
 {
 	free(bpe->tokens);
-	free(bpe->slots);
-	free(bpe->pairs);
+	free(bpe->ids.entries);
+	free(bpe->merges.entries);
 	nla_str_release(&bpe->text);
 }
 
 /* ---- vocabulary ---- */
 
-static size_t find_slot(const struct nla_bpe *bpe, const char *text, size_t n)
+static struct nla_bpe_entry *find(const struct nla_bpe_table *t, uint64_t key)
 {
-	size_t mask = bpe->n_slots - 1, i = nla_hash(text, n) & mask;
-	for (; bpe->slots[i] >= 0; i = (i + 1) & mask) {
-		const struct nla_bpe_token *token = &bpe->tokens[bpe->slots[i]];
-		if (token->length == n && !memcmp(bpe->text.buf + token->offset, text, n))
-			break;
-	}
-	return i;
+	size_t mask = t->size - 1, i = (size_t)(key * 0x9e3779b97f4a7c15u >> 32) & mask;
+	while (t->entries[i].key != FREE && t->entries[i].key != key)
+		i = (i + 1) & mask;
+	return &t->entries[i];
 }
 
-/* At most a third full: most look-ups miss, and a miss should end at the first slot. */
-static void grow_slots(struct nla_bpe *bpe)
+/* The same, for a value to come. At most a third full: most look-ups miss, and a miss should end at the first entry. */
+static struct nla_bpe_entry *place(struct nla_bpe_table *t, uint64_t key)
 {
-	if (bpe->n_tokens * 3 < bpe->n_slots)
-		return;
-	free(bpe->slots);
-	bpe->n_slots = bpe->n_slots ? bpe->n_slots * 4 : 1024;
-	bpe->slots = nla_alloc(bpe->n_slots, sizeof(*bpe->slots));
-	memset(bpe->slots, 0xff, bpe->n_slots * sizeof(*bpe->slots));
-	for (int32_t id = 0; id < bpe->n; id++)
-		if (bpe->tokens[id].flags)
-			bpe->slots[find_slot(bpe, bpe->text.buf + bpe->tokens[id].offset, bpe->tokens[id].length)] = id;
+	const struct nla_bpe_table old = *t;
+	if (t->n++ * 3 >= t->size) {
+		t->size = t->size ? t->size * 4 : 1024;
+		t->entries = nla_alloc(t->size, sizeof(*t->entries));
+		memset(t->entries, 0xff, t->size * sizeof(*t->entries));
+		for (size_t i = 0; i < old.size; i++)
+			if (old.entries[i].key != FREE)
+				*find(t, old.entries[i].key) = old.entries[i];
+		free(old.entries);
+	}
+	find(t, key)->key = key;
+	return find(t, key);
 }
+
+static uint64_t text_key(const char *text, size_t n) { return nla_hash(text, n) >> 1; } /* never FREE */
 
 enum nla_status nla_bpe_add_token(struct nla_bpe *bpe, const char *name, const char *text, size_t n, double number,
 				  uint8_t flags, struct nla_err *err)
 {
 	struct nla_bpe_token *token;
+	struct nla_bpe_entry *entry;
 	int32_t id;
-	size_t slot;
 	if (isnan(number))
 		return nla_fail(err, "cannot read '%s': the id of token '%s' is no number", name, text);
 	if (!(number >= 0 && number < MAX_ID) || number != (int32_t)number)
 		return nla_fail(err, "cannot read '%s': token '%s' has id %.15g, want a whole number from 0 to %d", name, text,
 				number, MAX_ID - 1);
 	id = (int32_t)number;
-	grow_slots(bpe);
 	if (id >= bpe->cap) {
 		int32_t cap = NLA_MAX(id + 1, NLA_MAX(1024, 2 * bpe->cap));
 		bpe->tokens = nla_realloc(bpe->tokens, (size_t)cap, sizeof(*bpe->tokens));
@@ -75,15 +72,14 @@ enum nla_status nla_bpe_add_token(struct nla_bpe *bpe, const char *name, const c
 		bpe->cap = cap;
 	}
 	token = &bpe->tokens[id];
-	slot = find_slot(bpe, text, n);
+	entry = place(&bpe->ids, text_key(text, n));
 	if (token->flags)
 		return nla_fail(err, "cannot read '%s': tokens '%s' and '%s' have the same id %d", name,
 				bpe->text.buf + token->offset, text, id);
-	if (bpe->slots[slot] >= 0)
-		return nla_fail(err, "cannot read '%s': token '%s' has two ids, %d and %d", name, text, bpe->slots[slot], id);
-	bpe->slots[slot] = id;
+	if (entry->value != FREE)
+		return nla_fail(err, "cannot read '%s': token '%s' has two ids, %d and %d", name, text, (int)entry->value, id);
+	entry->value = (uint64_t)id;
 	bpe->n = NLA_MAX(bpe->n, id + 1);
-	bpe->n_tokens++;
 	token->offset = bpe->text.len;
 	token->length = (uint32_t)n;
 	token->flags = flags | NLA_BPE_USED;
@@ -94,7 +90,10 @@ enum nla_status nla_bpe_add_token(struct nla_bpe *bpe, const char *name, const c
 
 int32_t nla_bpe_id(const struct nla_bpe *bpe, const char *text, size_t n)
 {
-	return bpe->n_slots ? bpe->slots[find_slot(bpe, text, n)] : -1;
+	const int32_t id = bpe->ids.size ? (int32_t)find(&bpe->ids, text_key(text, n))->value : -1;
+	if (id < 0 || bpe->tokens[id].length != n || memcmp(bpe->text.buf + bpe->tokens[id].offset, text, n))
+		return -1;
+	return id;
 }
 
 int32_t nla_bpe_piece(const struct nla_bpe *bpe, const char *text, size_t n)
@@ -113,35 +112,11 @@ const char *nla_bpe_text(const struct nla_bpe *bpe, int32_t id, size_t *n)
 
 /* ---- merges ---- */
 
-static struct nla_bpe_pair *find_pair(const struct nla_bpe *bpe, int32_t left, int32_t right)
-{
-	uint64_t key = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9e3779b97f4a7c15u;
-	size_t mask = bpe->n_pairs - 1, i = (size_t)(key >> 32) & mask;
-	while (bpe->pairs[i].left >= 0 && (bpe->pairs[i].left != left || bpe->pairs[i].right != right))
-		i = (i + 1) & mask;
-	return &bpe->pairs[i];
-}
-
-static void grow_pairs(struct nla_bpe *bpe)
-{
-	struct nla_bpe_pair *old = bpe->pairs;
-	size_t n = bpe->n_pairs;
-	if (bpe->n_merges * 2 < n)
-		return;
-	bpe->n_pairs = n ? n * 4 : 1024;
-	bpe->pairs = nla_alloc(bpe->n_pairs, sizeof(*bpe->pairs));
-	memset(bpe->pairs, 0xff, bpe->n_pairs * sizeof(*bpe->pairs));
-	for (size_t i = 0; i < n; i++)
-		if (old[i].left >= 0)
-			*find_pair(bpe, old[i].left, old[i].right) = old[i];
-	free(old);
-}
+static uint64_t pair_key(int32_t left, int32_t right) { return (uint64_t)left << 32 | (uint32_t)right; }
 
 void nla_bpe_add_merge(struct nla_bpe *bpe, uint32_t rank, int32_t left, int32_t right, int32_t merged)
 {
-	grow_pairs(bpe);
-	*find_pair(bpe, left, right) = (struct nla_bpe_pair){ left, right, merged, rank };
-	bpe->n_merges++;
+	place(&bpe->merges, pair_key(left, right))->value = (uint64_t)rank << 32 | (uint32_t)merged;
 }
 
 void nla_bpe_work_add(struct nla_bpe_work *work, int32_t id)
@@ -162,8 +137,10 @@ static void heap_push(const struct nla_bpe *bpe, struct nla_bpe_work *work, int3
 	struct nla_bpe_symbol *s = &work->symbols[at];
 	uint64_t entry;
 	size_t i;
-	s->rank = s->next < 0 ? UINT32_MAX : find_pair(bpe, s->id, work->symbols[s->next].id)->rank;
-	if (s->rank == UINT32_MAX) /* no merge, as in a free place of the table */
+	s->rank = UINT32_MAX; /* as in a free entry */
+	if (s->next >= 0)
+		s->rank = (uint32_t)(find(&bpe->merges, pair_key(s->id, work->symbols[s->next].id))->value >> 32);
+	if (s->rank == UINT32_MAX)
 		return;
 	work->heap = nla_grow(work->heap, work->n_heap, 1, &work->cap_heap, sizeof(*work->heap));
 	entry = (uint64_t)s->rank << 32 | (uint32_t)at;
@@ -194,14 +171,14 @@ void nla_bpe_merge(const struct nla_bpe *bpe, struct nla_bpe_work *work, struct 
 		s[i].prev = (int32_t)i - 1;
 		s[i].next = i + 1 < work->n ? (int32_t)i + 1 : -1;
 	}
-	for (size_t i = 0; bpe->n_merges && i < work->n; i++)
+	for (size_t i = 0; bpe->merges.size && i < work->n; i++)
 		heap_push(bpe, work, (int32_t)i);
 	while (work->n_heap) {
 		uint64_t entry = heap_pop(work);
 		int32_t at = (int32_t)(uint32_t)entry, right = s[at].next;
 		if (s[at].id < 0 || s[at].rank != entry >> 32)
 			continue;
-		s[at].id = find_pair(bpe, s[at].id, s[right].id)->merged;
+		s[at].id = (int32_t)find(&bpe->merges, pair_key(s[at].id, s[right].id))->value;
 		s[at].next = s[right].next;
 		s[right].id = -1;
 		if (s[at].next >= 0)

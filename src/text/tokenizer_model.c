@@ -285,7 +285,7 @@ static bool differs(const struct nla_tokenizer *tok, const struct nla_added *a)
 static enum nla_status take_config(struct nla_tokenizer *tok, const struct nla_place *p, const char *class,
 				   const cJSON *decoder, struct nla_err *err)
 {
-	bool native = !tok->bpe.n_merges;
+	bool native = !tok->bpe.merges.n;
 	if (!class) /* what transformers takes: of a tokenizer.json what it says */
 		class = native ? "LlamaTokenizer" : "TokenizersBackend";
 	bool llama = nla_word_index("LlamaTokenizer|LlamaTokenizerFast", class) >= 0;
@@ -343,7 +343,7 @@ enum nla_status nla_tokenizer_read_config(struct nla_tokenizer *tok, struct nla_
 			(tok->metaspace ? take_config : check_config)(tok, &p, class, decoder, err);
 		else if (i == 1 && !tok->metaspace)
 			check_specials(tok, &p, err);
-		else if (i == 2 && json->child && !(tok->metaspace && tok->bpe.n_merges))
+		else if (i == 2 && json->child && !(tok->metaspace && tok->bpe.merges.n))
 			check_added_file(tok, &p, err);
 		complete = decoder;
 	}

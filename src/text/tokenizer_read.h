@@ -33,14 +33,19 @@ struct nla_bpe_token {
 	_Atomic uint8_t whole; /* whether merging its own text ends in it: 1 yes, 2 no, 0 not tried yet; see tokenizer.c */
 };
 
+struct nla_bpe_table {
+	struct nla_bpe_entry {
+		uint64_t key, value; /* all ones: free */
+	} *entries; /* [size] open addressing */
+	size_t n, size;
+};
+
 struct nla_bpe {
 	int32_t n, cap;               /* highest id + 1; ids may have holes */
 	struct nla_bpe_token *tokens; /* [n] */
 	struct nla_str text;
-	int32_t *slots;               /* [n_slots] text -> id, open addressing by nla_hash; -1: free */
-	size_t n_slots, n_tokens;
-	struct nla_bpe_pair *pairs;   /* [n_pairs] (left, right) -> rank and merged token, open addressing */
-	size_t n_pairs, n_merges;
+	struct nla_bpe_table ids;     /* hash of a text -> its id */
+	struct nla_bpe_table merges;  /* left, right -> rank, merged token: two numbers in one */
 };
 void nla_bpe_release(struct nla_bpe *bpe);
 

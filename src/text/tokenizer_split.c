@@ -13,11 +13,12 @@
 
 #define MATCH_LIMIT 1000000000 /* steps of the interpreter: minutes; only a hostile pattern comes near */
 
-/* Letters and numbers of Unicode 16.0 that are unassigned in 14.0 (DerivedGeneralCategory.txt of both). */
-struct range {
+/* Letters, and then numbers, of Unicode 16.0 that are unassigned in 14.0 (DerivedGeneralCategory.txt of both); joiners, and the
+ * enclosed letters that are alphabetic though symbols. */
+enum { NUMBERS = 35, OTHERS = 45 };
+static const struct range {
 	uint32_t first, last;
-};
-static const struct range new_letters[] = {
+} ranges[] = {
 	{ 0x1c89, 0x1c8a }, { 0xa7cb, 0xa7cd }, { 0xa7da, 0xa7dc }, { 0x105c0, 0x105f3 }, { 0x10d4a, 0x10d65 },
 	{ 0x10d6f, 0x10d85 }, { 0x10ec2, 0x10ec4 }, { 0x1123f, 0x11240 }, { 0x11380, 0x11389 }, { 0x1138b, 0x1138b },
 	{ 0x1138e, 0x1138e }, { 0x11390, 0x113b5 }, { 0x113b7, 0x113b7 }, { 0x113d1, 0x113d1 }, { 0x113d3, 0x113d3 },
@@ -25,34 +26,18 @@ static const struct range new_letters[] = {
 	{ 0x13441, 0x13446 }, { 0x13460, 0x143fa }, { 0x16100, 0x1611d }, { 0x16d40, 0x16d6c }, { 0x18cff, 0x18cff },
 	{ 0x1b132, 0x1b132 }, { 0x1b155, 0x1b155 }, { 0x1df25, 0x1df2a }, { 0x1e030, 0x1e06d }, { 0x1e4d0, 0x1e4eb },
 	{ 0x1e5d0, 0x1e5ed }, { 0x1e5f0, 0x1e5f0 }, { 0x2b739, 0x2b739 }, { 0x2ebf0, 0x2ee5d }, { 0x31350, 0x323af },
-};
-static const struct range new_numbers[] = {
 	{ 0x10d40, 0x10d49 }, { 0x116d0, 0x116e3 }, { 0x11bf0, 0x11bf9 }, { 0x11f50, 0x11f59 }, { 0x16130, 0x16139 },
 	{ 0x16d70, 0x16d79 }, { 0x1ccf0, 0x1ccf9 }, { 0x1d2c0, 0x1d2d3 }, { 0x1e4f0, 0x1e4f9 }, { 0x1e5f1, 0x1e5fa },
+	{ 0x200c, 0x200d },   { 0x24b6, 0x24e9 },   { 0x1f130, 0x1f149 }, { 0x1f150, 0x1f169 }, { 0x1f170, 0x1f189 },
 };
 
-static bool in_ranges(const struct range *ranges, size_t n, uint32_t code)
-{
-	for (size_t i = 0; i < n; i++)
-		if (code >= ranges[i].first && code <= ranges[i].last)
-			return true;
-	return false;
-}
-
-/* UTS 18 annex C: letters, marks, decimal and letter numbers, connectors, joiners, and the enclosed letters that are alphabetic
- * though symbols. */
+/* UTS 18 annex C: letters, marks, decimal and letter numbers, connectors, and what ranges[] has. */
 bool nla_tok_split_is_word(uint32_t code)
 {
-	static const struct range others[] = {
-		{ 0x200c, 0x200d }, { 0x24b6, 0x24e9 }, { 0x1f130, 0x1f149 }, { 0x1f150, 0x1f169 }, { 0x1f170, 0x1f189 }
-	};
-	const unsigned words = 1u << UTF8PROC_CATEGORY_LU | 1u << UTF8PROC_CATEGORY_LL | 1u << UTF8PROC_CATEGORY_LT |
-			       1u << UTF8PROC_CATEGORY_LM | 1u << UTF8PROC_CATEGORY_LO | 1u << UTF8PROC_CATEGORY_MN |
-			       1u << UTF8PROC_CATEGORY_MC | 1u << UTF8PROC_CATEGORY_ME | 1u << UTF8PROC_CATEGORY_ND |
-			       1u << UTF8PROC_CATEGORY_NL | 1u << UTF8PROC_CATEGORY_PC;
-
-	return words >> utf8proc_category((utf8proc_int32_t)code) & 1 || in_ranges(others, NLA_LEN(others), code) ||
-	       in_ranges(new_letters, NLA_LEN(new_letters), code) || in_ranges(new_numbers, NLA_LEN(new_numbers), code);
+	bool is = strstr("Lu Ll Lt Lm Lo Mn Mc Me Nd Nl Pc", utf8proc_category_string((utf8proc_int32_t)code));
+	for (size_t i = 0; i < NLA_LEN(ranges) && !is; i++)
+		is = code >= ranges[i].first && code <= ranges[i].last;
+	return is;
 }
 
 struct translation {
@@ -62,10 +47,9 @@ struct translation {
 
 static void add_property(struct translation *t, const char *escape)
 {
-	bool letters = escape[3] == 'L';
-	const struct range *ranges = letters ? new_letters : new_numbers;
+	size_t i = escape[3] == 'L' ? 0 : NUMBERS, end = escape[3] == 'L' ? NUMBERS : OTHERS;
 	nla_str_addf(&t->out, "%s\\p{%c}", t->in_class ? "" : escape[1] == 'P' ? "[^" : "[", escape[3]);
-	for (size_t i = 0; i < (letters ? NLA_LEN(new_letters) : NLA_LEN(new_numbers)); i++)
+	for (; i < end; i++)
 		nla_str_addf(&t->out, "\\x{%x}-\\x{%x}", ranges[i].first, ranges[i].last);
 	nla_str_add(&t->out, t->in_class ? "" : "]");
 }
@@ -173,20 +157,14 @@ enum nla_status nla_tok_split_next(const struct nla_tok_split *split, pcre2_matc
 	return NLA_OK;
 }
 
-/* Every character below U+0300, whose first byte is below 0xCC, is in normal form already. */
-static bool is_plainly_nfc(const char *text, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		if ((unsigned char)text[i] >= 0xcc)
-			return false;
-	return true;
-}
-
 enum nla_status nla_tok_split_nfc(const char *text, size_t n, struct nla_str *out, struct nla_err *err)
 {
 	nla_auto utf8proc_uint8_t *composed = NULL;
 	utf8proc_ssize_t length;
-	if (is_plainly_nfc(text, n)) {
+	size_t plain = 0;
+	while (plain < n && (unsigned char)text[plain] < 0xcc) /* below U+0300 all is in normal form already */
+		plain++;
+	if (plain == n) {
 		nla_str_addn(out, text, n);
 		return NLA_OK;
 	}
