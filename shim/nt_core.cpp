@@ -190,40 +190,6 @@ void nt_free(nt_tensor *t)
 
 int64_t nt_live(void) { return live; }
 
-// ---- making ----
-
-static nt_tensor *fresh(const char *name, bool zero, nt_dtype dtype, int index, at::IntArrayRef shape)
-{
-	return expr(name, {}, [&] {
-		auto options = at::TensorOptions(nt::scalar(dtype)).device(nt::device(index));
-		return zero ? at::zeros(shape, options) : at::empty(shape, options);
-	});
-}
-
-nt_tensor *nt_empty(nt_dtype t, int at, int n, const int64_t *shape) { return fresh("empty", 0, t, at, {shape, size_t(n)}); }
-nt_tensor *nt_zeros(nt_dtype t, int at, int n, const int64_t *shape) { return fresh("zeros", 1, t, at, {shape, size_t(n)}); }
-
-static at::Tensor blob(nt_dtype dtype, const void *data, int ndim, const int64_t *shape)
-{
-	return at::from_blob(const_cast<void *>(data), at::IntArrayRef(shape, ndim), nt::scalar(dtype));
-}
-
-nt_tensor *nt_from_host(nt_dtype dtype, int index, const void *data, int ndim, const int64_t *shape)
-{
-	return expr("from_host", {}, [&] {
-		at::Tensor t = blob(dtype, data, ndim, shape);
-		return index == NT_CPU ? t.clone() : t.to(nt::device(index));
-	});
-}
-
-nt_tensor *nt_borrow(nt_dtype dtype, const void *data, int ndim, const int64_t *shape)
-{
-	return expr("borrow", {}, [&] { return blob(dtype, data, ndim, shape); });
-}
-
-nt_tensor *nt_i64(int index, const int64_t *data, int64_t n) { return nt_from_host(NT_I64, index, data, 1, &n); }
-nt_tensor *nt_f32(int index, const float *data, int64_t n) { return nt_from_host(NT_F32, index, data, 1, &n); }
-
 // ---- looking ----
 
 int nt_ndim(const nt_tensor *t) { return t ? static_cast<int>(t->t.dim()) : 0; }

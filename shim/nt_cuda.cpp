@@ -217,60 +217,43 @@ template <class... A> static void launch(Kernel &k, at::IntArrayRef blocks, unsi
 static unsigned norm_threads(int64_t d) { return unsigned(std::clamp<int64_t>((d + 255) / 256 * 32, 32, 1024)); }
 
 // w: of the type of x, or fp32.
-at::Tensor rms_norm(const at::Tensor &x, const at::Tensor &w, double eps)
+at::Tensor rms_norm(const at::Tensor &dy, const at::Tensor &x, const at::Tensor &w, double eps)
 {
-	static Kernel kernel = {"rms_norm"};
-	at::Tensor y = at::empty_like(x), none;
-	int64_t d = x.size(-1);
-	bool wide = w.scalar_type() == at::kFloat;
-	launch(typed(kernel, x), {x.numel() / d}, norm_threads(d), x, wide ? none : w, wide ? w : none, y, int(d), eps);
+	static Kernel kernel = {"rms_norm"}, back = {"rms_norm_back"};
+	const at::Tensor y = at::empty_like(x), none, &wide = w.scalar_type() == at::kFloat ? w : none;
+	const at::Tensor &narrow = wide.defined() ? none : w;
+	int64_t d = x.size(-1), rows = x.numel() / d;
+	if (dy.defined())
+		launch(typed(back, x), {rows}, norm_threads(d), dy, x, narrow, wide, y, int(d), eps);
+	else
+		launch(typed(kernel, x), {rows}, norm_threads(d), x, narrow, wide, y, int(d), eps);
 	return y;
 }
 
-at::Tensor rms_norm_back(const at::Tensor &dy, const at::Tensor &x, const at::Tensor &w, double eps)
+at::Tensor glu(bool gelu, const at::Tensor &dy, const at::Tensor &gate_up)
 {
-	static Kernel kernel = {"rms_norm_back"};
-	at::Tensor dx = at::empty_like(x), none;
-	int64_t d = x.size(-1);
-	bool wide = w.scalar_type() == at::kFloat;
-	launch(typed(kernel, x), {x.numel() / d}, norm_threads(d), dy, x, wide ? none : w, wide ? w : none, dx, int(d), eps);
-	return dx;
-}
-
-at::Tensor glu(bool gelu, const at::Tensor &gate_up)
-{
-	static Kernel kernel = {"glu"};
+	static Kernel kernel = {"glu"}, back = {"glu_back"};
 	auto shape = gate_up.sizes().vec();
-	int64_t f = shape.back() /= 2;
+	int64_t f = shape.back() / 2, rows = gate_up.numel() / (2 * f), parts = (f + 2047) / 2048;
+	shape.back() = dy.defined() ? 2 * f : f;
 	at::Tensor y = at::empty(shape, gate_up.options());
-	launch(typed(kernel, y), {y.numel() / f, (f + 2047) / 2048}, 256, gate_up, y, int(f), int(gelu));
+	if (dy.defined())
+		launch(typed(back, y), {rows, parts}, 256, dy, gate_up, y, int(f), int(gelu));
+	else
+		launch(typed(kernel, y), {rows, parts}, 256, gate_up, y, int(f), int(gelu));
 	return y;
 }
 
-at::Tensor glu_back(bool gelu, const at::Tensor &dy, const at::Tensor &gate_up)
+at::Tensor qk_rope(const at::Tensor &dy, const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos,
+		   const at::Tensor &sin)
 {
-	static Kernel kernel = {"glu_back"};
-	at::Tensor d = at::empty_like(gate_up);
-	int64_t f = dy.size(-1);
-	launch(typed(kernel, d), {dy.numel() / f, (f + 2047) / 2048}, 256, dy, gate_up, d, int(f), int(gelu));
-	return d;
-}
-
-at::Tensor qk_rope(const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos, const at::Tensor &sin)
-{
-	static Kernel kernel = {"qk_rope"};
+	static Kernel kernel = {"qk_rope"}, back = {"qk_rope_back"};
 	at::Tensor y = at::empty(x.sizes(), x.options());
-	launch(typed(kernel, y), {x.size(0), x.size(1)}, 32, x, x.stride(0), w, cos, sin, y, int(x.size(2)), eps);
+	if (dy.defined())
+		launch(typed(back, y), {x.size(0), x.size(1)}, 32, dy, x, x.stride(0), w, cos, sin, y, int(x.size(2)), eps);
+	else
+		launch(typed(kernel, y), {x.size(0), x.size(1)}, 32, x, x.stride(0), w, cos, sin, y, int(x.size(2)), eps);
 	return y;
-}
-
-at::Tensor qk_rope_back(const at::Tensor &dy, const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos,
-			const at::Tensor &sin)
-{
-	static Kernel kernel = {"qk_rope_back"};
-	at::Tensor dx = at::empty(x.sizes(), x.options());
-	launch(typed(kernel, dx), {x.size(0), x.size(1)}, 32, dy, x, x.stride(0), w, cos, sin, dx, int(x.size(2)), eps);
-	return dx;
 }
 
 std::pair<at::Tensor, at::Tensor> key_sum(const at::Tensor &dk, const at::Tensor &dv, const at::Tensor &start,

@@ -64,6 +64,13 @@ at::Tensor nt::fused(at::TensorList in, const Forward &forward, const Backward &
 namespace
 {
 
+// Of one function: f(undefined, x) is y, f(dy, x) the gradient of x.
+template <class F> at::Tensor fused_one(const at::Tensor &x, F f)
+{
+	return nt::fused({x}, [=](at::TensorList in, Tensors &) { return f(at::Tensor(), in[0]); },
+			 [=](const Tensors &saved, const at::Tensor &dy) { return Tensors{f(dy, saved[0])}; });
+}
+
 const int64_t grain = 16384; // floats of work below which a second thread does not pay
 
 int64_t rows_grain(int64_t width) { return std::max<int64_t>(1, grain / std::max<int64_t>(1, width)); }
@@ -153,25 +160,19 @@ at::Tensor rope_plain(const at::Tensor &x, const at::Tensor &cos, const at::Tens
 
 // ---- SwiGLU and GeGLU: gate_up [.., 2f], gate first ----
 
-at::Tensor glu_forward(bool gelu, const at::Tensor &gu)
+at::Tensor glu_cpu(bool gelu, const at::Tensor &dy, const at::Tensor &gu)
 {
-	int64_t f = gu.size(-1) / 2, rows = gu.numel() / (2 * f);
 	auto shape = gu.sizes().vec();
-	shape.back() = f;
+	int64_t f = shape.back() / 2, rows = gu.numel() / (2 * f);
+	shape.back() = dy.defined() ? 2 * f : f;
 	at::Tensor y = at::empty(shape, gu.options());
-	at::parallel_for(0, rows, rows_grain(2 * f),
-			 [&](int64_t a, int64_t b) { nt::cpu::glu(gelu, ptr(gu) + a * 2 * f, out(y) + a * f, b - a, f); });
-	return y;
-}
-
-at::Tensor glu_backward(bool gelu, const at::Tensor &dy, const at::Tensor &gu)
-{
-	at::Tensor d = at::empty_like(gu);
-	int64_t f = gu.size(-1) / 2, rows = gu.numel() / (2 * f);
 	at::parallel_for(0, rows, rows_grain(2 * f), [&](int64_t a, int64_t b) {
-		nt::cpu::glu_back(gelu, ptr(dy) + a * f, ptr(gu) + a * 2 * f, out(d) + a * 2 * f, b - a, f);
+		if (dy.defined())
+			nt::cpu::glu_back(gelu, ptr(dy) + a * f, ptr(gu) + a * 2 * f, out(y) + a * 2 * f, b - a, f);
+		else
+			nt::cpu::glu(gelu, ptr(gu) + a * 2 * f, out(y) + a * f, b - a, f);
 	});
-	return d;
+	return y;
 }
 
 nt_tensor *glu(const char *op, bool gelu, const nt_tensor *gate_up)
@@ -180,12 +181,9 @@ nt_tensor *glu(const char *op, bool gelu, const nt_tensor *gate_up)
 		TORCH_CHECK(gate_up->t.size(-1) % 2 == 0, "the width is odd");
 		bool cpu = nt::fast({gate_up->t});
 		if (cpu || nt::gpu::takes(NT_FAST_SWIGLU, {gate_up->t}))
-			return nt::fused(
-				{gate_up->t.contiguous()},
-				[=](at::TensorList in, Tensors &) { return (cpu ? glu_forward : nt::gpu::glu)(gelu, in[0]); },
-				[=](const Tensors &saved, const at::Tensor &dy) -> Tensors {
-					return {(cpu ? glu_backward : nt::gpu::glu_back)(gelu, dy, saved[0])};
-				});
+			return fused_one(gate_up->t.contiguous(), [=](const at::Tensor &dy, const at::Tensor &gu) {
+				return (cpu ? glu_cpu : nt::gpu::glu)(gelu, dy, gu);
+			});
 		auto parts = gate_up->t.chunk(2, -1);
 		return (gelu ? at::gelu(parts[0], "tanh") : at::silu(parts[0])) * parts[1];
 	});
@@ -319,11 +317,9 @@ nt_tensor *nt_rms_norm(const nt_tensor *x, const nt_tensor *w, double eps)
 		bool gpu = types && nt::gpu::takes(NT_FAST_NORM, {in}) && nt::gpu::takes(NT_FAST_NORM, {gain});
 		if (!gpu || gain.requires_grad())
 			return norm_plain(in, gain, eps);
-		return nt::fused(
-			{in}, [=](at::TensorList all, Tensors &) { return nt::gpu::rms_norm(all[0], gain, eps); },
-			[=](const Tensors &saved, const at::Tensor &dy) -> Tensors {
-				return {nt::gpu::rms_norm_back(dy, saved[0], gain, eps)};
-			});
+		return fused_one(in, [=](const at::Tensor &dy, const at::Tensor &of) {
+			return nt::gpu::rms_norm(dy, of, gain, eps);
+		});
 	});
 }
 
@@ -343,11 +339,9 @@ nt_tensor *nt_qk_rope(const nt_tensor *x, const nt_tensor *w, double eps, const 
 			in = in.contiguous();
 		if (!gpu)
 			return norm_rope(in, w ? norm.contiguous() : norm, eps, c, s);
-		return nt::fused(
-			{in}, [=](at::TensorList all, Tensors &) { return nt::gpu::qk_rope(all[0], norm, eps, c, s); },
-			[=](const Tensors &saved, const at::Tensor &dy) -> Tensors {
-				return {nt::gpu::qk_rope_back(dy, saved[0], norm, eps, c, s)};
-			});
+		return fused_one(in, [=](const at::Tensor &dy, const at::Tensor &of) {
+			return nt::gpu::qk_rope(dy, of, norm, eps, c, s);
+		});
 	});
 }
 

@@ -63,14 +63,12 @@ bool flash_takes(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v);
 at::Tensor flash_attention(const Sequences &tree, const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, int64_t window,
 			   double scale);
 
-at::Tensor rms_norm(const at::Tensor &x, const at::Tensor &w, double eps);
-at::Tensor rms_norm_back(const at::Tensor &dy, const at::Tensor &x, const at::Tensor &w, double eps);
-at::Tensor glu(bool gelu, const at::Tensor &gate_up);
-at::Tensor glu_back(bool gelu, const at::Tensor &dy, const at::Tensor &gate_up);
+// What is computed of x, or with dy the gradient of x.
+at::Tensor rms_norm(const at::Tensor &dy, const at::Tensor &x, const at::Tensor &w, double eps);
+at::Tensor glu(bool gelu, const at::Tensor &dy, const at::Tensor &gate_up);
 // x [n,H,d], whose tokens may lie apart; w [d] fp32 or undefined; cos, sin [n,d/2].
-at::Tensor qk_rope(const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos, const at::Tensor &sin);
-at::Tensor qk_rope_back(const at::Tensor &dy, const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos,
-			const at::Tensor &sin);
+at::Tensor qk_rope(const at::Tensor &dy, const at::Tensor &x, const at::Tensor &w, double eps, const at::Tensor &cos,
+		   const at::Tensor &sin);
 // [n,H,d] from dk, dv [m,H,d]: token i is the sum of place[start[i]] .. place[start[i + 1] - 1]; int32.
 std::pair<at::Tensor, at::Tensor> key_sum(const at::Tensor &dk, const at::Tensor &dv, const at::Tensor &start,
 					  const at::Tensor &place);

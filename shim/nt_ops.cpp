@@ -16,6 +16,22 @@ using In = const nt_tensor *;
 #define EXPR(name, params, inputs, ...) \
 	nt_tensor *nt_##name params { return expr(#name, INPUTS inputs, [&] { return __VA_ARGS__; }); }
 
+// ---- making ----
+
+static at::Tensor blob(nt_dtype dtype, const void *data, int ndim, const int64_t *shape)
+{
+	return at::from_blob(const_cast<void *>(data), at::IntArrayRef(shape, ndim), nt::scalar(dtype));
+}
+
+#define AS at::IntArrayRef(shape, n), at::TensorOptions(nt::scalar(dtype)).device(nt::device(index))
+EXPR(empty, (nt_dtype dtype, int index, int n, const int64_t *shape), (), at::empty(AS))
+EXPR(zeros, (nt_dtype dtype, int index, int n, const int64_t *shape), (), at::zeros(AS))
+EXPR(borrow, (nt_dtype dtype, const void *data, int n, const int64_t *shape), (), blob(dtype, data, n, shape))
+EXPR(from_host, (nt_dtype dtype, int index, const void *data, int n, const int64_t *shape), (),
+     index == NT_CPU ? blob(dtype, data, n, shape).clone() : blob(dtype, data, n, shape).to(nt::device(index)))
+nt_tensor *nt_i64(int index, const int64_t *data, int64_t n) { return nt_from_host(NT_I64, index, data, 1, &n); }
+nt_tensor *nt_f32(int index, const float *data, int64_t n) { return nt_from_host(NT_F32, index, data, 1, &n); }
+
 // ---- elementwise and shape ----
 
 EXPR(add, (In a, In b), (a, b), a->t + b->t)
