@@ -1,32 +1,24 @@
 /* Backward pass a block at a time, from the inputs x_l [n, D] that the forward pass kept; see recompute.h. */
 #include "lm/recompute.h"
 
-/* The pass without gradients, keeping x_l: scope-owned handles move into r. */
-static nt_tensor *keep_inputs(struct nla_recompute *r)
-{
-	const struct nla_inject *inject = r->has_inject ? &r->inject : NULL;
-	nt_grad_push(false);
-	nt_tensor *x = nla_forward_start(&r->view, &r->pack, inject);
-	for (int64_t l = 0; l < r->n_blocks && x; l++) {
-		r->x[l] = nt_own(x);
-		x = nla_forward_block(&r->view, l, &r->pack, inject, x, NULL);
-	}
-	nt_grad_pop();
-	return nt_own(x);
-}
-
 nt_tensor *nla_recompute_forward(struct nla_recompute *r, const struct nla_view *view, struct nla_pack *pack,
 				 const struct nla_inject *inject, int64_t n_blocks)
 {
 	if (!r || !r->on)
 		return nla_forward(view, pack, inject, n_blocks, NULL);
-	*r = (struct nla_recompute){ .on = true, .view = nla_beside_open(view), .pack = *pack, .has_inject = inject,
-				     .n_blocks = n_blocks };
-	if (inject)
-		r->inject = *inject;
+	static const struct nla_inject none = { .at = NLA_INJECT_AT_BLOCK, .block = -1 };
+	*r = (struct nla_recompute){ .on = true, .view = nla_beside_open(view), .pack = *pack, .n_blocks = n_blocks,
+				     .inject = inject ? *inject : none };
 	nla_pack_init(pack);
 	r->x = nla_alloc((size_t)n_blocks, sizeof(*r->x));
-	r->top = keep_inputs(r);
+	nt_grad_push(false); /* the pass without gradients, keeping x_l: scope-owned handles move into r */
+	nt_tensor *x = nla_forward_start(&r->view, &r->pack, &r->inject);
+	for (int64_t l = 0; l < n_blocks && x; l++) {
+		r->x[l] = nt_own(x);
+		x = nla_forward_block(&r->view, l, &r->pack, &r->inject, x, NULL);
+	}
+	nt_grad_pop();
+	r->top = nt_own(x);
 	return nt_check() || nt_requires_grad(r->top, true) ? NULL : nt_share(r->top);
 }
 
@@ -34,11 +26,11 @@ nt_tensor *nla_recompute_forward(struct nla_recompute *r, const struct nla_view 
  * its input, or NULL where nobody below wants one. */
 static nt_tensor *back_through(struct nla_recompute *r, int64_t l, const nt_tensor *g)
 {
-	const struct nla_inject *inject = r->has_inject ? &r->inject : NULL;
 	nt_tensor *x = l < 0 ? NULL : r->x[l], *y;
 	if (l > 0 || (x && nt_wants_grad(r->view.lm->embed)))
 		nt_requires_grad(x, true);
-	y = l < 0 ? nla_forward_start(&r->view, &r->pack, inject) : nla_forward_block(&r->view, l, &r->pack, inject, x, NULL);
+	y = l < 0 ? nla_forward_start(&r->view, &r->pack, &r->inject)
+		  : nla_forward_block(&r->view, l, &r->pack, &r->inject, x, NULL);
 	if (!y || !nt_wants_grad(y) || nt_backward_with(y, g))
 		return NULL;
 	return l >= 0 && nt_has_grad(x) ? nt_grad(x) : NULL;

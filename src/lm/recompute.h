@@ -29,7 +29,6 @@ struct nla_recompute {
 	struct nla_view view;
 	struct nla_pack pack;
 	struct nla_inject inject;
-	bool has_inject;
 	int64_t n_blocks;
 	nt_tensor **x;  /* [n_blocks] what enters each block, owned */
 	nt_tensor *top; /* the last block's output, a leaf; owned */

@@ -113,9 +113,10 @@ void nla_actset_abort(struct nla_actset_writer *w)
 	nla_log_close(&w->marks, NLA_IGNORED);
 	nla_sidecar_release(&w->meta);
 	nla_str_release(&w->line);
-	void *const owned[] = { w->half, w->stored, w->folder, w };
-	for (size_t i = 0; i < NLA_LEN(owned); i++)
-		free(owned[i]);
+	free(w->half);
+	free(w->stored);
+	free(w->folder);
+	free(w);
 }
 
 /* Cuts off what follows the first n rows. */
@@ -151,7 +152,6 @@ enum nla_status nla_actset_create(struct nla_actset_writer **out, const char *fo
 	struct nla_actset_writer *w = nla_alloc(1, sizeof(*w));
 	*w = (struct nla_actset_writer){ .folder = nla_strdup(folder), .dtype = dtype, .line = NLA_STR_INIT, .n = n,
 					 .half = nla_alloc(d, sizeof(*w->half)), .stored = nla_alloc(d, sizeof(*w->stored)) };
-	nla_sidecar_init(&w->meta);
 	nla_sidecar_copy(&w->meta, meta);
 	free(w->meta.kind);
 	w->meta.kind = nla_strdup("nla_dataset");
@@ -165,17 +165,16 @@ enum nla_status nla_actset_create(struct nla_actset_writer **out, const char *fo
 
 static void add_line(struct nla_str *s, const struct nla_row *row)
 {
-	nla_auto_json cJSON *json = cJSON_CreateObject(), *next = cJSON_CreateArray();
+	nla_auto_json cJSON *json = cJSON_CreateObject();
 	cJSON_AddStringToObject(json, "doc_id", row->doc_id);
 	if (row->n_raw_tokens >= 0)
 		cJSON_AddNumberToObject(json, "n_raw_tokens", (double)row->n_raw_tokens);
 	cJSON_AddStringToObject(json, "text", row->text ? row->text : "");
 	if (row->explanation)
 		cJSON_AddStringToObject(json, "explanation", row->explanation);
-	for (size_t i = 0; i < row->next.n; i++)
-		cJSON_AddItemToArray(next, cJSON_CreateString(row->next.data[i]));
 	if (row->next.n)
-		cJSON_AddItemReferenceToObject(json, "next", next);
+		cJSON_AddItemToObject(json, "next",
+				      cJSON_CreateStringArray((const char *const *)row->next.data, (int)row->next.n));
 	nla_json_add(s, json, false, 0);
 	nla_str_addc(s, '\n');
 }

@@ -249,7 +249,6 @@ enum nla_status nla_half_new(struct nla_half *h, enum nla_half_role role, const 
 			     const struct nla_sidecar *meta, struct nla_err *err)
 {
 	*h = (struct nla_half){ .role = role, .target = target };
-	nla_sidecar_init(&h->meta);
 	nla_sidecar_copy(&h->meta, meta);
 	if (role == NLA_AR) {
 		h->meta.mse_scale = (struct nla_scale){ .kind = NLA_SCALE_SQRT_D }; /* what we train by, not the set's */
@@ -291,8 +290,7 @@ enum nla_status nla_half_save(const struct nla_half *h, const struct nla_adapter
 	const struct nla_adapter *own = h->adapter.layers ? &h->adapter : NULL, *saved = own ? own : extra;
 	NLA_AUTO(nla_adapter_release) struct nla_adapter joined = { 0 };
 	nla_auto char *base = nla_half_base(h);
-	NLA_AUTO(nla_sidecar_release) struct nla_sidecar meta;
-	nla_sidecar_init(&meta);
+	NLA_AUTO(nla_sidecar_release) struct nla_sidecar meta = { 0 };
 	nla_sidecar_copy(&meta, &h->meta);
 	nla_half_stamp(h, &meta, stage);
 	free(meta.base_folder);

@@ -64,7 +64,6 @@ enum nla_status nla_recover(const struct nla_lm *lm, int64_t block, const struct
 	const int64_t n = (int64_t)texts->offset.n - 1, most = NLA_MAX(LOGITS_A_BATCH / ((1 + m) * lm->arch.vocab), 1);
 	for (int64_t from = 0; from < n && !err->status;) {
 		struct batch b = { .m = m };
-		nla_pack_init(&b.pack);
 		while (from + b.n < n && b.n < most && (!b.n || b.pack.n < TOKENS_A_BATCH)) {
 			const int64_t *at = texts->offset.data + from + b.n++, tokens = at[1] - at[0];
 			const int32_t *ids = texts->ids.data + at[0];

@@ -138,20 +138,15 @@ double nla_scale_value(const struct nla_scale *scale, int64_t d)
 	return scale->kind == NLA_SCALE_NUMBER ? scale->value : scale->kind == NLA_SCALE_SQRT_D ? sqrt((double)d) : 0;
 }
 
-static bool is_absent(const struct field *f, const struct nla_sidecar *s)
-{
-	const void *at = (const char *)s + f->at;
-	return f->need == NLA_NEED_BLOCK ? nla_sidecar_block(s) < 0
-	       : f->type == TEXT	 ? !*(char *const *)at
-					 : !*(const int64_t *)at;
-}
-
 enum nla_status nla_sidecar_need(const struct nla_sidecar *s, int need, const char *path, struct nla_err *err)
 {
 	NLA_AUTO(nla_str_release) struct nla_str list = NLA_STR_INIT;
-	for (size_t i = 0; i < NLA_LEN(fields); i++)
-		if (fields[i].need & need && is_absent(&fields[i], s))
-			nla_str_addf(&list, "%s%s", list.len ? ", " : "", fields[i].key);
+	for (const struct field *f = fields; f < fields + NLA_LEN(fields); f++) {
+		const void *at = (const char *)s + f->at;
+		if (f->need & need && (f->need == NLA_NEED_BLOCK ? nla_sidecar_block(s) < 0
+				       : f->type == TEXT ? !*(char *const *)at : !*(const int64_t *)at))
+			nla_str_addf(&list, "%s%s", list.len ? ", " : "", f->key);
+	}
 	return !list.len ? NLA_OK : nla_fail(err, "'%s' lacks %s: add that, or make it anew with nla-extract --sidecar", path,
 					     list.buf);
 }

@@ -12,7 +12,6 @@
  * refuse. */
 static void chat_like(struct nla_chat_cfg *use, const char *folder, struct nla_sidecar *av)
 {
-	nla_sidecar_init(av);
 	if (!use->like || (use->file && *use->file) || nla_exists_in(folder, "nla_chat.json") ||
 	    nla_sidecar_read(av, use->like, NLA_IGNORED) || !av->chat_format)
 		return;
@@ -26,7 +25,7 @@ enum nla_status nla_target_describe(struct nla_target *t, const char *folder, co
 				    struct nla_err *err)
 {
 	struct nla_chat_cfg use = chat ? *chat : (struct nla_chat_cfg){ .system = "auto", .file = "" };
-	NLA_AUTO(nla_sidecar_release) struct nla_sidecar av;
+	NLA_AUTO(nla_sidecar_release) struct nla_sidecar av = { 0 };
 	*t = (struct nla_target){ .folder = nla_strdup(folder), .add_special = use.add_special };
 	chat_like(&use, folder, &av);
 	if (nla_need_dir(folder, err))
@@ -281,28 +280,21 @@ enum nla_status nla_contract_fits(const struct nla_sidecar *meta, const struct n
 	return NLA_OK;
 }
 
-/* Its texts encoded again: as many ids as they count, or as many and those in front? A cut text may encode otherwise: most
- * decide. */
-static void judge(struct nla_actset *set, const struct nla_target *t)
-{
-	int64_t with = 0, without = 0;
-	size_t front = nla_tokenizer_front(t->tok)->n;
-	for (int64_t i = 0; front && i < NLA_MIN(set->n, 64); i++) {
-		NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
-		if (*set->rows[i].text && !nla_target_encode(t, false, set->rows[i].text, &ids, NLA_IGNORED)) {
-			without += set->rows[i].n_raw_tokens == (int64_t)ids.n;
-			with += set->rows[i].n_raw_tokens == (int64_t)(ids.n + front);
-		}
-	}
-	if (with != without)
-		set->meta.add_special = with > without;
-}
-
 enum nla_status nla_contract_fits_set(struct nla_actset *set, const struct nla_target *t, const struct nla_sidecar *av,
 				      const struct nla_sidecar *ar, const char *path, struct nla_err *err)
 {
-	if (set->meta.add_special < 0)
-		judge(set, t);
+	const size_t front = set->meta.add_special < 0 ? nla_tokenizer_front(t->tok)->n : 0;
+	int64_t balance = 0;
+	/* Its texts encoded again: as many ids as they count, or as many and those in front? A cut text may encode otherwise:
+	 * most decide. */
+	for (int64_t i = 0; front && i < NLA_MIN(set->n, 64); i++) {
+		NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
+		const int64_t raw = set->rows[i].n_raw_tokens;
+		if (*set->rows[i].text && !nla_target_encode(t, false, set->rows[i].text, &ids, NLA_IGNORED))
+			balance += (raw == (int64_t)(ids.n + front)) - (raw == (int64_t)ids.n);
+	}
+	if (balance)
+		set->meta.add_special = balance > 0;
 	if (nla_contract_fits(&set->meta, t, av, ar, path, err))
 		return err->status;
 	bool ours = set->meta.add_special > 0;
