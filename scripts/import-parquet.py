@@ -341,8 +341,9 @@ def export_set(folder, out):
     folder, writer, done = Path(folder), None, 0
     meta, stored = read_sidecar(folder / "nla_meta.yaml"), open_vectors(folder)
     try:
-        with gzip.open(folder / "rows.jsonl.gz", "rt", encoding="utf-8") as lines:
-            while rows := [json.loads(line) for _, line in zip(range(ROWS_AT_ONCE), lines)]:
+        with gzip.open(folder / "rows.jsonl.gz", "rt", encoding="utf-8-sig") as lines:
+            filled = (line for line in lines if line.strip())
+            while rows := [json.loads(line) for _, line in zip(range(ROWS_AT_ONCE), filled)]:
                 if done + len(rows) > len(stored):
                     raise Refused(f"'{folder}': {len(stored)} vectors, but more rows")
                 table = table_of(rows, stored[done:done + len(rows)], meta)

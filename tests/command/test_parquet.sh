@@ -85,6 +85,10 @@ imported --export set back.parquet
 equal_tables set.parquet back.parquet
 imported back.parquet again
 cmp set/activations.safetensors again/activations.safetensors || fail "vectors changed on the way"
+cp -R set dos # a byte order mark, CR LF and blank lines change nothing
+gzip -dc set/rows.jsonl.gz | sed -e '1s/^/\xef\xbb\xbf\n/' -e 's/$/\r\n \t\r/' | gzip >dos/rows.jsonl.gz
+imported --export dos dos.parquet
+equal_tables set.parquet dos.parquet
 imported ar.parquet ar-set
 imported --export ar-set ar-back.parquet
 equal_tables ar.parquet ar-back.parquet
