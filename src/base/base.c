@@ -100,10 +100,7 @@ char *nla_strndup(const char *s, size_t n)
 char *nla_format(const char *fmt, ...)
 {
 	struct nla_str s = NLA_STR_INIT;
-	va_list ap;
-	va_start(ap, fmt);
-	nla_str_addv(&s, fmt, ap);
-	va_end(ap);
+	NLA_STR_ADD_ARGS(&s, fmt);
 	return nla_str_detach(&s);
 }
 
@@ -159,10 +156,7 @@ void nla_str_addv(struct nla_str *s, const char *fmt, va_list ap)
 
 void nla_str_addf(struct nla_str *s, const char *fmt, ...)
 {
-	va_list ap;
-	va_start(ap, fmt);
-	nla_str_addv(s, fmt, ap);
-	va_end(ap);
+	NLA_STR_ADD_ARGS(s, fmt);
 }
 
 char *nla_quoted(const char *word)

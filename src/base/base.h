@@ -96,6 +96,13 @@ void nla_str_addc(struct nla_str *s, char c);
 void nla_str_addf(struct nla_str *s, const char *fmt, ...) NLA_PRINTF(2, 3);
 char *nla_quoted(const char *word); /* as it is typed into a shell: in quotes where it needs them; owned */
 void nla_str_addv(struct nla_str *s, const char *fmt, va_list ap) NLA_PRINTF(2, 0);
+#define NLA_STR_ADD_ARGS(s, fmt) /* in a function with ... behind fmt: these */ \
+	do {                             \
+		va_list ap;              \
+		va_start(ap, fmt);       \
+		nla_str_addv(s, fmt, ap); \
+		va_end(ap);              \
+	} while (0)
 char *nla_str_detach(struct nla_str *s); /* hand over the buffer; caller frees */
 
 bool nla_starts_with(const char *s, const char *prefix);

@@ -8,11 +8,7 @@
 #include <sys/stat.h>
 #include <zlib.h>
 
-bool nla_exists(const char *path)
-{
-	struct stat st;
-	return !stat(path, &st);
-}
+bool nla_exists(const char *path) { return !access(path, F_OK); }
 
 bool nla_exists_in(const char *folder, const char *name)
 {
@@ -71,25 +67,22 @@ enum nla_status nla_file_refuse(const char *path, const void *bytes, size_t n, s
 enum nla_status nla_map_open(struct nla_map *m, const char *path, struct nla_err *err)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* waits for no pipe */
-	enum nla_status status = NLA_OK;
 	struct stat st;
 	void *data = NULL; /* a map of no bytes is an error of the system's; an empty file is none of ours */
 	*m = (struct nla_map){ 0 };
 	if (fd < 0 || fstat(fd, &st))
-		status = nla_fail(err, "cannot read '%s': %s", path, strerror(errno));
+		nla_fail(err, "cannot read '%s': %s", path, strerror(errno));
 	else if (!S_ISREG(st.st_mode))
-		status = nla_fail(err, "cannot map '%s': it is %s", path, S_ISDIR(st.st_mode) ? "a folder" : "no regular file");
+		nla_fail(err, "cannot map '%s': it is %s", path, S_ISDIR(st.st_mode) ? "a folder" : "no regular file");
 	else if (st.st_size && (data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0)) == MAP_FAILED)
-		status = nla_fail(err, "cannot map '%s': %s", path, strerror(errno));
+		nla_fail(err, "cannot map '%s': %s", path, strerror(errno));
 	else
 		*m = (struct nla_map){ data, (size_t)st.st_size };
 	if (fd >= 0)
 		close(fd);
-	if (nla_file_refuse(path, m->data, m->size, err)) {
+	if (nla_file_refuse(path, m->data, m->size, err))
 		nla_map_close(m);
-		return err->status;
-	}
-	return status;
+	return err->status;
 }
 
 void nla_map_close(struct nla_map *m)
@@ -120,25 +113,24 @@ enum nla_status nla_list_dir(const char *path, struct nla_strs *names, struct nl
 
 enum nla_status nla_mkdirs(const char *path, struct nla_err *err)
 {
-	char *part = nla_strdup(path), *end = part;
-	enum nla_status status = path[0] ? NLA_OK : nla_fail(err, "cannot make folder '': empty name");
-	while (status == NLA_OK && *end) {
+	nla_auto char *part = nla_strdup(path);
+	char *end = part;
+	if (!*path)
+		nla_fail(err, "cannot make folder '': empty name");
+	while (!err->status && *end) {
 		end = strchrnul(end + 1, '/');
 		*end = '\0';
 		nla_auto char *above = nla_path_dir(part);
 		const int why = mkdir(part, 0777) ? errno : 0;
 		if (!why)
-			status = nla_sync(above, err);
-		else if (nla_is_dir(part)) /* EROFS and EACCES come for folders that are there, too */
-			status = NLA_OK;
-		else if (why == EEXIST)
-			status = nla_fail(err, "cannot make folder '%s': '%s' is not a folder", path, part);
-		else
-			status = nla_fail(err, "cannot make folder '%s': %s", path, strerror(why));
+			nla_sync(above, err);
+		else if (!nla_is_dir(part) && why == EEXIST) /* EROFS and EACCES come for folders that are there, too */
+			nla_fail(err, "cannot make folder '%s': '%s' is not a folder", path, part);
+		else if (!nla_is_dir(part))
+			nla_fail(err, "cannot make folder '%s': %s", path, strerror(why));
 		*end = path[end - part];
 	}
-	free(part);
-	return status;
+	return err->status;
 }
 
 enum nla_status nla_rmtree(const char *path, struct nla_err *err)
@@ -156,6 +148,19 @@ enum nla_status nla_rmtree(const char *path, struct nla_err *err)
 	if (status == NLA_OK && (folder ? rmdir(path) : unlink(path)) && errno != ENOENT)
 		status = nla_fail(err, "cannot remove '%s': %s", path, strerror(errno));
 	return status;
+}
+
+enum nla_status nla_remove_ours(const char *folder, bool (*ours)(const char *name, int64_t beyond), int64_t beyond,
+				struct nla_err *err)
+{
+	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
+	nla_list_dir(folder, &names, err);
+	for (size_t i = 0; i < names.n && !err->status; i++) {
+		nla_auto char *path = nla_path_join(folder, names.data[i]);
+		if (ours(names.data[i], beyond))
+			nla_rmtree(path, err);
+	}
+	return err->status;
 }
 
 /* ---- writing ---- */
@@ -246,15 +251,11 @@ static enum nla_status write_gzip(const struct nla_new_file *out, const void *by
 
 enum nla_status nla_file_write(const char *path, const void *bytes, size_t n, bool gz, struct nla_err *err)
 {
-	struct nla_err why = NLA_ERR_INIT;
 	struct nla_new_file out;
-	if (!nla_new_open(&out, path, &why)) {
-		gz ? write_gzip(&out, bytes, n, &why) : nla_new_write(&out, bytes, n, &why);
-		nla_new_close(&out, &why);
-	}
-	if (why.status)
-		*err = why;
-	return why.status;
+	if (nla_new_open(&out, path, err))
+		return err->status;
+	gz ? write_gzip(&out, bytes, n, err) : nla_new_write(&out, bytes, n, err);
+	return nla_new_close(&out, err);
 }
 
 enum nla_status nla_copy_file(const char *from, const char *to, bool gz, struct nla_err *err)
@@ -265,24 +266,18 @@ enum nla_status nla_copy_file(const char *from, const char *to, bool gz, struct 
 	return err->status;
 }
 
-enum nla_status nla_log_open(struct nla_log *log, const char *path, struct nla_err *err)
+enum nla_status nla_log_open(struct nla_log *log, const char *folder, const char *name, struct nla_err *err)
 {
+	nla_auto char *path = nla_path_join(folder, name), *dir = nla_path_dir(path);
 	*log = (struct nla_log){ .pending = NLA_STR_INIT };
 	log->fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0666);
 	if (log->fd < 0)
 		return nla_fail(err, "cannot write '%s': %s", path, strerror(errno));
 	log->path = nla_strdup(path);
-	nla_auto char *dir = nla_path_dir(path);
 	const enum nla_status status = nla_sync(dir, err);
 	if (status)
 		nla_log_close(log, err);
 	return status;
-}
-
-enum nla_status nla_log_open_in(struct nla_log *log, const char *folder, const char *name, struct nla_err *err)
-{
-	nla_auto char *path = nla_path_join(folder, name);
-	return nla_log_open(log, path, err);
 }
 
 void nla_log_add(struct nla_log *log, const char *text, size_t n) { nla_str_addn(&log->pending, text, n); }

@@ -1,6 +1,4 @@
-/*
- * file - whole files, atomic writes, gzip, memory maps, folders. Errors name the path and the system's reason.
- */
+/* file - whole files, atomic writes, gzip, memory maps, folders. Errors name the path and the system's reason. */
 #pragma once
 
 #include "base.h"
@@ -38,6 +36,9 @@ enum nla_status nla_copy_file(const char *from, const char *to, bool gz, struct 
 enum nla_status nla_mkdirs(const char *path, struct nla_err *err);
 /* Remove a file, or a folder and everything below it; a missing one is no error. Symbolic links are removed, not followed. */
 enum nla_status nla_rmtree(const char *path, struct nla_err *err);
+/* The same of all in a folder that `ours` finds to be ours, which is handed `beyond`, too. */
+enum nla_status nla_remove_ours(const char *folder, bool (*ours)(const char *name, int64_t beyond), int64_t beyond,
+				struct nla_err *err);
 /* fsync a file or folder by name. What may be written and not read is no error. */
 enum nla_status nla_sync(const char *path, struct nla_err *err);
 /* Names in a folder, sorted by bytes, without "." and "..", appended. */
@@ -69,7 +70,7 @@ struct nla_lines {
 	size_t at, n; /* of the chunk: read so far, held */
 	struct nla_str line;
 	size_t number; /* of the line last returned, from 1 */
-	bool failed, too_long, bomb;
+	struct nla_err why; /* of the first failure */
 };
 enum nla_status nla_lines_open(struct nla_lines *l, const char *path, struct nla_err *err);
 const char *nla_lines_next(struct nla_lines *l);
@@ -87,8 +88,7 @@ struct nla_log {
 	char *path;
 	struct nla_str pending;
 };
-enum nla_status nla_log_open(struct nla_log *log, const char *path, struct nla_err *err);
-enum nla_status nla_log_open_in(struct nla_log *log, const char *folder, const char *name, struct nla_err *err);
+enum nla_status nla_log_open(struct nla_log *log, const char *folder, const char *name, struct nla_err *err);
 void nla_log_add(struct nla_log *log, const char *text, size_t n);
 enum nla_status nla_log_flush(struct nla_log *log, struct nla_err *err);
 enum nla_status nla_log_sync(struct nla_log *log, struct nla_err *err);

@@ -16,15 +16,6 @@ static void *allocate(size_t n) { return nla_alloc(n, 1); }
 
 __attribute__((constructor)) static void set_hooks(void) { cJSON_InitHooks(&(cJSON_Hooks){ allocate, free }); }
 
-/* The text with \ufffd for each escape \u0000 (which a backslash escaped before u0000 is not). */
-static void replace_nul_escapes(const char *text, size_t n, struct nla_str *out)
-{
-	nla_str_addn(out, text, n);
-	for (size_t i = 0; i + 6 <= n; i += text[i] == '\\' ? 2 : 1)
-		if (!memcmp(text + i, "\\u0000", 6))
-			memcpy(out->buf + i, "\\ufffd", 6);
-}
-
 void nla_json_free_at(cJSON **json) { cJSON_Delete(*json); }
 
 static enum nla_status not_json(const char *text, size_t n, const char *name, const char *at, struct nla_err *err)
@@ -44,10 +35,12 @@ static enum nla_status not_json(const char *text, size_t n, const char *name, co
 enum nla_status nla_json_parse(const char *text, size_t n, const char *name, cJSON **out, struct nla_err *err)
 {
 	NLA_AUTO(nla_str_release) struct nla_str copy = NLA_STR_INIT;
-	enum nla_status status = NLA_OK;
 	const char *end = NULL;
 	if (memmem(text, n, "\\u0000", 6)) {
-		replace_nul_escapes(text, n, &copy);
+		nla_str_addn(&copy, text, n);
+		for (size_t i = 0; i + 6 <= n; i += text[i] == '\\' ? 2 : 1) /* what an escaped backslash precedes is none */
+			if (!memcmp(text + i, "\\u0000", 6))
+				memcpy(copy.buf + i, "\\ufffd", 6);
 		text = copy.buf;
 	}
 	*out = cJSON_ParseWithLengthOpts(text, n, &end, false);
@@ -55,24 +48,21 @@ enum nla_status nla_json_parse(const char *text, size_t n, const char *name, cJS
 		end++;
 	const char *zero = *out ? memchr(text, 0, n) : NULL; /* where cJSON ends a string, too */
 	end = zero ? zero : end;
-	if (!*out || end < text + n) {
-		cJSON_Delete(*out);
-		*out = NULL;
-		status = not_json(text, n, name, end, err);
-	}
-	return status;
+	if (*out && end == text + n)
+		return NLA_OK;
+	cJSON_Delete(*out);
+	*out = NULL;
+	return not_json(text, n, name, end, err);
 }
 
 enum nla_status nla_json_read(const char *path, cJSON **out, struct nla_err *err)
 {
 	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 	*out = NULL;
-	enum nla_status status = nla_file_read(path, &text, err);
-	if (!status && text.len > MAX_JSON)
-		return nla_fail(err, "cannot read '%s': it holds more than %d MiB", path, MAX_JSON >> 20);
-	if (!status)
-		status = nla_json_parse(text.buf, text.len, path, out, err);
-	return status;
+	if (nla_file_read(path, &text, err))
+		return err->status;
+	return text.len > MAX_JSON ? nla_fail(err, "cannot read '%s': it holds more than %d MiB", path, MAX_JSON >> 20)
+				   : nla_json_parse(text.buf, text.len, path, out, err);
 }
 
 /* An array of numbers or strings stays on one line; what holds objects or arrays is spread. */

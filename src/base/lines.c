@@ -29,43 +29,51 @@ enum nla_status nla_lines_open(struct nla_lines *l, const char *path, struct nla
 	return NLA_OK;
 }
 
-/* Refill the chunk: false at the end, and on an error, which zlib keeps until close. */
+/* Refill the chunk: false at the end, and on an error. */
 static bool fill(struct nla_lines *l)
 {
 	int n = gzread(l->gz, l->chunk, CHUNK), code;
 	l->at = 0;
 	l->n = n > 0 ? (size_t)n : 0;
 	if (n <= 0) {
-		gzerror(l->gz, &code);
-		l->failed = n < 0 || code < 0;
-	} else if (gztell(l->gz) == n && nla_file_refuse(l->path, l->chunk, l->n, NLA_IGNORED)) {
-		l->failed = true;
+		const char *why = gzerror(l->gz, &code);
+		if (nla_starts_with(why, l->path) && nla_starts_with(why + strlen(l->path), ": ")) /* begins with it */
+			why += strlen(l->path) + 2;
+		if (n < 0 || code < 0)
+			nla_fail(&l->why, "cannot read '%s': %s%s", l->path, code == Z_BUF_ERROR || code == Z_DATA_ERROR ?
+				 "damaged gzip: " : "", why[0] ? why : "unknown error");
+	} else if (gztell(l->gz) == n) {
+		nla_file_refuse(l->path, l->chunk, l->n, &l->why);
 	} else if (!gzdirect(l->gz) && gztell(l->gz) > ANY_RATIO) {
 		const int64_t packed = gzoffset(l->gz); /* below 0: of a pipe */
-		l->failed = l->bomb = packed > 0 && gztell(l->gz) / MAX_RATIO > packed;
+		if (packed > 0 && gztell(l->gz) / MAX_RATIO > packed)
+			nla_fail(&l->why, "cannot read '%s': its gzip holds more than %d times its size, which no text does",
+				 l->path, MAX_RATIO);
 	}
-	return n > 0 && !l->failed;
+	return n > 0 && !l->why.status;
 }
 
 const char *nla_lines_next(struct nla_lines *l)
 {
 	bool any = false;
-	if (!l->gz || l->failed)
+	if (!l->gz || l->why.status)
 		return NULL;
 	nla_str_reset(&l->line);
 	while (l->at < l->n || fill(l)) {
 		const char *from = l->chunk + l->at, *end = memchr(from, '\n', l->n - l->at);
 		size_t n = end ? (size_t)(end - from) : l->n - l->at;
-		l->failed = l->too_long = l->line.len + n > MAX_LINE;
-		if (l->too_long)
+		if (l->line.len + n > MAX_LINE) {
+			nla_fail(&l->why, "cannot read '%s': line %zu is longer than %d MiB", l->path, l->number + 1,
+				 MAX_LINE >> 20);
 			break;
+		}
 		nla_str_addn(&l->line, from, n);
 		l->at += n + (end != NULL);
 		any = true;
 		if (end)
 			break;
 	}
-	if (!any || l->failed)
+	if (!any || l->why.status)
 		return NULL;
 	if (l->line.len && l->line.buf[l->line.len - 1] == '\r')
 		l->line.buf[--l->line.len] = '\0';
@@ -88,32 +96,13 @@ int64_t nla_lines_at(const struct nla_lines *l)
 	return (int64_t)(gzdirect(l->gz) || given == 0 ? used : used / given * (double)gzoffset(l->gz));
 }
 
-static enum nla_status read_error(const struct nla_lines *l, struct nla_err *err)
-{
-	int code;
-	const char *why = gzerror(l->gz, &code);
-	size_t n = strlen(l->path);
-	if (nla_file_refuse(l->path, l->chunk, l->n, err))
-		return err->status;
-	if (l->too_long)
-		return nla_fail(err, "cannot read '%s': line %zu is longer than %d MiB", l->path, l->number + 1,
-				MAX_LINE >> 20);
-	if (l->bomb)
-		return nla_fail(err, "cannot read '%s': its gzip holds more than %d times its size, which no text does",
-				l->path, MAX_RATIO);
-	if (!strncmp(why, l->path, n) && !strncmp(why + n, ": ", 2)) /* zlib's text starts with the path it was given */
-		why += n + 2;
-	return nla_fail(err, "cannot read '%s': %s%s", l->path,
-			code == Z_BUF_ERROR || code == Z_DATA_ERROR ? "damaged gzip: " : "", why[0] ? why : "unknown error");
-}
-
 enum nla_status nla_lines_close(struct nla_lines *l, struct nla_err *err)
 {
-	enum nla_status status = NLA_OK;
 	if (!l->gz)
 		return NLA_OK;
-	if (l->failed)
-		status = err->status ? err->status : read_error(l, err);
+	if (l->why.status && !err->status)
+		*err = l->why;
+	const enum nla_status status = l->why.status ? err->status : NLA_OK;
 	gzclose_r(l->gz);
 	free(l->chunk);
 	free(l->path);
@@ -125,15 +114,12 @@ enum nla_status nla_lines_close(struct nla_lines *l, struct nla_err *err)
 enum nla_status nla_file_read(const char *path, struct nla_str *s, struct nla_err *err)
 {
 	struct nla_lines in;
-	struct nla_err why = NLA_ERR_INIT;
 	if (nla_lines_open(&in, path, err))
 		return err->status;
 	while (s->len <= MAX_FILE && fill(&in))
 		nla_str_addn(s, in.chunk, in.n);
 	if (s->len > MAX_FILE)
-		nla_fail(&why, "cannot read '%s': it holds more than %zu GiB", path, MAX_FILE >> 30);
-	nla_lines_close(&in, &why);
-	if (why.status)
-		*err = why;
-	return why.status;
+		nla_fail(err, "cannot read '%s': it holds more than %zu GiB", path, MAX_FILE >> 30);
+	nla_lines_close(&in, err);
+	return err->status;
 }

@@ -61,21 +61,16 @@ static void narrow_path(struct nla_machine *m, const char *root, char *line)
 	}
 }
 
-static int allowed_cores(const char *proc)
-{
-	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
-	int n = 0;
-	for (const char *mask = after(proc, "self/status", "Cpus_allowed:", &text); *mask && *mask != '\n'; mask++)
-		n += __builtin_popcount((unsigned)strtol((char[]){ *mask, '\0' }, NULL, 16)); /* hexadecimal, with commas */
-	return NLA_MAX(n, 1);
-}
-
 void nla_machine_read(struct nla_machine *m, const char *root)
 {
 	nla_auto char *proc = nla_format("%s/proc", root), *cgroup = nla_format("%s/self/cgroup", proc);
 	struct nla_err err = NLA_ERR_INIT;
+	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
 	struct nla_lines lines;
-	m->cores = allowed_cores(proc);
+	m->cores = 0;
+	for (const char *mask = after(proc, "self/status", "Cpus_allowed:", &text); *mask && *mask != '\n'; mask++)
+		m->cores += __builtin_popcount((unsigned)strtol((char[]){ *mask, '\0' }, NULL, 16)); /* hexadecimal, commas */
+	m->cores = NLA_MAX(m->cores, 1);
 	double total = number(proc, "meminfo", "MemTotal:"), available = number(proc, "meminfo", "MemAvailable:");
 	m->memory = total > 0 ? (int64_t)(1024 * total) : INT64_MAX;
 	m->free = available > 0 ? (int64_t)(1024 * available) : m->memory;

@@ -61,19 +61,10 @@ static bool read_numbers(const struct nla_option *o, const char *text, cJSON *ou
 /* Of NUMS: "0,0.001" of a number, an array or that text; owned. */
 static char *numbers_text(const cJSON *value)
 {
-	struct nla_str s = NLA_STR_INIT;
-	const cJSON *item;
-	if (cJSON_IsString(value))
-		nla_str_add(&s, value->valuestring);
-	if (cJSON_IsNumber(value))
-		nla_json_add_num(&s, value->valuedouble);
-	if (cJSON_IsArray(value))
-		cJSON_ArrayForEach(item, value) {
-			nla_str_add(&s, s.len ? "," : "");
-			if (cJSON_IsNumber(item))
-				nla_json_add_num(&s, item->valuedouble);
-		}
-	return nla_str_detach(&s);
+	NLA_AUTO(nla_str_release) struct nla_str s = NLA_STR_INIT;
+	const size_t bracket = cJSON_IsArray(value);
+	nla_json_add(&s, value, false, 0);
+	return cJSON_IsString(value) ? nla_strdup(value->valuestring) : nla_strndup(s.buf + bracket, s.len - 2 * bracket);
 }
 
 /* The same text for the same numbers: 1e-05 for 0.00001. */
@@ -88,23 +79,16 @@ static char *numbers_as_one(const struct nla_option *o, const cJSON *value)
 static bool is_fine(const struct nla_option *o, const cJSON *value)
 {
 	nla_auto char *numbers = o->type == NLA_OPT_NUMS ? numbers_text(value) : NULL;
-	double x = value->valuedouble;
-	switch (o->type) {
-	case NLA_OPT_INT:
-		if (!(fabs(x) < 0x1p53) || x != trunc(x))
-			return false;
-		/* fall through */
-	case NLA_OPT_NUM:
+	const double x = value->valuedouble;
+	if (o->type == NLA_OPT_INT && (!(fabs(x) < 0x1p53) || x != trunc(x)))
+		return false;
+	if (o->type == NLA_OPT_INT || o->type == NLA_OPT_NUM)
 		return cJSON_IsNumber(value) && in_range(o, x);
-	case NLA_OPT_NUMS:
+	if (numbers)
 		return read_numbers(o, numbers, NULL);
-	case NLA_OPT_BOOL:
+	if (o->type == NLA_OPT_BOOL)
 		return cJSON_IsBool(value);
-	case NLA_OPT_ENUM:
-		return cJSON_IsString(value) && nla_word_index(o->choices, value->valuestring) >= 0;
-	default:
-		return cJSON_IsString(value);
-	}
+	return cJSON_IsString(value) && (o->type != NLA_OPT_ENUM || nla_word_index(o->choices, value->valuestring) >= 0);
 }
 
 /* folder: what a relative PATH is relative to, NULL for the working folder. */
@@ -206,21 +190,14 @@ struct reading {
 	bool *seen;   /* [n] */
 };
 
-static bool is_section(const struct reading *r, const char *key)
-{
-	size_t length = strlen(key);
-	for (size_t i = 0; i < r->n; i++)
-		if (nla_starts_with(r->table[i].key, key) && r->table[i].key[length] == '.')
-			return true;
-	return false;
-}
-
 /* The value of an option, or of a section with all below it; key NULL: the whole file. */
 static enum nla_status read_value(struct reading *r, const char *key, const cJSON *json, struct nla_err *err)
 {
 	enum nla_status status = NLA_OK;
 	const cJSON *child;
+	bool section = !key;
 	for (size_t i = 0; i < r->n && key; i++) {
+		section = section || (nla_starts_with(r->table[i].key, key) && r->table[i].key[strlen(key)] == '.');
 		if (strcmp(r->table[i].key, key))
 			continue;
 		if (r->seen[i])
@@ -230,7 +207,7 @@ static enum nla_status read_value(struct reading *r, const char *key, const cJSO
 	}
 	if (key && key[0] == '_')
 		return NLA_OK;
-	if (key && !is_section(r, key)) {
+	if (!section) {
 		nla_auto char *hint = suggest(r->table, r->n, key, 0);
 		nla_usage(err, "'%s': unknown key '%s'%s", r->path, key, hint);
 		return err->status;
@@ -368,13 +345,9 @@ static cJSON *dump_value(const struct nla_option *o, const void *cfg)
 		return cJSON_CreateNumber(*(const double *)at);
 	if (o->type == NLA_OPT_BOOL)
 		return cJSON_CreateBool(*(const bool *)at);
-	if (o->type == NLA_OPT_NUMS) {
-		cJSON *all = cJSON_CreateArray(), *one;
-		read_numbers(o, *(char *const *)at, all);
-		one = cJSON_GetArraySize(all) == 1 ? cJSON_DetachItemFromArray(all, 0) : NULL;
-		if (one)
-			cJSON_Delete(all);
-		return one ? one : all;
+	if (o->type == NLA_OPT_NUMS) { /* as numbers_as_one made it, which is JSON but for the brackets */
+		text = nla_format(strchr(*(char *const *)at, ',') ? "[%s]" : "%s", *(char *const *)at);
+		return cJSON_Parse(text);
 	}
 	text = o->type == NLA_OPT_ENUM ? nla_word_at(o->choices, *(const int *)at)
 	     : o->type == NLA_OPT_PATH ? nla_options_path(*(char *const *)at) : nla_strdup(*(char *const *)at);

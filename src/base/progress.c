@@ -1,6 +1,4 @@
-/*
- * progress - see progress.h. A process has one stderr, so one static variable says whether its last line is a live one.
- */
+/* progress - see progress.h. A process has one stderr, so one static variable says whether its last line is a live one. */
 #include "base/progress.h"
 
 #include <sys/ioctl.h>
@@ -58,7 +56,6 @@ void nla_progress_step(struct nla_progress *p, int64_t done, const char *fmt, ..
 {
 	NLA_AUTO(nla_str_release) struct nla_str line = NLA_STR_INIT;
 	double now = nla_seconds();
-	va_list ap;
 	if (quiet || now - p->shown < (p->tty ? 0.1 : 10))
 		return;
 	p->shown = now;
@@ -74,9 +71,7 @@ void nla_progress_step(struct nla_progress *p, int64_t done, const char *fmt, ..
 		nla_add_left(&line, (now - p->started) * (1 - p->share) / (p->share - p->from));
 	}
 	nla_str_add(&line, ": ");
-	va_start(ap, fmt);
-	nla_str_addv(&line, fmt, ap);
-	va_end(ap);
+	NLA_STR_ADD_ARGS(&line, fmt);
 	if (p->tty) { /* a line wider than the terminal would wrap, and clearing it would leave its first half behind */
 		struct winsize size = { 0 };
 		int width = !ioctl(STDERR_FILENO, TIOCGWINSZ, &size) && size.ws_col > 1 ? size.ws_col - 1 : 79;
@@ -91,10 +86,7 @@ void nla_progress_step(struct nla_progress *p, int64_t done, const char *fmt, ..
 void nla_progress_end(struct nla_progress *p, const char *fmt, ...)
 {
 	NLA_AUTO(nla_str_release) struct nla_str line = NLA_STR_INIT;
-	va_list ap;
-	va_start(ap, fmt);
-	nla_str_addv(&line, fmt, ap);
-	va_end(ap);
+	NLA_STR_ADD_ARGS(&line, fmt);
 	nla_str_add(&line, " in ");
 	nla_add_duration(&line, nla_seconds() - p->started);
 	nla_say("%s: %s", p->what, line.buf);
@@ -111,10 +103,7 @@ void nla_say(const char *fmt, ...)
 {
 	NLA_AUTO(nla_str_release) struct nla_str line = NLA_STR_INIT;
 	struct nla_err err = NLA_ERR_INIT;
-	va_list ap;
-	va_start(ap, fmt);
-	nla_str_addv(&line, fmt, ap);
-	va_end(ap);
+	NLA_STR_ADD_ARGS(&line, fmt);
 	clear_live();
 	nla_str_addc(&line, '\n');
 	if (!quiet || (quiet == NLA_SAY_WARNINGS && nla_starts_with(line.buf, "warning")))

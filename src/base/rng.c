@@ -1,9 +1,4 @@
-/*
- * rng - Philox4x32-10. See rng.h.
- *
- * J. Salmon, M. Moraes, R. Dror, D. Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011. The key is the seed's two
- * halves, the counter (index, row, step, stream): 192 bits in, 128 out, and every number has an address.
- */
+/* rng - Philox4x32-10 (rng.h). The key is the seed's two halves, the counter (index, row, step, stream): 192 bits to 128. */
 #include "base/rng.h"
 
 void nla_philox(uint64_t seed, uint32_t stream, uint32_t step, uint32_t row, uint32_t index, uint32_t out[4])

@@ -1,6 +1,4 @@
-/*
- * utf8 - one code point at a time, strict (RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF).
- */
+/* utf8 - one code point at a time, strict (RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF). */
 #pragma once
 
 #include "base/base.h"

@@ -36,20 +36,20 @@ static enum nla_status move(const char *out, const char *from, const char *to, s
 	return err->status;
 }
 
-static bool is_aside(const char *name) { return nla_starts_with(name, NEW) || nla_starts_with(name, OLD); }
+static bool is_aside(const char *name, int64_t beyond) { return nla_starts_with(name, NEW) || nla_starts_with(name, OLD); }
 
 /* A former start was killed between what goes and what comes: what was there is there again. */
 static enum nla_status settle(const char *out, const char *summary, struct nla_err *err)
 {
 	if (!nla_is_dir(out) || (!nla_exists(summary) && move(out, OLD, "", err)))
 		return err->status;
-	return nla_remove_ours(out, is_aside, err);
+	return nla_remove_ours(out, is_aside, 0, err);
 }
 
 static enum nla_status publish(const char *out, struct nla_err *err)
 {
 	if (!move(out, "", OLD, err) && !move(out, NEW, "", err))
-		return nla_remove_ours(out, is_aside, err);
+		return nla_remove_ours(out, is_aside, 0, err);
 	move(out, OLD, "", NLA_IGNORED);
 	return err->status;
 }
@@ -107,10 +107,6 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	return err->status;
 }
 
-int main(int argc, char **argv)
-{
-	return nla_program("nla-eval", NLA_CMD_EVAL,
-		"Held-out rows -> FVE (raw-variance and mean-normalised), tokens, failures. Of a run's folder: its newest\n"
-		"checkpoint, into RUN/evaluations/step-N. With --score FILE.jsonl it scores given texts instead of sampling.",
-		argc, argv, run);
-}
+const struct nla_program nla_program = { "nla-eval", NLA_CMD_EVAL, run,
+	"Held-out rows -> FVE (raw-variance and mean-normalised), tokens, failures. Of a run's folder: its newest\n"
+	"checkpoint, into RUN/evaluations/step-N. With --score FILE.jsonl it scores given texts instead of sampling." };

@@ -116,10 +116,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	return err->status;
 }
 
-int main(int argc, char **argv)
-{
-	return nla_program("nla-explain", NLA_CMD_EXPLAIN,
-			   "Explain an activation: a row of a set (--data --row), a text at a token (--text --position) or at\n"
-			   "several (--text @FILE --positions all), or a file (--vector). One JSON object a sample on stdout.\n"
-			   "Of a run's folder: its newest checkpoint.", argc, argv, run);
-}
+const struct nla_program nla_program = { "nla-explain", NLA_CMD_EXPLAIN, run,
+	"Explain an activation: a row of a set (--data --row), a text at a token (--text --position) or at\n"
+	"several (--text @FILE --positions all), or a file (--vector). One JSON object a sample on stdout.\n"
+	"Of a run's folder: its newest checkpoint." };

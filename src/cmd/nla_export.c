@@ -1,8 +1,7 @@
 /* nla-export: an AV, an AR or both as whole checkpoints that transformers loads. */
 
-#include "base/file.h"
-#include "run/export.h"
 #include "cmd/program.h"
+#include "run/models.h"
 
 static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 {
@@ -22,10 +21,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	return err->status;
 }
 
-int main(int argc, char **argv)
-{
-	return nla_program("nla-export", NLA_CMD_EXPORT,
-			   "AV or AR -> a whole checkpoint in Hugging Face's layout: the adapter added into the weights,\n"
-			   "tensor by tensor. An AR is cut after its block, with a value_head.safetensors. Both: OUT/av and\n"
-			   "OUT/ar.", argc, argv, run);
-}
+const struct nla_program nla_program = { "nla-export", NLA_CMD_EXPORT, run,
+	"AV or AR -> a whole checkpoint in Hugging Face's layout: the adapter added into the weights,\n"
+	"tensor by tensor. An AR is cut after its block, with a value_head.safetensors. Both: OUT/av and\n"
+	"OUT/ar." };

@@ -123,15 +123,6 @@ out:
 	return err->status;
 }
 
-static enum nla_status print_sidecar(const char *folder, struct nla_err *err)
-{
-	nla_auto char *path = nla_path_join(folder, NLA_SIDECAR_NAME);
-	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
-	if (!nla_file_read(path, &text, err))
-		fputs(text.buf, stdout);
-	return err->status;
-}
-
 static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 {
 	NLA_AUTO(nla_target_close) struct nla_target target = { 0 };
@@ -139,8 +130,13 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	NLA_AUTO(nla_corpus_close) struct nla_corpus corpus = { 0 };
 	nla_sidecar_init(&meta);
 	nla_sidecar_init(&made);
-	if (cfg->extract.sidecar)
-		return nla_sidecar_make(cfg, err) || print_sidecar(cfg->out, err) ? err->status : NLA_OK;
+	if (cfg->extract.sidecar) {
+		nla_auto char *path = nla_path_join(cfg->out, NLA_SIDECAR_NAME);
+		NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
+		if (!nla_sidecar_make(cfg, err) && !nla_file_read(path, &text, err))
+			fputs(text.buf, stdout);
+		return err->status;
+	}
 	nla_stop_catch();
 	if (*cfg->out && nla_exists_in(cfg->out, "config.json"))
 		return nla_usage(err, "'%s' has a config.json: it is a model or a run, give another --out", cfg->out);
@@ -159,9 +155,6 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	return NLA_OK;
 }
 
-int main(int argc, char **argv)
-{
-	return nla_program("nla-extract", NLA_CMD_EXTRACT, "Corpus -> activation set: the target's residual stream after "
-			   "block K at chosen tokens.\n--sidecar: the nla_meta.yaml of an AV, an AR or a set made elsewhere.",
-			   argc, argv, run);
-}
+const struct nla_program nla_program = { "nla-extract", NLA_CMD_EXTRACT, run,
+	"Corpus -> activation set: the target's residual stream after block K at chosen tokens.\n"
+	"--sidecar: the nla_meta.yaml of an AV, an AR or a set made elsewhere." };

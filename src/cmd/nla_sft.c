@@ -14,9 +14,6 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	return err->status;
 }
 
-int main(int argc, char **argv)
-{
-	return nla_program("nla-sft", NLA_CMD_SFT,
-		"Supervised training: pre-train a small target (--role lm), warm-start a verbalizer (--role av) or a\n"
-		"reconstructor (--role ar). Writes OUT/checkpoints/latest/{model,av,ar}.", argc, argv, run);
-}
+const struct nla_program nla_program = { "nla-sft", NLA_CMD_SFT, run,
+	"Supervised training: pre-train a small target (--role lm), warm-start a verbalizer (--role av) or a\n"
+	"reconstructor (--role ar). Writes OUT/checkpoints/latest/{model,av,ar}." };

@@ -1,9 +1,4 @@
-/*
- * nla-teach: a local instruct model writes the warm-start explanations of an activation set's rows.
- *
- *	try 0: every row, a batch at a time; try 1: rows that its answers did not serve; ... -> the set OUT, a summary
- */
-
+/* nla-teach (run/teach.h): try 0, every row, a batch at a time; try 1, rows that its answers did not serve; ... */
 #include "base/progress.h"
 #include "cmd/program.h"
 #include "lm/ranks.h"
@@ -57,10 +52,6 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	return err->status;
 }
 
-int main(int argc, char **argv)
-{
-	return nla_program("nla-teach", NLA_CMD_TEACH,
-			   "A local instruct model (--teacher) writes explanations of an activation set's texts, for the warm\n"
-			   "start: the rows of --data become the set --out. --resume continues from OUT/teach.jsonl.",
-			   argc, argv, run);
-}
+const struct nla_program nla_program = { "nla-teach", NLA_CMD_TEACH, run,
+	"A local instruct model (--teacher) writes explanations of an activation set's texts, for the warm\n"
+	"start: the rows of --data become the set --out. --resume continues from OUT/teach.jsonl." };

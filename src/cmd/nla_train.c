@@ -45,9 +45,6 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 	return err->status;
 }
 
-int main(int argc, char **argv)
-{
-	return nla_program("nla-train", NLA_CMD_TRAIN,
-		"Train a verbalizer by GRPO on how well a reconstructor predicts the activation from its explanation,\n"
-		"minus lambda a token. Writes OUT/{metrics.jsonl,eval-*.json,checkpoints/latest/{av,ar}}.", argc, argv, run);
-}
+const struct nla_program nla_program = { "nla-train", NLA_CMD_TRAIN, run,
+	"Train a verbalizer by GRPO on how well a reconstructor predicts the activation from its explanation,\n"
+	"minus lambda a token. Writes OUT/{metrics.jsonl,eval-*.json,checkpoints/latest/{av,ar}}." };

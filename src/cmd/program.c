@@ -45,8 +45,10 @@ static void add_resume(struct nla_str *out, int argc, char **argv, bool overwrit
 	nla_str_addn(out, files.buf, files.len);
 }
 
-int nla_program(const char *name, enum nla_command command, const char *purpose, int argc, char **argv, nla_program_fn *run)
+int main(int argc, char **argv)
 {
+	const char *name = nla_program.name;
+	const enum nla_command command = nla_program.command;
 	struct nla_err err = NLA_ERR_INIT;
 	struct nla_config cfg;
 	struct nla_str again = NLA_STR_INIT;
@@ -66,12 +68,13 @@ int nla_program(const char *name, enum nla_command command, const char *purpose,
 	nla_config_read(&cfg, command, argc, argv, &help, &err);
 	if (!err.status && help) {
 		printf("usage: %s [--option value ...] [config.json%s]\n\n%s\n\n", name,
-		       command & (NLA_CMD_EVAL | NLA_CMD_EXPLAIN | NLA_CMD_EXPORT) ? ", or a run's folder" : "", purpose);
+		       command & (NLA_CMD_EVAL | NLA_CMD_EXPLAIN | NLA_CMD_EXPORT) ? ", or a run's folder" : "",
+		       nla_program.purpose);
 		print_options(command, false);
 	} else if (!err.status) {
 		nla_say_quiet(cfg.quiet ? NLA_SAY_WARNINGS : NLA_SAY_ALL);
 		if (!nla_launch(&cfg, command, &err))
-			run(&cfg, &err);
+			nla_program.run(&cfg, &err);
 		nla_say_quiet(NLA_SAY_ALL);
 	}
 	const bool says = nla_launch_end(&err);

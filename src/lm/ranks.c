@@ -109,6 +109,17 @@ void nla_ranks_gather_i64(struct nla_i64s *a)
 	nla_i64s_append(a, (const int64_t *)(const void *)s.buf, s.len / sizeof(*a->data));
 }
 
+void *nla_ranks_whole(void *part, size_t bytes)
+{
+	struct nla_str s = NLA_STR_INIT;
+	if (!part)
+		return NULL;
+	nla_str_addn(&s, part, bytes);
+	nla_ranks_gather(&s, NULL);
+	free(part);
+	return nla_str_detach(&s);
+}
+
 int64_t nla_ranks_least(int64_t x)
 {
 	NLA_AUTO(nla_i64s_release) struct nla_i64s all = { 0 };

@@ -34,3 +34,4 @@ void nla_ranks_copy_str(struct nla_str *s);
 /* Becomes what all ranks have, one after the other; start [ranks + 1] (or NULL): where each one's begins. */
 void nla_ranks_gather(struct nla_str *s, size_t *start);
 void nla_ranks_gather_i64(struct nla_i64s *a);
+void *nla_ranks_whole(void *part, size_t bytes); /* the same of an array, whose place it takes; NULL stays, on all ranks */

@@ -27,25 +27,16 @@ static bool is_data(const char *name)
 	       (nla_starts_with(name, "activations-") && nla_ends_with(name, ".safetensors"));
 }
 
-/* The folder's names, the sidecar's first: without one it is no set any more. */
-static enum nla_status list(const char *folder, struct nla_strs *names, struct nla_err *err)
+static bool is_ours(const char *name, int64_t beyond)
 {
-	nla_strs_push(names, NLA_SIDECAR_NAME);
-	return nla_is_dir(folder) ? nla_list_dir(folder, names, err) : NLA_OK;
+	return is_data(name) || nla_word_index(NLA_ACTSET_ROWS "|" NLA_ACTSET_PART "|" NLA_ACTSET_DONE, name) >= 0;
 }
 
+/* The sidecar first: without one it is no set any more. */
 enum nla_status nla_actset_remove(const char *folder, struct nla_err *err)
 {
-	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
-	list(folder, &names, err);
-	for (size_t i = 0; i < names.n && !err->status; i++) {
-		const char *name = names.data[i];
-		nla_auto char *path = nla_path_join(folder, name);
-		if (i == 0 || is_data(name) ||
-		    nla_word_index(NLA_ACTSET_ROWS "|" NLA_ACTSET_PART "|" NLA_ACTSET_DONE, name) >= 0)
-			nla_rmtree(path, err);
-	}
-	return err->status;
+	nla_auto char *sidecar = nla_path_join(folder, NLA_SIDECAR_NAME);
+	return nla_rmtree(sidecar, err) || !nla_is_dir(folder) ? err->status : nla_remove_ours(folder, is_ours, 0, err);
 }
 
 static enum nla_status check_folder(const char *folder, struct nla_err *err)
@@ -155,8 +146,8 @@ enum nla_status nla_actset_create(struct nla_actset_writer **out, const char *fo
 	nla_sidecar_copy(&w->meta, meta);
 	free(w->meta.kind);
 	w->meta.kind = nla_strdup("nla_dataset");
-	if (nla_log_open_in(&w->vectors, part, VECTORS_PART, err) || nla_log_open_in(&w->rows, part, ROWS_PART, err) ||
-	    nla_log_open_in(&w->marks, part, NLA_ACTSET_MARKS, err) || keep(w, n, err))
+	if (nla_log_open(&w->vectors, part, VECTORS_PART, err) || nla_log_open(&w->rows, part, ROWS_PART, err) ||
+	    nla_log_open(&w->marks, part, NLA_ACTSET_MARKS, err) || keep(w, n, err))
 		nla_actset_abort(w);
 	else
 		*out = w;
@@ -210,13 +201,14 @@ enum nla_status nla_actset_mark(struct nla_actset_writer *w, const char *line, s
 static enum nla_status pack_vectors(struct nla_actset_writer *w, const char *part, struct nla_err *err)
 {
 	const size_t d = (size_t)w->meta.d_model;
-	const struct nla_st_entry entry = { "activations", w->dtype, 2, .shape = { w->n, w->meta.d_model } };
+	struct nla_st_entry entry = { "activations", w->dtype, 2, .shape = { w->n, w->meta.d_model } };
 	nla_auto char *from = nla_path_join(part, VECTORS_PART), *to = nla_path_join(part, DATA_NAME);
 	NLA_AUTO(nla_baseline_release) struct nla_baseline baseline = { 0 };
 	NLA_AUTO(nla_map_close) struct nla_map map = { 0 };
 	struct nla_st_writer *out;
 	if (nla_map_open(&map, from, err))
 		return err->status;
+	entry.nbytes = map.size;
 	nla_baseline_init(&baseline, w->meta.d_model);
 	for (int64_t i = 0; i < NLA_MIN(w->n, NLA_BASELINE_ROWS); i++) {
 		const void *row = (const char *)map.data + (size_t)i * row_bytes(w);

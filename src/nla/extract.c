@@ -284,17 +284,3 @@ enum nla_status nla_extract_at(const struct nla_target *t, const struct nla_i32s
 	release(&w);
 	return err->status;
 }
-
-enum nla_status nla_extract_one(const struct nla_target *t, const char *text, int64_t position,
-				const struct nla_extract_cfg *cfg, float *v, struct nla_str *prefix, struct nla_err *err)
-{
-	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
-	if (nla_target_encode(t, cfg->special, text, &ids, err))
-		return err->status;
-	int64_t n = (int64_t)ids.n, front = n_front(t, cfg), at = position < 0 ? n + position : position;
-	if (at < 0 || at >= n)
-		return nla_usage(err, "position %lld is outside the text's %zu tokens", (long long)position, ids.n);
-	if (!nla_extract_at(t, &ids, &at, 1, cfg->layer, v, err))
-		nla_tokenizer_decode(t->tok, ids.data + front, (size_t)NLA_MAX(at + 1 - front, 0), false, prefix);
-	return err->status;
-}

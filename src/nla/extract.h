@@ -42,6 +42,3 @@ enum nla_status nla_extract_former(const char *folder, struct nla_extract_count 
 /* The activations v [n, D] after a block at n tokens of one text. */
 enum nla_status nla_extract_at(const struct nla_target *t, const struct nla_i32s *ids, const int64_t *at, int64_t n,
 			       int64_t block, float *v, struct nla_err *err);
-/* The activation [D] of one text at one token (negative: from the end); prefix receives the text up to it. */
-enum nla_status nla_extract_one(const struct nla_target *t, const char *text, int64_t position,
-				const struct nla_extract_cfg *cfg, float *v, struct nla_str *prefix, struct nla_err *err);

@@ -20,20 +20,16 @@ bool nla_group_failed(const enum nla_failure *failed, int64_t group)
 	return true;
 }
 
-enum nla_status nla_group_advantage(const double *reward, const enum nla_failure *failed, int64_t n_prompts, int64_t group,
-				    const struct nla_advantage_cfg *cfg, double *advantage, struct nla_err *err)
+void nla_group_advantage(const double *reward, const enum nla_failure *failed, int64_t n_prompts, int64_t group, double min_std,
+			 double *advantage)
 {
-	if (group < 2)
-		return nla_usage(err, "rollout.group is %lld: an advantage needs at least 2 samples a prompt",
-				 (long long)group);
 	for (int64_t from = 0; from < n_prompts * group; from += group) {
 		double mean, std;
 		nla_mean_std(reward + from, group, &mean, &std);
-		const bool rest = std < cfg->min_std || (failed && nla_group_failed(failed + from, group));
+		const bool rest = std < min_std || (failed && nla_group_failed(failed + from, group));
 		for (int64_t i = from; i < from + group; i++)
 			advantage[i] = rest ? 0 : (reward[i] - mean) / (std + 1e-6);
 	}
-	return NLA_OK;
 }
 
 double nla_within_group_std(const double *x, int64_t n_prompts, int64_t group)
@@ -49,6 +45,6 @@ double nla_within_group_std(const double *x, int64_t n_prompts, int64_t group)
 
 enum nla_status nla_advantage(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
-	return nla_group_advantage(step->reward, step->failed, step->n_prompts, step->group, &rl->advantage, step->advantage,
-				   err);
+	nla_group_advantage(step->reward, step->failed, step->n_prompts, step->group, rl->min_std, step->advantage);
+	return NLA_OK;
 }

@@ -10,13 +10,9 @@
 
 #include "rl/rollout.h"
 
-struct nla_advantage_cfg {
-	double min_std;
-};
-
-/* Pure. reward, failed (NULL: none), advantage [n_prompts * group]; group 1 is an error. */
-enum nla_status nla_group_advantage(const double *reward, const enum nla_failure *failed, int64_t n_prompts, int64_t group,
-				    const struct nla_advantage_cfg *cfg, double *advantage, struct nla_err *err);
+/* Pure. reward, failed (NULL: none), advantage [n_prompts * group], group at least 2. */
+void nla_group_advantage(const double *reward, const enum nla_failure *failed, int64_t n_prompts, int64_t group, double min_std,
+			 double *advantage);
 /* Of one group: has it no valid row? */
 bool nla_group_failed(const enum nla_failure *failed, int64_t group);
 /* Mean and standard deviation with n - 1; of less than two numbers the deviation is 0. */

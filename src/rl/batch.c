@@ -14,6 +14,6 @@ enum nla_status nla_batch(struct nla_rl *rl, struct nla_step *step, struct nla_e
 	step->n_all = n * policies * group;
 	memcpy(step->rows, rows + from, (size_t)step->n_prompts * sizeof(*rows));
 	for (int64_t i = 0; i < step->n; i++) /* of all policies that draw together the same */
-		step->keys[i] = (uint32_t)((from + step->prompt_of[i]) * group + i % group);
+		step->keys[i] = (uint32_t)((from + i / step->group) * group + i % group);
 	return nla_actset_vectors(rl->set, step->rows, (size_t)step->n_prompts, step->v, err);
 }

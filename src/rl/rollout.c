@@ -46,13 +46,13 @@ static enum nla_status decode_some(const struct nla_rl *rl, struct nla_step *ste
 			keys[k] = step->keys[sample[k]];
 		}
 	}
-	int64_t first = step->prompt_of[sample[0]], n_prompts = step->prompt_of[sample[n - 1]] - first + 1;
+	int64_t first = sample[0] / step->group, n_prompts = sample[n - 1] / step->group - first + 1;
 	nla_auto int64_t *prompts = nla_alloc((size_t)n_prompts, sizeof(*prompts));
 	nt_scope_push();
 	if (!nla_av_pack(rl->av, step->v + first * target->lm.arch.d_model, n_prompts, &pack, prompts, &inject, err) &&
 	    !nla_pack_ready(&pack, views[0].lm, err)) {
 		for (int64_t k = 0; k < n; k++)
-			rows[k] = prompts[step->prompt_of[sample[k]] - first];
+			rows[k] = prompts[sample[k] / step->group - first];
 		struct nla_decode d = { .view = views, .n_views = n_views, .prompts = &pack, .inject = &inject,
 					.prompt_row = rows, .key = keys, .n = n, .max_new_tokens = rl->rollout.max_new_tokens,
 					.min_new_tokens = rl->rollout.min_new_tokens, .temperature = rl->rollout.temperature,

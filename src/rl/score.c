@@ -31,7 +31,7 @@ enum nla_status nla_score_texts(const struct nla_rl *rl, struct nla_step *step, 
 			continue;
 		}
 		nla_i64s_push(&texts->offset, (int64_t)texts->ids.n);
-		nla_f32s_append(v, step->v + (size_t)step->prompt_of[i] * d, d);
+		nla_f32s_append(v, step->v + (size_t)(i / step->group) * d, d);
 		nla_i64s_push(row, i);
 	}
 	return NLA_OK;

@@ -13,7 +13,6 @@ void nla_step_start(struct nla_step *s, int64_t n_prompts, int64_t group, int64_
 	s->n_all = s->n;
 	s->rows = nla_alloc((size_t)n_prompts, sizeof(*s->rows));
 	s->v = nla_alloc((size_t)(n_prompts * d), sizeof(*s->v));
-	s->prompt_of = nla_alloc(n, sizeof(*s->prompt_of));
 	s->keys = nla_alloc(n, sizeof(*s->keys));
 	s->response = nla_alloc(n, sizeof(*s->response));
 	s->explanation = nla_alloc(n, sizeof(*s->explanation));
@@ -24,17 +23,14 @@ void nla_step_start(struct nla_step *s, int64_t n_prompts, int64_t group, int64_
 	s->reward = nla_alloc(n, sizeof(*s->reward));
 	s->advantage = nla_alloc(n, sizeof(*s->advantage));
 	nt_profile_stage(nla_stage_now = nla_stage_names[NLA_STAGE_ROLLOUT]);
-	for (size_t i = 0; i < n; i++) {
-		s->prompt_of[i] = (int64_t)i / group;
+	for (size_t i = 0; i < n; i++)
 		s->keys[i] = (uint32_t)i;
-	}
 }
 
 void nla_step_release(struct nla_step *s)
 {
-	void *arrays[] = { s->rows,   s->v,   s->prompt_of, s->keys,   s->response,  s->explanation, s->n_explanation,
-			   s->failed, s->mse, s->penalty,   s->reward, s->advantage, s->logprob,     s->ref_logprob,   s->kl,
-			   s->mse_start, s->vector_of, s->v_hat };
+	void *arrays[] = { s->rows, s->v, s->keys, s->response, s->explanation, s->n_explanation, s->failed, s->mse, s->penalty,
+			   s->reward, s->advantage, s->logprob, s->ref_logprob, s->kl, s->mse_start, s->vector_of, s->v_hat };
 	for (int64_t i = 0; i < s->n; i++) {
 		free(s->response[i]);
 		free(s->explanation[i]);
@@ -83,99 +79,52 @@ void nla_step_share(struct nla_step *to, struct nla_step *all, int64_t which, in
 
 /* ---- over ranks ---- */
 
-struct part {
-	void *at; /* NULL: it is not there */
-	size_t size; /* bytes a prompt */
-};
-enum { N_PARTS = 16 };
-
-static void parts_of(const struct nla_step *s, struct part *parts)
+/* What all ranks have of such texts: n of this one, n_all in the end. */
+static char **whole_texts(char **texts, int64_t n, int64_t n_all)
 {
-	const size_t g = (size_t)s->group, row = g * (size_t)s->tokens.width * sizeof(float);
-	const struct part all[N_PARTS] = {
-		{ s->rows, sizeof(*s->rows) }, { s->vector_of, sizeof(*s->vector_of) }, { s->keys, g * sizeof(*s->keys) },
-		{ s->n_explanation, g * sizeof(*s->n_explanation) }, { s->failed, g * sizeof(*s->failed) },
-		{ s->mse, g * sizeof(*s->mse) }, { s->penalty, g * sizeof(*s->penalty) }, { s->reward, g * sizeof(*s->reward) },
-		{ s->advantage, g * sizeof(*s->advantage) }, { s->tokens.length, g * sizeof(*s->tokens.length) },
-		{ s->tokens.stopped, g * sizeof(*s->tokens.stopped) },
-		{ s->tokens.ids, row }, { s->logprob, row }, { s->ref_logprob, row },
-		{ s->mse_start, g * sizeof(*s->mse_start) }, { s->kl, 2 * g * sizeof(*s->kl) },
-	};
-	memcpy(parts, all, sizeof(all));
-}
-
-static void add_texts(struct nla_str *out, char *const *texts, int64_t n)
-{
+	NLA_AUTO(nla_str_release) struct nla_str sent = NLA_STR_INIT;
 	for (int64_t i = 0; i < n; i++) {
-		nla_str_addc(out, texts[i] ? '+' : '-');
+		nla_str_addc(&sent, texts[i] ? '+' : '-');
 		if (texts[i])
-			nla_str_addn(out, texts[i], strlen(texts[i]) + 1);
+			nla_str_addn(&sent, texts[i], strlen(texts[i]) + 1);
+		free(texts[i]);
 	}
-}
-
-static const char *take_texts(const char *from, char **texts, int64_t n)
-{
-	for (int64_t i = 0; i < n; i++)
-		if (*from++ == '+') {
-			texts[i] = nla_strdup(from);
-			from += strlen(from) + 1;
-		}
-	return from;
-}
-
-/* The samples that a rank has sent become those from prompt `at` on. */
-static void take(struct nla_step *s, int64_t at, const char *from, int64_t n)
-{
-	struct part parts[N_PARTS];
-	parts_of(s, parts);
-	for (int i = 0; i < N_PARTS; i++) {
-		const size_t bytes = parts[i].at ? (size_t)n * parts[i].size : 0;
-		if (bytes)
-			memcpy((char *)parts[i].at + (size_t)at * parts[i].size, from, bytes);
-		from += bytes;
+	nla_ranks_gather(&sent, NULL);
+	texts = nla_realloc(texts, (size_t)n_all, sizeof(*texts));
+	const char *from = sent.buf;
+	for (int64_t i = 0; i < n_all; i++) {
+		texts[i] = *from++ == '+' ? nla_strdup(from) : NULL;
+		from += texts[i] ? strlen(from) + 1 : 0;
 	}
-	from = take_texts(from, s->response + at * s->group, n * s->group);
-	take_texts(from, s->explanation + at * s->group, n * s->group);
+	return texts;
 }
 
 void nla_step_join(struct nla_step *s)
 {
-	NLA_AUTO(nla_str_release) struct nla_str sent = NLA_STR_INIT;
-	const int64_t ranks = nla_n_ranks();
-	nla_auto size_t *start = nla_alloc((size_t)ranks + 1, sizeof(*start));
-	nla_auto int64_t *n = nla_alloc((size_t)ranks, sizeof(*n));
-	struct part parts[N_PARTS];
-	struct nla_step all;
-	int64_t total = 0;
-	if (ranks == 1)
+	const size_t b = (size_t)s->n_prompts, n = (size_t)s->n, row = n * (size_t)s->tokens.width * sizeof(float);
+	double prompts = (double)s->n_prompts;
+	if (nla_n_ranks() == 1)
 		return;
-	parts_of(s, parts);
-	nla_str_addn(&sent, &s->n_prompts, sizeof(s->n_prompts));
-	for (int i = 0; i < N_PARTS; i++)
-		if (parts[i].at)
-			nla_str_addn(&sent, parts[i].at, (size_t)s->n_prompts * parts[i].size);
-	add_texts(&sent, s->response, s->n);
-	add_texts(&sent, s->explanation, s->n);
-	nla_ranks_gather(&sent, start);
-	for (int64_t r = 0; r < ranks; r++) {
-		memcpy(&n[r], sent.buf + start[r], sizeof(*n));
-		total += n[r];
-	}
-	nla_step_start(&all, total, s->group, 0);
-	nla_decoded_init(&all.tokens, all.n, s->tokens.width);
-	const size_t cells = (size_t)(all.n * s->tokens.width);
-	all.vector_of = s->vector_of ? nla_alloc((size_t)total, sizeof(*s->vector_of)) : NULL;
-	all.logprob = s->logprob ? nla_alloc(cells, sizeof(*s->logprob)) : NULL;
-	all.ref_logprob = s->ref_logprob ? nla_alloc(cells, sizeof(*s->ref_logprob)) : NULL;
-	all.mse_start = s->mse_start ? nla_alloc((size_t)all.n, sizeof(*s->mse_start)) : NULL;
-	all.kl = s->kl ? nla_alloc((size_t)all.n * 2, sizeof(*s->kl)) : NULL;
-	for (int64_t r = 0, at = 0; r < ranks; at += n[r++])
-		take(&all, at, sent.buf + start[r] + sizeof(*n), n[r]);
-	all.update = s->update;
-	memcpy(all.seconds, s->seconds, sizeof(s->seconds));
-	nla_step_release(s);
-	*s = all;
-	nla_stage_now = NULL;
+	nla_ranks_sum(&prompts, 1);
+	s->rows = nla_ranks_whole(s->rows, b * sizeof(*s->rows));
+	s->vector_of = nla_ranks_whole(s->vector_of, b * sizeof(*s->vector_of));
+	s->n_explanation = nla_ranks_whole(s->n_explanation, n * sizeof(*s->n_explanation));
+	s->failed = nla_ranks_whole(s->failed, n * sizeof(*s->failed));
+	s->mse = nla_ranks_whole(s->mse, n * sizeof(*s->mse));
+	s->mse_start = nla_ranks_whole(s->mse_start, n * sizeof(*s->mse_start));
+	s->kl = nla_ranks_whole(s->kl, 2 * n * sizeof(*s->kl));
+	s->penalty = nla_ranks_whole(s->penalty, n * sizeof(*s->penalty));
+	s->reward = nla_ranks_whole(s->reward, n * sizeof(*s->reward));
+	s->advantage = nla_ranks_whole(s->advantage, n * sizeof(*s->advantage));
+	s->logprob = nla_ranks_whole(s->logprob, row);
+	s->ref_logprob = nla_ranks_whole(s->ref_logprob, row);
+	s->tokens.ids = nla_ranks_whole(s->tokens.ids, row);
+	s->tokens.length = nla_ranks_whole(s->tokens.length, n * sizeof(*s->tokens.length));
+	s->tokens.stopped = nla_ranks_whole(s->tokens.stopped, n * sizeof(*s->tokens.stopped));
+	s->n_prompts = (int64_t)prompts;
+	s->n = s->n_all = s->tokens.n = s->n_prompts * s->group;
+	s->response = whole_texts(s->response, (int64_t)n, s->n);
+	s->explanation = whole_texts(s->explanation, (int64_t)n, s->n);
 }
 
 static int by_row(const void *a, const void *b, void *rows)
@@ -219,10 +168,10 @@ bool nla_halve(unsigned *halved, enum nla_stage stage, int64_t *batch, int64_t n
 
 struct nla_responses nla_step_responses(const struct nla_step *s, int64_t from, int64_t to, int64_t d, int64_t *prompt_of)
 {
-	const int64_t first = s->prompt_of[from];
+	const int64_t first = from / s->group;
 	for (int64_t i = from; i < to; i++)
-		prompt_of[i - from] = s->prompt_of[i] - first;
-	return (struct nla_responses){ .v = s->v + first * d, .n_prompts = s->prompt_of[to - 1] - first + 1,
+		prompt_of[i - from] = i / s->group - first;
+	return (struct nla_responses){ .v = s->v + first * d, .n_prompts = (to - 1) / s->group - first + 1,
 				       .ids = s->tokens.ids + from * s->tokens.width, .n = to - from, .width = s->tokens.width,
 				       .length = s->tokens.length + from, .prompt_of = prompt_of };
 }

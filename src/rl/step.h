@@ -40,13 +40,12 @@ extern const char *const nla_stage_names[NLA_N_STAGES];
 extern const char *volatile nla_stage_now; /* its name, for a signal's handler; NULL: none has begun */
 
 struct nla_step {
-	int64_t n_prompts, group, n;     /* B, G, B*G: of this rank */
+	int64_t n_prompts, group, n;     /* B, G, B*G: of this rank; sample i is of prompt i / G */
 	int64_t n_all;                   /* samples of all ranks */
 	/* batch */
 	int64_t *rows;                   /* [B] of the activation set */
 	int64_t *vector_of;              /* [B] an evaluation's: whose vectors the AV explains; NULL: the rows' own */
 	float *v;                        /* [B, D] raw */
-	int64_t *prompt_of;              /* [B*G] the prompt of a sample; samples of one prompt are adjacent */
 	uint32_t *keys;                  /* [B*G] which random numbers a sample draws; from 0 unless set */
 	/* rollout */
 	struct nla_decoded tokens;       /* [B*G, T] ids, the sampler's log-probabilities, own lengths */
@@ -73,7 +72,7 @@ struct nla_step {
 struct nla_rl {
 	struct nla_rollout_cfg rollout;
 	struct nla_reward_cfg reward;
-	struct nla_advantage_cfg advantage;
+	double min_std;                  /* advantage.min_std */
 	struct nla_update_cfg update;
 	const struct nla_half *av;
 	const struct nla_half *ar;
@@ -108,7 +107,7 @@ enum nla_status nla_update(struct nla_rl *rl, struct nla_step *step, struct nla_
 /* Room for B prompts of width d and their G samples each. */
 void nla_step_start(struct nla_step *s, int64_t n_prompts, int64_t group, int64_t d);
 void nla_step_release(struct nla_step *s);
-/* Of a finished step or evaluation: the samples of all ranks, in their order, without the vectors. */
+/* Of a finished step or evaluation: the samples of all ranks, in their order, but for vectors, keys and tokens.logprob. */
 void nla_step_join(struct nla_step *s);
 /* Its samples' places, those of a row together and in their order; the caller frees it. */
 int64_t *nla_step_by_row(const struct nla_step *s);

@@ -21,7 +21,7 @@ struct tokens {
 static int64_t micro_end(const struct nla_step *s, int64_t from, int64_t micro_batch)
 {
 	int64_t to = micro_batch > 0 ? NLA_MIN(from + micro_batch, s->n) : s->n, whole = to;
-	while (to < s->n && whole > from && s->prompt_of[whole - 1] == s->prompt_of[to])
+	while (to < s->n && whole > from && (whole - 1) / s->group == to / s->group)
 		whole--;
 	return whole > from ? whole : to;
 }

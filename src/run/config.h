@@ -6,7 +6,6 @@
 
 #include "base/options.h"
 #include "nla/target.h"
-#include "rl/advantage.h"
 #include "rl/reward.h"
 #include "rl/rollout.h"
 #include "run/plan.h"
@@ -31,7 +30,7 @@ struct nla_config {
 	struct { int64_t rank; double alpha; bool rslora; char *targets; } lora;
 	struct nla_rollout_cfg rollout;
 	struct nla_reward_cfg reward;
-	struct nla_advantage_cfg advantage;
+	struct { double min_std; } advantage;
 	struct {
 		double lr, clip, kl, grad_clip;
 		int64_t micro_batch, max_bad_steps;

@@ -47,10 +47,14 @@ int64_t nla_layer(const struct nla *nla) { return nla->m.ar.depth - 1; }
 int nla_activation(struct nla *nla, const char *text, int64_t position, float *v, char *message)
 {
 	struct nla_err err = NLA_ERR_INIT;
-	NLA_AUTO(nla_str_release) struct nla_str prefix = NLA_STR_INIT;
-	const struct nla_extract_cfg x = { .layer = nla_layer(nla),
-					   .special = nla_target_adds_special(&nla->m.target, &nla->m.ar.meta) };
-	nla_extract_one(&nla->m.target, text, position, &x, v, &prefix, &err);
+	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
+	if (!nla_target_encode(&nla->m.target, nla_target_adds_special(&nla->m.target, &nla->m.ar.meta), text, &ids, &err)) {
+		const int64_t n = (int64_t)ids.n, at = position < 0 ? n + position : position;
+		if (at < 0 || at >= n)
+			nla_usage(&err, "position %lld is outside the text's %zu tokens", (long long)position, ids.n);
+		else
+			nla_extract_at(&nla->m.target, &ids, &at, 1, nla_layer(nla), v, &err);
+	}
 	return done(&err, message);
 }
 
@@ -65,7 +69,7 @@ char **nla_explain_many(struct nla *nla, const float *v, int64_t n, int64_t max_
 	char **texts = NULL;
 	bool fine = n >= 0 && max_new_tokens >= 1 && max_new_tokens <= 16384 && temperature >= 0 && temperature <= 100;
 	for (int64_t i = 0; fine && i < n * nla_width(nla); i++)
-		fine = isfinite(v[i]) && (i % nla_width(nla) || !nla_is_zero(v + i, nla_width(nla)));
+		fine = isfinite(v[i]) && (i % nla_width(nla) || nla_length(v + i, nla_width(nla)) > 0);
 	if (!fine) {
 		nla_usage(&err, "want finite activations other than 0, 1 to 16384 new tokens and a temperature of 0 to 100");
 		done(&err, message);

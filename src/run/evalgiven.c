@@ -6,19 +6,6 @@
 #include "lm/ranks.h"
 #include "run/evaluate.h"
 
-/* Ids of a whole response as generation would have emitted them: the end-of-turn token follows unless the text ends in a stop
- * token. */
-static enum nla_status response_ids(const struct nla_target *target, const char *text, struct nla_i32s *ids,
-				    struct nla_err *err)
-{
-	size_t before = ids->n;
-	if (nla_tokenizer_encode(target->tok, text, strlen(text), ids, err))
-		return err->status;
-	if (ids->n == before || !nla_i32s_has(&target->chat.stop, ids->data[ids->n - 1]))
-		nla_i32s_push(ids, target->chat.end_of_turn);
-	return NLA_OK;
-}
-
 /* The ids that a rows.jsonl keeps: sampled ones need not be those the tokenizer would choose for their text. */
 static enum nla_status given_ids(const struct nla_target *target, const cJSON *list, const char *name, struct nla_i32s *ids,
 				 struct nla_err *err)
@@ -63,7 +50,13 @@ static enum nla_status take_line(const struct nla_rl *rl, const cJSON *json, con
 				(long long)rl->set->n);
 	if (response) {
 		const cJSON *list = nla_json_at(json, "ids");
-		return list ? given_ids(target, list, name, ids, err) : response_ids(target, response, ids, err);
+		const size_t before = ids->n;
+		if (list)
+			return given_ids(target, list, name, ids, err);
+		if (!nla_tokenizer_encode(target->tok, response, strlen(response), ids, err) &&
+		    (ids->n == before || !nla_i32s_has(&target->chat.stop, ids->data[ids->n - 1])))
+			nla_i32s_push(ids, target->chat.end_of_turn); /* as generation would have emitted it */
+		return err->status;
 	}
 	return explanation ? take_explanation(target, s, i, explanation, err)
 			   : nla_fail(err, "'%s': has neither 'explanation' nor 'response'", name);
@@ -95,9 +88,7 @@ static enum nla_status take_responses(const struct nla_rl *rl, struct nla_step *
 	int64_t width = 1;
 	for (int64_t i = 0; i < s->n; i++)
 		width = NLA_MAX(width, offset[i + 1] - offset[i]);
-	NLA_AUTO(nla_i64s_release) struct nla_i64s widths = nla_eval_all_rows(&width, 1); /* all ranks have the same */
-	for (size_t r = 0; r < widths.n; r++)
-		width = NLA_MAX(width, widths.data[r]);
+	width = -nla_ranks_least(-width); /* all ranks have the same */
 	if (width > INT32_MAX / s->n)
 		return nla_fail(err, "%lld responses, the longest of %lld tokens, are too many at once: score them in parts",
 				(long long)s->n, (long long)width);

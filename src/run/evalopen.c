@@ -124,7 +124,6 @@ enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, 
 	nla_auto char *kept = nla_format("%s/../../../reference", cfg->av);
 	const char *start = nla_exists_in(kept, "nla_meta.yaml") ? kept : NULL;
 	int64_t room;
-	*e = (struct nla_eval){ 0 };
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(data, "eval.data", err) ||
 	    (*cfg->eval.start_ar && nla_need_dir(cfg->eval.start_ar, err)) || /* before hours of the others */
 	    open_models(e, cfg, start, &room, err) ||

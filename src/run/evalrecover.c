@@ -8,14 +8,6 @@
 #include "nla/recover.h"
 #include "run/evaluate.h"
 
-double nla_length(const float *v, int64_t d)
-{
-	double sum = 0;
-	for (int64_t j = 0; j < d; j++)
-		sum += (double)v[j] * v[j];
-	return sqrt(sum);
-}
-
 /* Of the evaluated rows. */
 static enum nla_status find_mean(const struct nla_rl *rl, const struct nla_step *s, float *mean, struct nla_err *err)
 {

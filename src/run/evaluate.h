@@ -37,7 +37,6 @@ enum nla_status nla_eval_logprob(struct nla_rl *rl, int64_t *batch, struct nla_s
  * that it alone cannot read have reward.fail_mse. */
 enum nla_status nla_eval_start_ar(struct nla_models *m, const struct nla_config *cfg, struct nla_rl *rl, struct nla_step *s,
 				  struct nla_err *err);
-double nla_length(const float *v, int64_t d); /* its norm */
 /* s->kl [n, 2] of s->v_hat: see nla/recover.h; NaN where a row's text is not the one that its vector is from. */
 enum nla_status nla_eval_recover(const struct nla_rl *rl, int64_t batch, struct nla_step *s, struct nla_err *err);
 /* rows.jsonl. */

@@ -1,9 +1,13 @@
 /*
- * export - an AV or AR as a whole checkpoint: adapters are merged into the projections, an AR is cut after its block, and the
- * tensors go in one file or in shards with an index. Which tensors there are, and their shapes, is what the loader would read
- * (nla_lm_next).
+ * export - an AV or AR as a whole checkpoint in Hugging Face's layout: the adapter added into the weights, tensor by tensor
+ * from the mapped files of the base, so that a model larger than the memory is no problem. Which tensors there are, and their
+ * shapes, is what the loader would read (nla_lm_next).
+ *
+ *	AV  config.json, generation_config.json, tokenizer, model.safetensors or shards, sidecar
+ *	AR  the same cut after block K, without lm_head and final norm, and value_head.safetensors (kitft's layout); an AR that
+ *	    was trained with the final norm has it, and an ar_meta.json that says so
  */
-#include "run/export.h"
+#include "run/models.h"
 
 #include <fnmatch.h>
 
@@ -218,7 +222,7 @@ static enum nla_status write_chat(const struct export *x, const char *file, cons
 }
 
 /* An earlier export's files, which ours need not replace, and a reader would take for ours. */
-static bool is_ours(const char *name)
+static bool is_ours(const char *name, int64_t beyond)
 {
 	static const char ours[] =
 		"nla_meta.yaml|model.safetensors.index.json|model.safetensors|ar_meta.json|value_head.safetensors";
@@ -236,7 +240,7 @@ static enum nla_status write_all(struct export *x, const struct nla_config *cfg,
 	nla_half_stamp(&x->half, meta, stage);
 	free(meta->base_folder);
 	meta->base_folder = NULL;
-	if (list_tensors(x, err) || nla_mkdirs(out, err) || (cfg->overwrite && nla_remove_ours(out, is_ours, err)))
+	if (list_tensors(x, err) || nla_mkdirs(out, err) || (cfg->overwrite && nla_remove_ours(out, is_ours, 0, err)))
 		return err->status;
 	nla_say("nla-export: '%s' as '%s'", x->half.role == NLA_AV ? cfg->av : cfg->ar, out);
 	if (write_weights(x, out, cfg->export.shard * 1e9, err) ||

@@ -31,45 +31,28 @@ static enum nla_status cut_lines(const char *folder, const char *name, int64_t s
 	return err->status || !former ? err->status : nla_rmtree(packed, err);
 }
 
-/* Evaluations of steps that are made again. */
-static enum nla_status drop_evaluations(const char *folder, int64_t step, struct nla_err *err)
+int64_t nla_step_named(const char *name, const char *before, const char *after)
 {
-	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
-	nla_list_dir(folder, &names, err);
-	for (size_t i = 0; i < names.n && !err->status; i++) {
-		nla_auto char *path = nla_path_join(folder, names.data[i]);
-		long long at;
-		int end = 0;
-		if (sscanf(names.data[i], "eval-%lld.%n", &at, &end) == 1 && end && at > step &&
-		    nla_word_index("json|rows.jsonl", names.data[i] + end) >= 0)
-			nla_rmtree(path, err);
-	}
-	return err->status;
+	const char *at = nla_starts_with(name, before) ? name + strlen(before) : "";
+	char *end;
+	const int64_t step = strtoll(at, &end, 10);
+	return isdigit((unsigned char)*at) && !strcmp(end, after) ? step : -1;
 }
 
-/* Only what a run writes, never what else lies there. */
-static bool is_ours(const char *name)
+static int64_t step_of(const char *name) { return nla_step_named(name, "step-", ""); }
+
+static bool is_evaluation(const char *name, int64_t beyond)
 {
-	static const char ours[] = "config.json|inputs.json|metrics.jsonl|samples.jsonl|samples.jsonl.gz|log.txt|checkpoints|"
-				   "reference|evaluations";
-	const bool trace = nla_starts_with(name, "trace-");
-	const char *step = trace ? name + 6 : nla_starts_with(name, "eval-") ? name + 5 : "";
-	const size_t digits = strspn(step, "0123456789");
-	return nla_word_index(ours, name) >= 0 ||
-	       (digits && (!strcmp(step + digits, ".json") || (!trace && !strcmp(step + digits, ".rows.jsonl"))));
+	return nla_step_named(name, "eval-", ".json") > beyond || nla_step_named(name, "eval-", ".rows.jsonl") > beyond;
 }
 
-enum nla_status nla_remove_ours(const char *folder, bool (*ours)(const char *name), struct nla_err *err)
+/* Only what a run writes, never what else lies there; but for config.json, until which it holds a run. */
+static bool is_ours(const char *name, int64_t beyond)
 {
-	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
-	nla_list_dir(folder, &names, err);
-	for (size_t i = 0; i < 2 * names.n && !err->status; i++) { /* the configuration last: until then it holds a run */
-		const char *name = names.data[i % names.n];
-		nla_auto char *path = nla_path_join(folder, name);
-		if (ours(name) && !strcmp(name, "config.json") == (i >= names.n))
-			nla_rmtree(path, err);
-	}
-	return err->status;
+	static const char ours[] = "inputs.json|metrics.jsonl|samples.jsonl|samples.jsonl.gz|log.txt|checkpoints|reference|"
+				   "evaluations";
+	return nla_word_index(ours, name) >= 0 || is_evaluation(name, beyond) ||
+	       nla_step_named(name, "trace-", ".json") > beyond;
 }
 
 enum nla_status nla_may_write(const struct nla_config *cfg, bool there, const char *what, struct nla_err *err)
@@ -96,10 +79,11 @@ static enum nla_status refuse_others(const char *out, struct nla_err *err)
 static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg, int device, bool fixed_steps,
 			     struct nla_err *err)
 {
-	const bool there = nla_exists_in(f->path, "config.json");
+	nla_auto char *config = nla_path_join(f->path, "config.json");
+	const bool there = nla_exists(config);
 	if (refuse_others(f->path, err) ||
 	    nla_may_write(cfg, there || nla_exists_in(f->path, "checkpoints"), "a run already", err) ||
-	    (cfg->overwrite && nla_remove_ours(f->path, is_ours, err)))
+	    (cfg->overwrite && (nla_remove_ours(f->path, is_ours, -1, err) || nla_rmtree(config, err))))
 		return err->status;
 	if (cfg->resume) {
 		if (nla_checkpoint_find(f->path, &f->checkpoint, &f->resumed, err))
@@ -108,7 +92,7 @@ static enum nla_status start(struct nla_folder *f, const struct nla_config *cfg,
 		if ((there || f->checkpoint) && (nla_same_run(f->path, cfg, NLA_CMD_LOOPS, fixed_steps, own, err) ||
 						 cut_lines(f->path, "metrics.jsonl", f->resumed, err) ||
 						 cut_lines(f->path, "samples.jsonl", f->resumed, err) ||
-						 drop_evaluations(f->path, f->resumed, err)))
+						 nla_remove_ours(f->path, is_evaluation, f->resumed, err)))
 			return err->status;
 	}
 	return nla_same_write(f->path, cfg, NLA_CMD_LOOPS, device, err);
@@ -142,8 +126,8 @@ enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *c
 	if (nla_rank()) /* reads what the first one writes */
 		return cfg->resume ? nla_checkpoint_find(f->path, &f->checkpoint, &f->resumed, err) : NLA_OK;
 	if (!nla_mkdirs(f->path, err) && !nla_lock(f->lock = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), f->path, err) &&
-	    !start(f, cfg, device, fixed_steps, err) && !nla_log_open_in(&f->metrics, f->path, "metrics.jsonl", err) &&
-	    !nla_log_open_in(&f->log, f->path, "log.txt", err)) {
+	    !start(f, cfg, device, fixed_steps, err) && !nla_log_open(&f->metrics, f->path, "metrics.jsonl", err) &&
+	    !nla_log_open(&f->log, f->path, "log.txt", err)) {
 		nla_auto char *who = nla_format("nla %s, commit %s, libtorch %s\n", nla_version, nla_commit, nla_libtorch);
 		nla_log_add(&f->log, who, strlen(who));
 		nla_say_tee(&f->log);
@@ -180,27 +164,12 @@ enum nla_status nla_log_line(struct nla_log *log, const cJSON *line, struct nla_
 
 enum nla_status nla_folder_sample(struct nla_folder *f, const cJSON *sample, struct nla_err *err)
 {
-	if (!nla_rank() && !f->samples.path && nla_log_open_in(&f->samples, f->path, "samples.jsonl", err))
+	if (!nla_rank() && !f->samples.path && nla_log_open(&f->samples, f->path, "samples.jsonl", err))
 		return err->status;
 	return nla_log_line(&f->samples, sample, err);
 }
 
 /* ---- checkpoints ---- */
-
-char *nla_checkpoint_begin(const struct nla_folder *f, int64_t step, struct nla_err *err)
-{
-	char *path = nla_format("%s/checkpoints/.tmp-%lld", f->path, (long long)step);
-	if (!nla_rmtree(path, err))
-		nla_mkdirs(path, err);
-	return path;
-}
-
-static int64_t step_of(const char *name)
-{
-	long long step;
-	int used = 0;
-	return sscanf(name, "step-%lld%n", &step, &used) == 1 && !name[used] ? step : -1;
-}
 
 static int64_t step_in(const char *state)
 {
@@ -273,7 +242,7 @@ static void warn_once(bool *warned, const struct nla_err *err)
 	*warned = *warned || err->status;
 }
 
-static void relink(struct nla_folder *f, const char *which, bool *warned, int64_t step, int64_t keep)
+void nla_checkpoint_link(struct nla_folder *f, const char *which, int64_t step, int64_t keep)
 {
 	nla_auto char *dir = nla_path_join(f->path, "checkpoints");
 	nla_auto char *own = nla_format("%s/step-%lld", dir, (long long)step);
@@ -281,32 +250,26 @@ static void relink(struct nla_folder *f, const char *which, bool *warned, int64_
 	if (!nla_is_dir(own)) /* `latest` is a folder, and all there is */
 		return;
 	point(dir, which, step, &link);
-	warn_once(warned, &link);
+	warn_once(strcmp(which, "best") ? &f->warned_latest : &f->warned_best, &link);
 	drop_old(f, step, keep, &old);
 	warn_once(&f->warned_old, &old);
 }
 
-void nla_checkpoint_best(struct nla_folder *f, int64_t step, int64_t keep) { relink(f, "best", &f->warned_best, step, keep); }
-
-void nla_checkpoint_tidy(struct nla_folder *f, int64_t step, int64_t keep)
-{
-	relink(f, "latest", &f->warned_latest, step, keep);
-}
-
 /* Every file and folder of it was synced when it was written; the lines up to it are, first. */
-enum nla_status nla_checkpoint_end(struct nla_folder *f, int64_t step, char *path, int64_t keep, struct nla_err *err)
+enum nla_status nla_checkpoint_write(struct nla_folder *f, int64_t step, int64_t keep, nla_fill_fn *fill, void *arg,
+				     struct nla_err *err)
 {
 	nla_auto char *dir = nla_path_join(f->path, "checkpoints"), *final = nla_format("%s/step-%lld", dir, (long long)step);
-	if (!err->status && !nla_log_sync(&f->metrics, err) && !nla_log_sync(&f->samples, err) && !nla_rmtree(final, err) &&
-	    rename(path, final))
+	nla_auto char *path = nla_format("%s/.tmp-%lld", dir, (long long)step);
+	if (!nla_rmtree(path, err) && !nla_mkdirs(path, err) && !fill(arg, path, err) && !nla_log_sync(&f->metrics, err) &&
+	    !nla_log_sync(&f->samples, err) && !nla_rmtree(final, err) && rename(path, final))
 		nla_fail(err, "cannot rename '%s' to '%s': %s", path, final, strerror(errno));
 	if (!err->status && !nla_sync(dir, err)) {
-		nla_checkpoint_tidy(f, step, keep);
+		nla_checkpoint_link(f, "latest", step, keep);
 	} else {
 		nla_err_context(err, "cannot write checkpoint %lld, the former one is whole", (long long)step);
 		nla_rmtree(path, NLA_IGNORED);
 	}
-	free(path);
 	return err->status;
 }
 

@@ -36,8 +36,8 @@ enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *c
 void nla_folder_close(struct nla_folder *f);
 /* An error where `out` holds ("a run already") what the configuration says neither to resume nor to replace. */
 enum nla_status nla_may_write(const struct nla_config *cfg, bool there, const char *what, struct nla_err *err);
-/* What lies in a folder by a name that a program gives. */
-enum nla_status nla_remove_ours(const char *folder, bool (*ours)(const char *name), struct nla_err *err);
+/* The step in a name such as eval-120.json: what is between `before` and `after`; -1: it is another name. */
+int64_t nla_step_named(const char *name, const char *before, const char *after);
 /* One line into a log of the folder, or another, flushed; of ranks the first one writes. */
 enum nla_status nla_log_line(struct nla_log *log, const cJSON *line, struct nla_err *err);
 /* One into samples.jsonl, which is made with the first. */
@@ -45,15 +45,14 @@ enum nla_status nla_folder_sample(struct nla_folder *f, const cJSON *sample, str
 /* Held until fd is closed, or the process is gone. name: the folder, for the message when another program has it. */
 enum nla_status nla_lock(int fd, const char *name, struct nla_err *err);
 
-/* The fresh folder to write a checkpoint into. end frees it: without an error so far it is synced, renamed, `latest` points to
- * it, and old ones are dropped; a link that cannot be made and an old one that cannot be removed are warned of, once. With an
- * error it is removed. */
-char *nla_checkpoint_begin(const struct nla_folder *f, int64_t step, struct nla_err *err);
-enum nla_status nla_checkpoint_end(struct nla_folder *f, int64_t step, char *path, int64_t keep, struct nla_err *err);
-/* The link checkpoints/best points to that of `step` from now on, which no newer one replaces; the former one may go. */
-void nla_checkpoint_best(struct nla_folder *f, int64_t step, int64_t keep);
-/* `latest` and the removal of old ones alone: what a kill after a checkpoint left undone. */
-void nla_checkpoint_tidy(struct nla_folder *f, int64_t step, int64_t keep);
+/* A checkpoint: a fresh folder, which `fill` gets to write into, is synced and renamed, `latest` points to it, and old ones are
+ * dropped; a link that cannot be made, and an old one that cannot be removed, is warned of, once. With an error it is gone. */
+typedef enum nla_status nla_fill_fn(void *arg, const char *dir, struct nla_err *err);
+enum nla_status nla_checkpoint_write(struct nla_folder *f, int64_t step, int64_t keep, nla_fill_fn *fill, void *arg,
+				     struct nla_err *err);
+/* The link checkpoints/latest, or best, points to that of `step` from now on, and old ones are removed: for a new best one, and
+ * what a kill after a checkpoint left undone. */
+void nla_checkpoint_link(struct nla_folder *f, const char *which, int64_t step, int64_t keep);
 /* The step of the newest checkpoint up to f->good; -1: there is none. */
 int64_t nla_checkpoint_good(const struct nla_folder *f);
 /* Newest whole checkpoint (has state.json): *path owned, NULL when there is none. */
@@ -82,10 +81,10 @@ enum nla_status nla_state_read(struct nla_state *s, const char *folder, int64_t 
  * a link, a copy and a moved folder are the same, another set at the same path is not.
  */
 
-/* What an option of these programs that may not change says, or what its path holds; owned by the caller. */
-cJSON *nla_same_describe(const struct nla_config *cfg, unsigned of, struct nla_err *err);
-/* The same of all that ranks must agree on, in this program. */
-cJSON *nla_same_ranks(const struct nla_config *cfg, enum nla_command command, struct nla_err *err);
+/* What options of these programs say, and what their paths hold, owned: of those that may not change (inputs: the paths alone),
+ * or of all that ranks must agree on. */
+enum nla_same { NLA_SAME_INPUTS, NLA_SAME_SETTINGS, NLA_SAME_RANKS };
+cJSON *nla_same_describe(const struct nla_config *cfg, unsigned of, enum nla_same what, struct nla_err *err);
 /* The value of a setting that a run in the file `path` began with (NULL: missing) and that of now: a difference is an error. */
 enum nla_status nla_same_setting(const char *key, const char *path, const cJSON *was, const cJSON *now, struct nla_err *err);
 /* A run folder's config.json and inputs.json ({"data": "9f3c...", ...}: what its paths held) against cfg, or written by it. of:

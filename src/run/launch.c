@@ -91,9 +91,10 @@ static enum nla_status find(struct nla_err *err)
 static enum nla_status compare(const struct nla_config *cfg, enum nla_command command, struct nla_err *err)
 {
 	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT;
-	nla_auto_json cJSON *mine = nla_same_ranks(cfg, command, err), *first = NULL;
+	nla_auto_json cJSON *mine = nla_same_describe(cfg, command, NLA_SAME_RANKS, err), *first = NULL;
 	if (err->status)
 		return err->status;
+	cJSON_AddItemToObject(mine, "program", nla_made_by(NT_CPU));
 	nla_json_add(&text, mine, false, 0);
 	nla_ranks_copy_str(&text);
 	if (nla_json_parse(text.buf, text.len, "rank 0", &first, err))
@@ -126,7 +127,7 @@ enum nla_status nla_launch(const struct nla_config *cfg, enum nla_command comman
 	us.timeout = cfg->dist.timeout;
 	name = nla_format("rank-%d.log", us.rank);
 	us.log = log = *cfg->out ? nla_path_join(cfg->out, name) : NULL;
-	if (log && (nla_mkdirs(cfg->out, err) || (us.rank && nla_log_open(&own, log, err))))
+	if (log && (nla_mkdirs(cfg->out, err) || (us.rank && nla_log_open(&own, cfg->out, name, err))))
 		return err->status;
 	if (us.rank) {
 		nla_say_tee(own.path ? &own : NULL);

@@ -63,8 +63,9 @@ enum nla_status nla_loop_optim(struct nla_optim *optim, struct nla_adapter *adap
 	return err->status;
 }
 
-static enum nla_status fill_checkpoint(struct nla_loop *l, const char *dir, struct nla_err *err)
+static enum nla_status fill_checkpoint(void *arg, const char *dir, struct nla_err *err)
 {
+	struct nla_loop *l = arg;
 	NLA_AUTO(nla_tensors_release) struct nla_tensors tensors = { 0 };
 	nla_auto char *optim = nla_path_join(dir, "optimizer.safetensors");
 	l->state.av_updates = l->optim.step;
@@ -83,17 +84,11 @@ static enum nla_status checkpoint(struct nla_loop *l, struct nla_err *err)
 	const double started = nla_seconds();
 	const int64_t step = l->state.step;
 	nla_watch(l->cfg->watchdog, "the checkpoint of step", step);
-	if (nla_rank()) { /* the first one writes */
+	if (nla_rank() || l->saved == step || /* the first one writes */
+	    !nla_checkpoint_write(&l->folder, step, l->cfg->checkpoint.keep, fill_checkpoint, l, err))
 		l->saved = step;
-	} else if (l->saved != step) {
-		char *dir = nla_checkpoint_begin(&l->folder, step, err);
-		if (!err->status)
-			fill_checkpoint(l, dir, err);
-		if (!nla_checkpoint_end(&l->folder, step, dir, l->cfg->checkpoint.keep, err))
-			l->saved = step;
-	}
 	if (!err->status && l->best && !nla_rank())
-		nla_checkpoint_best(&l->folder, step, l->cfg->checkpoint.keep);
+		nla_checkpoint_link(&l->folder, "best", step, l->cfg->checkpoint.keep);
 	l->best = false;
 	l->checkpoint_seconds += nla_seconds() - started;
 	return err->status;
@@ -191,7 +186,7 @@ static enum nla_status begin(struct nla_loop *l, struct nla_err *err)
 {
 	const int64_t steps = l->cfg->steps;
 	if (l->folder.checkpoint && !nla_rank())
-		nla_checkpoint_tidy(&l->folder, l->state.step, l->cfg->checkpoint.keep);
+		nla_checkpoint_link(&l->folder, "latest", l->state.step, l->cfg->checkpoint.keep);
 	l->idle = l->folder.resumed >= 0 && l->state.step >= steps && evaluated(l);
 	if (l->idle)
 		nla_say("nothing left to do: '%s' has made %lld steps, and %lld are asked for; %s", l->folder.path,

@@ -31,7 +31,7 @@ void nla_models_close(struct nla_models *m)
 struct nla_rl nla_models_rl(const struct nla_models *m, const struct nla_config *cfg)
 {
 	struct nla_view av = nla_half_view(&m->av);
-	return (struct nla_rl){ .rollout = cfg->rollout, .reward = cfg->reward, .advantage = cfg->advantage, .av = &m->av,
+	return (struct nla_rl){ .rollout = cfg->rollout, .reward = cfg->reward, .min_std = cfg->advantage.min_std, .av = &m->av,
 				.ar = &m->ar, .policy = av, .reference = av, .sampler = av, .ar_view = nla_half_view(&m->ar),
 				.rng = { (uint64_t)cfg->seed, NLA_STREAM_EVAL },
 				.own_baseline = cfg->eval.baseline };
@@ -95,12 +95,12 @@ char *nla_models_words(const struct nla_config *cfg)
 	return nla_str_detach(&s);
 }
 
-bool nla_is_zero(const float *v, int64_t d)
+double nla_length(const float *v, int64_t d)
 {
-	int64_t i = 0;
-	while (i < d && v[i] == 0)
-		i++;
-	return i == d;
+	double sum = 0;
+	for (int64_t j = 0; j < d; j++)
+		sum += (double)v[j] * v[j];
+	return sqrt(sum);
 }
 
 /* Room for n activations. */
@@ -131,7 +131,7 @@ static enum nla_status from_file(struct nla_subject *s, const char *path, int64_
 		nla_nt_fail(err, "cannot read '%s'", path);
 	nt_scope_pop();
 	for (int64_t i = 0; i < s->n && !err->status; i++)
-		if (nla_is_zero(s->v + i * d, d))
+		if (nla_length(s->v + i * d, d) == 0)
 			nla_fail(err, "'%s': vector %lld is all zeros: it has no direction to explain", path, (long long)i);
 	return err->status;
 }
@@ -188,25 +188,23 @@ static enum nla_status read_text(const char *text, struct nla_str *out, struct n
 static enum nla_status from_text(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg,
 				 struct nla_err *err)
 {
-	const struct nla_extract_cfg x = { .layer = m->ar.depth - 1,
-					   .special = nla_target_adds_special(&m->target, &m->ar.meta) };
-	const int64_t front = x.special ? (int64_t)nla_tokenizer_front(m->target.tok)->n : 0;
-	const bool one = !*cfg->explain.positions;
+	const bool special = nla_target_adds_special(&m->target, &m->ar.meta), one = !*cfg->explain.positions;
+	const int64_t front = special ? (int64_t)nla_tokenizer_front(m->target.tok)->n : 0;
 	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
 	NLA_AUTO(nla_i64s_release) struct nla_i64s at = { 0 };
 	NLA_AUTO(nla_str_release) struct nla_str text = NLA_STR_INIT, prefix = NLA_STR_INIT;
 	nla_auto char *position = nla_format("%lld", (long long)cfg->explain.position);
-	if (read_text(cfg->explain.text, &text, err) || nla_target_encode(&m->target, x.special, text.buf, &ids, err) ||
+	if (read_text(cfg->explain.text, &text, err) || nla_target_encode(&m->target, special, text.buf, &ids, err) ||
 	    read_positions(one ? position : cfg->explain.positions, (int64_t)ids.n, front, &at, err))
 		return err->status;
 	make_room(s, (int64_t)at.n, m->target.lm.arch.d_model);
 	for (int64_t i = 0; i < s->n; i++)
 		set_token(s, i, m, &ids, at.data[i]);
-	if (!one)
-		return nla_extract_at(&m->target, &ids, at.data, s->n, x.layer, s->v, err);
-	nla_extract_one(&m->target, text.buf, at.data[0], &x, s->v, &prefix, err);
+	if (nla_extract_at(&m->target, &ids, at.data, s->n, m->ar.depth - 1, s->v, err) || !one)
+		return err->status;
+	nla_tokenizer_decode(m->target.tok, ids.data + front, (size_t)NLA_MAX(at.data[0] + 1 - front, 0), false, &prefix);
 	s->text = nla_str_detach(&prefix);
-	return err->status;
+	return NLA_OK;
 }
 
 static enum nla_status from_row(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg,

@@ -46,12 +46,14 @@ struct nla_subject {
 };
 enum nla_status nla_subject_find(struct nla_subject *s, const struct nla_models *m, const struct nla_config *cfg,
 				 struct nla_err *err);
-bool nla_is_zero(const float *v, int64_t d); /* no direction that could be explained? */
+double nla_length(const float *v, int64_t d); /* its norm; 0: it has no direction that could be explained */
 void nla_subject_release(struct nla_subject *s);
 
 /* The sidecar of a new activation set: block, marker and templates of extract.meta or of the options, and the ids that follow
  * from them. */
 enum nla_status nla_newset_describe(struct nla_sidecar *meta, const struct nla_target *t, const struct nla_config *cfg,
 				    struct nla_err *err);
+/* export.c: cfg->av or cfg->ar, by role, as a whole checkpoint into the folder out. */
+enum nla_status nla_export(const struct nla_config *cfg, enum nla_half_role role, const char *out, struct nla_err *err);
 /* The sidecar of the AV, AR or set in cfg->out, made elsewhere, from the same; what it then is must load. */
 enum nla_status nla_sidecar_make(const struct nla_config *cfg, struct nla_err *err);

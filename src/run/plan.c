@@ -1,8 +1,4 @@
-/*
- * The memory plan's arithmetic (plan.h): a model's sizes, a packed batch's, what one block holds, the stages, and the choice.
- *
- *	arch, adapters, B x G x T  ->  bytes of each stage  ->  copies, recomputation, micro-batch, rows that decode at once
- */
+/* The memory plan's arithmetic (plan.h): a model's sizes, a packed batch's, what a block holds, the stages, the choice. */
 #include "run/plan.h"
 
 #include "rl/score.h"
@@ -73,26 +69,17 @@ static struct shape texts(const struct nla_plan_in *in, int64_t n)
 			       .predicted = n };
 }
 
-/* Who is run through: adapters over the weights, of which the last may be trained. */
+/* Who is run through: adapters over the weights; in an update the last is trained. */
 struct who {
 	const struct nla_adapter *adapters[2];
 	int n;
-	bool trained;
 };
 
-static int over(const struct who *w, enum nla_proj p)
-{
-	int n = 0;
-	for (int i = 0; i < w->n; i++)
-		n += w->adapters[i]->rank[p] > 0;
-	return n;
-}
-
-static bool trains(const struct who *w, enum nla_proj p) { return w->trained && w->n && w->adapters[w->n - 1]->rank[p] > 0; }
+static bool trains(const struct who *w, enum nla_proj p) { return w->n && w->adapters[w->n - 1]->rank[p] > 0; }
 
 static struct who policy(const struct nla_plan_in *in, int copies)
 {
-	struct who w = { .trained = true };
+	struct who w = { .n = 0 };
 	if (in->av && !(copies & NLA_PLAN_ANCHOR))
 		w.adapters[w.n++] = in->av;
 	if (in->trained)
@@ -145,7 +132,7 @@ static int64_t block_saved(const struct nla_plan_in *in, const struct who *w, co
 		for (int p = 0; p < NLA_N_PROJ; p++)
 			ranks += w->adapters[i]->rank[p];
 	int64_t read = (2 + out_norms(a)) * NLA_MAX(norm_copies(in), 1) * d + (q + 2 * kv) + (q + kv) + q + 2 * f;
-	int64_t trained = (qkv ? d : 0) + (gate_up ? d : 0) + (trains(w, NLA_DOWN) ? f : 0) + (w->trained ? ranks : 0);
+	int64_t trained = (qkv ? d : 0) + (gate_up ? d : 0) + (trains(w, NLA_DOWN) ? f : 0) + ranks;
 	int64_t sums = 4 * (2 * a->n_heads + a->n_kv_heads + 2);
 	return s->tokens * (e * (read + trained + (in->plain ? f : 0)) + sums) + (pads(in) ? attention(in, s, false) : 0);
 }
@@ -175,7 +162,7 @@ static int64_t backward(const struct nla_plan_in *in, const struct who *w, const
 
 int64_t nla_plan_update(const struct nla_plan_in *in, int64_t n, bool recompute, int64_t chunk, int64_t *logits)
 {
-	struct who w = policy(in, in->copies), ar = { .adapters = { in->ar }, .n = in->ar != NULL, .trained = true };
+	struct who w = policy(in, in->copies), ar = { .adapters = { in->ar }, .n = in->ar != NULL };
 	struct shape s = in->ar_only ? texts(in, n) : responses(in, n), ar_texts = texts(in, n);
 	int64_t row = in->arch->vocab * 4, rows = NLA_MIN(s.predicted, NLA_MAX(chunk / row, 1));
 	int64_t z = in->ar_only ? 0 : rows * row * (in->gpu || in->plain ? 2 : 1);
@@ -231,8 +218,9 @@ static int64_t copy(const struct nla_plan_in *in, const struct who *w, int64_t d
 	for (int p = 0; p < NLA_N_PROJ; p++) {
 		const unsigned together = nla_proj_together(&lm, p);
 		bool touched = false;
-		for (int q = 0; q < NLA_N_PROJ; q++)
-			touched = touched || (together >> q & 1 && over(w, q));
+		for (int i = 0; i < w->n; i++)
+			for (int q = 0; q < NLA_N_PROJ; q++)
+				touched = touched || (together >> q & 1 && w->adapters[i]->rank[q] > 0);
 		n += touched ? nla_proj_in(in->arch, p) * nla_proj_out(in->arch, p) : 0;
 	}
 	return n * depth * size_of(in->dtype);
@@ -282,17 +270,6 @@ static void fill(const struct nla_plan_in *asked, int64_t room, int copies, bool
 	}
 }
 
-/* The largest micro-batch that fits: all responses, or halves of that. */
-static void fill_micro(const struct nla_plan_in *in, int64_t room, int copies, bool recompute, struct nla_plan *p)
-{
-	int64_t micro = in->micro_batch ? NLA_MIN(in->micro_batch, in->prompts * in->group) : in->prompts * in->group;
-	for (;; micro = (micro + 1) / 2) {
-		fill(in, room, copies, recompute, micro, p);
-		if (p->fits || micro == 1 || in->micro_batch)
-			return;
-	}
-}
-
 /*
  * In order of speed. Recomputing costs a forward pass (a third of the update) and copies save adapters' products, so copies go
  * before recomputation, and both before backward passes of a few responses. fp32 has 3, 1 or 0, bf16 2 or 0.
@@ -304,7 +281,8 @@ void nla_plan_make(const struct nla_plan_in *in, int64_t room, struct nla_plan *
 		bool recompute;
 	} order[] = { { 3, false }, { 2, false }, { 1, false }, { 3, true }, { 2, true }, { 1, true },
 		      { 0, false }, { 0, true } };
-	int64_t few = NLA_MIN(FEW, in->prompts * in->group), rows = in->rollout ? NLA_MIN(MANY, in->prompts * in->group) : 0;
+	const int64_t all = in->prompts * in->group, few = NLA_MIN(FEW, all), rows = in->rollout ? NLA_MIN(MANY, all) : 0;
+	const int64_t most = in->micro_batch ? NLA_MIN(in->micro_batch, all) : all;
 	struct nla_plan p;
 	*plan = (struct nla_plan){ 0 };
 	for (size_t i = 0; i < NLA_LEN(order); i++) {
@@ -312,7 +290,11 @@ void nla_plan_make(const struct nla_plan_in *in, int64_t room, struct nla_plan *
 		if (order[i].copies & ~in->copies || (order[i].copies && (order[i].copies == 2) != (in->dtype != NT_F32)) ||
 		    (in->recompute != NLA_RECOMPUTE_AUTO && in->recompute != choice))
 			continue;
-		fill_micro(in, room, order[i].copies, order[i].recompute, &p);
+		int64_t micro = 2 * most;
+		do { /* the largest that fits: all responses, or halves of that */
+			micro = (micro + 1) / 2;
+			fill(in, room, order[i].copies, order[i].recompute, micro, &p);
+		} while (!p.fits && micro > 1 && !in->micro_batch);
 		if (p.fits || (!plan->fits && (!plan->total || p.total <= plan->total))) /* the leanest, if none is ample */
 			*plan = p;
 		if (p.fits && p.rows >= rows && (p.micro_batch >= few || in->micro_batch))

@@ -1,30 +1,26 @@
 /*
- * Every number of the logs; see report.h. The functions at the end are the fields: each row is written into a JSON object, or,
- * of an empty step, into the documentation. A new field is a new row.
+ * Every number of the logs; see report.h. The functions at the end are the fields: each row is written into a JSON object, and
+ * handed to who documents them. A new field is a new row.
  */
 #include "run/report.h"
 #include "base/json.h"
 
-/* Where rows go. */
-struct out {
-	cJSON *json;
-	struct nla_str *markdown; /* or NULL */
-};
+void (*nla_report_meaning)(const char *key, const char *meaning);
 
-static void item(struct out *o, const char *key, cJSON *value, const char *meaning)
+static void item(cJSON *o, const char *key, cJSON *value, const char *meaning)
 {
-	cJSON_AddItemToObject(o->json, key, value);
-	if (o->markdown)
-		nla_str_addf(o->markdown, "| `%s` | %s |\n", key, meaning);
+	cJSON_AddItemToObject(o, key, value);
+	if (nla_report_meaning)
+		nla_report_meaning(key, meaning);
 }
 
 /* A number that does not exist is null. */
-static void num(struct out *o, const char *key, double x, const char *meaning)
+static void num(cJSON *o, const char *key, double x, const char *meaning)
 {
 	item(o, key, isfinite(x) ? cJSON_CreateNumber(x) : cJSON_CreateNull(), meaning);
 }
 
-static void text(struct out *o, const char *key, const char *s, const char *meaning)
+static void text(cJSON *o, const char *key, const char *s, const char *meaning)
 {
 	item(o, key, s ? cJSON_CreateString(s) : cJSON_CreateNull(), meaning);
 }
@@ -130,7 +126,7 @@ static struct numbers numbers_of(const struct nla_step *s)
 /* ---- rows that several logs have ---- */
 
 /* s: an evaluation's, which has standard errors; or NULL */
-static void put_scores(struct out *o, const struct numbers *x, const struct nla_baselines *base, const struct nla_step *s)
+static void put_scores(cJSON *o, const struct numbers *x, const struct nla_baselines *base, const struct nla_step *s)
 {
 	const double error = s ? standard_error(&x->valid, s, valid_mse) : 0;
 	num(o, "fve", nla_fve(mean(&x->valid), base->var), "of valid rows, as published sweeps count: 1 - mse / raw variance");
@@ -147,7 +143,7 @@ static void put_scores(struct out *o, const struct numbers *x, const struct nla_
 	num(o, "cosine", nla_cosine(mean(&x->valid)), "of valid rows, 1 - mse / 2");
 }
 
-static void put_percentiles(struct out *o, const struct numbers *x)
+static void put_percentiles(cJSON *o, const struct numbers *x)
 {
 	num(o, "response_tokens_p10", x->p10, "tenth percentile of response tokens");
 	num(o, "response_tokens_p50", x->p50, "median");
@@ -180,7 +176,7 @@ static double failed_rate(const struct numbers *x) { return (x->all.n - x->faile
 
 /* ---- the fields ---- */
 
-static void put_rewards(struct out *o, const struct nla_rl *rl, const struct nla_step *s)
+static void put_rewards(cJSON *o, const struct nla_rl *rl, const struct nla_step *s)
 {
 	double reward, reward_std, penalty, penalty_std;
 	nla_auto double *score = nla_alloc((size_t)s->n, sizeof(*score));
@@ -198,7 +194,7 @@ static void put_rewards(struct out *o, const struct nla_rl *rl, const struct nla
 	     "what lambda is measured in: `fve` or `-mse`");
 }
 
-static void put_update(struct out *o, const struct nla_rl *rl, const struct nla_step *s, const struct nla_state *state)
+static void put_update(cJSON *o, const struct nla_rl *rl, const struct nla_step *s, const struct nla_state *state)
 {
 	const struct nla_update_stats *u = &s->update;
 	num(o, "kl", u->kl, "k3 estimate of the divergence from the reference, mean over tokens; null at update.kl 0");
@@ -215,14 +211,14 @@ static void put_update(struct out *o, const struct nla_rl *rl, const struct nla_
 	num(o, "ar_loss", u->ar_loss, "mean mse of the co-trained AR before its step; null: frozen, or no row to train on");
 }
 
-static void put_reduced(struct out *o, struct nt_reduced r)
+static void put_reduced(cJSON *o, struct nt_reduced r)
 {
 	num(o, "reduced_bytes", (double)r.bytes, "of gradients summed over ranks; 0: there is one rank");
 	num(o, "reduce_seconds", r.seconds, "of that sum, within the step");
 	num(o, "wait_seconds", r.waited, "that the first rank waited for others, since the sum before");
 }
 
-static void put_seconds(struct out *o, const struct nla_step *s)
+static void put_seconds(cJSON *o, const struct nla_step *s)
 {
 	double total = 0;
 	for (int i = 0; i < NLA_N_STAGES; i++) {
@@ -233,8 +229,9 @@ static void put_seconds(struct out *o, const struct nla_step *s)
 	num(o, "seconds", total, "of all stages; a checkpoint counts in the line after it");
 }
 
-static void put_step(struct out *o, const struct nla_rl *rl, const struct nla_step *s, const struct nla_state *state)
+cJSON *nla_report_step(const struct nla_rl *rl, const struct nla_step *s, const struct nla_state *state)
 {
+	cJSON *o = cJSON_CreateObject();
 	const struct numbers x = numbers_of(s);
 	int64_t free_bytes, total, peak = 0;
 	nt_memory(rl->av ? rl->av->target->lm.device : NT_CPU, &free_bytes, &total, &peak);
@@ -263,13 +260,15 @@ static void put_step(struct out *o, const struct nla_rl *rl, const struct nla_st
 	item(o, "warnings", cJSON_CreateArray(), "names of the warnings of the run's health that hold now (`guard`)");
 	num(o, "live_tensors", (double)nt_live(), "that the program holds");
 	num(o, "peak_memory_bytes", (double)peak, "most that tensors took of the device so far");
+	return o;
 }
 
-static void put_sample(struct out *o, const struct nla_rl *rl, const struct nla_step *s, int64_t step, int64_t i)
+cJSON *nla_report_sample(const struct nla_rl *rl, const struct nla_step *s, int64_t step, int64_t i)
 {
+	cJSON *o = cJSON_CreateObject();
 	const bool probe = s->group == 1; /* a group of training has at least two */
 	num(o, "step", (double)step, "the step it was drawn for");
-	num(o, "row", (double)s->rows[s->prompt_of[i]], "of the activation set");
+	num(o, "row", (double)s->rows[i / s->group], "of the activation set");
 	item(o, "probe", cJSON_CreateBool(probe), "one of `log.probe` held-out rows, the same throughout, decoded greedily");
 	text(o, "response", s->response[i], "what the AV wrote, special tokens shown");
 	text(o, "failed", nla_failures[s->failed[i]].name, "cause, or null");
@@ -277,10 +276,12 @@ static void put_sample(struct out *o, const struct nla_rl *rl, const struct nla_
 	num(o, "tokens", (double)s->tokens.length[i], "of the response, the stop token included");
 	num(o, "reward", probe ? (double)NAN : s->reward[i], "score less penalty; null: a probe");
 	num(o, "advantage", probe ? (double)NAN : s->advantage[i], "within its group; null: a probe");
+	return o;
 }
 
-static void put_sft(struct out *o, const struct nla_sft_line *l, const struct nla_state *state)
+cJSON *nla_report_sft(const struct nla_sft_line *l, const struct nla_state *state)
 {
+	cJSON *o = cJSON_CreateObject();
 	num(o, "step", (double)state->step, "updates made; 0: before the first");
 	num(o, "loss", l->loss, "of the batch: cross-entropy a token (roles lm, av), mse (ar)");
 	num(o, "grad_norm", l->grad_norm, "before clipping; null: not finite, the step was skipped");
@@ -289,15 +290,16 @@ static void put_sft(struct out *o, const struct nla_sft_line *l, const struct nl
 	num(o, "seconds", l->seconds, "of the step");
 	put_reduced(o, l->reduced);
 	if (!l->held)
-		return;
+		return o;
 	num(o, "held_loss", l->held_loss, "every `sft.held_every` steps: the loss on held-out documents");
-	if (o->markdown || l->role == NLA_ROLE_AV)
+	if (nla_report_meaning || l->role == NLA_ROLE_AV)
 		num(o, "held_loss_other_vector", l->held_loss_other_vector,
 		    "role av: the same when every row gets another document's vector");
-	if (o->markdown || (l->role == NLA_ROLE_AR && !isnan(l->base.var))) {
+	if (nla_report_meaning || (l->role == NLA_ROLE_AR && !isnan(l->base.var))) {
 		num(o, "held_fve", nla_fve(l->held_loss, l->base.var), "role ar: fve on held-out documents");
 		num(o, "held_fve_meannorm", nla_fve(l->held_loss, l->base.mean), "role ar: the same, mean-normalised");
 	}
+	return o;
 }
 
 /* Over the tokens of all responses; NaN without log-probabilities. */
@@ -322,8 +324,9 @@ static double recovered(const struct nla_step *s, bool all)
 	return 1 - kl / of_mean;
 }
 
-static void put_eval(struct out *o, const struct nla_rl *rl, const struct nla_step *s)
+cJSON *nla_report_eval(const struct nla_rl *rl, const struct nla_step *s)
 {
+	cJSON *o = cJSON_CreateObject();
 	const struct numbers x = numbers_of(s);
 	nla_auto int64_t *at = nla_step_by_row(s);
 	double rows = 0;
@@ -335,7 +338,7 @@ static void put_eval(struct out *o, const struct nla_rl *rl, const struct nla_st
 	num(o, "rows", rows, "rows evaluated");
 	num(o, "samples", (double)s->n / rows, "of each row");
 	put_scores(o, &x, &rl->base, s);
-	if (o->markdown || s->mse_start) {
+	if (nla_report_meaning || s->mse_start) {
 		num(o, "fve_start_ar", nla_fve(mean(&x.start), rl->base.var), "fve by the AR of `eval.start_ar`");
 		num(o, "fve_start_ar_se", standard_error(&x.start, s, start_mse) / rl->base.var, "its standard error");
 		num(o, "fve_start_ar_meannorm", nla_fve(mean(&x.start), rl->base.mean), "the same, mean-normalised");
@@ -346,10 +349,10 @@ static void put_eval(struct out *o, const struct nla_rl *rl, const struct nla_st
 	num(o, "explanation_tokens", mean(&x.explanation), "mean tokens of an explanation alone");
 	num(o, "failed_rate", failed_rate(&x), "share of rows that failed");
 	item(o, "failed", causes, "number of failed rows by cause");
-	if (o->markdown || s->logprob)
+	if (nla_report_meaning || s->logprob)
 		num(o, "kl", mean_kl(s),
 		    "k3 estimate of the divergence from the reference, mean over response tokens (nla-eval; `update.kl` 0)");
-	if (o->markdown || s->kl) {
+	if (nla_report_meaning || s->kl) {
 		num(o, "recovered_kl", recovered(s, false),
 		    "share of the mean vector's KL of the target's next token that reconstructions take away "
 		    "(`eval.recovered_kl`)");
@@ -367,10 +370,12 @@ static void put_eval(struct out *o, const struct nla_rl *rl, const struct nla_st
 	num(o, "seed", (double)rl->rng.seed, "of the random numbers");
 	num(o, "seconds", s->seconds[NLA_STAGE_EVAL], "of sampling and scoring");
 	item(o, "made_by", nla_made_by(rl->av ? rl->av->target->lm.device : NT_CPU), "version, commit, libtorch, device");
+	return o;
 }
 
-static void put_row(struct out *o, const struct nla_rl *rl, const struct nla_step *s, int64_t i)
+cJSON *nla_report_row(const struct nla_rl *rl, const struct nla_step *s, int64_t i)
 {
+	cJSON *o = cJSON_CreateObject();
 	const int64_t at = i * s->tokens.width, n = s->tokens.length[i];
 	num(o, "row", (double)s->rows[i], "of the activation set");
 	if (s->vector_of)
@@ -397,53 +402,5 @@ static void put_row(struct out *o, const struct nla_rl *rl, const struct nla_ste
 		item(o, "logprob", cJSON_CreateFloatArray(s->logprob + at, (int)n), "of each of them under the AV (nla-eval)");
 		item(o, "ref_logprob", cJSON_CreateFloatArray(s->ref_logprob + at, (int)n), "under the reference (nla-eval)");
 	}
-}
-
-/* ---- lines, and their documentation ---- */
-
-#define LINE(name, params, ...)                                  \
-	cJSON *nla_report_##name params                          \
-	{                                                        \
-		struct out o = { .json = cJSON_CreateObject() }; \
-		put_##name(&o, __VA_ARGS__);                     \
-		return o.json;                                   \
-	}
-LINE(step, (const struct nla_rl *rl, const struct nla_step *s, const struct nla_state *state), rl, s, state)
-LINE(sample, (const struct nla_rl *rl, const struct nla_step *s, int64_t step, int64_t i), rl, s, step, i)
-LINE(sft, (const struct nla_sft_line *line, const struct nla_state *state), line, state)
-LINE(eval, (const struct nla_rl *rl, const struct nla_step *s), rl, s)
-LINE(row, (const struct nla_rl *rl, const struct nla_step *s, int64_t i), rl, s, i)
-
-static void heading(struct nla_str *out, const char *s) { nla_str_addf(out, "\n%s\n\n| key | meaning |\n|---|---|\n", s); }
-
-void nla_report_markdown(struct nla_str *out)
-{
-	struct out o = { .json = cJSON_CreateObject(), .markdown = out };
-	const struct nla_rl rl = { 0 };
-	const struct nla_state state = { 0 };
-	const struct nla_sft_line sft = { .held = true };
-	struct nla_step empty;
-	nla_step_start(&empty, 1, 1, 0);
-	nla_decoded_init(&empty.tokens, 1, 0);
-	empty.response[0] = nla_strdup("");
-	empty.logprob = nla_alloc(1, sizeof(float));
-	empty.ref_logprob = nla_alloc(1, sizeof(float));
-	empty.vector_of = nla_alloc(1, sizeof(*empty.vector_of));
-	empty.mse_start = nla_alloc(1, sizeof(*empty.mse_start));
-	empty.kl = nla_alloc(2, sizeof(double));
-	heading(out, "**metrics.jsonl** of `nla-train`, a line a step:");
-	put_step(&o, &rl, &empty, &state);
-	heading(out, "**metrics.jsonl** of `nla-sft`:");
-	put_sft(&o, &sft, &state);
-	heading(out, "**samples.jsonl**: probes, and `log.samples` responses of the first and every `log.samples_every`th "
-		     "step, with one that failed, if any did:");
-	put_sample(&o, &rl, &empty, 0, 0);
-	heading(out, "**Evaluation**, `summary.json` of `nla-eval` (which adds `step`, and `model`, `av`, `ar`, `data` and a "
-		     "`start_ar` as absolute paths) and `eval-STEP.json` of a run (which adds `reward`, the mean of score less "
-		     "penalty, failed rows too):");
-	put_eval(&o, &rl, &empty);
-	heading(out, "**rows.jsonl** of `nla-eval`, `eval-STEP.rows.jsonl` of a run:");
-	put_row(&o, &rl, &empty, 0);
-	cJSON_Delete(o.json);
-	nla_step_release(&empty);
+	return o;
 }

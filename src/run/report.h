@@ -1,7 +1,7 @@
 /*
  * report - every number of every log, computed once and named once: a row of report.c is a field's key, its value and its
- * meaning. The same rows make the lines and their documentation (docs/formats.md holds what nla_report_markdown writes; a test
- * compares).
+ * meaning. The same rows make the lines and their documentation (tests/tools/log_keys.c prints what docs/formats.md holds; a
+ * test compares).
  */
 #pragma once
 
@@ -28,5 +28,5 @@ cJSON *nla_report_sample(const struct nla_rl *rl, const struct nla_step *s, int6
 /* An evaluation: its summary, and row i, a line of rows.jsonl. */
 cJSON *nla_report_eval(const struct nla_rl *rl, const struct nla_step *s);
 cJSON *nla_report_row(const struct nla_rl *rl, const struct nla_step *s, int64_t i);
-/* The tables of docs/formats.md. */
-void nla_report_markdown(struct nla_str *out);
+/* NULL, or gets each row that is written, in their order; rows that only some lines have are written then, too. */
+extern void (*nla_report_meaning)(const char *key, const char *meaning);

@@ -29,12 +29,9 @@ cJSON *nla_made_by(int device)
 
 static bool counts(const char *name)
 {
-	static const char *const read[] = { "*.safetensors", "*.json", "*.jinja", "*.model", "*.yaml", "*.jsonl", "*.jsonl.gz",
-					    "*.txt", "*.txt.gz" };
-	for (size_t i = 0; i < NLA_LEN(read); i++)
-		if (!fnmatch(read[i], name, FNM_PERIOD))
-			return strcmp(name, "teach.jsonl") != 0; /* a log next to a set, which need not be copied with it */
-	return false;
+	static const char read[] = "*.@(safetensors|json|jinja|model|yaml|jsonl|jsonl.gz|txt|txt.gz)";
+	return !fnmatch(read, name, FNM_PERIOD | FNM_EXTMATCH) &&
+	       strcmp(name, "teach.jsonl"); /* a log next to a set, which need not be copied with it */
 }
 
 static void add(uint64_t *hash, const void *bytes, size_t n)
@@ -81,55 +78,32 @@ enum nla_status nla_same_setting(const char *key, const char *path, const cJSON 
 {
 	if (cJSON_Compare(was, now, true))
 		return NLA_OK;
-	char *before = was ? cJSON_PrintUnformatted(was) : NULL, *after = cJSON_PrintUnformatted(now);
-	nla_usage(err, "cannot resume: '%s' is %.200s in '%s' and %.200s now: give that, or another --out", key,
-		  before ? before : "missing", path, after);
-	cJSON_free(before);
-	cJSON_free(after);
-	return err->status;
+	nla_auto char *before = cJSON_PrintUnformatted(was), *after = cJSON_PrintUnformatted(now);
+	return nla_usage(err, "cannot resume: '%s' is %.200s in '%s' and %.200s now: give that, or another --out", key,
+			 before ? before : "missing", path, after);
 }
 
-/* Neither marked as one that may change, nor of no use there. */
-static bool is_fixed(const struct nla_option *o, unsigned of)
+/* Of use there, and not marked as one that may change; of ranks, whose machines are their own, none of the machine's. */
+static bool is_fixed(const struct nla_option *o, unsigned of, enum nla_same what)
 {
-	return o->commands & of && !(o->commands & NLA_OPT_MAY_CHANGE);
+	const bool machine = nla_word_index("out|device|threads|memory|quiet|watchdog", o->key) >= 0;
+	return o->commands & of && !(what == NLA_SAME_RANKS ? machine : o->commands & NLA_OPT_MAY_CHANGE);
 }
 
-/* A rank's machine is its own. */
-static bool is_of_ranks(const struct nla_option *o, unsigned of)
+cJSON *nla_same_describe(const struct nla_config *cfg, unsigned of, enum nla_same what, struct nla_err *err)
 {
-	return o->commands & of && nla_word_index("out|device|threads|memory|quiet|watchdog", o->key) < 0;
-}
-
-/* Of the options that `takes` takes, what the paths hold; settings: and the values of all others. Added to `list`. */
-static void add_options(cJSON *list, const cJSON *config, bool (*takes)(const struct nla_option *o, unsigned of), unsigned of,
-			bool settings, struct nla_err *err)
-{
+	nla_auto_json cJSON *config = nla_options_dump(nla_config_table, nla_config_n, cfg);
+	cJSON *list = cJSON_CreateObject();
 	for (const struct nla_option *o = nla_config_table; o < nla_config_table + nla_config_n && !err->status; o++) {
 		const cJSON *value = nla_json_at(config, o->key);
-		nla_auto char *content = takes(o, of) && o->type == NLA_OPT_PATH ? content_of(value->valuestring, err) : NULL;
-		if (content)
+		if (is_fixed(o, of, what) && o->type == NLA_OPT_PATH) {
+			nla_auto char *content = content_of(value->valuestring, err);
 			cJSON_AddStringToObject(list, o->key, content);
-		else if (settings && takes(o, of))
+		} else if (is_fixed(o, of, what) && what != NLA_SAME_INPUTS) {
 			cJSON_AddItemToObject(list, o->key, cJSON_Duplicate(value, true));
+		}
 	}
-}
-
-cJSON *nla_same_describe(const struct nla_config *cfg, unsigned of, struct nla_err *err)
-{
-	nla_auto_json cJSON *config = nla_options_dump(nla_config_table, nla_config_n, cfg);
-	cJSON *fixed = cJSON_CreateObject();
-	add_options(fixed, config, is_fixed, of, true, err);
-	return fixed;
-}
-
-cJSON *nla_same_ranks(const struct nla_config *cfg, enum nla_command command, struct nla_err *err)
-{
-	nla_auto_json cJSON *config = nla_options_dump(nla_config_table, nla_config_n, cfg);
-	cJSON *same = cJSON_CreateObject();
-	cJSON_AddItemToObject(same, "program", nla_made_by(NT_CPU));
-	add_options(same, config, is_of_ranks, command, true, err);
-	return same;
+	return list;
 }
 
 /* From a CPU to a card or back; from one card to another is not worth a word. */
@@ -137,8 +111,8 @@ static void say_moved(const char *folder, const char *config, int device)
 {
 	const char *now = nt_device_name(device);
 	nla_auto_json cJSON *was = NULL;
-	const char *before = nla_exists(config) && !nla_json_read(config, &was, NLA_IGNORED)
-				     ? cJSON_GetStringValue(nla_json_at(was, "_made_by.device")) : NULL;
+	nla_json_read(config, &was, NLA_IGNORED);
+	const char *before = cJSON_GetStringValue(nla_json_at(was, "_made_by.device"));
 	if (before && strncmp(before, now, strcspn(now, ":")))
 		nla_say("'%s' was made on %s so far and continues on %s: its numbers are not those of one device, and with "
 			"dtype auto the type of the weights changes too", folder, before, now);
@@ -147,21 +121,11 @@ static void say_moved(const char *folder, const char *config, int device)
 enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, unsigned of, int device, struct nla_err *err)
 {
 	nla_auto char *inputs = nla_path_join(folder, "inputs.json"), *config = nla_path_join(folder, "config.json");
-	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *held = cJSON_CreateObject();
-	add_options(held, now, is_fixed, of, false, err);
+	nla_auto_json cJSON *held = nla_same_describe(cfg, of, NLA_SAME_INPUTS, err);
 	say_moved(folder, config, device);
 	if (!err->status && !nla_config_write(cfg, device, folder, err) && !nla_exists(inputs))
 		nla_json_write(inputs, held, true, err);
 	return err->status;
-}
-
-static enum nla_status other_input(const char *key, const char *folder, const char *path, bool own, struct nla_err *err)
-{
-	if (!own || (strcmp(key, "av") && strcmp(key, "ar")))
-		return nla_usage(err, "cannot resume: '%s' has another content than the '%s' that the run in '%s' began with: "
-				 "give that, or another --out", path, key, folder);
-	nla_say("'%s' has another content than at the start of the run, which resumes with its own %s", path, key);
-	return NLA_OK;
 }
 
 /* A key that the file lacks is younger than the run, which did what is the default now. A run without inputs.json is an older
@@ -173,17 +137,22 @@ enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, u
 	nla_options_defaults(nla_config_table, nla_config_n, &plain);
 	nla_auto char *config = nla_path_join(folder, "config.json"), *inputs = nla_path_join(folder, "inputs.json");
 	nla_auto_json cJSON *was = NULL, *had = NULL, *usual = nla_options_dump(nla_config_table, nla_config_n, &plain);
-	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg), *has = cJSON_CreateObject();
-	add_options(has, now, is_fixed, of, false, err);
+	nla_auto_json cJSON *now = nla_options_dump(nla_config_table, nla_config_n, cfg);
+	nla_auto_json cJSON *has = nla_same_describe(cfg, of, NLA_SAME_INPUTS, err);
 	if (!err->status && !nla_json_read(config, &was, err) && nla_exists(inputs))
 		nla_json_read(inputs, &had, err);
-	for (size_t i = 0; i < nla_config_n && !err->status; i++) {
-		const char *key = nla_config_table[i].key;
+	for (const struct nla_option *o = nla_config_table; o < nla_config_table + nla_config_n && !err->status; o++) {
+		const char *key = o->key;
 		const cJSON *before = nla_json_at(was, key), *after = nla_json_at(now, key);
 		const cJSON *held = cJSON_GetObjectItem(had, key);
-		if (held && !cJSON_Compare(held, cJSON_GetObjectItem(has, key), true))
-			other_input(key, folder, after->valuestring, own, err);
-		else if (!held && (is_fixed(&nla_config_table[i], of) || (fixed_steps && !strcmp(key, "steps"))))
+		const bool other = held && !cJSON_Compare(held, cJSON_GetObjectItem(has, key), true);
+		if (other && own && nla_word_index("av|ar", key) >= 0)
+			nla_say("'%s' has another content than at the start of the run, which resumes with its own %s",
+				after->valuestring, key);
+		else if (other)
+			nla_usage(err, "cannot resume: '%s' has another content than the '%s' that the run in '%s' began with: "
+				  "give that, or another --out", after->valuestring, key, folder);
+		else if (!held && (is_fixed(o, of, NLA_SAME_SETTINGS) || (fixed_steps && !strcmp(key, "steps"))))
 			nla_same_setting(key, config, before ? before : nla_json_at(usual, key), after, err);
 	}
 	nla_config_release(&plain);

@@ -38,6 +38,7 @@ static nt_tensor *av_loss(struct nla_sft *s, const int64_t *rows, const int64_t 
 	struct nla_view view = nla_half_view(&s->half);
 	int64_t width = 0;
 	NLA_AUTO(nla_step_release) struct nla_step step;
+	nla_auto int64_t *prompt_of = nla_alloc((size_t)n, sizeof(*prompt_of));
 	for (int64_t i = 0; i < n; i++)
 		width = NLA_MAX(width, nla_sft_length(s, rows[i]));
 	nla_step_start(&step, n, 1, s->set.d);
@@ -46,7 +47,7 @@ static nt_tensor *av_loss(struct nla_sft *s, const int64_t *rows, const int64_t 
 		step.tokens.length[i] = nla_sft_length(s, rows[i]);
 		memcpy(step.tokens.ids + i * width, sequence(s, rows[i]), (size_t)step.tokens.length[i] * sizeof(int32_t));
 	}
-	struct nla_responses r = nla_step_responses(&step, 0, n, s->set.d, step.prompt_of);
+	struct nla_responses r = nla_step_responses(&step, 0, n, s->set.d, prompt_of);
 	return nla_actset_vectors(&s->set, vectors, (size_t)n, step.v, err) ? NULL
 	     : cross_entropy(nla_av_logprob(&s->half, &view, &r, 1, NULL, re, err), n_tokens);
 }

@@ -1,8 +1,4 @@
-/*
- * A teacher's run: opening it (which rows, the log of an earlier start), asking a batch, and writing the set.
- *
- *	texts [n] -> prompts, one pack [tokens] -> ids [n, max_new_tokens] -> answers, a line each -> explanations
- */
+/* A teacher's run: opening it (which rows, the log of an earlier start), asking a batch, and writing the set; see teach.h. */
 #include "run/teach.h"
 #include "base/json.h"
 #include "base/progress.h"
@@ -98,7 +94,7 @@ static size_t whole_batches(const struct nla_str *log)
 static enum nla_status start_log(struct nla_teach *t, struct nla_err *err)
 {
 	NLA_AUTO(nla_str_release) struct nla_str log = NLA_STR_INIT;
-	nla_auto_json cJSON *now = nla_same_describe(t->cfg, NLA_CMD_TEACH, err);
+	nla_auto_json cJSON *now = nla_same_describe(t->cfg, NLA_CMD_TEACH, NLA_SAME_SETTINGS, err);
 	const char *name = t->log.path ? t->log.path : "teach.jsonl";
 	cJSON *line;
 	size_t number = 0, whole;
@@ -159,7 +155,7 @@ static enum nla_status open_out(struct nla_teach *t, struct nla_err *err)
 	else if (nla_exists(meta) && !nla_exists(log) && !cfg->overwrite)
 		nla_usage(err, "'%s' holds an activation set that nla-teach did not write: another --out, or --overwrite", out);
 	else if (!nla_may_write(cfg, nla_exists(log), "a teach.jsonl already", err) && !nla_mkdirs(out, err) &&
-		 !nla_log_open(&t->log, log, err) && !nla_lock(t->log.fd, out, err)) {
+		 !nla_log_open(&t->log, out, "teach.jsonl", err) && !nla_lock(t->log.fd, out, err)) {
 		if (cfg->overwrite && (ftruncate(t->log.fd, 0) || nla_actset_remove(out, err)) && !err->status)
 			nla_fail(err, "cannot write '%s': %s", log, strerror(errno));
 		if (!err->status)
@@ -266,21 +262,12 @@ static void show(const struct nla_teach *t, const struct answer *a)
 }
 
 /* Of ranks each has asked about its share of a batch: their answers, one after the other. */
-static void *whole(void *part, size_t bytes)
-{
-	struct nla_str s = NLA_STR_INIT;
-	nla_str_addn(&s, part, bytes);
-	nla_ranks_gather(&s, NULL);
-	free(part);
-	return nla_str_detach(&s);
-}
-
 static void join(struct nla_decoded *d)
 {
 	const size_t n = (size_t)d->n;
-	d->ids = whole(d->ids, n * (size_t)d->width * sizeof(*d->ids));
-	d->length = whole(d->length, n * sizeof(*d->length));
-	d->stopped = whole(d->stopped, n * sizeof(*d->stopped));
+	d->ids = nla_ranks_whole(d->ids, n * (size_t)d->width * sizeof(*d->ids));
+	d->length = nla_ranks_whole(d->length, n * sizeof(*d->length));
+	d->stopped = nla_ranks_whole(d->stopped, n * sizeof(*d->stopped));
 }
 
 static enum nla_status take_answers(struct nla_teach *t, const int64_t *rows, int64_t n, const struct nla_decoded *d,

@@ -168,10 +168,8 @@ static double best_reward(const char *run, int64_t step, const cJSON *now, struc
 	for (size_t i = 0; i < names.n && !err->status; i++) {
 		nla_auto char *path = nla_path_join(run, names.data[i]);
 		nla_auto_json cJSON *json = NULL;
-		long long at;
-		int end = 0;
-		if (sscanf(names.data[i], "eval-%lld%n", &at, &end) == 1 && !strcmp(names.data[i] + end, ".json") &&
-		    at < step && !nla_json_read(path, &json, err) &&
+		const int64_t at = nla_step_named(names.data[i], "eval-", ".json");
+		if (at >= 0 && at < step && !nla_json_read(path, &json, err) &&
 		    nla_json_value(json, "rows") == nla_json_value(now, "rows") &&
 		    nla_json_value(json, "baseline_var") == nla_json_value(now, "baseline_var"))
 			best = fmax(best, nla_json_value(json, "reward"));
@@ -327,7 +325,7 @@ static enum nla_status find_best(struct nla_policy *p, struct nla_err *err)
 	nla_auto_json cJSON *json = NULL;
 	if (p->cfg.checkpoint.best && f->checkpoint && !nla_rank() && nla_exists(path) && !nla_json_read(path, &json, err) &&
 	    nla_json_value(json, "reward") > best_reward(f->path, at, json, err) && !err->status)
-		nla_checkpoint_best(f, at, p->cfg.checkpoint.keep);
+		nla_checkpoint_link(f, "best", at, p->cfg.checkpoint.keep);
 	return err->status;
 }
 

@@ -79,7 +79,7 @@ static enum nla_status next_line(struct nla_corpus *c, const char **line, struct
 {
 	const struct nla_lines *l = &c->lines;
 	*line = (c->jsonl ? nla_lines_next_filled : nla_lines_next)(&c->lines);
-	if (!*line && l->failed) { /* here, before what came of a document passes for the whole */
+	if (!*line && l->why.status) { /* here, before what came of a document passes for the whole */
 		c->open = false;
 		return nla_lines_close(&c->lines, err);
 	}

@@ -258,7 +258,7 @@ static inline struct nla_step golden_step(struct tiny *t, double *advantage)
 	const float *a = golden_f32(t, "grpo.advantage", N);
 	for (int i = 0; i < N; i++)
 		advantage[i] = a[i];
-	return (struct nla_step){ .n_prompts = B, .group = G, .n = N, .n_all = N, .v = (float *)t->responses.v, .prompt_of = t->prompt_of,
+	return (struct nla_step){ .n_prompts = B, .group = G, .n = N, .n_all = N, .v = (float *)t->responses.v,
 				  .tokens = { .n = N, .width = WIDTH, .ids = t->ids, .length = t->length }, .advantage = advantage,
 				  .old = golden_f32(t, "grpo.old", N * WIDTH) };
 }

@@ -293,7 +293,7 @@ static char *said(const struct nla_tokenizer *tok, const struct nla_chat_cfg *cf
 	struct nla_str text = NLA_STR_INIT;
 	struct nla_log log;
 
-	assert_int_equal(nla_log_open(&log, path, &err), NLA_OK);
+	assert_int_equal(nla_log_open(&log, "", path, &err), NLA_OK);
 	nla_say_tee(&log);
 	expect_prompt(scratch, tok, cfg, want);
 	nla_say_tee(NULL);

@@ -399,7 +399,6 @@ static void test_rollout_stops(void **state)
 		const int32_t *ids = r.tokens.ids + i * TOKENS;
 		struct nla_reward_row row = { .n_response = n, .failed = true };
 		double penalty = nla_reward_penalty(&row, &cfg);
-		assert_int_equal(r.prompt_of[i], i / GROUP);
 		for (int64_t k = 0; k + 1 < n; k++)
 			assert_false(nla_i32s_has(&t->target.chat.stop, ids[k]));
 		assert_int_equal(r.tokens.stopped[i], nla_i32s_has(&t->target.chat.stop, ids[n - 1]));

@@ -69,11 +69,12 @@ static void test_merged(void **state)
 static void test_extract(void **state)
 {
 	struct tiny *t = *state;
-	struct nla_str prefix = NLA_STR_INIT;
+	struct nla_i32s ids = { 0 };
 	float v[D];
 	map_bad(t);
-	assert_fails(nla_extract_one(&t->target, "the red fox", -1, &(struct nla_extract_cfg){ .layer = K }, v, &prefix, &err), WANT);
-	nla_str_release(&prefix);
+	assert_ok(nla_target_encode(&t->target, false, "the red fox", &ids, &err));
+	assert_fails(nla_extract_at(&t->target, &ids, (int64_t[]){ (int64_t)ids.n - 1 }, 1, K, v, &err), WANT);
+	nla_i32s_release(&ids);
 }
 
 static void test_score(void **state)

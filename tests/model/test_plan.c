@@ -76,16 +76,15 @@ static void compare(const char *what, int64_t planned, int64_t measured)
 static int64_t measured_update(struct demo *d, int64_t micro, bool recompute)
 {
 	int32_t *ids = nla_alloc(N * NEW, sizeof(*ids));
-	int64_t length[N], prompt_of[N];
+	int64_t length[N];
 	double advantage[N];
 	for (int i = 0; i < N; i++) {
 		length[i] = NEW;
-		prompt_of[i] = i / GROUP;
 		advantage[i] = i % 2 ? 1 : -1;
 	}
 	for (int i = 0; i < N * NEW; i++)
 		ids[i] = i * 7 % 1000;
-	struct nla_step step = { .n_prompts = PROMPTS, .group = GROUP, .n = N, .v = d->v, .prompt_of = prompt_of, .advantage = advantage,
+	struct nla_step step = { .n_prompts = PROMPTS, .group = GROUP, .n = N, .v = d->v, .advantage = advantage,
 				 .tokens = { .n = N, .width = NEW, .ids = ids, .length = length } };
 	struct nla_rl rl = { .rollout = { .temperature = 1 }, .update = { .clip = 0.2, .kl = 0.01, .micro_batch = micro, .recompute = recompute },
 			     .av = &d->av, .policy = d->policy, .reference = d->reference };

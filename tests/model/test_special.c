@@ -65,7 +65,9 @@ static void check(const char *name, int option)
 	for (int i = 0; i < ROWS; i++) {
 		const cJSON *row = cJSON_GetArrayItem(nla_json_at(s.json, "rows"), i), *say = cJSON_GetArrayItem(nla_json_at(s.json, "ar"), i);
 		const char *text = nla_json_at(row, "text")->valuestring, *explanation = nla_json_at(say, "explanation")->valuestring;
-		const struct nla_extract_cfg x = { .layer = K, .special = nla_target_adds_special(&s.target, &s.meta) };
+		const bool special = nla_target_adds_special(&s.target, &s.meta);
+		const int64_t front = special ? (int64_t)nla_tokenizer_front(s.target.tok)->n : 0;
+		struct nla_i32s ids = { 0 };
 		int64_t position = nla_json_at(row, "position")->valueint - (option == NO);
 		struct nla_ar_texts texts;
 		struct nla_str prefix = NLA_STR_INIT;
@@ -73,7 +75,10 @@ static void check(const char *name, int option)
 		enum nla_ar_fit fit;
 		float v[D], target[D], mse;
 
-		assert_ok(nla_extract_one(&s.target, text, position, &x, v, &prefix, &err));
+		assert_ok(nla_target_encode(&s.target, special, text, &ids, &err));
+		assert_ok(nla_extract_at(&s.target, &ids, &position, 1, K, v, &err));
+		nla_tokenizer_decode(s.target.tok, ids.data + front, (size_t)(position + 1 - front), false, &prefix);
+		nla_i32s_release(&ids);
 		expect_vector(v, nla_json_at(row, v_key));
 		assert_true(nla_starts_with(text, prefix.buf) && prefix.len); /* the BOS is no part of a text */
 		for (int j = 0; j < D; j++)

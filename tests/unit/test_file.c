@@ -120,7 +120,7 @@ static void test_errors_name_path_and_reason(void **state)
 	assert_fails(nla_list_dir(none, &names, &err), "No such file");
 	assert_fails(nla_sync(none, &err), "No such file");
 	assert_fails(nla_lines_open(&l, none, &err), "No such file");
-	assert_fails(nla_log_open(&log, none, &err), "No such file");
+	assert_fails(nla_log_open(&log, "", none, &err), "No such file");
 	assert_ok(nla_sync(scratch, &err));
 
 	assert_int_equal(stat("/dev/null", &before), 0);
@@ -302,14 +302,14 @@ static void test_log(void **state)
 	struct nla_log log;
 
 	const char *path = in_scratch("log");
-	assert_ok(nla_log_open(&log, path, &err));
+	assert_ok(nla_log_open(&log, "", path, &err));
 	log_text(&log, "one\n");
 	assert_content(path, "one\n"); /* readable while it is open */
 	log_text(&log, "two\n");
 	nla_log_add(&log, "three\n", 6);
 	assert_ok(nla_log_close(&log, &err));
 	assert_ok(nla_log_close(&log, &err));
-	assert_ok(nla_log_open(&log, path, &err));
+	assert_ok(nla_log_open(&log, "", path, &err));
 	nla_log_add(&log, "four\n", 5);
 	assert_ok(nla_log_close(&log, &err));
 	assert_content(path, "one\ntwo\nthree\nfour\n");
@@ -325,7 +325,7 @@ static void test_links(void **state)
 
 	assert_int_equal(symlink(victim, in_scratch("out.tmp")), 0);
 	assert_fails(nla_file_write(in_scratch("out"), "x", 1, false, &err), "out.tmp': Too many levels of symbolic links");
-	assert_fails(nla_log_open(&log, in_scratch("out.tmp"), &err), "out.tmp': Too many levels of symbolic links");
+	assert_fails(nla_log_open(&log, "", in_scratch("out.tmp"), &err), "out.tmp': Too many levels of symbolic links");
 	assert_fails(nla_st_writer_open(&w, in_scratch("out"), NULL, 0, &err), "out.tmp': Too many levels of symbolic links");
 	assert_int_equal(unlink(in_scratch("out.tmp")), 0);
 	assert_int_equal(symlink(victim, in_scratch("out")), 0);
@@ -357,7 +357,7 @@ static void test_full_disk(void **state)
 	int listed = nla_list_dir(disk, &names, &err);
 	size_t n_left = names.n;
 
-	int opened = nla_log_open(&log, log_path, &err);
+	int opened = nla_log_open(&log, "", log_path, &err);
 	nla_log_add(&log, "line\n", 5);
 	int flushed = nla_log_flush(&log, &err);
 	nla_log_add(&log, big, N);
@@ -366,6 +366,7 @@ static void test_full_disk(void **state)
 	nla_str_reset(&log.pending);
 	int closed = nla_log_close(&log, &err);
 	struct nla_str content = NLA_STR_INIT;
+	err = (struct nla_err)NLA_ERR_INIT;
 	int read = nla_file_read(path, &content, &err);
 	assert_int_equal(umount(disk), 0); /* before anything can fail, or the scratch folder could not go */
 
