@@ -167,6 +167,7 @@ enum nla_status nla_probe(const struct nla_rl *run, const int64_t *rows, int64_t
 	if (nla_actset_vectors(rl.set, rows, (size_t)n, s.v, err) || nla_rollout(&rl, &s, err) ||
 	    (rl.ar && nla_score(&rl, &s, err)))
 		return err->status;
+	nla_stage_now = NULL; /* an update does not come next */
 	for (int64_t i = 0; i < n && !err->status; i++) {
 		nla_auto_json cJSON *line = nla_report_sample(&rl, &s, at, i);
 		say_probe(&rl, &s, i);

@@ -240,15 +240,20 @@ said "gradients were not finite for 3 steps in a row: the last good state is '$w
 [ "$(sed -n 's/.*"skipped_steps":\([0-9]*\).*/\1/p' "$work/bad/metrics.jsonl" | tr '\n' ' ')" = "0 1 2 3 " ] || fail "skipped: $(cat "$work/bad/metrics.jsonl")"
 tail -n 1 "$work/bad/log.txt" | grep -q '^gradients were not finite for 3 steps' || fail "log.txt does not say why the run ended"
 
-# The watchdog names what hangs, and for how long; here its alarm comes early, at a known point.
-signalled metrics.jsonl 3 ALRM nla-train --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 4 \
-	--max-new-tokens 8 --steps 4 --watchdog 900 --out "$work/watched"
-[ "$code" -eq 0 ] || fail "a watchdog ends the run: $code"
-grep -q '^warning: step 3 has been at work for 900 s, and has not ended$' "$work/stderr" || fail "the watchdog says: $(grep warning "$work/stderr")"
-signalled state.json.tmp 1 ALRM nla-train --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 4 \
-	--max-new-tokens 8 --steps 1 --watchdog 900 --log.samples_every 1 --out "$work/saved"
-grep -q '^warning: the checkpoint of step 1 has been at work for 900 s, and has not ended$' "$work/stderr" ||
-	fail "of a checkpoint behind a probe the watchdog says: $(grep warning "$work/stderr")"
+# The watchdog names what hangs, and for how long; here its alarm comes early, at a known point. (Stages of a step: model/test_watch.c.)
+watched() { # FILE LINE WHAT ...: when that line of the file has been written
+	at=$1 line=$2 what=$3
+	shift 3
+	signalled "$at" "$line" ALRM nla-train --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 4 \
+		--max-new-tokens 8 --steps 4 --watchdog 900 --overwrite --out "$work/watched" "$@"
+	[ "$code" -eq 0 ] || fail "a watchdog ends the run: $code"
+	grep -qx "warning: $what has been at work for 900 s, and has not ended" "$work/stderr" || fail "the watchdog says: $(grep warning "$work/stderr")"
+}
+watched metrics.jsonl 3 "step 3"
+watched eval-4.rows.jsonl.tmp 1 "the evaluation at step 4" --eval.data "$work/held" --rows 8
+watched eval-4.rows.jsonl.tmp 1 "the evaluation at step 4" --eval.data "$work/held" --rows 8 --update.kl 0 # behind log-probabilities
+watched samples.jsonl 8 "step 4" # in a probe
+watched state.json.tmp 1 "the checkpoint of step 4" # behind a probe
 
 # A frozen AR stays as it is, bit for bit; a co-trained one moves, its head only if told to.
 tool equal "$tiny/ar/value_head.safetensors" "$work/a/checkpoints/latest/ar/value_head.safetensors"
