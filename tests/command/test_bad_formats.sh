@@ -117,6 +117,25 @@ bad_ar "a/adapter_config.json" a
 copy nano a && tool set a/ar_meta.json lora_r 3
 bad_ar "lora_A.*weight' has shape \[4, 48\], want \[3, 48\]" a
 
+# ---- counts that no file has: each is refused by its name, before anything is made of it ----
+for n in 9007199254740992 1e300 4294967297 -1; do
+	copy "$av" a && tool set a/adapter_config.json r $n
+	bad_av "a/adapter_config.json': 'r' is [-+0-9e]*, want a number from 1 to 65536" a
+	copy "$av" a && tool set a/adapter_config.json rank_pattern "{\"q_proj\": $n}"
+	bad_av "a/adapter_config.json': rank of 'q_proj' is .*, want a whole number from 1 to 65536" a
+	for field in lora_r ar_num_layers; do
+		copy nano a && tool set a/ar_meta.json $field $n
+		bad_ar "a/ar_meta.json': '?$field'? is [-+.0-9e]*, want " a
+	done
+	for field in layer_index d_model injection_token_id injection_left_neighbor_id; do
+		copy "$av" a && sed -i "s/\(^ *\)$field: .*/\1$field: $n/" a/nla_meta.yaml
+		bad_av "a/nla_meta.yaml': '(extraction.|tokens.)?$field' is [-+.0-9e]*, want " a
+	done
+	copy held s && sed -i "s/^row_count: .*/row_count: $n/" s/nla_meta.yaml
+	refused 1 "s(/nla_meta.yaml)?': ('row_count' is [-+.0-9e]*, want |24 vectors, but its sidecar says $n)" nla-eval --model "$model" --av "$av" --ar "$ar" --data s \
+		--score given.jsonl --out no
+done
+
 # ---- exports: what fails leaves no sidecar ----
 bad_export() { pattern=$1; shift; refused 1 "$pattern" nla-export --model "$model" --out no "$@"; [ ! -e no/nla_meta.yaml ] || fail "a failed export left a sidecar"; rm -rf no; }
 bad_export "cannot export 'nowhere': .*there is no folder 'nowhere'" --av nowhere

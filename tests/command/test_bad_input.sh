@@ -70,6 +70,12 @@ copy "$model" m && tool edit m/model.safetensors reshape model.layers.1.mlp.up_p
 bad_train 1 "model.layers.1.mlp.up_proj.weight' has .*\[48, 80\], want .*\[80, 48\]" --model m
 copy "$model" m && tool edit m/model.safetensors drop model.layers.3.input_layernorm.weight
 bad_train 1 "model.layers.3.input_layernorm.weight" --model m
+for prefix in module. _orig_mod. transformer.; do # of another program: a name that the file has is said
+	copy "$model" m && tool rekey m/model.safetensors '' $prefix
+	bad_train 1 "'m': tensor 'model.embed_tokens.weight' is missing: its tensors have names like '${prefix}model.embed_tokens.weight'" --model m
+done
+copy "$model" m && tool edit m/model.safetensors rename model.norm.weight ln_f.weight
+bad_train 1 "'m': tensor 'model.norm.weight' is missing$" --model m # the others have the prefix that is wanted
 copy "$model" m && rm m/tokenizer.json
 bad_train 1 "'m'.*tokenizer.json" --model m
 field() { # KEY JSON PATTERN: a field of config.json that would change the mathematics
@@ -130,6 +136,10 @@ bad_train 1 "holds neither an adapter .*; 'a/default' has adapter_config.json: i
 key=base_model.model.model.layers.2.self_attn.q_proj
 copy "$av" a && tool edit a/adapter_model.safetensors rename "$key.lora_A.weight" "$key.lora_C.weight"
 bad_train 1 "1 keys are missing: '$key.lora_A.weight', 1 are unexpected: '$key.lora_C.weight'" --av a
+for prefix in module.base_model.model.model. base_model.model.transformer. model.; do
+	copy "$av" a && tool rekey a/adapter_model.safetensors base_model.model.model. $prefix
+	bad_train 1 "70 keys are missing: 'base_model.model.model.layers.0..*, \.\.\., 70 are unexpected: '${prefix}layers.0.mlp.down_proj.lora_A.weight', " --av a
+done
 copy "$av" a && tool edit a/adapter_model.safetensors reshape "$key.lora_A.weight"
 bad_train 1 "$key.lora_A.weight' has shape .*, want \[4, 48\]" --av a
 copy "$av" a && tool clip a/adapter_model.safetensors 10
@@ -148,6 +158,8 @@ copy "$model" m && sed -i '0,/{/s//{"rms_norm_eps": 0.1,/' m/config.json
 bad_train 1 "m/config.json': 'rms_norm_eps' is there twice" --model m
 copy "$ar" a && rm a/value_head.safetensors
 bad_train 1 "a/value_head.safetensors" --ar a
+copy "$ar" a && tool rekey a/value_head.safetensors '' value_head.
+bad_train 1 "a/value_head.safetensors': tensor 'weight' is missing: its tensors have names like 'value_head.weight'" --ar a
 copy "$ar" a && tool edit a/value_head.safetensors widen weight
 bad_train 1 "a/value_head.safetensors': tensor 'weight' has shape \[48, 96\], want \[48, 48\]" --ar a
 

@@ -594,6 +594,8 @@ def test_files(tmp):
     path = tmp / "odd.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"a":1}\n[1]\nnonsense\n\xff\xfe\n{"a":2}\n{"a":')
     assert [x["a"] for x in runs.read_lines(path, notes)] == [1, 2] and "3 unreadable" in notes[0], notes
+    path.write_bytes(b'\xef\xbb\xbf\r\n{"a":1}\r\n \t\r\n\n{"a":"\\r\\n"}\r\n\r\n')           # a byte order mark, CR LF and blank lines are nothing to note
+    assert [x["a"] for x in runs.read_lines(path, notes)] == [1, "\r\n"] and len(notes) == 1, notes
     assert runs.number(float("nan")) is None and runs.number(True) is None and runs.number("1") is None and runs.number(10 ** 400) is None and runs.number(2) == 2.0
     (tmp / "a" / "facts.json").write_text("\ufeff[]")
     assert runs.read_evaluation(tmp / "a", notes).facts == {} and "no JSON object" in notes[-1]

@@ -433,6 +433,33 @@ assert "logprob" not in r[0] and "n_response" not in r[0] and r[0]["response"] i
 summary = json.load(open(sys.argv[1] + "/summary.json"))
 assert summary["seconds"] > 0 and summary["rows"] == 2 and summary["samples"] == 5, summary
 END
+# A text whose end and the AR template's are one token ("probe" and "x" are not, "a" and "x" are) fails by that cause, and not as too long.
+cp -R "$tiny/ar" "$work/merging"
+sed -i 's/{explanation}/&x/; s/^  - 336$/  - 263\n  - 198\n&/' "$work/merging/nla_meta.yaml"
+cat >"$work/ends.jsonl" <<END
+{"row": 0, "explanation": "probe"}
+{"row": 1, "explanation": "a"}
+{"row": 2, "response": "<explanation>\nb\n</explanation>"}
+{"row": 3, "explanation": "$(printf 'a %.0s' $(seq 600))"}
+END
+eval_ --ar "$work/merging" --data "$work/held" --score "$work/ends.jsonl" --out "$work/ends"
+train --ar "$work/merging" --steps 1 --rollout.truncated score --lambda 0.01 --out "$work/merges"
+grep -q "most as merges (the explanation's end and the AR template's are one token): likely, the AR template's text behind {explanation} begins" \
+	"$work/stderr" || fail "no word of texts that merge: $(cat "$work/stderr")"
+python3 - "$work" <<'END'
+import json, sys
+rows = [json.loads(line) for line in open(sys.argv[1] + "/ends/rows.jsonl")]
+assert [r["failed"] for r in rows] == [None, "merges", "merges", "over_long"] and [r["mse"] == 2 for r in rows] == [False, True, True, True], rows
+failed = json.load(open(sys.argv[1] + "/ends/summary.json"))["failed"]
+assert failed["merges"] == 2 and failed["over_long"] == 1 and sum(failed.values()) == 3, failed
+line = json.loads(open(sys.argv[1] + "/merges/metrics.jsonl").readline())
+assert line["failed_merges"] > 0 and line["failed_over_long"] == 0, line
+assert abs(sum(line["failed_" + cause] for cause in failed) - line["failed_rate"]) < 1e-9, line
+END
+run nla-sft --role ar --ar "$work/merging" --model "$tiny/model" --data "$work/held" --out "$work/no-rows" --steps 1 --sft.held_out 0
+[ "$code" -eq 1 ] && grep -q '^24 rows left out: 0 are longer than the 512 tokens the model reads, 24 merge with the AR template' "$work/stderr" ||
+	fail "rows that merge: exits $code: $(cat "$work/stderr")"
+
 # Texts of a row need not be adjacent; rows count once in their baseline.
 python3 -c 'import sys; lines = sys.stdin.readlines(); sys.stdout.writelines(x for i in range(3) for x in lines[i::3])' \
 	<"$work/three/rows.jsonl" >"$work/apart.jsonl"

@@ -173,6 +173,19 @@ bits = lambda x: [int.from_bytes(x[i:i + 2], "little") for i in range(0, len(x),
 far = sum(abs(p - q) > 1 for x, y in zip(v, w) for p, q in zip(bits(x), bits(y)))
 assert len(v) == len(w) == 23 and far == 0, f"{far} numbers differ by more than bf16 rounding"
 END
+# counts that are all one more than here: a set of a model with a BOS, and that is said
+mkdir more && cp held/nla_meta.yaml more
+for least in 0 1; do
+	gzip -dc held/rows.jsonl.gz | python3 -c '
+import json, sys
+for n, line in enumerate(sys.stdin):
+    row = json.loads(line)
+    print(json.dumps({**row, "n_raw_tokens": row["n_raw_tokens"] + (n >= int(sys.argv[1]))}))' $least | gzip >more/rows.jsonl.gz
+	ok nla-extract --model "$model" --corpus more --extract.meta more --extract.at last --overwrite --out filled
+	[ $least = 0 ] && want="all n_raw_tokens are one more than the texts' tokens here: that set has a special token in front of its texts (tokens.add_special, now false)" ||
+		want="23 of 24 texts are another number of tokens here than their n_raw_tokens: another tokenizer, or text that does not encode back"
+	grep -Fqx "$want" stderr || fail "not said: $want: $(cat stderr)"
+done
 refused 1 "gave no row: its 24 texts are empty or longer than extract.max_tokens = 2 tokens" nla-extract --model "$model" --corpus slim \
 	--extract.meta slim --extract.at last --extract.max_tokens 2 --out none
 
@@ -259,6 +272,28 @@ refused 2 "'templates.marker' is '㈎': the marker '㈎' is 3 tokens.* these wor
 	--out no --templates.marker ㈎
 refused 2 "is '§': .* 0 times as one token .* and a line break around .* these work: '§', '~', '\^'$" nla-extract --model merging --corpus train.jsonl \
 	--out no --templates.marker § --templates.av 'Vector: {injection_char}'
+
+# ---- a pad token whose id is beyond the model's vocabulary: the same numbers; an error only of a text that has it ----
+cp -R "$model" padded
+python3 - padded <<'END'
+import json, sys
+def change(name, change):
+    path = f"{sys.argv[1]}/{name}"
+    whole = json.load(open(path, encoding="utf-8"))
+    change(whole)
+    json.dump(whole, open(path, "w", encoding="utf-8"))
+change("tokenizer.json", lambda tok: tok["added_tokens"].append({**tok["added_tokens"][-1], "id": 380, "content": "<pad>"}))
+change("tokenizer_config.json", lambda config: config.update(pad_token="<pad>"))
+for name in ("config.json", "generation_config.json"):
+    change(name, lambda config: config.update(pad_token_id=380))
+END
+ok nla-extract --model padded --corpus held.jsonl --layer 2 --extract.min_position 5 --extract.per_doc 2 --templates.av "$(tool golden av_template)" \
+	--templates.ar "$(tool golden ar_template)" --templates.marker "$(tool golden marker)" --out padded-set
+same held/activations.safetensors padded-set/activations.safetensors
+score unpadded --model "$model" --av "$tiny/av" --ar "$ar"
+ok nla-eval --model padded --av "$tiny/av" --ar "$ar" --data padded-set --score given.jsonl --out padded-eval
+same unpadded/rows.jsonl padded-eval/rows.jsonl
+refused 1 "cannot tokenise a text: it has token 380, the model has ids below 380$" nla-explain --model padded --av "$tiny/av" --ar "$ar" --text 'the <pad>'
 
 # ---- a sentencepiece tokenizer's likeliest next words keep their space ----
 mkdir piece && cp "$SOURCE_DIR"/tests/data/tokenizer/llama2/tokenizer.* piece && cp "$SOURCE_DIR/tests/data/families/llama2/config.json" piece

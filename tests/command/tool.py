@@ -15,7 +15,7 @@ tool.py vector FILE WIDTH             one tensor of that many numbers
 tool.py tensors FILE                  "name shape" of every tensor
 tool.py equal A B                     two safetensors files hold the same numbers
 tool.py nano AR OUT STRIPPED          an AR folder in nanoNLA's layout; STRIPPED: its final_norm_stripped, true or false
-tool.py rekey FILE OLD NEW            replace a part of every name
+tool.py rekey FILE OLD NEW            replace a part of every name; OLD empty: put NEW in front
 tool.py distance A B PREFIX           norm of the difference of fp32 tensors of that name, over the norm of A's
 tool.py near A B KEY TOLERANCE        the numbers at KEY of two rows.jsonl, as many, not all null
 tool.py halve FILE                    fp32 numbers cut to bf16
@@ -144,7 +144,7 @@ def edit(path, how, name, new=None):
 def rekey(path, old, new):
     all_of, meta = read_tensors(path)
     assert all(old in name for name in all_of), all_of.keys()
-    write_tensors(path, {name.replace(old, new): value for name, value in all_of.items()}, meta)
+    write_tensors(path, {name.replace(old, new) if old else new + name: value for name, value in all_of.items()}, meta)
 
 
 def nano(folder, out, stripped):

@@ -14,6 +14,7 @@ import json
 import platform
 import shutil
 import sys
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import tokenizers
 import torch
 import transformers
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -437,6 +438,55 @@ def golden_fve(t, s):
     s["fve.baseline_var"], s["fve.baseline_mean"] = ref.baselines(vectors)
 
 
+# What an adapter_config.json may say of its modules: the same A and B of av/, under PEFT's reading of each.
+SPELLED = {
+    "all-linear": {"target_modules": "all-linear"},
+    "regex": {"target_modules": r".*\.(q|v)_proj"},
+    "regex of blocks": {"target_modules": r"model\.layers\.[13]\.(mlp\.up|self_attn\.o)_proj"},
+    "names": {"target_modules": ["model.layers.1.self_attn.q_proj", "layers.3.mlp.up_proj", "self_attn.o_proj"]},
+    "all layers": {"target_modules": ["q_proj", "down_proj"], "layers_to_transform": [0, 1, 2, 3, 4]},
+    "all layers by pattern": {"target_modules": ["q_proj", "down_proj"], "layers_to_transform": [0, 1, 2, 3, 4], "layers_pattern": "layers"},
+    "some layers": {"target_modules": ["k_proj"], "layers_to_transform": [1, 3]},
+    "one layer": {"target_modules": ["k_proj"], "layers_to_transform": 2},
+    "excluded": {"target_modules": ["q_proj", "v_proj"], "exclude_modules": ["v_proj"]},
+    "excluded by regex": {"target_modules": ["q_proj", "v_proj"], "exclude_modules": r".*\.v_proj"},
+}
+
+
+def golden_spelled(out, t):
+    """spelled.json: which modules PEFT adapts (null: all), and log-probabilities of a response; of an AR whose adapter spans all blocks
+    the mse. Vectors: ar.targets."""
+    tok, response = ref.load_tokenizer(out / "model"), "<explanation>the red fox</explanation>"
+    prompt, at = ref.av_prompt(tok, ref.read_sidecar(out / "av"))
+    ids = ref.encode(tok, response) + [tok.convert_tokens_to_ids("<|im_end|>")]
+    weights, known = load_file(out / "av" / "adapter_model.safetensors"), json.loads((out / "av" / "adapter_config.json").read_text())
+    cases, every = {}, {name.rpartition(".lora_")[0] for name in weights}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+
+        def spelled(n_blocks, config):
+            write_json(folder / "adapter_config.json", {**known, **config})
+            shaped = peft.get_peft_model(ref.load_base(out / "model", n_blocks), peft.LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **config))
+            adapted = {name.rpartition(".lora_A")[0] for name, _ in shaped.named_modules() if name.endswith(".lora_A.default")}
+            kept = {k: v for k, v in weights.items() if k.rpartition(".lora_")[0] in adapted}
+            save_file(kept, folder / "adapter_model.safetensors", {"format": "pt"})
+            return ref.with_adapters(ref.load_base(out / "model", n_blocks), [folder]), adapted
+
+        for what, config in SPELLED.items():
+            model, adapted = spelled(None, config)
+            logits = [ref.response_logits(model, prompt, at, t["ar.targets"][row], ids) for row in range(2)]
+            cases[what] = {"config": config, "modules": None if adapted == every else sorted(x.removeprefix("base_model.model.model.") for x in adapted),
+                           "logprob": [[round(x, 6) for x in ref.token_logprob(x, ids).tolist()] for x in logits]}
+        reader, _ = spelled(K + 1, {"target_modules": SEVEN})
+    head, meta = ref.load_head(out / "ar", D), ref.read_sidecar(out / "ar")
+    hats = [ref.reconstruct(reader, head, K, ref.ar_prompt(tok, meta, text))[1] for text in AR_TEXTS]
+    mse = [round(ref.mse_of(hat, v).item(), 6) for hat, v in zip(hats, t["ar.targets"])]
+    told = [x for c in cases.values() for row in c["logprob"] for x in row]
+    check(len(set(told)) > 7 * 2 * (len(ids) - 1), "adapters of other modules give the same numbers")
+    text = ",\n".join(f"{json.dumps(what)}: {json.dumps(c)}" for what, c in cases.items())
+    (out / "spelled.json").write_text(f'{{"response": {json.dumps(response)}, "deeper_mse": {json.dumps(mse)}, "cases": {{\n{text}\n}}}}\n')
+
+
 ABOUT = {
     "shapes": "D 48, 5 blocks, K 2, B 3 vectors, G 4 samples a vector, N = B*G = 12, Tmax 20, M 8; row n has vector n / G",
     "lm.hidden": "[L, T, D]: residual stream after each block, no final norm",
@@ -474,6 +524,8 @@ def main():
         golden_fve(t, s)
     golden_ar(out, t, s)
     golden_grpo(out, case, t, s)
+    with torch.no_grad():
+        golden_spelled(out, t)
     for name, value in s.items():
         if isinstance(value, float):
             t[name] = torch.tensor([value])

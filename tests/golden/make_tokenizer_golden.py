@@ -312,11 +312,15 @@ def gemma3():
     write("gemma", golden)
 
 
+def module(path):
+    spec = importlib.util.spec_from_file_location(path.stem.replace("-", "_"), path)
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
 def chat_format():
-    spec = importlib.util.spec_from_file_location("chat_format", REPOSITORY / "scripts" / "chat-format.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module(REPOSITORY / "scripts" / "chat-format.py")
 
 
 def chat_prompts():
@@ -350,6 +354,29 @@ def chat_prompts():
     (folder / "golden.json").write_text("[\n" + text + "\n]\n")
 
 
+def chat_odd():
+    """chat/odd.json: for the odd templates of tests/command/test_chat_format.py what the script writes, which apply_chat_template bears
+    out, and the ids around a marker with white space about it. The tokenizer is tests/data/tiny's."""
+    from transformers import AutoTokenizer
+
+    odd = module(REPOSITORY / "tests" / "command" / "test_chat_format.py")
+    tokenizer = AutoTokenizer.from_pretrained(str(OUT.parent / "tiny" / "model"))
+    tokens = {key: str(token) for key, token in tokenizer.special_tokens_map.items() if key != "additional_special_tokens"}
+    marker, cases = tokenizer.convert_tokens_to_ids("\u320e"), []
+    for template, strip in odd.RENDERED:
+        found, _ = chat_format().describe(template, tokens, tokenizer.get_added_vocab())
+        assert found["strip"] == strip, (template, found)
+        for content in [*odd.CONTENTS, " \u320e\n"]:
+            messages = [{"role": "user", "content": content}]
+            want = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True)
+            assert odd.STRIP[strip](found["before"], content) + found["after"] == want, (template, content, want)
+        ids = [None, *tokenizer(want, add_special_tokens=False)["input_ids"], None]
+        at = ids.index(marker)
+        cases.append({"template": template, "file": found, "around": [ids[at - 1], ids[at + 1]]})
+    text = ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)
+    (OUT.parent / "chat" / "odd.json").write_text("[\n" + text + "\n]\n")
+
+
 def qwen3():
     from transformers import AutoTokenizer
 
@@ -371,6 +398,7 @@ def main():
     llama2()
     gemma3()
     chat_prompts()
+    chat_odd()
     qwen3()
     print(sum(p.stat().st_size for p in OUT.rglob("*") if p.is_file()), "bytes in", OUT)
 
