@@ -10,6 +10,6 @@ shift $(($# < 2 ? $# : 2))
 mkdir -p "$dir/found/$target"
 [ -d "$dir/corpus/$target" ] || sh "$(dirname "$0")/corpus.sh" "$dir/corpus"
 ln -sf fuzzer "$dir/$target"
-export ASAN_OPTIONS="${ASAN_OPTIONS-malloc_context_size=2:quarantine_size_mb=8}" # twice the executions a second
+export OMP_NUM_THREADS=1 ASAN_OPTIONS="${ASAN_OPTIONS-malloc_context_size=2:quarantine_size_mb=8}" # several times the executions a second
 exec "$dir/$target" -max_total_time="$seconds" -error_exitcode=1 -timeout=60 -malloc_limit_mb=1024 -rss_limit_mb=4096 -close_fd_mask=2 -print_final_stats=1 \
 	-artifact_prefix="$dir/$target-" "$@" "$dir/found/$target" "$dir/corpus/$target"
