@@ -31,6 +31,8 @@ struct nla_rollout_cfg {
 	X(NLA_ROW_OVER_LONG, "over_long", "the AR's prompt is too long", "rollout.max_new_tokens is too large") \
 	X(NLA_ROW_MERGES, "merges", "the explanation's end and the AR template's are one token",           \
 	  "the AR template's text behind {explanation} begins with neither space nor line break")          \
+	X(NLA_ROW_UNREADABLE, "unreadable", "the explanation spells a token that the model has no embedding of",  \
+	  "the tokenizer has added tokens beyond the model's vocabulary")                                  \
 	X(NLA_ROW_NON_FINITE, "non_finite", "the score is not a finite number",                            \
 	  "the AR's weights or the activations are too large for their type")
 

@@ -293,6 +293,13 @@ same held/activations.safetensors padded-set/activations.safetensors
 score unpadded --model "$model" --av "$tiny/av" --ar "$ar"
 ok nla-eval --model padded --av "$tiny/av" --ar "$ar" --data padded-set --score given.jsonl --out padded-eval
 same unpadded/rows.jsonl padded-eval/rows.jsonl
+printf '%s\n' '{"row": 0, "explanation": "a <pad>"}' '{"row": 1, "explanation": "a"}' >spelled.jsonl # a sampled one is read by the same words
+ok nla-eval --model padded --av "$tiny/av" --ar "$ar" --data padded-set --score spelled.jsonl --out pad-eval
+python3 -c 'import json; assert [json.loads(x)["failed"] for x in open("pad-eval/rows.jsonl")] == ["unreadable", None]' || fail "a text with <pad>"
+echo '{"row": 0, "response": "<explanation>a <pad></explanation>"}' >spelled.jsonl
+run nla-eval --model padded --av "$tiny/av" --ar "$ar" --data padded-set --score spelled.jsonl --out pad-response
+[ "$code" -eq 1 ] || fail "a response with <pad> exits $code"
+said "'spelled.jsonl line 1': cannot tokenise a text: it has token 380"
 refused 1 "cannot tokenise a text: it has token 380, the model has ids below 380$" nla-explain --model padded --av "$tiny/av" --ar "$ar" --text 'the <pad>'
 
 # ---- a sentencepiece tokenizer's likeliest next words keep their space ----

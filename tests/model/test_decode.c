@@ -478,7 +478,7 @@ static void test_read(void **state)
 		memcpy(s.tokens.ids, ids.data, ids.n * sizeof(*ids.data));
 		s.tokens.length[0] = (int64_t)ids.n;
 		s.tokens.stopped[0] = cases[i].stopped;
-		assert_ok(nla_rollout_read(&rl, &s, 0, &err));
+		nla_rollout_read(&rl, &s, 0);
 		assert_string_equal(s.response[0], cases[i].text);
 		assert_int_equal(s.failed[0], cases[i].failed);
 		assert_int_equal(s.explanation[0] != NULL, cases[i].explanation != NULL);
@@ -507,8 +507,31 @@ static void test_read_zero(void **state)
 	memcpy(s.tokens.ids, ids.data, ids.n * sizeof(*ids.data));
 	s.tokens.length[0] = (int64_t)ids.n;
 	rl.rollout.truncated = NLA_TRUNCATED_SCORE;
-	assert_ok(nla_rollout_read(&rl, &s, 0, &err));
+	nla_rollout_read(&rl, &s, 0);
 	assert_int_equal(s.failed[0], NLA_ROW_EMPTY);
+	nla_i32s_release(&ids);
+	nla_step_release(&s);
+}
+
+/* One that spells a token which the model lacks is a failed row, and not the run's end. */
+static void test_read_unknown(void **state)
+{
+	static const char text[] = "<explanation>fox</explanation>";
+	struct tiny *t = *state;
+	struct nla_rl rl = golden_rl(t, &golden_cfg, NULL);
+	struct nla_i32s ids = { 0 };
+	struct nla_step s;
+	assert_ok(nla_tokenizer_encode(t->target.tok, text, sizeof(text) - 1, &ids, &err));
+	nla_step_start(&s, 1, 1, D);
+	nla_decoded_init(&s.tokens, 1, (int64_t)ids.n);
+	memcpy(s.tokens.ids, ids.data, ids.n * sizeof(*ids.data));
+	s.tokens.length[0] = (int64_t)ids.n;
+	rl.rollout.truncated = NLA_TRUNCATED_SCORE;
+	nla_tokenizer_limit(t->target.tok, 1);
+	nla_rollout_read(&rl, &s, 0);
+	nla_tokenizer_limit(t->target.tok, (int32_t)t->target.lm.arch.vocab);
+	assert_int_equal(s.failed[0], NLA_ROW_UNREADABLE);
+	assert_string_equal(s.explanation[0], "fox");
 	nla_i32s_release(&ids);
 	nla_step_release(&s);
 }
@@ -528,6 +551,7 @@ int main(void)
 		TINY_TEST(test_full_distribution),
 		TINY_TEST(test_read),
 		TINY_TEST(test_read_zero),
+		TINY_TEST(test_read_unknown),
 	};
 	return run_tiny(tests);
 }
