@@ -71,6 +71,7 @@ static void make_plan(struct nla_sft *s, int64_t room)
 		return;
 	struct nla_plan_in in = {
 		.arch = &lm->arch, .dtype = lm->dtype, .gpu = lm->device != NT_CPU,
+		.plain = lm->device != NT_CPU && *nt_kernels_off(),
 		.weights = nla_plan_loaded(&s->target, half, &none),
 		.trained = &half->adapter, .head_trained = ar && cfg->sft.train_head,
 		.ar_only = ar, .ar_depth = ar ? half->depth : 0,

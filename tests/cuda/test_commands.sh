@@ -82,6 +82,14 @@ for program in nla-explain nla-train; do
 	[ "$(grep -c "this GPU runs without our own kernels, which is slower: " stderr)" -eq 1 ] || fail "$program does not say it once: $(cat stderr)"
 done
 
+planned() { # GiB of nla-sft's plan
+	on_cuda nla-sft --role av --model "$demo/model" --data "$demo/train" --dtype bf16 --steps 1 --batch 64 --lr 1e-3 --checkpoint.every 0 --overwrite --out sized
+	sed -n 's/^memory plan: \([0-9.]*\) of .*/\1/p' stderr
+}
+planned >with
+FAKE_CUDA=$PWD/plain NLA_CACHE=$work/none planned >without
+awk 'NR == FNR { x = $1; next } { exit !($1 > x && x > 0) }' with without || fail "nla-sft plans $(cat without) GiB without kernels, $(cat with) with them"
+
 # A driver that refuses graphs costs time, and one line.
 FAKE_CUDA_NO_GRAPHS=1 on_cuda nla-eval "$demo/config.json" --data "$demo/eval" --eval.rows 4 --eval.batch 2 --max-new-tokens 24 --out slow
 [ "$(grep -c 'decoding without graphs, which is slower: .*operation not permitted when stream is capturing$' stderr)" -eq 1 ] ||
