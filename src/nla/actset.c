@@ -132,7 +132,8 @@ static enum nla_status find_shards(struct nla_actset *set, struct nla_err *err)
 			return err->status;
 	}
 	if (!set->n_shards)
-		return nla_fail(err, "it has no tensor 'activations'");
+		return nla_fail(err, "it has no tensor 'activations', but %s",
+				set->st.n_entries ? set->st.entries->name : "none");
 	if (set->n_shards != set->st.n_entries)
 		return nla_fail(err, "it holds %zu tensors, but only %zu are 'activations' in row order", set->st.n_entries,
 				set->n_shards);

@@ -430,7 +430,7 @@ static void test_broken(void **state)
 	e = entry;
 	e.name = "vectors";
 	assert_ok(st_write(file, &e, 1, &err));
-	assert_fails(nla_actset_open(&set, dir, 0, &err), "has no tensor 'activations'");
+	assert_fails(nla_actset_open(&set, dir, 0, &err), "has no tensor 'activations', but vectors");
 	e = (struct nla_st_entry){ "activations", NLA_ST_F32, 2, { 0, 2 }, NULL, 0 };
 	assert_ok(st_write(file, &e, 1, &err));
 	assert_fails(nla_actset_open(&set, dir, 0, &err), "has no rows");
