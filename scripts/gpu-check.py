@@ -354,6 +354,8 @@ def main():
     for name in "scratch", "tokenizer", "config", "only":
         parser.add_argument("--" + name, default="")
     args = parser.parse_args()
+    for number in signal.SIGTERM, signal.SIGHUP:    # what runs ends with us
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     args.tokenizer = args.tokenizer and os.path.abspath(args.tokenizer)
     r, start = Report(args), time.monotonic()
     checks = {"machine": (r.machine_, 60), "tests": (r.tests, 200), "demo": (r.demo, 120), "repeat": (r.repeat, 60), "shape": (r.shape, 150),
