@@ -5,7 +5,7 @@
 #define FAILURE_TEXT(id, name, meaning, likely) [id] = { name, meaning, likely },
 const struct nla_failure_text nla_failures[NLA_N_FAILURES] = { NLA_FAILURES(FAILURE_TEXT) };
 
-void nla_rollout_read(const struct nla_rl *rl, struct nla_step *step, int64_t i)
+enum nla_status nla_rollout_read(const struct nla_rl *rl, struct nla_step *step, int64_t i, struct nla_err *err)
 {
 	const struct nla_tokenizer *tok = rl->av->target->tok;
 	const bool stopped = step->tokens.stopped[i],
@@ -18,14 +18,15 @@ void nla_rollout_read(const struct nla_rl *rl, struct nla_step *step, int64_t i)
 			     &text);
 	if (!nla_find_explanation(text.buf, text.len, &start, &length)) {
 		step->failed[i] = stopped ? NLA_ROW_NO_TAGS : NLA_ROW_TRUNCATED;
-	} else {
-		const bool read = !nla_tokenizer_encode(tok, start, length, &own, NLA_IGNORED);
+	} else if (!nla_tokenizer_encode_any(tok, start, length, &own, err)) {
+		const bool read = nla_tokenizer_unknown(tok, own.data, own.n) < 0;
 		step->explanation[i] = nla_strndup(start, length);
 		step->n_explanation[i] = (int64_t)own.n;
 		step->failed[i] = !closed_is_enough ? NLA_ROW_TRUNCATED : !read ? NLA_ROW_UNREADABLE
 				: *step->explanation[i] ? NLA_ROW_OK : NLA_ROW_EMPTY;
 	}
 	step->response[i] = nla_str_detach(&text);
+	return err->status;
 }
 
 /* Decodes samples [from, to) of each policy. */
@@ -93,7 +94,7 @@ enum nla_status nla_rollout(struct nla_rl *rl, struct nla_step *step, struct nla
 	nt_grad_pop();
 	for (int64_t i = 0; i < step->n && !err->status; i++)
 		if (!nla_logprob_check(step->tokens.logprob + i * step->tokens.width, step->tokens.length[i], err))
-			nla_rollout_read(rl, step, i);
+			nla_rollout_read(rl, step, i, err);
 	nla_step_lap(step, NLA_STAGE_ROLLOUT);
 	return err->status;
 }

@@ -127,7 +127,7 @@ enum nla_status nla_step_logprob(const struct nla_rl *rl, const struct nla_view 
 				 int64_t to, float *out, struct nla_err *err);
 
 /* Of a sample whose tokens are there: response, explanation, and whether that failed. */
-void nla_rollout_read(const struct nla_rl *rl, struct nla_step *step, int64_t i);
+enum nla_status nla_rollout_read(const struct nla_rl *rl, struct nla_step *step, int64_t i, struct nla_err *err);
 /* Samples that have not failed: AR prompts, their vectors [n, D], their numbers [n]. One that the AR cannot read becomes a
  * failure. first [n]: only those that are their own; NULL: all. */
 enum nla_status nla_score_texts(const struct nla_rl *rl, struct nla_step *step, const int64_t *first,

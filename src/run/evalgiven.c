@@ -23,14 +23,18 @@ static enum nla_status given_ids(const struct nla_target *target, const cJSON *l
 	return NLA_OK;
 }
 
-static void take_explanation(const struct nla_target *target, struct nla_step *s, int64_t i, const char *text)
+static enum nla_status take_explanation(const struct nla_target *target, struct nla_step *s, int64_t i, const char *text,
+					const char *name, struct nla_err *err)
 {
 	NLA_AUTO(nla_i32s_release) struct nla_i32s ids = { 0 };
 	size_t n;
 	text = nla_utf8_strip(text, strlen(text), &n);
 	s->explanation[i] = nla_strndup(text, n);
-	s->failed[i] = nla_tokenizer_encode(target->tok, text, n, &ids, NLA_IGNORED) ? NLA_ROW_UNREADABLE : NLA_ROW_OK;
+	if (nla_tokenizer_encode_any(target->tok, text, n, &ids, err))
+		return nla_err_context(err, "'%s'", name);
+	s->failed[i] = nla_tokenizer_unknown(target->tok, ids.data, ids.n) < 0 ? NLA_ROW_OK : NLA_ROW_UNREADABLE;
 	s->n_explanation[i] = (int64_t)ids.n;
+	return NLA_OK;
 }
 
 /* One line: its row number, and its explanation, or the ids of its response, appended. */
@@ -56,10 +60,8 @@ static enum nla_status take_line(const struct nla_rl *rl, const cJSON *json, con
 			nla_i32s_push(ids, target->chat.end_of_turn); /* as generation would have emitted it */
 		return err->status ? nla_err_context(err, "'%s'", name) : NLA_OK;
 	}
-	if (!explanation)
-		return nla_fail(err, "'%s': has neither 'explanation' nor 'response'", name);
-	take_explanation(target, s, i, explanation);
-	return NLA_OK;
+	return explanation ? take_explanation(target, s, i, explanation, name, err)
+			   : nla_fail(err, "'%s': has neither 'explanation' nor 'response'", name);
 }
 
 /* The lines of a file or a pipe, read once: an array, and where each stood. */
@@ -99,7 +101,7 @@ static enum nla_status take_responses(const struct nla_rl *rl, struct nla_step *
 			continue;
 		memcpy(s->tokens.ids + i * width, ids + offset[i], (size_t)n * sizeof(*ids));
 		s->tokens.stopped[i] = nla_i32s_has(&rl->av->target->chat.stop, ids[offset[i] + n - 1]);
-		nla_rollout_read(rl, s, i);
+		nla_rollout_read(rl, s, i, err);
 	}
 	return err->status;
 }

@@ -94,7 +94,6 @@ static enum nla_status compare(const struct nla_config *cfg, enum nla_command co
 	nla_auto_json cJSON *mine = nla_same_describe(cfg, command, NLA_SAME_RANKS, err), *first = NULL;
 	if (err->status)
 		return err->status;
-	cJSON_AddItemToObject(mine, "program", nla_made_by(NT_CPU));
 	nla_json_add(&text, mine, false, 0);
 	nla_ranks_copy_str(&text);
 	if (nla_json_parse(text.buf, text.len, "rank 0", &first, err))

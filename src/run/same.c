@@ -94,6 +94,8 @@ cJSON *nla_same_describe(const struct nla_config *cfg, unsigned of, enum nla_sam
 {
 	nla_auto_json cJSON *config = nla_options_dump(nla_config_table, nla_config_n, cfg);
 	cJSON *list = cJSON_CreateObject();
+	if (what == NLA_SAME_RANKS) /* first: other builds differ in options, too */
+		cJSON_AddItemToObject(list, "program", nla_made_by(NT_CPU));
 	for (const struct nla_option *o = nla_config_table; o < nla_config_table + nla_config_n && !err->status; o++) {
 		const cJSON *value = nla_json_at(config, o->key);
 		if (is_fixed(o, of, what) && o->type == NLA_OPT_PATH) {

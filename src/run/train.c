@@ -233,6 +233,9 @@ static enum nla_status probe(struct nla_loop *loop, struct nla_err *err)
 	rl.set = t->has_eval ? &t->eval_set : &t->set;
 	rl.base = (struct nla_baselines){ rl.set->meta.baseline_var, rl.set->meta.baseline_mean };
 	rl.rng.stream = NLA_STREAM_EVAL;
+	const struct nla_plan_in one = nla_train_sizes(t, 1);
+	if (!rl.rollout.rows) /* as many as the plan has seen */
+		rl.rollout.rows = NLA_MAX(one.prompts * one.group, one.eval_rows);
 	nla_auto int64_t *rows = nla_eval_rows(rl.set, t->cfg->log.probe, &n);
 	return t->cfg->log.probe && !nla_rank() ? nla_probe(&rl, rows, n, loop->state.step, &loop->folder, err) : NLA_OK;
 }

@@ -301,8 +301,8 @@ static enum nla_status encode_added(struct run *r, int pass, const char *text, s
 	return done < n ? encode_gap(r, pass, text + done, n - done) : NLA_OK;
 }
 
-enum nla_status nla_tokenizer_encode(const struct nla_tokenizer *tok, const char *text, size_t n, struct nla_i32s *ids,
-				     struct nla_err *err)
+enum nla_status nla_tokenizer_encode_any(const struct nla_tokenizer *tok, const char *text, size_t n, struct nla_i32s *ids,
+					 struct nla_err *err)
 {
 	struct run r = { .tok = tok, .text = text, .ids = ids, .err = err, .mapped = NLA_STR_INIT, .normal = NLA_STR_INIT };
 	size_t valid = nla_utf8_valid(text, n), before = ids->n;
@@ -315,10 +315,6 @@ enum nla_status nla_tokenizer_encode(const struct nla_tokenizer *tok, const char
 	if (!r.match)
 		NLA_BUG("out of memory");
 	status = encode_added(&r, 0, text, n);
-	for (size_t i = before; i < ids->n && !status && tok->limit; i++)
-		if (ids->data[i] >= tok->limit)
-			status = nla_fail(err, "cannot tokenise a text: it has token %d, the model has ids below %d",
-					  ids->data[i], tok->limit);
 	if (status)
 		ids->n = before;
 	pcre2_match_data_free(r.match);
@@ -326,6 +322,27 @@ enum nla_status nla_tokenizer_encode(const struct nla_tokenizer *tok, const char
 	nla_str_release(&r.mapped);
 	nla_str_release(&r.normal);
 	return status;
+}
+
+int32_t nla_tokenizer_unknown(const struct nla_tokenizer *tok, const int32_t *ids, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (tok->limit && ids[i] >= tok->limit)
+			return ids[i];
+	return -1;
+}
+
+enum nla_status nla_tokenizer_encode(const struct nla_tokenizer *tok, const char *text, size_t n, struct nla_i32s *ids,
+				     struct nla_err *err)
+{
+	const size_t before = ids->n;
+	if (nla_tokenizer_encode_any(tok, text, n, ids, err))
+		return err->status;
+	const int32_t unknown = nla_tokenizer_unknown(tok, ids->data + before, ids->n - before);
+	if (unknown < 0)
+		return NLA_OK;
+	ids->n = before;
+	return nla_fail(err, "cannot tokenise a text: it has token %d, the model has ids below %d", unknown, tok->limit);
 }
 
 /* ---- decode ---- */

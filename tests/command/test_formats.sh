@@ -296,6 +296,12 @@ same unpadded/rows.jsonl padded-eval/rows.jsonl
 printf '%s\n' '{"row": 0, "explanation": "a <pad>"}' '{"row": 1, "explanation": "a"}' >spelled.jsonl # a sampled one is read by the same words
 ok nla-eval --model padded --av "$tiny/av" --ar "$ar" --data padded-set --score spelled.jsonl --out pad-eval
 python3 -c 'import json; assert [json.loads(x)["failed"] for x in open("pad-eval/rows.jsonl")] == ["unreadable", None]' || fail "a text with <pad>"
+for text in '"explanation": "caf\351"' '"response": "<explanation>caf\351</explanation>"'; do # Latin-1 is no such token
+	printf "{\"row\": 0, $text}\n" >spelled.jsonl
+	run nla-eval --model padded --av "$tiny/av" --ar "$ar" --data padded-set --score spelled.jsonl --out pad-latin
+	[ "$code" -eq 1 ] || fail "Latin-1 exits $code"
+	said "'spelled.jsonl line 1': cannot tokenise a text of [0-9]* bytes: byte [0-9]* is not valid UTF-8"
+done
 echo '{"row": 0, "response": "<explanation>a <pad></explanation>"}' >spelled.jsonl
 run nla-eval --model padded --av "$tiny/av" --ar "$ar" --data padded-set --score spelled.jsonl --out pad-response
 [ "$code" -eq 1 ] || fail "a response with <pad> exits $code"

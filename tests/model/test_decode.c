@@ -478,7 +478,7 @@ static void test_read(void **state)
 		memcpy(s.tokens.ids, ids.data, ids.n * sizeof(*ids.data));
 		s.tokens.length[0] = (int64_t)ids.n;
 		s.tokens.stopped[0] = cases[i].stopped;
-		nla_rollout_read(&rl, &s, 0);
+		assert_ok(nla_rollout_read(&rl, &s, 0, &err));
 		assert_string_equal(s.response[0], cases[i].text);
 		assert_int_equal(s.failed[0], cases[i].failed);
 		assert_int_equal(s.explanation[0] != NULL, cases[i].explanation != NULL);
@@ -507,7 +507,7 @@ static void test_read_zero(void **state)
 	memcpy(s.tokens.ids, ids.data, ids.n * sizeof(*ids.data));
 	s.tokens.length[0] = (int64_t)ids.n;
 	rl.rollout.truncated = NLA_TRUNCATED_SCORE;
-	nla_rollout_read(&rl, &s, 0);
+	assert_ok(nla_rollout_read(&rl, &s, 0, &err));
 	assert_int_equal(s.failed[0], NLA_ROW_EMPTY);
 	nla_i32s_release(&ids);
 	nla_step_release(&s);
@@ -528,10 +528,11 @@ static void test_read_unknown(void **state)
 	s.tokens.length[0] = (int64_t)ids.n;
 	rl.rollout.truncated = NLA_TRUNCATED_SCORE;
 	nla_tokenizer_limit(t->target.tok, 1);
-	nla_rollout_read(&rl, &s, 0);
+	assert_ok(nla_rollout_read(&rl, &s, 0, &err));
 	nla_tokenizer_limit(t->target.tok, (int32_t)t->target.lm.arch.vocab);
 	assert_int_equal(s.failed[0], NLA_ROW_UNREADABLE);
 	assert_string_equal(s.explanation[0], "fox");
+	assert_true(s.n_explanation[0] > 0); /* it pays for its length */
 	nla_i32s_release(&ids);
 	nla_step_release(&s);
 }
