@@ -100,7 +100,9 @@ inline at::Tensor sum_rows(const at::Tensor &x, const at::Tensor &index, int64_t
 at::Tensor times(const at::Tensor &x, const at::Tensor &w, bool back, at::Tensor y = {});
 
 // x W^T + bias (undefined: none) of all ws side by side (nt_rows.cpp): fast() tensors, W or bf16; no gradient.
-at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor &bias);
+at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor &bias, at::Tensor y = {});
+// Is that faster than the library's product of many rows, too? MKL has no AVX-512 for AMD's processors, where it reaches half.
+bool faster_rows();
 
 at::Tensor mm_f32(const at::Tensor &a, const at::Tensor &b); // fp32 from whatever type; no gradient
 

@@ -13,8 +13,21 @@ void nt_decoding(bool on) { decoding = on; }
 
 static const int64_t PIECE = 1 << 21; // numbers of a matrix in the type of the product at once: 8 MB in fp32
 
+static bool is_stored(const at::Tensor &x, const at::Tensor &w)
+{
+	return w.scalar_type() == at::kBFloat16 && x.scalar_type() == at::kFloat;
+}
+
+// Our own kernel's: what is decoded, and where it is the faster one all but narrow products.
+static bool by_rows(const at::Tensor &x, const at::Tensor &w)
+{
+	return (decoding || (nt::faster_rows() && w.size(0) >= 64)) && nt::fast({x}) && (is_stored(x, w) || nt::fast({w}));
+}
+
 at::Tensor nt::times(const at::Tensor &x, const at::Tensor &w, bool back, at::Tensor y)
 {
+	if (!back && !c10::GradMode::is_enabled() && by_rows(x, w))
+		return nt::linear_rows(x, {w}, {}, y);
 	if (!y.defined())
 		y = at::empty({x.size(0), w.size(back)}, x.options());
 	if (x.scalar_type() == w.scalar_type())
@@ -30,8 +43,8 @@ at::Tensor nt::times(const at::Tensor &x, const at::Tensor &w, bool back, at::Te
 	return y;
 }
 
-// x W^T of weights stored in another type: of them, nothing in the type of x outlives a pass.
-static at::Tensor product_stored(const at::Tensor &x, const at::Tensor &w)
+// x W^T of frozen weights, by times(): of those stored in another type nothing in the type of x outlives a pass.
+static at::Tensor product_frozen(const at::Tensor &x, const at::Tensor &w)
 {
 	return nt::fused(
 		{x, w}, [](at::TensorList in, Tensors &) { return nt::times(in[0], in[1], false); },
@@ -41,17 +54,12 @@ static at::Tensor product_stored(const at::Tensor &x, const at::Tensor &w)
 		{!w.requires_grad()});
 }
 
-static bool is_stored(const at::Tensor &x, const at::Tensor &w)
-{
-	return w.scalar_type() == at::kBFloat16 && x.scalar_type() == at::kFloat;
-}
-
 // x W^T + bias, of all ws side by side.
 static at::Tensor product(const at::Tensor &x, at::TensorList ws, const at::Tensor &bias = {})
 {
 	const at::Tensor &w = ws[0];
-	if (decoding && !c10::GradMode::is_enabled() && nt::fast({x, bias.defined() ? bias : x}) &&
-	    std::all_of(ws.begin(), ws.end(), [&](const at::Tensor &one) { return is_stored(x, one) || nt::fast(one); }))
+	if (!c10::GradMode::is_enabled() && nt::fast({x, bias.defined() ? bias : x}) &&
+	    std::all_of(ws.begin(), ws.end(), [&](const at::Tensor &one) { return by_rows(x, one); }))
 		return nt::linear_rows(x, ws, bias);
 	at::Tensor y;
 	if (ws.size() > 1) {
@@ -59,10 +67,10 @@ static at::Tensor product(const at::Tensor &x, at::TensorList ws, const at::Tens
 		for (const at::Tensor &one : ws)
 			parts.push_back(product(x, one));
 		y = at::cat(parts, -1);
-	} else if (is_stored(x, w)) {
+	} else if (is_stored(x, w) || (by_rows(x, w) && !w.requires_grad())) {
 		auto shape = x.sizes().vec();
 		shape.back() = w.size(0);
-		y = product_stored(x.reshape({-1, x.size(-1)}), w).view(shape);
+		y = product_frozen(x.reshape({-1, x.size(-1)}), w).view(shape);
 	} else {
 		return bias.defined() ? at::linear(x, w, bias) : at::linear(x, w);
 	}

@@ -125,7 +125,17 @@ int64_t panels(const at::Tensor &w) { return (w.size(0) + PANEL - 1) / PANEL; }
 namespace nt
 {
 
-at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor &bias)
+bool faster_rows()
+{
+#if defined(__x86_64__)
+	static const bool is = __builtin_cpu_is("amd") && __builtin_cpu_supports("avx512f");
+	return is;
+#else
+	return false;
+#endif
+}
+
+at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor &bias, at::Tensor y)
 {
 	TORCH_CHECK(x.dim() > 0, "widths differ");
 	int64_t in = x.size(-1), rows = x.numel() / std::max<int64_t>(in, 1), width = 0, units = 0;
@@ -140,7 +150,9 @@ at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor 
 	TORCH_CHECK(!bias.defined() || bias.numel() == width, "the bias has ", bias.numel(), " numbers");
 	auto shape = x.sizes().vec();
 	shape.back() = width;
-	at::Tensor y = at::empty(shape, x.options()), xs = x.contiguous(), bs = bias.defined() ? bias.contiguous() : bias;
+	if (!y.defined())
+		y = at::empty(shape, x.options());
+	at::Tensor xs = x.contiguous(), bs = bias.defined() ? bias.contiguous() : bias;
 	at::Tensor xt = transposed(kernel, ptr(xs), rows, in, x.options());
 	cost(2.0 * double(rows) * double(in * width), 4.0 * double(rows * in + in * width + rows * width));
 	int64_t grain = std::max<int64_t>(1, 65536 / (PANEL * std::max<int64_t>(1, in * rows)));
