@@ -19,7 +19,7 @@ enum nla_status nla_rollout_read(const struct nla_rl *rl, struct nla_step *step,
 	if (!nla_find_explanation(text.buf, text.len, &start, &length)) {
 		step->failed[i] = stopped ? NLA_ROW_NO_TAGS : NLA_ROW_TRUNCATED;
 	} else if (!nla_tokenizer_encode_any(tok, start, length, &own, err)) {
-		const bool read = nla_tokenizer_unknown(tok, own.data, own.n) < 0;
+		const bool read = nla_tokenizer_unknown(tok, &own, 0) < 0;
 		step->explanation[i] = nla_strndup(start, length);
 		step->n_explanation[i] = (int64_t)own.n;
 		step->failed[i] = !closed_is_enough ? NLA_ROW_TRUNCATED : !read ? NLA_ROW_UNREADABLE

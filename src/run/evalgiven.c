@@ -32,7 +32,7 @@ static enum nla_status take_explanation(const struct nla_target *target, struct 
 	s->explanation[i] = nla_strndup(text, n);
 	if (nla_tokenizer_encode_any(target->tok, text, n, &ids, err))
 		return nla_err_context(err, "'%s'", name);
-	s->failed[i] = nla_tokenizer_unknown(target->tok, ids.data, ids.n) < 0 ? NLA_ROW_OK : NLA_ROW_UNREADABLE;
+	s->failed[i] = nla_tokenizer_unknown(target->tok, &ids, 0) < 0 ? NLA_ROW_OK : NLA_ROW_UNREADABLE;
 	s->n_explanation[i] = (int64_t)ids.n;
 	return NLA_OK;
 }

@@ -324,11 +324,11 @@ enum nla_status nla_tokenizer_encode_any(const struct nla_tokenizer *tok, const 
 	return status;
 }
 
-int32_t nla_tokenizer_unknown(const struct nla_tokenizer *tok, const int32_t *ids, size_t n)
+int32_t nla_tokenizer_unknown(const struct nla_tokenizer *tok, const struct nla_i32s *ids, size_t from)
 {
-	for (size_t i = 0; i < n; i++)
-		if (tok->limit && ids[i] >= tok->limit)
-			return ids[i];
+	for (size_t i = from; i < ids->n; i++)
+		if (tok->limit && ids->data[i] >= tok->limit)
+			return ids->data[i];
 	return -1;
 }
 
@@ -338,7 +338,7 @@ enum nla_status nla_tokenizer_encode(const struct nla_tokenizer *tok, const char
 	const size_t before = ids->n;
 	if (nla_tokenizer_encode_any(tok, text, n, ids, err))
 		return err->status;
-	const int32_t unknown = nla_tokenizer_unknown(tok, ids->data + before, ids->n - before);
+	const int32_t unknown = nla_tokenizer_unknown(tok, ids, before);
 	if (unknown < 0)
 		return NLA_OK;
 	ids->n = before;

@@ -45,10 +45,10 @@ bool nla_tokenizer_behind(const struct nla_tokenizer *tok);
  * not valid UTF-8 is an error. On an error ids is as it was. */
 enum nla_status nla_tokenizer_encode(const struct nla_tokenizer *tok, const char *text, size_t n, struct nla_i32s *ids,
 				     struct nla_err *err);
-/* The same, where a token that the model lacks is no error; and the first such id, -1: none. */
+/* The same, where a token that the model lacks is no error; and the first such id from ids[from] on, -1: none. */
 enum nla_status nla_tokenizer_encode_any(const struct nla_tokenizer *tok, const char *text, size_t n, struct nla_i32s *ids,
 					 struct nla_err *err);
-int32_t nla_tokenizer_unknown(const struct nla_tokenizer *tok, const int32_t *ids, size_t n);
+int32_t nla_tokenizer_unknown(const struct nla_tokenizer *tok, const struct nla_i32s *ids, size_t from);
 /* Text of ids, appended to out. skip_special leaves out added tokens marked special. Bytes that are not valid UTF-8 (a
  * character cut between tokens) come out as U+FFFD, as in the reference, and so do ids without a token. */
 void nla_tokenizer_decode(const struct nla_tokenizer *tok, const int32_t *ids, size_t n, bool skip_special,
