@@ -62,8 +62,8 @@ const char *nla_st_dtype_name(enum nla_st_dtype dtype);
 /* "[2, 3]" of a shape, owned by the caller. */
 char *nla_st_shape_text(const int64_t *shape, int ndim);
 
-/* Through nla_new_file. The entries say name, type, shape and bytes. Has the metadata {"format": "pt"}, which transformers and
- * peft want. */
+/* Through nla_new_file. The entries say name, type and shape. Has the metadata {"format": "pt"}, which transformers and peft
+ * want. */
 struct nla_st_writer;
 enum nla_status nla_st_writer_open(struct nla_st_writer **out, const char *path, const struct nla_st_entry *entries, size_t n,
 				   struct nla_err *err);

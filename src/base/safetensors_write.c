@@ -7,6 +7,14 @@ struct nla_st_writer {
 	uint64_t written, want; /* bytes of data */
 };
 
+static uint64_t bytes_of(const struct nla_st_entry *e)
+{
+	uint64_t bytes = nla_st_dtype_size(e->dtype);
+	for (int i = 0; i < e->ndim; i++)
+		bytes *= (uint64_t)e->shape[i];
+	return bytes;
+}
+
 /* 8 bytes of length and the JSON, with spaces to a multiple of 8. */
 static enum nla_status write_header(struct nla_st_writer *w, const struct nla_st_entry *entries, size_t n, struct nla_err *err)
 {
@@ -18,8 +26,8 @@ static enum nla_status write_header(struct nla_st_writer *w, const struct nla_st
 		nla_str_addc(&json, ',');
 		nla_json_add_str(&json, e->name, strlen(e->name));
 		nla_str_addf(&json, ":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}",
-			     nla_st_dtype_name(e->dtype), shape, w->want, w->want + e->nbytes);
-		w->want += e->nbytes;
+			     nla_st_dtype_name(e->dtype), shape, w->want, w->want + bytes_of(e));
+		w->want += bytes_of(e);
 	}
 	nla_str_addc(&json, '}');
 	while (json.len % 8)

@@ -44,14 +44,15 @@ void nla_tensors_release(struct nla_tensors *t)
 
 static enum nla_status write_one(struct nla_st_writer *w, const nt_tensor *t, const struct nla_st_entry *e, struct nla_err *err)
 {
-	nla_auto void *host = nla_alloc(e->nbytes, 1);
+	size_t bytes = (size_t)nt_numel(t) * nla_st_dtype_size(e->dtype);
+	nla_auto void *host = nla_alloc(bytes, 1);
 	nt_scope_push();
-	nt_to_host_raw(nt_to(t, nla_dtype_of(e->dtype)), host, e->nbytes);
+	nt_to_host_raw(nt_to(t, nla_dtype_of(e->dtype)), host, bytes);
 	nt_scope_pop();
 	if (nt_check())
 		nla_nt_fail(err, "cannot save '%s'", e->name);
 	else
-		nla_st_writer_add(w, host, e->nbytes, err);
+		nla_st_writer_add(w, host, bytes, err);
 	return err->status;
 }
 
@@ -61,7 +62,6 @@ enum nla_status nla_tensors_write(const struct nla_tensors *t, const char *path,
 	struct nla_st_writer *w;
 	for (size_t i = 0; i < t->names.n; i++) {
 		entries[i] = (struct nla_st_entry){ t->names.data[i], (enum nla_st_dtype)dtype, .ndim = nt_ndim(t->list[i]) };
-		entries[i].nbytes = (size_t)nt_numel(t->list[i]) * nla_st_dtype_size(entries[i].dtype);
 		for (int j = 0; j < entries[i].ndim; j++)
 			entries[i].shape[j] = nt_size(t->list[i], j);
 	}

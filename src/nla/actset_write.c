@@ -208,7 +208,6 @@ static enum nla_status pack_vectors(struct nla_actset_writer *w, const char *par
 	struct nla_st_writer *out;
 	if (nla_map_open(&map, from, err))
 		return err->status;
-	entry.nbytes = (size_t)w->n * row_bytes(w);
 	nla_baseline_init(&baseline, w->meta.d_model);
 	for (int64_t i = 0; i < NLA_MIN(w->n, NLA_BASELINE_ROWS); i++) {
 		const void *row = (const char *)map.data + (size_t)i * row_bytes(w);

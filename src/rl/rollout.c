@@ -82,6 +82,7 @@ static enum nla_status decode_all(const struct nla_rl *rl, struct nla_step *step
 
 enum nla_status nla_rollout(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
+	nla_step_begin(NLA_STAGE_ROLLOUT);
 	nt_grad_push(false);
 	for (int64_t i = 0; i < NLA_MAX(rl->n_of, 1) && !err->status; i++) {
 		const struct nla_rl *of = rl->n_of ? rl->of[i] : rl;

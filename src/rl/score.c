@@ -90,6 +90,7 @@ static enum nla_status score_by(struct nla_rl *rl, int64_t which, int64_t n, str
 enum nla_status nla_score(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
 	const int64_t n = rl->n_of && rl->of[0]->ar_optim ? rl->n_of : 1; /* a trained AR is its policy's own */
+	nla_step_begin(NLA_STAGE_SCORE);
 	for (int64_t i = 0; i < n && !err->status; i++)
 		score_by(rl, i, n, step, err);
 	if (!err->status)

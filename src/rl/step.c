@@ -22,7 +22,6 @@ void nla_step_start(struct nla_step *s, int64_t n_prompts, int64_t group, int64_
 	s->penalty = nla_alloc(n, sizeof(*s->penalty));
 	s->reward = nla_alloc(n, sizeof(*s->reward));
 	s->advantage = nla_alloc(n, sizeof(*s->advantage));
-	nt_profile_stage(nla_stage_now = nla_stage_names[NLA_STAGE_ROLLOUT]);
 	for (size_t i = 0; i < n; i++)
 		s->keys[i] = (uint32_t)i;
 }
@@ -142,12 +141,14 @@ int64_t *nla_step_by_row(const struct nla_step *s)
 	return at;
 }
 
+void nla_step_begin(enum nla_stage stage) { nt_profile_stage(nla_stage_now = nla_stage_names[stage]); }
+
 void nla_step_lap(struct nla_step *s, enum nla_stage stage)
 {
 	const double now = nla_seconds();
 	s->seconds[stage] += now - s->lap;
 	s->lap = now;
-	nt_profile_stage(nla_stage_now = stage < NLA_STAGE_UPDATE ? nla_stage_names[stage + 1] : NULL);
+	nt_profile_stage(nla_stage_now = NULL);
 }
 
 bool nla_halve(unsigned *halved, enum nla_stage stage, int64_t *batch, int64_t n, struct nla_err *err)

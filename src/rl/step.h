@@ -37,7 +37,7 @@
 enum nla_stage { NLA_STAGE_ROLLOUT, NLA_STAGE_SCORE, NLA_STAGE_UPDATE, NLA_STAGE_EVAL, NLA_STAGE_CHECKPOINT, NLA_N_STAGES };
 
 extern const char *const nla_stage_names[NLA_N_STAGES];
-extern const char *volatile nla_stage_now; /* its name, for a signal's handler; NULL: none has begun */
+extern const char *volatile nla_stage_now; /* its name, for a signal's handler; NULL: none is at work */
 
 struct nla_step {
 	int64_t n_prompts, group, n;     /* B, G, B*G: of this rank; sample i is of prompt i / G */
@@ -115,7 +115,8 @@ int64_t *nla_step_by_row(const struct nla_step *s);
 void nla_step_take(struct nla_step *to, int64_t at, struct nla_step *part, int64_t from, int64_t n, int64_t d);
 /* The share of the `which`th of n policies in a step of all of them: `to` is started, and takes its samples. */
 void nla_step_share(struct nla_step *to, struct nla_step *all, int64_t which, int64_t n, int64_t d);
-/* The time since the last call was this stage's; in a profile, the next begins. */
+/* A stage begins, for profile and watchdog; and it ends: the time since the last end was its. */
+void nla_step_begin(enum nla_stage stage);
 void nla_step_lap(struct nla_step *s, enum nla_stage stage);
 /* After a stage of batches of *batch (0: all of n): true when it ran out of memory, for the first time. Then its batches are
  * half as large from now on, which is said, and it is to be done again from its start. halved: of the run, a bit a stage. */

@@ -155,6 +155,7 @@ enum nla_status nla_reference(struct nla_rl *rl, struct nla_step *step, struct n
 	if (!rl->n_of || rl->update.kl == 0)
 		return NLA_OK;
 	step->ref_logprob = nla_alloc((size_t)(step->n * step->tokens.width), sizeof(*step->ref_logprob));
+	nla_step_begin(NLA_STAGE_UPDATE);
 	do {
 		for (int64_t from = 0, to; from < step->n && !err->status; from = to) {
 			to = micro_end(step, from, rl->update.micro_batch);
@@ -251,6 +252,7 @@ static enum nla_status train_ar(struct nla_rl *rl, struct nla_step *step, struct
 enum nla_status nla_update(struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
 	struct nla_update_stats *u = &step->update;
+	nla_step_begin(NLA_STAGE_UPDATE);
 	while (nla_update_gradient(rl, step, err) &&
 	       nla_halve(&rl->halved, NLA_STAGE_UPDATE, &rl->update.micro_batch, step->n, err))
 		nla_optim_zero_grad(rl->optim); /* a part of the gradient was there */

@@ -167,7 +167,6 @@ enum nla_status nla_probe(const struct nla_rl *run, const int64_t *rows, int64_t
 	if (nla_actset_vectors(rl.set, rows, (size_t)n, s.v, err) || nla_rollout(&rl, &s, err) ||
 	    (rl.ar && nla_score(&rl, &s, err)))
 		return err->status;
-	nla_stage_now = NULL; /* an update does not come next */
 	for (int64_t i = 0; i < n && !err->status; i++) {
 		nla_auto_json cJSON *line = nla_report_sample(&rl, &s, at, i);
 		say_probe(&rl, &s, i);
@@ -183,7 +182,6 @@ static enum nla_status logprob_batch(const struct nla_rl *rl, const struct nla_v
 	const int64_t width = s->tokens.width;
 	struct nla_step part;
 	nla_step_start(&part, n, 1, rl->set->d);
-	nla_stage_now = NULL; /* no rollout comes next */
 	nla_decoded_init(&part.tokens, n, width);
 	for (int64_t i = 0; i < n; i++) {
 		memcpy(part.tokens.ids + i * width, s->tokens.ids + at[i] * width, (size_t)width * sizeof(*s->tokens.ids));

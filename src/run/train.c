@@ -27,11 +27,14 @@ struct nla_plan_in nla_train_sizes(const struct nla_train *t, int64_t policies)
 	return in;
 }
 
-int64_t nla_train_rows(const struct nla_train *t)
+/* The rows that a step or an evaluation of one policy would decode at once. */
+static int64_t most_rows(const struct nla_train *t)
 {
 	const struct nla_plan_in one = nla_train_sizes(t, 1);
-	return t->plan.rows < NLA_MAX(one.prompts * one.group, one.eval_rows) ? t->plan.rows : 0;
+	return NLA_MAX(one.prompts * one.group, one.eval_rows);
 }
+
+int64_t nla_train_rows(const struct nla_train *t) { return t->plan.rows < most_rows(t) ? t->plan.rows : 0; }
 
 /* A resumed run keeps its micro-batch, copies and rows that decode at once, on which the rounding depends, where they still
  * fit; several keep those of the first. */
@@ -233,9 +236,8 @@ static enum nla_status probe(struct nla_loop *loop, struct nla_err *err)
 	rl.set = t->has_eval ? &t->eval_set : &t->set;
 	rl.base = (struct nla_baselines){ rl.set->meta.baseline_var, rl.set->meta.baseline_mean };
 	rl.rng.stream = NLA_STREAM_EVAL;
-	const struct nla_plan_in one = nla_train_sizes(t, 1);
 	if (!rl.rollout.rows) /* as many as the plan has seen */
-		rl.rollout.rows = NLA_MAX(one.prompts * one.group, one.eval_rows);
+		rl.rollout.rows = most_rows(t);
 	nla_auto int64_t *rows = nla_eval_rows(rl.set, t->cfg->log.probe, &n);
 	return t->cfg->log.probe && !nla_rank() ? nla_probe(&rl, rows, n, loop->state.step, &loop->folder, err) : NLA_OK;
 }

@@ -493,23 +493,30 @@ static void test_read(void **state)
 	}
 }
 
+/* s: the text as it would be sampled, read while the model has ids below `limit` (0: as it has them). */
+static void read_text(struct tiny *t, const char *text, size_t n, int32_t limit, struct nla_step *s)
+{
+	struct nla_rl rl = golden_rl(t, &golden_cfg, NULL);
+	struct nla_i32s ids = { 0 };
+	assert_ok(nla_tokenizer_encode(t->target.tok, text, n, &ids, &err));
+	nla_step_start(s, 1, 1, D);
+	nla_decoded_init(&s->tokens, 1, (int64_t)ids.n);
+	memcpy(s->tokens.ids, ids.data, ids.n * sizeof(*ids.data));
+	s->tokens.length[0] = (int64_t)ids.n;
+	rl.rollout.truncated = NLA_TRUNCATED_SCORE;
+	nla_tokenizer_limit(t->target.tok, limit ? limit : (int32_t)t->target.lm.arch.vocab);
+	assert_ok(nla_rollout_read(&rl, s, 0, &err));
+	nla_tokenizer_limit(t->target.tok, (int32_t)t->target.lm.arch.vocab);
+	nla_i32s_release(&ids);
+}
+
 /* A text is a C string from here on: one that begins with a zero byte is empty. */
 static void test_read_zero(void **state)
 {
 	static const char text[] = "<explanation>\0fox</explanation>";
-	struct tiny *t = *state;
-	struct nla_rl rl = golden_rl(t, &golden_cfg, NULL);
-	struct nla_i32s ids = { 0 };
 	struct nla_step s;
-	assert_ok(nla_tokenizer_encode(t->target.tok, text, sizeof(text) - 1, &ids, &err));
-	nla_step_start(&s, 1, 1, D);
-	nla_decoded_init(&s.tokens, 1, (int64_t)ids.n);
-	memcpy(s.tokens.ids, ids.data, ids.n * sizeof(*ids.data));
-	s.tokens.length[0] = (int64_t)ids.n;
-	rl.rollout.truncated = NLA_TRUNCATED_SCORE;
-	assert_ok(nla_rollout_read(&rl, &s, 0, &err));
+	read_text(*state, text, sizeof(text) - 1, 0, &s);
 	assert_int_equal(s.failed[0], NLA_ROW_EMPTY);
-	nla_i32s_release(&ids);
 	nla_step_release(&s);
 }
 
@@ -517,23 +524,11 @@ static void test_read_zero(void **state)
 static void test_read_unknown(void **state)
 {
 	static const char text[] = "<explanation>fox</explanation>";
-	struct tiny *t = *state;
-	struct nla_rl rl = golden_rl(t, &golden_cfg, NULL);
-	struct nla_i32s ids = { 0 };
 	struct nla_step s;
-	assert_ok(nla_tokenizer_encode(t->target.tok, text, sizeof(text) - 1, &ids, &err));
-	nla_step_start(&s, 1, 1, D);
-	nla_decoded_init(&s.tokens, 1, (int64_t)ids.n);
-	memcpy(s.tokens.ids, ids.data, ids.n * sizeof(*ids.data));
-	s.tokens.length[0] = (int64_t)ids.n;
-	rl.rollout.truncated = NLA_TRUNCATED_SCORE;
-	nla_tokenizer_limit(t->target.tok, 1);
-	assert_ok(nla_rollout_read(&rl, &s, 0, &err));
-	nla_tokenizer_limit(t->target.tok, (int32_t)t->target.lm.arch.vocab);
+	read_text(*state, text, sizeof(text) - 1, 1, &s);
 	assert_int_equal(s.failed[0], NLA_ROW_UNREADABLE);
 	assert_string_equal(s.explanation[0], "fox");
 	assert_true(s.n_explanation[0] > 0); /* it pays for its length */
-	nla_i32s_release(&ids);
 	nla_step_release(&s);
 }
 

@@ -31,14 +31,16 @@ static void test_stages(void **state)
 	nla_watch(900, "step", 3);
 	says(STEP "\n");
 	nla_step_start(&s, 1, 2, 4);
-	says(STEP ", in stage rollout\n");
-	nla_step_lap(&s, NLA_STAGE_ROLLOUT);
-	says(STEP ", in stage score\n");
-	nla_step_lap(&s, NLA_STAGE_SCORE);
-	says(STEP ", in stage update\n");
+	for (enum nla_stage stage = NLA_STAGE_ROLLOUT; stage <= NLA_STAGE_UPDATE; stage++) {
+		nla_auto char *in = nla_format(STEP ", in stage %s\n", nla_stage_names[stage]);
+		says(STEP "\n"); /* between two of them */
+		nla_step_begin(stage);
+		says(in);
+		nla_step_lap(&s, stage);
+	}
+	nla_step_begin(NLA_STAGE_UPDATE);
 	nla_watch(60, "the checkpoint of step", 3); /* whose stage is none of the step's */
 	says("warning: the checkpoint of step 3 has been at work for 60 s, and has not ended\n");
-	nla_step_lap(&s, NLA_STAGE_SCORE);
 	nla_step_lap(&s, NLA_STAGE_UPDATE);
 	says("warning: the checkpoint of step 3 has been at work for 60 s, and has not ended\n");
 	nla_step_release(&s);

@@ -475,7 +475,7 @@ static void test_large(void **state)
 {
 	enum { N = 2100, D = 32768 };
 	struct nla_str text = NLA_STR_INIT;
-	const struct nla_st_entry rows = { "activations", NLA_ST_BF16, 2, .shape = { N, D }, .nbytes = (size_t)N * D * 2 };
+	const struct nla_st_entry rows = { "activations", NLA_ST_BF16, 2, .shape = { N, D } };
 	struct nla_st_writer *s;
 	struct nla_actset set;
 	const int64_t good = 1023, middle = 1050;
