@@ -101,6 +101,7 @@ at::Tensor times(const at::Tensor &x, const at::Tensor &w, bool back, at::Tensor
 
 // x W^T + bias (undefined: none) of all ws side by side (nt_rows.cpp): fast() tensors, W or bf16; no gradient.
 at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor &bias, at::Tensor y = {});
+at::Tensor turned(const at::Tensor &w); // a copy of W^T: fp32, a row's numbers side by side
 // Is that faster than the library's product of many rows, too? MKL has no AVX-512 for AMD's processors, where it reaches half.
 bool faster_rows();
 

@@ -12,33 +12,39 @@ static thread_local bool decoding;
 void nt_decoding(bool on) { decoding = on; }
 
 static const int64_t PIECE = 1 << 21; // numbers of a matrix in the type of the product at once: 8 MB in fp32
+static const int64_t TURNED = 1024; // rows of a matrix whose transpose is made at once: it is to stay in a cache
 
 static bool is_stored(const at::Tensor &x, const at::Tensor &w)
 {
 	return w.scalar_type() == at::kBFloat16 && x.scalar_type() == at::kFloat;
 }
 
-// Our own kernel's: what is decoded, and where it is the faster one all but narrow products.
-static bool by_rows(const at::Tensor &x, const at::Tensor &w)
+// Our own kernel's: what is decoded, and where it is the faster one all but narrow products; out: the width of a row.
+static bool by_rows(const at::Tensor &x, const at::Tensor &w, int64_t out)
 {
-	return (decoding || (nt::faster_rows() && w.size(0) >= 64)) && nt::fast({x}) && (is_stored(x, w) || nt::fast({w}));
+	return (decoding || (nt::faster_rows() && out >= 64)) && nt::fast({x}) && (is_stored(x, w) || nt::fast({w}));
 }
 
 at::Tensor nt::times(const at::Tensor &x, const at::Tensor &w, bool back, at::Tensor y)
 {
-	if (!back && !c10::GradMode::is_enabled() && by_rows(x, w))
+	bool rows = !c10::GradMode::is_enabled() && by_rows(x, w, w.size(back));
+	if (rows && !back)
 		return nt::linear_rows(x, {w}, {}, y);
 	if (!y.defined())
 		y = at::empty({x.size(0), w.size(back)}, x.options());
-	if (x.scalar_type() == w.scalar_type())
+	if (x.scalar_type() == w.scalar_type() && !rows)
 		return at::mm_out(y, x, back ? w : w.t());
-	int64_t out = w.size(0), step = std::max<int64_t>(1, PIECE / w.size(1));
+	int64_t out = w.size(0), step = rows ? TURNED : std::max<int64_t>(1, PIECE / w.size(1));
 	for (int64_t o = 0, n = std::min(step, out); o < out; o += n, n = std::min(step, out - o)) {
-		at::Tensor piece = w.narrow(0, o, n).to(x.scalar_type());
-		if (back)
+		at::Tensor piece = w.narrow(0, o, n).to(x.scalar_type()), part = o && rows ? at::empty_like(y) : y;
+		if (rows)
+			nt::linear_rows(x.narrow(1, o, n), {nt::turned(piece)}, {}, part);
+		else if (back)
 			y.addmm_(x.narrow(1, o, n), piece, o > 0);
 		else
 			y.narrow(1, o, n).addmm_(x, piece.t(), 0);
+		if (o && rows)
+			y.add_(part);
 	}
 	return y;
 }
@@ -59,7 +65,7 @@ static at::Tensor product(const at::Tensor &x, at::TensorList ws, const at::Tens
 {
 	const at::Tensor &w = ws[0];
 	if (!c10::GradMode::is_enabled() && nt::fast({x, bias.defined() ? bias : x}) &&
-	    std::all_of(ws.begin(), ws.end(), [&](const at::Tensor &one) { return by_rows(x, one); }))
+	    std::all_of(ws.begin(), ws.end(), [&](const at::Tensor &one) { return by_rows(x, one, one.size(0)); }))
 		return nt::linear_rows(x, ws, bias);
 	at::Tensor y;
 	if (ws.size() > 1) {
@@ -67,7 +73,7 @@ static at::Tensor product(const at::Tensor &x, at::TensorList ws, const at::Tens
 		for (const at::Tensor &one : ws)
 			parts.push_back(product(x, one));
 		y = at::cat(parts, -1);
-	} else if (is_stored(x, w) || (by_rows(x, w) && !w.requires_grad())) {
+	} else if (is_stored(x, w) || (by_rows(x, w, w.size(0)) && !w.requires_grad())) {
 		auto shape = x.sizes().vec();
 		shape.back() = w.size(0);
 		y = product_frozen(x.reshape({-1, x.size(-1)}), w).view(shape);

@@ -17,6 +17,7 @@ namespace
 {
 
 constexpr int64_t PANEL = 48;    // outputs: a multiple of every tile's
+constexpr int64_t NEAR = 1 << 17; // numbers of x at once: half a megabyte
 constexpr int64_t STRETCH = 192; // terms summed apart: sums of sums round less
 
 using Bf16 = uint16_t; // as it is stored: the upper half of an fp32
@@ -105,20 +106,28 @@ const Kernel &choose(int64_t rows)
 }
 
 // Groups of rows, each [in][rows rounded up to whole vectors]; what is beyond the rows is zero.
-at::Tensor transposed(const Kernel &kernel, const float *x, int64_t rows, int64_t in, const at::TensorOptions &options)
+at::Tensor transposed(const Kernel &kernel, const at::Tensor &x)
 {
+	const int64_t rows = x.size(0), in = x.size(1);
 	int64_t rounded = (rows + kernel.lanes - 1) / kernel.lanes * kernel.lanes;
-	at::Tensor xt = rounded == rows ? at::empty({rounded * in}, options) : at::zeros({rounded * in}, options);
+	at::Tensor xt = rounded == rows ? at::empty({rounded * in}, x.options()) : at::zeros({rounded * in}, x.options());
 	for (int64_t r = 0; r < rows; r += kernel.group) {
 		int64_t n = std::min(kernel.group, rows - r), width = std::min(kernel.group, rounded - r);
 		for (int64_t k = 0; k < in; k += 16) // a line of each row at a time
-			transpose(x + r * in + k, in, nt::out(xt) + r * in + k * width, width, n,
+			transpose(nt::ptr(x) + r * x.stride(0) + k, x.stride(0), nt::out(xt) + r * in + k * width, width, n,
 				  std::min<int64_t>(16, in - k));
 	}
 	return xt;
 }
 
-int64_t panels(const at::Tensor &w) { return (w.size(0) + PANEL - 1) / PANEL; }
+int64_t panels(int64_t out) { return (out + PANEL - 1) / PANEL; }
+
+// Rows, with numbers side by side.
+at::Tensor flat(const at::Tensor &x, int64_t rows, int64_t in)
+{
+	at::Tensor f = x.reshape({rows, in});
+	return f.stride(1) == 1 ? f : f.contiguous();
+}
 
 } // namespace
 
@@ -145,15 +154,14 @@ at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor 
 		TORCH_CHECK(w.dim() == 2 && in == w.size(1), "widths differ");
 		matrices.push_back(w.contiguous());
 		width += w.size(0);
-		units += panels(w);
+		units += panels(w.size(0));
 	}
 	TORCH_CHECK(!bias.defined() || bias.numel() == width, "the bias has ", bias.numel(), " numbers");
 	auto shape = x.sizes().vec();
 	shape.back() = width;
 	if (!y.defined())
 		y = at::empty(shape, x.options());
-	at::Tensor xs = x.contiguous(), bs = bias.defined() ? bias.contiguous() : bias;
-	at::Tensor xt = transposed(kernel, ptr(xs), rows, in, x.options());
+	at::Tensor xt = transposed(kernel, flat(x, rows, in)), bs = bias.defined() ? bias.contiguous() : bias;
 	cost(2.0 * double(rows) * double(in * width), 4.0 * double(rows * in + in * width + rows * width));
 	int64_t grain = std::max<int64_t>(1, 65536 / (PANEL * std::max<int64_t>(1, in * rows)));
 	at::parallel_for(0, units, grain, [&](int64_t from, int64_t to) {
@@ -163,12 +171,25 @@ at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor 
 					   rows, in, w.size(0), width};
 			const Outputs outputs = w.scalar_type() == at::kFloat ? kernel.of_fp32 : kernel.of_bf16;
 			outputs(p, std::max<int64_t>(from, 0) * PANEL, std::min(to * PANEL, p.out));
-			from -= panels(w);
-			to -= panels(w);
+			from -= panels(w.size(0));
+			to -= panels(w.size(0));
 			at += p.out;
 		}
 	});
 	return y;
+}
+
+at::Tensor turned(const at::Tensor &w)
+{
+	const int64_t n = w.size(0), m = w.size(1);
+	at::Tensor t = at::empty({m, n}, w.options());
+	at::parallel_for(0, (n + 15) / 16, std::max<int64_t>(1, 4096 / std::max<int64_t>(1, m)), [&](int64_t from, int64_t to) {
+		for (int64_t k = 16 * from; k < std::min(16 * to, n); k += 16) // a line of each row of t at a time
+			for (int64_t j = 0; j < m; j += 8)
+				transpose(ptr(w) + k * w.stride(0) + j, w.stride(0), out(t) + j * n + k, n,
+					  std::min<int64_t>(16, n - k), std::min<int64_t>(8, m - j));
+	});
+	return t;
 }
 
 } // namespace nt

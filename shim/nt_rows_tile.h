@@ -83,12 +83,12 @@ TARGET __attribute__((noinline)) void panel(const float *xt, const W *w, const f
 		tile<VECS, 1>(xt, w + o * in, bias ? bias + o : nullptr, in, acc + o * VECS * LANES);
 }
 
-template <class W> TARGET void outputs(const Product &p, int64_t from, int64_t to)
+// Outputs of the rows from `row` to `rows`.
+template <class W> TARGET INLINE void stretch(const Product &p, int64_t row, int64_t rows, int64_t from, int64_t to, float *acc)
 {
-	alignas(64) float acc[PANEL * MOST * LANES];
 	for (int64_t o = from; o < to; o += PANEL)
-		for (int64_t r = 0; r < p.rows; r += MOST * LANES) {
-			int64_t n = std::min<int64_t>(PANEL, to - o), m = std::min<int64_t>(MOST * LANES, p.rows - r);
+		for (int64_t r = row; r < rows; r += MOST * LANES) {
+			int64_t n = std::min<int64_t>(PANEL, to - o), m = std::min<int64_t>(MOST * LANES, rows - r);
 			int64_t vecs = (m + LANES - 1) / LANES;
 			const float *x = p.xt + r * p.in, *b = p.bias ? p.bias + o : nullptr;
 			const W *w = static_cast<const W *>(p.w) + o * p.in;
@@ -104,6 +104,15 @@ template <class W> TARGET void outputs(const Product &p, int64_t from, int64_t t
 				transpose(acc + i, vecs * LANES, p.y + (r + i) * p.width + o, p.width, n,
 					  std::min<int64_t>(4, m - i));
 		}
+}
+
+// As many rows at once as stay in a cache while the weights pass by.
+template <class W> TARGET void outputs(const Product &p, int64_t from, int64_t to)
+{
+	alignas(64) float acc[PANEL * MOST * LANES];
+	const int64_t group = MOST * LANES, block = group * std::max<int64_t>(2, NEAR / std::max<int64_t>(1, p.in * group));
+	for (int64_t row = 0; row < p.rows; row += block)
+		stretch<W>(p, row, std::min(row + block, p.rows), from, to, acc);
 }
 
 static const Kernel kernel = {LANES, MOST * LANES, outputs<float>, outputs<Bf16>};

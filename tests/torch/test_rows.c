@@ -244,6 +244,48 @@ static nt_tensor *slope(nt_tensor *x, nt_tensor *w, const nt_tensor *g, int whic
 	return d;
 }
 
+static nt_tensor *transpose(const nt_tensor *w)
+{
+	int64_t n = nt_size(w, 0), m = nt_size(w, 1);
+	float *a = host(w), *t = malloc((size_t)(n * m) * sizeof(*t));
+	for (int64_t i = 0; i < n * m; i++)
+		t[i % m * n + i / m] = a[i];
+	nt_tensor *made = nt_from_host(NT_F32, NT_CPU, t, DIMS(m, n));
+	free(a);
+	free(t);
+	return made;
+}
+
+/* The gradient of x, where our kernel makes it, which takes the weights' transpose: g W, in fp32 and of weights in bf16, in one
+ * piece (2^18 numbers) and in several, of wider arrays' stretches; a NaN or infinity in its row. */
+static void test_gradients(void **state)
+{
+	static const int64_t shape[][3] = { { 5, 67, 131 }, { 1, 16, 64 }, { 33, 49, 70 }, { 70, 600, 1024 } }; /* rows, out, in */
+	for (size_t i = 0; i < NLA_LEN(shape) * 2; i++) {
+		int64_t n = shape[i / 2][0], out = shape[i / 2][1], in = shape[i / 2][2];
+		nt_scope_push();
+		nt_tensor *wide, *w = nt_narrow(stored(out, in + 3, &wide), 1, 2, in), *x = gauss(1, DIMS(n, in));
+		nt_tensor *g = nt_narrow(gauss(1, DIMS(n, out + 5)), 1, 1, out);
+		wide = nt_narrow(wide, 1, 2, in);
+		nt_tensor *library = slope(x, wide, g, 0);
+		nt_decoding(true);
+		nt_tensor *d = slope(x, i % 2 ? w : wide, g, 0);
+		nt_decoding(false);
+		assert_true(error(d, g, transpose(wide), NULL) < 1e-6 && difference(d, library) < 1e-5);
+		nt_scope_pop();
+	}
+	nt_tensor *x = gauss(1, DIMS(3, 64)), *w = gauss(1, DIMS(64, 64)), *wrong = gauss(1, DIMS(3, 64));
+	float *g = host(wrong);
+	g[64 + 63] = NAN;
+	nt_decoding(true);
+	float *d = host(slope(x, w, nt_from_host(NT_F32, NT_CPU, g, DIMS(3, 64)), 0));
+	nt_decoding(false);
+	for (int i = 0; i < 3 * 64; i++)
+		assert_true(isnan(d[i]) == (i / 64 == 1));
+	free(g);
+	free(d);
+}
+
 /* Elsewhere they are converted a piece at a time (a piece holds 2^21 numbers), and no fp32 copy outlives the pass. */
 static void test_stored_pieces(void **state)
 {
@@ -306,7 +348,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_values), TEST(test_rows_alone), TEST(test_threads), TEST(test_views),
 		TEST(test_edges), TEST(test_elsewhere),	  TEST(test_adapters), TEST(test_stored_rows), TEST(test_stored_pieces),
-		TEST(test_stored_table), TEST(test_other_thread),
+		TEST(test_stored_table), TEST(test_other_thread), TEST(test_gradients),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
