@@ -5,7 +5,8 @@ evaluations, samples and checkpoints all the way. A run that leaks a handle, or 
 is resident less what malloc has free: that is kept, and grows when arrays of other sizes happen to lie badly.
 
     test_soak.py                          400 steps of the tiny model, and the two that leak
-    test_soak.py STEPS nla-train ARG ...  of a run of one's own, whose --out is OUT below; prints the curve, a line a tenth
+    test_soak.py STEPS nla-train ARG ...  of a run of one's own, prints the curve, a line a tenth
+    test_soak.py 120m nla-train ARG ...   as many steps as that time holds, then SIGTERM
 
 NLA_TEST_DEVICE names the device of the first form (default: cpu).
 """
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "command"))
 import faults
 import test_faults
 
+STOPPED = 3           # exit code of a run that a signal ends
 GROWTH = 1 << 20      # bytes that libtorch's caches may differ by between two moments
 KEEPS = 10            # moments a quarter, at least
 
@@ -42,42 +44,49 @@ def look(pid, out, memory):
     return (steps, resident - free, handles, files, json.loads(lines[-2])["live_tensors"], resident) if steps else None
 
 
-def soak(argv, out, steps, env):
-    """The moments of a run, one a percent of its steps at most."""
-    seen, shown = [], 0
+def soak(argv, out, steps, env, seconds=0):
+    """The moments of a run, one a percent of its steps, or of the seconds, at most: (part of the whole, look())."""
+    seen, shown, began = [], 0, time.monotonic()
     said, memory = tempfile.TemporaryFile("w+"), Path(tempfile.mkdtemp(), "memory")
     env |= {"LD_PRELOAD": str(faults.BUILD / "tests" / "libleak.so"), "NLA_MEMORY": str(memory)}
     process = subprocess.Popen(list(map(str, argv)), env=os.environ | env, stdout=said, stderr=said)
     while process.poll() is None:
         now = look(process.pid, out, memory)
-        if now and (not seen or now[0] - seen[-1][0] >= steps / 100):
-            seen.append(now)
-            if now[0] >= shown * steps / 10:
+        part = (time.monotonic() - began) / seconds if seconds else now[0] / steps if now else 0
+        if seconds and part >= 1:
+            process.terminate()
+            break
+        if now and (not seen or part - seen[-1][0] >= 0.01):
+            seen.append((part, *now))
+            if part >= shown / 10:
                 print(f"step {now[0]}: {now[1] / 2**20:.1f} MiB of {now[5] / 2**20:.1f} resident, {now[2]} handles, {now[3]} files, {now[4]} tensors", flush=True)
                 shown += 1
         time.sleep(0.01)
+    process.wait()
     shutil.rmtree(memory.parent)
     said.seek(0)
-    assert process.returncode == 0, said.read()[-2000:]
+    assert process.returncode == (STOPPED if seconds else 0), said.read()[-2000:]
     return seen
 
 
-def grown(seen, steps):
+def grown(seen):
     """
     What is more in the last quarter than in the second: the least of the late memory than the least of the early; and the least of the
     late handles and files than the MOST of the early, as a moment may see a checkpoint half written (a few of each), but what leaks goes on.
     """
-    early, late = ([s for s in seen if steps * a <= s[0] <= steps * b] for a, b in ((0.25, 0.5), (0.75, 1)))
+    early, late = ([s for s in seen if a <= s[0] <= b] for a, b in ((0.25, 0.5), (0.75, 1)))
     assert min(len(early), len(late)) >= KEEPS, f"{len(early)} and {len(late)} moments were seen: more steps are needed"
-    more = {name: min(s[i] for s in late) - most(s[i] for s in early) for i, name, most in ((1, "memory", min), (2, "handle", max), (3, "file", max), (4, "tensor", max))}
+    more = {name: min(s[i] for s in late) - most(s[i] for s in early) for i, name, most in ((2, "memory", min), (3, "handle", max), (4, "file", max), (5, "tensor", max))}
     print("from the second quarter to the last: " + ", ".join(f"{name} {value:+d}" for name, value in more.items()), flush=True)
     return {name for name, value in more.items() if value > (GROWTH if name == "memory" else 0)}
 
 
 def main():
     if len(sys.argv) > 2:
-        argv = [faults.BUILD / sys.argv[2], *sys.argv[3:], "--steps", sys.argv[1]]
-        return bool(grown(soak(argv, Path(sys.argv[sys.argv.index("--out") + 1]), int(sys.argv[1]), {}), int(sys.argv[1])))
+        minutes = int(sys.argv[1][:-1]) if sys.argv[1].endswith("m") else 0
+        steps = 10**9 if minutes else int(sys.argv[1])
+        argv = [faults.BUILD / sys.argv[2], *sys.argv[3:], "--steps", steps]
+        return bool(grown(soak(argv, Path(sys.argv[sys.argv.index("--out") + 1]), steps, {}, 60 * minutes)))
     with tempfile.TemporaryDirectory(dir=test_faults.fast_folder()) as name:
         work = Path(name, "work")
         work.mkdir()
@@ -87,7 +96,7 @@ def main():
                 "--dtype", "fp32"]      # libtorch keeps up to 1,024 products of bf16 on the CPU, by their shapes: a gigabyte
         for leak in ("", "handle", "memory"):
             faults.restore(work / "out", None)
-            found = grown(soak(argv, work / "out", 400, {"OMP_NUM_THREADS": "1", "NLA_LEAK": leak}), 400)
+            found = grown(soak(argv, work / "out", 400, {"OMP_NUM_THREADS": "1", "NLA_LEAK": leak}))
             assert found == {leak} - {""}, f"{leak or 'no'} leak: {found or 'nothing'} grows"
     return 0
 
