@@ -77,6 +77,6 @@ cp -r av/checkpoints/latest/av "$out/av"
 cp -r ar/checkpoints/latest/ar "$out/ar"
 sed -i 's|"base_model_name_or_path": .*|"base_model_name_or_path": "demo/model",|' "$out"/a[vr]/adapter_config.json # from the repository's root
 cp -r train eval "$out"
-rm -f "$out"/*/explained
+rm -rf "$out"/*/explained "$out"/*/nla-extract.done # what continues a stage
 [ "$out" -ef "$root/demo" ] || cp "$root/demo/config.json" "$out"
 du -sh "$out"
