@@ -28,6 +28,7 @@ import test_faults
 STOPPED = 3           # exit code of a run that a signal ends
 GROWTH = 1 << 20      # bytes that libtorch's caches may differ by between two moments
 KEEPS = 10            # moments a quarter, at least
+TAIL = 1 << 16        # bytes that hold the last line of metrics.jsonl
 
 
 def look(pid, out, memory):
@@ -36,12 +37,14 @@ def look(pid, out, memory):
     try:
         resident, free = map(int, memory.read_text().split())
         handles = len(os.listdir(f"/proc/{pid}/fd"))
-        lines = (out / "metrics.jsonl").read_bytes().split(b"\n")
+        with open(out / "metrics.jsonl", "rb") as metrics:
+            metrics.seek(max(0, os.fstat(metrics.fileno()).st_size - TAIL))
+            lines = metrics.read().split(b"\n")
     except OSError:
         return None
     files = sum(not name.startswith("eval-") for _, _, names in os.walk(out) for name in names)
-    steps = len(lines) - 1
-    return (steps, resident - free, handles, files, json.loads(lines[-2])["live_tensors"], resident) if steps else None
+    last = json.loads(lines[-2]) if len(lines) > 1 else None
+    return (last["step"], resident - free, handles, files, last["live_tensors"], resident) if last else None
 
 
 def soak(argv, out, steps, env, seconds=0):
