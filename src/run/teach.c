@@ -180,6 +180,9 @@ enum nla_status nla_teach_open(struct nla_teach *t, const struct nla_config *cfg
 	    nla_actset_open(&t->set, cfg->data, 0, err) || choose_rows(t, err) ||
 	    nla_config_target(&asked, NULL, -1, NULL, &t->teacher, err))
 		return err->status;
+	if (t->teacher.chat.thinks)
+		nla_say("the teacher answers without thinking first: its prompts end with an empty think block");
+	nla_chat_no_thinking(&t->teacher.chat);
 	return open_out(t, err);
 }
 

@@ -299,6 +299,14 @@ enum nla_status nla_chat_load(struct nla_chat *chat, const char *folder, const s
 	return err->status;
 }
 
+void nla_chat_no_thinking(struct nla_chat *chat)
+{
+	char *after = nla_format("%s%s", chat->after, chat->thinks ? "<think>\n\n</think>\n\n" : "");
+	free(chat->after);
+	chat->after = after;
+	chat->thinks = false;
+}
+
 void nla_chat_release(struct nla_chat *chat)
 {
 	free(chat->before);

@@ -49,6 +49,8 @@ struct nla_chat {
 /* Stop ids from FOLDER/generation_config.json, else config.json eos_token_id. */
 enum nla_status nla_chat_load(struct nla_chat *chat, const char *folder, const struct nla_tokenizer *tok,
 			      const struct nla_chat_cfg *cfg, struct nla_err *err);
+/* Of a model that thinks unless told not to: prompts end with an empty think block, as Qwen3's template prints it then. */
+void nla_chat_no_thinking(struct nla_chat *chat);
 void nla_chat_release(struct nla_chat *chat);
 const char *nla_chat_name(const struct nla_chat *chat); /* of its format: one of NLA_CHAT_FORMATS, or "file" */
 /* Ids of the prompt, appended. Tokenised as one text. */

@@ -162,3 +162,11 @@ END
 refused 1 "row 0 of '.*held' has no next tokens" nla-teach --model "$demo/model" --data "$work/held" --teach.again --teach.prompt '{next} {text}' --out "$work/x"
 refused 1 "cannot teach '.*slim': its rows have no texts" nla-teach --model "$demo/model" --data "$work/slim" --out "$work/x"
 [ ! -e "$work/x" ] || fail "a refused run left '$work/x'"
+
+# A model that thinks unless it is told not to is told: 60 tokens would end within the thought.
+cp -R "$demo/model" "$work/thinks"
+python3 -c '
+import json, sys
+print(next(c["template"] for c in json.load(open(sys.argv[1])) if c["name"] == "qwen3"), end="")' "$SOURCE_DIR/tests/data/chat/golden.json" >"$work/thinks/chat_template.jinja"
+teach --rows 2 --out "$work/not-thinking" --model "$work/thinks"
+grep -q '^the teacher answers without thinking first: its prompts end with an empty think block$' "$work/stderr" || fail "$(cat "$work/stderr")"

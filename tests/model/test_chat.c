@@ -45,6 +45,10 @@ static void test_qwen3(void **state)
 	assert_int_equal(chat.end_of_turn, 151645);
 	assert_true(chat.own && chat.thinks);
 	check_prompts(&chat, tok, nla_json_at(json, "chat"));
+	for (int i = 0; i < 2; i++) { /* a second time it is no news */
+		nla_chat_no_thinking(&chat);
+		assert_string_equal(chat.after, "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n");
+	}
 	nla_chat_release(&chat);
 	cJSON_Delete(json);
 	nla_tokenizer_free(tok);
@@ -129,6 +133,11 @@ static void test_templates(void **state)
 			}
 			chat_load(&chat, scratch, tok, &automatic);
 			named.format = (int)chat.format;
+			assert_true(chat.thinks == !strcmp(nla_json_at(item, "name")->valuestring, "qwen3"));
+			char *after = nla_format("%s%s", chat.after, chat.thinks ? "<think>\n\n</think>\n\n" : "");
+			nla_chat_no_thinking(&chat);
+			assert_string_equal(chat.after, after);
+			free(after);
 			nla_chat_release(&chat);
 			expect_prompts(&named, tok, nla_json_at(item, "plain"));
 			expect_again(&automatic, tok);
