@@ -273,18 +273,20 @@ enum nla_status nla_loop_run(struct nla_loop *const *all, int64_t n, struct nla_
 	for (int64_t i = 0; i < n && !err->status; i++) {
 		struct nla_err stopped = NLA_ERR_INIT;
 		nla_loop_turn(all[i]);
-		if (!all[i]->idle && say_end(all[i], &stopped) && !first.status)
-			first = stopped;
+		if (all[i]->idle || !say_end(all[i], &stopped))
+			continue;
+		log_end(all[i], stopped.text);
+		first = first.status ? first : stopped;
 	}
 	for (int64_t i = 0; i < n && err->status; i++) { /* one that fails takes no other's work with it */
 		nla_loop_turn(all[i]);
 		if (!all[i]->failed && all[i]->state.step > NLA_MAX(all[i]->saved, 0))
 			checkpoint(all[i], NLA_IGNORED);
 	}
-	if (!err->status)
-		*err = first;
 	for (int64_t i = 0; i < n && err->status; i++)
 		log_end(all[i], err->text);
+	if (!err->status)
+		*err = first;
 	return err->status;
 }
 

@@ -86,6 +86,9 @@ signalled metrics.jsonl 8 TERM nla-train --model "$tiny/model" --av "$work/av" -
 	--max-new-tokens 40 --lora.rank 4 --lora.alpha 8 --lr 1e-3 "$@" --lambda $list --out "$out"
 [ "$code" -eq 3 ] || fail "TERM: exits $code: $(tail -n 1 "$work/stderr")"
 for l in $lambdas; do [ "$(readlink "$(folder "$out" $l)/checkpoints/latest")" = step-3 ] || fail "lambda $l has no checkpoint of step 3"; done
+for l in $lambdas; do
+	tail -n 1 "$(folder "$out" $l)/log.txt" | grep -q "^stopped after step 3 of 8: '$(folder "$out" $l)/" || fail "lambda $l's log: $(tail -n 1 "$(folder "$out" $l)/log.txt")"
+done
 sed -n 's/.*; to continue: //p' "$work/stderr" >"$work/again"
 sh "$work/again" >"$work/stdout" 2>"$work/stderr" || fail "'$(cat "$work/again")': $(tail -n 1 "$work/stderr")"
 for l in $lambdas; do tool lines "$(folder "$work/whole" $l)/metrics.jsonl" "$(folder "$out" $l)/metrics.jsonl"; done
