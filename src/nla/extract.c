@@ -230,6 +230,8 @@ static enum nla_status add(const struct nla_target *t, struct waiting *w, const 
 		else if (fits && (int64_t)ids.n > n_front(t, cfg) && rows_left)
 			add_last(w, doc, &ids, done);
 	}
+	if (err->status)
+		nla_err_context(err, "document '%s'", doc->id);
 	return err->status;
 }
 

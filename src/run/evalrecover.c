@@ -32,10 +32,9 @@ static enum nla_status encode(const struct nla_rl *rl, const struct nla_step *s,
 	for (int64_t i = from; i < to; i++) {
 		const struct nla_row *row = &rl->set->rows[s->rows[i]];
 		const int64_t before = (int64_t)texts->ids.n;
-		if (nla_target_encode(t, special, row->text, &texts->ids, err))
-			break;
+		const bool read = !nla_target_encode(t, special, row->text, &texts->ids, NLA_IGNORED);
 		const int64_t n = (int64_t)texts->ids.n - before;
-		if (!*row->text || (row->n_raw_tokens >= 0 && row->n_raw_tokens != n)) {
+		if (!read || !*row->text || (row->n_raw_tokens >= 0 && row->n_raw_tokens != n)) {
 			texts->ids.n = (size_t)before;
 			continue;
 		}
@@ -99,7 +98,7 @@ enum nla_status nla_eval_recover(const struct nla_rl *rl, int64_t batch, struct 
 	if (!err->status)
 		nla_ranks_sum(out, 2);
 	if (!err->status && out[0] > 0)
-		nla_say("recovered KL: %lld of %lld rows are left out: their text is missing, or another number of tokens here "
-			"than they say", (long long)out[0], (long long)out[1]);
+		nla_say("recovered KL: %lld of %lld rows are left out: their text is missing, unreadable, or another number of "
+			"tokens here than they say", (long long)out[0], (long long)out[1]);
 	return err->status;
 }

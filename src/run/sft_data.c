@@ -25,8 +25,10 @@ static enum nla_status read_corpus(struct nla_sft *s, struct nla_err *err)
 		uint64_t key = nla_hash(doc->id, strlen(doc->id));
 		bool is_held = nla_uniform(&rng, (uint32_t)key, (uint32_t)(key >> 32), 0) < (float)s->cfg->sft.held_out;
 		ids.n = 0;
-		if (nla_tokenizer_encode(s->target.tok, doc->text, strlen(doc->text), &ids, err))
+		if (nla_tokenizer_encode(s->target.tok, doc->text, strlen(doc->text), &ids, err)) {
+			nla_err_context(err, "document '%s'", doc->id);
 			break;
+		}
 		nla_i32s_push(&ids, end);
 		for (size_t from = 0; from + 1 < ids.n; from += context) {
 			nla_i32s_append(&s->ids, ids.data + from, NLA_MIN(ids.n - from, context));
@@ -86,6 +88,8 @@ static enum nla_status encode_rows(struct nla_sft *s, int64_t *fits, struct nla_
 			encode_response(s, e, &s->ids, &fit, err);
 		else if (e)
 			nla_ar_encode(&s->half, e, strlen(e), &s->ids, &fit, err);
+		if (err->status)
+			nla_err_context(err, "row %lld of '%s'", (long long)i, s->cfg->data);
 		fits[fit]++;
 		if (fit != NLA_AR_FITS)
 			s->ids.n = before;

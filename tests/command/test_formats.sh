@@ -307,6 +307,28 @@ run nla-eval --model padded --av "$tiny/av" --ar "$ar" --data padded-set --score
 [ "$code" -eq 1 ] || fail "a response with <pad> exits $code"
 said "'spelled.jsonl line 1': cannot tokenise a text: it has token 380"
 refused 1 "cannot tokenise a text: it has token 380, the model has ids below 380$" nla-explain --model padded --av "$tiny/av" --ar "$ar" --text 'the <pad>'
+printf '%s\n' '{"doc_id": "fine", "text": "a text"}' '{"doc_id": "odd", "text": "the <pad>"}' >spells.jsonl
+refused 1 "document 'odd': cannot tokenise a text: it has token 380" nla-extract --model padded --corpus spells.jsonl --layer 2 --extract.min_position 1 --out no
+run nla-sft --role lm --model padded --sft.corpus spells.jsonl --sft.held_out 0 --steps 1 --batch 1 --out no-lm
+[ "$code" -eq 1 ] || fail "a document with <pad> exits $code"
+said "document 'odd': cannot tokenise a text: it has token 380"
+cp -R padded-set spelled-set # a row of a set made elsewhere: without its text it has no recovered KL; and it cannot be learnt from
+python3 - spelled-set/rows.jsonl.gz <<'END'
+import gzip, json, sys
+rows = [json.loads(line) for line in gzip.open(sys.argv[1], "rt")]
+for row in rows:
+    row["explanation"] = "fine"
+rows[1] |= {"text": "the <pad>", "explanation": "a <pad>"}
+with gzip.open(sys.argv[1], "wt") as f:
+    f.writelines(json.dumps(row) + "\n" for row in rows)
+END
+ok nla-eval --model padded --av "$tiny/av" --ar "$ar" --data spelled-set --rows 4 --max-new-tokens 8 --eval.recovered_kl true --out spelled-kl
+grep -q "^recovered KL: 1 of 4 rows are left out" stderr || fail "recovered KL next to a text with <pad>: $(cat stderr)"
+for role in av ar; do
+	run nla-sft --role $role --model padded --data spelled-set --steps 1 --batch 2 --lora.rank 2 --out no-$role
+	[ "$code" -eq 1 ] || fail "an explanation with <pad> exits $code"
+	said "row 1 of 'spelled-set': cannot tokenise a text: it has token 380"
+done
 
 # ---- a sentencepiece tokenizer's likeliest next words keep their space ----
 mkdir piece && cp "$SOURCE_DIR"/tests/data/tokenizer/llama2/tokenizer.* piece && cp "$SOURCE_DIR/tests/data/families/llama2/config.json" piece
