@@ -62,9 +62,10 @@ static void print_one(const struct nla_step *r, const struct nla_subject *s, int
 /* What is explained, by whom, and what its fve is measured by. */
 static void say_what(const struct nla_config *cfg, const struct nla_subject *s)
 {
+	const bool of_text = *cfg->explain.text;
 	nla_auto char *models = nla_models_words(cfg);
 	nla_auto char *what = s->row >= 0 ? nla_format("row %lld of '%s'", (long long)s->row, cfg->data) :
-			      s->n > 1 ? nla_format("%lld %s", (long long)s->n, s->text ? "tokens of the text" : "vectors") :
+			      s->n > 1 ? nla_format("%lld %s", (long long)s->n, of_text ? "tokens of the text" : "vectors") :
 			      s->token[0] ? nla_format("token %lld '%s' of the text", (long long)s->position[0], s->token[0]) :
 					    nla_format("'%s'", cfg->explain.vector);
 	nla_auto char *base = s->base.var > 0

@@ -125,6 +125,7 @@ grep -c '"agreement":\(1[,.]\|0[.]99999\)' "$work/stdout" | grep -qx 2 || fail "
 # Several tokens of a text at once: each as it is explained alone, its samples too; the text from a file or stdin.
 printf 'the red fox ran over the hill and slept' >"$work/words"
 explain --text "@$work/words" --positions all --samples 2 --seed 4
+grep -Eq '^nla-explain: .*, [0-9]+ tokens of the text; ' "$work/stderr" || fail "it does not say what it explains: $(cat "$work/stderr")"
 cp "$work/stdout" "$work/all"
 explain --text - --positions 4,-1 --samples 2 --seed 4 <"$work/words"
 cp "$work/stdout" "$work/some"
