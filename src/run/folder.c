@@ -111,9 +111,14 @@ enum nla_status nla_lock(int fd, const char *name, struct nla_err *err)
 enum nla_status nla_folder_may_open(const struct nla_config *cfg, struct nla_err *err)
 {
 	const int fd = open(cfg->out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	const bool there = nla_exists_in(cfg->out, "config.json") || nla_exists_in(cfg->out, "checkpoints");
-	if (!nla_lock(fd, cfg->out, err) && !refuse_others(cfg->out, err))
-		nla_may_write(cfg, there, "a run already", err);
+	const bool begun = nla_exists_in(cfg->out, "config.json"), own = nla_exists_in(cfg->out, "reference/nla_meta.yaml");
+	const bool there = begun || nla_exists_in(cfg->out, "checkpoints");
+	if (!nla_lock(fd, cfg->out, err) && !refuse_others(cfg->out, err) && !nla_may_write(cfg, there, "a run already", err) &&
+	    begun && cfg->resume) {
+		nla_say_quiet(NLA_SAY_NOTHING); /* what it says is said when the folder is opened */
+		nla_same_run(cfg->out, cfg, NLA_CMD_LOOPS, false, own, err);
+		nla_say_quiet(cfg->quiet ? NLA_SAY_WARNINGS : NLA_SAY_ALL);
+	}
 	if (fd >= 0)
 		close(fd);
 	return err->status;

@@ -27,8 +27,8 @@ struct nla_folder {
 	bool warned_latest, warned_old, warned_best; /* housekeeping that failed */
 };
 
-/* Whether nla_folder_open would refuse a folder for what it holds, or because it is in use: asked of several before the first
- * is changed. */
+/* Whether nla_folder_open would refuse a folder for what it holds, another run's settings too, or because it is in use: asked
+ * of several before the first is changed. */
 enum nla_status nla_folder_may_open(const struct nla_config *cfg, struct nla_err *err);
 /* fixed_steps: `steps` is part of what the run computes (a cosine schedule ends there), so it may not change on resume. */
 enum nla_status nla_folder_open(struct nla_folder *f, const struct nla_config *cfg, int device, bool fixed_steps,

@@ -111,6 +111,9 @@ if [ -z "${NLA_TEST_DEVICE:-}" ]; then
 	rm -r "$(folder "$work/turns" 0)" # of which the last one's turn would come after the first one's steps
 	run nla-train "$@" --memory 338M --lambda $list --out "$work/turns"
 	[ "$code" -eq 2 ] && [ ! -e "$(folder "$work/turns" 0)" ] || fail "refused for a later turn: exits $code, $(ls "$work/turns")"
+	run nla-train "$@" --memory 338M --lambda $list --out "$work/turns" --resume --lr 2e-3
+	[ "$code" -eq 2 ] && [ ! -e "$(folder "$work/turns" 0)" ] || fail "another lr than a later turn's: exits $code, $(ls "$work/turns")"
+	said "cannot resume: 'update.lr' is "
 fi
 
 # ---- what is wrong ----
