@@ -76,11 +76,11 @@ a, b = (json.load(open(x)) for x in sys.argv[1:])
 assert a["response"] == b["response"] and abs(a["mse"] - b["mse"]) < 1e-4, (a, b)
 END
 
-[ -x "${REFERENCE_PYTHON:-/nowhere}" ] || exit 0
+[ -x "${REFERENCE_PYTHON:-/nowhere}" ] || skip "our own programs passed; without a reference Python nothing was compared with transformers"
 check() {
 	status=0
 	"$REFERENCE_PYTHON" -B "$SOURCE_DIR/tests/reference/peft_check.py" --tolerance 1e-4 "$@" >peft 2>&1 || status=$?
-	[ "$status" -ne 77 ] || exit 0
+	[ "$status" -ne 77 ] || skip "$(tail -n 1 peft)"
 	[ "$status" -eq 0 ] || fail "peft_check $*: $(tail -n 3 peft)"
 	tail -n 1 peft
 }

@@ -6,6 +6,9 @@ mkdir "$work/shim"
 cd "$SOURCE_DIR"
 found=$(grep -n '__syncthreads();' shim/*.cu | cut -d : -f 1,2)
 [ -n "$found" ]
+cp shim/*.cu "$work/shim"
+"$CXX" -std=c++20 -O1 -I"$work" -I. tests/emulator/test_kernels.cpp -o "$work/test"
+"$work/test" >"$work/out" || { echo "FAIL: it fails with all its barriers: $(tail -n 1 "$work/out")"; exit 1; }
 for at in $found; do
 	cp shim/*.cu "$work/shim"
 	sed "${at#*:}s/__syncthreads();//" "${at%:*}" >"$work/${at%:*}"

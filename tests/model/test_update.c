@@ -224,26 +224,34 @@ static void test_recompute_embedding(void **state)
 static void test_recompute_weights(void **state)
 {
 	struct tiny *t = *state;
-	struct params p = { 0 };
-	struct nla_tensors all = { 0 };
 	struct nla_update_stats stats;
 	double advantage[N];
 	struct nla_step batch = golden_step(t, advantage);
-	struct nla_update_cfg cfg = golden_cfg;
 	size_t n;
-	nla_lm_list(&t->target.lm, &all);
-	p.n = (int)all.names.n;
-	assert_true(p.n <= MAX_PARAMS);
-	memcpy(p.list, all.list, all.names.n * sizeof(*all.list));
-	nla_tensors_release(&all);
-	for (int i = 0; i < p.n; i++)
-		assert_int_equal(nt_requires_grad(p.list[i], true), NT_OK);
-	float *want = gradient(t, &p, &batch, &cfg, &stats, &n);
-	cfg.recompute = true;
-	float *g = gradient(t, &p, &batch, &cfg, &stats, &n);
-	within("gradients of all weights, relative, recomputed, kept", relative(g, want, n), 1e-6);
-	free(want);
-	free(g);
+	for (int tied = 0; tied < 2; tied++) {
+		struct params p = { 0 };
+		struct nla_tensors all = { 0 };
+		struct nla_update_cfg cfg = golden_cfg;
+		if (tied) { /* as loading makes it */
+			nt_free(t->target.lm.head);
+			t->target.lm.head = nt_own(nt_share(t->target.lm.embed));
+			t->target.lm.arch.tied = true;
+		}
+		nla_lm_list(&t->target.lm, &all);
+		p.n = (int)all.names.n;
+		assert_true(p.n <= MAX_PARAMS);
+		memcpy(p.list, all.list, all.names.n * sizeof(*all.list));
+		nla_tensors_release(&all);
+		for (int i = 0; i < p.n; i++)
+			assert_int_equal(nt_requires_grad(p.list[i], true), NT_OK);
+		float *want = gradient(t, &p, &batch, &cfg, &stats, &n);
+		cfg.recompute = true;
+		float *g = gradient(t, &p, &batch, &cfg, &stats, &n);
+		within(tied ? "the same with a tied head" : "gradients of all weights, relative, recomputed, kept",
+		       relative(g, want, n), 1e-6);
+		free(want);
+		free(g);
+	}
 }
 
 /* However the samples are cut into backward passes, across prompts or not: gradient and statistics of the whole batch. */
