@@ -62,7 +62,7 @@ static const struct nla_field fields[] = {
 	{ "hidden_act", NLA_ONLY, .want = "'silu'|'swish'" },
 	{ "attention_bias|mlp_bias|use_sliding_window|use_bidirectional_attention|rope_interleaved|qk_layernorm|use_mrope|"
 	  "is_encoder_decoder|add_cross_attention|tie_encoder_decoder", NLA_ONLY, .want = "false" },
-	{ "pretraining_tp|partial_rotary_factor", NLA_ONLY, .want = "1" },
+	{ "partial_rotary_factor", NLA_ONLY, .want = "1" },
 	{ "is_llama_config", NLA_ONLY, .want = "true" },
 	{ "pruned_heads", NLA_ONLY, .want = "{}" },
 	{ "quantization_config|compression_config", NLA_ONLY, .want = "{}",
@@ -74,9 +74,9 @@ static const struct nla_field fields[] = {
 	  "dtype|early_stopping|encoder_no_repeat_ngram_size|eoi_token_index|eos_token_id|exponential_decay_length_penalty|"
 	  "finetuning_task|forced_bos_token_id|forced_eos_token_id|gradient_checkpointing|id2label|image_token_index|"
 	  "is_decoder|label2id|length_penalty|max_length|max_window_layers|min_length|mm_tokens_per_image|"
-	  "model_max_length|name_or_path|"
-	  "no_repeat_ngram_size|num_beam_groups|num_beams|num_return_sequences|output_attentions|output_hidden_states|"
-	  "output_scores|pad_token_id|prefix|problem_type|remove_invalid_values|repetition_penalty|return_dict|"
+	  "max_sequence_length|model_max_length|model_name|name_or_path|no_repeat_ngram_size|"
+	  "num_beam_groups|num_beams|num_return_sequences|output_attentions|output_hidden_states|"
+	  "output_scores|pad_token_id|prefix|pretraining_tp|problem_type|remove_invalid_values|repetition_penalty|return_dict|"
 	  "return_dict_in_generate|sep_token_id|suppress_tokens|task_specific_params|temperature|"
 	  "tf_legacy_loss|tokenizer_class|top_k|top_p|torch_dtype|torchscript|transformers_version|"
 	  "transformers.js_config|typical_p|unk_token_id|unsloth_fixed|unsloth_version|use_bfloat16|use_cache|vision_config" },

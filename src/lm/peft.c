@@ -21,10 +21,10 @@ static const struct nla_field peft_fields[] = {
 	{ "peft_type", NLA_ONLY, .want = "'LORA'" },
 	{ "bias", NLA_ONLY, .want = "'none'" },
 	{ "modules_to_save|layer_replication|target_parameters|trainable_token_indices|alora_invocation_tokens|use_dora|"
-	  "use_qalora|use_bdlora|fan_in_fan_out|lora_bias|arrow_config|monteclora_config|kasa_config",
+	  "use_qalora|use_bdlora|fan_in_fan_out|lora_bias|arrow_config|monteclora_config|kasa_config|velora_config",
 	  NLA_ONLY, .want = "false|[]|{}" },
 	/* pissa, olora, corda, loftq, lora_ga take something out of the base's weights that the adapter's file does not hold */
-	{ "init_lora_weights", NLA_ONLY, .want = "true|false|'gaussian'|'eva'|'orthogonal'",
+	{ "init_lora_weights", NLA_ONLY, .want = "true|false|'gaussian'|'eva'|'mica'|'orthogonal'",
 	  .why = "it changes the base's weights; save the adapter converted to a plain one" },
 	{ .key =
 	  "auto_mapping|base_model_name_or_path|corda_config|ensure_weight_tying|eva_config|inference_mode|layers_pattern|"

@@ -61,11 +61,11 @@ for init in pissa pissa_niter_4 olora corda loftq lora_ga; do
 	bad_av "'init_lora_weights' is '$init': it changes the base's weights" a
 done
 for key_of in 'alora_invocation_tokens [1, 2]' 'layer_replication [[0, 2]]' 'target_parameters ["a"]' 'use_bdlora {"x": 1}' 'arrow_config {"x": 1}' \
-	'monteclora_config {"x": 1}' 'kasa_config {"beta": 1}' 'use_qalora true' 'use_dora true' 'modules_to_save ["lm_head"]'; do
+	'monteclora_config {"x": 1}' 'kasa_config {"beta": 1}' 'velora_config {"x": 1}' 'use_qalora true' 'use_dora true' 'modules_to_save ["lm_head"]'; do
 	copy "$av" a && tool set a/adapter_config.json "${key_of%% *}" "${key_of#* }"
 	bad_av "a/adapter_config.json': '${key_of%% *}' is .*, only .* is supported" a
 done
-for init in null true false '"gaussian"' '"eva"' '"orthogonal"'; do
+for init in null true false '"gaussian"' '"eva"' '"mica"' '"orthogonal"'; do
 	copy "$av" a && tool set a/adapter_config.json init_lora_weights "$init"
 	ok nla-eval --model "$model" --av a --ar "$ar" --data held --score two.jsonl --out "scored-$init"
 done

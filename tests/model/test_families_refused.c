@@ -97,7 +97,8 @@ static void test_spellings(void **state)
 	same_arch("gemma3mm", "\"tie_word_embeddings\": true,\n  \"use_bidi", "\"tie_word_embeddings\": null,\n  \"use_bidi");
 	same_arch("qwen2", "\"use_cache\"", "\"temperature\": 0.7, \"top_p\": 0.8, \"do_sample\": true, \"max_length\": 20, "
 		  "\"gradient_checkpointing\": true, \"task_specific_params\": {\"a\": 1}, \"_name_or_path\": \"/x\", \"pruned_heads\": {}, "
-		  "\"_attn_implementation\": \"sdpa\", \"tokenizer_class\": \"T\", \"bad_words_ids\": [[1]], \"use_cache\"");
+		  "\"_attn_implementation\": \"sdpa\", \"tokenizer_class\": \"T\", \"bad_words_ids\": [[1]], \"pretraining_tp\": 2, "
+		  "\"max_sequence_length\": 2048, \"model_name\": \"unsloth/x\", \"use_cache\"");
 }
 
 /* Gemma's published files leave most of their fields to the library; these are those of 12B. */
