@@ -12,7 +12,7 @@ static thread_local bool decoding;
 void nt_decoding(bool on) { decoding = on; }
 
 static const int64_t PIECE = 1 << 21; // numbers of a matrix in the type of the product at once: 8 MB in fp32
-static const int64_t TURNED = 1024; // rows of a matrix whose transpose is made at once: it is to stay in a cache
+static const int64_t TURNED = 1024; // rows of a matrix that are transposed at once: with fewer, y is read more often
 
 static bool is_stored(const at::Tensor &x, const at::Tensor &w)
 {
@@ -25,26 +25,33 @@ static bool by_rows(const at::Tensor &x, const at::Tensor &w, int64_t out)
 	return (decoding || (nt::faster_rows() && out >= 64)) && nt::fast({x}) && (is_stored(x, w) || nt::fast({w}));
 }
 
+// x W -> y, by our own kernel, which takes x W^T.
+static at::Tensor rows_back(const at::Tensor &x, const at::Tensor &w, at::Tensor y)
+{
+	int64_t out = w.size(0);
+	for (int64_t o = 0, n = std::min(TURNED, out); o < out; o += n, n = std::min(TURNED, out - o)) {
+		at::Tensor piece = nt::turned(w.narrow(0, o, n).to(x.scalar_type()));
+		at::Tensor part = nt::linear_rows(x.narrow(1, o, n), {piece}, {}, o ? at::Tensor() : y);
+		y = o ? y.add_(part) : part;
+	}
+	return y;
+}
+
 at::Tensor nt::times(const at::Tensor &x, const at::Tensor &w, bool back, at::Tensor y)
 {
-	bool rows = !c10::GradMode::is_enabled() && by_rows(x, w, w.size(back));
-	if (rows && !back)
-		return nt::linear_rows(x, {w}, {}, y);
+	if (!c10::GradMode::is_enabled() && by_rows(x, w, w.size(back)))
+		return back ? rows_back(x, w, y) : nt::linear_rows(x, {w}, {}, y);
 	if (!y.defined())
 		y = at::empty({x.size(0), w.size(back)}, x.options());
-	if (x.scalar_type() == w.scalar_type() && !rows)
+	if (x.scalar_type() == w.scalar_type())
 		return at::mm_out(y, x, back ? w : w.t());
-	int64_t out = w.size(0), step = rows ? TURNED : std::max<int64_t>(1, PIECE / w.size(1));
+	int64_t out = w.size(0), step = std::max<int64_t>(1, PIECE / w.size(1));
 	for (int64_t o = 0, n = std::min(step, out); o < out; o += n, n = std::min(step, out - o)) {
-		at::Tensor piece = w.narrow(0, o, n).to(x.scalar_type()), part = o && rows ? at::empty_like(y) : y;
-		if (rows)
-			nt::linear_rows(x.narrow(1, o, n), {nt::turned(piece)}, {}, part);
-		else if (back)
+		at::Tensor piece = w.narrow(0, o, n).to(x.scalar_type());
+		if (back)
 			y.addmm_(x.narrow(1, o, n), piece, o > 0);
 		else
 			y.narrow(1, o, n).addmm_(x, piece.t(), 0);
-		if (o && rows)
-			y.add_(part);
 	}
 	return y;
 }

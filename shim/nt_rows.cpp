@@ -16,9 +16,9 @@
 namespace
 {
 
-constexpr int64_t PANEL = 48;    // outputs: a multiple of every tile's
+constexpr int64_t PANEL = 48;     // outputs: a multiple of every tile's
 constexpr int64_t NEAR = 1 << 17; // numbers of x at once: half a megabyte
-constexpr int64_t STRETCH = 192; // terms summed apart: sums of sums round less
+constexpr int64_t STRETCH = 192;  // terms summed apart: sums of sums round less
 
 using Bf16 = uint16_t; // as it is stored: the upper half of an fp32
 
@@ -120,9 +120,9 @@ at::Tensor transposed(const Kernel &kernel, const at::Tensor &x)
 	return xt;
 }
 
-int64_t panels(int64_t out) { return (out + PANEL - 1) / PANEL; }
+int64_t panels(const at::Tensor &w) { return (w.size(0) + PANEL - 1) / PANEL; }
 
-// Rows, with numbers side by side.
+// x as [rows, in], each row's numbers side by side.
 at::Tensor flat(const at::Tensor &x, int64_t rows, int64_t in)
 {
 	at::Tensor f = x.reshape({rows, in});
@@ -154,7 +154,7 @@ at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor 
 		TORCH_CHECK(w.dim() == 2 && in == w.size(1), "widths differ");
 		matrices.push_back(w.contiguous());
 		width += w.size(0);
-		units += panels(w.size(0));
+		units += panels(w);
 	}
 	TORCH_CHECK(!bias.defined() || bias.numel() == width, "the bias has ", bias.numel(), " numbers");
 	auto shape = x.sizes().vec();
@@ -171,8 +171,8 @@ at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor 
 					   rows, in, w.size(0), width};
 			const Outputs outputs = w.scalar_type() == at::kFloat ? kernel.of_fp32 : kernel.of_bf16;
 			outputs(p, std::max<int64_t>(from, 0) * PANEL, std::min(to * PANEL, p.out));
-			from -= panels(w.size(0));
-			to -= panels(w.size(0));
+			from -= panels(w);
+			to -= panels(w);
 			at += p.out;
 		}
 	});

@@ -83,8 +83,8 @@ TARGET __attribute__((noinline)) void panel(const float *xt, const W *w, const f
 		tile<VECS, 1>(xt, w + o * in, bias ? bias + o : nullptr, in, acc + o * VECS * LANES);
 }
 
-// Outputs of the rows from `row` to `rows`.
-template <class W> TARGET INLINE void stretch(const Product &p, int64_t row, int64_t rows, int64_t from, int64_t to, float *acc)
+// Outputs from..to of the rows from `row` up to `rows`.
+template <class W> TARGET INLINE void of_rows(const Product &p, int64_t row, int64_t rows, int64_t from, int64_t to, float *acc)
 {
 	for (int64_t o = from; o < to; o += PANEL)
 		for (int64_t r = row; r < rows; r += MOST * LANES) {
@@ -112,7 +112,7 @@ template <class W> TARGET void outputs(const Product &p, int64_t from, int64_t t
 	alignas(64) float acc[PANEL * MOST * LANES];
 	const int64_t group = MOST * LANES, block = group * std::max<int64_t>(2, NEAR / std::max<int64_t>(1, p.in * group));
 	for (int64_t row = 0; row < p.rows; row += block)
-		stretch<W>(p, row, std::min(row + block, p.rows), from, to, acc);
+		of_rows<W>(p, row, std::min(row + block, p.rows), from, to, acc);
 }
 
 static const Kernel kernel = {LANES, MOST * LANES, outputs<float>, outputs<Bf16>};

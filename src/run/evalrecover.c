@@ -23,7 +23,7 @@ static enum nla_status find_mean(const struct nla_rl *rl, const struct nla_step 
 	return err->status;
 }
 
-/* The text of each of the samples from..to whose tokens are as many as its row says: those samples to `at`. */
+/* The text of each of the samples from..to that can be read and has as many tokens as its row says: those samples to `at`. */
 static enum nla_status encode(const struct nla_rl *rl, const struct nla_step *s, int64_t from, int64_t to,
 			      struct nla_ar_texts *texts, struct nla_i64s *at, struct nla_err *err)
 {
