@@ -106,28 +106,21 @@ const Kernel &choose(int64_t rows)
 }
 
 // Groups of rows, each [in][rows rounded up to whole vectors]; what is beyond the rows is zero.
-at::Tensor transposed(const Kernel &kernel, const at::Tensor &x)
+at::Tensor transposed(const Kernel &kernel, const at::Tensor &x, int64_t rows, int64_t in)
 {
-	const int64_t rows = x.size(0), in = x.size(1);
+	const int64_t stride = x.dim() == 2 ? x.stride(0) : in;
 	int64_t rounded = (rows + kernel.lanes - 1) / kernel.lanes * kernel.lanes;
 	at::Tensor xt = rounded == rows ? at::empty({rounded * in}, x.options()) : at::zeros({rounded * in}, x.options());
 	for (int64_t r = 0; r < rows; r += kernel.group) {
 		int64_t n = std::min(kernel.group, rows - r), width = std::min(kernel.group, rounded - r);
 		for (int64_t k = 0; k < in; k += 16) // a line of each row at a time
-			transpose(nt::ptr(x) + r * x.stride(0) + k, x.stride(0), nt::out(xt) + r * in + k * width, width, n,
+			transpose(nt::ptr(x) + r * stride + k, stride, nt::out(xt) + r * in + k * width, width, n,
 				  std::min<int64_t>(16, in - k));
 	}
 	return xt;
 }
 
 int64_t panels(const at::Tensor &w) { return (w.size(0) + PANEL - 1) / PANEL; }
-
-// x as [rows, in], each row's numbers side by side.
-at::Tensor flat(const at::Tensor &x, int64_t rows, int64_t in)
-{
-	at::Tensor f = x.reshape({rows, in});
-	return f.stride(1) == 1 ? f : f.contiguous();
-}
 
 } // namespace
 
@@ -161,7 +154,8 @@ at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor 
 	shape.back() = width;
 	if (!y.defined())
 		y = at::empty(shape, x.options());
-	at::Tensor xt = transposed(kernel, flat(x, rows, in)), bs = bias.defined() ? bias.contiguous() : bias;
+	const at::Tensor xs = x.dim() == 2 && x.stride(1) == 1 ? x : x.contiguous(); // a reshape is 4 % of a rollout of 8 rows
+	at::Tensor xt = transposed(kernel, xs, rows, in), bs = bias.defined() ? bias.contiguous() : bias;
 	cost(2.0 * double(rows) * double(in * width), 4.0 * double(rows * in + in * width + rows * width));
 	int64_t grain = std::max<int64_t>(1, 65536 / (PANEL * std::max<int64_t>(1, in * rows)));
 	at::parallel_for(0, units, grain, [&](int64_t from, int64_t to) {
