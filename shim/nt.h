@@ -13,8 +13,9 @@
  * any scope the caller owns a new handle. Handles are references: nt_narrow, nt_reshape and nt_share see the same memory.
  * Gradients are recorded only between nt_grad_push(true) and nt_grad_pop. Nothing here is shared between threads.
  *
- * On the CPU weights [O,I] may be stored in bf16: with an fp32 x everything is computed in fp32 (nt_linear, nt_project,
- * nt_logits, nt_token_logprob), and nt_embedding gives fp32.
+ * On the CPU weights [O,I] may be stored in bf16: with an fp32 x, and sums in fp32 (nt_linear, nt_project, nt_logits,
+ * nt_token_logprob), and nt_embedding gives fp32. Where nt_bf16_products, x (and so a gradient of y) is rounded to bf16 for
+ * the product, unless it has an odd number of terms.
  *
  * Fast versions stand behind one semantic call (nt_rms_norm, nt_qk_rope, nt_swiglu, nt_geglu, nt_attention, nt_token_logprob,
  * nt_sample; in decoding nt_linear and nt_project too): for fp32 on the CPU, and on a GPU (kernels.cu, decode.cu). Each has a
@@ -206,6 +207,11 @@ nt_tensor *nt_token_logprob(const nt_tensor *h, const nt_tensor *head, const nt_
 #define NT_CHUNK_CPU ((int64_t)64 << 20)
 #define NT_CHUNK_GPU ((int64_t)512 << 20)
 void nt_logprob_chunk(int64_t bytes);
+
+/* The processor multiplies in bf16 (AVX512-BF16, AMX), and ATEN_CPU_CAPABILITY does not forbid it. */
+bool nt_bf16_products(void);
+/* Tests: products with frozen weights go by blocks on a processor of any make, as they do on AMD's with AVX-512. */
+void nt_blocks(bool on);
 
 /* ---- decoding (no gradients) ---- */
 /* While on, the products of an fp32 x on the CPU take a kernel for few rows: several times as fast for 8, and a row's

@@ -100,10 +100,10 @@ inline at::Tensor sum_rows(const at::Tensor &x, const at::Tensor &index, int64_t
 at::Tensor times(const at::Tensor &x, const at::Tensor &w, bool back, at::Tensor y = {});
 
 // x W^T + bias (undefined: none) of all ws side by side (nt_rows.cpp): fast() tensors, W or bf16; no gradient.
-at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor &bias, at::Tensor y = {});
-at::Tensor turned(const at::Tensor &w); // a copy of W^T: fp32, a row's numbers side by side
-// Is that faster than the library's product of many rows, too? MKL has no AVX-512 for AMD's processors, where it reaches half.
-bool faster_rows();
+at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor &bias);
+// As times(), of many rows (nt_blocks.cpp), on processors on which it is faster than MKL.
+at::Tensor times_blocks(const at::Tensor &x, const at::Tensor &w, bool back, at::Tensor y);
+bool blocks_are_faster(const at::Tensor &x, const at::Tensor &w, bool back);
 
 at::Tensor mm_f32(const at::Tensor &a, const at::Tensor &b); // fp32 from whatever type; no gradient
 
@@ -116,6 +116,8 @@ inline bool heads_flat(const at::Tensor &x) { return x.stride(-1) == 1 && x.stri
 
 // ---- CPU kernels over plain arrays (nt_kernels.cpp): fp32, contiguous, one row or one range each ----
 namespace cpu {
+// to[j][i] = from[i][j], n times m; strides in floats
+void transpose(const float *from, int64_t from_stride, float *to, int64_t to_stride, int64_t n, int64_t m);
 void norm_rope(const float *x, int64_t x_stride, const float *w, const float *cos, const float *sin, float *y, float *inv,
 	       int64_t n, int64_t h, int64_t d, float eps);
 void norm_rope_back(const float *dy, const float *x, int64_t x_stride, const float *w, const float *cos, const float *sin,

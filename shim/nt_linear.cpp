@@ -12,35 +12,26 @@ static thread_local bool decoding;
 void nt_decoding(bool on) { decoding = on; }
 
 static const int64_t PIECE = 1 << 21; // numbers of a matrix in the type of the product at once: 8 MB in fp32
-static const int64_t TURNED = 1024; // rows of a matrix that are transposed at once: with fewer, y is read more often
 
 static bool is_stored(const at::Tensor &x, const at::Tensor &w)
 {
 	return w.scalar_type() == at::kBFloat16 && x.scalar_type() == at::kFloat;
 }
 
-// Our own kernel's: what is decoded, and where it is the faster one all but narrow products; out: the width of a row.
-static bool by_rows(const at::Tensor &x, const at::Tensor &w, int64_t out)
+static bool by_rows(const at::Tensor &x, const at::Tensor &w)
 {
-	return (decoding || (nt::faster_rows() && out >= 64)) && nt::fast({x}) && (is_stored(x, w) || nt::fast({w}));
+	return decoding && nt::fast({x}) && (is_stored(x, w) || nt::fast({w}));
 }
 
-// x W -> y, by our own kernel, which takes x W^T.
-static at::Tensor rows_back(const at::Tensor &x, const at::Tensor &w, at::Tensor y)
+static bool by_blocks(const at::Tensor &x, const at::Tensor &w, bool back)
 {
-	int64_t out = w.size(0);
-	for (int64_t o = 0, n = std::min(TURNED, out); o < out; o += n, n = std::min(TURNED, out - o)) {
-		at::Tensor piece = nt::turned(w.narrow(0, o, n).to(x.scalar_type()));
-		at::Tensor part = nt::linear_rows(x.narrow(1, o, n), {piece}, {}, o ? at::Tensor() : y);
-		y = o ? y.add_(part) : part;
-	}
-	return y;
+	return !decoding && nt::blocks_are_faster(x, w, back);
 }
 
 at::Tensor nt::times(const at::Tensor &x, const at::Tensor &w, bool back, at::Tensor y)
 {
-	if (!c10::GradMode::is_enabled() && by_rows(x, w, w.size(back)))
-		return back ? rows_back(x, w, y) : nt::linear_rows(x, {w}, {}, y);
+	if (!c10::GradMode::is_enabled() && by_blocks(x, w, back))
+		return nt::times_blocks(x, w, back, y);
 	if (!y.defined())
 		y = at::empty({x.size(0), w.size(back)}, x.options());
 	if (x.scalar_type() == w.scalar_type())
@@ -72,7 +63,7 @@ static at::Tensor product(const at::Tensor &x, at::TensorList ws, const at::Tens
 {
 	const at::Tensor &w = ws[0];
 	if (!c10::GradMode::is_enabled() && nt::fast({x, bias.defined() ? bias : x}) &&
-	    std::all_of(ws.begin(), ws.end(), [&](const at::Tensor &one) { return by_rows(x, one, one.size(0)); }))
+	    std::all_of(ws.begin(), ws.end(), [&](const at::Tensor &one) { return by_rows(x, one); }))
 		return nt::linear_rows(x, ws, bias);
 	at::Tensor y;
 	if (ws.size() > 1) {
@@ -80,7 +71,7 @@ static at::Tensor product(const at::Tensor &x, at::TensorList ws, const at::Tens
 		for (const at::Tensor &one : ws)
 			parts.push_back(product(x, one));
 		y = at::cat(parts, -1);
-	} else if (is_stored(x, w) || (by_rows(x, w, w.size(0)) && !w.requires_grad())) {
+	} else if (is_stored(x, w) || (by_blocks(x, w, false) && !w.requires_grad())) {
 		auto shape = x.sizes().vec();
 		shape.back() = w.size(0);
 		y = product_frozen(x.reshape({-1, x.size(-1)}), w).view(shape);

@@ -1,5 +1,6 @@
-// x W^T for few rows on the CPU, as decoding has it, in fp32, of weights in fp32 or bf16: they stream by once as they lie, rows
-// are the lanes of a vector. A general product copies all weights into an order of its own first, which for 8 rows takes longer
+// x W^T for few rows on the CPU, as decoding has it, of weights in fp32 or bf16: they stream by once as they lie, rows are the
+// lanes of a vector. Sums are in fp32; so are the factors, or where the processor multiplies pairs of bf16 numbers, those of
+// weights in bf16 are bf16. A general product copies all weights into an order of its own first, which for 8 rows takes longer
 // than the product.
 // A row's result is the same to the bit whatever rows stand beside it and however many threads there are. Compiled without
 // relaxed floating point: the order of the sums is the point.
@@ -9,35 +10,14 @@
 
 #include <algorithm>
 #include <bit>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #define INLINE static inline __attribute__((always_inline))
 #define RESTRICT __restrict__
 
-namespace
-{
-
-constexpr int64_t PANEL = 48;     // outputs: a multiple of every tile's
-constexpr int64_t NEAR = 1 << 17; // numbers of x at once: half a megabyte
-constexpr int64_t STRETCH = 192;  // terms summed apart: sums of sums round less
-
-using Bf16 = uint16_t; // as it is stored: the upper half of an fp32
-
-struct Product { // x W^T + bias -> y [rows][out], whose rows are `width` apart; xt: x as transposed() returns it
-	const float *xt;
-	const void *w;
-	const float *bias; // or NULL
-	float *y;
-	int64_t rows, in, out, width;
-};
-
-using Outputs = void (*)(const Product &p, int64_t from, int64_t to);
-struct Kernel {
-	int64_t lanes, group; // group: rows in one pass over the weights
-	Outputs of_fp32, of_bf16;
-};
-
-// to[j][i] = from[i][j], n times m; strides in floats
-void transpose(const float *from, int64_t from_stride, float *to, int64_t to_stride, int64_t n, int64_t m)
+void nt::cpu::transpose(const float *from, int64_t from_stride, float *to, int64_t to_stride, int64_t n, int64_t m)
 {
 	using Four = float __attribute__((vector_size(16), aligned(4), may_alias));
 	int64_t i = 0;
@@ -65,6 +45,31 @@ void transpose(const float *from, int64_t from_stride, float *to, int64_t to_str
 			to[j * to_stride + i] = from[i * from_stride + j];
 }
 
+namespace
+{
+
+using nt::cpu::transpose;
+
+constexpr int64_t PANEL = 48;    // outputs: a multiple of every tile's
+constexpr int64_t STRETCH = 192; // terms (or pairs) summed apart: sums of sums round less
+
+using Bf16 = uint16_t; // as it is stored: the upper half of an fp32
+using Pair = int32_t __attribute__((aligned(2), may_alias)); // of such, side by side
+
+struct Product { // x W^T + bias -> y [rows][out], whose rows are `width` apart; xt: x as transposed() returns it
+	const float *xt;
+	const void *w;
+	const float *bias; // or NULL
+	float *y;
+	int64_t rows, in, out, width;
+};
+
+using Outputs = void (*)(const Product &p, int64_t from, int64_t to);
+struct Kernel {
+	int64_t lanes, group; // group: rows in one pass over the weights
+	Outputs of_fp32, of_bf16;
+};
+
 namespace plain
 {
 #define TARGET
@@ -89,12 +94,32 @@ namespace avx512
 #define MOST 2
 #include "shim/nt_rows_tile.h"
 } // namespace avx512
+
+namespace pairs
+{
+#define TARGET __attribute__((target("avx512bf16,avx512vl,avx512f,avx2,fma")))
+#define LANES 8
+#define MOST 4
+#define DOT(sum, x, w) _mm256_dpbf16_ps(sum, (__m256bh)(x), (__m256bh)(w))
+#include "shim/nt_rows_tile.h"
+} // namespace pairs
+
+namespace wide_pairs
+{
+#define TARGET __attribute__((target("avx512bf16,avx512vl,avx512f,avx2,fma")))
+#define LANES 16
+#define MOST 2
+#define DOT(sum, x, w) _mm512_dpbf16_ps(sum, (__m512bh)(x), (__m512bh)(w))
+#include "shim/nt_rows_tile.h"
+} // namespace wide_pairs
 #endif
 
 // The narrower vector, where it holds all rows: with 8 of them two thirds of the time.
-const Kernel &choose(int64_t rows)
+const Kernel &choose(int64_t rows, bool paired)
 {
 #if defined(__x86_64__)
+	if (paired)
+		return rows > pairs::kernel.lanes ? wide_pairs::kernel : pairs::kernel;
 	static const bool wide = __builtin_cpu_supports("avx512f");
 	static const bool middle = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 	if (wide && rows > avx2::kernel.lanes)
@@ -127,21 +152,13 @@ int64_t panels(const at::Tensor &w) { return (w.size(0) + PANEL - 1) / PANEL; }
 namespace nt
 {
 
-bool faster_rows()
-{
-#if defined(__x86_64__)
-	static const bool is = __builtin_cpu_is("amd") && __builtin_cpu_supports("avx512f");
-	return is;
-#else
-	return false;
-#endif
-}
-
-at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor &bias, at::Tensor y)
+at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor &bias)
 {
 	TORCH_CHECK(x.dim() > 0, "widths differ");
 	int64_t in = x.size(-1), rows = x.numel() / std::max<int64_t>(in, 1), width = 0, units = 0;
-	const Kernel &kernel = choose(rows);
+	auto is_bf16 = [](const at::Tensor &w) { return w.scalar_type() == at::kBFloat16; };
+	const bool paired = nt_bf16_products() && in % 2 == 0 && std::all_of(ws.begin(), ws.end(), is_bf16);
+	const Kernel &kernel = choose(rows, paired);
 	Tensors matrices;
 	for (const at::Tensor &w : ws) {
 		TORCH_CHECK(w.dim() == 2 && in == w.size(1), "widths differ");
@@ -152,11 +169,15 @@ at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor 
 	TORCH_CHECK(!bias.defined() || bias.numel() == width, "the bias has ", bias.numel(), " numbers");
 	auto shape = x.sizes().vec();
 	shape.back() = width;
-	if (!y.defined())
-		y = at::empty(shape, x.options());
-	const at::Tensor xs = x.dim() == 2 && x.stride(1) == 1 ? x : x.contiguous(); // a reshape is 4 % of a rollout of 8 rows
+	at::Tensor y = at::empty(shape, x.options());
+	at::Tensor xs = x.dim() == 2 && x.stride(1) == 1 ? x : x.contiguous(); // a reshape is 4 % of a rollout of 8 rows
+	const double w_bytes = double(in * width) * (is_bf16(ws[0]) ? 2 : 4);
+	cost(2.0 * double(rows) * double(in * width), 4.0 * double(rows * (in + width)) + w_bytes);
+	if (paired) {
+		xs = xs.to(at::kBFloat16).contiguous().view(at::kFloat);
+		in /= 2;
+	}
 	at::Tensor xt = transposed(kernel, xs, rows, in), bs = bias.defined() ? bias.contiguous() : bias;
-	cost(2.0 * double(rows) * double(in * width), 4.0 * double(rows * in + in * width + rows * width));
 	int64_t grain = std::max<int64_t>(1, 65536 / (PANEL * std::max<int64_t>(1, in * rows)));
 	at::parallel_for(0, units, grain, [&](int64_t from, int64_t to) {
 		int64_t at = 0;
@@ -171,19 +192,6 @@ at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor 
 		}
 	});
 	return y;
-}
-
-at::Tensor turned(const at::Tensor &w)
-{
-	const int64_t n = w.size(0), m = w.size(1);
-	at::Tensor t = at::empty({m, n}, w.options());
-	at::parallel_for(0, (n + 15) / 16, std::max<int64_t>(1, 4096 / std::max<int64_t>(1, m)), [&](int64_t from, int64_t to) {
-		for (int64_t k = 16 * from; k < std::min(16 * to, n); k += 16) // a line of each row of t at a time
-			for (int64_t j = 0; j < m; j += 8)
-				transpose(ptr(w) + k * w.stride(0) + j, w.stride(0), out(t) + j * n + k, n,
-					  std::min<int64_t>(16, n - k), std::min<int64_t>(8, m - j));
-	});
-	return t;
 }
 
 } // namespace nt

@@ -2,41 +2,51 @@
 //	TARGET  the attribute of a function that may use it
 //	LANES   floats in a vector
 //	MOST    vectors of rows in one pass over the weights
+//	DOT     where x and weights are pairs of bf16 numbers: the instruction that adds the products of pairs
 // xt holds the rows of x in groups of up to MOST * LANES, each as [in][rows rounded up to LANES].
 
 using Vector = float __attribute__((vector_size(LANES * sizeof(float))));
 
-TARGET INLINE Vector all_lanes(float f) { return f - Vector{}; } // less zero is no operation; plus zero would be one
+#ifdef DOT
+using Lanes = int32_t __attribute__((vector_size(LANES * sizeof(float))));
 
-// m numbers of OUT rows of weights in fp32: where they lie, or, of bf16, in `room`.
+TARGET INLINE Lanes all_lanes(Pair p) { return p - Lanes{}; }
+TARGET INLINE Vector add_products(Vector sum, Vector x, Lanes w) { return reinterpret_cast<Vector>(DOT(sum, x, w)); }
+#endif
+
+TARGET INLINE Vector all_lanes(float f) { return f - Vector{}; } // less zero is no operation; plus zero would be one
+TARGET INLINE Vector add_products(Vector sum, Vector x, Vector w) { return sum + x * w; }
+
+// m numbers (or pairs) of OUT rows of weights: where they lie, or, of bf16 alone, as fp32 in `room`.
 template <int OUT, class W>
-TARGET INLINE const float *widened(const W *RESTRICT w, int64_t m, int64_t in, float (&room)[OUT][16])
+TARGET INLINE auto widened(const W *RESTRICT w, int64_t m, int64_t in, float (&room)[OUT][16])
 {
-	if constexpr (std::is_same_v<W, float>)
+	if constexpr (!std::is_same_v<W, Bf16>)
 		return w;
-	else
+	else {
 		for (int o = 0; o < OUT; o++)
 			for (int64_t j = 0; j < m; j++)
 				room[o][j] = std::bit_cast<float>(uint32_t(w[o * in + j]) << 16);
-	asm("" : "+m"(room)); // read each number from memory: taking them out of vectors again is slower
-	return room[0];
+		asm("" : "+m"(room)); // read each number from memory: taking them out of vectors again is slower
+		return &room[0][0];
+	}
 }
 
 // One k of a tile. The shorter side of it is held in registers, so that 16 of them hold everything.
-template <int VECS, int OUT>
-TARGET INLINE void step(Vector (&sum)[OUT][VECS], const Vector *x, const float *RESTRICT w, int64_t in)
+template <int VECS, int OUT, class W>
+TARGET INLINE void step(Vector (&sum)[OUT][VECS], const Vector *x, const W *RESTRICT w, int64_t in)
 {
 	if constexpr (VECS > OUT) {
-		Vector b[OUT];
+		decltype(all_lanes(*w)) b[OUT];
 		for (int o = 0; o < OUT; o++)
 			b[o] = all_lanes(w[o * in]);
 		for (int v = 0; v < VECS; v++)
 			for (int o = 0; o < OUT; o++)
-				sum[o][v] += x[v] * b[o];
+				sum[o][v] = add_products(sum[o][v], x[v], b[o]);
 	} else {
 		for (int o = 0; o < OUT; o++)
 			for (int v = 0; v < VECS; v++)
-				sum[o][v] += x[v] * all_lanes(w[o * in]);
+				sum[o][v] = add_products(sum[o][v], x[v], all_lanes(w[o * in]));
 	}
 }
 
@@ -49,7 +59,7 @@ TARGET INLINE void tile(const float *xt, const W *RESTRICT w, const float *bias,
 	const Vector *x = reinterpret_cast<const Vector *>(xt);
 	Vector *total = reinterpret_cast<Vector *>(acc);
 	const W *next = w + OUT * in;
-	const int64_t stride = std::is_same_v<W, float> ? in : 16;
+	const int64_t stride = std::is_same_v<W, Bf16> ? 16 : in;
 	alignas(64) float room[OUT][16];
 	for (int o = 0; o < OUT; o++)
 		for (int v = 0; v < VECS; v++)
@@ -60,7 +70,7 @@ TARGET INLINE void tile(const float *xt, const W *RESTRICT w, const float *bias,
 		for (; k + 16 <= end; k += 16) {
 			for (int o = 0; o < OUT; o++)
 				__builtin_prefetch(next + o * in + k);
-			const float *line = widened(w + k, 16, in, room);
+			const auto *line = widened(w + k, 16, in, room);
 #pragma GCC unroll 16
 			for (int j = 0; j < 16; j++)
 				step<VECS, OUT>(sum, x + (k + j) * VECS, line + j, stride);
@@ -83,12 +93,12 @@ TARGET __attribute__((noinline)) void panel(const float *xt, const W *w, const f
 		tile<VECS, 1>(xt, w + o * in, bias ? bias + o : nullptr, in, acc + o * VECS * LANES);
 }
 
-// Outputs from..to of the rows from `row` up to `rows`.
-template <class W> TARGET INLINE void of_rows(const Product &p, int64_t row, int64_t rows, int64_t from, int64_t to, float *acc)
+template <class W> TARGET void outputs(const Product &p, int64_t from, int64_t to)
 {
+	alignas(64) float acc[PANEL * MOST * LANES];
 	for (int64_t o = from; o < to; o += PANEL)
-		for (int64_t r = row; r < rows; r += MOST * LANES) {
-			int64_t n = std::min<int64_t>(PANEL, to - o), m = std::min<int64_t>(MOST * LANES, rows - r);
+		for (int64_t r = 0; r < p.rows; r += MOST * LANES) {
+			int64_t n = std::min<int64_t>(PANEL, to - o), m = std::min<int64_t>(MOST * LANES, p.rows - r);
 			int64_t vecs = (m + LANES - 1) / LANES;
 			const float *x = p.xt + r * p.in, *b = p.bias ? p.bias + o : nullptr;
 			const W *w = static_cast<const W *>(p.w) + o * p.in;
@@ -106,17 +116,13 @@ template <class W> TARGET INLINE void of_rows(const Product &p, int64_t row, int
 		}
 }
 
-// As many rows at once as stay in a cache while the weights pass by.
-template <class W> TARGET void outputs(const Product &p, int64_t from, int64_t to)
-{
-	alignas(64) float acc[PANEL * MOST * LANES];
-	const int64_t group = MOST * LANES, block = group * std::max<int64_t>(2, NEAR / std::max<int64_t>(1, p.in * group));
-	for (int64_t row = 0; row < p.rows; row += block)
-		of_rows<W>(p, row, std::min(row + block, p.rows), from, to, acc);
-}
-
+#ifdef DOT
+static const Kernel kernel = {LANES, MOST * LANES, nullptr, outputs<Pair>};
+#else
 static const Kernel kernel = {LANES, MOST * LANES, outputs<float>, outputs<Bf16>};
+#endif
 
 #undef TARGET
 #undef LANES
 #undef MOST
+#undef DOT

@@ -167,7 +167,8 @@ static void test_stored_otherwise(void **state)
 		assert_ok(nla_lm_load(&t->target.lm, TINY "/model", NULL, NT_CPU, bf16 ? NT_BF16 : NT_F32,
 				      bf16 ? NLA_LM_AUTO : NLA_LM_MAP, &err));
 		struct nla_decoded out = run(t, &j);
-		within(bf16 ? "weights in bf16" : "weights mapped", gap(t, &t->policy, &out, t->prompt_of, 1), 1e-4);
+		within(bf16 ? "weights in bf16" : "weights mapped", gap(t, &t->policy, &out, t->prompt_of, 1),
+		       bf16 && nt_bf16_products() ? 0.06 : 1e-4); /* a sum in another order may round another way next */
 		if (!bf16)
 			assert_memory_equal(out.ids, copied.ids, (size_t)(out.n * out.width) * sizeof(*out.ids));
 		nla_decoded_release(&out);
