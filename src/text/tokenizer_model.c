@@ -195,7 +195,7 @@ static enum nla_status check_token(const struct nla_tokenizer *tok, const struct
 	return NLA_OK;
 }
 
-/* Under each key a token, by its text or as an object with its flags, or a list of such. */
+/* Under each key a token, by its text or as an object, or a list of such. transformers takes no flags from here. */
 static enum nla_status check_specials(const struct nla_tokenizer *tok, const struct nla_place *p, struct nla_err *err)
 {
 	static const char *const keys[] = { "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token",
@@ -205,7 +205,7 @@ static enum nla_status check_specials(const struct nla_tokenizer *tok, const str
 		bool list = cJSON_IsArray(value) || (cJSON_IsObject(value) && !content);
 		for (const cJSON *item = list ? value->child : value; item; item = list ? item->next : NULL) {
 			const char *text = cJSON_GetStringValue(cJSON_IsObject(item) ? nla_json_at(item, "content") : item);
-			if (!(text && !*text) && check_token(tok, p, keys[i], text, item, NAN, err))
+			if (!(text && !*text) && check_token(tok, p, keys[i], text, NULL, NAN, err))
 				return err->status;
 		}
 	}

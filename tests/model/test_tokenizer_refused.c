@@ -150,6 +150,7 @@ static void test_beside_refused(void **state)
 	static const char *const good[] = {
 		"", "\"bos_token\":null,\"eos_token\":\"<|im_end|>\",\"add_prefix_space\":false,\"split_special_tokens\":false",
 		"\"additional_special_tokens\":[\"<|im_end|>\",{" IM_END "}],\"unk_token\":\"<|endoftext|>\"",
+		"\"bos_token\":{\"__type\":\"AddedToken\",\"content\":\"<|im_end|>\",\"normalized\":true,\"lstrip\":true}",
 		"\"added_tokens_decoder\":{\"599\":{" IM_END "}}",
 		"\"tokenizer_class\":\"Qwen2Tokenizer\",\"added_tokens_decoder\":{" OTHERS "\"599\":{" IM_END "}}",
 	};
