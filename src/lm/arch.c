@@ -19,6 +19,7 @@ static const struct family {
 	double rope_theta;    /* likewise; 0: 10000 */
 	int64_t pattern;      /* of blocks without a window, where config.json has none; 0: no block has one */
 	const char *outside;  /* model_type of folders that hold it as their text_config */
+	const char *alone;    /* its class in transformers, which those do not name */
 } families[] = {
 	{ .name = "qwen3", .with = "qk_norm", .defaults = "{\"head_dim\": 128}" },
 	{ .name = "qwen2", .with = "qkv_bias" },
@@ -28,7 +29,7 @@ static const struct family {
 	  .defaults = "{\"vocab_size\": 262208, \"hidden_size\": 2304, \"intermediate_size\": 9216, \"num_hidden_layers\": 26, "
 		      "\"num_attention_heads\": 8, \"num_key_value_heads\": 4, \"head_dim\": 256, \"sliding_window\": 4096, "
 		      "\"max_position_embeddings\": 131072, \"tie_word_embeddings\": true, \"query_pre_attn_scalar\": 256}",
-	  .rope_theta = 1e6, .pattern = 6, .outside = "gemma3" },
+	  .rope_theta = 1e6, .pattern = 6, .outside = "gemma3", .alone = "Gemma3ForCausalLM" },
 };
 
 bool nla_arch_has(const struct nla_arch *arch, const char *what) { return arch->with && strstr(arch->with, what); }
@@ -166,6 +167,7 @@ static enum nla_status read_family(struct nla_arch *a, cJSON **json, const char 
 	NLA_AUTO(nla_str_release) struct nla_str names = NLA_STR_INIT;
 	cJSON *text = cJSON_GetObjectItemCaseSensitive(*json, "text_config");
 	const char *type, *inner = cJSON_GetStringValue(nla_json_at(text, "model_type"));
+	bool known = false; /* the language model inside */
 	*family = NULL;
 	if (nla_json_need_str(*json, path, "model_type", &type, err))
 		return err->status;
@@ -173,18 +175,21 @@ static enum nla_status read_family(struct nla_arch *a, cJSON **json, const char 
 		const struct family *f = &families[i];
 		const bool outside = f->outside && text && !strcmp(f->outside, type) && inner && !strcmp(f->name, inner);
 		nla_str_addf(&names, "%s%s", i ? ", " : "", f->name);
+		known = known || (inner && !strcmp(f->name, inner));
 		if (outside || !strcmp(f->name, type))
 			*family = f;
 	}
 	if (*family)
 		*a = (struct nla_arch){ .family = (*family)->name, .with = (*family)->with,
-					.inside = strcmp((*family)->name, type), .pattern = NLA_MAX((*family)->pattern, 1),
+					.inside = strcmp((*family)->name, type) ? (*family)->alone : NULL,
+					.pattern = NLA_MAX((*family)->pattern, 1),
 					.rope_theta = (*family)->rope_theta > 0 ? (*family)->rope_theta : 10000 };
-	else if (text)
+	else if (known)
 		nla_fail(err, "cannot load '%s': model_type '%s' is of several modalities: save its language model alone "
 			 "('text_config') and give that folder", path, type);
 	else
-		nla_fail(err, "cannot load '%s': model_type '%s' is not supported (supported: %s)", path, type, names.buf);
+		nla_fail(err, "cannot load '%s': model_type '%s' is not supported (supported: %s)", path, inner ? inner : type,
+			 names.buf);
 	if (!err->status && a->inside && !nla_fields_check(fields, NLA_LEN(fields), *json, path, false, err))
 		*json = text;
 	return err->status;

@@ -16,7 +16,7 @@ struct nla_arch {
 	bool tied;
 	bool cut, bare;   /* a reconstructor's first blocks; no final norm */
 	const char *with; /* what it has more than Llama; NULL: nothing */
-	bool inside;      /* the folder has other modalities too; this is its text_config */
+	const char *inside; /* the folder has other modalities too; this is its text_config, alone of this class; or NULL */
 	double query_scalar;    /* scores are q k / sqrt(query_scalar) */
 	/* Blocks see the last `window` tokens and turn by rope_local, but for each `pattern`-th; pattern 1: none does. */
 	int64_t window, pattern;

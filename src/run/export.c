@@ -181,6 +181,7 @@ static enum nla_status write_config(const struct export *x, const char *out, str
 	if (text) { /* what is written is a model alone */
 		cJSON_Delete(json);
 		json = text;
+		replace(json, "architectures", cJSON_CreateStringArray(&x->lm.arch.inside, 1));
 	}
 	cJSON *types = cJSON_GetObjectItemCaseSensitive(json, "layer_types");
 	replace(json, cJSON_HasObjectItem(json, "dtype") ? "dtype" : "torch_dtype",

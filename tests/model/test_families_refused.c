@@ -13,7 +13,7 @@ static void test_refused(void **state)
 {
 	refused("llama2", "\"llama\"", "\"gemma2\"", "model_type 'gemma2' is not supported (supported: qwen3, qwen2, llama, gemma3_text)");
 	refused("llama2", "\"llama\"", "\"gemma3\"", "model_type 'gemma3' is not supported");
-	refused("gemma3mm", "\"gemma3_text\"", "\"gemma4_text\"", "model_type 'gemma3' is of several modalities");
+	refused("gemma3mm", "\"gemma3_text\"", "\"gemma4_text\"", "model_type 'gemma4_text' is not supported (supported: qwen3,");
 	refused("gemma3mm", "\"gemma3\"", "\"gemma4\"", "model_type 'gemma4' is of several modalities");
 	refused("gemma3mm", "\"tie_word_embeddings\": true,\n \"transformers", "\"tie_word_embeddings\": false,\n \"transformers",
 		"'tie_word_embeddings' is false, in 'text_config' true");
@@ -49,7 +49,7 @@ static void test_refused(void **state)
 		"'rope_theta' says rope_theta 100000, 'rope_parameters' 5000");
 	refused("smollm2", "\"rope_scaling\": null", "\"rope_parameters\": {\"partial_rotary_factor\": 0.5}",
 		"'partial_rotary_factor' is 0.5, only 1 is supported");
-	refused("llama2", "\"llama\"", "\"qwen3_vl\", \"text_config\": {}", "is of several modalities");
+	refused("llama2", "\"llama\"", "\"qwen3_vl\", \"text_config\": {}", "model_type 'qwen3_vl' is not supported");
 	refused("llama2", "\"max_position_embeddings\": 256", "\"max_position_embeddings\": -1", "max_position_embeddings");
 	refused("llama3", "\"factor\": 4.0,", "\"factor\": 4.0, \"attention_factor\": 2,", "rope_scaling': field 'attention_factor' is not known");
 	refused("qwen2", "\"use_sliding_window\": false", "\"use_sliding_window\": true", "'use_sliding_window' is true");
