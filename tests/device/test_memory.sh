@@ -37,6 +37,27 @@ ok "$@" --out "$work/all"
 halved 'rows decoded at once, from 48 to 24' "$@"
 same "$work/all/rows.jsonl.gz" "$work/out/rows.jsonl.gz"
 
+# An AR whose prompt is long takes more than the AV: in the score, and in its own update.
+cp -R "$tiny/ar" "$work/ar"
+python3 - "$work/ar/nla_meta.yaml" <<'END'
+import sys
+text = open(sys.argv[1]).read()
+open(sys.argv[1], "w").write(text.replace("    Vector:'", "    " + "the cold river sings and " * 40 + "\n\n    Vector:'"))
+END
+set -- nla-train --model "$tiny/model" --av "$work/av" --ar "$work/ar" --data "$work/train" --prompts 8 --group 4 --max-new-tokens 12 --steps 1 \
+	--update.kl 0 --log.probe 0 --lora.rank 2
+ok "$@" --update.micro_batch 2 --update.recompute true --out "$work/scored"
+halved 'score, tokens at once, from [0-9]* to [0-9]*' "$@" --update.micro_batch 2 --update.recompute true
+python3 - "$work/scored/metrics.jsonl" "$work/out/metrics.jsonl" <<'END'
+import json, sys
+a, b = (json.loads(open(path).readline()) for path in sys.argv[1:])
+assert all(abs(a[key] - b[key]) < 1e-5 for key in ("fve", "mse", "cosine", "reward_mean", "grad_norm")), (a, b)
+END
+set -- "$@" --prompts 4 --update.recompute false --ar_update.enabled true
+ok "$@" --update.micro_batch 8 --out "$work/half"
+halved 'update, rows a backward pass, from 1[56] to 8' "$@" --update.micro_batch 16
+same "$work/half/checkpoints/latest/ar/adapter_model.safetensors" "$work/out/checkpoints/latest/ar/adapter_model.safetensors"
+
 # At each of three evaluations, of which the first is given half.
 set -- nla-train --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/train" --prompts 2 --group 2 --max-new-tokens 40 --steps 2 \
 	--update.kl 0 --log.probe 0 --eval.data "$work/held" --eval.every 1 --eval.batch 24
