@@ -30,8 +30,8 @@ enum nla_status nla_target_describe(struct nla_target *t, const char *folder, co
 	chat_like(&use, folder, &av);
 	if (nla_need_dir(folder, err))
 		nla_err_context(err, "cannot load model '%s'", folder);
-	else if (!nla_tokenizer_load(&t->tok, folder, err) && !nla_chat_load(&t->chat, folder, t->tok, &use, err))
-		nla_lm_describe(&t->lm, folder, NULL, err);
+	else if (!nla_lm_describe(&t->lm, folder, NULL, err) && !nla_tokenizer_load(&t->tok, folder, err))
+		nla_chat_load(&t->chat, folder, t->tok, &use, err);
 	if (err->status)
 		nla_target_close(t);
 	return nla_folder_lead(err, folder, "config.json", "model");

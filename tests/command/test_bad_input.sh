@@ -84,6 +84,8 @@ field() { # KEY JSON PATTERN: a field of config.json that would change the mathe
 }
 field hidden_act '"gelu"' "'hidden_act' is 'gelu'"
 field model_type '"gemma3"' "model_type 'gemma3' is not supported"
+tool set m/tokenizer_config.json chat_template '"a template that nobody knows"' # nothing else is to be said of such a folder
+bad_train 1 "m/config.json': model_type 'gemma3' is not supported" --model m
 field use_sliding_window true "use_sliding_window"
 field attention_bias true "attention_bias"
 field num_attention_heads 5 "5 heads"
