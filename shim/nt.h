@@ -13,9 +13,9 @@
  * any scope the caller owns a new handle. Handles are references: nt_narrow, nt_reshape and nt_share see the same memory.
  * Gradients are recorded only between nt_grad_push(true) and nt_grad_pop. Nothing here is shared between threads.
  *
- * On the CPU weights [O,I] may be stored in bf16: with an fp32 x, and sums in fp32 (nt_linear, nt_project, nt_logits,
+ * On the CPU weights [O,I] may be stored in bf16: they multiply an fp32 x, with sums in fp32 (nt_linear, nt_project, nt_logits,
  * nt_token_logprob), and nt_embedding gives fp32. Where nt_bf16_products, x (and so a gradient of y) is rounded to bf16 for
- * the product, unless it has an odd number of terms.
+ * the product, unless it has an odd number of terms, or after nt_plain(true).
  *
  * Fast versions stand behind one semantic call (nt_rms_norm, nt_qk_rope, nt_swiglu, nt_geglu, nt_attention, nt_token_logprob,
  * nt_sample; in decoding nt_linear and nt_project too): for fp32 on the CPU, and on a GPU (kernels.cu, decode.cu). Each has a

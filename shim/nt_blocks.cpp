@@ -1,6 +1,6 @@
-// Products of many rows with frozen weights on the CPU, by libtorch's small product (brgemm: oneDNN's) of blocks that stay in
-// a cache: in fp32 on AMD's processors, for which MKL has no AVX-512 and reaches half of what they can; of weights in bf16
-// where the processor multiplies in bf16, x rounded to it and sums in fp32.
+// Products of many rows on the CPU, by libtorch's small product (brgemm: oneDNN's) of blocks that stay in a cache: in fp32 on
+// AMD's processors, for which MKL has no AVX-512 and reaches half of what they can; of weights in bf16 where the processor
+// multiplies in bf16, x rounded to it and sums in fp32.
 #include "shim/nt_internal.h"
 
 #include <ATen/Parallel.h>
@@ -67,9 +67,11 @@ const BFloat16 *laid_out(const BFloat16 *w, int64_t stride, bool back, int64_t n
 	return room;
 }
 
-// WIDE outputs from o on, of TALL rows from `first` on.
+// WIDE outputs from o on, of TALL rows from `first` on. rest: the last rows of x, which are no LOW, and zeros to a multiple of
+// 16: oneDNN makes a program for each number of rows.
 template <class T>
-void block(const at::Tensor &x, const at::Tensor &w, bool back, const at::Tensor &y, int64_t o, int64_t first)
+void block(const at::Tensor &x, const at::Tensor &rest, const at::Tensor &w, bool back, const at::Tensor &y, int64_t o,
+	   int64_t first)
 {
 	const int64_t in = x.size(1), n = std::min(WIDE, y.size(1) - o), end = std::min(first + TALL, y.size(0));
 	alignas(64) float sum[LOW * WIDE];
@@ -79,8 +81,10 @@ void block(const at::Tensor &x, const at::Tensor &w, bool back, const at::Tensor
 		const T *from = w.const_data_ptr<T>() + (back ? k * w.stride(0) + o : o * w.stride(0) + k);
 		const T *b = laid_out(from, w.stride(0), back, n, m, room, &apart);
 		for (int64_t r = first; r < end; r += LOW) {
-			const T *a = x.const_data_ptr<T>() + r * in + k;
-			at::native::cpublas::brgemm(std::min(LOW, x.size(0) - r), n, m, in, apart, n, false, a, b, sum,
+			const bool last = r + LOW > end;
+			const at::Tensor &a = last ? rest : x;
+			const T *rows = a.const_data_ptr<T>() + (last ? 0 : r * a.stride(0)) + k;
+			at::native::cpublas::brgemm(last ? rest.size(0) : LOW, n, m, a.stride(0), apart, n, false, rows, b, sum,
 						    std::is_same_v<T, BFloat16>);
 			for (int64_t i = 0; i < std::min(LOW, end - r); i++) {
 				float *to = nt::out(y) + (r + i) * y.stride(0) + o;
@@ -105,18 +109,23 @@ bool blocks_are_faster(const at::Tensor &x, const at::Tensor &w, bool back)
 
 at::Tensor times_blocks(const at::Tensor &x, const at::Tensor &w, bool back, at::Tensor y)
 {
-	const int64_t rows = x.size(0), in = x.size(1), width = w.size(back), down = (rows + TALL - 1) / TALL;
-	at::Tensor xs = at::empty({(rows + 15) / 16 * 16, in}, w.options()); // oneDNN makes a program for each number of rows
-	xs.narrow(0, 0, rows).copy_(x);
-	xs.narrow(0, rows, xs.size(0) - rows).zero_();
+	TORCH_CHECK(x.dim() == 2 && w.dim() == 2 && x.size(1) == w.size(!back), "widths differ");
+	const int64_t rows = x.size(0), in = x.size(1), width = w.size(back);
+	const int64_t down = (rows + TALL - 1) / TALL, over = rows % LOW;
+	const bool lies = x.stride(1) == 1 && x.stride(0) >= in;
+	const at::Tensor xs = lies ? x.to(w.scalar_type()) : x.to(w.scalar_type()).contiguous();
+	at::Tensor rest = at::zeros({(over + 15) / 16 * 16, in}, w.options());
+	rest.narrow(0, 0, over).copy_(xs.narrow(0, rows - over, over));
 	const at::Tensor ws = w.stride(1) == 1 && w.stride(0) % 2 == 0 ? w : w.contiguous(); // pairs lie in a row alike
 	if (!y.defined())
 		y = at::empty({rows, width}, x.options());
+	if (!in)
+		return y.zero_();
 	cost(2.0 * double(rows) * double(in * width), 4.0 * double(rows * (in + width)) + double(ws.nbytes()));
 	at::parallel_for(0, (width + WIDE - 1) / WIDE * down, 1, [&](int64_t from, int64_t to) {
 		auto one = ws.scalar_type() == at::kFloat ? block<float> : block<BFloat16>;
 		for (int64_t i = from; i < to; i++)
-			one(xs, ws, back, y, i / down * WIDE, i % down * TALL);
+			one(xs, rest, ws, back, y, i / down * WIDE, i % down * TALL);
 		at::native::cpublas::brgemm_release();
 	});
 	return y;

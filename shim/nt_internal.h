@@ -95,8 +95,8 @@ inline at::Tensor sum_rows(const at::Tensor &x, const at::Tensor &index, int64_t
 	return sum.index_add_(0, index, x.to(at::kFloat)).to(x.scalar_type());
 }
 
-// x W^T, or with `back` x W: x [n,..], W [O,I] maybe stored in another type, computed in that of x, into y where it is given.
-// No gradient.
+// x W^T, or with `back` x W: x [n,..], W [O,I] maybe stored in another type, computed in that of x unless nt_bf16_products,
+// into y where it is given. No gradient.
 at::Tensor times(const at::Tensor &x, const at::Tensor &w, bool back, at::Tensor y = {});
 
 // x W^T + bias (undefined: none) of all ws side by side (nt_rows.cpp): fast() tensors, W or bf16; no gradient.

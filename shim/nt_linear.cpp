@@ -30,7 +30,7 @@ static bool by_blocks(const at::Tensor &x, const at::Tensor &w, bool back)
 
 at::Tensor nt::times(const at::Tensor &x, const at::Tensor &w, bool back, at::Tensor y)
 {
-	if (!c10::GradMode::is_enabled() && by_blocks(x, w, back))
+	if (by_blocks(x, w, back))
 		return nt::times_blocks(x, w, back, y);
 	if (!y.defined())
 		y = at::empty({x.size(0), w.size(back)}, x.options());

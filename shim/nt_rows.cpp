@@ -1,6 +1,6 @@
 // x W^T for few rows on the CPU, as decoding has it, of weights in fp32 or bf16: they stream by once as they lie, rows are the
-// lanes of a vector. Sums are in fp32; so are the factors, or where the processor multiplies pairs of bf16 numbers, those of
-// weights in bf16 are bf16. A general product copies all weights into an order of its own first, which for 8 rows takes longer
+// lanes of a vector. All is in fp32; but where the processor multiplies pairs of bf16 numbers, x is rounded to bf16 for
+// weights in bf16, with sums in fp32. A general product copies all weights into an order of its own first, which for 8 rows takes longer
 // than the product.
 // A row's result is the same to the bit whatever rows stand beside it and however many threads there are. Compiled without
 // relaxed floating point: the order of the sums is the point.
@@ -19,7 +19,8 @@
 
 void nt::cpu::transpose(const float *from, int64_t from_stride, float *to, int64_t to_stride, int64_t n, int64_t m)
 {
-	using Four = float __attribute__((vector_size(16), aligned(4), may_alias));
+	using Four = float __attribute__((vector_size(16), aligned(2), may_alias)); // pairs of bf16 are moved too
+	using One = float __attribute__((aligned(2), may_alias));
 	int64_t i = 0;
 	for (; i + 4 <= n; i += 4) {
 		int64_t j = 0;
@@ -38,11 +39,11 @@ void nt::cpu::transpose(const float *from, int64_t from_stride, float *to, int64
 		}
 		for (; j < m; j++)
 			for (int64_t k = i; k < i + 4; k++)
-				to[j * to_stride + k] = from[k * from_stride + j];
+				static_cast<One *>(to)[j * to_stride + k] = static_cast<const One *>(from)[k * from_stride + j];
 	}
 	for (; i < n; i++)
 		for (int64_t j = 0; j < m; j++)
-			to[j * to_stride + i] = from[i * from_stride + j];
+			static_cast<One *>(to)[j * to_stride + i] = static_cast<const One *>(from)[i * from_stride + j];
 }
 
 namespace
@@ -54,7 +55,9 @@ constexpr int64_t PANEL = 48;    // outputs: a multiple of every tile's
 constexpr int64_t STRETCH = 192; // terms (or pairs) summed apart: sums of sums round less
 
 using Bf16 = uint16_t; // as it is stored: the upper half of an fp32
-using Pair = int32_t __attribute__((aligned(2), may_alias)); // of such, side by side
+struct __attribute__((packed, aligned(2), may_alias)) Pair { // of such, side by side
+	int32_t both;
+};
 
 struct Product { // x W^T + bias -> y [rows][out], whose rows are `width` apart; xt: x as transposed() returns it
 	const float *xt;
@@ -174,7 +177,7 @@ at::Tensor linear_rows(const at::Tensor &x, at::TensorList ws, const at::Tensor 
 	const double w_bytes = double(in * width) * (is_bf16(ws[0]) ? 2 : 4);
 	cost(2.0 * double(rows) * double(in * width), 4.0 * double(rows * (in + width)) + w_bytes);
 	if (paired) {
-		xs = xs.to(at::kBFloat16).contiguous().view(at::kFloat);
+		xs = xs.to(at::kBFloat16, false, false, at::MemoryFormat::Contiguous).view(at::kFloat);
 		in /= 2;
 	}
 	at::Tensor xt = transposed(kernel, xs, rows, in), bs = bias.defined() ? bias.contiguous() : bias;

@@ -10,7 +10,7 @@ using Vector = float __attribute__((vector_size(LANES * sizeof(float))));
 #ifdef DOT
 using Lanes = int32_t __attribute__((vector_size(LANES * sizeof(float))));
 
-TARGET INLINE Lanes all_lanes(Pair p) { return p - Lanes{}; }
+TARGET INLINE Lanes all_lanes(Pair p) { return p.both - Lanes{}; }
 TARGET INLINE Vector add_products(Vector sum, Vector x, Lanes w) { return reinterpret_cast<Vector>(DOT(sum, x, w)); }
 #endif
 
@@ -103,7 +103,7 @@ template <class W> TARGET void outputs(const Product &p, int64_t from, int64_t t
 			const float *x = p.xt + r * p.in, *b = p.bias ? p.bias + o : nullptr;
 			const W *w = static_cast<const W *>(p.w) + o * p.in;
 			if (vecs == 1)
-				panel<1, LANES == 16 ? 16 : 8>(x, w, b, p.in, n, acc);
+				panel<1, 8>(x, w, b, p.in, n, acc);
 			else if (vecs == 2)
 				panel<2, MOST == 2 ? 8 : 6>(x, w, b, p.in, n, acc);
 			else if (vecs == 3)

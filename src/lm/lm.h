@@ -47,7 +47,7 @@ struct nla_lm {
 	const struct nla_lm *of; /* a fork's: whose file its weights are from */
 };
 
-/* Of activations, of the key/value cache, of norms and biases: the CPU computes in fp32 whatever its matrices are stored in. */
+/* Of activations, of the key/value cache, of norms and biases: fp32 on the CPU, whatever its matrices are stored in. */
 static inline nt_dtype nla_compute_dtype(const struct nla_lm *lm) { return lm->device == NT_CPU ? NT_F32 : lm->dtype; }
 
 /* From a folder in Hugging Face's layout. Missing tensors and wrong shapes are errors that name the tensor; extra ones too,

@@ -246,7 +246,7 @@ static void test_stored_rows(void **state)
 	nt_set_threads(threads);
 	nt_tensor *w = stored(11, 50, &wide);
 	for (int64_t n = 21; n < 23; n++) {
-		nt_tensor *x = gauss(1, DIMS(6, n));
+		nt_tensor *x = nt_narrow(gauss(1, DIMS(n - 20, 45)), 1, 3, n); /* of one row and of two */
 		assert_stored(few(x, nt_narrow(w, 1, 1, n), NULL), x, nt_clone(nt_narrow(wide, 1, 1, n)), NULL);
 	}
 	assert_same(nt_logits(gauss(1, DIMS(0, 50)), w), gauss(1, DIMS(0, 11)));
@@ -283,17 +283,18 @@ static nt_tensor *transpose(const nt_tensor *w)
 static void test_blocks(void **state)
 {
 	static const int64_t shape[][3] = { { 5, 67, 131 }, { 1, 16, 64 }, { 33, 49, 70 }, { 70, 600, 1024 }, { 3, 2500, 70 },
-					    { 1100, 66, 520 } }; /* rows, out, in */
+					    { 1100, 66, 520 }, { 5, 65, 130 }, { 66, 64, 2 } }; /* rows, out, in */
 	for (size_t i = 0; i < NLA_LEN(shape) * 2; i++) {
 		int64_t n = shape[i / 2][0], out = shape[i / 2][1], in = shape[i / 2][2];
 		nt_scope_push();
-		nt_tensor *wide, *w = nt_narrow(stored(out, in + 3, &wide), 1, 2, in), *x = gauss(1, DIMS(n, in));
+		nt_tensor *wide, *w = nt_narrow(stored(out, in + 3, &wide), 1, 1 + in % 2, in), *x = gauss(1, DIMS(n, in));
 		nt_tensor *g = nt_narrow(gauss(1, DIMS(n, out + 5)), 1, 1, out);
-		wide = nt_narrow(wide, 1, 2, in);
+		wide = nt_narrow(wide, 1, 1 + in % 2, in);
 		nt_tensor *xs = i % 2 ? seen(x) : x, *gs = nt_clone(i % 2 ? seen(g) : g), *ws = i % 2 ? w : wide;
 		nt_tensor *library = slope(x, wide, gs, 0);
 		nt_blocks(true);
 		nt_tensor *d = slope(x, ws, g, 0), *y = nt_linear(x, ws, NULL);
+		assert_error(nt_linear(gauss(1, DIMS(n, in + 2)), wide, NULL), "widths differ"); /* the blocks' own words: they ran */
 		nt_blocks(false);
 		assert_true(error(d, gs, transpose(wide), NULL) < 1e-6 && difference(d, library) < 1e-5);
 		assert_true(error(y, xs, nt_clone(wide), NULL) < 1e-6);
