@@ -66,12 +66,12 @@ static const struct nla_field fields[] = {
 	{ "partial_rotary_factor", NLA_ONLY, .want = "1" },
 	{ "is_llama_config", NLA_ONLY, .want = "true" },
 	{ "pruned_heads", NLA_ONLY, .want = "{}" },
-	{ "quantization_config|compression_config", NLA_ONLY, .want = "{}",
+	{ "quantization|quantization_config|compression_config", NLA_ONLY, .want = "{}",
 	  .why = "the weights are quantised; save the model in bf16, or take the checkpoint that it was made from" },
 
 	{ .key = "architectures|attention_dropout|auto_map|bad_words_ids|begin_suppress_tokens|boi_token_index|bos_token_id|"
 	  "cache_implementation|chunk_size_feed_forward|cross_attention_hidden_size|decoder_start_token_id|"
-	  "diversity_penalty|do_sample|"
+	  "diversity_penalty|do_sample|dual_chunk_attention_config|"
 	  "dtype|early_stopping|encoder_no_repeat_ngram_size|eoi_token_index|eos_token_id|exponential_decay_length_penalty|"
 	  "finetuning_task|forced_bos_token_id|forced_eos_token_id|gradient_checkpointing|id2label|image_token_index|"
 	  "is_decoder|label2id|length_penalty|max_length|max_window_layers|min_length|mm_tokens_per_image|"
@@ -98,8 +98,7 @@ static enum nla_status read_rope_object(struct nla_arch *a, const cJSON *rope, c
 {
 	const char *type, *older;
 	if (nla_json_str(rope, path, "type", "default", &older, err) ||
-	    nla_json_str(rope, path, "rope_type", older, &type, err) ||
-	    nla_fields_check(rope_fields, NLA_LEN(rope_fields), rope, path, false, err))
+	    nla_json_str(rope, path, "rope_type", older, &type, err))
 		return err->status;
 	if (nla_json_at(rope, "type") && strcmp(type, older))
 		return nla_fail(err, "cannot load '%s': 'rope_type' is '%s', 'type' is '%s'", path, type, older);
@@ -108,7 +107,8 @@ static enum nla_status read_rope_object(struct nla_arch *a, const cJSON *rope, c
 		return nla_fail(err, "cannot load '%s': 'rope_type' is '%s', only 'default', 'linear' and 'llama3' are "
 				"supported", path, type);
 	a->rope_llama3 = kind == 2;
-	if (nla_fields_read(rope_fields, (size_t[]){ 3, 4, NLA_LEN(rope_fields) }[kind], rope, path, a, err))
+	if (nla_fields_check(rope_fields, NLA_LEN(rope_fields), rope, path, false, err) ||
+	    nla_fields_read(rope_fields, (size_t[]){ 3, 4, NLA_LEN(rope_fields) }[kind], rope, path, a, err))
 		return err->status;
 	return a->rope_llama3 && a->rope_high <= a->rope_low ?
 		       nla_fail(err, "cannot load '%s': 'high_freq_factor' is not above 'low_freq_factor'", path) : NLA_OK;

@@ -206,10 +206,11 @@ static enum nla_status choose_format(struct nla_chat *chat, const struct templat
 			chat->format = (enum nla_chat_format)f;
 	if (chat->format == NLA_CHAT_AUTO)
 		return nla_fail(
-			err, "cannot tell the chat format of '%s': %s; run scripts/chat-format.py, or set 'chat.format'",
-			t->path ? t->path : folder,
-			t->path ? "its template is not a known one, and does not have the turn markers of exactly one format"
-				: "it has no chat template, and its tokenizer not ChatML's, Llama 3's or Gemma's tokens");
+			err, "cannot tell the chat format of '%s': %s, or set 'chat.format'", t->path ? t->path : folder,
+			t->path ? "its template is not a known one, and does not have the turn markers of exactly one format; "
+				  "run scripts/chat-format.py"
+				: "it has no chat template, and its tokenizer not ChatML's, Llama 3's or Gemma's tokens; write "
+				  "the prompt's texts into nla_chat.json (docs/formats.md)");
 	missing = lacking(&formats[chat->format], tok);
 	if (missing)
 		return nla_fail(err, "cannot use the %s chat format with '%s': its tokenizer has no token '%s'",
@@ -221,12 +222,9 @@ static enum nla_status choose_format(struct nla_chat *chat, const struct templat
 static enum nla_status check_unknown(const struct template *t, const struct format_row *row, bool given, struct nla_err *err)
 {
 	const char *source = t->text.buf;
-	const bool system = !given && strcasestr(source, "system");
 	const bool trims = strstr(source, "trim") || strstr(source, "strip("), bos = strstr(source, "bos_token");
-	const char *what = NULL;
-	if (system)
-		what = "mentions a system turn";
-	else if (strstr(source, "date_string") || strstr(source, "strftime_now"))
+	const char *what = NULL, *hint = "";
+	if (strstr(source, "date_string") || strstr(source, "strftime_now"))
 		what = "mentions a date";
 	else if (strstr(source, "think"))
 		what = "mentions a think block";
@@ -234,11 +232,15 @@ static enum nla_status check_unknown(const struct template *t, const struct form
 		what = trims ? "strips messages" : "does not strip messages";
 	else if (*row->bos ? !bos && !strstr(source, row->bos) : bos)
 		what = bos ? "mentions a bos_token" : "has no bos_token";
+	else if (!given && strcasestr(source, "system")) {
+		what = "mentions a system turn";
+		hint = ", or set 'chat.system' to its text, or to \"\" for none";
+	}
 	return !what ? NLA_OK
 		     : nla_fail(err,
 				"cannot tell the prompts of '%s': its template is not a known one, and %s; "
 				"run scripts/chat-format.py, which renders it%s",
-				t->path, what, system ? ", or set 'chat.system' to its text, or to \"\" for none" : "");
+				t->path, what, hint);
 }
 
 /* The texts around a user's message. */

@@ -103,7 +103,8 @@ bad_ar "tensor 'weight' is missing" a
 copy whole/ar a && echo '{"ar_num_layers": 3}' >a/ar_meta.json # of before final_norm_stripped: the norm is needed
 bad_ar "tensor 'model.norm.weight' is missing" a
 copy nano a && tool set a/ar_meta.json quant '"4bit"'
-bad_ar "ar_meta.json': 'quant' is '4bit'" a
+ok nla-eval --model "$model" --av "$av" --ar a --data held --score two.jsonl --out scored-quant
+grep -q "warning: 'a/ar_meta.json': 'quant' is '4bit'" "$work/stderr" || fail "no word on quantised weights: $(cat "$work/stderr")"
 copy nano a && tool set a/ar_meta.json ar_num_layers 5
 bad_ar "ar_meta.json': ar_num_layers is 5, the sidecar's block 2 needs 3" a
 copy nano a && tool set a/ar_meta.json ar_num_layers -1

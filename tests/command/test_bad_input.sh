@@ -91,7 +91,7 @@ field attention_bias true "attention_bias"
 field num_attention_heads 5 "5 heads"
 field hidden_size '"48"' "'hidden_size' is a string, want"
 copy "$model" m && tool drop-key m/config.json rope_parameters
-tool set m/config.json rope_scaling '{"rope_type": "yarn", "factor": 4}'
+tool set m/config.json rope_scaling '{"rope_type": "yarn", "factor": 4, "attn_factor": 0.878}'
 bad_train 1 "rope_scaling': 'rope_type' is 'yarn'" --model m
 tool set m/config.json rope_scaling '{"type": "dynamic", "factor": 2}'
 bad_train 1 "rope_scaling': '(rope_)?type' is 'dynamic'" --model m

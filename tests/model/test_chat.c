@@ -418,7 +418,8 @@ static void test_untold(void **state)
 		{ "{% set system_message = 'Be good.' %}" TURNS OPEN, turn },
 		{ "{% if messages[0].role == 'system' %}{% endif %}" TURNS OPEN, turn },
 		{ "{{ '<|im_start|>System\\nA<|im_end|>\\n' }}" TURNS OPEN, turn },
-		{ "{{ bos_token + '[INST] <<SYS>>' + system + messages[0]['content'] + ' [/INST]' }}", turn },
+		{ "{{ bos_token + '[INST] <<SYS>>' + system + messages[0]['content'] | trim + ' [/INST]' }}", turn },
+		{ "{{ system }}" TURNS OPEN "{{ '<think>' }}", "mentions a think block; run scripts/chat-format.py, which renders it" },
 		{ "{{ strftime_now('%d') }}" TURNS OPEN, "mentions a date; run scripts/chat-format.py" },
 		{ "{{ 'Today Date: ' + date_string }}" HEADERS, "mentions a date" },
 		{ "{{ bos_token }}" TURNS OPEN, "mentions a bos_token" },
@@ -442,7 +443,8 @@ static void test_untold(void **state)
 	remove_file("chat_template.jinja");
 	remove_file("tokenizer_config.json");
 	expect_error(small, &three, "its tokenizer has no token '<|start_header_id|>'");
-	expect_error(llama2, &automatic, "it has no chat template, and its tokenizer not ChatML's, Llama 3's or Gemma's tokens");
+	expect_error(llama2, &automatic, "it has no chat template, and its tokenizer not ChatML's, Llama 3's or Gemma's tokens; write the prompt's texts into "
+			      "nla_chat.json (docs/formats.md), or set 'chat.format'");
 	nla_tokenizer_free(small);
 	nla_tokenizer_free(llama);
 	nla_tokenizer_free(llama2);
