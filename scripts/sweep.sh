@@ -3,7 +3,8 @@
 #
 #	scripts/sweep.sh [options] config.json [-- nla-train flags]
 #
-#	--lambdas "0 0.001 ..."  penalties a token, in units of reward.score (default: the published ones, which are for -mse)
+#	--lambdas "0 0.001 ..."  penalties a token, in units of reward.score (default: those of earlier calls of the same --out, else the
+#	                         published ones, which are for -mse)
 #	--seeds "0 1 2"          one run for each
 #	--out DIR                default runs/sweep
 #	--slots N                runs at once; default: one a GPU, else 1. On a CPU they share the cores
@@ -44,7 +45,7 @@ quoted() { # WORD...: as a shell reads them back
 again=$(quoted "$0" "$@")
 
 seeds=0
-lambdas='0 0.001 0.002 0.006 0.015 0.03'
+lambdas=all
 out=runs/sweep
 slots='' samples=1 gate=-0.5 slurm='' submits='' part='' every=60 config='' together=''
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -96,6 +97,7 @@ for flag; do
 	usage_error "'${flag%%=*}' behind -- would be that of all runs: give $own in front of it"
 done
 job="$job $(quoted "$config" -- "$@")"
+[ "$lambdas" != all ] || lambdas=$(cat "$out/lambdas" 2>/dev/null) || lambdas='0 0.001 0.002 0.006 0.015 0.03'
 # Each number once, as nla-train writes it and names folders by it: 1e-05 for 0.00001.
 # shellcheck disable=SC2086  # numbers are words
 lambdas=$(printf '%s\n' $lambdas | tr , '\n' | awk '{ s = ""
@@ -137,7 +139,8 @@ begun() { # some run
 }
 same_settings() {
 	[ ! -e "$out/settings" ] || [ "$(cat "$out/settings")" = "$settings" ] && return
-	! begun || usage_error "'$out' holds runs of another configuration or other flags: give another --out"
+	! begun || usage_error "'$out' holds runs of another configuration or other flags (those of '$out/settings'): give another --out;" \
+		"where no more than a path or a batch's size differs, delete that file"
 	return 1
 }
 same_settings
@@ -171,6 +174,8 @@ submit() {
 		last=$(sbatch --parsable --dependency="afterany:${runs%%;*}" $slurm "$out/sweep.sbatch") || { say "sbatch failed"; exit 1; }
 	say "submitted: the gate as job ${gated%%;*}, $wanted runs as ${runs%%;*}, controls, table and report as ${last%%;*}; logs in $out/slurm-*.log"
 }
+{ cat "$out/lambdas" 2>/dev/null; printf '%s\n' "$lambdas"; } | LC_ALL=C sort -gu >"$out/lambdas.$$" && mv "$out/lambdas.$$" "$out/lambdas" ||
+	exit 1
 if [ -n "$submits" ]; then
 	submit
 	exit
@@ -256,6 +261,7 @@ train_run() { # WHAT RUN FLAGS...
 		say "$what: nla-train failed: $(last_line "$folder/train.log")"
 		return 1
 	fi
+	! on_cpu=$(grep 'warning: this computes on the CPU' "$folder/train.log") || say "$what: $(printf '%s\n' "$on_cpu" | tail -n 1)"
 	: >"$folder/trained"
 }
 
@@ -340,7 +346,7 @@ controls() { # LAMBDA SEED [flags]; of its first words those of the smallest lam
 	run=$(run_of "$1" "$2")
 	[ "$1" != start ] || run=$start
 	finished "$run" || return 0 # it failed, and that has been said
-	base=$(run_of "$(echo "$lambdas" | LC_ALL=C sort -g | head -n 1)" "$2")
+	base=$(run_of "$(head -n 1 "$out/lambdas")" "$2")
 	set -- "$1" "$2" # nla-train's flags are not its own
 	[ "$1" = start ] || ! finished "$base" || set -- "$@" --base "$base"
 	what="lambda $1 seed $2"

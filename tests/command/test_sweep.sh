@@ -142,6 +142,16 @@ grep -qx 'controls out/lambda-0.002-seed-0 --base out/lambda-0-seed-0' calls && 
 [ "$(tail -n 1 calls)" = "report out -o out/report.html --markdown out/table.md --figures out/figures" ] || fail "no report: $(cat calls)"
 [ "$(cat table)" = "$(cat out/*/evaluations/*/summary.json | cksum)" ] || fail "the first table is printed, not: $(cat table)"
 
+# A later call's seeds are of the lambdas that are there, and its lambdas are compared with the smallest of them.
+cp -r out more
+rm broken calls
+sh "$SOURCE_DIR/scripts/sweep.sh" --seeds 2 --out more c.json -- --steps 3 >table 2>err || fail "another seed: $(cat err)"
+[ "$(echo more/*-seed-2)" = "more/lambda-0-seed-2 more/lambda-0.002-seed-2" ] || fail "another seed has other lambdas: $(ls more)"
+sh "$SOURCE_DIR/scripts/sweep.sh" --lambdas 0.004 --out more c.json -- --steps 3 >table 2>err || fail "another lambda: $(cat err)"
+grep -qx 'controls more/lambda-0.004-seed-0 --base more/lambda-0-seed-0' calls || fail "another lambda's base: $(cat calls)"
+rm -r more
+echo 0.002 1 >broken
+
 # A base that failed takes no other's controls with it.
 echo 0 1 >broken
 sh "$SOURCE_DIR/scripts/sweep.sh" --seeds 1 --lambdas "$lambdas" --out baseless c.json >table 2>err && fail "a failed base must make it exit 1"
@@ -237,7 +247,7 @@ for call in first second; do
 done
 [ "$(cd 'words\t' && printf '%s\n' lambda-*)" = "$(cd kept && printf '%s\n' lambda-*)" ] || fail "runs: $(ls -d words*/*)"
 sh "$SOURCE_DIR/scripts/sweep.sh" --out 'words\t' c.json -- --lr 'a\nb' 2>err && fail "other flags were taken"
-grep -Fqx "sweep: 'words\t' holds runs of another configuration or other flags: give another --out" err || fail "it says: $(cat err)"
+grep -Fq "sweep: 'words\t' holds runs of another configuration or other flags (those of 'words\t/settings'): give another --out; where" err || fail "it says: $(cat err)"
 rm -r 'words\t' kept
 
 # several at once: a card each, or slots that share the cores; a line says what runs
