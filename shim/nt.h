@@ -45,6 +45,7 @@ void nt_clear(void);
 #define NT_CPU (-1)
 /* "auto" | "cpu" | "cuda" | "cuda:N". Loads libtorch_cuda only when a GPU is asked for and a driver is there. */
 nt_status nt_device_open(const char *name, int *device);
+const char *nt_gpu_passed_over(void);   /* where a driver is, but "auto" is the CPU: why; else "" */
 const char *nt_device_name(int device); /* "cpu", "cuda:0" */
 const char *nt_kernels_off(void);       /* why a GPU that is open runs without our own kernels; "": it has them */
 void nt_set_threads(int n);             /* 0: as libtorch chooses */

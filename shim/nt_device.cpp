@@ -66,6 +66,10 @@ static std::string too_old(int index)
 	       ", want 8.0 or more";
 }
 
+static std::string passed_over;
+
+const char *nt_gpu_passed_over(void) { return passed_over.c_str(); }
+
 nt_status nt_device_open(const char *name, int *out)
 {
 	static int used = -1;
@@ -97,8 +101,11 @@ nt_status nt_device_open(const char *name, int *out)
 	});
 	if (asking)
 		return asking;
+	if (!lacks.empty() && asked != "auto")
+		return no_device(lacks);
+	passed_over = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD) ? lacks : "";
 	if (!lacks.empty())
-		return asked == "auto" ? NT_OK : no_device(lacks);
+		return NT_OK;
 	// The allocator exists from here on, so that it can be asked before the first tensor is made.
 	return action("device", {}, [&] {
 		at::Context &torch = at::globalContext();

@@ -69,6 +69,9 @@ refused() { # WHAT
 }
 FAKE_CUDA_DRIVER=12080 cuda_run nla-explain "$demo/config.json" --text a
 refused 'the driver is of CUDA 12.8 and libtorch needs 13.0'
+FAKE_CUDA_DRIVER=12080 cuda_run nla-explain "$demo/config.json" --device auto --text 'The hen and the fox went home.' --max-new-tokens 2
+[ "$code" -eq 0 ] && grep -q "warning: this computes on the CPU, though there is a GPU's driver: the driver is of CUDA 12.8 and" "$work/stderr" ||
+	fail "with a driver that is too old: $(cat "$work/stderr")"
 FAKE_CUDA_SM=75 cuda_run nla-explain "$demo/config.json" --text a
 refused 'GPU 0 has compute capability 7.5, want 8.0 or more'
 cuda_run nla-explain "$demo/config.json" --text a --device cuda:1
