@@ -1,7 +1,7 @@
 // x W^T for few rows on the CPU, as decoding has it, of weights in fp32 or bf16: they stream by once as they lie, rows are the
 // lanes of a vector. All is in fp32; but where the processor multiplies pairs of bf16 numbers, x is rounded to bf16 for
-// weights in bf16, with sums in fp32. A general product copies all weights into an order of its own first, which for 8 rows takes longer
-// than the product.
+// weights in bf16, with sums in fp32. A general product copies all weights into an order of its own first, which for 8 rows
+// takes longer than the product.
 // A row's result is the same to the bit whatever rows stand beside it and however many threads there are. Compiled without
 // relaxed floating point: the order of the sums is the point.
 #include "shim/nt_internal.h"

@@ -149,7 +149,8 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 		return nla_usage(err, "'%s' is a whole set of block %lld, and block %lld is asked for: give --overwrite to "
 				 "replace it, or another --out", cfg->out, (long long)made.layer, (long long)meta.layer);
 	nla_auto char *model = nla_quoted(cfg->model), *out = nla_quoted(cfg->out);
-	nla_say("next: nla-teach --model %s --data %s --out TAUGHT, or nla-train --data %s", model, out, out);
+	nla_say("next: nla-teach --model %s --data %s --out TAUGHT (nla-sft, where its rows have explanations), or nla-train "
+		"--data %s", model, out, out);
 	printf("{\"rows\": %lld, \"d_model\": %lld, \"layer\": %lld, \"baseline_var\": %.9g, \"baseline_mean\": %.9g}\n",
 	       (long long)made.n_rows, (long long)made.d_model, (long long)made.layer, made.baseline_var, made.baseline_mean);
 	return NLA_OK;
