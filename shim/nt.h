@@ -50,6 +50,8 @@ const char *nt_device_name(int device); /* "cpu", "cuda:0" */
 const char *nt_kernels_off(void);       /* why a GPU that is open runs without our own kernels; "": it has them */
 void nt_set_threads(int n);             /* 0: as libtorch chooses */
 int nt_threads(void);
+/* f of ranges of 0 to n, by these threads. */
+void nt_parallel(int64_t n, void (*f)(int64_t from, int64_t to, void *arg), void *arg);
 /* From here on threads sleep instead of spinning for each other while other processes want the processors (not where
  * OMP_WAIT_POLICY or GOMP_SPINCOUNT say how). For programs: it starts a thread. */
 void nt_wait_politely(void);

@@ -135,6 +135,11 @@ const char *nt_device_name(int index)
 
 int nt_threads(void) { return at::get_num_threads(); }
 
+void nt_parallel(int64_t n, void (*f)(int64_t from, int64_t to, void *arg), void *arg)
+{
+	at::parallel_for(0, n, 1, [=](int64_t from, int64_t to) { f(from, to, arg); });
+}
+
 void nt_set_threads(int n)
 {
 	if (n > 0)

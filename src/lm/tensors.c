@@ -1,6 +1,8 @@
 /* tensors - to and from safetensors files; see tensors.h. */
 #include "lm/tensors.h"
 
+#include <stdatomic.h>
+
 #define PIECE (1 << 20)
 
 _Static_assert((int)NLA_ST_F32 == NT_F32 && (int)NLA_ST_F16 == NT_F16 && (int)NLA_ST_U8 == NT_U8, "nla_dtype_of");
@@ -86,17 +88,39 @@ enum nla_status nla_tensor_check(const struct nla_st *st, const struct nla_st_en
 				 e->name, (long long)at);
 }
 
-/* In pieces that are still in the cache when they are copied. */
+static struct nla_st_entry rows_of(const struct nla_st_entry *e, int64_t from, int64_t to)
+{
+	const size_t row = e->nbytes / (size_t)NLA_MAX(e->shape[0], 1);
+	struct nla_st_entry part = *e;
+	part.shape[0] = to - from;
+	part.data = (const char *)e->data + (size_t)from * row;
+	part.nbytes = (size_t)(to - from) * row;
+	return part;
+}
+
+struct scan {
+	const struct nla_st_entry *e;
+	atomic_bool found;
+};
+
+static void scan(int64_t from, int64_t to, void *arg)
+{
+	struct scan *s = arg;
+	const struct nla_st_entry part = rows_of(s->e, from, to);
+	if (nla_st_not_finite(&part) >= 0)
+		s->found = true;
+}
+
+/* In pieces that are still in the threads' caches when they are copied. */
 enum nla_status nla_tensor_fill(nt_tensor *to, const struct nla_st *st, const struct nla_st_entry *e, struct nla_err *err)
 {
-	int64_t rows = e->shape[0], row_bytes = (int64_t)e->nbytes / NLA_MAX(rows, 1), step = PIECE / NLA_MAX(row_bytes, 1) + 1;
+	int64_t rows = e->shape[0], step = PIECE * nt_threads() / NLA_MAX((int64_t)e->nbytes / NLA_MAX(rows, 1), 1) + 1;
 	for (int64_t from = 0; from < rows && !err->status; from += step) {
-		struct nla_st_entry part = *e;
-		part.shape[0] = NLA_MIN(step, rows - from);
-		part.data = (const char *)e->data + from * row_bytes;
-		part.nbytes = (size_t)(part.shape[0] * row_bytes);
+		const struct nla_st_entry part = rows_of(e, from, NLA_MIN(from + step, rows));
+		struct scan s = { &part, false };
 		nt_scope_push();
-		if (nla_st_not_finite(&part) >= 0)
+		nt_parallel(part.shape[0], scan, &s);
+		if (s.found)
 			nla_tensor_check(st, e, err);
 		else if (nt_copy_into(nt_narrow(to, 0, from, part.shape[0]), nla_tensor_borrow(&part)))
 			nla_nt_fail(err, "cannot load tensor '%s'", e->name);
