@@ -97,7 +97,14 @@ for flag; do
 	usage_error "'${flag%%=*}' behind -- would be that of all runs: give $own in front of it"
 done
 job="$job $(quoted "$config" -- "$@")"
-[ "$lambdas" != all ] || lambdas=$(cat "$out/lambdas" 2>/dev/null) || lambdas='0 0.001 0.002 0.006 0.015 0.03'
+known() { # lambdas of earlier calls; before there was that file, of their runs
+	cat "$out/lambdas" 2>/dev/null ||
+		for file in "$out"/lambda-*-seed-*/config.json; do printf '%s\n' "$file"; done | sed -n 's,.*/lambda-\([^*/]*\)-seed-[0-9]*/config.json$,\1,p'
+}
+if [ "$lambdas" = all ]; then
+	lambdas=$(known)
+	[ -n "$lambdas" ] || lambdas='0 0.001 0.002 0.006 0.015 0.03'
+fi
 # Each number once, as nla-train writes it and names folders by it: 1e-05 for 0.00001.
 # shellcheck disable=SC2086  # numbers are words
 lambdas=$(printf '%s\n' $lambdas | tr , '\n' | awk '{ s = ""
@@ -105,6 +112,7 @@ lambdas=$(printf '%s\n' $lambdas | tr , '\n' | awk '{ s = ""
 	s = s == "" ? $0 : s } s != "" && !seen[s]++ { print s }')
 # shellcheck disable=SC2086
 seeds=$(printf '%s\n' $seeds | tr , '\n' | awk 'NF && !seen[$0]++ { printf "%s%s", space, $0; space = " " }')
+job="$(quoted --lambdas "$(echo "$lambdas" | tr '\n' ' ')")$job" # an array's tasks have this call's, whatever comes later
 run_of() { printf '%s\n' "$out/lambda-$1-seed-$2"; }
 wanted=0
 for seed in $seeds; do
@@ -140,7 +148,7 @@ begun() { # some run
 same_settings() {
 	[ ! -e "$out/settings" ] || [ "$(cat "$out/settings")" = "$settings" ] && return
 	! begun || usage_error "'$out' holds runs of another configuration or other flags (those of '$out/settings'): give another --out;" \
-		"where no more than a path or a batch's size differs, delete that file"
+		"where no more than a path, update.micro_batch or eval.batch differs, delete that file"
 	return 1
 }
 same_settings
@@ -174,8 +182,6 @@ submit() {
 		last=$(sbatch --parsable --dependency="afterany:${runs%%;*}" $slurm "$out/sweep.sbatch") || { say "sbatch failed"; exit 1; }
 	say "submitted: the gate as job ${gated%%;*}, $wanted runs as ${runs%%;*}, controls, table and report as ${last%%;*}; logs in $out/slurm-*.log"
 }
-{ cat "$out/lambdas" 2>/dev/null; printf '%s\n' "$lambdas"; } | LC_ALL=C sort -gu >"$out/lambdas.$$" && mv "$out/lambdas.$$" "$out/lambdas" ||
-	exit 1
 if [ -n "$submits" ]; then
 	submit
 	exit
@@ -201,6 +207,10 @@ else
 	lock "$out/lock-$part" -x
 fi
 same_settings || rm -rf "$out/start" "$out/settings" # of a call that ended before any run began
+begun || rm -f "$out/lambdas"
+if [ -z "$part" ]; then
+	{ known; printf '%s\n' "$lambdas"; } | LC_ALL=C sort -gu >"$out/lambdas.new" && mv "$out/lambdas.new" "$out/lambdas" || exit 1
+fi
 if [ ! -e "$out/settings" ]; then # whole or not at all: other jobs may be reading
 	printf '%s\n' "$settings" >"$out/settings.$$" && mv "$out/settings.$$" "$out/settings" || exit 1
 fi
@@ -257,11 +267,13 @@ train_run() { # WHAT RUN FLAGS...
 	mkdir -p "$folder" || return 1
 	[ ! -e "$folder/trained" ] || return 0
 	say "$what: see $folder/train.log"
+	size=0
+	[ ! -e "$folder/train.log" ] || size=$(wc -c <"$folder/train.log")
 	if ! run "$train" "$@" --out "$folder" --resume "$config" >>"$folder/train.log" 2>&1; then
 		say "$what: nla-train failed: $(last_line "$folder/train.log")"
 		return 1
 	fi
-	! on_cpu=$(grep 'warning: this computes on the CPU' "$folder/train.log") || say "$what: $(printf '%s\n' "$on_cpu" | tail -n 1)"
+	! on_cpu=$(tail -c "+$((size + 1))" "$folder/train.log" | grep 'warning: this computes on the CPU') || say "$what: $on_cpu"
 	: >"$folder/trained"
 }
 
@@ -346,7 +358,10 @@ controls() { # LAMBDA SEED [flags]; of its first words those of the smallest lam
 	run=$(run_of "$1" "$2")
 	[ "$1" != start ] || run=$start
 	finished "$run" || return 0 # it failed, and that has been said
-	base=$(run_of "$(head -n 1 "$out/lambdas")" "$2")
+	while read -r lambda; do
+		base=$(run_of "$lambda" "$2")
+		[ ! -e "$base/config.json" ] || break
+	done <"$out/lambdas"
 	set -- "$1" "$2" # nla-train's flags are not its own
 	[ "$1" = start ] || ! finished "$base" || set -- "$@" --base "$base"
 	what="lambda $1 seed $2"

@@ -144,11 +144,14 @@ grep -qx 'controls out/lambda-0.002-seed-0 --base out/lambda-0-seed-0' calls && 
 
 # A later call's seeds are of the lambdas that are there, and its lambdas are compared with the smallest of them.
 cp -r out more
-rm broken calls
+rm broken calls more/lambdas # as before there was that file
 sh "$SOURCE_DIR/scripts/sweep.sh" --seeds 2 --out more c.json -- --steps 3 >table 2>err || fail "another seed: $(cat err)"
 [ "$(echo more/*-seed-2)" = "more/lambda-0-seed-2 more/lambda-0.002-seed-2" ] || fail "another seed has other lambdas: $(ls more)"
 sh "$SOURCE_DIR/scripts/sweep.sh" --lambdas 0.004 --out more c.json -- --steps 3 >table 2>err || fail "another lambda: $(cat err)"
 grep -qx 'controls more/lambda-0.004-seed-0 --base more/lambda-0-seed-0' calls || fail "another lambda's base: $(cat calls)"
+sh "$SOURCE_DIR/scripts/sweep.sh" --lambdas "0.004 0.002" --seeds 5 --out more c.json -- --steps 3 >table 2>err || fail "without the smallest: $(cat err)"
+grep -qx 'controls more/lambda-0.004-seed-5 --base more/lambda-0.002-seed-5' calls || fail "the smallest that has a run: $(cat calls)"
+[ "$(tr '\n' ' ' <more/lambdas)" = "0 0.002 0.004 " ] || fail "lambdas: $(cat more/lambdas)"
 rm -r more
 echo 0.002 1 >broken
 
