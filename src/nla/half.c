@@ -131,9 +131,9 @@ static enum nla_status read_ar_meta(struct nla_sidecar *meta, const char *folder
 		 !nla_json_str(json, path, "quant", "none", &quant, err) &&
 		 !nla_json_bool(json, path, "final_norm_stripped", false, &stripped, err)) {
 		meta->final_norm = !stripped;
-		if (strcmp(quant, "none") && nla_exists_in(folder, NANO_FILE))
+		if (strcmp(quant, "none") && (nla_exists_in(folder, NANO_FILE) || nla_exists_in(folder, "adapter_config.json")))
 			nla_say("warning: '%s': 'quant' is '%s': the adapter was trained over weights that were quantised "
-				"so, and is read over those of 'model': its FVE may be another", path, quant);
+				"so, and is read over some that are not: its FVE may be another", path, quant);
 		if (depth < 1 || depth > INT32_MAX)
 			nla_fail(err, "'%s': ar_num_layers is %lld, want a number of blocks", path, (long long)depth);
 		else if (block < 0)
