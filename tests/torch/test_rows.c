@@ -287,7 +287,7 @@ static void test_blocks(void **state)
 	for (size_t i = 0; i < NLA_LEN(shape) * 2; i++) {
 		int64_t n = shape[i / 2][0], out = shape[i / 2][1], in = shape[i / 2][2];
 		nt_scope_push();
-		nt_tensor *wide, *w = nt_narrow(stored(out, in + 3, &wide), 1, 1 + in % 2, in), *x = gauss(1, DIMS(n, in));
+		nt_tensor *wide, *w = nt_narrow(stored(out, in + 4, &wide), 1, 1 + in % 2, in), *x = gauss(1, DIMS(n, in));
 		nt_tensor *g = nt_narrow(gauss(1, DIMS(n, out + 5)), 1, 1, out);
 		wide = nt_narrow(wide, 1, 1 + in % 2, in);
 		nt_tensor *xs = i % 2 ? seen(x) : x, *gs = nt_clone(i % 2 ? seen(g) : g), *ws = i % 2 ? w : wide;
