@@ -24,9 +24,17 @@ static char *below_lead(const char *folder, const struct nla_strs *names, const 
 	for (size_t i = 0; part && i < NLA_LEN(run) && !text; i++)
 		if (holds(folder, run[i], want))
 			text = nla_format("it is a run or a checkpoint: name '%s/%s'", folder, run[i]);
+	size_t n = 0, last = 0;
 	for (size_t i = 0; i < names->n && !text; i++)
-		if (holds(folder, names->data[i], want))
-			text = nla_format("'%s/%s' has %s: is that folder meant?", folder, names->data[i], want);
+		if (holds(folder, names->data[i], want)) {
+			last = i;
+			n++;
+		}
+	if (n == 1)
+		text = nla_format("'%s/%s' has %s: is that folder meant?", folder, names->data[last], want);
+	else if (n) /* checkpoints of a training, or an adapter over another */
+		text = nla_format("'%s/%s' and %zu more have %s: name the one that is meant", folder, names->data[last], n - 1,
+				  want);
 	return text;
 }
 

@@ -54,9 +54,9 @@ enum nla_status nla_target_open(struct nla_target *t, const char *folder, const 
 		nla_selfcheck(&t->lm, NULL);
 		if (nt_check())
 			nla_nt_fail(err, "cannot check this GPU's operations");
-	} else if (!err->status && *nt_gpu_passed_over()) {
-		nla_say("warning: this computes on the CPU, though there is a GPU's driver: %s", nt_gpu_passed_over());
 	}
+	if (!err->status && *nt_gpu_passed_over())
+		nla_say("warning: this computes on the CPU, though there is a GPU's driver: %s", nt_gpu_passed_over());
 	if (err->status)
 		nla_target_close(t);
 	return nla_folder_lead(err, folder, "config.json", "model");

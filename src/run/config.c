@@ -54,7 +54,7 @@ const struct nla_option nla_config_table[] = {
 	     "nla-eval without --out writes evaluations/step-N in av's run"),
 	STR(device, "auto", NULL, ALL | FREE, "auto, cpu, cuda or cuda:N"),
 	ENUM(dtype, "auto", "auto|fp32|bf16", NULL, ALL & ~EXPORT,
-	     "type of the weights; the CPU sums in fp32 with either; auto: bf16 on a GPU, fp32 on the CPU and for role lm"),
+	     "type of the weights; CPUs sum in fp32, some multiply in bf16; auto: bf16 on a GPU, fp32 on CPUs and for role lm"),
 	INT(seed, "0", 0, BIG, NULL, ALL & ~EXPORT, "seed of all random numbers"),
 	INT(threads, "0", 0, 1024, NULL, ALL | FREE, "CPU threads; 0: OMP_NUM_THREADS or the cores, within limits"),
 	STR(memory, "", NULL, (ALL & ~EXPORT) | FREE,

@@ -53,6 +53,8 @@ static void test_below(void **state)
 	leads("run/checkpoints/latest/av", "nla_meta.yaml", "av", "");
 	file("peft/default/adapter_config.json", "{}");
 	leads("peft", "adapter_config.json", NULL, "/peft/default' has adapter_config.json: is that folder meant?");
+	file("peft/later/adapter_config.json", "{}");
+	leads("peft", "adapter_config.json", NULL, "/peft/later' and 1 more have adapter_config.json: name the one that is meant");
 }
 
 static void test_files(void **state)
