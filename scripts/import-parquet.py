@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """import-parquet.py - published parquet sets to an activation set, and back.
 
-	import-parquet.py SET.parquet [more.parquet ...] OUT [--dtype fp32|bf16] [--sidecar FILE] [--overwrite]
+	import-parquet.py SET.parquet [more.parquet ...] OUT [--rows FROM:TO] [--dtype fp32|bf16] [--sidecar FILE] [--overwrite]
 	import-parquet.py --export SET OUT.parquet [--overwrite]
 
 Columns read: activation_vector, response, api_explanation, prompt, n_raw_tokens, doc_id, detokenized_text_truncated, activation_layer; of these
@@ -194,10 +194,18 @@ def open_parquet(path):
         raise Refused(f"cannot read '{path}': {first_line(error)}") from None
 
 
-def batches_of(path, file, columns):
+def batches_of(path, file, columns, begin, end):
+    """Of the file's rows begin to end."""
+    at = 0
     try:
         for group in range(file.num_row_groups):
-            yield from file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns)
+            n = file.metadata.row_group(group).num_rows
+            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns) if at < end and at + n > begin else ():
+                low, high = max(begin - at, 0), min(end - at, len(batch))
+                if low < high:
+                    yield batch.slice(low, high - low)
+                at, n = at + len(batch), n - len(batch)
+            at += n
     except (OSError, pa.ArrowException) as error:
         raise Refused(f"cannot read '{path}': {first_line(error)}") from None
 
@@ -247,7 +255,7 @@ def row_of(values, invented, templates, layer, where):
     return row
 
 
-def import_sets(paths, out, dtype, sidecar):
+def import_sets(paths, out, dtype, sidecar, begin, end):
     files = [(path, open_parquet(path)) for path in paths]
     beside = sidecar or f"{paths[0]}.nla_meta.yaml"
     meta = read_sidecar(beside) if sidecar or os.path.exists(beside) else {}
@@ -265,22 +273,27 @@ def import_sets(paths, out, dtype, sidecar):
             if (c in file.schema_arrow.names) != (c in names):
                 without, has = (paths[0], path) if c in file.schema_arrow.names else (path, paths[0])
                 raise Refused(f"'{without}' has no column '{c}', which '{has}' has")
-    count, number, vectors = sum(file.metadata.num_rows for _, file in files), 0, None
+    there, number, vectors = sum(file.metadata.num_rows for _, file in files), 0, None
+    end = min(end, there)
+    if there and begin >= end:
+        raise Refused(f"'{paths[0]}': no rows from {begin} on: there are {there}")
     width = (meta.get("extraction") or {}).get("d_model", meta.get("d_model"))
     with gzip.open(out / "rows.jsonl.gz", "wt", encoding="utf-8") as rows:
+        at = 0
         for path, file in files:
-            for batch in batches_of(path, file, columns):
+            for batch in batches_of(path, file, columns, begin - at, end - at):
                 if not slim:
                     v = vectors_of(batch.column(VECTOR), f"'{path}'")
                     if width and v.shape[1] != width:
                         raise Refused(f"'{path}': vectors have width {v.shape[1]}, want {width}")
                     width = v.shape[1]
-                    vectors = vectors or Vectors(out / "activations.safetensors", count, width, dtype)
+                    vectors = vectors or Vectors(out / "activations.safetensors", end - begin, width, dtype)
                     vectors.add(v, f"'{path}'")
                 for values in batch.select([c for c in columns if c != VECTOR]).to_pylist():
-                    row = row_of(values, f"{Path(path).stem}-{number}", templates, layer_of(meta), f"'{path}'")
+                    row = row_of(values, f"{Path(path).stem}-{begin + number}", templates, layer_of(meta), f"'{path}'")
                     rows.write(json.dumps(row, ensure_ascii=False) + "\n")
                     number += 1
+            at += file.metadata.num_rows
     if number == 0:
         raise Refused(f"'{paths[0]}' has no rows")
     write_sidecar(out, meta, width, number, vectors.close() if vectors else None)
@@ -376,7 +389,12 @@ def arguments():
     p.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the stored vectors")
     p.add_argument("--overwrite", action="store_true", help="replace the set or the file that is there")
     p.add_argument("--sidecar", help="nla_meta.yaml to take block, marker and templates from")
+    p.add_argument("--rows", default="0:", metavar="FROM:TO", help="of all files together, counted from 0, TO not among them")
     a = p.parse_args()
+    begin, colon, end = a.rows.partition(":")
+    if not colon or not all(x == "" or x.isdecimal() for x in (begin, end)) or (end and int(begin or 0) >= int(end)):
+        p.error(f"--rows is '{a.rows}', want FROM:TO, such as 0:20000")
+    a.rows = int(begin or 0), int(end) if end else sys.maxsize
     if len(a.paths) < 2 or (a.export and len(a.paths) > 2):
         p.error("want one or more parquet files and the folder to write, or --export with a set and the file to write")
     return a
@@ -398,7 +416,7 @@ def main():
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
             try:
-                result = import_sets(a.paths[:-1], part, a.dtype, a.sidecar)
+                result = import_sets(a.paths[:-1], part, a.dtype, a.sidecar, *a.rows)
                 place(part, out)
             finally:
                 shutil.rmtree(part, ignore_errors=True)

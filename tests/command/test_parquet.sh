@@ -110,6 +110,27 @@ assert api[0]["explanation"] == "the fox" and not any("explanation" in row for r
 END
 ok nla-eval --model "$tiny/model" --av "$tiny/av" --ar "$tiny/ar" --data plain --max-new-tokens 4 --rows 4 --out plain-eval
 
+# some of the rows, within a row group, over several, and over two files
+imported plain.parquet other.parquet every
+for rows in 2:5 5:20 14: 20:31 :7; do
+	imported plain.parquet other.parquet part --rows $rows --overwrite
+	python - $rows <<'END' || fail "--rows $rows"
+import gzip, json, sys
+import numpy as np
+begin, end = (int(x) if x else None for x in sys.argv[1].split(":"))
+rows, vectors = {}, {}
+for name in ("every", "part"):
+    rows[name] = [json.loads(line) for line in gzip.open(f"{name}/rows.jsonl.gz", "rt")]
+    raw = open(f"{name}/activations.safetensors", "rb").read()
+    vectors[name] = np.frombuffer(raw[-4 * 48 * len(rows[name]):], np.float32).reshape(-1, 48)
+assert rows["part"] == rows["every"][begin:end] and len(rows["part"]) > 2, rows["part"][0]
+assert (vectors["part"] == vectors["every"][begin:end]).all()
+END
+done
+not_imported "no rows from 48 on: there are 48" plain.parquet other.parquet beyond --rows 48:50
+import plain.parquet beyond --rows 5:5
+[ "$code" -eq 2 ] && grep -q "rows is '5:5', want FROM:TO" stderr || fail "--rows 5:5 exits $code: $(cat stderr)"
+
 # integers as doubles, as pandas makes of a column with gaps, and as a sidecar may have them: the same rows, without the gaps
 sed 's/layer_index: 2$/layer_index: 2.0/' set.parquet.nla_meta.yaml >doubles.parquet.nla_meta.yaml
 grep -q 'layer_index: 2.0' doubles.parquet.nla_meta.yaml || fail "the sidecar has no layer_index to write as a double"
