@@ -331,7 +331,9 @@ ensure_venv() { # VENV MEGABYTES PINS [pip options]
 have_gpu() { [ -e /dev/nvidia0 ] || nvidia-smi -L >/dev/null 2>&1; }
 
 install_libtorch() {
-	local found
+	local found driver
+	driver=$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\)\..*/\1/p') || :
+	[ "${driver:-13}" -ge 13 ] || say "warning: the GPU's driver is of CUDA $driver and libtorch needs 13: until it is updated the programs use the CPU"
 	if [ -n "${LIBTORCH_DIR:-}" ]; then
 		[ -e "$LIBTORCH_DIR/lib/libtorch_cpu.so" ] || die "LIBTORCH_DIR is '$LIBTORCH_DIR', which has no lib/libtorch_cpu.so"
 		return

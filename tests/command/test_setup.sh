@@ -26,6 +26,11 @@ setup
 ! grep -q "$work/cache/debian" "$work/stdout" || fail "with sudo: uses what was unpacked: $(cat "$work/stdout")"
 setup --no-root
 [ "$code" -eq 0 ] && grep -q "PKG_CONFIG_PATH=.*$work/cache/debian" "$work/stdout" || fail "--no-root: $(cat "$work/stdout" "$work/stderr")"
+! grep -q 'driver' "$work/stderr" || fail "without a GPU it speaks of a driver: $(cat "$work/stderr")"
+stub nvidia-smi 'echo "| NVIDIA-SMI 570.86.10    Driver Version: 570.86.10    CUDA Version: 12.8     |"'
+setup
+[ "$code" -eq 0 ] && grep -q "warning: the GPU's driver is of CUDA 12 and libtorch needs 13" "$work/stderr" || fail "an old driver: $(cat "$work/stderr")"
+rm "$work/bin/nvidia-smi"
 # What modules and a relative NLA_CACHE bring to it.
 stub python3 '[ -z "${PYTHONPATH-}" ]'
 (cd "$work" && PYTHONPATH=$work/modules NLA_CACHE=cache LIBTORCH_DIR=torch PATH=$work/bin:$PATH "$BASH" "$SOURCE_DIR/scripts/setup.sh" --env --no-build) \
