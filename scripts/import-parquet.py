@@ -200,12 +200,14 @@ def batches_of(path, file, columns, begin, end):
     try:
         for group in range(file.num_row_groups):
             n = file.metadata.row_group(group).num_rows
-            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns) if at < end and at + n > begin else ():
+            if at + n <= begin or end <= at:
+                at += n
+                continue
+            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns):
                 low, high = max(begin - at, 0), min(end - at, len(batch))
                 if low < high:
                     yield batch.slice(low, high - low)
-                at, n = at + len(batch), n - len(batch)
-            at += n
+                at += len(batch)
     except (OSError, pa.ArrowException) as error:
         raise Refused(f"cannot read '{path}': {first_line(error)}") from None
 

@@ -97,7 +97,7 @@ for flag; do
 	usage_error "'${flag%%=*}' behind -- would be that of all runs: give $own in front of it"
 done
 job="$job $(quoted "$config" -- "$@")"
-known() { # lambdas of earlier calls; before there was that file, of their runs
+known() { # lambdas of earlier calls: the file names them, or in a sweep that has none its run folders
 	cat "$out/lambdas" 2>/dev/null ||
 		for file in "$out"/lambda-*-seed-*/config.json; do printf '%s\n' "$file"; done | sed -n 's,.*/lambda-\([^*/]*\)-seed-[0-9]*/config.json$,\1,p'
 }

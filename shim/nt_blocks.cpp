@@ -28,7 +28,8 @@ namespace
 
 using at::BFloat16;
 
-// Of W: outputs, and terms of their sums; of x: rows in a product, and rows that a block of W is laid out for.
+// A block of W has WIDE outputs and DEEP terms of their sums. It is laid out once for TALL rows of x, which pass by LOW at a
+// time.
 constexpr int64_t WIDE = 64, DEEP = 512, LOW = 64, TALL = 1024;
 
 bool is_amd()
@@ -41,7 +42,7 @@ bool is_amd()
 #endif
 }
 
-// W^T, or with `back` W, from w on: [m][n], `apart` from one of m to the next; it lies in `room`, or where it lies anyway.
+// W^T, or with `back` W, from w on: [m][n], `apart` from one of m to the next; copied to `room`, or where it is.
 const float *laid_out(const float *w, int64_t stride, bool back, int64_t n, int64_t m, float *room, int64_t *apart)
 {
 	*apart = back ? stride : n;
