@@ -41,7 +41,6 @@ constexpr int silent = 5, mute = 12; // once a connection broke, the beats after
 double now(void) { return duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 std::string first_line(const std::string &s) { return s.substr(0, std::min<size_t>(s.find('\n'), 300)); }
-
 std::vector<uint8_t> bytes(const std::string &s) { return {s.begin(), s.end()}; }
 std::string words(const std::vector<uint8_t> &b) { return {b.begin(), b.end()}; }
 std::string seconds(double s) { return std::to_string(std::lround(s)) + " s"; }
@@ -83,7 +82,7 @@ std::string address_towards(const std::string &peer)
 struct Group {
 	explicit Group(const nt_ranks &with) : o(with) {}
 	nt_ranks o;
-	std::string host;
+	std::string host, why; // what broke
 	std::vector<std::string> hosts; // once they have met
 	std::atomic<bool> met{false};
 	Store store, beats; // two connections: one waits in the calling thread
@@ -93,23 +92,26 @@ struct Group {
 	std::atomic<int64_t> calls{0};
 	std::atomic<double> since{0};		       // a call began; 0: none has
 	std::atomic<double> answered{now()}, ran{now()}; // the store answered; this process was running
+	std::atomic<double> stood{0}, woke{0};		 // it stood still for so long, until then
 	std::atomic<const char *> doing{""};
 	std::atomic<bool> broken{false};
-	std::string why; // it broke
 	std::mutex lock;
 	std::condition_variable wake;
 	bool leaving = false;
 	std::thread beating, watching;
 
 	double tick() const { return std::min(1.0, o.timeout / 8); }
-	std::string name(int r) const
-	{
-		return "rank " + std::to_string(r) + (!met ? "" : " on " + hosts[static_cast<size_t>(r)]);
-	}
+	std::string name(int r) const { return "rank " + std::to_string(r) + (!met ? "" : " on " + hosts[size_t(r)]); }
 	bool pause(double seconds) // false: the ranks part
 	{
 		std::unique_lock<std::mutex> held(lock);
 		return !wake.wait_for(held, duration<double>(seconds), [this] { return leaving; });
+	}
+	double stood_still() // to a process that was stopped all others look so, for as long as it takes to find one
+	{
+		if (double gap = now() - ran.exchange(now()); gap > o.timeout)
+			stood = gap, woke = now();
+		return now() - woke < 2 * o.timeout ? stood.load() : 0;
 	}
 	void stop()
 	{
@@ -144,7 +146,7 @@ std::string first_word(Store &store, const std::string &said) { return words(sto
 {
 	static std::mutex once;
 	once.lock();
-	if (double still = now() - g.ran; still > g.o.timeout) // to a process that was stopped all others look so
+	if (double still = g.stood_still())
 		said = "a" + g.name(g.o.rank) + " stood still for " + seconds(still);
 	std::cerr << said.substr(1) << std::endl;
 	if (said[0] == 'a' || (said[0] == '0' && !g.o.rank))
@@ -225,10 +227,10 @@ void start(std::thread &t, Group &g, void (*run)(Group &))
 void watch(Group &g)
 {
 	while (g.pause(g.tick())) {
+		g.stood_still();
 		double quiet = now() - g.answered;
 		if (quiet > g.o.timeout + g.tick())
 			end(g, "a" + g.name(0) + " gives no sign of life for " + seconds(quiet));
-		g.ran = now();
 	}
 }
 
@@ -355,8 +357,7 @@ nt_status nt_ranks_open(struct nt_ranks *o)
 		start(group->beating, *group, beat);
 		start(group->watching, *group, watch);
 		meet(*group);
-		o->local = group->o.local;
-		o->here = group->o.here;
+		*o = group->o;
 	});
 }
 
@@ -379,8 +380,7 @@ bool nt_ranks_fail(const struct nt_ranks *o, const char *text)
 			return true;
 		if (o->rank)
 			usleep(500000); // what all fail by, the first one says
-		std::string who = "0rank " + std::to_string(o->rank) + " on " + g.host + ": ";
-		std::string own = (o->rank ? who : "q") + text;
+		std::string own = (o->rank ? "0rank " + std::to_string(o->rank) + " on " + g.host + ": " : "q") + text;
 		std::string first = first_word(g.store, own);
 		if (first != own && !o->rank)
 			end(g, first);
