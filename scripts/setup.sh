@@ -331,9 +331,11 @@ ensure_venv() { # VENV MEGABYTES PINS [pip options]
 have_gpu() { [ -e /dev/nvidia0 ] || nvidia-smi -L >/dev/null 2>&1; }
 
 install_libtorch() {
-	local found driver
+	local found driver wants
+	wants=$(sed -n "s/^cuda.*= '\([0-9]*\)\..*/\1/p" "${LIBTORCH_DIR:-}/version.py" 2>/dev/null) || :
 	driver=$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\)\..*/\1/p') || :
-	[ "${driver:-13}" -ge 13 ] || say "warning: the GPU's driver is of CUDA $driver and libtorch needs 13: until it is updated the programs use the CPU"
+	[ "${driver:-99}" -ge "${wants:=13}" ] ||
+		say "warning: the GPU's driver is of CUDA $driver and libtorch needs $wants: the programs use the CPU; docs/gpu.md says what to do"
 	if [ -n "${LIBTORCH_DIR:-}" ]; then
 		[ -e "$LIBTORCH_DIR/lib/libtorch_cpu.so" ] || die "LIBTORCH_DIR is '$LIBTORCH_DIR', which has no lib/libtorch_cpu.so"
 		return

@@ -1,6 +1,6 @@
 // The GPU's own kernels (kernels.cu, decode.cu): compiled for the card at first use by NVRTC, kept in the cache folder by hash,
-// launched through the driver. Nothing of CUDA is linked: libcuda.so.1 and libnvrtc.so.13 are opened when a GPU is. Without
-// NVRTC the operations are libtorch's own.
+// launched through the driver. Nothing of CUDA is linked: libcuda.so.1 and NVRTC, of the wheel's version, are opened when a
+// GPU is. Without NVRTC the operations are libtorch's own.
 #include "shim/nt_gpu.h"
 
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -45,13 +45,14 @@ void *driver() { return dlopen("libcuda.so.1", RTLD_LAZY); }
 
 void *open_nvrtc()
 {
-	void *found = dlopen("libnvrtc.so.13", RTLD_LAZY);
+	const fs::path own = "nvidia/" NLA_NVRTC, name = own.filename();
+	void *found = dlopen(name.c_str(), RTLD_LAZY);
 	Dl_info torch;
 	if (!found && dladdr(reinterpret_cast<void *>(&c10::SetAllocator), &torch)) { // the wheels' own lies beside it
 		fs::path wheels = fs::path(torch.dli_fname).parent_path().parent_path().parent_path();
-		found = dlopen((wheels / "nvidia/cu13/lib/libnvrtc.so.13").c_str(), RTLD_LAZY);
+		found = dlopen((wheels / own).c_str(), RTLD_LAZY);
 	}
-	TORCH_CHECK(found, "there is no libnvrtc.so.13 (pip: nvidia-cuda-nvrtc)");
+	TORCH_CHECK(found, "there is no ", name.c_str(), " (pip: nvidia-cuda-nvrtc, of CUDA 12 nvidia-cuda-nvrtc-cu12)");
 	return found;
 }
 

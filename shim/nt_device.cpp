@@ -40,15 +40,14 @@ static bool load(const char *library)
 // What keeps CUDA from starting; empty: nothing. The driver is the cheap test: without it nothing of CUDA is loaded.
 static std::string cuda_lacks(void)
 {
-	constexpr int runtime = 13000; // of the wheel that is built against
 	void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
 	if (!driver)
 		return "there is no GPU driver on this machine";
 	int has = 0;
 	auto ask = reinterpret_cast<int (*)(int *)>(dlsym(driver, "cuDriverGetVersion"));
-	if (ask && ask(&has) == 0 && has / 1000 < runtime / 1000)
+	if (ask && ask(&has) == 0 && has / 1000 < NLA_CUDA)
 		return "the driver is of CUDA " + version(has / 1000, has % 1000 / 10) + " and libtorch needs " +
-		       version(runtime / 1000, 0) + ": update the driver";
+		       version(NLA_CUDA, 0) + ": docs/gpu.md says what to do";
 	if (*NLA_NO_CUDA)
 		return "this program was built without GPUs: " NLA_NO_CUDA;
 	if (!load("libnla_cuda.so"))

@@ -30,6 +30,10 @@ setup --no-root
 stub nvidia-smi 'echo "| NVIDIA-SMI 570.86.10    Driver Version: 570.86.10    CUDA Version: 12.8     |"'
 setup
 [ "$code" -eq 0 ] && grep -q "warning: the GPU's driver is of CUDA 12 and libtorch needs 13" "$work/stderr" || fail "an old driver: $(cat "$work/stderr")"
+echo "cuda: Optional[str] = '12.8'" >"$work/torch/version.py"
+setup
+[ "$code" -eq 0 ] && ! grep -q 'warning' "$work/stderr" || fail "a wheel of CUDA 12 for it: $(cat "$work/stderr")"
+rm "$work/torch/version.py"
 rm "$work/bin/nvidia-smi"
 # What modules and a relative NLA_CACHE bring to it.
 stub python3 '[ -z "${PYTHONPATH-}" ]'
@@ -67,3 +71,38 @@ grep -q "cannot be locked" "$work/stderr" || fail "no word of the lock: $(cat "$
 export PIP_CERT=$work/certs
 setup --reference
 [ "$code" -eq 1 ] && grep -q "is not in PIP_CERT's '$work/certs'" "$work/stderr" || fail "with PIP_CERT: exits $code: $(cat "$work/stderr")"
+
+# The wheels of CUDA 13 and of 12 have their headers and NVRTC in folders of their own; those of the other version are passed over.
+site=$work/site cmake=$(command -v cmake)
+mkdir -p "$site/torch/include/ATen" "$site/torch/lib" "$site/project"
+touch "$site/torch/include/ATen/ATen.h"
+for name in libtorch_cpu libc10 libtorch_cuda libc10_cuda libgomp; do
+	touch "$site/torch/lib/$name.so"
+done
+cat >"$site/project/CMakeLists.txt" <<END
+cmake_minimum_required(VERSION 3.25)
+project(wheel LANGUAGES NONE)
+include($SOURCE_DIR/cmake/FindLibTorch.cmake)
+message(STATUS "of \${LIBTORCH_WHEEL}: \${LIBTORCH_NVRTC} \${LIBTORCH_CUDA_HEADERS} \${LIBTORCH_NO_CUDA}")
+END
+wheel() { # CUDA
+	printf "__all__ = ['__version__', 'cuda', 'hip']\\n__version__ = '2.11.0+cu%s'\ncuda: Optional[str] = '%s'\n" "${1%.*}${1#*.}" "$1" >"$site/torch/version.py"
+	env -u CUDA_HOME "$cmake" -S "$site/project" -B "$site/build-$1" -DLIBTORCH_DIR="$site/torch" 2>&1 | sed -n "s#$site/torch/../##g; s/^-- of //p"
+}
+header() { # FOLDER VERSION
+	mkdir -p "$site/nvidia/$1"
+	echo "#define CUDART_VERSION  $2" >"$site/nvidia/$1/cuda_runtime_api.h"
+}
+header cuda_runtime/include 12080
+header cu13/include 13000
+mkdir -p "$site/nvidia/cu13/include/crt" "$site/nvidia/cuda_nvcc/include/crt"
+touch "$site/nvidia/cu13/include/crt/host_config.h"
+is() { [ "$1" = "$2" ] || fail "'$1', want '$2'"; }
+is "$(wheel 13.0)" '2.11.0+cu130: cu13/lib/libnvrtc.so.13 nvidia/cu13/include;nvidia/cu13/include '
+case $(wheel 12.8) in
+'2.11.0+cu128: cuda_nvrtc/lib/libnvrtc.so.12  there were no headers of CUDA 12 '*) ;;
+*) [ -e /usr/local/cuda ] || fail "no headers of CUDA 12: $(wheel 12.8)" ;;
+esac
+touch "$site/nvidia/cuda_nvcc/include/crt/host_config.h"
+rm -r "$site/build-12.8"
+is "$(wheel 12.8)" '2.11.0+cu128: cuda_nvrtc/lib/libnvrtc.so.12 nvidia/cuda_runtime/include;nvidia/cuda_nvcc/include '

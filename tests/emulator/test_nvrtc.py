@@ -1,12 +1,12 @@
 """NVRTC compiles shim/kernels.cu and shim/decode.cu for every architecture that the wheel's CUDA knows and we name. Skips where there is no NVRTC:
-neither libnvrtc.so.13 of a toolkit, nor the wheel nvidia-cuda-nvrtc beside libtorch."""
+neither a toolkit's libnvrtc.so.13, nor the wheel nvidia-cuda-nvrtc beside libtorch."""
 import ctypes
 import glob
 import os
 import re
 import sys
 
-found = glob.glob(os.path.join(os.environ["LIBTORCH"], "../../nvidia/cu13/lib/libnvrtc.so.13")) or ["libnvrtc.so.13"]
+found = glob.glob(os.path.join(os.environ["LIBTORCH"], "../../nvidia/*/lib/libnvrtc.so.1[23]")) or ["libnvrtc.so.13"]
 try:
     nvrtc = ctypes.CDLL(os.environ.get("NVRTC", found[0]))
 except OSError as e:
