@@ -125,14 +125,15 @@ class Comparison:
     def level(self, group, name, base=None):
         """Mean over seeds; its standard error over seeds, of a single one over rows; interval over rows; the mean of each seed."""
         factor, offset = (-1 / base, 1.0) if base else (1.0, 0.0)
-        columns = [t.column(name) for t in self.of(group)]
+        columns = [column for column in (t.column(name) for t in self.of(group)) if column.mean is not None]
         found = scaled(stats.difference(self.boot, [], columns, False), factor, offset)
         if found is None:
             return None
-        single = [(v, d) for v, d in zip(getattr(self.of(group)[0], name), self.boot.documents or range(len(self.rows))) if v is not None]
+        left = next(t for t in self.of(group) if t.column(name).mean is not None)
+        single = [(v, d) for v, d in zip(getattr(left, name), self.boot.documents or range(len(self.rows))) if v is not None]
         error = stats.standard_error([c.mean for c in columns]) if len(columns) > 1 else stats.standard_error(*zip(*single))
         return {"mean": found["estimate"], "se": None if error is None else abs(factor) * error, "interval": found["over_rows"],
-                "each": [offset + factor * c.mean for c in columns if c.mean is not None]}
+                "each": [offset + factor * c.mean for c in columns]}
 
     def levels(self, group):
         out = {"runs": len(group.evaluations), "tokens": self.level(group, "tokens"), "explanation_tokens": self.level(group, "payload"),
@@ -198,13 +199,17 @@ class Comparison:
         if self.co_trained:
             columns["start"], _ = without_failures(sides, "start", paired)
         plain = {key: stats.difference(self.boot, *of, paired) if all(of) else None for key, of in columns.items()}
+        for k, one in enumerate(sides):
+            if len(columns["valid"][k]) < len(one):
+                self.notes.append(f"FVE without failures of {group.label} less {self.base_of(group).label} is of {len(columns['valid'][k])} of "
+                                  f"{len(one)} runs of {(self.base_of(group), group)[k].label}: in the others all rows failed, or those of their pair")
         if valid < 0.9 * len(self.rows):
             self.notes.append(f"{group.label}: FVE without failures is of {valid} of {len(self.rows)} rows, those with a valid "
                               "sample on both sides")
         base = self.base_of(group)
         alike = group.setting == base.setting or () in (group.setting, base.setting)
         out = {"to": base.label, "rows": len(self.rows), "valid_rows": valid, "paired_seeds": paired,
-               "tokens": plain["tokens"]}
+               "tokens": plain["tokens"], "tokens_of": stats.mean([c.mean for c in columns["tokens"][0] if c.mean is not None])}
         for key, name, baseline in self.fve_columns():
             out[key] = scaled(plain[name], -1 / baseline) if baseline else None
             if out[key]:
@@ -228,13 +233,15 @@ class Comparison:
 
 def choose_base(groups, paths, name=None):
     """The named group; else the group of the first argument when that is a run or an evaluation; else the smallest lambda's."""
+    def group_of(is_it):                                                # not the warm start that a run's step 0 was
+        return next((g for g in groups for r in g.runs if is_it(r) and any(e is r.evaluation for e in g.evaluations)), None)
     if name is not None:
-        for g in groups:
-            if name in (g.label, g.label.removeprefix("λ ")) or any(name.rstrip("/") == r.name or Path(name) == r.path for r in g.runs):
-                return g
+        found = next((g for g in groups if name in (g.label, g.label.removeprefix("λ "))), None) or \
+            group_of(lambda r: name.rstrip("/") == r.name or Path(name) == r.path)
+        if found:
+            return found
         raise runs.Error(f"no '{name}' to compare with; there are {', '.join(repr(g.label) for g in groups)}")
-    first = next((g for g in groups if g.role != "start" and any(r.path == Path(paths[0]) for r in g.runs)), None)
-    return first or next((g for g in groups if g.role == "lambda"), groups[0])
+    return group_of(lambda r: r.path == Path(paths[0])) or next((g for g in groups if g.role == "lambda"), groups[0])
 
 
 # ---- what is printed ----

@@ -147,10 +147,10 @@ def losses(result, colours):
     for g in result["groups"]:
         d = g["difference"]
         own = by_label[d["to"]] if d else base
-        if g["role"] == "lambda" and d and d["tokens"] and d["fve_meannorm"] and own["tokens"]["mean"] \
+        if g["role"] == "lambda" and d and d["tokens"] and d["fve_meannorm"] and d["tokens_of"] \
                 and own["setting"] in (g["setting"], ()):
-            zero, y = own["tokens"]["mean"], d["fve_meannorm"]["estimate"]
-            points.append((g, 1 + d["tokens"]["estimate"] / zero, y, widest(d["fve_meannorm"]) or (y, y)))
+            y = d["fve_meannorm"]["estimate"]
+            points.append((g, 1 + d["tokens"]["estimate"] / d["tokens_of"], y, widest(d["fve_meannorm"]) or (y, y)))
     if not points or base["lambda"] is None:
         return ""
     published = reference()["points"] if base["lambda"] == 0 else []    # whose differences are to 0
@@ -247,6 +247,8 @@ def by_kind(result, colours, what, caption):
     """A line a kind of fact, a dot a group: the share from 0 to 1, and by chance as a tick."""
     groups = facts.with_facts(result, ("lambda", "start")) or facts.with_facts(result)[:1]
     kinds = list(groups[0]["facts"]["kinds"])
+    if not kinds:
+        return ""
     step = 12 + 5 * len(groups)
     plot = Plot(480, step * len(kinds) + 34, (0.0, 1.0), (len(kinds), 0.0), left=min(18 + 7 * max(map(len, kinds)), 160), top=8, bottom=26, right=12)
     for v in (0, 0.25, 0.5, 0.75, 1):

@@ -54,10 +54,10 @@ def chart_head(result, colours):
     for g in result["groups"]:
         d = g["difference"]
         base = by_label[d["to"]] if d else g
-        if g["role"] != "lambda" or not d or not d["tokens"] or not base["tokens"]["mean"]:
+        if g["role"] != "lambda" or not d or not d["tokens"] or not d["tokens_of"]:
             continue
         fve, whole = d["fve"] or d["fve_meannorm"], d["fve_all"] or d["fve_all_meannorm"]
-        share = d["tokens"]["estimate"] / base["tokens"]["mean"]
+        was, change = d["tokens_of"], d["tokens"]["estimate"]           # of the seeds that make pairs
         apart = not fve or abs(g["failed_rate"] - base["failed_rate"]) > 0.01
         loss = excluded(whole if apart else fve)
         silent = "across settings" if g["setting"] != base["setting"] else "of one document"
@@ -67,8 +67,8 @@ def chart_head(result, colours):
         cut = f' {escape(first["label"].capitalize())}, differ by {estimated(first["difference"])} FVE.' if first else ""
         gone = "all rows failed" if g["failed_rate"] == 1 else "no row is valid on both sides"
         changes = f"FVE changes by {estimated(fve)}" if fve else gone
-        out.append(f'<li>{key(g["label"], colours)} writes {g["tokens"]["mean"]:.1f} tokens instead of {base["tokens"]["mean"]:.1f} '
-                   f'({show(100 * share, 0, True)} %), and {percent(g["failed_rate"], 1)} fail instead of '
+        out.append(f'<li>{key(g["label"], colours)} writes {was + change:.1f} tokens instead of {was:.1f} '
+                   f'({show(100 * change / was, 0, True)} %), and {percent(g["failed_rate"], 1)} fail instead of '
                    f'{percent(base["failed_rate"], 1)}; {changes}, with failures by {estimated(whole)}: {claim}.{cut}</li>')
     return f'<ul class="findings">{"".join(out)}</ul>' if out else ""
 
@@ -92,9 +92,8 @@ def tables(result, colours):
         body = []
         for g in compared:
             d, tokens, to = (g["difference"][k] for k in (kind, "tokens", "to"))
-            base = next(b for b in result["groups"] if b["label"] == to)
-            change = "–" if not tokens or not base["tokens"] else \
-                f'{show(tokens["estimate"], 1, True)} ({show(100 * tokens["estimate"] / base["tokens"]["mean"], 0, True)} %)'
+            change = "–" if not tokens or not g["difference"]["tokens_of"] else \
+                f'{show(tokens["estimate"], 1, True)} ({show(100 * tokens["estimate"] / g["difference"]["tokens_of"], 0, True)} %)'
             failures = g["difference"]["fve_all" if kind == "fve" else "fve_all_meannorm"]
             body.append([key(g["label"], colours) + (f", less {escape(to)}" if to != result["base"] else ""),
                          show(d["estimate"], 3, True),

@@ -69,10 +69,12 @@ def t_quantile(df, level=0.95):
 def filled(columns):
     """What a run lacks of a row that others have, by what row and run add up to (least squares): a row counts as the mean of
     the runs that have it, less what sets those apart from the others on the rows that they share."""
-    levels = [0.0] * len(columns)
-    for _ in range(30):
+    levels, moved = [0.0] * len(columns), 1.0
+    while moved > 1e-9:
+        was = levels
         rows = [mean([v - a for v, a in zip(row, levels) if v is not None]) for row in zip(*columns)]
         levels = [mean([v - r for v, r in zip(c, rows) if v is not None]) or 0.0 for c in columns]
+        moved = max((abs(a - b) for a, b in zip(was, levels)), default=0.0)
     return [[r + a if v is None and r is not None else v for v, r in zip(c, rows)] for c, a in zip(columns, levels)]
 
 
@@ -127,7 +129,7 @@ class Bootstrap:
 def difference(boot, minus, plus, paired_seeds):
     """Mean of the columns `plus` (a column a seed) less that of `minus` ([] for a level): estimate, intervals by what is drawn."""
     sides = [(s, c) for s, c in ((-1, minus), (1, plus)) if c]
-    if any(c.mean is None for _, columns in sides for c in columns):
+    if not sides or any(c.mean is None for _, columns in sides for c in columns):
         return None
     estimate = sum(sign * mean([c.mean for c in columns]) for sign, columns in sides)
     drawn = [[boot.over_rows(c) for c in columns] for _, columns in sides]

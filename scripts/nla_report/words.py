@@ -48,7 +48,7 @@ def wording(groups, base, rows, documents=None):
     zero = every[base.label]
     samples = [[words(s["explanation"]) for s in (base.evaluations[0].rows[row] * 2)[:2]] for row in rows]
     repeated = all(len(base.evaluations[0].rows[row]) > 1 for row in rows)
-    total = min(sum(map(len, one)) for texts in every.values() for one in texts)
+    total = min((n for texts in every.values() for one in texts if (n := sum(map(len, one)))), default=0)
     found, other = {}, elsewhere(documents or rows)
     for g in groups:
         texts = every[g.label]

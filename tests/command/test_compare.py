@@ -157,6 +157,9 @@ def test_by_hand(tmp):
 def test_forms(tmp):
     text, _ = program(tmp / "a", tmp / "b")
     assert "losses excluded" in text and "−0.042" in text and "4 rows" in text, text
+    done = subprocess.run([sys.executable, str(SOURCE / "scripts" / "nla-compare"), str(tmp / "a"), str(tmp / "b")], capture_output=True,
+                          env={**os.environ, "PYTHONIOENCODING": "latin-1"})                              # as where the locale is no UTF-8
+    assert done.stdout.decode("utf-8") == text, done.stderr
     table = program("--markdown", tmp / "a", tmp / "b")[0].splitlines()
     assert table[1].startswith("| --- |") and all(x.count("|") == table[0].count("|") for x in table[:4]), table
     lines = list(csv.DictReader(io.StringIO(program("--csv", tmp / "a", tmp / "b")[0])))
@@ -192,6 +195,17 @@ def test_failures(tmp):
         assert d["valid_rows"] == rows and d["fve"]["seeds"] == seeds and d["paired_seeds"], d
         for got in (d["fve"]["estimate"], *d["fve"]["t_over_seeds"]):
             near(got, -0.1 / VAR, 1e-3, sweep)
+    # Of the other three numbers only those that are there: the run of which nothing is left is named, and its lambda keeps a level.
+    found, said = by_label(json.loads(program("--json", tmp / "worse")[0])), program(tmp / "worse")[1]
+    near(found["λ 0.01"]["fve"]["mean"], 1 - stats.mean([stats.mean([0.1 * (1 + s) + 0.02 * r + 0.1 for r in range(7 * s, 10)]) for s in (0, 1)]) / VAR,
+         1e-12, "level without the run that failed")
+    assert "FVE without failures of λ 0.01 less λ 0 is of 2 of 3 runs of λ 0.01" in said and found["λ 0.01"]["wording"]["type_token_pooled"], said
+    # Runs that share few rows: what rows and runs add up to, solved and not only begun.
+    rng = random.Random(0)
+    rows = [(rng.random(), rng.random() < 0.06, rng.random() < 0.06) for _ in range(1000)]
+    one, other = ([x + add if has else None for x, *have in rows for has in [have[k]]] for k, add in ((0, 0.0), (1, 0.3)))
+    means = [stats.mean([v for v in c if v is not None]) for c in stats.filled([one, other])]
+    near(means[1] - means[0], 0.3, 1e-6, "few shared rows")
     out, said = program(tmp / "a", tmp / "b")
     assert "3 of 4" in out and "4 of 4" in out and "b: FVE without failures is of 3 of 4 rows" in said, (out, said)
 
@@ -264,6 +278,7 @@ def test_groups(tmp):
     few = by_label(json.loads(out))["λ 0.01"]["difference"]
     assert few["paired_seeds"] and few["fve"]["seeds"] == 2 and "by the seeds that both have; without a pair: 1" in said, said
     near(few["fve"]["estimate"], (gaps[0] + gaps[2]) / 2, 1e-12, "of the pairs")
+    near(few["tokens_of"], stats.mean([50 + r % 3 for r in range(40)]), 1e-12, "tokens of the pairs")
     (tmp / "l0-s1").rename(tmp / "sweep" / "l0-s1")
     wording = by_label(result)["λ 0"]["wording"]
     near(wording["kept"], 1.0, 1e-12, "two seeds of lambda 0")
@@ -316,6 +331,13 @@ def test_beside(tmp):
     assert found["warm start"]["runs"] == 1 and abs(found["warm start"]["fve"]["mean"] - 0.5) < 1e-12   # two runs share it
     assert found["λ 0"]["paths"] == [str(sweep / "l0" / "eval-3.json")] and found["λ 0 odd"]["role"] == "named"
     near(found["λ 0 odd"]["difference"]["fve"]["estimate"], -0.5, 1e-12, "control")
+    # A run, or its path, is never the warm start that its step 0 was; an evaluation of the warm start is one.
+    for args, base in (([sweep / "l0", sweep / "l0.01"], "λ 0"), ([sweep / "l0.01", sweep / "l0", "--base", sweep / "l0"], "λ 0"),
+                       ([sweep / "l0", sweep / "l0.01", "--base", "l0.01"], "λ 0.01"), ([sweep / "l0", "--base", "warm start"], "warm start")):
+        assert json.loads(program("--json", *args)[0])["base"] == base, (args, base)
+    shutil.copytree(sweep / "l0", tmp / "start", ignore=shutil.ignore_patterns("evaluations", "eval-3*"))
+    (tmp / "start" / "config.json").write_text(json.dumps({"seed": 0, "steps": 0, "reward": {"lambda": 0}}))
+    assert json.loads(program("--json", tmp / "start", sweep / "l0", sweep / "l0.01")[0])["base"] == "warm start"
     # One of another step says so, and seeds are pooled by step; of several steps the run's own counts.
     steps = tmp / "steps"
     for value, seed, named in ((0, 0, ("2",)), (0, 1, ("3", "9")), (0.01, 0, ("3",))):
