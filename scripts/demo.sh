@@ -13,6 +13,7 @@ flags=()
 while [ $# -gt 0 ]; do
 	case $1 in
 	-h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+	--out=*) out=${1#*=} ;;
 	--out) out=${2:?--out needs a folder}; shift ;;
 	*) flags+=("$1") ;;
 	esac

@@ -335,14 +335,14 @@ def as_fp32(stored):
     return np.array(stored) if stored.dtype == np.float32 else (stored.astype(np.uint32) << 16).view(np.float32)
 
 
-def table_of(rows, stored, meta):
+def table_of(rows, stored, meta, prompt):
     av_template, _ = templates_of(meta)
     layer = (meta.get("extraction") or {}).get("layer_index")
     v = as_fp32(stored)
     lists = pa.ListArray.from_arrays(pa.array(range(0, v.size + 1, v.shape[1]), pa.int32()), pa.array(v.reshape(-1)))
     prompts = [row["prompt"] if "prompt" in row else plain_prompt(av_template) for row in rows]
     return pa.table({
-        "prompt": pa.array(prompts),
+        "prompt": pa.array(prompts, prompt),
         "response": pa.array([row["response"] if "response" in row else plain_response(row.get("explanation")) for row in rows], pa.string()),
         VECTOR: lists,
         "n_raw_tokens": pa.array([row.get("n_raw_tokens") for row in rows], pa.int64()),
@@ -352,18 +352,26 @@ def table_of(rows, stored, meta):
     })
 
 
+def prompt_type(folder, template):
+    """Of the first row that has one: the first chunk may have none."""
+    with gzip.open(folder / "rows.jsonl.gz", "rt", encoding="utf-8-sig") as lines:
+        given = (json.loads(line).get("prompt") for line in lines if line.strip())
+        return pa.array([next((p for p in given if p is not None), plain_prompt(template))]).type
+
+
 def export_set(folder, out):
     folder, writer, done = Path(folder), None, 0
     meta, stored = read_sidecar(folder / "nla_meta.yaml"), open_vectors(folder)
     try:
+        prompt = prompt_type(folder, templates_of(meta)[0])
         with gzip.open(folder / "rows.jsonl.gz", "rt", encoding="utf-8-sig") as lines:
             filled = (line for line in lines if line.strip())
             while rows := [json.loads(line) for _, line in zip(range(ROWS_AT_ONCE), filled)]:
                 if done + len(rows) > len(stored):
                     raise Refused(f"'{folder}': {len(stored)} vectors, but more rows")
-                table = table_of(rows, stored[done:done + len(rows)], meta)
+                table = table_of(rows, stored[done:done + len(rows)], meta, prompt)
                 writer = writer or pq.ParquetWriter(f"{out}.tmp", table.schema)
-                writer.write_table(table.cast(writer.schema))
+                writer.write_table(table)
                 done += len(rows)
     except (OSError, EOFError, ValueError, KeyError, pa.ArrowException) as error:
         raise Refused(f"cannot export '{folder}': {first_line(error)}") from None

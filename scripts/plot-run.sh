@@ -24,9 +24,9 @@ values() { # RUN KEY
 			      print step[i], value[i], sum / n } }'
 }
 
-panel() { # TITLE KEY ...
-	title=$1 lines="" colour=0
-	shift
+panel() { # TITLE RUNS KEY ...
+	title=$1 runs=$2 lines="" colour=0
+	shift 2
 	for key; do
 		while IFS= read -r run; do
 			colour=$((colour + 1))
@@ -36,16 +36,19 @@ panel() { # TITLE KEY ...
 			name=$(basename "$run" | sed "s/'/''/g") # single quotes: nothing in it is a command or an escape
 			lines="$lines${lines:+, }'$file' using 1:2 with points lt $colour pt 7 ps 0.6 notitle, '$file' using 1:3 with lines \
 lt $colour lw 2 title '$name $key' noenhanced"
-		done <"$data/runs"
+		done <"$data/$runs"
 	done
 	[ -z "$lines" ] || printf 'set ylabel "%s"\nplot %s\n' "$title" "$lines" >>"$data/panels"
 }
 
 printf '%s\n' "$@" >"$data/runs"
-panel "FVE of the batch" fve
-panel "response tokens" response_tokens_mean
-grep -q '"held_loss"' "$1/metrics.jsonl" && panel "loss" loss held_loss held_loss_other_vector
-panel "held-out FVE" held_fve
+for run; do # a step of nla-train has a loss too
+	grep -q '"reward_mean"' "$run/metrics.jsonl" || printf '%s\n' "$run"
+done >"$data/sft"
+panel "FVE of the batch" runs fve
+panel "response tokens" runs response_tokens_mean
+panel "loss" sft loss held_loss held_loss_other_vector
+panel "held-out FVE" runs held_fve
 [ -s "$data/panels" ] || die "'$1/metrics.jsonl' has no step of nla-train or nla-sft"
 n=$(grep -c '^plot' "$data/panels")
 {

@@ -377,10 +377,12 @@ report_all() { run "$report" "$out" -o "$out/report.html" --markdown "$out/table
 
 gpus() { # numbers of those to use, none where the device is the CPU
 	case " $* " in *" --device cpu "* | *" --device=cpu "*) return ;; esac
-	! grep -q '"device": *"cpu"' "$config" || return 0
 	case " $* " in # a flag goes over the file
 	*" --device "* | *" --device="*) named=$(printf '%s\n' " $* " | sed -n 's/.* --device[ =]cuda:\([0-9]*\) .*/\1/p') ;;
-	*) named=$(sed -n 's/.*"device": *"cuda:\([0-9]*\)".*/\1/p' "$config" | head -n 1) ;;
+	*)
+		! grep -q '"device": *"cpu"' "$config" || return 0
+		named=$(sed -n 's/.*"device": *"cuda:\([0-9]*\)".*/\1/p' "$config" | head -n 1)
+		;;
 	esac
 	[ -z "$named" ] || { echo "$named"; return; }
 	[ -z "${CUDA_VISIBLE_DEVICES+set}" ] || { echo "$CUDA_VISIBLE_DEVICES" | tr , ' '; return; }
@@ -482,7 +484,7 @@ fan_out() { # TASKS [flags]: a line each, in order, over the slots
 				case $code in
 				0) ;;
 				3 | 129 | 130 | 138 | 140 | 143) stopping=${stopping:-$code} ;; # nla-eval ends at once, and nothing is lost
-				*) failures="$failures $(echo "$task" | sed 's/^\(one_run\|controls\) \(.*\) \(.*\)/lambda-\2-seed-\3/; s/^report_all$/nla-report/')" ;;
+				*) failures="$failures $(echo "$task" | sed 's/^controls start .*/start/; s/^\(one_run\|controls\) \(.*\) \(.*\)/lambda-\2-seed-\3/; s/^report_all$/nla-report/')" ;;
 				esac
 			fi
 			if [ -z "$pid" ] && [ -n "$queue" ] && [ -z "$stopping" ]; then

@@ -68,14 +68,14 @@ def figures(folder, runs, result):
             for ending, terminal in TERMINALS:
                 notes += figure(folder, f"{name}.{ending}", terminal, script)
     except OSError as e:
-        raise Error(f"cannot write '{e.filename}': {e.strerror}") from e
+        raise Error(f"cannot write '{e.filename or folder}': {e.strerror}") from e
     return notes
 
 
 def figure(folder, name, terminal, script):
     part = folder / f".{name}.{os.getpid()}"
     head = f"set encoding utf8\nset terminal {terminal}\nset output '{part.name}'\nset grid lc rgb '#dddddd'\nset border 3\nset tics nomirror\n"
-    done = subprocess.run(["gnuplot"], input=head + script, text=True, capture_output=True, cwd=folder) if script else None
+    done = subprocess.run(["gnuplot"], input=head + script, encoding="utf-8", capture_output=True, cwd=folder) if script else None
     if done and not done.returncode and part.exists():
         part.replace(folder / name)
         return []

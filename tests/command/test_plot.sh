@@ -26,6 +26,11 @@ grep -q "title 'other response_tokens_mean'" "$work/script" || fail "the second 
 plot "$work/av"
 [ "$(cat "$work/data/held_loss_other_vector.3")" = "6 2.25 2.25" ] || fail "of nla-sft: $(ls "$work/data")"
 [ "$(wc -l <"$work/data/loss.1")" -eq 12 ] || fail "loss of nla-sft: $(ls "$work/data")"
+plot "$work/rl" "$work/av" # whichever comes first; a step of nla-train has a loss of its own
+[ "$(wc -l <"$work/data/loss.1")" -eq 12 ] && ! grep -q "title 'rl loss'" "$work/script" || fail "loss beside nla-train: $(cat "$work/script")"
+grep -v held "$work/av/metrics.jsonl" >"$work/without" && mv "$work/without" "$work/av/metrics.jsonl" # --sft.held_out 0
+plot "$work/av"
+[ "$(grep -c '^plot' "$work/script")" -eq 1 ] || fail "nothing held out: $(cat "$work/script")"
 ! plot "$work/none" 2>"$work/stderr" && grep -q "cannot read '$work/none/metrics.jsonl'" "$work/stderr" || fail "a missing run: $(cat "$work/stderr")"
 : >"$work/empty/metrics.jsonl"
 ! plot "$work/empty" 2>"$work/stderr" && grep -q "has no step" "$work/stderr" || fail "an empty run: $(cat "$work/stderr")"

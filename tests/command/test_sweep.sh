@@ -5,7 +5,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 fail() { echo "FAIL: $*"; exit 1; }
-unset OMP_NUM_THREADS CUDA_VISIBLE_DEVICES
+unset OMP_NUM_THREADS CUDA_VISIBLE_DEVICES SLURM_ARRAY_TASK_ID SLURM_JOB_ID
 
 mkdir bin
 cat >bin/nla-train <<'SH'
@@ -207,7 +207,9 @@ rm signalled
 echo USR1 >evaluating # the work is saved there, too: a job of Slurm is to be queued again
 stops 3
 rm -r evaluating calls out/lambda-0.002-seed-0
-flock out/lock sh -c 'touch locked; sleep 1; rm locked' & # what an earlier, killed sweep left at work
+# What an earlier, killed sweep left at work, until the next one says that it waits for it.
+: >err
+flock out/lock sh -c 'touch locked; for i in $(seq 600); do ! grep -q "another call is at work" err || break; sleep 0.1; done; rm locked' &
 until [ -e locked ]; do sleep 0.01; done
 sweep || fail "the second call must finish: $(cat err)"
 [ "$(grep -c '^train.*out/lambda' calls)" = 2 ] || fail "two runs are left to do: $(cat calls)"
@@ -263,6 +265,13 @@ PATH=$work/path:$PATH sweep || fail "over two cards: $(cat err)"
 [ "$(cut -d' ' -f5- devices | sort | uniq -c | tr -s ' ')" = " 2 card 0
  2 card 1" ] || fail "cards: $(cat devices)"
 cmp table plain
+rm -rf out devices together work-*
+echo 2 >together # a flag goes over the file
+echo '{"device": "cpu"}' >c.json
+PATH=$work/path:$PATH sweep --device cuda || fail "over two cards by a flag: $(cat err)"
+[ "$(cut -d' ' -f5- devices | sort | uniq -c | tr -s ' ')" = " 2 card 0
+ 2 card 1" ] || fail "cards by a flag: $(cat devices)"
+echo '{}' >c.json
 rm -rf out devices together work-*
 PATH=$work/path:$PATH sweep --device cuda:1 || fail "on the card that is named: $(cat err)"
 [ "$(cut -d' ' -f5- devices | sort -u)" = "card " ] || fail "a card of its own beside cuda:1: $(cat devices)"
