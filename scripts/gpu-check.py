@@ -42,11 +42,21 @@ def shown(x):
     return f"{x:.4g}" if isinstance(x, float) else str(x)
 
 
+def sizes_of(config):
+    """What a configuration's model has in its config.json."""
+    try:
+        model = json.loads((config.parent / json.loads(config.read_text())["model"] / "config.json").read_text())
+        return model.get("text_config", model)
+    except (OSError, ValueError, KeyError) as e:
+        sys.exit(f"gpu-check: cannot read the sizes of the model in '{config}': {e}")
+
+
 class Report:
     def __init__(self, args):
         self.args, self.out, self.build = args, Path(args.out).resolve(), Path(os.environ["BUILD_DIR"]).resolve()
         self.scratch, self.made = Path(args.scratch or args.out).resolve() / "gpu-check.shape", []
         self.config = Path(args.config).resolve() if args.config else self.scratch / "config.json"
+        self.sizes = sizes_of(self.config) if args.config else predict.QWEN3_8B
         self.until = time.monotonic() + 60 * args.minutes
         self.check, self.limit, self.rows, self.machine, self.card, self.text_seconds, self.slower = "", 0.0, [], {}, None, None, []
         self.opened = False
@@ -236,7 +246,7 @@ class Report:
         rows, n = int(plan.group(3) or 0), prompts * group
         step = predict.Step(prompts, group, self.tokens, self.tokens, plan.group(5) == "recomputed", int(plan.group(4)), rows or n,
                             predict.chunk_of(self.card.memory), prompt=self.prompt)
-        return predict.stages(predict.Model(predict.QWEN3_8B), step)
+        return predict.stages(predict.Model(self.sizes), step)
 
     def share(self, what, seconds, work):
         if not work or not seconds:
@@ -270,7 +280,7 @@ class Report:
         target = next((predict.TARGETS.get((key, prompts, group)) for key, card in predict.CARDS.items() if card == self.card), None)
         seconds = median("seconds") + scored
         what = f"seconds of a step of {prompts} x {group} x {self.tokens}" + (f", with {scored:.2f} to score the texts" if scored else "")
-        if target and not self.args.quick:
+        if target and not self.args.quick and all(self.sizes.get(key) == size for key, size in predict.QWEN3_8B.items()):
             self.below(what, seconds, target)
         else:
             self.row(what, seconds, f"predicted {sum(w.seconds(self.card) for k, w in work.items() if k != 'update_ar'):.3g}" if work else "")
@@ -317,7 +327,7 @@ class Report:
         s = self.evaluate("evaluation", "--eval.rows", rows, "--max-new-tokens", self.tokens, "--rollout.min_new_tokens", self.tokens)
         self.row("rows evaluated", s["rows"], str(rows), s["rows"] == rows)
         batch = min(128, rows)
-        work = predict.Work().add(predict.decode(predict.Model(predict.QWEN3_8B), batch, batch, self.prompt, 20, self.tokens,
+        work = predict.Work().add(predict.decode(predict.Model(self.sizes), batch, batch, self.prompt, 20, self.tokens,
                                                  (predict.WARM,)), rows / batch)
         self.share(f"seconds to sample {rows} rows", s["seconds"], self.card and work)
 
