@@ -54,11 +54,15 @@ unit_sanitized() {
 	cmake -S "$root" -B "$root/build-asan" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DNLA_SANITIZE=ON \
 		-DLIBTORCH_DIR="$LIBTORCH_DIR" >/dev/null &&
 		cmake --build "$root/build-asan" --target unit-tests &&
-		ctest --test-dir "$root/build-asan" -L '^unit$' --no-tests=error --output-on-failure -j "$(nproc)"
+		ctest --test-dir "$root/build-asan" -L '^unit$' --no-tests=error --output-on-failure -j "$jobs"
 }
 
+jobs=$(nproc) # or what a container's quota leaves of them
+if read -r quota period </sys/fs/cgroup/cpu.max 2>/dev/null && [ "$quota" != max ] && [ $((quota / period)) -lt "$jobs" ]; then
+	jobs=$(((quota + period - 1) / period))
+fi
 check "source rules" bash scripts/checksrc.sh
-check "tests" ctest --test-dir "$NLA_BUILD" --no-tests=error --output-on-failure -j "$(nproc)" "${select[@]}" "$@"
+check "tests" ctest --test-dir "$NLA_BUILD" --no-tests=error --output-on-failure -j "$jobs" "${select[@]}" "$@"
 check "unit tests under the sanitizers" unit_sanitized
 
 echo "== summary"

@@ -70,6 +70,8 @@ void nla_machine_read(struct nla_machine *m, const char *root)
 	m->cores = 0;
 	for (const char *mask = after(proc, "self/status", "Cpus_allowed:", &text); *mask && *mask != '\n'; mask++)
 		m->cores += __builtin_popcount((unsigned)strtol((char[]){ *mask, '\0' }, NULL, 16)); /* hexadecimal, commas */
+	if (!*root) /* one that is not there yet may be allowed, too */
+		m->cores = NLA_MIN(m->cores, (int)sysconf(_SC_NPROCESSORS_ONLN));
 	m->cores = NLA_MAX(m->cores, 1);
 	double total = number(proc, "meminfo", "MemTotal:"), available = number(proc, "meminfo", "MemAvailable:");
 	m->memory = total > 0 ? (int64_t)(1024 * total) : INT64_MAX;

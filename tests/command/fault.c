@@ -299,7 +299,8 @@ static void child(char *line)
 	if (n < 6 || fd < 0 || dup2(fd, STDERR_FILENO) < 0 || !freopen("/dev/null", "w", stdout))
 		_exit(99);
 	close(fd);
-	limit(RLIMIT_AS, mapped() + ((rlim_t)4 << 30));
+	const char *mib = getenv("FAULT_MIB");
+	limit(RLIMIT_AS, mapped() + ((rlim_t)(mib ? strtol(mib, NULL, 10) : 4096) << 20));
 	limit(RLIMIT_CPU, 20);
 	limit(RLIMIT_CORE, 0);
 	alarm(120);

@@ -120,7 +120,7 @@ def content(name, data):
             return json.dumps(without_times(json.loads(data)))
         except ValueError:
             return data
-    return re.sub(rb"; [ 1-3]\d \w+ \d{4}, \d\d:\d\d", b"", data) if name.endswith(".html") else data
+    return re.sub(rb"; {1,2}\d{1,2} \w+ \d{4}, \d\d:\d\d", b"", data) if name.endswith(".html") else data
 
 
 def snapshot(folder):

@@ -16,6 +16,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/nla-command.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
 export OMP_NUM_THREADS=1
+unset RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT SLURM_PROCID SLURM_STEP_NUM_TASKS OMPI_COMM_WORLD_RANK PMI_RANK # a cluster's own
 on="--device cpu"
 [ -z "${NLA_TEST_DEVICE:-}" ] || on="--device $NLA_TEST_DEVICE --dtype fp32"
 

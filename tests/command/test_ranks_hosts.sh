@@ -11,7 +11,12 @@ for host in a b; do
 	eval "$host=$!"
 done
 trap 'kill $a $b 2>/dev/null; rm -rf "$work"' EXIT
-sleep 0.5
+for host in $a $b; do
+	for _ in $(seq 600); do # until it has a name of its own, it is here
+		case $(nsenter -t "$host" -u uname -n 2>/dev/null) in host-*) break ;; esac
+		sleep 0.1
+	done
+done
 ip link add veth netns "$a" type veth peer name veth netns "$b" || skip "no veth here"
 in_host() { # PID COMMAND ...
 	pid=$1

@@ -63,7 +63,8 @@ grep -q "cannot get .*libcjson-dev.*: E: no archive here" "$work/stderr" || fail
 stub pkg-config 'exit 0'
 stub python3 'case "$*" in "-m venv"*) mkdir -p "$3/bin"; printf "#!/bin/sh\necho CERTIFICATE_VERIFY_FAILED >&2; exit 1\n" >"$3/bin/python"
 	chmod +x "$3/bin/python" ;; esac'
-unset PIP_CERT
+unset PIP_CERT PYTHON
+stub df 'echo; echo "- - - 99999 -"' # of which a small /tmp has less
 stub flock 'exit 1' # as on a file system without locks
 setup --reference
 grep -q "cannot be locked" "$work/stderr" || fail "no word of the lock: $(cat "$work/stderr")"

@@ -13,6 +13,7 @@ import random
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.dont_write_bytecode = True
@@ -21,7 +22,7 @@ import faults
 import test_faults
 
 STEPS = 8
-LONGEST = 0.2       # seconds of processor time before a kill
+LONGEST = 0.2       # seconds of processor time before a kill, or half of what a whole run takes
 
 
 def steps(out):
@@ -41,13 +42,15 @@ def main():
         program = test_faults.programs(work)[1]
         argv, out = [*program.argv, "--steps", STEPS, "--resume"], work / "out"
         server = faults.Server("nla-train", work.parent)
+        began = time.monotonic()
         code, said = server.run(argv)
         assert code == 0, said
+        longest = max(LONGEST, (time.monotonic() - began) / 2)
         end = faults.snapshot(out)
         shutil.rmtree(out)
         before = 0
         while killed < kills or before:
-            code, said = server.run(argv, at=rng.randrange(int(1e6 * LONGEST)) + 1 if killed < kills else 0, kind="time" if killed < kills else "-")
+            code, said = server.run(argv, at=rng.randrange(int(1e6 * longest)) + 1 if killed < kills else 0, kind="time" if killed < kills else "-")
             newest, lines = steps(out)
             assert newest >= before, f"kill {killed}: the checkpoint of step {before} is gone, {newest} is left"
             assert lines == list(range(1, len(lines) + 1)), f"kill {killed}: metrics.jsonl has the steps {lines}"
@@ -61,6 +64,7 @@ def main():
                 shutil.rmtree(out)
                 runs, before = runs + 1, 0
         server.close()
+    assert lost and runs, f"no kill came between a step and its checkpoint: {lost} steps lost, {runs} runs"
     print(f"{killed} kills, {lost} steps made twice, {runs} runs ended as one that was never killed (seed {seed})")
 
 
