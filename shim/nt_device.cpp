@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <climits>
 #include <memory>
 #include <string>
 
@@ -77,10 +78,10 @@ nt_status nt_device_open(const char *name, int *out)
 	*out = NT_CPU;
 	if (asked == "cpu")
 		return NT_OK;
-	if ((asked != "auto" && kind != "cuda" && kind != "sim") || number.empty() || number.size() > 4 ||
+	if ((asked != "auto" && kind != "cuda" && kind != "sim") || number.empty() ||
 	    number.find_first_not_of("0123456789") != std::string::npos)
 		return no_device("'" + asked + "' is none of auto, cpu, cuda, cuda:N");
-	int index = std::stoi(number);
+	int index = number.size() < 5 ? std::stoi(number) : INT_MAX;
 	std::string lacks;
 	nt_status asking = action("device", {}, [&] {
 		if (kind == "sim") // the tests' GPU, which only they put where the loader looks

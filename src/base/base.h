@@ -142,9 +142,9 @@ const char *nla_nearest(const char *word, const struct nla_strs *names);
 #define NLA_MIN(a, b) ((a) < (b) ? (a) : (b))
 #define NLA_MAX(a, b) ((a) > (b) ? (a) : (b))
 
-/* For qsort and bsearch: int64_t ascending; strings (char *), or structs whose first field is one, by bytes. */
 /* strtod of the C locale: a program that embeds us may have set another. */
 double nla_strtod(const char *text, char **end);
+/* For qsort and bsearch: int64_t ascending; strings (char *), or structs whose first field is one, by bytes. */
 int nla_by_number(const void *a, const void *b);
 int nla_by_text(const void *a, const void *b);
 

@@ -181,7 +181,7 @@ static int write_all(int fd, const void *bytes, size_t n)
 	return 0;
 }
 
-/* A new name is safe from a power cut once its folder is on disk; some file systems cannot sync folders, and say EINVAL. A
+/* A new name is safe from a power cut once its folder is on disk; some file systems cannot sync (folders), and say EINVAL. A
  * folder that may be written and not read cannot be opened, and is left to the system. */
 enum nla_status nla_sync(const char *path, struct nla_err *err)
 {
@@ -222,7 +222,7 @@ enum nla_status nla_new_write(const struct nla_new_file *out, const void *bytes,
 enum nla_status nla_new_close(struct nla_new_file *out, struct nla_err *err)
 {
 	nla_auto char *dir = nla_path_dir(out->path), *path = out->path, *tmp = out->tmp;
-	int why = !err->status && fsync(out->fd) ? errno : 0;
+	int why = !err->status && fsync(out->fd) && errno != EINVAL ? errno : 0;
 	if (out->fd >= 0 && close(out->fd) && !why)
 		why = errno;
 	if (!err->status && !why && rename(tmp, path))

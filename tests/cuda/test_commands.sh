@@ -76,6 +76,8 @@ FAKE_CUDA_SM=75 cuda_run nla-explain "$demo/config.json" --text a
 refused 'GPU 0 has compute capability 7.5, want 8.0 or more'
 cuda_run nla-explain "$demo/config.json" --text a --device cuda:1
 refused 'there is no GPU of that number'
+cuda_run nla-explain "$demo/config.json" --text a --device cuda:12345
+refused 'there is no GPU of that number'
 
 # So does a system without NVRTC, which compiles our kernels.
 cp -R "$FAKE_CUDA" plain && rm plain/libnvrtc.so.13 && ${CC:-cc} -shared -o plain/libnvrtc.so.13 -x c /dev/null
