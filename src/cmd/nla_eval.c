@@ -97,7 +97,7 @@ static enum nla_status run(const struct nla_config *cfg, struct nla_err *err)
 			       : nla_evaluate(&e.rl, e.rows, e.n, cfg->eval.samples, cfg->eval.batch, &step, err)) &&
 		 !(cfg->eval.logprob && logprob(&e, cfg, &step, err)) &&
 		 !(cfg->eval.recovered_kl && nla_eval_recover(&e.rl, cfg->eval.batch, &step, err)) &&
-		 !(start_ar && nla_eval_start_ar(&e.models, cfg, &e.rl, &step, err))) {
+		 !(start_ar && nla_eval_start_ar(&e, cfg, &step, err))) {
 		nla_step_join(&step);
 		nla_warn_failed(&step, NLA_ROW_OK);
 		if (!nla_rank())

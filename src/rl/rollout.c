@@ -2,6 +2,8 @@
  */
 #include "rl/step.h"
 
+#define MOST_ROWS 65535 /* decode at once: the blocks that a CUDA grid has along its second and third side */
+
 #define FAILURE_TEXT(id, name, meaning, likely) [id] = { name, meaning, likely },
 const struct nla_failure_text nla_failures[NLA_N_FAILURES] = { NLA_FAILURES(FAILURE_TEXT) };
 
@@ -72,7 +74,8 @@ static enum nla_status decode_some(const struct nla_rl *rl, struct nla_step *ste
 static enum nla_status decode_all(const struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
 	const int64_t n_views = NLA_MAX(rl->n_of, 1), each = step->n / n_views;
-	const int64_t at_once = rl->rollout.rows > 0 ? NLA_MIN(NLA_MAX(rl->rollout.rows / n_views, 1), each) : each;
+	const int64_t rows = rl->rollout.rows > 0 ? NLA_MIN(rl->rollout.rows, MOST_ROWS) : MOST_ROWS;
+	const int64_t at_once = NLA_MIN(NLA_MAX(rows / n_views, 1), each);
 	nla_decoded_release(&step->tokens);
 	nla_decoded_init(&step->tokens, step->n, rl->rollout.max_new_tokens);
 	for (int64_t from = 0; from < each && !err->status; from += at_once)

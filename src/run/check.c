@@ -89,7 +89,8 @@ static void write_time(FILE *out, const struct nla_train *t, const double *secon
 {
 	const struct nla_config *cfg = t->cfg;
 	const double texts = seconds[NLA_STAGE_ROLLOUT] + seconds[NLA_STAGE_SCORE];
-	const int64_t evals = !t->has_eval ? 0 : 2 + (cfg->eval.every ? (cfg->steps - 1) / cfg->eval.every : 0);
+	const int64_t during = cfg->steps && cfg->eval.every ? (cfg->steps - 1) / cfg->eval.every : 0;
+	const int64_t evals = t->has_eval ? 1 + (cfg->steps > 0) + during : 0;
 	const int64_t rows = cfg->eval.rows ? NLA_MIN(cfg->eval.rows, t->eval_set.n) : t->eval_set.n;
 	NLA_AUTO(nla_str_release) struct nla_str time = NLA_STR_INIT;
 	const double all = (double)(cfg->steps * cfg->rollout.prompts) / (double)prompts;

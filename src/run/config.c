@@ -177,7 +177,7 @@ const struct nla_option nla_config_table[] = {
 	NUM(teach.temperature, "0.7", 0, 100, "temperature", TEACH, "temperature of sampling; 0: greedy"),
 	INT(teach.tries, "2", 1, 100, NULL, TEACH | FREE,
 	    "answers asked for until one is usable; if none is, one that was cut off is kept up to its last sentence"),
-	INT(teach.batch, "64", 1, 65536, "batch", TEACH | FREE, "rows answered at once"),
+	INT(teach.batch, "64", 1, 65535, "batch", TEACH | FREE, "rows answered at once"),
 	INT(teach.rows, "0", 0, BIG, "rows", TEACH | FREE, "rows to teach, the set's first without an explanation; 0: all"),
 	BOOL(teach.again, TEACH, "teach rows that have an explanation too"),
 	INT(teach.show, "3", 0, BIG, NULL, TEACH | FREE, "first answers to print on stderr, with the end of their text"),
@@ -317,10 +317,10 @@ static enum nla_status from_run(const struct nla_args *args, void *config, struc
 	}
 	if (!run || !(who & reads) || nla_checkpoint_of(at, &checkpoint, err))
 		return err->status;
-	if (who == EVAL && cfg->ar_update.enabled && !*cfg->eval.start_ar && nla_is_dir(cfg->ar))
+	if (who == EVAL && cfg->ar_update.enabled && !*cfg->eval.start_ar && nla_same_input(checkpoint, "ar", cfg->ar))
 		put(&cfg->eval.start_ar, nla_strdup(cfg->ar));
 	else if (who == EVAL && cfg->ar_update.enabled && !*cfg->eval.start_ar)
-		nla_say("'%s', the AR that the run began with, is not there: it scores nothing", cfg->ar);
+		nla_say("the AR that the run began with is not in '%s': it scores nothing", cfg->ar);
 	cfg->explain.row = -1; /* a run explains nothing: what its file says is a default */
 	if (who == EXPORT) {
 		put(&cfg->av, nla_strdup(""));

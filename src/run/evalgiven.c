@@ -50,6 +50,9 @@ static enum nla_status take_line(const struct nla_rl *rl, const cJSON *json, con
 	if (s->rows[i] < 0 || s->rows[i] >= rl->set->n)
 		return nla_fail(err, "'%s': row %lld is outside '%s' of %lld rows", name, (long long)s->rows[i], rl->set->path,
 				(long long)rl->set->n);
+	if (s->vector_of && (nla_json_int(json, name, "vector_of", s->rows[i], &s->vector_of[i], err) ||
+			     s->vector_of[i] < 0 || s->vector_of[i] >= rl->set->n))
+		return nla_fail(err, "'%s': 'vector_of' is no row of '%s'", name, rl->set->path);
 	if (response) {
 		const cJSON *list = nla_json_at(json, "ids");
 		const size_t before = ids->n;
@@ -119,6 +122,10 @@ enum nla_status nla_evaluate_given(struct nla_rl *rl, const char *path, struct n
 	nla_share((int64_t)names.n, nla_rank(), &from, &to);
 	nla_step_start(out, to - from, 1, rl->set->d);
 	nla_i64s_push(&offset, 0);
+	for (const cJSON *json = list->child; json && !rl->another; json = json->next)
+		rl->another = cJSON_HasObjectItem(json, "vector_of");
+	if (rl->another) /* the texts are of other rows' vectors, as those of eval.vectors another */
+		out->vector_of = nla_alloc((size_t)out->n, sizeof(*out->vector_of));
 	for (const cJSON *json = list->child; json && at < to && !err->status; json = json->next, at++) {
 		if (at < from)
 			continue;

@@ -44,6 +44,15 @@ static enum nla_status open_reference(struct nla_eval *e, const struct nla_confi
 	return err->status;
 }
 
+/* Is that AV or AR of a run which trains its AR? Such a run never merges it, not at its first step either. */
+static bool trains_ar(const char *half)
+{
+	nla_auto char *path = nla_format("%s/../config.json", half);
+	nla_auto_json cJSON *run = NULL;
+	nla_json_read(path, &run, NLA_IGNORED);
+	return cJSON_IsTrue(nla_json_at(run, "ar_update.enabled"));
+}
+
 /* How many rows decode at once, and which copies are made: a run's own where one row fits, else one to decode where all do. */
 static enum nla_status plan(struct nla_eval *e, const struct nla_config *cfg, int64_t room, struct nla_err *err)
 {
@@ -66,11 +75,7 @@ static enum nla_status plan(struct nla_eval *e, const struct nla_config *cfg, in
 			"differently than the run, and some texts may differ");
 	e->rl.rollout.rows = NLA_MAX(rows, 1);
 	e->rl.score_tokens = e->state.score_tokens;
-	nla_auto char *path = nla_format("%s/../config.json", cfg->av);
-	nla_auto_json cJSON *run = NULL; /* at its first step, too, a run merges no AR that it trains */
-	if (e->run)
-		nla_json_read(path, &run, NLA_IGNORED);
-	const bool frozen = !e->state.ar_updates && !cJSON_IsTrue(nla_json_at(run, "ar_update.enabled"));
+	const bool frozen = !e->state.ar_updates && !(e->run && trains_ar(cfg->av)) && !trains_ar(cfg->ar);
 	return nla_copies_make(&e->made, &e->models, trained, in.copies, frozen, &e->rl, err);
 }
 
@@ -124,6 +129,9 @@ enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, 
 	nla_auto char *kept = nla_format("%s/../../../reference", cfg->av);
 	const char *start = nla_exists_in(kept, "nla_meta.yaml") ? kept : NULL;
 	int64_t room;
+	if (cfg->eval.recovered_kl && nla_exists_in(cfg->model, NLA_SIDECAR_NAME))
+		return nla_usage(err, "'model' is '%s', an AV, and eval.recovered_kl asks the model that the vectors are from: "
+				 "give --model", cfg->model);
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(data, "eval.data", err) ||
 	    (*cfg->eval.start_ar && nla_need_dir(cfg->eval.start_ar, err)) || /* before hours of the others */
 	    open_models(e, cfg, start, &room, err) ||

@@ -226,13 +226,14 @@ enum nla_status nla_eval_logprob(struct nla_rl *rl, int64_t *batch, struct nla_s
 	return err->status;
 }
 
-enum nla_status nla_eval_start_ar(struct nla_models *m, const struct nla_config *cfg, struct nla_rl *rl, struct nla_step *s,
-				  struct nla_err *err)
+enum nla_status nla_eval_start_ar(struct nla_eval *e, const struct nla_config *cfg, struct nla_step *s, struct nla_err *err)
 {
 	const char *ar = cfg->eval.start_ar;
+	struct nla_models *m = &e->models;
+	struct nla_rl *rl = &e->rl;
 	nla_half_release(&m->ar);
 	if (nla_half_open(&m->ar, NLA_AR, &m->target, ar, cfg->ar_base, err) ||
-	    nla_contract_fits(&rl->set->meta, &m->target, &m->av.meta, &m->ar.meta, ar, err))
+	    nla_contract_fits_set(&e->set, &m->target, &m->av.meta, &m->ar.meta, e->set.path, err))
 		return err->status;
 	rl->ar_view = nla_half_view(&m->ar);
 	s->mse_start = nla_alloc((size_t)s->n, sizeof(*s->mse_start));

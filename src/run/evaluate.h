@@ -33,10 +33,6 @@ enum nla_status nla_evaluate_given(struct nla_rl *rl, const char *path, struct n
 /* Log-probabilities of the responses under policy and reference, at the sampling temperature. *batch: responses at once, fewer
  * afterwards where memory ran out. */
 enum nla_status nla_eval_logprob(struct nla_rl *rl, int64_t *batch, struct nla_step *s, struct nla_err *err);
-/* s->mse_start [n]: by the AR of eval.start_ar, which takes the other's place in `m` and `rl`, so that memory holds one. Texts
- * that it alone cannot read have reward.fail_mse. */
-enum nla_status nla_eval_start_ar(struct nla_models *m, const struct nla_config *cfg, struct nla_rl *rl, struct nla_step *s,
-				  struct nla_err *err);
 /* s->kl [n, 2] of s->v_hat: see nla/recover.h; NaN where a row's text is not the one that its vector is from. */
 enum nla_status nla_eval_recover(const struct nla_rl *rl, int64_t batch, struct nla_step *s, struct nla_err *err);
 /* rows.jsonl. */
@@ -68,4 +64,7 @@ struct nla_eval {
 	struct nla_rl rl;                /* borrows the above */
 };
 enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, struct nla_err *err);
+/* s->mse_start [n]: by the AR of eval.start_ar, which takes the other's place, so that memory holds one. Texts that it alone
+ * cannot read have reward.fail_mse. */
+enum nla_status nla_eval_start_ar(struct nla_eval *e, const struct nla_config *cfg, struct nla_step *s, struct nla_err *err);
 void nla_eval_close(struct nla_eval *e);

@@ -91,4 +91,6 @@ enum nla_status nla_same_setting(const char *key, const char *path, const cJSON 
  * the programs whose options count. own: the run has its own AV and AR, so another one is only said to be unused. */
 enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, unsigned of, bool fixed_steps, bool own,
 			     struct nla_err *err);
+/* Does a folder still hold what the run of this checkpoint began with? Without inputs.json: is there any? */
+bool nla_same_input(const char *checkpoint, const char *key, const char *path);
 enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg, unsigned of, int device, struct nla_err *err);

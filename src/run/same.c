@@ -130,6 +130,17 @@ enum nla_status nla_same_write(const char *folder, const struct nla_config *cfg,
 	return err->status;
 }
 
+bool nla_same_input(const char *checkpoint, const char *key, const char *path)
+{
+	nla_auto char *inputs = nla_format("%s/../../inputs.json", checkpoint);
+	nla_auto_json cJSON *had = NULL;
+	if (!nla_is_dir(path) || nla_json_read(inputs, &had, NLA_IGNORED))
+		return nla_is_dir(path);
+	nla_auto char *content = content_of(path, NLA_IGNORED);
+	const char *was = cJSON_GetStringValue(cJSON_GetObjectItem(had, key));
+	return !was || !strcmp(was, content);
+}
+
 /* A key that the file lacks is younger than the run, which did what is the default now. A run without inputs.json is an older
  * version's: its paths are compared. */
 enum nla_status nla_same_run(const char *folder, const struct nla_config *cfg, unsigned of, bool fixed_steps, bool own,

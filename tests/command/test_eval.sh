@@ -191,7 +191,7 @@ import gzip, json, sys
 
 own, other, again = ([json.loads(line) for line in open(f"{path}/rows.jsonl")] for path in sys.argv[1:4])
 docs = [json.loads(line)["doc_id"] for line in gzip.open(sys.argv[4] + "/rows.jsonl.gz", "rt")]
-assert [json.load(open(f"{path}/summary.json"))["vectors"] for path in sys.argv[1:3]] == ["own", "another"]
+assert [json.load(open(f"{path}/summary.json"))["vectors"] for path in sys.argv[1:4]] == ["own", "another", "another"]
 rows, scored = [r["row"] for r in own], 0
 for i, r in enumerate(other):
     k = next(k for k in (rows[i + 1:] + rows[:i]) if docs[k] != docs[rows[i]])
@@ -199,6 +199,7 @@ for i, r in enumerate(other):
     assert r["row"] == rows[i] and r["vector_of"] == k and "vector_of" not in twin
     assert r["ids"] == twin["ids"] and max(map(abs, map(float.__sub__, r["logprob"], twin["logprob"]))) < 2e-5, (r, twin)
     assert abs(r["mse"] - again[i]["mse"]) < 2e-5, "not scored by its own vector"
+    assert again[i]["vector_of"] == k and max(map(abs, map(float.__sub__, r["logprob"], again[i]["logprob"]))) < 2e-5, "given another vector"
     scored += not r["failed"] and abs(r["mse"] - twin["mse"]) > 1e-3
 assert scored and any(docs[rows[i]] == docs[rows[i + 1]] for i in range(len(rows) - 1)), "the rows show nothing"
 END
@@ -252,11 +253,12 @@ END
 }
 export_() { (on="--device cpu" && ok nla-export "$@"); } # it has no dtype
 export_ --model "$tiny/model" --av "$work/av" --out "$work/whole" --export.dtype fp32
-for kind in fp32 bf16 co start whole; do
+for kind in fp32 bf16 co co16 start whole; do
 	own=$work/own.$kind dtype=fp32 steps=3
 	case $kind in
 	fp32 | bf16) set -- --dtype $kind && dtype=$kind ;;
 	co) set -- --ar_update.enabled --ar_update.lr 1e-2 ;;
+	co16) set -- --ar_update.enabled --ar_update.lr 1e-2 --dtype bf16 && dtype=bf16 ;;
 	start) set -- --ar_update.enabled --ar_update.lr 1e-2 --dtype bf16 && dtype=bf16 steps=0 ;;
 	whole) set -- --av "$work/whole" ;;
 	esac
@@ -265,6 +267,10 @@ for kind in fp32 bf16 co start whole; do
 	as_the_run "$own" $steps step-$steps
 	! grep -q "rounds differently" "$work/stderr" || fail "$kind: $(cat "$work/stderr")"
 done
+# Where another run reads its texts, an AR that was trained is as little merged as in its own.
+ok nla-eval "$work/own.bf16" --dtype bf16 --ar "$work/own.co16" --name by-co
+ok nla-eval "$work/own.co16" --dtype bf16 --score "$work/own.bf16/evaluations/step-3/rows.jsonl" --name of-bf16
+tool near "$work/own.bf16/evaluations/step-3-by-co/rows.jsonl" "$work/own.co16/evaluations/step-3-of-bf16/rows.jsonl" mse 1e-7
 # Texts are scored by the AR that the run began with too, where the run trained it, as --score does by that AR.
 eval_ --data "$work/held" --score "$work/own.co/evaluations/step-3/rows.jsonl" --out "$work/by-start"
 python3 - "$work/own.co/evaluations/step-3" "$work/by-start" "$work/own.fp32/evaluations/step-3" "$tiny/ar" <<'END'
@@ -282,11 +288,17 @@ END
 cp -R "$work/own.co" "$work/gone"
 tool set "$work/gone/config.json" ar '"nowhere"'
 ok nla-eval "$work/gone" --name gone --rows 2
-grep -q "nowhere', the AR that the run began with, is not there: it scores nothing" "$work/stderr" || fail "no word of it: $(cat "$work/stderr")"
+grep -q "the AR that the run began with is not in '.*nowhere': it scores nothing" "$work/stderr" || fail "no word of it: $(cat "$work/stderr")"
+cp -R "$tiny/ar" "$work/ar-of-now" # where it was another one is now
+tool scale "$work/ar-of-now/value_head.safetensors" weight 1.01
+tool set "$work/gone/config.json" ar "\"$work/ar-of-now\""
+ok nla-eval "$work/gone" --name now --rows 2
+grep -q "the AR that the run began with is not in '$work/ar-of-now': it scores nothing" "$work/stderr" || fail "scores by another AR: $(cat "$work/stderr")"
+! grep -q start_ar "$work/gone/evaluations/step-3-now/summary.json" || fail "scored by another AR than the first"
 own=$work/own.whole
 ok nla-eval "$own" --name start --eval.start_ar "$work/own.co" --rows 2 # any other AR will do
 tool get "$own/evaluations/step-3-start/summary.json" fve_start_ar >"$work/start"
-grep -q "^nla-eval: AV '$own/checkpoints/step-3/av' (step 3), AR '$own/checkpoints/step-3/ar' (step 3), 2 of 24 rows" "$work/stderr" ||
+grep -q "^nla-eval: AV '$own/checkpoints/step-3/av', AR '$own/checkpoints/step-3/ar', 2 of 24 rows" "$work/stderr" ||
 	fail "the first line does not say what is evaluated: $(cat "$work/stderr")"
 tail -n 1 "$work/stderr" | grep -q "written to '$own/evaluations/step-3-start'" || fail "where is it? $(cat "$work/stderr")"
 for dtype in fp32 bf16; do

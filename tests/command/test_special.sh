@@ -51,6 +51,9 @@ for i, row in enumerate(json.load(open(sys.argv[1] + "/golden.json"))["rows"]):
 	python3 -B check.py $name-set-auto "$model" true $name-eval
 	refused 1 "'$name-set-auto' was made with special tokens in front of its texts, the AR's prompts get none: want the same" nla-eval "$@" \
 		--av $name-av-auto --ar $name-false --data $name-set-auto --score given.jsonl --out no
+	run nla-eval "$@" --av $name-av-auto --ar $name-auto --eval.start_ar $name-false --data $name-set-auto --score given.jsonl --out no
+	[ "$code" -eq 1 ] || fail "eval.start_ar without special tokens scores texts with them"
+	said "'$name-set-auto' was made with special tokens in front of its texts, the AR's prompts get none: want the same"
 	refused 1 "tokens.add_special is true there, the option says false" nla-eval "$@" --av $name-av-auto --ar $name-auto --data $name-set-auto \
 		--score given.jsonl --out no --tokens.add_special false
 done
