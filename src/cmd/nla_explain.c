@@ -63,7 +63,6 @@ static void print_one(const struct nla_step *r, const struct nla_subject *s, int
 static void say_what(const struct nla_config *cfg, const struct nla_subject *s)
 {
 	const bool of_text = *cfg->explain.text;
-	nla_auto char *models = nla_models_words(cfg);
 	nla_auto char *what = s->row >= 0 ? nla_format("row %lld of '%s'", (long long)s->row, cfg->data) :
 			      s->n > 1 ? nla_format("%lld %s", (long long)s->n, of_text ? "tokens of the text" : "vectors") :
 			      s->token[0] ? nla_format("token %lld '%s' of the text", (long long)s->position[0], s->token[0]) :
@@ -71,7 +70,7 @@ static void say_what(const struct nla_config *cfg, const struct nla_subject *s)
 	nla_auto char *base = s->base.var > 0
 		? nla_format("baselines of '%s': raw variance %.4f, mean-normalised %.4f", cfg->data, s->base.var, s->base.mean)
 		: nla_strdup("no fve: without data of its block there is no baseline");
-	nla_say("nla-explain: %s, %s; %s", models, what, base);
+	nla_say("nla-explain: AV '%s', AR '%s', %s; %s", cfg->av, cfg->ar, what, base);
 }
 
 /* The activations from..to. */

@@ -82,14 +82,13 @@ static enum nla_status plan(struct nla_eval *e, const struct nla_config *cfg, in
 static void say_what(const struct nla_eval *e, const struct nla_config *cfg)
 {
 	const struct nla_sidecar *meta = &e->set.meta;
-	nla_auto char *models = nla_models_words(cfg);
 	const int64_t each = cfg->eval.samples;
 	nla_auto char *samples = each > 1 ? nla_format(", %lld samples each,", (long long)each) : nla_strdup("");
 	nla_auto char *rows = *cfg->score ? nla_format("the texts of '%s' on rows", cfg->score)
 					  : nla_format("%lld of %lld rows%s", (long long)e->n, (long long)e->set.n, samples);
 	nla_auto char *base = cfg->eval.baseline ? nla_strdup("of these rows") : nla_format(
 		"of the set: raw variance %.4f, mean-normalised %.4f", meta->baseline_var, meta->baseline_mean);
-	nla_say("nla-eval: %s, %s of '%s' on %s; baselines %s", models, rows, e->set.path,
+	nla_say("nla-eval: AV '%s', AR '%s', %s of '%s' on %s; baselines %s", cfg->av, cfg->ar, rows, e->set.path,
 		nt_device_name(e->models.target.lm.device), base);
 	if (e->joined)
 		nla_say("'%s' is away from its run's reference/: its joined adapter rounds differently than the run, and some "

@@ -175,25 +175,17 @@ enum nla_status nla_probe(const struct nla_rl *run, const int64_t *rows, int64_t
 	return err->status;
 }
 
-/* Log-probabilities of the samples `at` [n] under a view, into their rows of `out` [.., T]. */
-static enum nla_status logprob_batch(const struct nla_rl *rl, const struct nla_view *view, const struct nla_step *s,
-				     const int64_t *at, int64_t n, float *out, struct nla_err *err)
+/* Log-probabilities of the n samples from `from` on, under policy and reference. */
+static enum nla_status logprob_batch(const struct nla_rl *rl, struct nla_step *s, int64_t from, int64_t n, struct nla_err *err)
 {
-	const int64_t width = s->tokens.width;
-	struct nla_step part;
-	nla_step_start(&part, n, 1, rl->set->d);
-	nla_decoded_init(&part.tokens, n, width);
-	for (int64_t i = 0; i < n; i++) {
-		memcpy(part.tokens.ids + i * width, s->tokens.ids + at[i] * width, (size_t)width * sizeof(*s->tokens.ids));
-		part.tokens.length[i] = s->tokens.length[at[i]];
-		part.rows[i] = explained(s)[at[i]];
-	}
-	nla_auto float *host = nla_alloc((size_t)(n * width), sizeof(*host));
-	if (!nla_actset_vectors(rl->set, part.rows, (size_t)n, part.v, err))
-		nla_step_logprob(rl, view, &part, 0, n, host, err);
-	for (int64_t i = 0; i < n; i++)
-		memcpy(out + at[i] * width, host + i * width, (size_t)width * sizeof(*out));
-	nla_step_release(&part);
+	const int64_t at = from * s->tokens.width;
+	nla_auto float *v = nla_alloc((size_t)(n * rl->set->d), sizeof(*v));
+	const struct nla_step part = { .n_prompts = n, .group = 1, .n = n, .v = v,
+				       .tokens = { .n = n, .width = s->tokens.width, .ids = s->tokens.ids + at,
+						   .length = s->tokens.length + from } };
+	if (!nla_actset_vectors(rl->set, explained(s) + from, (size_t)n, v, err) &&
+	    !nla_step_logprob(rl, &rl->policy, &part, 0, n, s->logprob + at, err))
+		nla_step_logprob(rl, &rl->reference, &part, 0, n, s->ref_logprob + at, err);
 	return err->status;
 }
 
@@ -201,24 +193,21 @@ enum nla_status nla_eval_logprob(struct nla_rl *rl, int64_t *batch, struct nla_s
 {
 	const size_t cells = (size_t)(s->n * s->tokens.width);
 	struct nla_progress p;
-	NLA_AUTO(nla_i64s_release) struct nla_i64s at = { 0 };
-	for (int64_t i = 0; i < s->n; i++)
-		if (s->tokens.length[i])
-			nla_i64s_push(&at, i);
 	s->logprob = nla_alloc(cells, sizeof(*s->logprob));
 	s->ref_logprob = nla_alloc(cells, sizeof(*s->ref_logprob));
-	nla_progress_start(&p, "log-probabilities", (int64_t)at.n);
-	for (int64_t from = 0, m; from < (int64_t)at.n && !err->status; from += m) {
+	nla_progress_start(&p, "log-probabilities", s->n);
+	for (int64_t from = 0, m = 1; from < s->n && !err->status; from += m, m = 1) {
 		int64_t tokens = 0;
+		if (!s->tokens.length[from]) /* an explanation that was given */
+			continue;
 		if (nla_n_ranks() == 1 && nla_stop_asked())
 			return nla_err_set(err, NLA_STOPPED, "stopped after log-probabilities of %lld rows", (long long)from);
-		for (m = 0; m < *batch && from + m < (int64_t)at.n; m++) {
-			tokens += (int64_t)rl->av->prompt.n - rl->av->marker + s->tokens.length[at.data[from + m]];
+		for (m = 0; m < *batch && from + m < s->n; m++) {
+			tokens += (int64_t)rl->av->prompt.n - rl->av->marker + s->tokens.length[from + m];
 			if (m && tokens > NLA_SCORE_TOKENS)
 				break;
 		}
-		if (!logprob_batch(rl, &rl->policy, s, at.data + from, m, s->logprob, err) &&
-		    !logprob_batch(rl, &rl->reference, s, at.data + from, m, s->ref_logprob, err))
+		if (!logprob_batch(rl, s, from, m, err))
 			nla_progress_step(&p, from + m, "rows");
 		else if (nla_halve(&rl->halved, NLA_STAGE_EVAL, &m, m, err))
 			*batch = m, m = 0;

@@ -14,7 +14,6 @@
 #include "base/json.h"
 #include "base/progress.h"
 #include "base/safetensors.h"
-#include "run/folder.h"
 
 #define ROWS_AT_ONCE 4096
 
@@ -25,7 +24,7 @@ struct export {
 	const char *source;       /* borrowed: folder whose weights are read */
 	struct nla_st in;
 	nt_dtype dtype;
-	struct nla_slot *slots;   /* [n], by name */
+	struct nla_slot *slots;   /* [n] */
 	struct nla_st_entry *out; /* [n] */
 	size_t n;
 };
@@ -48,11 +47,6 @@ static enum nla_status describe(struct export *x, const struct nla_config *cfg, 
 	return nla_lm_describe(&x->lm, x->source, role == NLA_AR ? &part : NULL, err);
 }
 
-static int by_name(const void *a, const void *b)
-{
-	return strcmp(((const struct nla_slot *)a)->name, ((const struct nla_slot *)b)->name);
-}
-
 /* Nothing of the architecture may be missing: who loads the export would fail, or worse, draw it at random. */
 static enum nla_status list_tensors(struct export *x, struct nla_err *err)
 {
@@ -62,7 +56,6 @@ static enum nla_status list_tensors(struct export *x, struct nla_err *err)
 		x->slots = nla_realloc(x->slots, x->n + 1, sizeof(*x->slots));
 		x->slots[x->n++] = s;
 	}
-	qsort(x->slots, x->n, sizeof(*x->slots), by_name);
 	x->out = nla_alloc(x->n, sizeof(*x->out));
 	for (size_t i = 0; i < x->n; i++) {
 		struct nla_slot *s = &x->slots[i];
@@ -124,19 +117,11 @@ static size_t shard_end(const struct export *x, size_t from, double limit)
 	return from;
 }
 
-/* Takes json. */
-static enum nla_status write_json(const char *out, const char *name, cJSON *json, struct nla_err *err)
-{
-	nla_auto char *path = nla_path_join(out, name);
-	nla_json_write(path, json, true, err);
-	cJSON_Delete(json);
-	return err->status;
-}
-
 static enum nla_status write_weights(const struct export *x, const char *out, double limit, struct nla_err *err)
 {
-	cJSON *index = cJSON_CreateObject(), *meta = cJSON_AddObjectToObject(index, "metadata"),
-	      *map = cJSON_AddObjectToObject(index, "weight_map");
+	nla_auto_json cJSON *index = cJSON_CreateObject();
+	cJSON *meta = cJSON_AddObjectToObject(index, "metadata"), *map = cJSON_AddObjectToObject(index, "weight_map");
+	nla_auto char *listed = nla_path_join(out, "model.safetensors.index.json");
 	struct nla_progress p;
 	double total = 0;
 	size_t n = 0, shard = 0;
@@ -157,10 +142,7 @@ static enum nla_status write_weights(const struct export *x, const char *out, do
 	cJSON_AddNumberToObject(meta, "total_size", total);
 	if (!err->status)
 		nla_progress_end(&p, "%zu tensors in %zu files, %.2f GB", x->n, n, total / 1e9);
-	if (!err->status && n > 1)
-		return write_json(out, "model.safetensors.index.json", index, err);
-	cJSON_Delete(index);
-	return err->status;
+	return err->status || n == 1 ? err->status : nla_json_write(listed, index, true, err);
 }
 
 static void replace(cJSON *json, const char *key, cJSON *value)
@@ -173,8 +155,8 @@ static void replace(cJSON *json, const char *key, cJSON *value)
 static enum nla_status write_config(const struct export *x, const char *out, struct nla_err *err)
 {
 	const int64_t depth = x->lm.arch.n_layers;
-	nla_auto char *in = nla_path_join(x->source, "config.json");
-	cJSON *json = NULL;
+	nla_auto char *in = nla_path_join(x->source, "config.json"), *to = nla_path_join(out, "config.json");
+	nla_auto_json cJSON *json = NULL;
 	if (nla_json_read(in, &json, err))
 		return err->status;
 	cJSON *text = x->lm.arch.inside ? cJSON_DetachItemFromObjectCaseSensitive(json, "text_config") : NULL;
@@ -189,17 +171,18 @@ static enum nla_status write_config(const struct export *x, const char *out, str
 	replace(json, "num_hidden_layers", cJSON_CreateNumber((double)depth));
 	while (cJSON_IsArray(types) && cJSON_GetArraySize(types) > depth)
 		cJSON_DeleteItemFromArray(types, (int)depth);
-	return write_json(out, "config.json", json, err);
+	return nla_json_write(to, json, true, err);
 }
 
 static enum nla_status write_head(const struct export *x, const char *out, struct nla_err *err)
 {
 	if (nla_ar_save_head(x->half.head, out, err) || !x->half.meta.final_norm)
 		return err->status;
-	cJSON *json = cJSON_CreateObject();
+	nla_auto_json cJSON *json = cJSON_CreateObject();
+	nla_auto char *path = nla_path_join(out, "ar_meta.json");
 	cJSON_AddNumberToObject(json, "ar_num_layers", (double)x->lm.arch.n_layers);
 	cJSON_AddBoolToObject(json, "final_norm_stripped", false);
-	return write_json(out, "ar_meta.json", json, err);
+	return nla_json_write(path, json, true, err);
 }
 
 /* Where the model's own template prints another prompt than the AV was trained with, one that prints it and nothing else. */

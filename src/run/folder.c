@@ -9,26 +9,21 @@
 #include "base/progress.h"
 #include "lm/ranks.h"
 
-/* Lines of metrics.jsonl and samples.jsonl beyond the checkpoint belong to work that is done again. Older versions compressed
- * the samples: what of them can be read stays, as lines. */
+/* Lines of metrics.jsonl and samples.jsonl beyond the checkpoint belong to work that is done again. */
 static enum nla_status cut_lines(const char *folder, const char *name, int64_t step, struct nla_err *err)
 {
-	struct nla_err torn = NLA_ERR_INIT;
 	struct nla_lines in;
 	NLA_AUTO(nla_str_release) struct nla_str kept = NLA_STR_INIT;
 	const char *line;
-	nla_auto char *path = nla_path_join(folder, name), *packed = nla_format("%s.gz", path);
-	const bool former = nla_exists(packed);
-	if ((!former && !nla_exists(path)) || nla_lines_open(&in, former ? packed : path, err))
+	nla_auto char *path = nla_path_join(folder, name);
+	if (!nla_exists(path) || nla_lines_open(&in, path, err))
 		return err->status;
 	while ((line = nla_lines_next(&in))) {
 		nla_auto_json cJSON *json = cJSON_Parse(line);
 		if (nla_json_value(json, "step") <= (double)step)
 			nla_str_addf(&kept, "%s\n", line);
 	}
-	if (!nla_lines_close(&in, former ? &torn : err) || former)
-		nla_file_write(path, kept.buf, kept.len, false, err);
-	return err->status || !former ? err->status : nla_rmtree(packed, err);
+	return nla_lines_close(&in, err) ? err->status : nla_file_write(path, kept.buf, kept.len, false, err);
 }
 
 int64_t nla_step_named(const char *name, const char *before, const char *after)
@@ -49,8 +44,7 @@ static bool is_evaluation(const char *name, int64_t beyond)
 /* Only what a run writes, never what else lies there; but for config.json, until which it holds a run. */
 static bool is_ours(const char *name, int64_t beyond)
 {
-	static const char ours[] = "inputs.json|metrics.jsonl|samples.jsonl|samples.jsonl.gz|log.txt|checkpoints|reference|"
-				   "evaluations";
+	static const char ours[] = "inputs.json|metrics.jsonl|samples.jsonl|log.txt|checkpoints|reference|evaluations";
 	return nla_word_index(ours, name) >= 0 || is_evaluation(name, beyond) ||
 	       nla_step_named(name, "trace-", ".json") > beyond;
 }
@@ -183,20 +177,15 @@ static int64_t step_in(const char *state)
 	return step >= 0 && step < 0x1p53 ? (int64_t)step : -1;
 }
 
-static int64_t newest_of(const struct nla_strs *names, int64_t most)
-{
-	int64_t newest = -1;
-	for (size_t i = 0; i < names->n; i++)
-		newest = step_of(names->data[i]) <= most ? NLA_MAX(newest, step_of(names->data[i])) : newest;
-	return newest;
-}
-
 int64_t nla_checkpoint_good(const struct nla_folder *f)
 {
 	NLA_AUTO(nla_strs_release) struct nla_strs names = { 0 };
 	nla_auto char *dir = nla_path_join(f->path, "checkpoints");
+	int64_t newest = -1;
 	nla_list_dir(dir, &names, NLA_IGNORED);
-	return newest_of(&names, f->good);
+	for (size_t i = 0; i < names.n; i++)
+		newest = step_of(names.data[i]) <= f->good ? NLA_MAX(newest, step_of(names.data[i])) : newest;
+	return newest;
 }
 
 /* Beyond `keep` ones, and what a killed program left half-made. One that is removed has no checkpoint's name any more. */
@@ -206,7 +195,7 @@ static enum nla_status drop_old(const struct nla_folder *f, int64_t newest, int6
 	nla_auto char *dir = nla_path_join(f->path, "checkpoints");
 	nla_auto char *link = nla_path_join(dir, "best"), *best = realpath(link, NULL);
 	nla_list_dir(dir, &names, err);
-	const int64_t good = newest_of(&names, f->good);
+	const int64_t good = nla_checkpoint_good(f);
 	for (size_t i = 0; i < names.n; i++) { /* one that cannot be removed keeps no other */
 		int64_t step = step_of(names.data[i]), newer = 0;
 		for (size_t j = 0; j < names.n; j++)

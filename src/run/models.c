@@ -81,20 +81,6 @@ struct nla_plan_in nla_models_sizes(const struct nla_models *m, const struct nla
 				     .new_tokens = cfg->rollout.max_new_tokens };
 }
 
-char *nla_models_words(const struct nla_config *cfg)
-{
-	const char *const what[] = { "AV", "AR" }, *const paths[] = { cfg->av, cfg->ar };
-	struct nla_str s = NLA_STR_INIT;
-	for (size_t i = 0; i < NLA_LEN(paths); i++) {
-		const int64_t step = nla_checkpoint_step(paths[i], NULL);
-		if (*paths[i])
-			nla_str_addf(&s, "%s%s '%s'", s.len ? ", " : "", what[i], paths[i]);
-		if (step >= 0)
-			nla_str_addf(&s, " (step %lld)", (long long)step);
-	}
-	return nla_str_detach(&s);
-}
-
 double nla_length(const float *v, int64_t d)
 {
 	double sum = 0;

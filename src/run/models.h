@@ -19,8 +19,6 @@ enum nla_status nla_models_open(struct nla_models *m, const struct nla_config *c
 void nla_models_close(struct nla_models *m);
 /* The adapter to train. */
 enum nla_status nla_models_lora(const struct nla_config *cfg, struct nla_lora_spec *spec, struct nla_err *err);
-/* "AV 'runs/x/checkpoints/step-50/av' (step 50), AR '...'": of the configuration, owned. */
-char *nla_models_words(const struct nla_config *cfg);
 /* What the stages hold of them and of the configuration: the AV samples, with the random numbers of evaluations. */
 struct nla_rl nla_models_rl(const struct nla_models *m, const struct nla_config *cfg);
 /* Copies (of NLA_PLAN_ALL_COPIES), and rl's views over them: the reference is the AV, the policy has `trained` (or NULL) over

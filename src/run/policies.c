@@ -102,20 +102,12 @@ enum nla_status nla_train_views(struct nla_train *t, struct nla_err *err)
 		nla_copies_make(&p->copies, &t->models, &p->adapter,
 				t->plan.copies & (p > t->policies ? NLA_PLAN_DECODER : NLA_PLAN_ALL_COPIES), !rl->ar_optim, rl,
 				err);
+		p->eval = *rl;
+		p->eval.set = &t->eval_set;
+		p->eval.rng.stream = NLA_STREAM_EVAL; /* of step 0: the same random numbers in every evaluation */
+		p->eval_batch = cfg->eval.batch;
 	}
 	return err->status;
-}
-
-/* Of limits of which 0 is none. */
-static int64_t lower(int64_t a, int64_t b) { return a && (!b || a < b) ? a : b; }
-
-/* What memory allowed them together holds for each. */
-static void take_limits(struct nla_rl *rl, const struct nla_rl *together)
-{
-	rl->halved |= together->halved;
-	rl->score_tokens = lower(rl->score_tokens, together->score_tokens);
-	rl->update.micro_batch = lower(rl->update.micro_batch, together->update.micro_batch);
-	rl->cursor->position = together->cursor->position;
 }
 
 /* The samples of all policies that have made as many steps as this one. */
@@ -137,8 +129,12 @@ static enum nla_status draw_together(struct nla_policy *first, struct nla_err *e
 	t->algorithm->draw(&rl, &t->drawn, err);
 	t->plan.rows = rl.rollout.rows;
 	for (struct nla_policy *p = t->policies; p < t->policies + t->n; p++)
-		if (p->share)
-			take_limits(&p->rl, &rl);
+		if (p->share) { /* what memory allowed them together holds for each */
+			p->rl.halved |= rl.halved;
+			p->rl.score_tokens = rl.score_tokens ? rl.score_tokens : p->rl.score_tokens;
+			p->rl.update.micro_batch = NLA_MIN(p->rl.update.micro_batch, rl.update.micro_batch);
+			p->rl.cursor->position = rl.cursor->position;
+		}
 	return err->status;
 }
 

@@ -3,7 +3,6 @@
  * handed to who documents them. A new field is a new row.
  */
 #include "run/report.h"
-#include "base/json.h"
 
 void (*nla_report_meaning)(const char *key, const char *meaning);
 

@@ -186,32 +186,26 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	struct nla_policy *p = (struct nla_policy *)loop;
 	const struct nla_train *t = p->train;
 	const long long at = loop->state.step;
-	struct nla_rl rl = p->rl;
+	struct nla_rl *rl = &p->eval;
 	NLA_AUTO(nla_step_release) struct nla_step s = { 0 };
 	int64_t n;
 	nla_auto int64_t *rows = nla_eval_rows(&t->eval_set, t->cfg->eval.rows, &n);
 	nla_auto char *summary = nla_format("%s/eval-%lld.json", loop->folder.path, at);
 	nla_auto char *lines = nla_format("%s/eval-%lld.rows.jsonl", loop->folder.path, at);
-	rl.set = &t->eval_set;
-	rl.rng.stream = NLA_STREAM_EVAL;
-	rl.step = 0; /* the same random numbers in every evaluation */
-	rl.halved = p->eval_halved;
-	p->eval_batch = p->eval_batch ? p->eval_batch : t->cfg->eval.batch;
-	rl.rollout.rows = p->eval_rows ? p->eval_rows : rl.rollout.rows;
-	rl.score_tokens = p->eval_tokens ? p->eval_tokens : rl.score_tokens;
-	if (!nla_evaluate(&rl, rows, n, 1, t->cfg->eval.batch, &s, err) && !nla_reward(&rl, &s, err) &&
+	rl->merged = p->rl.merged; /* which the steps have changed */
+	if (!nla_evaluate(rl, rows, n, 1, t->cfg->eval.batch, &s, err) && !nla_reward(rl, &s, err) &&
 	    (t->cfg->update.kl > 0 || !t->cfg->eval.logprob || /* the steps have the KL, or it is not wanted */
-	     !nla_eval_logprob(&rl, &p->eval_batch, &s, err))) {
+	     !nla_eval_logprob(rl, &p->eval_batch, &s, err))) {
 		double reward, spread;
 		nla_step_join(&s);
 		nla_mean_std(s.reward, s.n, &reward, &spread);
-		nla_auto_json cJSON *json = nla_report_eval(&rl, &s);
+		nla_auto_json cJSON *json = nla_report_eval(rl, &s);
 		loop->best = t->cfg->checkpoint.best && !nla_rank() &&
 			     reward > best_reward(loop->folder.path, at, json, err);
 		cJSON_AddNumberToObject(json, "reward", reward);
 		nla_auto char *fve = nla_figure(nla_json_value(json, "fve"), nla_json_value(json, "fve_se"), 4);
 		nla_auto char *meannorm = nla_figure(nla_json_value(json, "fve_meannorm"), (double)NAN, 4);
-		if (!nla_rank() && !err->status && !nla_eval_write_rows(&rl, &s, lines, err) &&
+		if (!nla_rank() && !err->status && !nla_eval_write_rows(rl, &s, lines, err) &&
 		    !nla_json_write(summary, json, true, err))
 			nla_say("eval at step %lld: fve %s (mean-normalised %s), %.1f response tokens, %.1f%% failed, "
 				"%lld rows",
@@ -220,9 +214,6 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	}
 	if (!err->status)
 		nla_ranks_copy(&loop->best, sizeof(loop->best));
-	p->eval_halved = rl.halved;
-	p->eval_rows = rl.halved & 1u << NLA_STAGE_ROLLOUT ? rl.rollout.rows : 0;
-	p->eval_tokens = rl.halved & 1u << NLA_STAGE_SCORE ? rl.score_tokens : 0;
 	return err->status;
 }
 

@@ -41,10 +41,8 @@ struct nla_policy {
 	struct nla_half *ar, own_ar;     /* the models' AR, or, trained, one of its own over the same weights */
 	struct nla_step step;            /* the newest */
 	int64_t share;                   /* which of those that have drawn together, from 1, and has yet to learn; 0: none */
-	/* What memory left of evaluations: a small last batch that did not fit must not limit the steps. */
-	unsigned eval_halved;            /* as rl.halved */
-	int64_t eval_rows, eval_tokens;  /* as rl's rollout.rows and score_tokens; 0: rl's */
-	int64_t eval_batch;              /* log-probabilities at once; 0: eval.batch */
+	struct nla_rl eval;              /* as evaluations have it: what memory left of them must not limit the steps */
+	int64_t eval_batch;              /* log-probabilities at once */
 	int64_t made;                    /* steps since the start */
 	struct nla_health health;
 	enum nla_failure failed;         /* of nearly all responses of the newest step */

@@ -105,7 +105,7 @@ train --out "$work/run" --steps 2 --eval.data "$work/held" --eval.rows 2
 ok nla-explain "$work/run" --row 5
 [ "$(python3 -c 'import json, sys; print(json.loads(open(sys.argv[1]).readline())["text"])' "$work/stdout")" = "$(cat "$work/text")" ] ||
 	fail "not row 5 of the held-out set: $(cat "$work/stdout")"
-grep -q "^nla-explain: AV '$work/run/checkpoints/step-2/av' (step 2), .* row 5 of '$work/held'; baselines" "$work/stderr" ||
+grep -q "^nla-explain: AV '$work/run/checkpoints/step-2/av', .* row 5 of '$work/held'; baselines" "$work/stderr" ||
 	fail "$(cat "$work/stderr")"
 explain --av "$work/run/checkpoints/latest" --ar "$work/run" --row 5 --data "$work/held"
 cp "$work/stdout" "$work/row"

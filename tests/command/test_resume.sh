@@ -29,10 +29,6 @@ rl() { # CO-TRAINED
 	[ "$(wc -l <"$out/metrics.jsonl")" -eq 12 ] || fail "not killed at step 12"
 	printf '{"step":13,"rewa' >>"$out/metrics.jsonl"       # a line that the kill cut short
 	printf '{"step":13,"row' >>"$out/samples.jsonl"
-	if [ "$trained" = false ]; then # an older version compressed them, here to the middle of a member
-		gzip "$out/samples.jsonl"
-		printf '\037\213\010\000' >>"$out/samples.jsonl.gz"
-	fi
 	mkdir "$out/checkpoints/.tmp-13" "$out/checkpoints/.tmp-15" # and checkpoints, before they had their names
 	echo torn >"$out/checkpoints/.tmp-15/optimizer.safetensors"
 	mkdir "$out/checkpoints/step-15"                       # and one that has it, but no state
@@ -40,7 +36,6 @@ rl() { # CO-TRAINED
 	grep -q "resuming from step 10" "$work/stderr" || fail "it did not resume from step 10: $(head -n 3 "$work/stderr")"
 	same_end $parts
 	same "$work/whole/samples.jsonl" "$out/samples.jsonl"
-	[ ! -e "$out/samples.jsonl.gz" ] || fail "the compressed samples are still there"
 }
 
 rl true
