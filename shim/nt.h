@@ -279,7 +279,6 @@ nt_status nt_ranks_open(struct nt_ranks *r);                    /* the strings o
 bool nt_ranks_fail(const struct nt_ranks *r, const char *text); /* ends the others too; true: this process is to say it */
 void nt_ranks_close(void);                                      /* waits for all */
 nt_status nt_all_reduce(nt_tensor *t);                          /* sums it, in place: the same bits on all ranks */
-nt_status nt_broadcast(nt_tensor *t);                           /* on the CPU: becomes that of rank 0 */
 struct nt_reduced {
 	double waited, seconds; /* for other ranks, since the sum before; of the sum */
 	int64_t bytes;

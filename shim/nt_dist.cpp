@@ -414,17 +414,6 @@ nt_status nt_all_reduce(nt_tensor *t)
 	});
 }
 
-nt_status nt_broadcast(nt_tensor *t)
-{
-	return action("broadcast", {t}, [&] {
-		if (!group)
-			return;
-		agree("a broadcast", t->t.numel());
-		std::vector<at::Tensor> host = {t->t};
-		together("a broadcast", [&] { group->gloo->broadcast(host, {})->wait(); });
-	});
-}
-
 nt_status nt_reduce_grads(nt_tensor *const *params, int n, struct nt_reduced *r)
 {
 	*r = {};

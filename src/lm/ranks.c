@@ -1,4 +1,4 @@
-/* Sums, copies and gathered bytes over ranks, all made of the shim's sum and broadcast; see ranks.h. */
+/* Sums, copies and gathered bytes over ranks, all made of the shim's sum, between zeros; see ranks.h. */
 #include "lm/ranks.h"
 
 static const struct nt_ranks *ranks;
@@ -23,32 +23,21 @@ void nla_share(int64_t n, int64_t rank, int64_t *from, int64_t *to)
 	*to = n * (rank + 1) / nla_n_ranks();
 }
 
-/* Bytes, by the sum or by the broadcast. */
-static void all(void *x, size_t bytes, nt_status act(nt_tensor *))
+/* Bytes, of which each rank has its own, or one has all, and the others zeros. Alone it is nothing. */
+static void sum(void *x, size_t bytes)
 {
 	const int64_t n = (int64_t)bytes;
 	nt_scope_push();
-	if (n && act(nt_borrow(NT_U8, x, 1, &n)))
+	if (n && nt_all_reduce(nt_borrow(NT_U8, x, 1, &n)))
 		NLA_BUG("%s", nt_error());
 	nt_scope_pop();
-}
-
-/* Each rank's own stand at its place in x [ranks][each] bytes, between zeros: the sum is all of them. */
-static void put_together(void *x, size_t each)
-{
-	char *mine = (char *)x + (size_t)nla_rank() * each, *end = (char *)x + (size_t)nla_n_ranks() * each;
-	memset(x, 0, (size_t)(mine - (char *)x));
-	memset(mine + each, 0, (size_t)(end - mine - (ptrdiff_t)each));
-	all(x, (size_t)nla_n_ranks() * each, nt_all_reduce);
 }
 
 void nla_ranks_sum(double *x, int64_t n)
 {
 	nla_auto double *each = nla_alloc((size_t)(n * nla_n_ranks()), sizeof(*each));
-	if (!ranks)
-		return;
 	memcpy(each + nla_rank() * n, x, (size_t)n * sizeof(*x));
-	put_together(each, (size_t)n * sizeof(*x));
+	sum(each, (size_t)(n * nla_n_ranks()) * sizeof(*x));
 	memset(x, 0, (size_t)n * sizeof(*x));
 	for (int64_t i = 0; i < n * nla_n_ranks(); i++)
 		x[i % n] += each[i];
@@ -63,8 +52,9 @@ bool nla_ranks_any(bool x)
 
 void nla_ranks_copy(void *x, size_t bytes)
 {
-	if (ranks)
-		all(x, bytes, nt_broadcast);
+	if (nla_rank())
+		memset(x, 0, bytes);
+	sum(x, bytes);
 }
 
 void nla_ranks_copy_str(struct nla_str *s)
@@ -84,17 +74,14 @@ void nla_ranks_gather(struct nla_str *s, size_t *start)
 	nla_auto size_t *from = nla_alloc(n + 1, sizeof(*from));
 	struct nla_str whole = NLA_STR_INIT;
 	from[me + 1] = s->len;
-	if (ranks)
-		put_together(from + 1, sizeof(*from));
+	sum(from + 1, n * sizeof(*from));
 	for (size_t i = 0; i < n; i++)
 		from[i + 1] += from[i];
 	if (start)
 		memcpy(start, from, (n + 1) * sizeof(*from));
-	if (!ranks)
-		return;
 	nla_auto char *zeros = nla_alloc(from[n] + 1, 1);
 	memcpy(zeros + from[me], s->buf, s->len);
-	all(zeros, from[n], nt_all_reduce);
+	sum(zeros, from[n]);
 	nla_str_addn(&whole, zeros, from[n]);
 	nla_str_release(s);
 	*s = whole;
