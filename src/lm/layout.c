@@ -48,15 +48,9 @@ static const struct tensor *const final_norm = &tensors[1 + N_BLOCK], *const hea
 
 static int64_t size_of(const struct nla_arch *a, enum dim dim)
 {
-	switch (dim) {
-	case D: return a->d_model;
-	case Q: return a->n_heads * a->head_dim;
-	case KV: return a->n_kv_heads * a->head_dim;
-	case F: return a->d_ff;
-	case HEAD: return a->head_dim;
-	case VOCAB: return a->vocab;
-	default: return 1;
-	}
+	const int64_t sizes[] = { [NONE] = 1, [D] = a->d_model, [Q] = a->n_heads * a->head_dim, [F] = a->d_ff,
+				  [KV] = a->n_kv_heads * a->head_dim, [HEAD] = a->head_dim, [VOCAB] = a->vocab };
+	return sizes[dim];
 }
 
 /* From the slot before to that of t: all but its name. */
