@@ -323,3 +323,14 @@ double nla_json_value(const cJSON *json, const char *key)
 	const cJSON *x = cJSON_GetObjectItem(json, key);
 	return cJSON_IsNumber(x) ? x->valuedouble : (double)NAN;
 }
+
+bool nla_json_ids(const cJSON *list, double size, struct nla_i32s *ids)
+{
+	for (const cJSON *x = cJSON_IsArray(list) ? list->child : list; x; x = cJSON_IsArray(list) ? x->next : NULL) {
+		const double id = cJSON_IsNumber(x) ? x->valuedouble : -1;
+		if (!(id >= 0 && id < size) || id != trunc(id))
+			return false;
+		nla_i32s_push(ids, (int32_t)id);
+	}
+	return true;
+}

@@ -76,6 +76,8 @@ void nla_json_add_str(struct nla_str *s, const char *text, size_t n);
 void nla_json_add_num(struct nla_str *s, double x);
 /* A whole value; pretty: two spaces of indentation for each level below depth. */
 void nla_json_add(struct nla_str *s, const cJSON *json, bool pretty, int depth);
+/* Whole numbers from 0 to below `size`, of a list or a single one, appended; false: something is none. */
+bool nla_json_ids(const cJSON *list, double size, struct nla_i32s *ids);
 /* "a string", "a number", ...: for messages. */
 const char *nla_json_type(const cJSON *json);
 

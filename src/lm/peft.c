@@ -38,21 +38,15 @@ static const struct nla_field nano_fields[] = {
 	{ "lora_alpha", NLA_REAL, A(alpha), NLA_MUST, .low = -1e9, .high = 1e9 },
 };
 
-static bool holds_number(const cJSON *list, int64_t x)
-{
-	for (const cJSON *t = cJSON_IsArray(list) ? list->child : list; t; t = cJSON_IsArray(list) ? t->next : NULL)
-		if (cJSON_IsNumber(t) && t->valuedouble == (double)x)
-			return true;
-	return false;
-}
-
 /* Does the configuration name this projection without doubt? What a regular expression names is left to the keys. */
 static bool named(const cJSON *json, bool inside, int64_t layer, enum nla_proj proj)
 {
 	const cJSON *targets = nla_json_at(json, "target_modules"), *layers = nla_json_at(json, "layers_to_transform");
 	const char *all = cJSON_GetStringValue(targets);
 	bool found = all && !strcmp(all, "all-linear");
-	if (nla_json_at(json, "exclude_modules") || (layers && !holds_number(layers, layer)))
+	NLA_AUTO(nla_i32s_release) struct nla_i32s only = { 0 };
+	nla_json_ids(layers, 0x1p31, &only);
+	if (nla_json_at(json, "exclude_modules") || (layers && !nla_i32s_has(&only, (int32_t)layer)))
 		return false;
 	nla_auto char *name = nla_format(".model.%slayers.%lld.%s", inside ? "language_model." : "", (long long)layer,
 				      nla_proj_path(proj));

@@ -239,24 +239,11 @@ static enum nla_status read_scale(struct reader *r, struct nla_scale *out)
 	return NLA_OK;
 }
 
-static enum nla_status read_ids(struct reader *r, struct nla_i32s *out)
-{
-	const cJSON *list = nla_json_at(r->json, r->key), *id;
-	if (list && !cJSON_IsArray(list))
-		return REFUSE(r, "'%s' is not a list of token ids", r->key);
-	cJSON_ArrayForEach(id, list) {
-		double x = cJSON_IsNumber(id) ? id->valuedouble : -1;
-		if (!(x >= 0 && x <= INT32_MAX && x == trunc(x)))
-			return REFUSE(r, "'%s' is not a list of token ids", r->key);
-		nla_i32s_push(out, (int32_t)x);
-	}
-	return NLA_OK;
-}
-
 static enum nla_status read_field(struct reader *r, const struct field *f, struct nla_sidecar *s)
 {
 	void *at = (char *)s + f->at;
 	bool yes;
+	const cJSON *list;
 	r->key = f->also && !nla_json_at(r->json, f->key) && nla_json_at(r->json, f->also) ? f->also : f->key;
 	switch (f->type) {
 	case CONST:
@@ -278,7 +265,9 @@ static enum nla_status read_field(struct reader *r, const struct field *f, struc
 	case SCALE:
 		return read_scale(r, at);
 	case IDS:
-		return read_ids(r, at);
+		list = nla_json_at(r->json, r->key);
+		return !list || (cJSON_IsArray(list) && nla_json_ids(list, 0x1p31, at))
+			       ? NLA_OK : REFUSE(r, "'%s' is not a list of token ids", r->key);
 	}
 	return r->err->status;
 }

@@ -6,23 +6,6 @@
 #include "lm/ranks.h"
 #include "run/evaluate.h"
 
-/* The ids that a rows.jsonl keeps: sampled ones need not be those the tokenizer would choose for their text. */
-static enum nla_status given_ids(const struct nla_target *target, const cJSON *list, const char *name, struct nla_i32s *ids,
-				 struct nla_err *err)
-{
-	const double size = (double)nla_tokenizer_size(target->tok);
-	const cJSON *x = cJSON_IsArray(list) ? list->child : NULL;
-	if (!x)
-		return nla_fail(err, "'%s': 'ids' is not a list of token ids", name);
-	for (; x; x = x->next) {
-		if (!cJSON_IsNumber(x) || !(x->valuedouble >= 0 && x->valuedouble < size) ||
-		    x->valuedouble != (double)(int32_t)x->valuedouble)
-			return nla_fail(err, "'%s': 'ids' has what is no token id", name);
-		nla_i32s_push(ids, (int32_t)x->valuedouble);
-	}
-	return NLA_OK;
-}
-
 static enum nla_status take_explanation(const struct nla_target *target, struct nla_step *s, int64_t i, const char *text,
 					const char *name, struct nla_err *err)
 {
@@ -56,8 +39,10 @@ static enum nla_status take_line(const struct nla_rl *rl, const cJSON *json, con
 	if (response) {
 		const cJSON *list = nla_json_at(json, "ids");
 		const size_t before = ids->n;
-		if (list)
-			return given_ids(target, list, name, ids, err);
+		const double size = (double)nla_tokenizer_size(target->tok);
+		if (list) /* as they were sampled, which need not be what the tokenizer would choose for their text */
+			return cJSON_IsArray(list) && list->child && nla_json_ids(list, size, ids)
+				       ? NLA_OK : nla_fail(err, "'%s': 'ids' has what is no token id", name);
 		if (!nla_tokenizer_encode(target->tok, response, strlen(response), ids, err) &&
 		    (ids->n == before || !nla_i32s_has(&target->chat.stop, ids->data[ids->n - 1])))
 			nla_i32s_push(ids, target->chat.end_of_turn); /* as generation would have emitted it */
