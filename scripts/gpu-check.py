@@ -43,12 +43,14 @@ def shown(x):
 
 
 def sizes_of(config):
-    """What a configuration's model has in its config.json."""
+    """What a configuration's model has in its config.json; None where that is not to be found: then nothing is predicted."""
     try:
         model = json.loads((config.parent / json.loads(config.read_text())["model"] / "config.json").read_text())
-        return model.get("text_config", model)
-    except (OSError, ValueError, KeyError) as e:
-        sys.exit(f"gpu-check: cannot read the sizes of the model in '{config}': {e}")
+        sizes = model.get("text_config", model)
+        predict.Model(sizes)
+        return sizes
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 class Report:
@@ -241,7 +243,7 @@ class Report:
         plan = PLAN.search(log)
         if not plan:
             raise Failed("the run's log has no memory plan")
-        if not self.card:
+        if not self.card or not self.sizes:
             return None
         rows, n = int(plan.group(3) or 0), prompts * group
         step = predict.Step(prompts, group, self.tokens, self.tokens, plan.group(5) == "recomputed", int(plan.group(4)), rows or n,
@@ -280,7 +282,7 @@ class Report:
         target = next((predict.TARGETS.get((key, prompts, group)) for key, card in predict.CARDS.items() if card == self.card), None)
         seconds = median("seconds") + scored
         what = f"seconds of a step of {prompts} x {group} x {self.tokens}" + (f", with {scored:.2f} to score the texts" if scored else "")
-        if target and not self.args.quick and all(self.sizes.get(key) == size for key, size in predict.QWEN3_8B.items()):
+        if target and not self.args.quick and all((self.sizes or {}).get(key) == size for key, size in predict.QWEN3_8B.items()):
             self.below(what, seconds, target)
         else:
             self.row(what, seconds, f"predicted {sum(w.seconds(self.card) for k, w in work.items() if k != 'update_ar'):.3g}" if work else "")
@@ -327,9 +329,9 @@ class Report:
         s = self.evaluate("evaluation", "--eval.rows", rows, "--max-new-tokens", self.tokens, "--rollout.min_new_tokens", self.tokens)
         self.row("rows evaluated", s["rows"], str(rows), s["rows"] == rows)
         batch = min(128, rows)
-        work = predict.Work().add(predict.decode(predict.Model(self.sizes), batch, batch, self.prompt, 20, self.tokens,
-                                                 (predict.WARM,)), rows / batch)
-        self.share(f"seconds to sample {rows} rows", s["seconds"], self.card and work)
+        work = self.card and self.sizes and predict.Work().add(
+            predict.decode(predict.Model(self.sizes), batch, batch, self.prompt, 20, self.tokens, (predict.WARM,)), rows / batch)
+        self.share(f"seconds to sample {rows} rows", s["seconds"], work)
 
     def memory(self):
         self.shape_needed()

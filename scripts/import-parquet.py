@@ -340,9 +340,8 @@ def table_of(rows, stored, meta, prompt):
     layer = (meta.get("extraction") or {}).get("layer_index")
     v = as_fp32(stored)
     lists = pa.ListArray.from_arrays(pa.array(range(0, v.size + 1, v.shape[1]), pa.int32()), pa.array(v.reshape(-1)))
-    prompts = [row["prompt"] if "prompt" in row else plain_prompt(av_template) for row in rows]
     return pa.table({
-        "prompt": pa.array(prompts, prompt),
+        "prompt": pa.array(prompts_of(rows, av_template), prompt),
         "response": pa.array([row["response"] if "response" in row else plain_response(row.get("explanation")) for row in rows], pa.string()),
         VECTOR: lists,
         "n_raw_tokens": pa.array([row.get("n_raw_tokens") for row in rows], pa.int64()),
@@ -352,11 +351,19 @@ def table_of(rows, stored, meta, prompt):
     })
 
 
+def prompts_of(rows, template):
+    return [row["prompt"] if "prompt" in row else plain_prompt(template) for row in rows]
+
+
 def prompt_type(folder, template):
-    """Of the first row that has one: the first chunk may have none."""
+    """Of all rows: the first chunk may have none, or without a key that others have."""
+    schemas = {}
     with gzip.open(folder / "rows.jsonl.gz", "rt", encoding="utf-8-sig") as lines:
-        given = (json.loads(line).get("prompt") for line in lines if line.strip())
-        return pa.array([next((p for p in given if p is not None), plain_prompt(template))]).type
+        filled = (line for line in lines if line.strip())
+        while rows := [json.loads(line) for _, line in zip(range(ROWS_AT_ONCE), filled)]:
+            found = pa.array(prompts_of(rows, template)).type
+            schemas[str(found)] = pa.schema([("prompt", found)])
+    return pa.unify_schemas(list(schemas.values()), promote_options="permissive").field("prompt").type if schemas else pa.null()
 
 
 def export_set(folder, out):

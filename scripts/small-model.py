@@ -98,12 +98,19 @@ def main():
         shutil.rmtree(args.out / "start", ignore_errors=True)
         write_start(args.out / "start", both["text"] + both["chat"], args.vocab)
     written = args.out / "lm" / "checkpoints" / f"step-{args.steps}"
+    child = None
+
+    def pass_on(number, _):                                             # nla-sft saves what it has; a second one soon after counts as the first
+        if child:
+            child.send_signal(number)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, pass_on)
     child = subprocess.Popen([args.bin / "nla-sft", "--role", "lm", "--model", args.out / "start", "--corpus", args.out / "corpus", "--out",
                               args.out / "lm", "--resume", "--sft.init", "true", "--lr", "3e-3", "--batch", "32", "--sft.warmup", "50", "--sft.context",
                               "192", "--sft.held_out", "0.01", "--steps", str(args.steps), "--seed", str(args.seed), "--log.every", "20"])
-    signal.signal(signal.SIGINT, lambda *_: None)                       # a terminal sends it to both, and nla-sft saves what it has
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     code = child.wait()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     if code or not written.exists():
         sys.exit(code or "small-model: error: nla-sft was stopped; the same command continues it")
     shutil.rmtree(args.out / "model", ignore_errors=True)

@@ -58,7 +58,7 @@ unit_sanitized() {
 }
 
 jobs=$(nproc) # or what a container's quota leaves of them
-if read -r quota period </sys/fs/cgroup/cpu.max 2>/dev/null && [ "$quota" != max ] && [ $((quota / period)) -lt "$jobs" ]; then
+if read -r quota period 2>/dev/null </sys/fs/cgroup/cpu.max && [ "$quota" != max ] && [ $((quota / period)) -lt "$jobs" ]; then
 	jobs=$(((quota + period - 1) / period))
 fi
 check "source rules" bash scripts/checksrc.sh

@@ -109,6 +109,7 @@ struct Group {
 	}
 	double stood_still() // to a process that was stopped all others look so, for as long as it takes to find one
 	{
+		std::lock_guard<std::mutex> held(lock);
 		if (double gap = now() - ran.exchange(now()); gap > o.timeout)
 			stood = gap, woke = now();
 		return now() - woke < 2 * o.timeout ? stood.load() : 0;
@@ -354,6 +355,7 @@ nt_status nt_ranks_open(struct nt_ranks *o)
 {
 	return action("ranks", {}, [&] {
 		connect(*o);
+		group->ran = now(); // it waited for the store
 		start(group->beating, *group, beat);
 		start(group->watching, *group, watch);
 		meet(*group);

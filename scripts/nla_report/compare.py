@@ -125,11 +125,13 @@ class Comparison:
     def level(self, group, name, base=None):
         """Mean over seeds; its standard error over seeds, of a single one over rows; interval over rows; the mean of each seed."""
         factor, offset = (-1 / base, 1.0) if base else (1.0, 0.0)
-        columns = [column for column in (t.column(name) for t in self.of(group)) if column.mean is not None]
+        columns = [t.column(name) for t in self.of(group)]
+        if name == "valid":                                             # a run whose rows all failed is named where it is compared
+            columns = [c for c in columns if c.mean is not None]
         found = scaled(stats.difference(self.boot, [], columns, False), factor, offset)
         if found is None:
             return None
-        left = next(t for t in self.of(group) if t.column(name).mean is not None)
+        left = next(t for t in self.of(group) if t.column(name) in columns)
         single = [(v, d) for v, d in zip(getattr(left, name), self.boot.documents or range(len(self.rows))) if v is not None]
         error = stats.standard_error([c.mean for c in columns]) if len(columns) > 1 else stats.standard_error(*zip(*single))
         return {"mean": found["estimate"], "se": None if error is None else abs(factor) * error, "interval": found["over_rows"],

@@ -71,9 +71,9 @@ def wording(groups, base, rows, documents=None):
 
 def pooled(texts, total):
     """Different words of the first `total` words of all texts: as many for every run, or the ratio would follow from the length."""
-    if not total:
-        return None
     all_words = [w for text in texts for w in text][:total]
+    if not all_words:
+        return None
     return len(set(all_words)) / total
 
 

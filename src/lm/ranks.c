@@ -23,7 +23,7 @@ void nla_share(int64_t n, int64_t rank, int64_t *from, int64_t *to)
 	*to = n * (rank + 1) / nla_n_ranks();
 }
 
-/* Bytes, of which each rank has its own, or one has all, and the others zeros. Alone it is nothing. */
+/* Bytes, of which each rank has its own, or one has all, and the others zeros. Alone they stay. */
 static void sum(void *x, size_t bytes)
 {
 	const int64_t n = (int64_t)bytes;

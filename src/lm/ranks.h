@@ -7,7 +7,7 @@
  *
  * Random numbers are keyed by the row's number among all, and every mean divides by all rows, so the number of ranks changes
  * the order of sums and nothing else. All ranks call these in the same order. A call that cannot be completed ends the process
- * (shim/nt.h): none of them fails. One process alone is rank 0 of 1, where they do nothing.
+ * (shim/nt.h): none of them fails. One process alone is rank 0 of 1, where they change nothing.
  */
 #pragma once
 

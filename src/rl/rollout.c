@@ -74,8 +74,7 @@ static enum nla_status decode_some(const struct nla_rl *rl, struct nla_step *ste
 static enum nla_status decode_all(const struct nla_rl *rl, struct nla_step *step, struct nla_err *err)
 {
 	const int64_t n_views = NLA_MAX(rl->n_of, 1), each = step->n / n_views;
-	const int64_t rows = rl->rollout.rows > 0 ? NLA_MIN(rl->rollout.rows, MOST_ROWS) : MOST_ROWS;
-	const int64_t at_once = NLA_MIN(NLA_MAX(rows / n_views, 1), each);
+	const int64_t at_once = rl->rollout.rows > 0 ? NLA_MIN(NLA_MAX(rl->rollout.rows / n_views, 1), each) : each;
 	nla_decoded_release(&step->tokens);
 	nla_decoded_init(&step->tokens, step->n, rl->rollout.max_new_tokens);
 	for (int64_t from = 0; from < each && !err->status; from += at_once)
@@ -92,6 +91,8 @@ enum nla_status nla_rollout(struct nla_rl *rl, struct nla_step *step, struct nla
 		if (of->merged)
 			nla_merge(of->merged, &of->policy, err);
 	}
+	if (step->n > MOST_ROWS && (!rl->rollout.rows || rl->rollout.rows > MOST_ROWS))
+		rl->rollout.rows = MOST_ROWS;
 	if (!err->status)
 		while (decode_all(rl, step, err) && nla_halve(&rl->halved, NLA_STAGE_ROLLOUT, &rl->rollout.rows, step->n, err))
 			;

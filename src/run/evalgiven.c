@@ -109,7 +109,7 @@ enum nla_status nla_evaluate_given(struct nla_rl *rl, const char *path, struct n
 	nla_i64s_push(&offset, 0);
 	for (const cJSON *json = list->child; json && !rl->another; json = json->next)
 		rl->another = cJSON_HasObjectItem(json, "vector_of");
-	if (rl->another) /* the texts are of other rows' vectors, as those of eval.vectors another */
+	if (rl->another) /* some texts are of other rows' vectors, as those of eval.vectors another */
 		out->vector_of = nla_alloc((size_t)out->n, sizeof(*out->vector_of));
 	for (const cJSON *json = list->child; json && at < to && !err->status; json = json->next, at++) {
 		if (at < from)

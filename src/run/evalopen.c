@@ -128,7 +128,7 @@ enum nla_status nla_eval_open(struct nla_eval *e, const struct nla_config *cfg, 
 	nla_auto char *kept = nla_format("%s/../../../reference", cfg->av);
 	const char *start = nla_exists_in(kept, "nla_meta.yaml") ? kept : NULL;
 	int64_t room;
-	if (cfg->eval.recovered_kl && nla_exists_in(cfg->model, NLA_SIDECAR_NAME))
+	if (cfg->eval.recovered_kl && *cfg->model && nla_exists_in(cfg->model, NLA_SIDECAR_NAME))
 		return nla_usage(err, "'model' is '%s', an AV, and eval.recovered_kl asks the model that the vectors are from: "
 				 "give --model", cfg->model);
 	if (nla_config_need(cfg->model, "model", err) || nla_config_need(data, "eval.data", err) ||

@@ -360,7 +360,7 @@ cJSON *nla_report_eval(const struct nla_rl *rl, const struct nla_step *s)
 	num(o, "baseline_var", rl->base.var, "raw variance of the baseline's rows");
 	num(o, "baseline_mean", rl->base.mean, "mean-normalised");
 	text(o, "baseline_of", rl->own_baseline ? "rows" : "data", "`eval.baseline`: of the set, or of the evaluated rows");
-	text(o, "vectors", rl->another ? "another" : "own", "`eval.vectors`: whose were explained");
+	text(o, "vectors", rl->another ? "another" : "own", "`eval.vectors`: whose were explained, or some of them");
 	num(o, "temperature", rl->rollout.temperature, "of sampling");
 	num(o, "max_new_tokens", (double)rl->rollout.max_new_tokens, "longest response");
 	num(o, "min_new_tokens", (double)rl->rollout.min_new_tokens, "shortest");
@@ -378,7 +378,7 @@ cJSON *nla_report_row(const struct nla_rl *rl, const struct nla_step *s, int64_t
 	const int64_t at = i * s->tokens.width, n = s->tokens.length[i];
 	num(o, "row", (double)s->rows[i], "of the activation set");
 	if (s->vector_of)
-		num(o, "vector_of", (double)s->vector_of[i], "the row whose vector was explained (`eval.vectors another`)");
+		num(o, "vector_of", (double)s->vector_of[i], "the row whose vector was explained, where it may be another's");
 	text(o, "explanation", s->explanation[i], "or null without tags");
 	text(o, "response", s->response[i], "special tokens shown; null: an explanation was given");
 	if (s->response[i])

@@ -90,7 +90,7 @@ python - <<'END'
 import gzip, importlib.util, json, os, re
 rows = [json.loads(line) for line in gzip.open("late/rows.jsonl.gz", "rt")]
 for i, row in enumerate(rows):
-    row["prompt"] = [{"role": "user", "content": f"of {i}"}] if i > 2 else None
+    row["prompt"] = [{"role": "user", "content": f"of {i}"} | ({"name": "n"} if i == 5 else {})] if i > 2 else None
 with gzip.open("late/rows.jsonl.gz", "wt") as f:
     f.writelines(json.dumps(row) + "\n" for row in rows)
 spec = importlib.util.spec_from_file_location("importer", os.environ["SOURCE_DIR"] + "/scripts/import-parquet.py")
@@ -98,7 +98,8 @@ importer = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(importer)
 importer.ROWS_AT_ONCE = 2
 importer.export_set("late", "late.parquet")
-assert [r["prompt"] for r in importer.pq.read_table("late.parquet").to_pylist()] == [r["prompt"] for r in rows] and rows[3]["prompt"]
+whole = [r["prompt"] and [m | {"name": m.get("name")} for m in r["prompt"]] for r in rows]
+assert [r["prompt"] for r in importer.pq.read_table("late.parquet").to_pylist()] == whole and rows[3]["prompt"]
 END
 cp -R set dos # a byte order mark, CR LF and blank lines change nothing
 gzip -dc set/rows.jsonl.gz | sed -e '1s/^/\xef\xbb\xbf\n/' -e 's/$/\r\n \t\r/' | gzip >dos/rows.jsonl.gz
