@@ -82,7 +82,7 @@ std::string address_towards(const std::string &peer)
 struct Group {
 	explicit Group(const nt_ranks &with) : o(with) {}
 	nt_ranks o;
-	std::string host, why; // what broke
+	std::string host, why;		// why it broke
 	std::vector<std::string> hosts; // once they have met
 	std::atomic<bool> met{false};
 	Store store, beats; // two connections: one waits in the calling thread
@@ -91,12 +91,12 @@ struct Group {
 	double waited = 0; // since the last gradient
 	std::atomic<int64_t> calls{0};
 	std::atomic<double> since{0};		       // a call began; 0: none has
-	std::atomic<double> answered{now()}, ran{now()}; // the store answered; this process was running
-	std::atomic<double> stood{0}, woke{0};		 // it stood still for so long, until then
+	std::atomic<double> answered{now()}; // the store did
 	std::atomic<const char *> doing{""};
 	std::atomic<bool> broken{false};
 	std::mutex lock;
 	std::condition_variable wake;
+	double ran = now(), stood = 0, woke = 0; // under lock: this process was running; it stood still for so long, until then
 	bool leaving = false;
 	std::thread beating, watching;
 
@@ -107,12 +107,13 @@ struct Group {
 		std::unique_lock<std::mutex> held(lock);
 		return !wake.wait_for(held, duration<double>(seconds), [this] { return leaving; });
 	}
-	double stood_still() // to a process that was stopped all others look so, for as long as it takes to find one
+	double stood_still() // 0: no. A process that was stopped takes the others for dead, within twice the timeout
 	{
 		std::lock_guard<std::mutex> held(lock);
-		if (double gap = now() - ran.exchange(now()); gap > o.timeout)
+		double gap = now() - std::exchange(ran, now());
+		if (gap > o.timeout)
 			stood = gap, woke = now();
-		return now() - woke < 2 * o.timeout ? stood.load() : 0;
+		return now() - woke < 2 * o.timeout ? stood : 0;
 	}
 	void stop()
 	{

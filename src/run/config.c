@@ -259,7 +259,7 @@ static enum nla_status check_rules(const struct nla_config *cfg, enum nla_comman
 		  "nothing to explain: give a --text that is not empty, a --row of data, or a --vector" },
 		{ eval && *cfg->score && !*cfg->out && !*cfg->eval.name,
 		  "texts of --score are not what a run says: give --name or --out" },
-		{ eval && *cfg->score && cfg->eval.vectors, "texts of --score have their vector_of: leave eval.vectors away" },
+		{ eval && *cfg->score && cfg->eval.vectors, "texts of --score name their vectors: leave out eval.vectors" },
 		{ strchr(cfg->eval.name, '/'), "'eval.name' is part of a folder's name: want no slash" },
 		{ cfg->resume && cfg->overwrite && command & RESUMES, "'resume' and 'overwrite' exclude each other" },
 	};

@@ -131,8 +131,7 @@ static enum nla_status draw_together(struct nla_policy *first, struct nla_err *e
 	for (struct nla_policy *p = t->policies; p < t->policies + t->n; p++)
 		if (p->share) { /* what memory allowed them together holds for each */
 			p->rl.halved |= rl.halved;
-			if (rl.score_tokens && !(p->rl.score_tokens && p->rl.score_tokens < rl.score_tokens))
-				p->rl.score_tokens = rl.score_tokens;
+			p->rl.score_tokens = nla_lower_limit(p->rl.score_tokens, rl.score_tokens);
 			p->rl.update.micro_batch = NLA_MIN(p->rl.update.micro_batch, rl.update.micro_batch);
 			p->rl.cursor->position = rl.cursor->position;
 		}

@@ -180,9 +180,6 @@ static double best_reward(const char *run, int64_t step, const cJSON *now, struc
 	return best;
 }
 
-/* Of limits of which 0 is none. */
-static int64_t lower(int64_t a, int64_t b) { return a && (!b || a < b) ? a : b; }
-
 /* eval-STEP.json and eval-STEP.rows.jsonl, by the policy as it is. */
 static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 {
@@ -195,9 +192,9 @@ static enum nla_status evaluate(struct nla_loop *loop, struct nla_err *err)
 	nla_auto int64_t *rows = nla_eval_rows(&t->eval_set, t->cfg->eval.rows, &n);
 	nla_auto char *summary = nla_format("%s/eval-%lld.json", loop->folder.path, at);
 	nla_auto char *lines = nla_format("%s/eval-%lld.rows.jsonl", loop->folder.path, at);
-	rl->merged = p->rl.merged; /* NULL since the last evaluation, and what that merged is old */
-	rl->rollout.rows = lower(rl->rollout.rows, p->rl.rollout.rows);
-	rl->score_tokens = lower(rl->score_tokens, p->rl.score_tokens);
+	rl->merged = p->rl.merged; /* which the last evaluation took away: it is to be made again, of the policy as it is now */
+	rl->rollout.rows = nla_lower_limit(rl->rollout.rows, p->rl.rollout.rows);
+	rl->score_tokens = nla_lower_limit(rl->score_tokens, p->rl.score_tokens);
 	if (!nla_evaluate(rl, rows, n, 1, t->cfg->eval.batch, &s, err) && !nla_reward(rl, &s, err) &&
 	    (t->cfg->update.kl > 0 || !t->cfg->eval.logprob || /* the steps have the KL, or it is not wanted */
 	     !nla_eval_logprob(rl, &p->eval_batch, &s, err))) {

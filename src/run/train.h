@@ -78,6 +78,8 @@ char *nla_policy_out(const char *out, const char *lambda, int64_t seed);
 char *nla_policy_ar(const struct nla_policy *p, struct nla_err *err);
 /* One step: it draws with all policies that have made as many, unless one of them has. */
 enum nla_status nla_policy_step(struct nla_policy *p, struct nla_err *err);
+/* Of limits of which 0 is none. */
+static inline int64_t nla_lower_limit(int64_t a, int64_t b) { return a && (!b || a < b) ? a : b; }
 /* Rows that one of its policies decodes at once by itself, where memory does not hold all; else 0. */
 int64_t nla_train_rows(const struct nla_train *t);
 /* The sizes that its plan is made from, of so many policies. */

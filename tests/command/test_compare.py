@@ -195,13 +195,13 @@ def test_failures(tmp):
         assert d["valid_rows"] == rows and d["fve"]["seeds"] == seeds and d["paired_seeds"], d
         for got in (d["fve"]["estimate"], *d["fve"]["t_over_seeds"]):
             near(got, -0.1 / VAR, 1e-3, sweep)
-    # Of the other three numbers only those that are there: the run of which nothing is left is named, and its lambda keeps a level.
+    # A run whose rows all failed is named, and its lambda keeps the level of the other runs.
     found, said = by_label(json.loads(program("--json", tmp / "worse")[0])), program(tmp / "worse")[1]
     near(found["λ 0.01"]["fve"]["mean"], 1 - stats.mean([stats.mean([0.1 * (1 + s) + 0.02 * r + 0.1 for r in range(7 * s, 10)]) for s in (0, 1)]) / VAR,
          1e-12, "level without the run that failed")
     assert "FVE without failures of λ 0.01 less λ 0 is of 2 of 3 runs of λ 0.01" in said, said
     near(found["λ 0.01"]["wording"]["type_token_pooled"], found["λ 0"]["wording"]["type_token_pooled"], 1e-12, "of the runs that have words")
-    # Runs that share few rows: what rows and runs add up to, solved and not only begun.
+    # Runs that share few rows need many rounds.
     rng = random.Random(0)
     rows = [(rng.random(), rng.random() < 0.06, rng.random() < 0.06) for _ in range(1000)]
     one, other = ([x + add if has else None for x, *have in rows for has in [have[k]]] for k, add in ((0, 0.0), (1, 0.3)))

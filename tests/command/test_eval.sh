@@ -206,7 +206,7 @@ END
 run nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" --rows 1 --out "$work/one-row" --eval.vectors another
 [ "$code" -eq 1 ] || fail "one row has another's vector"
 said "eval.vectors is another, and all rows evaluated are of one document"
-refused 2 "texts of --score have their vector_of" nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" \
+refused 2 "texts of --score name their vectors: leave out eval.vectors" nla-eval --model "$tiny/model" --av "$work/av" --ar "$tiny/ar" --data "$work/held" \
 	--score "$work/a/rows.jsonl" --out "$work/no" --eval.vectors another
 
 # --rows picks the same rows for another AV; a run's own reference is found beside its checkpoint.

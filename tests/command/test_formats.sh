@@ -28,9 +28,9 @@ tool tensors merged/ar/model.safetensors | grep -Eq 'lm_head|model.norm|layers.3
 score whole --model "$model" --av merged/av --ar merged/ar
 same_scores adapters whole
 score alone --av merged/av --ar merged/ar
+same_scores adapters alone
 refused 2 "'model' is 'merged/av', an AV, and eval.recovered_kl asks the model that the vectors are from" nla-eval --av merged/av --ar merged/ar \
 	--data held --rows 4 --eval.recovered_kl true --out no-kl
-same_scores adapters alone
 score mixed --model "$model" --av merged/av --ar "$ar"
 same_scores adapters mixed
 refused 2 "'model' is not set" nla-eval --av merged/av --ar "$ar" --data held --score given.jsonl --out no
