@@ -22,7 +22,7 @@ COMPUTE, BANDWIDTH, LAUNCH = 0.70, 0.85, 4.5e-6  # shares of the peaks; seconds 
 
 # Counted by tests/cuda/test_launches.c, products apart: kernels a block and around all blocks for a decoded token; a block's
 # forward and backward pass. A forward pass: two norms, two rotations, keys and values laid out, attention, SwiGLU.
-TOKEN_BLOCK, TOKEN_AROUND, TRAIN_BLOCK, FORWARD_BLOCK = 5, 12, 39, 8
+TOKEN_BLOCK, TOKEN_AROUND, TRAIN_BLOCK, FORWARD_BLOCK = 5, 11, 39, 8
 GRAPH_WORTH = 16  # tokens to come for which decode.c makes a graph (WORTH)
 SCORE_TOKENS, EXTRACT_TOKENS = 8192, 4096  # NLA_SCORE_TOKENS, TOKENS_A_BATCH
 

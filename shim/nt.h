@@ -101,6 +101,9 @@ nt_status nt_to_host_f32(const nt_tensor *t, float *out, size_t n);   /* n must 
 nt_status nt_to_host_i64(const nt_tensor *t, int64_t *out, size_t n);
 nt_status nt_to_host_raw(const nt_tensor *t, void *out, size_t bytes); /* as it is stored, contiguous */
 nt_status nt_item(const nt_tensor *t, double *out);
+/* A copy that sets out for the host, behind what was launched before: nt_to_host_* of it, and nothing else, waits until it is
+ * there, and not for what was launched since. */
+nt_tensor *nt_fetch(const nt_tensor *t);
 
 /* ---- gradients ---- */
 void nt_grad_push(bool on);

@@ -213,6 +213,8 @@ static nt_status to_host(const char *op, const nt_tensor *t, at::ScalarType type
 {
 	return action(op, {t}, [&] {
 		TORCH_CHECK(static_cast<size_t>(t->t.numel()) == n, "room for ", n, " elements");
+		if (t->there)
+			t->there->synchronize();
 		at::Tensor c = t->t.detach().to(at::kCPU, type).contiguous();
 		std::memcpy(out, c.data_ptr(), c.nbytes());
 	});
@@ -227,6 +229,22 @@ nt_status nt_to_host_raw(const nt_tensor *t, void *out, size_t bytes)
 		return action("to_host_raw", {t}, [] {});
 	size_t size = static_cast<size_t>(t->t.element_size());
 	return to_host("to_host_raw", t, t->t.scalar_type(), out, bytes / size + (bytes % size != 0));
+}
+
+nt_tensor *nt_fetch(const nt_tensor *t)
+{
+	std::unique_ptr<c10::Event> there;
+	nt_tensor *copy = expr("fetch", {t}, [&] {
+		if (!t->t.is_cuda())
+			return t->t.to(at::kCPU, false, true);
+		at::Tensor host = t->t.to(at::kCPU, true);
+		there = std::make_unique<c10::Event>(t->t.device().type());
+		there->record(c10::impl::VirtualGuardImpl(t->t.device().type()).getStream(t->t.device()));
+		return host;
+	});
+	if (copy)
+		copy->there = std::move(there);
+	return copy;
 }
 
 nt_status nt_item(const nt_tensor *t, double *out)

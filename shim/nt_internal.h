@@ -5,10 +5,12 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/record_function.h>
+#include <c10/core/Event.h>
 #include <c10/core/GradMode.h>
 
 #include <functional>
 #include <initializer_list>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -18,6 +20,7 @@ struct nt_tensor {
 	at::Tensor t;
 	size_t scope = 0; // 1-based depth of the scope that owns it; 0: the caller
 	size_t place = 0; // index in that scope
+	std::unique_ptr<c10::Event> there = nullptr; // of nt_fetch: when its numbers are
 };
 
 namespace nt {

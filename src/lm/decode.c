@@ -2,15 +2,14 @@
  * Sampling, see decode.h: the prompts' token tree once through the blocks, then x [batch, D] a token at a time over each
  * block's slabs of keys and values [rows, positions, Hkv, d].
  *
- * What a token needs of the one before stays on the device, so a GPU draws a window of tokens without the host, each as one
- * graph, and the host looks at a window's end which rows have stopped. A graph has a fixed number of rows: those that have
- * stopped go on drawing until the others fit into fewer. Nobody looks at what they draw, and what a row reads (its slab, its
- * random numbers) is its own, so a text does not depend on when others end.
+ * What a token needs of the one before stays on the device, so a GPU draws the next one, as one graph, while the host looks
+ * which rows have stopped: it never waits for the host. A graph has a fixed number of rows: those that have stopped go on
+ * drawing until the others fit into fewer. Nobody looks at what they draw, and what a row reads (its slab, its random numbers)
+ * is its own, so a text does not depend on when others end.
  */
 #include "lm/decode.h"
 #include "base/progress.h"
 
-#define WINDOW 8 /* a row wastes half of it at its end, and a look costs about a token's time */
 #define WORTH 16 /* tokens to come for which a graph is made: it costs about as much as three without */
 
 struct state {
@@ -19,15 +18,19 @@ struct state {
 	const struct nla_lm *lm;
 	int64_t n_views, share; /* samples of each view */
 	int64_t n_layers;
-	nt_tensor **k, **v;           /* [n_layers] the cache, of [n, S, Hkv, d] */
-	nt_tensor *u, *ids, *logprob; /* [max_new_tokens, n] random numbers; drawn */
-	int64_t *prompt;              /* [n] tokens of the prompt */
+	nt_tensor **k, **v; /* [n_layers] the cache, of [n, S, Hkv, d] */
+	nt_tensor *u;       /* [max_new_tokens, n] random numbers */
+	int64_t *prompt;    /* [n] tokens of the prompt */
 	/* the rows that advance together, where they are as long as the graph lives */
-	int64_t n_batch, *of_view; /* [n_views] of them, by view */
+	int64_t n_batch, *of_view, *of_row; /* [n_views] of them, by view; [n_batch] their sample numbers */
 	nt_tensor *token, *row; /* int64 [n_batch]: drawn last; sample number, which is the cache's slab */
+	nt_tensor *logprob;     /* [n_batch] of what was drawn last */
 	nt_tensor *at;          /* int64 [2 n_batch]: where the next key goes; number of the next token, of all the same */
 	nt_graph *graph;        /* of one token; NULL: it is computed as it comes */
 	bool tried;             /* to make one for these rows */
+	/* tokens that were drawn, and looked at; [max_new_tokens] what is on its way to the host: token, logprob */
+	int64_t drawn, seen;
+	nt_tensor **ids, **logprobs;
 	/* while the prompts are computed: token `from` of the pack has its place in slab `to` of the cache, at `place` */
 	nt_tensor *from, *to, *place;
 };
@@ -43,6 +46,9 @@ static void state_init(struct state *s, const struct nla_decode *d)
 	s->k = nla_alloc((size_t)s->n_layers, sizeof(*s->k));
 	s->v = nla_alloc((size_t)s->n_layers, sizeof(*s->v));
 	s->prompt = nla_alloc((size_t)d->n, sizeof(*s->prompt));
+	s->of_row = nla_alloc((size_t)d->n, sizeof(*s->of_row));
+	s->ids = nla_alloc((size_t)d->max_new_tokens, sizeof(*s->ids));
+	s->logprobs = nla_alloc((size_t)d->max_new_tokens, sizeof(*s->logprobs));
 }
 
 static void batch_release(struct state *s)
@@ -51,9 +57,10 @@ static void batch_release(struct state *s)
 	nt_free(s->token);
 	nt_free(s->row);
 	nt_free(s->at);
+	nt_free(s->logprob);
 	s->graph = NULL;
 	s->tried = false;
-	s->token = s->row = s->at = NULL;
+	s->token = s->row = s->at = s->logprob = NULL;
 }
 
 static void state_release(struct state *s)
@@ -63,12 +70,17 @@ static void state_release(struct state *s)
 		nt_free(s->k[l]);
 		nt_free(s->v[l]);
 	}
+	for (int64_t t = s->seen; t < s->drawn; t++) {
+		nt_free(s->ids[t]);
+		nt_free(s->logprobs[t]);
+	}
 	nt_free(s->u);
-	nt_free(s->ids);
-	nt_free(s->logprob);
 	free(s->k);
 	free(s->v);
+	free(s->ids);
+	free(s->logprobs);
 	free(s->prompt);
+	free(s->of_row);
 	free(s->of_view);
 }
 
@@ -92,8 +104,7 @@ static enum nla_status make_cache(struct state *s, struct nla_err *err)
 						  (long long)shape[0], (long long)shape[1]);
 }
 
-/* The random numbers, and room for what is drawn with them. */
-static void make_drawn(struct state *s)
+static void make_random(struct state *s)
 {
 	const struct nla_decode *d = s->d;
 	int64_t n = d->n, shape[2] = { d->max_new_tokens, n };
@@ -101,8 +112,6 @@ static void make_drawn(struct state *s)
 	for (int64_t i = 0; i < shape[0] * n; i++)
 		u[i] = nla_uniform(&d->rng, d->step, d->key[i % n], (uint32_t)(i / n));
 	s->u = nt_own(nt_from_host(NT_F32, s->lm->device, u, 2, shape));
-	s->ids = nt_own(nt_empty(NT_I64, s->lm->device, 2, shape));
-	s->logprob = nt_own(nt_empty(NT_F32, s->lm->device, 2, shape));
 }
 
 /* Rows of a batch with room for n: few sizes, as each has its graph. Below 64 rows a token takes what its weights take. */
@@ -133,19 +142,52 @@ static int64_t size_batch(const struct state *s, const struct nla_decoded *out, 
 	return size;
 }
 
-/*
- * The batch from token t on: the rows that have not stopped, and on a GPU others up to such a size. False when there is no more
- * to draw.
- */
-static bool regroup(struct state *s, const struct nla_decoded *out, int64_t t)
+/* Take over token t of the batch's rows. */
+static enum nla_status absorb(const struct state *s, int64_t t, struct nla_decoded *out, struct nla_err *err)
+{
+	const struct nla_decode *d = s->d;
+	const size_t n = (size_t)s->n_batch;
+	nla_auto int64_t *id = nla_alloc(n, sizeof(*id));
+	nla_auto float *lp = nla_alloc(n, sizeof(*lp));
+	if (nt_check() || nt_to_host_i64(s->ids[t], id, n) || nt_to_host_f32(s->logprobs[t], lp, n))
+		return NLA_OK; /* said by nla_decode */
+	for (size_t k = 0; k < n; k++) {
+		const int64_t row = s->of_row[k];
+		if (out->stopped[row])
+			continue;
+		if (!isfinite(lp[k]))
+			return nla_lm_blame(s->lm, lp + k, 1, err) ? err->status
+			       : nla_fail(err, "cannot decode: the log-probability of token %lld is not finite", (long long)t);
+		out->ids[row * out->width + t] = (int32_t)id[k];
+		out->logprob[row * out->width + t] = lp[k];
+		out->length[row] = t + 1;
+		out->stopped[row] = d->stop && t + 1 > d->min_new_tokens && nla_i32s_has(d->stop, (int32_t)id[k]);
+	}
+	return NLA_OK;
+}
+
+/* At what was drawn, but for the last `ahead` tokens. */
+static enum nla_status look(struct state *s, int64_t ahead, struct nla_decoded *out, struct nla_err *err)
+{
+	for (; s->seen < s->drawn - ahead && !absorb(s, s->seen, out, err) && !nt_check(); s->seen++) {
+		nt_free(s->ids[s->seen]);
+		nt_free(s->logprobs[s->seen]);
+	}
+	return err->status;
+}
+
+/* The batch of the next token: the rows that have not stopped, and on a GPU others up to such a size. False when there is no
+ * more to draw. */
+static bool regroup(struct state *s, struct nla_decoded *out, struct nla_err *err)
 {
 	nla_auto int64_t *of_view = nla_alloc((size_t)s->n_views, sizeof(*of_view));
-	const int64_t size = size_batch(s, out, of_view);
-	int64_t k = 0, end = 0;
-	if (!size || t >= out->width || nt_check())
+	int64_t k = 0, end = 0, t = s->drawn, size = size_batch(s, out, of_view);
+	if (!size || t >= out->width || err->status || nt_check())
 		return false;
 	if (s->n_batch && (size == s->n_batch || (on_gpu(s) && out->width - t < WORTH)))
 		return true;
+	if (look(s, 0, out, err) || nt_check() || !(size = size_batch(s, out, of_view)))
+		return false;
 	memcpy(s->of_view, of_view, (size_t)s->n_views * sizeof(*of_view));
 	nla_auto int64_t *state = nla_alloc((size_t)(4 * size), sizeof(*state));
 	for (int64_t v = 0; v < s->n_views; v++) {
@@ -154,7 +196,7 @@ static bool regroup(struct state *s, const struct nla_decoded *out, int64_t t)
 			for (int64_t i = v * s->share; i < (v + 1) * s->share && k < end; i++)
 				if (out->stopped[i] == stopped) {
 					state[k] = t ? NLA_MAX(out->ids[i * out->width + t - 1], 0) : 0;
-					state[size + k] = i;
+					state[size + k] = s->of_row[k] = i;
 					state[2 * size + k] = s->prompt[i] + t - 1;
 					state[3 * size + k++] = t;
 				}
@@ -165,6 +207,7 @@ static bool regroup(struct state *s, const struct nla_decoded *out, int64_t t)
 	s->token = nt_own(nt_narrow(all, 0, 0, size));
 	s->row = nt_own(nt_narrow(all, 0, size, size));
 	s->at = nt_own(nt_narrow(all, 0, 2 * size, 2 * size));
+	s->logprob = nt_own(nt_empty(NT_F32, s->lm->device, 1, &size));
 	nt_scope_pop();
 	s->n_batch = size;
 	return !nt_check();
@@ -177,35 +220,17 @@ static void draw(const struct state *s, const nt_tensor *hidden, const nt_tensor
 	nt_tensor *u = nt_rows(nt_reshape(nt_rows(s->u, nt_narrow(t, 0, 0, 1)), 1, &s->d->n), s->row);
 	nt_tensor *logits = nt_logits(nla_final_norm(&s->view, hidden), s->lm->head);
 	nt_tensor *ids = nt_sample(logits, u, s->d->temperature, &logprob);
-	nt_cache_put(s->ids, t, s->row, ids);
-	nt_cache_put(s->logprob, t, s->row, logprob);
+	nt_copy_into(s->logprob, logprob);
 	nt_copy_into(s->token, ids);
 	nt_copy_into(s->at, next);
 }
 
-/* Take over what was drawn from token t on. */
-static enum nla_status absorb(struct state *s, int64_t t, int64_t tokens, struct nla_decoded *out, struct nla_err *err)
+/* What was drawn sets out for the host, which looks at what was drawn before. */
+static void hand_over(struct state *s, struct nla_decoded *out, struct nla_err *err)
 {
-	const struct nla_decode *d = s->d;
-	int64_t n = d->n, n_all = tokens * n;
-	nla_auto int64_t *id = nla_alloc((size_t)n_all, sizeof(*id));
-	nla_auto float *lp = nla_alloc((size_t)n_all, sizeof(*lp));
-	if (nt_check() || nt_to_host_i64(nt_narrow(s->ids, 0, t, tokens), id, (size_t)n_all) ||
-	    nt_to_host_f32(nt_narrow(s->logprob, 0, t, tokens), lp, (size_t)n_all))
-		return NLA_OK; /* said by nla_decode */
-	for (int64_t k = 0; k < n_all; k++) {
-		int64_t row = k % n, at = t + k / n;
-		if (out->stopped[row])
-			continue;
-		if (!isfinite(lp[k]))
-			return nla_lm_blame(s->lm, lp + k, 1, err) ? err->status
-			       : nla_fail(err, "cannot decode: the log-probability of token %lld is not finite", (long long)at);
-		out->ids[row * out->width + at] = (int32_t)id[k];
-		out->logprob[row * out->width + at] = lp[k];
-		out->length[row] = at + 1;
-		out->stopped[row] = d->stop && at + 1 > d->min_new_tokens && nla_i32s_has(d->stop, (int32_t)id[k]);
-	}
-	return NLA_OK;
+	s->ids[s->drawn] = nt_own(nt_fetch(s->token));
+	s->logprobs[s->drawn++] = nt_own(nt_fetch(s->logprob));
+	look(s, s->d->ahead ? s->d->ahead : on_gpu(s), out, err);
 }
 
 /* One position further for every row of the batch, to `next`: returns hidden [n_batch, D]. */
@@ -288,15 +313,15 @@ static enum nla_status prefill(struct state *s, struct nla_decoded *out, struct 
 {
 	nla_auto nt_tensor **x = nla_alloc((size_t)s->n_views, sizeof(*x));
 	nt_scope_push();
-	make_drawn(s);
+	make_random(s);
 	for (int64_t v = 0; v < s->n_views; v++)
 		x[v] = prefill_view(s, v);
 	nt_decoding(true); /* from here on however many rows are left: a text must not depend on when others end */
 	if (nt_check())
 		nla_nt_fail(err, "cannot compute the prompts");
-	else if (regroup(s, out, 0)) {
+	else if (regroup(s, out, err)) {
 		draw(s, s->n_views > 1 ? nt_cat(x, (int)s->n_views, 0) : x[0], nt_add_scalar(s->at, 1));
-		absorb(s, 0, 1, out, err);
+		hand_over(s, out, err);
 	}
 	nt_scope_pop();
 	return err->status;
@@ -328,32 +353,29 @@ static void capture(struct state *s)
 	nt_clear();
 }
 
-static void decode_window(struct state *s, int64_t t, int64_t tokens, struct nla_decoded *out, struct nla_err *err)
+static void next_token(struct state *s, struct nla_decoded *out, struct nla_err *err)
 {
-	nt_scope_push();
-	for (int64_t i = t; i < t + tokens; i++) {
-		if (s->graph)
-			nt_graph_replay(s->graph);
-		else
-			step(s);
-		if (!s->graph && out->width - i > WORTH)
-			capture(s);
-	}
-	absorb(s, t, tokens, out, err);
-	nt_scope_pop();
+	if (s->graph)
+		nt_graph_replay(s->graph);
+	else
+		step(s);
+	if (!s->graph && s->d->max_new_tokens - s->drawn > WORTH)
+		capture(s);
+	hand_over(s, out, err);
 }
 
 enum nla_status nla_decode(const struct nla_decode *d, struct nla_decoded *out, struct nla_err *err)
 {
 	struct state s;
-	int64_t tokens = d->window ? d->window : d->view->lm->device == NT_CPU ? 1 : WINDOW;
 	state_init(&s, d);
 	nla_decoded_init(out, d->n, d->max_new_tokens);
 	nt_grad_push(false);
 	s.view = nla_beside_stack(d->view, s.n_views, s.of_view);
 	if (!make_cache(&s, err) && !prefill(&s, out, err))
-		for (int64_t t = 1; !err->status && regroup(&s, out, t); t += tokens)
-			decode_window(&s, t, NLA_MIN(tokens, out->width - t), out, err);
+		while (regroup(&s, out, err))
+			next_token(&s, out, err);
+	if (!err->status)
+		look(&s, 0, out, err);
 	if (!err->status && nt_check())
 		nla_nt_fail(err, "cannot decode");
 	nt_decoding(false);

@@ -27,7 +27,7 @@ struct nla_decode {
 	uint32_t step;
 	const struct nla_i32s *stop;      /* stop ids; NULL: every row runs to max_new_tokens */
 	int64_t min_new_tokens;           /* stop ids before that many tokens do not end a row (benchmarks) */
-	int64_t window;                   /* tokens until the host looks who has stopped; 0: 1 on the CPU, 8 on a GPU */
+	int64_t ahead;                    /* tokens drawn before the host looks at one; 0: none on the CPU, 1 on a GPU */
 };
 
 struct nla_decoded {

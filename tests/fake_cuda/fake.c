@@ -357,6 +357,7 @@ API cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, enum cudaM
 API cudaError_t cudaMemcpy(void *to, const void *from, size_t n, enum cudaMemcpyKind kind)
 {
 	counts.waits++;
+	counts.idle++;
 	return cudaMemcpyAsync(to, from, n, kind, NULL);
 }
 
@@ -392,17 +393,25 @@ static void *handle(void)
 	return (void *)__atomic_add_fetch(&n, 16, __ATOMIC_RELAXED);
 }
 
-static cudaError_t wait(void)
+static int64_t work(void) { return counts.launches + counts.products + counts.graphs; }
+
+/* For the first so much work. */
+static cudaError_t wait(int64_t first)
 {
 	if (capturing)
 		return refused();
 	counts.waits++;
+	counts.idle += first == work();
 	return cudaSuccess;
 }
 
-API cudaError_t cudaStreamSynchronize(cudaStream_t s UNUSED) { return wait(); }
-API cudaError_t cudaDeviceSynchronize(void) { return wait(); }
-API cudaError_t cudaEventSynchronize(cudaEvent_t e UNUSED) { return wait(); }
+static int64_t before[1 << 16]; /* by an event's handle: the work recorded */
+static int64_t *of_event(cudaEvent_t e) { return &before[(uintptr_t)e / 16 % (1 << 16)]; }
+
+API cudaError_t cudaStreamSynchronize(cudaStream_t s UNUSED) { return wait(work()); }
+API cudaError_t cudaDeviceSynchronize(void) { return wait(work()); }
+API cudaError_t cudaEventSynchronize(cudaEvent_t e) { return wait(*of_event(e)); }
+API cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s UNUSED) { return *of_event(e) = work(), cudaSuccess; }
 
 API cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a UNUSED, cudaEvent_t b UNUSED)
 {
@@ -412,15 +421,10 @@ API cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a UNUSED, cudaEvent_
 
 API cudaError_t cudaStreamCreateWithPriority(cudaStream_t *s, unsigned flags UNUSED, int priority UNUSED)
 {
-	*s = handle();
-	return cudaSuccess;
+	return *s = handle(), cudaSuccess;
 }
 
-API cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags UNUSED)
-{
-	*e = handle();
-	return cudaSuccess;
-}
+API cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags UNUSED) { return *e = handle(), cudaSuccess; }
 
 API cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode m UNUSED)
 {

@@ -9,6 +9,7 @@ struct fake_cuda {
 	int64_t products;  /* cuBLAS calls */
 	int64_t to_device, to_host; /* copies */
 	int64_t waits;     /* of the host for the device */
+	int64_t idle;      /* of those, with nothing more for the device to do, so that it waits for the host afterwards */
 	int64_t captured;  /* kernels and products of the last graph */
 	int64_t graphs;    /* launched */
 	int64_t refused;   /* what a capture forbids */

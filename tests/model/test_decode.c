@@ -22,7 +22,7 @@ struct job {
 	int32_t *stop;
 	size_t n_stop;
 	uint32_t step;
-	int64_t min_new_tokens, window;
+	int64_t min_new_tokens, ahead;
 };
 
 static struct nla_decoded run(const struct tiny *t, const struct job *j)
@@ -41,7 +41,7 @@ static struct nla_decoded run(const struct tiny *t, const struct job *j)
 	struct nla_decode d = { .view = j->view, .n_views = j->n_views, .prompts = &pack, .inject = &inject, .prompt_row = rows, .key = j->key, .n = j->n,
 				.max_new_tokens = j->max_new_tokens, .temperature = j->temperature,
 				.rng = { 1234, NLA_STREAM_TEST }, .step = j->step, .stop = &stop,
-				.min_new_tokens = j->min_new_tokens, .window = j->window };
+				.min_new_tokens = j->min_new_tokens, .ahead = j->ahead };
 	assert_ok(nla_decode(&d, &out, &err));
 	nt_scope_pop();
 	nla_pack_release(&pack);
@@ -267,19 +267,19 @@ static void test_keys(void **state)
 	nla_decoded_release(&all);
 }
 
-/* However seldom the host looks who has stopped: what a row draws behind its stop is seen by nobody. */
-static void same_in_windows(struct tiny *t, const struct job *j, const struct nla_decoded *want)
+/* However late the host looks who has stopped: what a row draws behind its stop is seen by nobody. */
+static void same_ahead(struct tiny *t, const struct job *j, const struct nla_decoded *want)
 {
-	static const int64_t windows[] = { 1, 3, 8, 2 * LONG };
-	for (size_t i = 0; i < NLA_LEN(windows); i++) {
-		struct job in = *j;
-		in.window = windows[i];
-		struct nla_decoded out = run(t, &in);
+	static const int64_t ahead[] = { 1, 3, 8, 2 * LONG };
+	for (size_t i = 0; i < NLA_LEN(ahead); i++) {
+		struct job late = *j;
+		late.ahead = ahead[i];
+		struct nla_decoded out = run(t, &late);
 		assert_memory_equal(out.ids, want->ids, N * LONG * sizeof(*out.ids));
 		assert_memory_equal(out.length, want->length, N * sizeof(*out.length));
 		assert_memory_equal(out.stopped, want->stopped, N * sizeof(*out.stopped));
 		for (int k = 0; k < N; k++)
-			within("log-probabilities in windows", worst(out.logprob + k * LONG, want->logprob + k * LONG,
+			within("log-probabilities, looked at late", worst(out.logprob + k * LONG, want->logprob + k * LONG,
 			       (size_t)want->length[k]), 1e-5);
 		nla_decoded_release(&out);
 	}
@@ -317,7 +317,7 @@ static void test_stops(void **state)
 		ended += stopped;
 	}
 	assert_true(ended_by[0] > 0 && ended_by[1] > 0 && ended < N);
-	same_in_windows(t, &j, &out);
+	same_ahead(t, &j, &out);
 	nla_decoded_release(&out);
 	j.min_new_tokens = LONG;
 	out = run(t, &j);
@@ -348,7 +348,7 @@ static void test_graphs(void **state)
 	int64_t launched = graphs_launched();
 	struct nla_decoded out = run(t, &j);
 	assert_int_equal(graphs_launched() > launched, DEVICE != NT_CPU && !on_card()); /* nothing counts a card's */
-	same_in_windows(t, &j, &out);
+	same_ahead(t, &j, &out);
 	launched = graphs_launched();
 	for (int i = 0; i < N; i++) {
 		struct job one = j;
