@@ -3,13 +3,14 @@
  * block's slabs of keys and values [rows, positions, Hkv, d].
  *
  * What a token needs of the one before stays on the device, so a GPU draws the next one, as one graph, while the host looks
- * which rows have stopped: it never waits for the host. A graph has a fixed number of rows: those that have stopped go on
- * drawing until the others fit into fewer. Nobody looks at what they draw, and what a row reads (its slab, its random numbers)
- * is its own, so a text does not depend on when others end.
+ * which rows have stopped: it waits for the host only where the batch changes. A graph has a fixed number of rows: those that
+ * have stopped go on drawing until the others fit into fewer. Nobody looks at what they draw, and what a row reads (its slab,
+ * its random numbers) is its own, so a text does not depend on when others end.
  */
 #include "lm/decode.h"
 #include "base/progress.h"
 
+#define EVERY 8  /* tokens: a batch gets smaller no more often, as its rows may end one soon after the other */
 #define WORTH 16 /* tokens to come for which a graph is made: it costs about as much as three without */
 
 struct state {
@@ -184,7 +185,7 @@ static bool regroup(struct state *s, struct nla_decoded *out, struct nla_err *er
 	int64_t k = 0, end = 0, t = s->drawn, size = size_batch(s, out, of_view);
 	if (!size || t >= out->width || err->status || nt_check())
 		return false;
-	if (s->n_batch && (size == s->n_batch || (on_gpu(s) && out->width - t < WORTH)))
+	if (s->n_batch && (size == s->n_batch || (on_gpu(s) && ((t - 1) % EVERY || out->width - t <= WORTH))))
 		return true;
 	if (look(s, 0, out, err) || nt_check() || !(size = size_batch(s, out, of_view)))
 		return false;

@@ -1,7 +1,7 @@
 /*
  * decode - sampling many responses at once. Every row has a slab of a static key/value cache; its prompt is computed once in a
  * packed forward pass (shared by all rows that continue it) and copied in; then all unfinished rows advance one token together.
- * A row that has drawn a stop id costs nothing from then on.
+ * On the CPU a row that has drawn a stop id costs nothing from then on; on a GPU, when the others fit into a smaller batch.
  *
  * Which token is drawn depends on the row's own uniform numbers (seed, stream, step, row, token), never on its batch.
  *
