@@ -33,9 +33,23 @@ const std::new_handler on_no_memory = std::set_new_handler([] {
 	_exit(1);
 });
 
+// Page-locked memory's allocator, when it takes some back, throws where the device broke: in a destructor the process would
+// end.
+void give_back(const at::Tensor &host)
+{
+	at::DataPtr memory = host.storage().set_data_ptr(at::DataPtr());
+	auto take = memory.get_deleter();
+	try {
+		take(memory.release_context());
+	} catch (const c10::Error &) { // what broke it is said by what waits for it
+	}
+}
+
 void drop(nt_tensor *t)
 {
 	live--;
+	if (t->there && t->t.storage().use_count() == 1)
+		give_back(t->t);
 	delete t;
 }
 
@@ -238,8 +252,13 @@ nt_tensor *nt_fetch(const nt_tensor *t)
 		if (!t->t.is_cuda())
 			return t->t.to(at::kCPU, false, true);
 		at::Tensor host = t->t.to(at::kCPU, true);
-		there = std::make_unique<c10::Event>(t->t.device().type());
-		there->record(c10::impl::VirtualGuardImpl(t->t.device().type()).getStream(t->t.device()));
+		try {
+			there = std::make_unique<c10::Event>(t->t.device().type());
+			there->record(c10::impl::VirtualGuardImpl(t->t.device().type()).getStream(t->t.device()));
+		} catch (...) {
+			give_back(host);
+			throw;
+		}
 		return host;
 	});
 	if (copy)

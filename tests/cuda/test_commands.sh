@@ -118,6 +118,11 @@ FAKE_CUDA_NO_LAUNCH=30 cuda_run nla-train "$@" --overwrite
 [ "$code" -eq 1 ] || fail "a check without memory exits $code: $(tail -n 3 stderr)"
 said 'cannot check this GPU.s operations: out of memory'
 
+# A device that breaks while a batch decodes ends the run with one line.
+FAKE_CUDA_BREAKS=5 cuda_run nla-train "$demo/config.json" --steps 1 --prompts 2 --group 4 --max-new-tokens 40 --eval.every 0 --out broken
+[ "$code" -eq 1 ] || fail "a broken device exits $code: $(tail -n 3 stderr)"
+said 'cannot decode: .*CUDA error'
+
 # So it is wherever memory ends: while weights are loaded, and while the card's operations are checked.
 unset FAKE_CUDA_GB
 for megabytes in 820 835 850 865 880; do

@@ -12,6 +12,7 @@
  *	FAKE_CUDA_SM     compute capability in tenths (90)
  *	FAKE_CUDA_SAY    a file: the counts are appended to it at the end, one JSON object
  *	FAKE_CUDA_TRACE  1: every launch is named on stderr
+ *	FAKE_CUDA_BREAKS a number: behind so many graphs every wait and event finds the device broken
  *	FAKE_CUDA_NO_LAUNCH a number: so many launches by the driver, then one finds no memory, once
  *	FAKE_CUDA_NO_GRAPHS 1: a graph's capture is refused; 2: a graph finds no memory
  *
@@ -215,24 +216,10 @@ API cudaError_t cudaDeviceGetAttribute(int *v, enum cudaDeviceAttr a, int d UNUS
 	return cudaSuccess;
 }
 
-API cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest)
-{
-	*least = 0;
-	*greatest = -5;
-	return cudaSuccess;
-}
+API cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) { return *least = 0, *greatest = -5, cudaSuccess; }
 
-API cudaError_t cudaDriverGetVersion(int *v)
-{
-	*v = (int)asked("FAKE_CUDA_DRIVER", 13000);
-	return cudaSuccess;
-}
-
-API cudaError_t cudaRuntimeGetVersion(int *v)
-{
-	*v = 13000;
-	return cudaSuccess;
-}
+API cudaError_t cudaDriverGetVersion(int *v) { return *v = (int)asked("FAKE_CUDA_DRIVER", 13000), cudaSuccess; }
+API cudaError_t cudaRuntimeGetVersion(int *v) { return *v = 13000, cudaSuccess; }
 
 API cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *function UNUSED)
 {
@@ -395,11 +382,15 @@ static void *handle(void)
 
 static int64_t work(void) { return counts.launches + counts.products + counts.graphs; }
 
+static int broken(void) { return counts.graphs > (int64_t)asked("FAKE_CUDA_BREAKS", 1e18); }
+
 /* For the first so much work. */
 static cudaError_t wait(int64_t first)
 {
 	if (capturing)
 		return refused();
+	if (broken())
+		return fails(cudaErrorIllegalAddress);
 	counts.waits++;
 	counts.idle += first == work();
 	return cudaSuccess;
@@ -411,7 +402,12 @@ static int64_t *of_event(cudaEvent_t e) { return &before[(uintptr_t)e / 16 % (1 
 API cudaError_t cudaStreamSynchronize(cudaStream_t s UNUSED) { return wait(work()); }
 API cudaError_t cudaDeviceSynchronize(void) { return wait(work()); }
 API cudaError_t cudaEventSynchronize(cudaEvent_t e) { return wait(*of_event(e)); }
-API cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s UNUSED) { return *of_event(e) = work(), cudaSuccess; }
+API cudaError_t cudaEventRecordWithFlags(cudaEvent_t e, cudaStream_t s UNUSED, unsigned flags UNUSED)
+{
+	*of_event(e) = work();
+	return broken() ? fails(cudaErrorIllegalAddress) : cudaSuccess;
+}
+API cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) { return cudaEventRecordWithFlags(e, s, 0); }
 
 API cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a UNUSED, cudaEvent_t b UNUSED)
 {
