@@ -81,6 +81,7 @@ enum nt_fast {
 	NT_FAST_N
 };
 void nt_fast_off(enum nt_fast what);
+bool nt_fast_is_off(enum nt_fast what);
 
 /* ---- making ---- */
 nt_tensor *nt_zeros(nt_dtype dtype, int device, int ndim, const int64_t *shape);

@@ -320,4 +320,5 @@ at::Tensor sample(const at::Tensor &z, const at::Tensor &u, double temperature, 
 
 } // namespace nt::gpu
 
+bool nt_fast_is_off(enum nt_fast what) { return nt::gpu::switched_off[what]; }
 void nt_fast_off(enum nt_fast what) { nt::gpu::switched_off[what] = true; }

@@ -13,6 +13,10 @@ done
 train --out "$work/right"
 ! grep -q 'warning: on this GPU' "$work/stderr" || fail "$(cat "$work/stderr")"
 
+# The table names what the first check, when the model was opened, has switched off.
+SIM_WRONG=glu train --check
+[ "$(grep -c ' switched off$' "$work/stdout")" -eq 1 ] && grep -q '^  gated MLP .* switched off$' "$work/stdout" || fail "the table: $(cat "$work/stdout")"
+
 for kernel in rms_norm:norm rms_norm_back:norm glu:'gated MLP' qk_rope_back:rotation decode_join:'attention, decoding'; do
 	export SIM_WRONG=${kernel%:*}
 	train --out "$work/$SIM_WRONG"
