@@ -234,6 +234,14 @@ static void check(const struct operation *op, const struct given *g, FILE *table
 	}
 }
 
+bool nla_gpu_plain(int device)
+{
+	bool off = *nt_kernels_off();
+	for (int i = 0; i < NT_FAST_N; i++)
+		off |= nt_fast_is_off(i);
+	return device != NT_CPU && off;
+}
+
 void nla_selfcheck(const struct nla_lm *lm, FILE *table)
 {
 	const int64_t length[4] = { HEAD, PROMPT, 24, N - HEAD - PROMPT - 24 }, parent[4] = { -1, 0, 1, 1 };

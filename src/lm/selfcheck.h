@@ -10,3 +10,5 @@
 /* table: a line an operation, with both differences (as a part of the largest number) and times; or NULL. A failure to run
  * shows in nt_check. */
 void nla_selfcheck(const struct nla_lm *lm, FILE *table);
+/* This GPU computes some of it by libtorch's operations: it has no kernels of ours, or one was switched off. CPU: false. */
+bool nla_gpu_plain(int device);

@@ -1,6 +1,7 @@
 /* Opening target, AV and AR; one activation v [D] of a file, a text's token, or a set's row; a new set's sidecar (models.h). */
 #include "run/models.h"
 #include "base/file.h"
+#include "lm/selfcheck.h"
 #include "nla/extract.h"
 #include "run/folder.h"
 
@@ -73,7 +74,7 @@ struct nla_plan_in nla_models_sizes(const struct nla_models *m, const struct nla
 {
 	const struct nla_lm *lm = &m->target.lm;
 	return (struct nla_plan_in){ .arch = &lm->arch, .dtype = lm->dtype, .gpu = lm->device != NT_CPU,
-				     .plain = lm->device != NT_CPU && *nt_kernels_off(),
+				     .plain = nla_gpu_plain(lm->device),
 				     .weights = nla_plan_loaded(&m->target, &m->av, &m->ar),
 				     .av = m->av.adapter.layers ? &m->av.adapter : NULL,
 				     .ar = m->ar.adapter.layers ? &m->ar.adapter : NULL,

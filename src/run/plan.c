@@ -17,7 +17,10 @@ static int64_t samples(const struct nla_plan_in *in) { return in->prompts * in->
 static int64_t size_of(nt_dtype dtype) { return dtype == NT_F32 ? 4 : 2; }
 static int64_t element(const struct nla_plan_in *in) { return in->gpu ? size_of(in->dtype) : 4; } /* of activations */
 /* libtorch's attention over padded rows instead of ours */
-static bool pads(const struct nla_plan_in *in) { return in->gpu ? in->dtype == NT_F32 : in->plain; }
+static bool pads(const struct nla_plan_in *in)
+{
+	return in->gpu ? in->dtype == NT_F32 || nt_fast_is_off(NT_FAST_ATTENTION) : in->plain;
+}
 static int64_t q_width(const struct nla_arch *a) { return a->n_heads * a->head_dim; }
 static int64_t kv_width(const struct nla_arch *a) { return a->n_kv_heads * a->head_dim; }
 

@@ -24,7 +24,7 @@ enum nla_recompute_choice { NLA_RECOMPUTE_AUTO, NLA_RECOMPUTE_TRUE, NLA_RECOMPUT
 struct nla_plan_in {
 	const struct nla_arch *arch;
 	nt_dtype dtype;
-	bool gpu, plain;                              /* plain: none of our own kernels, neither the CPU's nor a GPU's */
+	bool gpu, plain;                              /* plain: without our own kernels, the CPU's or some of a GPU's */
 	int64_t weights;                              /* bytes of all models loaded, the target's first of all */
 	const struct nla_adapter *av, *ar, *trained;  /* warm starts, NULL: none; trained: over the AV's (nla-sft: alone) */
 	int64_t ar_depth;                             /* blocks the AR runs; 0: there is no AR */

@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "base/progress.h"
 #include "lm/ranks.h"
+#include "lm/selfcheck.h"
 #include "run/evaluate.h"
 
 #define HELD_ROWS 512 /* of the held-out ones, at most */
@@ -71,7 +72,7 @@ static void make_plan(struct nla_sft *s, int64_t room)
 		return;
 	struct nla_plan_in in = {
 		.arch = &lm->arch, .dtype = lm->dtype, .gpu = lm->device != NT_CPU,
-		.plain = lm->device != NT_CPU && *nt_kernels_off(),
+		.plain = nla_gpu_plain(lm->device),
 		.weights = nla_plan_loaded(&s->target, half, &none),
 		.trained = &half->adapter, .head_trained = ar && cfg->sft.train_head,
 		.ar_only = ar, .ar_depth = ar ? half->depth : 0,

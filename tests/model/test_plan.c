@@ -316,6 +316,13 @@ static void test_qwen3_8b(void **state)
 	in.recompute = NLA_RECOMPUTE_FALSE;
 	nla_plan_make(&in, (int64_t)80 << 30, &p);
 	assert_true(p.fits && p.micro_batch == 4 && !p.recompute);
+	const int64_t kept = p.update;
+	/* As the self-check does: libtorch's pads 6 rows, queries and keys of all 32 heads, in each of 36 blocks. */
+	nt_fast_off(NT_FAST_ATTENTION);
+	assert_true(nt_fast_is_off(NT_FAST_ATTENTION) && !nt_fast_is_off(NT_FAST_NORM));
+	nla_plan_make(&in, (int64_t)80 << 30, &p);
+	say("4 responses, padded", &in, &p);
+	assert_true(p.update > kept + 36 * (6 * 4096 * 2 * 2 * (160 + 160) - (1 << 20)));
 }
 
 int main(void)
