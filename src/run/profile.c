@@ -21,6 +21,9 @@ static void measure(nt_dtype dtype, int device)
 		nt_copy_into(to, from);
 	}
 	nt_scope_pop();
+	if (nt_check())
+		nla_say("the device's rates are not known: %s", nt_error());
+	nt_clear(); /* the step is to have what it would have without a profile */
 }
 
 enum nla_status nla_profiled_step(struct nla_policy *p, struct nla_err *err)
@@ -28,7 +31,7 @@ enum nla_status nla_profiled_step(struct nla_policy *p, struct nla_err *err)
 	const struct nla_lm *lm = &p->train->models.target.lm;
 	nla_auto char *path = nla_format("%s/trace-%lld.json", p->loop.folder.path, (long long)p->loop.state.step + 1);
 	bool kernels = false;
-	if (!nt_profile_start(lm->device)) {
+	if (!nt_check() && !nt_profile_start(lm->device)) {
 		measure(lm->dtype, lm->device);
 		nla_policy_step(p, err);
 		nt_profile_stop(path, &kernels);
