@@ -212,19 +212,23 @@ print(best)
 END
 }
 best --lr 0.003 # which is best depends on the processor
-[ "$(best --lr 10 | tail -n 1)" -lt 6 ] || fail "what such steps leave is not worse than what was before"
+for lr in 10 9 8 7; do # steps that leave chance, of whose seven evaluations the last is seldom the best
+	at=$(best --lr $lr | tail -n 1)
+	case $at in [0-5]) break ;; 6) ;; *) fail "the best of steps at $lr: '$at'" ;; esac
+done
+[ "$at" -lt 6 ] || fail "four times the last evaluation is the best"
 
 # One by other rows says nothing of which is the best, nor does what is no evaluation.
 echo '{"reward": 1000, "rows": 12}' >"$work/best/eval-0.json"
 echo 'no JSON' >"$work/best/eval-1-old.json"
 train --out "$work/best" --steps 7 --lambda 0.01 --eval.data "$work/held" --rows 10 --eval.every 1 --checkpoint.every 0 --checkpoint.keep 1 \
-	--checkpoint.best --lr 10 --resume
+	--checkpoint.best --lr "$lr" --resume
 [ "$(readlink "$work/best/checkpoints/best")" = step-7 ] || fail "best of 10 rows: $(readlink "$work/best/checkpoints/best")"
 # A kill between such a checkpoint and its link is made up for, and what was evaluated beyond a checkpoint is not the run's.
 rm "$work/best/checkpoints/best"
 touch "$work/best/eval-9.json" "$work/best/eval-9.rows.jsonl"
 train --out "$work/best" --steps 7 --lambda 0.01 --eval.data "$work/held" --rows 10 --eval.every 1 --checkpoint.every 0 --checkpoint.keep 1 \
-	--checkpoint.best --lr 10 --resume
+	--checkpoint.best --lr "$lr" --resume
 [ "$(readlink "$work/best/checkpoints/best")" = step-7 ] || fail "best of a run that was killed before its link"
 [ -e "$work/best/eval-7.rows.jsonl" ] && ! ls "$work/best"/eval-9.* 2>/dev/null || fail "evaluations of steps that are made again stay"
 refused 2 "'checkpoint.best' is set, but not 'eval.data'" nla-train --model "$tiny/model" --checkpoint.best --check
