@@ -248,12 +248,7 @@ class Report:
         rows, n = int(plan.group(3) or 0), prompts * group
         step = predict.Step(prompts, group, self.tokens, self.tokens, plan.group(5) == "recomputed", int(plan.group(4)), rows or n,
                             predict.chunk_of(self.card.memory), prompt=self.prompt)
-        beside = predict.WARM
-        try:
-            predict.WARM = beside._replace(targets=()) if "merged into copies" in log else beside
-            return predict.stages(predict.Model(self.sizes), step)
-        finally:
-            predict.WARM = beside
+        return predict.stages(predict.Model(self.sizes), step, predict.MERGED if "merged into copies" in log else predict.WARM)
 
     def share(self, what, seconds, work):
         if not work or not seconds:

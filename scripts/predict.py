@@ -30,7 +30,7 @@ ALL, QKVO = ("q", "k", "v", "o", "gate", "up", "down"), ("q", "k", "v", "o")
 QWEN3_8B = {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32,
             "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
 Adapter = namedtuple("Adapter", "rank targets")
-WARM, TRAINED = Adapter(64, ALL), Adapter(16, QKVO)
+WARM, MERGED, TRAINED = Adapter(64, ALL), Adapter(0, ()), Adapter(16, QKVO)
 
 
 class Model:
@@ -201,17 +201,17 @@ Step = namedtuple("Step", "prompts group new mean recompute micro rows chunk pro
                   defaults=(26, 20, 15, 24))
 
 
-def stages(m, s):
+def stages(m, s, warm=WARM):
     """rollout, score and update of a step; what a co-trained AR adds to the last. mean: tokens of a response, of `new` at most."""
-    policy, n = (WARM, TRAINED), s.prompts * s.group
+    policy, n = (warm, TRAINED), s.prompts * s.group
     out = {name: Work() for name in ("rollout", "score", "update", "update_ar")}
     rows, text = min(s.rows, n), s.mean + s.suffix
     out["rollout"].add(decode(m, rows, -(-rows // s.group), s.prompt, s.head, s.new, policy), n / rows)
     batch = min(n, max(1, int(SCORE_TOKENS // text)))
-    out["score"].add(forward(m, texts(batch, text), (WARM,), s.layer + 1), n / batch)
+    out["score"].add(forward(m, texts(batch, text), (warm,), s.layer + 1), n / batch)
     micro = min(s.micro, n)
     part = responses(micro, -(-micro // s.group), s.prompt, s.head, s.mean - 1, micro * s.mean)
-    update = forward(m, part, (WARM,), m.layers).add(logprob(m, part.predicted, s.chunk))
+    update = forward(m, part, (warm,), m.layers).add(logprob(m, part.predicted, s.chunk))
     update.add(training(m, part, policy, TRAINED, m.layers, s.recompute))
     update.add(logprob(m, part.predicted, s.chunk, entropy=True, back=True))
     out["update"].add(update, n / micro).add(optimizer(m, TRAINED, m.layers))
@@ -308,7 +308,6 @@ def markdown(m):
 
 
 def main():
-    global WARM
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", help="a model's config.json; default: Qwen3-8B's sizes")
     parser.add_argument("--json", action="store_true", help="one step on one card")
@@ -320,8 +319,6 @@ def main():
     parser.add_argument("--recompute", action="store_true", help="blocks are computed again in the backward pass")
     parser.add_argument("--anchor", action="store_true", help="the warm starts are merged into the weights, as where memory allows")
     a = parser.parse_args()
-    if a.anchor:
-        WARM = Adapter(WARM.rank, ())
     m = Model(json.load(open(a.config)) if a.config else QWEN3_8B)
     if not a.json:
         print(markdown(m))
@@ -329,8 +326,9 @@ def main():
     card, n = CARDS[a.card], a.prompts * a.group
     s = Step(a.prompts, a.group, a.tokens, a.tokens, a.recompute, a.micro_batch or n, a.rows or n, chunk_of(card.memory),
              a.prompt, a.head, layer=a.layer)
-    w = stages(m, s)
-    w["token"] = token(m, min(s.rows, n), a.prompt + a.tokens / 2, (WARM, TRAINED))
+    warm = MERGED if a.anchor else WARM
+    w = stages(m, s, warm)
+    w["token"] = token(m, min(s.rows, n), a.prompt + a.tokens / 2, (warm, TRAINED))
     said = {"seconds": lambda x: x.seconds(card), "roofline": lambda x: x.roofline(card), "host": Work.host, "operations": Work.flops,
             "kernels": lambda x: x.kernels, "products": lambda x: x.products, "graphs": lambda x: x.graphs}
     print(json.dumps({"card": card.name, **{kind: {name: of(x) for name, x in w.items()} for kind, of in said.items()}}, indent=2))
